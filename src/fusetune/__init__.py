@@ -1,0 +1,8 @@
+"""Fine-tune each modality on its own, then fuse them: honest classifiers on images, text and table columns."""
+
+from fusetune.api import Run, fit, load
+from fusetune.config import Config
+from fusetune.model import Model
+from fusetune.version import VERSION as __version__
+
+__all__ = ["Config", "Model", "Run", "__version__", "fit", "load"]

@@ -1,0 +1,120 @@
+"""The portable model: a folder of safetensors and JSON, written whole, checked file by file when read. No pickle."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fusetune.config import Config
+from fusetune.data.schema import Schema
+from fusetune.encoders import build_encoder
+from fusetune.errors import BundleError, ConfigError
+from fusetune.files import file_hash, write_text, written_aside
+from fusetune.inputs import Reader
+from fusetune.model import Model, rebuild
+from fusetune.strategies.heads import build_head
+from fusetune.strategies.model import FusionModel
+from fusetune.version import VERSION
+
+FORMAT = 1
+_MANIFEST = "bundle.json"
+
+
+def save_bundle(model: Model, folder: Path) -> None:
+    """Write a model as a folder; an existing one of that name is replaced only when the new one is complete."""
+    with written_aside(folder) as aside:
+        aside.mkdir(parents=True)
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()}
+        save_file(state, str(aside / "weights.safetensors"))
+        model.schema.save(aside / "schema.json")
+        write_text(aside / "config.yaml", model.config.to_yaml())
+        folders = {}
+        for index, (name, reader) in enumerate(model.readers.items()):
+            folders[name] = f"inputs/{index}"
+            (aside / folders[name]).mkdir(parents=True)
+            reader.save(aside / folders[name])
+        facts = {
+            "format": FORMAT,
+            "fusetune": VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "classes": model.classes,
+            "inputs": folders,
+            "encoders": [encoder.describe() for encoder in model.network.encoders],  # type: ignore[operator]
+            "head": model.network.head.describe(),
+            "on_logits": model.network.on_logits,
+            "files": {path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
+        }
+        write_text(aside / _MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+def load_bundle(folder: str | Path) -> Model:
+    """Read a model written by `save_bundle`, or the run folder around it. Needs no network and runs no code from it.
+
+    Raises:
+        BundleError: If a file is missing or was changed, or the format is newer than this version.
+    """
+    path = Path(folder)
+    if not (path / _MANIFEST).exists() and (path / "model" / _MANIFEST).exists():
+        path = path / "model"
+    facts = _manifest(path)
+    _check_files(path, facts["files"])
+    try:
+        schema = Schema.load(path / "schema.json")
+        config = Config.build(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+        modalities = schema.modalities()
+        readers = {
+            name: Reader.load(path / where, modalities[name], config.allow_download)
+            for name, where in facts["inputs"].items()
+        }
+        network = _network(facts, list(readers))
+        network.load_state_dict(load_file(str(path / "weights.safetensors")))
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, ConfigError) as error:
+        raise BundleError(f"{path} does not hold a usable model: {error}") from error
+    network.eval().requires_grad_(False)
+    return rebuild(network, readers, schema, facts["classes"], config)
+
+
+def _network(facts: dict[str, Any], names: list[str]) -> FusionModel:
+    encoders = {name: build_encoder(text) for name, text in zip(names, facts["encoders"], strict=True)}
+    classes = len(facts["classes"])
+    classifiers = {name: nn.Linear(encoder.dim, classes) for name, encoder in encoders.items()}
+    return FusionModel(encoders, classifiers, build_head(facts["head"]), on_logits=facts["on_logits"])
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        version = facts["format"]
+    except FileNotFoundError as error:
+        raise BundleError(f"{path} is not a model folder: it has no {_MANIFEST}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path / _MANIFEST} is damaged: {error}; copy the model again from its source") from error
+    if version != FORMAT:
+        raise BundleError(
+            f"{path} has format {version}, this fusetune ({VERSION}) reads format {FORMAT}; "
+            f"it was written by fusetune {facts.get('fusetune', '?')}: install that version"
+        )
+    return facts
+
+
+def _check_files(path: Path, files: dict[str, str]) -> None:
+    for name, expected in files.items():
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BundleError(f"{path / _MANIFEST} names a file outside the model folder: {name}")
+        if not file.is_file():
+            raise BundleError(f"{path} is incomplete: {name} is missing; copy the model again from its source")
+        if file_hash(file) != expected:
+            raise BundleError(f"{file} was changed or cut short after it was written; copy the model again")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+

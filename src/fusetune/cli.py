@@ -1,0 +1,266 @@
+"""The command line: fit, evaluate, predict, show, data. Exit codes: 0 done, 1 failed while running, 2 wrong input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+import fusetune
+from fusetune.config import Config
+from fusetune.datasets.stamps import fetch_stamps
+from fusetune.errors import FusetuneError, UserError, did_you_mean, listed
+from fusetune.files import write_text, written_aside
+from fusetune.progress import console as errors
+
+app = typer.Typer(
+    name="fusetune",
+    help="Train, judge and use classifiers on images + text + table columns.\n\n"
+    "Each modality's encoder is fine-tuned alone, then one head is fitted on all features (arXiv 2505.06592).",
+    epilog="Start with:  fusetune fit table.csv --label diagnosis --group patient",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Fetch example data, or turn published data sets into tables.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+out = Console(highlight=False)
+_KINDS = ("image", "text", "number", "category", "boolean", "date", "vector")
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Handle the options that come before a command."""
+    del debug  # read from the arguments by `main`, wherever it stands
+    if version:
+        out.print(f"fusetune {fusetune.__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Example:  fusetune fit scans.csv --label region --inputs image,history,age,sex --group patient "
+    "--set image.train.epochs=5 --out runs/scans"
+)
+def fit(
+    table: Annotated[str, typer.Argument(help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")],
+    label: Annotated[str, typer.Option(help="Column to predict.")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Columns to use, separated by commas. Default: all but label, group, split and ids."),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help=f"COLUMN=KIND where the guess is wrong; KIND is one of {', '.join(_KINDS)}.")
+    ] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATTERN: number columns that form one vector, such as 'mrna=mrna__*'."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column whose rows belong together (patient, video); never split apart.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Column with train / valid (val, dev) / test.")] = None,
+    row_id: Annotated[str | None, typer.Option("--id", help="Column that names the rows.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="sound (default): every fix; fast: frozen encoders; paper: the published settings."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides split, augmentation and training.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any setting; see `fusetune show config`.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE for one setting, such as train.epochs=3. Repeatable.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the results. Default: runs/<table>-<label>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Train a classifier, judge it on locked test rows, and write a report and a portable model.
+
+    The results folder holds report.html (open it in a browser), metrics.json, predictions.parquet, model/ (the portable
+    model), and config.yaml, schema.json, split.parquet (what exactly was done).
+    """
+    del debug
+    run = fusetune.fit(
+        table,
+        label,
+        inputs=_commas(inputs),
+        kinds=_pairs(kind, "--kind", "age=number"),
+        vectors=_pairs(vectors, "--vectors", "mrna=mrna__*"),
+        group=group,
+        split=split,
+        row_id=row_id,
+        recipe=recipe,
+        seed=seed,
+        config=config,
+        sets=set_ or (),
+        out=out_folder,
+        resume=resume,
+    )
+    out.print(_gain_grid(run.metrics))
+    for line in _verdicts(run.metrics):
+        out.print(line)
+    out.print(f"model   {run.folder / 'model'}")
+    out.print(f"report  {run.report}", soft_wrap=True)
+
+
+@app.command(epilog="Example:  fusetune evaluate runs/scans new_hospital.csv --json scores.json")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Run folder or its model folder.")],
+    table: Annotated[str, typer.Argument(help="Labelled table with the same columns.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Judge a trained model on another labelled table, with 95 % intervals."""
+    del debug
+    scores = fusetune.load(folder).evaluate(table)
+    if json_file:
+        write_text(json_file, json.dumps(scores, indent=1))
+    grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + _group_words(scores["groups"]))
+    for name, score in scores.items():
+        if isinstance(score, dict):
+            grid.add_row(name.replace("_", " "), _number(score["value"]), _range(score))
+    out.print(grid)
+
+
+@app.command(epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv")
+def predict(
+    folder: Annotated[Path, typer.Argument(help="Run folder or its model folder.")],
+    table: Annotated[str, typer.Argument(help="Table with the same input columns; empty cells are allowed.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Where to write: .csv, .parquet or .jsonl.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Predict every row of a table, in its order; rows that could not be read in full are marked."""
+    del debug
+    writers = {
+        ".csv": lambda frame, path: frame.to_csv(path, index=False),
+        ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+        ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
+    }
+    if out_file.suffix not in writers:
+        raise UserError(f"--out {out_file}: the name must end in {listed(writers)}")
+    result = fusetune.load(folder).predict_table(table)
+    with written_aside(out_file) as aside:
+        writers[out_file.suffix](result, aside)
+    marked = int((result["problem"] != "").sum())
+    out.print(f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""))
+
+
+@app.command(epilog="Example:  fusetune show runs/scans")
+def show(
+    what: Annotated[str, typer.Argument(help="A run folder, or the word `config` for all settings and defaults.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Print the results of a run, or every setting with its default."""
+    del debug
+    if what == "config":
+        sys.stdout.write(Config().to_yaml())
+        return
+    path = Path(what) / "metrics.json"
+    if not path.exists():
+        raise UserError(f"{what} is no finished run: {path} is missing" + did_you_mean(what, ["config"]))
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    out.print(_gain_grid(metrics))
+    for line in [*_verdicts(metrics), *(f"warning: {text}" for text in metrics["warnings"])]:
+        out.print(line, markup=False)
+    out.print(f"report  {Path(what) / 'report.html'}", soft_wrap=True)
+
+
+@data_app.command(epilog="Example:  fusetune data stamps --out stamps")
+def stamps(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for table and pictures.")],
+    archive: Annotated[Path | None, typer.Option(help="A tuxpaint-stamps-default .deb that is already here.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Fetch the Tux Paint stamps: pictures with an English sentence, 10 categories (GPL-2, needs apt)."""
+    del debug
+    out.print(f"table   {fetch_stamps(folder, archive)}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line and turn errors into one readable block and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except FusetuneError as error:
+        if "--debug" in sys.argv:
+            raise
+        kind = "error" if error.exit_code == UserError.exit_code else "failed"
+        errors.print(f"{kind}: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("stopped; continue with the same command and --resume")
+        sys.exit(1)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        errors.print(
+            f"failed: {type(error).__name__}: {error}\nThis is not an error that fusetune expects; "
+            "run again with --debug and report the traceback.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+        sys.exit(1)
+
+
+def _commas(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _pairs(items: list[str] | None, option: str, example: str) -> dict[str, str]:
+    pairs = {}
+    for item in items or ():
+        name, sign, value = item.partition("=")
+        if not sign or not name or not value:
+            raise UserError(f"{option} {item}: write it as {example}")
+        pairs[name] = value
+    return pairs
+
+
+def _gain_grid(metrics: dict[str, Any]) -> Grid:
+    rows, groups = metrics["rows"], metrics["groups"]
+    title = f"test part: {rows['test']:,} rows" + _group_words(groups["test"] if groups else None)
+    grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
+    for row in metrics["gain"]:
+        grid.add_row(
+            row["name"], f"{row['accuracy']['value']:.1%}", _range(row["accuracy"], "{:.1%}"), _number(row["nll"]["value"])
+        )
+    return grid
+
+
+def _verdicts(metrics: dict[str, Any]) -> list[str]:
+    lines = []
+    for c in metrics["comparisons"]:
+        low, high = c["accuracy"]["low"], c["accuracy"]["high"]
+        shown = c["p"] < 0.05 and low is not None and (low > 0 or high < 0)
+        word = ("better" if low > 0 else "worse") if shown else "no difference shown"
+        lines.append(
+            f"two-stage against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, "
+            f"McNemar p = {c['p']:.2g}, NLL {c['nll']['value']:+.3f})"
+        )
+    return lines
+
+
+def _group_words(count: int | None) -> str:
+    return "" if count is None else f" in {count:,} groups"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _range(score: dict[str, Any], form: str = "{:.3f}") -> str:
+    return "-" if score["low"] is None else f"{form.format(score['low'])} to {form.format(score['high'])}"
+
+
+if __name__ == "__main__":
+    main()

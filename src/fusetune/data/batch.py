@@ -1,0 +1,82 @@
+"""Which rows are in which batch, as a pure function of (seed, epoch), and batches prepared ahead of their use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from queue import Queue
+from threading import Event, Thread
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fusetune.data.split import Rows
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Batches per bucket: long enough that batches differ between epochs, short enough that texts in one are alike in length.
+_BUCKET = 16
+
+
+def shuffled_batches(
+    rows: Rows, size: int, seed: int, epoch: int, lengths: npt.NDArray[np.int64] | None = None
+) -> list[Rows]:
+    """Divide shuffled rows into batches.
+
+    Args:
+        rows: Row positions.
+        size: Rows per batch; the last batch may be smaller, but a single row joins the batch before it.
+        seed: With `epoch`, decides the order.
+        epoch: Epoch number.
+        lengths: Cost per row of the table; if given, rows of like length share a batch, which saves padding.
+    """
+    generator = np.random.Generator(np.random.PCG64([seed, epoch]))
+    order = generator.permutation(rows)
+    if lengths is not None:
+        chunk = size * _BUCKET
+        parts = [order[i : i + chunk] for i in range(0, len(order), chunk)]
+        order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def ordered_batches(rows: Rows, size: int, lengths: npt.NDArray[np.int64] | None = None) -> list[Rows]:
+    """Divide rows into batches without shuffling, by length where lengths are given."""
+    order = rows if lengths is None else rows[np.argsort(lengths[rows], kind="stable")]
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = 2) -> Iterator[R]:
+    """Prepare items in a second thread, a few ahead of their use, in order.
+
+    An error in the thread is raised where the item is asked for. Leaving the loop early stops the thread.
+    """
+    queue: Queue[tuple[R | None, BaseException | None]] = Queue(maxsize=ahead)
+    stop = Event()
+
+    def work() -> None:
+        for item in items:
+            if stop.is_set():
+                return
+            try:
+                queue.put((prepare(item), None))
+            except BaseException as error:  # handed to the consumer, who raises it
+                queue.put((None, error))
+                return
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        for _ in items:
+            value, error = queue.get()
+            if error is not None:
+                raise error
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        while thread.is_alive():
+            while not queue.empty():
+                queue.get_nowait()
+            thread.join(timeout=0.05)

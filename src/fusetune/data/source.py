@@ -1,0 +1,45 @@
+"""What every modality offers to the rest: which rows have it, and their raw inputs by row position.
+
+A source is a table's column(s) after fitted pre-processing. Raw inputs are what augmentation starts from; nothing random
+happens here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fusetune.data.split import Rows
+
+Inputs = Tensor | dict[str, Tensor]
+
+
+class Source(Protocol):
+    """One modality of one table.
+
+    Attributes:
+        present: Whether the row has this modality, bool [rows].
+        digests: 64-bit hash of each row's content [rows]; equal content, equal digest.
+        lengths: Cost of each row (tokens) where it differs between rows, else None.
+        problems: What could not be read, by row position.
+    """
+
+    present: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint64]
+    lengths: npt.NDArray[np.int64] | None
+    problems: dict[int, str]
+
+    def read(self, rows: Rows) -> Inputs:
+        """Return the raw inputs of some rows as CPU tensors, first dimension = len(rows)."""
+        ...
+
+
+def to_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """Move inputs to a device."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}

@@ -1,0 +1,273 @@
+"""Train, valid and test rows: decided once, saved by row id with a hash, and checked by every stage.
+
+The order in which rows or groups are dealt out comes from a hash of (seed, id), so the same seed gives the same split on
+any machine and for any order of the table. The test part is locked until `Split.unlock_test` is called, which works once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fusetune.data.table import row_keys
+from fusetune.errors import LockedTestError, SplitError, did_you_mean, listed
+from fusetune.files import written_aside
+
+Part = Literal["train", "valid", "test"]
+PARTS: tuple[Part, ...] = ("train", "valid", "test")
+Rows = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int64]
+_ALIASES = {
+    "train": "train", "training": "train",
+    "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass
+class Split:
+    """Which row is in which part.
+
+    Attributes:
+        ids: Row ids, in table order.
+        part: Index into `PARTS` per row, int8 [rows].
+        how: How it was made, in words.
+    """
+
+    ids: pd.Series
+    part: npt.NDArray[np.int8]
+    how: str
+    unlocked_at: str | None = field(default=None, init=False)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the sorted (row id, part) pairs: equal for equal splits, whatever the order of the table."""
+        lines = sorted(f"{row}\x1f{PARTS[code]}" for row, code in zip(self.ids, self.part, strict=True))
+        return hashlib.sha256("\x1e".join(lines).encode()).hexdigest()
+
+    def rows(self, part: Part) -> Rows:
+        """Return the positions of a part's rows.
+
+        Raises:
+            LockedTestError: If the test part is asked for before `unlock_test`.
+        """
+        if part == "test" and self.unlocked_at is None:
+            raise LockedTestError("the test part is locked until every choice has been made; call unlock_test() at the end")
+        return np.flatnonzero(self.part == PARTS.index(part)).astype(np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each part (counting the test part does not unlock it)."""
+        return {part: int((self.part == code).sum()) for code, part in enumerate(PARTS)}
+
+    def check(self, rows: Rows, *parts: Part) -> None:
+        """Refuse rows that are not in one of the given parts.
+
+        Raises:
+            SplitError: Naming rows outside.
+        """
+        outside = rows[~np.isin(self.part[rows], [PARTS.index(part) for part in parts])]
+        if len(outside):
+            found = {PARTS[code] for code in self.part[outside]}
+            raise SplitError(
+                f"this stage may only see rows of {' and '.join(parts)}, but was given {len(outside):,} of "
+                f"{' and '.join(sorted(found))}, such as {listed(self.ids.iloc[outside])}"
+            )
+
+    def unlock_test(self) -> str:
+        """Open the test part, once, and return the time.
+
+        Raises:
+            LockedTestError: If it was opened before.
+        """
+        if self.unlocked_at is not None:
+            raise LockedTestError(f"the test part was already opened at {self.unlocked_at}; it is read once")
+        self.unlocked_at = datetime.now(UTC).isoformat(timespec="seconds")
+        return self.unlocked_at
+
+    def save(self, path: Path) -> None:
+        """Write `split.parquet` with the columns row_id and part."""
+        names = pd.Categorical.from_codes(self.part.astype(int), categories=list(PARTS))
+        frame = pd.DataFrame({"row_id": self.ids.to_numpy(), "part": names.astype(str)})
+        frame.attrs = {"hash": self.hash, "how": self.how}
+        with written_aside(path) as aside:
+            frame.to_parquet(aside, index=False)
+
+    @classmethod
+    def load(cls, path: Path, ids: pd.Series) -> Split:
+        """Read a saved split and line it up with a table's rows by id.
+
+        Raises:
+            SplitError: If the file was changed since it was written, or a row is in one but not the other.
+        """
+        frame = pd.read_parquet(path)
+        saved = frame.set_index("row_id")["part"]
+        missing = ids[~ids.isin(saved.index)]
+        if len(missing) or len(saved) != len(ids):
+            raise SplitError(
+                f"{path} was made for another table: {len(missing):,} row(s) of this table are not in it"
+                f"{' (' + listed(missing) + ')' if len(missing) else ''}, {len(saved):,} are; start a new run folder"
+            )
+        codes = saved.loc[ids].map({part: code for code, part in enumerate(PARTS)}).to_numpy().astype(np.int8)
+        split = cls(ids, codes, str(frame.attrs.get("how", "loaded")))
+        if frame.attrs.get("hash") != split.hash:
+            raise SplitError(f"{path} was changed after it was written (its hash does not match); start a new run folder")
+        return split
+
+
+def make_split(
+    ids: pd.Series,
+    labels: Codes,
+    *,
+    how: str = "auto",
+    groups: pd.Series | None = None,
+    given: pd.Series | None = None,
+    times: pd.Series | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    folds: int = 5,
+    fold: int = 0,
+    seed: int = 0,
+) -> Split:
+    """Divide rows into train, valid and test.
+
+    Args:
+        ids: Row ids, unique.
+        labels: Class index per row [rows].
+        how: auto (given if there is a column, else grouped if there are groups, else stratified), given, stratified,
+            grouped, time or kfold.
+        groups: Rows with equal values never end up in different parts.
+        given: Part names per row, for `given`. If it has no valid (or no train) rows, valid rows are taken from train.
+        times: Sortable values, for `time`: oldest rows train, newest test.
+        fractions: Shares of train, valid, test.
+        folds: Number of folds, for `kfold`.
+        fold: Which fold is the test part, for `kfold`; the next one is the valid part.
+        seed: Decides the order in which rows or groups are dealt out.
+
+    Raises:
+        SplitError: If a part would be empty, a class or group cannot be placed, or a part's name is unknown.
+    """
+    if how == "auto":
+        how = "given" if given is not None else "grouped" if groups is not None else "stratified"
+    match how:
+        case "given":
+            if given is None:
+                raise SplitError("split.how is 'given' but no split column was named; add --split COLUMN")
+            part, words = _given(ids, labels, given, groups, fractions, seed)
+        case "grouped" | "stratified":
+            if how == "grouped" and groups is None:
+                raise SplitError("split.how is 'grouped' but no group column was named; add --group COLUMN")
+            units = ids if groups is None or how == "stratified" else groups
+            part = deal(ids, labels, units, fractions, seed).astype(np.int8)
+            words = "stratified by label" if units is ids else "whole groups, stratified by label"
+        case "time":
+            if times is None:
+                raise SplitError("split.how is 'time' but split.time names no column")
+            part, words = _by_time(ids, times, groups, fractions), "by time: oldest rows train, newest test"
+        case "kfold":
+            dealt = deal(ids, labels, ids if groups is None else groups, (1 / folds,) * folds, seed)
+            part = np.where(dealt == fold, 2, np.where(dealt == (fold + 1) % folds, 1, 0)).astype(np.int8)
+            words = f"fold {fold} of {folds} is the test part"
+        case _:
+            raise SplitError(f"split.how '{how}' is unknown")
+    split = Split(ids, part, words)
+    empty = [name for name, count in split.counts().items() if count == 0]
+    if empty:
+        raise SplitError(f"no row is left for {' and '.join(empty)} ({words}); give more rows or groups")
+    if groups is not None:
+        _refuse_shared_groups(split, groups)
+    missing = sorted(set(labels[part != 0]) - set(labels[part == 0]))
+    if missing:
+        raise SplitError(f"{len(missing)} class(es) have no training row after the split; merge or drop rare classes")
+    return split
+
+
+def deal(ids: pd.Series, labels: Codes, units: pd.Series, shares: tuple[float, ...], seed: int) -> npt.NDArray[np.int64]:
+    """Deal units (rows or whole groups) into parts so that every part's class counts come close to its share.
+
+    Greedy: units in order of size, largest first (ties in hashed order), each to the part where it lowers
+    ``sum_c (count_part,c / share - total_c)^2 * share`` most, that is, the chi-square-like distance from the target.
+
+    Returns:
+        The part's index per row, int64 [rows].
+    """
+    codes, names = pd.factorize(units.astype("str"))
+    members = np.zeros((len(names), int(labels.max()) + 1))
+    np.add.at(members, (codes, labels), 1)
+    order = np.lexsort((seeded_order(pd.Series(names), seed), -members.sum(1)))
+    share = np.asarray(shares, dtype=float)
+    total = members.sum(0)
+    # Rare classes must count as much as frequent ones, or they may be missing from a small part altogether.
+    importance = 1 / np.maximum(total, 1)
+    counts = np.zeros((len(share), members.shape[1]))
+    chosen = np.empty(len(names), dtype=np.int64)
+    for unit in order:
+        lack = share[:, None] * total - counts
+        gain = ((2 * lack - members[unit]) * members[unit] * importance / share[:, None]).sum(1)
+        chosen[unit] = int(np.argmax(gain))
+        counts[chosen[unit]] += members[unit]
+    return chosen[codes]
+
+
+def seeded_order(ids: pd.Series, seed: int) -> npt.NDArray[np.int64]:
+    """Return one pseudo-random integer per id, a function of (seed, id) alone."""
+    return row_keys(f"{seed}\x1f" + ids.astype("str"))
+
+
+def _given(
+    ids: pd.Series,
+    labels: Codes,
+    given: pd.Series,
+    groups: pd.Series | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> tuple[npt.NDArray[np.int8], str]:
+    names = given.astype("str").str.strip().str.lower()
+    unknown = given.isna() | ~names.isin(list(_ALIASES))
+    if unknown.any():
+        value = given[unknown].iloc[0]
+        raise SplitError(
+            f"split column '{given.name}': '{value}' in row {ids[unknown].iloc[0]} names no part"
+            f"{did_you_mean(str(value), _ALIASES)}; use train, valid (or val, dev) and test"
+        )
+    part = names.map(lambda name: PARTS.index(_ALIASES[name])).to_numpy().astype(np.int8)  # type: ignore[arg-type]
+    words = f"column '{given.name}'"
+    if not (part == 1).any() and (part == 0).any():
+        rows = np.flatnonzero(part == 0)
+        share = fractions[1] / (fractions[0] + fractions[1])
+        units = (ids if groups is None else groups).iloc[rows]
+        part[rows] = deal(ids.iloc[rows], labels[rows], units, (1 - share, share), seed)
+        words += f"; it names no valid rows, so {share:.0%} of the training rows became the valid part"
+    return part, words
+
+
+def _by_time(
+    ids: pd.Series, times: pd.Series, groups: pd.Series | None, fractions: tuple[float, float, float]
+) -> npt.NDArray[np.int8]:
+    if times.isna().any():
+        raise SplitError(f"time column '{times.name}' is empty in row(s) {listed(ids[times.isna()])}; fill it in")
+    ordered = times
+    if not pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_datetime64_any_dtype(times):
+        ordered = pd.to_datetime(times, errors="coerce", format="mixed")
+        if ordered.isna().any():
+            raise SplitError(f"time column '{times.name}': row(s) {listed(ids[ordered.isna()])} hold no date or number")
+    if groups is not None:
+        # A group is as new as its newest row: whole groups stay together and no later row is in an earlier part.
+        ordered = ordered.groupby(groups.astype("str").to_numpy()).transform("max")
+    rank = ordered.rank(method="min", pct=True).to_numpy()
+    return np.select([rank <= fractions[0], rank <= fractions[0] + fractions[1]], [0, 1], 2).astype(np.int8)
+
+
+def _refuse_shared_groups(split: Split, groups: pd.Series) -> None:
+    parts = pd.Series(split.part).groupby(groups.astype("str").to_numpy()).nunique()
+    shared = parts[parts > 1].index
+    if len(shared):
+        raise SplitError(
+            f"{len(shared):,} group(s) of column '{groups.name}' have rows in more than one part, such as "
+            f"{listed(shared)}; split by group (split.how=grouped) or correct the split column"
+        )

@@ -1,0 +1,224 @@
+"""Table cells as numbers and codes: scaling and vocabularies fitted on the training part only.
+
+Numbers, booleans and dates become standardised numbers beside a missing flag. Categories become codes: 0 missing, 1 not
+seen in training, 2 and up the categories. Categories that occur once in training share code 1, so that it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from fusetune.data.schema import FALSE_WORDS, TRUE_WORDS, Kind
+from fusetune.data.split import Rows
+from fusetune.data.table import Table
+from fusetune.errors import TableError, listed
+
+MISSING, UNSEEN, FIRST = 0, 1, 2
+_DAYS_PER_YEAR = 365.2425
+
+
+class Scale(BaseModel):
+    """Training mean and standard deviation of one number."""
+
+    model_config = ConfigDict(extra="forbid")
+    column: str
+    part: str
+    mean: float
+    std: float
+
+
+class Vocabulary(BaseModel):
+    """Training categories of one column, most frequent first."""
+
+    model_config = ConfigDict(extra="forbid")
+    column: str
+    categories: list[str]
+
+
+class CellInput(BaseModel):
+    """Fitted pre-processing of the modality `columns`."""
+
+    model_config = ConfigDict(extra="forbid")
+    kinds: dict[str, Kind]
+    numbers: list[Scale]
+    categories: list[Vocabulary]
+
+    @classmethod
+    def fit(cls, table: Table, kinds: dict[str, Kind], train: Rows) -> CellInput:
+        """Learn scales and vocabularies from the training rows."""
+        scales, vocabularies = [], []
+        for name, kind in kinds.items():
+            series = table.column(name)
+            if kind is Kind.CATEGORY:
+                counts = series.iloc[train].dropna().astype("str").value_counts()
+                vocabularies.append(Vocabulary(column=name, categories=[str(c) for c in counts[counts > 1].index]))
+                continue
+            for part, values in _numbers(series, kind, table.name).items():
+                known = values[train][~np.isnan(values[train])]
+                mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+                scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 0 else 1.0))
+        return cls(kinds=kinds, numbers=scales, categories=vocabularies)
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """Number of codes per category column."""
+        return [FIRST + len(v.categories) for v in self.categories]
+
+    def bind(self, table: Table) -> CellSource:
+        """Apply the fitted pre-processing to a table."""
+        parts = {
+            name: _numbers(table.column(name), kind, table.name)
+            for name, kind in self.kinds.items()
+            if kind is not Kind.CATEGORY
+        }
+        numbers = np.zeros((len(table), len(self.numbers)), dtype=np.float32)
+        for i, scale in enumerate(self.numbers):
+            numbers[:, i] = (parts[scale.column][scale.part] - scale.mean) / scale.std
+        codes = np.zeros((len(table), len(self.categories)), dtype=np.int64)
+        for i, vocabulary in enumerate(self.categories):
+            codes[:, i] = _codes(table.column(vocabulary.column), vocabulary.categories)
+        return CellSource.of(numbers, codes)
+
+
+@dataclass
+class CellSource:
+    """The cells of one table."""
+
+    numbers: npt.NDArray[np.float32]
+    missing: npt.NDArray[np.bool_]
+    codes: npt.NDArray[np.int64]
+    present: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint64]
+    lengths: None = None
+
+    def __post_init__(self) -> None:
+        self.problems: dict[int, str] = {}
+
+    @classmethod
+    def of(cls, numbers: npt.NDArray[np.float32], codes: npt.NDArray[np.int64]) -> CellSource:
+        """Build a source from standardised numbers (NaN where missing) and codes."""
+        missing = np.isnan(numbers)
+        filled = np.where(missing, np.float32(0), numbers).astype(np.float32)
+        present = (~missing).any(1) | (codes != MISSING).any(1)
+        return cls(filled, missing, codes, present, _digest(np.concatenate([numbers.astype(np.float64), codes], 1)))
+
+    def read(self, rows: Rows) -> dict[str, Tensor]:
+        """Return numbers float32 [rows, Dn], missing bool [rows, Dn] and codes int64 [rows, Dc]."""
+        return {
+            "numbers": torch.from_numpy(self.numbers[rows]),
+            "missing": torch.from_numpy(self.missing[rows]),
+            "codes": torch.from_numpy(self.codes[rows]),
+        }
+
+
+class VectorInput(BaseModel):
+    """Fitted pre-processing of a ready-made vector: standardised per dimension on the training part."""
+
+    model_config = ConfigDict(extra="forbid")
+    columns: list[str]
+    mean: list[float]
+    std: list[float]
+
+    @classmethod
+    def fit(cls, table: Table, columns: Sequence[str], train: Rows) -> VectorInput:
+        """Learn the scale from the training rows."""
+        values = _vectors(table, columns)[train]
+        usable = values[~np.isnan(values).any(1)]
+        if not len(usable):
+            raise TableError(f"{table.name}: vector {listed(columns)} is incomplete in every training row")
+        std = usable.std(0)
+        return cls(columns=list(columns), mean=usable.mean(0).tolist(), std=np.where(std > 0, std, 1).tolist())
+
+    def bind(self, table: Table) -> VectorSource:
+        """Apply the fitted pre-processing to a table; a vector with any missing number counts as absent."""
+        values = _vectors(table, self.columns)
+        if values.shape[1] != len(self.mean):
+            raise TableError(
+                f"{table.name}: vector {listed(self.columns)} has {values.shape[1]} numbers, the model knows {len(self.mean)}"
+            )
+        scaled = (values - np.asarray(self.mean)) / np.asarray(self.std)
+        present = ~np.isnan(scaled).any(1)
+        scaled = np.where(present[:, None], scaled, 0).astype(np.float32)
+        return VectorSource(scaled, present, _digest(scaled))
+
+
+@dataclass
+class VectorSource:
+    """The vectors of one table."""
+
+    values: npt.NDArray[np.float32]
+    present: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint64]
+    lengths: None = None
+
+    def __post_init__(self) -> None:
+        self.problems: dict[int, str] = {}
+
+    def read(self, rows: Rows) -> Tensor:
+        """Return float32 [rows, dimensions]."""
+        return torch.from_numpy(self.values[rows])
+
+
+def _numbers(series: pd.Series, kind: Kind, table: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the number(s) that a cell stands for, NaN where it is missing."""
+    match kind:
+        case Kind.NUMBER:
+            values = pd.to_numeric(series, errors="coerce").astype("float64")
+            return {"value": np.where(np.isfinite(values), values, np.nan)}
+        case Kind.BOOLEAN:
+            return {"value": _truth(series)}
+        case Kind.DATE:
+            times = pd.to_datetime(series, errors="coerce", format="mixed", utc=True)
+            days = ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+            turn = 2 * np.pi * days / _DAYS_PER_YEAR
+            return {"days since 1970": days, "season, sine": np.sin(turn), "season, cosine": np.cos(turn)}
+        case _:
+            raise TableError(f"{table}: column '{series.name}' of kind {kind} holds no cells")
+
+
+def _truth(series: pd.Series) -> npt.NDArray[np.float64]:
+    if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
+        return series.astype("float64").to_numpy(dtype=np.float64, na_value=np.nan)
+    words = series.astype("str").str.strip().str.lower().where(series.notna())
+    truth = {**dict.fromkeys(TRUE_WORDS, 1.0), **dict.fromkeys(FALSE_WORDS, 0.0)}
+    return words.map(truth).to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64]:
+    known = pd.Categorical(series.astype("str").where(series.notna()), categories=list(categories)).codes
+    codes = known.astype(np.int64) + FIRST
+    codes[known < 0] = UNSEEN
+    codes[series.isna().to_numpy()] = MISSING
+    return codes
+
+
+def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+    if len(columns) > 1 or pd.api.types.is_numeric_dtype(table.column(columns[0])):
+        return table.frame[list(columns)].to_numpy(dtype=np.float64)
+    series = table.column(columns[0])
+    size = max((len(value) for value in series if value is not None and np.ndim(value) == 1), default=0)
+    values = np.full((len(series), size), np.nan)
+    for row, value in enumerate(series):
+        if np.ndim(value) == 1:
+            if len(value) != size:
+                raise TableError(
+                    f"{table.name}: column '{columns[0]}' holds {size} numbers, but {len(value)} in row {row}"
+                )
+            values[row] = np.asarray(value, dtype=np.float64)
+    return values
+
+
+def _digest(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    frame = pd.DataFrame(values)
+    if frame.shape[1] == 0:
+        return np.zeros(len(frame), dtype=np.uint64)
+    return pd.util.hash_pandas_object(frame, index=False).to_numpy()

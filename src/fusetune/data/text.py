@@ -1,0 +1,89 @@
+"""Texts as token ids: tokenised once into one flat array, cut at a length that is reported, read as padded batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from fusetune.data.split import Rows
+from fusetune.data.table import Table
+from fusetune.progress import track
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Pre-processing of one text column.
+
+    Attributes:
+        column: The table's column.
+        tokenizer: Turns text into ids, special tokens included.
+        pad: Id that fills up shorter texts of a batch.
+        max_tokens: Longer texts are cut here (special tokens are kept).
+    """
+
+    column: str
+    tokenizer: Tokenizer
+    pad: int
+    max_tokens: int
+
+    def bind(self, table: Table) -> TextSource:
+        """Tokenise a table's texts. Empty and missing texts count as absent."""
+        texts = table.column(self.column)
+        clean = texts.astype("str").where(texts.notna(), "").str.strip()
+        present = (clean.str.len() > 0).to_numpy(dtype=bool)
+        full = Tokenizer.from_str(self.tokenizer.to_str())
+        full.no_padding()
+        full.no_truncation()
+        cut = Tokenizer.from_str(full.to_str())
+        cut.enable_truncation(self.max_tokens)
+        lengths, pieces, truncated = [], [], 0
+        for start in track(range(0, len(clean), _CHUNK), f"tokenising {self.column}"):
+            chunk = clean.iloc[start : start + _CHUNK].tolist()
+            for short, whole in zip(cut.encode_batch_fast(chunk), full.encode_batch_fast(chunk), strict=True):
+                pieces.append(np.asarray(short.ids, dtype=np.int32))
+                lengths.append(len(short.ids))
+                truncated += len(whole.ids) > len(short.ids)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        digests = pd.util.hash_array(clean.to_numpy(dtype=object), categorize=False)
+        return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated)
+
+
+@dataclass
+class TextSource:
+    """The texts of one table as ids.
+
+    Attributes:
+        ids: All ids, one row after the other, int32.
+        offsets: Where each row starts, int64 [rows + 1].
+        truncated: How many texts were cut.
+    """
+
+    ids: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    pad: int
+    present: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint64]
+    truncated: int
+    problems: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens per row."""
+        return np.diff(self.offsets)
+
+    def read(self, rows: Rows) -> dict[str, Tensor]:
+        """Return ids int64 [rows, longest] and mask bool [rows, longest] (True on real tokens)."""
+        lengths = self.lengths[rows]
+        positions = np.arange(int(lengths.max(initial=1)))
+        mask = positions < lengths[:, None]
+        where = np.minimum(self.offsets[rows][:, None] + positions, max(len(self.ids) - 1, 0))
+        ids = np.where(mask, self.ids[where], self.pad).astype(np.int64)
+        return {"ids": torch.from_numpy(ids), "mask": torch.from_numpy(mask)}

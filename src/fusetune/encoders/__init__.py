@@ -1,0 +1,72 @@
+"""Encoders: part of a batch -> feature vectors, one kind per file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusetune.encoders.base import Encoder, ImageEncoder
+from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
+from fusetune.encoders.tabular import CellIdentity, ColumnsMLP, FTTransformer
+from fusetune.encoders.text import (
+    SmallTextTransformer,
+    SpecialIds,
+    TransformersText,
+    load_text_encoder,
+    special_ids,
+    train_tokenizer,
+)
+from fusetune.encoders.vector import Identity, VectorMLP
+from fusetune.encoders.vision import TimmImage, TransformersImage
+from fusetune.errors import BundleError
+
+__all__ = [
+    "CellIdentity",
+    "ColumnsMLP",
+    "EfficientNetLite",
+    "Encoder",
+    "FTTransformer",
+    "Identity",
+    "ImageEncoder",
+    "SmallCNN",
+    "SmallTextTransformer",
+    "SpecialIds",
+    "TimmImage",
+    "TransformersImage",
+    "TransformersText",
+    "VectorMLP",
+    "build_encoder",
+    "load_image_encoder",
+    "load_text_encoder",
+    "special_ids",
+    "train_tokenizer",
+]
+
+ENCODERS: dict[str, type[Encoder]] = {
+    encoder.__name__: encoder
+    for encoder in (
+        SmallCNN,
+        EfficientNetLite,
+        TransformersImage,
+        TimmImage,
+        SmallTextTransformer,
+        TransformersText,
+        CellIdentity,
+        ColumnsMLP,
+        FTTransformer,
+        Identity,
+        VectorMLP,
+    )
+}
+
+
+def build_encoder(description: dict[str, Any]) -> Encoder:
+    """Rebuild an encoder from what its `describe` returned: same architecture, random weights, offline.
+
+    Raises:
+        BundleError: The description names an encoder that this version does not know.
+    """
+    arguments = dict(description)
+    name = arguments.pop("encoder", None)
+    if name not in ENCODERS:
+        raise BundleError(f"This version knows no encoder '{name}'; it knows {', '.join(ENCODERS)}.")
+    return ENCODERS[name](**arguments)

@@ -1,0 +1,116 @@
+"""What every encoder is: a network that turns one modality's batch of inputs into feature vectors.
+
+An encoder also knows its parameters in blocks ordered from input to output (for layer-wise learning rates and partial
+freezing) and can describe itself in JSON, so that a saved model is rebuilt without the package its weights came from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, ABC):
+    """One modality's network: a batch of inputs -> feature vectors.
+
+    Every subclass takes JSON values as constructor arguments and keeps them in the dict that `describe` returns:
+    this is what makes `build_encoder(encoder.describe())` the same architecture.
+
+    Attributes:
+        dim: Width of the feature vector.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, inputs: Any) -> Tensor:
+        """Return the features, shape ``[batch, dim]``, float32."""
+
+    @abstractmethod
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in blocks ordered from input to output, every parameter exactly once."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON description from which `build_encoder` rebuilds the architecture with random weights."""
+
+
+class ImageEncoder(Encoder):
+    """An encoder of pixels that applies its backbone's own pixel statistics.
+
+    Args:
+        mean: Per-channel mean of RGB in 0..1.
+        std: Per-channel standard deviation of RGB in 0..1.
+        preferred_size: Pixels per side for which the weights were trained.
+
+    Attributes:
+        statistics: Where mean and standard deviation come from, in words.
+    """
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], preferred_size: int, statistics: str) -> None:
+        super().__init__()
+        self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
+        self.preferred_size = preferred_size
+        self.statistics = statistics
+        # Rebuilt from the description, so they are no part of the weights.
+        self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return ``(pixels - mean) / std``, shape unchanged."""
+        return (pixels - self._mean) / self._std
+
+    def describe(self) -> dict[str, Any]:
+        """Return the class and the pixel statistics; subclasses add what they need."""
+        return {
+            "encoder": type(self).__name__,
+            "mean": self.mean,
+            "std": self.std,
+            "preferred_size": self.preferred_size,
+            "statistics": self.statistics,
+        }
+
+
+def numbered_blocks(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Cut a network into the stem, one block per entry of its outermost layer lists, and what follows.
+
+    The rule needs no knowledge of names: a parameter belongs to the outermost `ModuleList` or `Sequential` entry on
+    its path; a run of parameters outside any list joins the entry before it only when it comes after the last entry
+    of a list (a final normalisation, say), and is the stem when it comes first.
+
+    Args:
+        network: Any module that registers its children in the order in which they run.
+
+    Returns:
+        Non-empty blocks, input to output; shared parameters appear once, where they occur first.
+    """
+    blocks: dict[str, list[nn.Parameter]] = {}
+    current = "stem"
+    for name, parameter in network.named_parameters():
+        current = _list_entry(network, name) or current
+        blocks.setdefault(current, []).append(parameter)
+    return list(blocks.values())
+
+
+def _list_entry(network: nn.Module, name: str) -> str | None:
+    """Return the path of the outermost list entry that holds the named parameter."""
+    module, path = network, ""
+    for part in name.split(".")[:-1]:
+        inside_list = isinstance(module, nn.ModuleList | nn.Sequential)
+        module, path = module.get_submodule(part), f"{path}.{part}"
+        if inside_list:
+            return path
+    return None
+
+
+def takes_argument(network: nn.Module, argument: str) -> bool:
+    """Return whether the network's `forward` has an argument of this name."""
+    return argument in inspect.signature(network.forward).parameters

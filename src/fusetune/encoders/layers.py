@@ -1,0 +1,51 @@
+"""The small layers that the built-in encoders share: a stack of dense layers and masked self-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+def dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
+    """Return one (linear, ReLU, dropout) layer for each pair of neighbouring widths."""
+    return nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairwise(widths)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (arXiv 1706.03762) that never looks at padding.
+
+    Args:
+        width: Width of a token, divisible by `heads`.
+        heads: Number of heads.
+        dropout: Share of attention weights dropped in training.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix the tokens.
+
+        Args:
+            tokens: ``[batch, tokens, width]``.
+            mask: ``[batch, tokens]`` bool, True where a token may be looked at; None means everywhere.
+
+        Returns:
+            ``[batch, tokens, width]``.
+        """
+        query, key, value = (self._split(layer(tokens)) for layer in (self.query, self.key, self.value))
+        visible = None if mask is None else mask[:, None, None, :]  # [batch, 1, 1, tokens]
+        dropout = self.dropout if self.training else 0.0
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)  # [batch, heads, tokens, width / heads]

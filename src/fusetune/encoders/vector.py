@@ -1,0 +1,64 @@
+"""Encoders of ready-made vectors: hand them on unchanged, or pass them through dense layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.layers import dense
+
+
+class Identity(Encoder):
+    """The vector itself is the feature; there is nothing to train.
+
+    Args:
+        inputs: Width of the vectors.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.dim = inputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return ``[batch, inputs]`` in float32, otherwise unchanged."""
+        return inputs.float()
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return no blocks."""
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        """Return the width."""
+        return {"encoder": type(self).__name__, "inputs": self.dim}
+
+
+class VectorMLP(Encoder):
+    """Dense layers on a vector.
+
+    Args:
+        inputs: Width of the vectors.
+        width: Width of the hidden layers and of the feature vector.
+        depth: Number of layers.
+        dropout: Share of values dropped in training.
+    """
+
+    def __init__(self, inputs: int, width: int = 128, depth: int = 2, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.arguments = {"inputs": inputs, "width": width, "depth": depth, "dropout": dropout}
+        self.dim = width
+        self.layers = dense([inputs, *[width] * depth], dropout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Encode ``[batch, inputs]`` to ``[batch, width]``."""
+        features: Tensor = self.layers(inputs.float())
+        return features.float()
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return one block per layer."""
+        return numbered_blocks(self)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the sizes."""
+        return {"encoder": type(self).__name__, **self.arguments}

@@ -1,0 +1,75 @@
+"""The named errors. Each message says what is wrong, where (row, column, path) and what to do about it.
+
+`UserError` and its children mean that the input or the configuration is at fault (exit code 2 on the command line);
+everything else that fusetune raises is a `RunError` (exit code 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FusetuneError(Exception):
+    """Base of every error that fusetune raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(FusetuneError):
+    """The user's input or configuration cannot be used as it is."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """One or more configuration values are wrong; the message lists all of them."""
+
+
+class TableError(UserError):
+    """The table cannot be read, or a column or value in it cannot be used."""
+
+
+class SchemaError(UserError):
+    """A table does not match the schema that the model was trained with."""
+
+
+class ImageError(UserError):
+    """An image cannot be read; the message names the row and the path."""
+
+
+class SplitError(UserError):
+    """The rows cannot be split as asked, or a stage was given rows outside its part."""
+
+
+class WeightsError(UserError):
+    """Pretrained weights are not where they were said to be, or may not be downloaded."""
+
+
+class BundleError(UserError):
+    """A model folder is missing a file, was changed after it was written, or is of a newer format."""
+
+
+class RunError(FusetuneError):
+    """Something failed while running."""
+
+
+class LockedTestError(RunError):
+    """The test part was asked for before the end, or a second time."""
+
+
+class NonFiniteLossError(RunError):
+    """The loss became NaN or infinite; the message names the rows of the batch."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'x'?"`` for the closest known word, or an empty string."""
+    match = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean '{match[0]}'?" if match else ""
+
+
+def listed(items: Iterable[object], most: int = 5) -> str:
+    """Return the first few items separated by commas, and how many more there are."""
+    values = [str(item) for item in items]
+    more = f" and {len(values) - most:,} more" if len(values) > most else ""
+    return ", ".join(values[:most]) + more

@@ -1,0 +1,231 @@
+"""The feature store: every encoder output is computed once and kept, keyed by everything that it depends on.
+
+The key hashes the encoder's architecture and weights, the rows' contents and keys, the augmentation, the views and the
+precision. The same encoder on the same rows is therefore free in the next run, with the next seed or with another head.
+Files are written whole or not at all, memory-mapped when read, and checked before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fusetune.augment import Augment
+from fusetune.augment.random import Moment
+from fusetune.data.batch import ordered_batches, prefetch
+from fusetune.data.source import Source, to_device
+from fusetune.data.split import Rows
+from fusetune.encoders import Encoder
+from fusetune.errors import RunError
+from fusetune.features.onnx import OnnxEncoder, onnx_available
+from fusetune.files import written_aside
+from fusetune.progress import Log, bar
+from fusetune.runtime import Runtime
+
+Array = npt.NDArray[np.float32]
+_FORMAT = 1
+_GIGABYTE = 2**30
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is to be encoded, and how.
+
+    Attributes:
+        name: For messages and counts.
+        encoder: The network; it is used in eval mode and left bit-equal.
+        source: Where raw inputs come from.
+        augment: What happens to them.
+        keys: Row key per table row, int64 [table rows].
+        batch_size: Rows per batch.
+        seed: Seed of the augmentation.
+    """
+
+    name: str
+    encoder: Encoder
+    source: Source
+    augment: Augment
+    keys: npt.NDArray[np.int64]
+    batch_size: int
+    seed: int
+
+
+@dataclass
+class FeatureStore:
+    """Encoded features on disk.
+
+    Attributes:
+        folder: Where they are.
+        runtime: Device and precision to encode with.
+        log: Told how features were made.
+        limit_gb: The least recently used features go beyond this size.
+        onnx: May ONNX Runtime be used on CPU?
+        passes: Rows that went through an encoder, by name, since the store was opened.
+        reused: Rows that did not have to.
+    """
+
+    folder: Path
+    runtime: Runtime
+    log: Log
+    limit_gb: float = 20
+    onnx: bool = True
+    passes: Counter[str] = field(default_factory=Counter)
+    reused: Counter[str] = field(default_factory=Counter)
+
+    def encode(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
+        """Return features, from disk where they are known.
+
+        Args:
+            what: Encoder and inputs.
+            rows: Row positions; rows without the modality get zeros and no encoder pass.
+            views: One augmented view per moment, or None for the plain inputs.
+
+        Returns:
+            float32 [views or 1, rows, dim], memory-mapped and read-only.
+        """
+        key = self._key(what, rows, views)
+        path = self.folder / key[:2] / key
+        found = _load(path)
+        if found is not None:
+            os.utime(path)
+            self.reused[what.name] += int(what.source.present[rows].sum()) * found.shape[0]
+            return found
+        features = self._compute(what, rows, views)
+        with written_aside(path) as aside:
+            aside.mkdir(parents=True)
+            np.save(aside / "features.npy", features)
+            facts = {"format": _FORMAT, "name": what.name, "shape": features.shape, "sha256": _array_hash(features)}
+            (aside / "features.json").write_text(json.dumps(facts), encoding="utf-8")
+        self._prune()
+        loaded = _load(path)
+        if loaded is None:
+            raise RunError(f"features written to {path} cannot be read back; is the disk full or failing?")
+        return loaded
+
+    def _compute(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
+        present = rows[what.source.present[rows]]
+        result = np.zeros((len(views or [None]), len(rows), what.encoder.dim), dtype=np.float32)
+        where = np.flatnonzero(what.source.present[rows])
+        before = weights_hash(what.encoder)
+        if views is None:
+            # Equal contents have equal features: encode each once.
+            _, first, copies = np.unique(what.source.digests[present], return_index=True, return_inverse=True)
+            result[0, where] = self._run(what, present[first], None)[copies]
+        else:
+            for index, moment in enumerate(views):
+                result[index, where] = self._run(what, present, moment, f", view {index + 1}/{len(views)}")
+        if weights_hash(what.encoder) != before:
+            raise RunError(f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers")
+        return result
+
+    def _run(self, what: Encoding, rows: Rows, moment: Moment | None, note: str = "") -> Array:
+        result = np.zeros((len(rows), what.encoder.dim), dtype=np.float32)
+        places = np.arange(len(rows))
+        lengths = None if what.source.lengths is None else what.source.lengths[rows]
+        batches = ordered_batches(places, what.batch_size, lengths)
+        what.encoder.eval()
+        forward = self._forward(what, rows)
+        with torch.inference_mode(), bar(f"encoding {what.name}{note}", len(batches)) as shown:
+            for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
+                inputs = to_device(raw, self.runtime.device)
+                if moment is None:
+                    seen = what.augment.plain(inputs)
+                else:
+                    keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
+                    seen = what.augment.draw(inputs, keys, moment)
+                with self.runtime.fabric.autocast():
+                    result[batch] = forward(seen).float().cpu().numpy()
+                shown.advance()
+        self.passes[what.name] += len(rows)
+        return result
+
+    def _forward(self, what: Encoding, rows: Rows) -> Any:
+        if not (self.onnx and self.runtime.device.type == "cpu" and onnx_available()) or len(rows) < 4 * what.batch_size:
+            return what.encoder
+        if not any(True for _ in what.encoder.parameters()):
+            return what.encoder
+        example = what.augment.plain(what.source.read(rows[:2]))
+        try:
+            fast = OnnxEncoder(what.encoder, example)
+        except Exception as error:  # any failure of an optional accelerator means: do without it
+            self.log.record("onnx", encoder=what.name, used=False, reason=str(error)[:300])
+            return what.encoder
+        self.log.record("onnx", encoder=what.name, used=True, agreement=1e-4)
+        return fast
+
+    def _key(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> str:
+        digest = hashlib.sha256()
+        facts = {
+            "format": _FORMAT,
+            "encoder": what.encoder.describe(),
+            "weights": weights_hash(what.encoder),
+            "augment": what.augment.describe(),
+            "views": None if views is None else [[m.seed, m.epoch, m.view] for m in views],
+            "precision": self.runtime.precision,
+        }
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        for array in (what.source.digests[rows], what.source.present[rows], what.keys[rows] if views else rows[:0]):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _prune(self) -> None:
+        entries = [path.parent for path in self.folder.glob("*/*/features.json")]
+        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
+        total = sum(sizes.values())
+        for path in sorted(entries, key=lambda p: p.stat().st_mtime):
+            if total <= self.limit_gb * _GIGABYTE or path == max(entries, key=lambda p: p.stat().st_mtime):
+                return
+            shutil.rmtree(path, ignore_errors=True)
+            total -= sizes[path]
+
+
+def weights_hash(module: torch.nn.Module) -> str:
+    """Return the SHA-256 over all parameters and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview | bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+
+
+def _array_hash(array: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _load(path: Path) -> Array | None:
+    """Return stored features, or None if there are none or they are damaged (then they are made again)."""
+    try:
+        facts = json.loads((path / "features.json").read_text(encoding="utf-8"))
+        array: Array = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
+        if facts["format"] == _FORMAT and facts["sha256"] == _array_hash(array):
+            return array
+    except (OSError, ValueError, KeyError):
+        pass
+    shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def default_folder() -> Path:
+    """Return the user's cache folder for features (`FUSETUNE_CACHE`, else the system's usual place)."""
+    given = os.environ.get("FUSETUNE_CACHE")
+    if given:
+        return Path(given) / "features"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusetune" / "features"

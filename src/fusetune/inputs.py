@@ -1,0 +1,205 @@
+"""The fitted pre-processing of every modality: how a table's columns become what the encoders see.
+
+One `Reader` per modality, fitted on training rows, saved with the model and applied to any later table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from fusetune.augment import Augment
+from fusetune.augment.image import ImageAugment
+from fusetune.augment.tabular import CellAugment, VectorAugment
+from fusetune.augment.text import TextAugment
+from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
+from fusetune.data.images import ImageInput
+from fusetune.data.schema import Modality, Schema
+from fusetune.data.source import Source
+from fusetune.data.split import Rows
+from fusetune.data.table import Table
+from fusetune.data.tabular import CellInput, VectorInput
+from fusetune.data.text import TextInput
+from fusetune.encoders import (
+    ColumnsMLP,
+    Encoder,
+    FTTransformer,
+    Identity,
+    ImageEncoder,
+    VectorMLP,
+    load_image_encoder,
+    load_text_encoder,
+    special_ids,
+    train_tokenizer,
+)
+from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
+from fusetune.errors import BundleError, WeightsError
+from fusetune.files import write_text
+from fusetune.progress import Log
+
+Fitted = ImageInput | TextInput | CellInput | VectorInput
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One modality's fitted pre-processing.
+
+    Attributes:
+        modality: Its name, kind and columns.
+        fitted: Turns a table into a source of raw inputs.
+        size: For images: side in pixels of what the encoder sees.
+    """
+
+    modality: Modality
+    fitted: Fitted
+    size: int | None = None
+
+    def bind(self, table: Table) -> Source:
+        """Return the modality's source for a table."""
+        return self.fitted.bind(table)
+
+    def plain(self) -> Augment:
+        """Return the augmentation that does nothing, for prediction."""
+        match self.modality.kind:
+            case "image":
+                return ImageAugment(ImagePolicy(), self.size or 0)
+            case "text":
+                return TextAugment(TextPolicy(drop=0), (), 0)
+            case "columns":
+                return CellAugment(ColumnPolicy(corrupt=0), {})
+            case _:
+                return VectorAugment(ColumnPolicy(corrupt=0), torch.empty(0))
+
+    def augment(self, config: Config, source: Source, train: Rows) -> Augment:
+        """Return the augmentation that the configuration asks for."""
+        match self.fitted:
+            case ImageInput():
+                return ImageAugment(config.image.policy, config.image.size)
+            case TextInput(tokenizer=tokenizer, pad=pad):
+                return TextAugment(config.text.augment, tuple(sorted(special_ids(tokenizer).all)), pad)
+            case CellInput():
+                return CellAugment(config.columns.augment, source.read(train))  # type: ignore[arg-type]
+            case _:
+                has = train[source.present[train]]
+                return VectorAugment(config.vector.augment, source.read(has))  # type: ignore[arg-type]
+
+    def save(self, folder: Path) -> None:
+        """Write the pre-processing into a folder."""
+        facts: dict[str, Any] = {"size": self.size}
+        if isinstance(self.fitted, TextInput):
+            self.fitted.tokenizer.save(str(folder / "tokenizer.json"))
+            text = self.fitted
+            facts["fitted"] = {"column": text.column, "pad": text.pad, "max_tokens": text.max_tokens}
+        else:
+            facts["fitted"] = self.fitted.model_dump(mode="json")
+        write_text(folder / "reader.json", json.dumps(facts, ensure_ascii=False, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, modality: Modality, allow_remote: bool = False) -> Reader:
+        """Read what `save` wrote."""
+        facts = json.loads((folder / "reader.json").read_text(encoding="utf-8"))
+        fitted: Fitted
+        match modality.kind:
+            case "image":
+                fitted = ImageInput(**{**facts["fitted"], "allow_remote": allow_remote})
+            case "text":
+                fitted = TextInput(tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["fitted"])
+            case "columns":
+                fitted = CellInput(**facts["fitted"])
+            case "vector":
+                fitted = VectorInput(**facts["fitted"])
+            case other:
+                raise BundleError(f"{folder}: unknown kind of input '{other}'")
+        return cls(modality, fitted, facts["size"])
+
+
+def prepare_modality(
+    modality: Modality, table: Table, schema: Schema, train: Rows, config: Config, log: Log
+) -> tuple[Reader, Encoder]:
+    """Fit a modality's pre-processing on training rows and load its encoder.
+
+    Raises:
+        WeightsError: If the encoder's weights are not on this machine and may not be downloaded.
+    """
+    column = modality.columns[0]
+    match modality.kind:
+        case "image":
+            return _prepare_image(modality, column, table, train, config, log)
+        case "text":
+            return _prepare_text(modality, column, table, train, config, log)
+        case "columns":
+            cells = CellInput.fit(table, {name: schema.kind_of(name) for name in modality.columns}, train)
+            numbers, categories = len(cells.numbers), cells.cardinalities
+            if config.columns.encoder == "mlp":
+                return Reader(modality, cells), ColumnsMLP(numbers, categories, width=config.columns.width)
+            return Reader(modality, cells), FTTransformer(numbers, categories, width=config.columns.width)
+        case _:
+            vector = VectorInput.fit(table, modality.columns, train)
+            width = len(vector.mean)
+            encoder = Identity(width) if config.vector.encoder == "identity" else VectorMLP(width, config.vector.width)
+            return Reader(modality, vector), encoder
+
+
+def _prepare_image(
+    modality: Modality, column: str, table: Table, train: Rows, config: Config, log: Log
+) -> tuple[Reader, Encoder]:
+    image = config.image
+    name = _automatic(image.encoder, "efficientnet-lite0", IMAGE_PACKAGES, log)
+    encoder: ImageEncoder = load_image_encoder(
+        name, allow_download=config.allow_download, mean=image.mean, std=image.std
+    )
+    fitted = ImageInput(
+        column=column,
+        size=round(image.size * image.margin),
+        fit=image.fit,
+        background=image.background,
+        spacing=image.spacing,
+        pixel_limit=config.data.pixel_limit,
+        allow_remote=config.allow_download,
+    )
+    return Reader(modality, fitted.fit_extent(table, train), image.size), encoder
+
+
+def _prepare_text(
+    modality: Modality, column: str, table: Table, train: Rows, config: Config, log: Log
+) -> tuple[Reader, Encoder]:
+    text = config.text
+    name = _automatic(text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
+    tokenizer = None
+    if name == "builtin":
+        known = table.column(column).iloc[train].dropna().astype("str")
+        tokenizer = train_tokenizer(known.tolist())
+    encoder, tokenizer = load_text_encoder(
+        name, max_tokens=text.max_tokens, allow_download=config.allow_download, tokenizer=tokenizer
+    )
+    return Reader(modality, TextInput(column, tokenizer, special_ids(tokenizer).pad, text.max_tokens)), encoder
+
+
+def _automatic(name: str, preferred: str, packages: Mapping[str, Any], log: Log) -> str:
+    """Resolve `auto`: the preferred pretrained weights where they are installed, else the built-in network."""
+    if name != "auto":
+        return name
+    try:
+        package_weights(packages[preferred])
+    except WeightsError as error:
+        log.warn(
+            f"no pretrained weights for '{preferred}' are installed, so the small built-in encoder is trained from "
+            f"nothing; expect much lower accuracy. {error}"
+        )
+        return "builtin"
+    return preferred
+
+
+def truncation_note(source: Source, name: str) -> str | None:
+    """Return a sentence about texts that were cut, or None."""
+    cut = getattr(source, "truncated", 0)
+    if not cut:
+        return None
+    return f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}' were cut at text.max_tokens tokens"

@@ -1,0 +1,203 @@
+"""A trained model as users hold it: predict, judge, and say which rows could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fusetune.config import Config
+from fusetune.data.batch import prefetch
+from fusetune.data.schema import Schema
+from fusetune.data.source import Source, to_device
+from fusetune.data.split import Rows
+from fusetune.data.table import Table, read_table
+from fusetune.errors import SchemaError, TableError, listed
+from fusetune.evaluate import score_with_intervals
+from fusetune.inputs import Reader
+from fusetune.progress import bar
+from fusetune.runtime import Runtime, start_runtime
+from fusetune.strategies.model import FusionModel, Outputs
+
+_BATCH = 64
+
+
+@dataclass
+class Model:
+    """A fused classifier with everything that it needs to read a table.
+
+    Attributes:
+        network: Encoders, unimodal classifiers and head, frozen.
+        readers: Fitted pre-processing by modality.
+        schema: The columns that it was trained on.
+        classes: The labels, in the order of the probabilities.
+        config: The configuration that it was trained with.
+    """
+
+    network: FusionModel
+    readers: dict[str, Reader]
+    schema: Schema
+    classes: list[Any]
+    config: Config
+    runtime: Runtime
+
+    def predict(self, table: str | Path | pd.DataFrame) -> pd.Series:
+        """Return the most probable label per row, in the table's order.
+
+        Raises:
+            SchemaError: If an input column is missing or of another kind.
+        """
+        return self.predict_table(table)["prediction"]
+
+    def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
+        """Return probabilities [rows, classes], columns named by the labels, in the table's order."""
+        probabilities, _ = self._probabilities(read_table(table))
+        return pd.DataFrame(probabilities, columns=pd.Index(self.classes))
+
+    def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
+        """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
+
+        A row with an unreadable image is predicted from what else it has, and `problem` says so.
+        """
+        given = read_table(table)
+        probabilities, problems = self._probabilities(given)
+        top = probabilities.argmax(1)
+        result = pd.DataFrame(
+            {
+                "row_id": self._ids(given).to_numpy(),
+                "prediction": [self.classes[i] for i in top],
+                "probability": probabilities.max(1),
+            }
+        )
+        shares = pd.DataFrame(probabilities, columns=[f"p({label})" for label in self.classes])
+        return pd.concat([result, shares, pd.Series(problems, name="problem", dtype="str")], axis=1)
+
+    def evaluate(self, table: str | Path | pd.DataFrame) -> dict[str, Any]:
+        """Judge the model on a labelled table.
+
+        Returns:
+            rows, groups (or None), and every metric as value, low, high of its 95 % interval.
+
+        Raises:
+            TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
+        """
+        given = read_table(table)
+        label, group = self.schema.named("label"), self.schema.named("group")
+        labels = encode_labels(given, str(label), self.classes)
+        groups = given.frame[group] if group in given.frame.columns else None
+        probabilities, problems = self._probabilities(given)
+        scores = score_with_intervals(
+            probabilities, labels, groups, resamples=self.config.evaluate.resamples, seed=self.config.seed
+        )
+        return {
+            "rows": len(labels),
+            "groups": None if groups is None else int(groups.nunique()),
+            "unreadable": sum(bool(p) for p in problems),
+            **{name: interval.as_dict() for name, interval in scores.items()},
+        }
+
+    def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
+        """Return features, unimodal and fused logits of some rows, on CPU.
+
+        Args:
+            sources: Bound inputs by modality.
+            rows: Row positions.
+            description: What the progress bar says.
+        """
+        batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+        views = {name: reader.plain() for name, reader in self.readers.items()}
+        parts: list[Outputs] = []
+
+        def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
+            has = {name: batch[source.present[batch]] for name, source in sources.items()}
+            return batch, {name: sources[name].read(some) for name, some in has.items() if len(some)}
+
+        self.network.eval()
+        with torch.inference_mode(), bar(description, len(batches)) as shown:
+            for batch, raw in prefetch(batches, read):
+                device = self.runtime.device
+                present = {n: torch.from_numpy(s.present[batch]).to(device) for n, s in sources.items()}
+                inputs = {name: views[name].plain(to_device(some, device)) for name, some in raw.items()}
+                with self.runtime.fabric.autocast():
+                    parts.append(_to_cpu(self.network(inputs, present)))
+                shown.advance()
+        return _join(parts)
+
+    def bind(self, table: Table) -> dict[str, Source]:
+        """Return the sources of a table, by modality."""
+        return {name: reader.bind(table) for name, reader in self.readers.items()}
+
+    def _probabilities(self, table: Table) -> tuple[npt.NDArray[np.float64], list[str]]:
+        self.schema.check(table)
+        sources = self.bind(table)
+        logits = self.outputs(sources, np.arange(len(table))).f
+        return torch.softmax(logits.double(), 1).numpy(), row_problems(sources, len(table))
+
+    def _ids(self, table: Table) -> pd.Series:
+        name = self.schema.named("id")
+        usable = name in table.frame.columns and table.frame[name].is_unique and not table.frame[name].isna().any()
+        return table.ids(name if usable else None)
+
+
+def row_problems(sources: Mapping[str, Source], rows: int) -> list[str]:
+    """Return what is wrong with each row, empty where nothing is."""
+    problems = [""] * rows
+    for name, source in sources.items():
+        for row, text in source.problems.items():
+            problems[row] = f"{problems[row]}; {name}: {text}".lstrip("; ")
+    bare = ~np.any([source.present for source in sources.values()], axis=0)
+    for row in np.flatnonzero(bare):
+        problems[row] = f"{problems[row]}; no input is present, only class frequencies are left".lstrip("; ")
+    return problems
+
+
+def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[np.int64]:
+    """Return class indices of the label column.
+
+    Raises:
+        TableError: If a label is missing or not among the classes.
+    """
+    series = table.column(label)
+    codes = {str(value): index for index, value in enumerate(classes)}
+    found = series.map(lambda value: codes.get(str(value), -1) if pd.notna(value) else -2).to_numpy().astype(np.int64)
+    if (found == -2).any():
+        raise TableError(f"label column '{label}' is empty in row(s) {listed(np.flatnonzero(found == -2))}; fill it in")
+    if (found == -1).any():
+        unknown = series[found == -1].unique()
+        raise TableError(f"label column '{label}' holds {listed(unknown)}; the model knows {listed(classes, 12)}")
+    return found
+
+
+def rebuild(
+    network: FusionModel, readers: dict[str, Reader], schema: Schema, classes: list[Any], config: Config
+) -> Model:
+    """Put a loaded network on the best device here, whatever it was trained on."""
+    runtime = start_runtime(config.model_copy(update={"device": "auto"}))
+    missing = [name for name in schema.modalities() if name not in readers]
+    if missing:
+        raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
+    return Model(network.to(runtime.device), readers, schema, classes, config, runtime)
+
+
+def _to_cpu(outputs: Outputs) -> Outputs:
+    def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.float().cpu() for name, tensor in tensors.items()}
+
+    present = {name: bits.cpu() for name, bits in outputs.present.items()}
+    return Outputs(move(outputs.z), move(outputs.f_m), outputs.f.float().cpu(), present)
+
+
+def _join(parts: list[Outputs]) -> Outputs:
+    def join(pick: str) -> dict[str, Tensor]:
+        return {name: torch.cat([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
+
+    return Outputs(join("z"), join("f_m"), torch.cat([part.f for part in parts]), join("present"))
+
+

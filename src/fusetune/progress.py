@@ -1,0 +1,118 @@
+"""Progress on the terminal: bars with the time left for anything over a second, one line per event, and a JSON log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+_DELAY = 1.0
+T = TypeVar("T")
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Bar]:
+    """Show a bar that appears only if the work takes longer than a second and vanishes at the end."""
+    shown = Bar(description, total)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class Bar:
+    """A progress bar with a changeable note; see `bar`."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self.started = time.monotonic()
+        self.progress: Progress | None = None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on by some steps."""
+        self.done += steps
+        if self.progress is None and time.monotonic() - self.started > _DELAY and console.is_terminal:
+            self._show()
+        if self.progress is not None:
+            self.progress.update(self.task, completed=self.done, note=note)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self.progress is not None:
+            self.progress.stop()
+
+    def _show(self) -> None:
+        self.progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self.task = self.progress.add_task(self.description, total=self.total, note="")
+        self.progress.start()
+
+
+def track(items: Sequence[T], description: str) -> Iterator[T]:
+    """Iterate with a progress bar."""
+    with bar(description, len(items)) as shown:
+        for item in items:
+            yield item
+            shown.advance()
+
+
+class Log:
+    """What happened in a run: lines on the terminal and records in `log.jsonl`."""
+
+    def __init__(self, path: Path | None = None, quiet: bool = False) -> None:
+        self.path, self.quiet = path, quiet
+        self.warnings: list[str] = []
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print one line."""
+        if not self.quiet:
+            console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning and keep it for the report."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.say(f"warning: {text}", style="yellow")
+            self.record("warning", text=text)
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Append one JSON line."""
+        if self.path is not None:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def timed(self, seconds: dict[str, float], name: str) -> Iterator[None]:
+        """Add the time that the block takes to ``seconds[name]``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started

@@ -1,0 +1,8 @@
+"""The report: one self-contained HTML page from the facts of a finished run."""
+
+from __future__ import annotations
+
+from fusetune.report.facts import Comparison, EpochRecord, Facts, GainRow, Input
+from fusetune.report.page import write_report
+
+__all__ = ["Comparison", "EpochRecord", "Facts", "GainRow", "Input", "write_report"]

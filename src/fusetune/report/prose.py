@@ -1,0 +1,134 @@
+"""The report in words: how numbers are printed, and the sentences of its first paragraph.
+
+The wording is cautious on purpose: a difference is called better or worse only where ``Comparison.verdict`` allows it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fusetune.evaluate.intervals import Interval
+from fusetune.report.facts import Comparison, Facts
+
+UNKNOWN = "–"
+_GAP = "\N{NO-BREAK SPACE}"
+_MINUS = "\N{MINUS SIGN}"
+
+_VERDICTS = {"better": "is better than", "worse": "is worse than", "not shown": "is not shown to be better than"}
+
+
+def percent(share: float) -> str:
+    """Print a share as a percentage with one decimal."""
+    return f"{100 * share:.1f}{_GAP}%" if math.isfinite(share) else UNKNOWN
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Print a number with fixed decimals; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def points(difference: float) -> str:
+    """Print a difference of two shares in percentage points, with its sign."""
+    shown = f"{100 * abs(difference):.1f}"
+    sign = "" if float(shown) == 0 else "+" if difference > 0 else _MINUS
+    return sign + shown
+
+
+def p_value(p: float) -> str:
+    """Print a p-value so that no rounding moves it over 0.05."""
+    if p < 0.001:
+        return f"p{_GAP}<{_GAP}0.001"
+    digits = 4 if round(p, 3) == 0.05 else 3
+    return f"p{_GAP}={_GAP}{p:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Print seconds in the two largest fitting units."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}{_GAP}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{_GAP}s"
+    if whole < 3600:
+        return f"{whole // 60}{_GAP}min {whole % 60:02d}{_GAP}s"
+    return f"{whole // 3600}{_GAP}h {whole % 3600 // 60:02d}{_GAP}min"
+
+
+def count(value: int, noun: str = "") -> str:
+    """Print a number of things with thousands separators, and the noun in the plural where due."""
+    if not noun:
+        return f"{value:,}"
+    return f"{value:,}{_GAP}{noun}" + ("" if value == 1 else "s")
+
+
+def percent_bounds(interval: Interval) -> str:
+    """Print the bounds of a share: ``83.1 to 92.4 %``."""
+    if not interval.bounded:
+        return "no interval"
+    return f"{100 * interval.low:.1f} to {percent(interval.high)}"
+
+
+def number_bounds(interval: Interval, digits: int = 3) -> str:
+    """Print the bounds of a number."""
+    if not interval.bounded:
+        return "no interval"
+    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+
+
+def point_bounds(interval: Interval) -> str:
+    """Print the bounds of a difference of two shares in percentage points."""
+    if not interval.bounded:
+        return "no interval"
+    return f"{points(interval.low)} to {points(interval.high)}"
+
+
+def answer(facts: Facts) -> list[str]:
+    """Return the sentences of the first paragraph."""
+    compared = [_compared(comparison) for comparison in facts.comparisons]
+    nothing = "No paired comparison was made, so that nothing can be said about what combining adds."
+    return [_accuracy(facts), *_frequent(facts), *(compared or [nothing]), *_certainty(facts)]
+
+
+def _accuracy(facts: Facts) -> str:
+    accuracy, rows = facts.test["accuracy"], len(facts.labels)
+    source = ""
+    if facts.groups and "test" in facts.groups:
+        named = f" (column “{facts.group_column}”)" if facts.group_column else ""
+        source = f" from {count(facts.groups['test'], 'group')}{named}"
+    bounds = (
+        f"95{_GAP}% interval {percent_bounds(accuracy)}"
+        if accuracy.bounded
+        else "no interval, because that takes at least two groups"
+    )
+    return (
+        f"On {count(rows, 'test row')}{source}, which were not used for training or for any choice, the model gives "
+        f"the right “{facts.label}” for {percent(accuracy.value)} ({bounds})."
+    )
+
+
+def _frequent(facts: Facts) -> list[str]:
+    train = facts.class_counts.get("train")
+    if not train:
+        return []
+    frequent = train.index(max(train))
+    share = float((facts.labels == frequent).mean())
+    name = facts.classes[frequent]
+    return [f"Always answering “{name}”, the most frequent class in training, would be right for {percent(share)}."]
+
+
+def _compared(comparison: Comparison) -> str:
+    verdict, difference = _VERDICTS[comparison.verdict], comparison.accuracy
+    return (
+        f"Combining {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
+        f"spoils {count(comparison.lost)}, a difference of {points(difference.value)} percentage points "
+        f"({point_bounds(difference)}; exact McNemar test, {p_value(comparison.p)})."
+    )
+
+
+def _certainty(facts: Facts) -> list[str]:
+    error = facts.test.get("ece")
+    if error is None:
+        return []
+    return [f"Its stated certainty is off by {100 * error.value:.1f} percentage points on average."]

@@ -1,0 +1,124 @@
+"""What a strategy works with: the table's modalities as sources, the split, the labels, the store and the settings."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fusetune.augment import Augment
+from fusetune.augment.random import Moment
+from fusetune.config import Config, TrainConfig
+from fusetune.data.schema import Modality
+from fusetune.data.source import Inputs, Source, to_device
+from fusetune.data.split import Rows, Split
+from fusetune.encoders import Encoder
+from fusetune.features.store import Array, Encoding, FeatureStore
+from fusetune.progress import Log
+from fusetune.runtime import Runtime
+from fusetune.strategies.heads import HeadData
+from fusetune.train.loop import History
+
+# Epoch number of the head's views: no training epoch has it, so the head sees draws that no encoder was trained on.
+_HEAD_EPOCH = 1_000_000
+
+
+@dataclass
+class Context:
+    """One run.
+
+    Attributes:
+        modalities: The model's inputs by name.
+        sources: Raw inputs of the run's table, by modality.
+        augments: What may happen to them, by modality.
+        pristine: Each modality's encoder before any training; copied, never trained.
+        labels: Class index per row, int64 [rows].
+        classes: The labels that the indices stand for.
+        class_weights: Loss weight per class, float32 [classes], mean 1 over the training rows.
+        keys: Row key per row, int64 [rows].
+        ids: Row id per row.
+        groups: Group per row, if rows are grouped.
+        folder: Where stages keep their checkpoints.
+        key: Hash of everything that the stages depend on.
+        histories: What each training stage did.
+        trained_rows: Row passes through each encoder in training.
+    """
+
+    config: Config
+    runtime: Runtime
+    log: Log
+    modalities: dict[str, Modality]
+    sources: dict[str, Source]
+    augments: dict[str, Augment]
+    pristine: dict[str, Encoder]
+    split: Split
+    labels: npt.NDArray[np.int64]
+    classes: list[Any]
+    class_weights: Tensor
+    keys: npt.NDArray[np.int64]
+    ids: pd.Series
+    groups: pd.Series | None
+    store: FeatureStore
+    folder: Path
+    key: str
+    resume: bool = False
+    histories: dict[str, History] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    trained_rows: Counter[str] = field(default_factory=Counter)
+
+    def settings(self, name: str) -> TrainConfig:
+        """Return the training settings of a modality."""
+        section: TrainConfig = getattr(self.config, self.modalities[name].kind).train
+        return section
+
+    def fresh_encoder(self, name: str) -> Encoder:
+        """Return a copy of a modality's pretrained encoder, on the device."""
+        return copy.deepcopy(self.pristine[name]).to(self.runtime.device)
+
+    def moment(self, epoch: int, view: int = 0) -> Moment:
+        """Return the moment of a random view of this run."""
+        return Moment(self.config.seed, epoch, view)
+
+    def plain(self, name: str, raw: Inputs) -> Any:
+        """Return a modality's inputs on the device, without randomness."""
+        return self.augments[name].plain(to_device(raw, self.runtime.device))
+
+    def drawn(self, name: str, raw: Inputs, rows: Rows, epoch: int) -> Any:
+        """Return a modality's inputs on the device, freshly augmented."""
+        keys = torch.from_numpy(self.keys[rows]).to(self.runtime.device)
+        return self.augments[name].draw(to_device(raw, self.runtime.device), keys, self.moment(epoch))
+
+    def encode(self, name: str, encoder: Encoder, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
+        """Return features of some rows, [views or 1, rows, dim]."""
+        batch_size = max(32, self.settings(name).batch_size)
+        what = Encoding(
+            name, encoder, self.sources[name], self.augments[name], self.keys, batch_size, self.config.seed
+        )
+        return self.store.encode(what, rows, views)
+
+    def head_data(self, encoders: Mapping[str, Encoder], rows: Rows, views: int = 0) -> HeadData:
+        """Encode rows for a head.
+
+        Args:
+            encoders: Frozen encoders by modality.
+            rows: Row positions.
+            views: Augmented views per row; 0: the plain inputs.
+        """
+        moments = [self.moment(_HEAD_EPOCH, view) for view in range(views)] if views else None
+        z = {name: self.encode(name, encoder, rows, moments) for name, encoder in encoders.items()}
+        present = {name: self.sources[name].present[rows] for name in encoders}
+        weights = self.class_weights.double().numpy()[self.labels[rows]]
+        return HeadData(z, present, self.labels[rows], weights, self.keys[rows])
+
+    def targets(self, rows: Rows) -> Tensor:
+        """Return class indices on the device, int64 [rows]."""
+        return torch.from_numpy(self.labels[rows]).to(self.runtime.device)

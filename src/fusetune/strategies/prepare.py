@@ -1,0 +1,187 @@
+"""From a table and a configuration to everything that a strategy works with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fusetune.config import Config
+from fusetune.data.images import ImageSource, raise_for_problems
+from fusetune.data.schema import Schema
+from fusetune.data.source import Source
+from fusetune.data.split import Rows, Split, make_split
+from fusetune.data.table import Table, row_keys
+from fusetune.errors import ConfigError, TableError, did_you_mean, listed
+from fusetune.features.store import FeatureStore, default_folder
+from fusetune.inputs import Reader, prepare_modality, truncation_note
+from fusetune.progress import Log
+from fusetune.runtime import Runtime
+from fusetune.strategies.context import Context
+
+# Settings that change how fast or where a run happens, but not its result.
+_NEUTRAL = ("device", "threads", "onnx", "store", "evaluate", "allow_download")
+
+
+def class_list(table: Table, label: str) -> list[Any]:
+    """Return the classes, sorted, as plain Python values.
+
+    Raises:
+        TableError: If a label is missing, all are equal, or a class has a single row.
+    """
+    series = table.column(label)
+    if series.isna().any():
+        rows = listed(np.flatnonzero(series.isna().to_numpy()))
+        raise TableError(f"label column '{label}' of {table.name} is empty in row(s) {rows}; fill it in or drop them")
+    counts = series.value_counts()
+    if len(counts) < 2:
+        raise TableError(f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: nothing to learn")
+    if counts.min() < 2:
+        raise TableError(
+            f"label column '{label}': {listed(counts[counts < 2].index)} occur(s) in one row only, too few to train and "
+            "judge; merge or drop such classes"
+        )
+    if len(counts) > 0.5 * len(series) and len(series) > 20:
+        raise TableError(
+            f"label column '{label}' has {len(counts):,} different values in {len(series):,} rows: that is no class "
+            "label. Name another column, or make classes of the values first"
+        )
+    values = [value.item() if hasattr(value, "item") else value for value in counts.index]
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=str)
+
+
+def split_rows(
+    table: Table, schema: Schema, ids: pd.Series, labels: npt.NDArray[np.int64], config: Config, saved: Path | None
+) -> Split:
+    """Return the saved split, if there is one, or make it."""
+    if saved is not None and saved.exists():
+        return Split.load(saved, ids)
+    group, given, how = schema.named("group"), schema.named("split"), config.split
+    return make_split(
+        ids,
+        labels,
+        how=how.how,
+        groups=None if group is None else table.column(group),
+        given=None if given is None else table.column(given),
+        times=None if how.time is None else table.column(how.time),
+        fractions=how.fractions,
+        folds=how.folds,
+        fold=how.fold,
+        seed=config.seed,
+    )
+
+
+def prepare(
+    table: Table,
+    schema: Schema,
+    split: Split,
+    labels: npt.NDArray[np.int64],
+    classes: list[Any],
+    config: Config,
+    runtime: Runtime,
+    log: Log,
+    folder: Path,
+    resume: bool,
+) -> tuple[Context, dict[str, Reader]]:
+    """Read all inputs, load all encoders, and return the context of a run with each modality's pre-processing.
+
+    Raises:
+        ImageError: If images cannot be read and `data.unreadable` is error.
+        WeightsError: If an encoder's weights are not on this machine.
+    """
+    train = split.rows("train")
+    modalities, readers, pristine = schema.modalities(), {}, {}
+    sources: dict[str, Source] = {}
+    for name, modality in modalities.items():
+        readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
+        sources[name] = readers[name].bind(table)
+        _report_source(name, sources[name], split.ids, config, log)
+    augments = {name: readers[name].augment(config, sources[name], train) for name in modalities}
+    store = FeatureStore(
+        Path(config.store.folder) if config.store.folder else default_folder(),
+        runtime,
+        log,
+        config.store.limit_gb,
+        config.onnx,
+    )
+    group = schema.named("group")
+    context = Context(
+        config=config,
+        runtime=runtime,
+        log=log,
+        modalities=modalities,
+        sources=sources,
+        augments=augments,
+        pristine=pristine,
+        split=split,
+        labels=labels,
+        classes=classes,
+        class_weights=_class_weights(config, classes, labels[train]),
+        keys=row_keys(split.ids),
+        ids=split.ids,
+        groups=None if group is None else table.column(group),
+        store=store,
+        folder=folder,
+        key=_key(config, split, sources.values(), labels),
+        resume=resume,
+    )
+    return context, readers
+
+
+def _report_source(name: str, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
+    if isinstance(source, ImageSource) and source.problems:
+        if config.data.unreadable == "error":
+            raise_for_problems(source, ids)
+        shown = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
+        log.warn(f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent: {shown}")
+    if not source.present.any():
+        raise TableError(f"input '{name}' is empty in every row; leave it out with --inputs")
+    note = truncation_note(source, name)
+    if note:
+        log.warn(note)
+    absent = int((~source.present).sum())
+    if absent:
+        log.say(f"  {name}: absent in {absent:,} of {len(ids):,} rows")
+
+
+def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tensor:
+    """Return the loss weight per class, scaled to mean 1 over the training rows."""
+    counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
+    match config.data.class_weights:
+        case "none":
+            weights = np.ones(len(classes))
+        case "balanced":
+            weights = 1 / np.maximum(counts, 1)
+        case given:
+            names = [str(name) for name in classes]
+            unknown = [name for name in given if name not in names]
+            if unknown:
+                raise ConfigError(
+                    f"data.class_weights: '{unknown[0]}' is no class{did_you_mean(unknown[0], names)}; "
+                    f"the classes are {listed(names, 12)}"
+                )
+            weights = np.array([given.get(name, 1.0) for name in names])
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+
+
+def _key(config: Config, split: Split, sources: Any, labels: Rows) -> str:
+    """Hash what the result of a training stage depends on."""
+    digest = hashlib.sha256()
+    tree = config.model_dump(mode="json", exclude=set(_NEUTRAL))
+    digest.update(json.dumps(tree, sort_keys=True).encode())
+    digest.update(split.hash.encode())
+    digest.update(labels.tobytes())
+    for source in sources:
+        digest.update(source.digests.tobytes())
+    return digest.hexdigest()

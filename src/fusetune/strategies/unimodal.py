@@ -1,0 +1,163 @@
+"""Stage U: fine-tune one modality's encoder alone, every sample freshly augmented in every batch (arXiv 2505.06592).
+
+The classifier starts from the solution on frozen features, not from random weights (linear probing, then fine-tuning:
+Kumar et al. 2022, arXiv 2202.10054), and the untouched encoder counts as the first candidate: where fine-tuning does
+not lower the validation NLL, the encoder stays as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusetune.config import HeadConfig, TrainConfig
+from fusetune.data.batch import ordered_batches, prefetch, shuffled_batches
+from fusetune.data.split import Rows
+from fusetune.encoders import Encoder
+from fusetune.encoders.lora import add_lora, merge_lora
+from fusetune.strategies.context import Context
+from fusetune.strategies.heads import LinearHead, fit_logistic
+from fusetune.train.checkpoint import Checkpoints
+from fusetune.train.loop import Task, train
+from fusetune.train.optim import parameter_groups
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Unimodal(nn.Module):
+    """One encoder and its linear classifier: f_m = W_m z_m + b_m."""
+
+    def __init__(self, encoder: Encoder, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.dim, classes)
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Return the logits, [batch, classes]."""
+        logits: Tensor = self.head(self.dropout(self.encoder(inputs)))
+        return logits
+
+
+def fine_tune(ctx: Context, name: str, rows: Rows | None = None, stage: str | None = None) -> Unimodal:
+    """Fine-tune one modality's encoder with a linear classifier.
+
+    Args:
+        ctx: The run.
+        name: The modality.
+        rows: Training rows to use; default: all of them. Rows without the modality are left out.
+        stage: Name for progress and checkpoints; default: the modality's.
+
+    Returns:
+        The network with the weights of the epoch of lowest validation NLL, frozen. Without epochs, or without anything
+        to train, the encoder is as it was and the classifier is solved on its features.
+    """
+    stage, settings = stage or name, ctx.settings(name)
+    rows = ctx.split.rows("train") if rows is None else rows
+    ctx.split.check(rows, "train")
+    model = Unimodal(ctx.fresh_encoder(name), len(ctx.classes), settings.dropout).to(ctx.runtime.device)
+    model.head = _probe(ctx, name, model.encoder, rows, stage).to(ctx.runtime.device)
+    if settings.epochs and any(True for _ in model.encoder.parameters()):
+        _train(ctx, name, model, rows, stage, settings)
+    return freeze(model)
+
+
+def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, stage: str) -> nn.Linear:
+    """Solve a linear classifier on the features of the encoder as it is."""
+    data = ctx.head_data({name: encoder}, rows).only(name)
+    valid = ctx.head_data({name: encoder}, ctx.split.rows("valid")).only(name)
+    settings = HeadConfig(penalties=ctx.config.head.penalties, modality_dropout=0)
+    fit = fit_logistic(data, valid, settings, len(ctx.classes), ctx.config.seed)
+    ctx.log.record("probe", stage=stage, choice=fit.choice, valid_nll=fit.valid_nll)
+    assert isinstance(fit.head, LinearHead)
+    return fit.head.as_linear()
+
+
+def freeze(model: nn.Module) -> Any:
+    """Put a model into eval mode and switch its gradients off."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return model
+
+
+def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, stage: str, settings: TrainConfig) -> None:
+    source = ctx.sources[name]
+    rows, weights = _distinct(ctx, name, rows[source.present[rows]])
+    valid = ctx.split.rows("valid")
+    valid = valid[source.present[valid]]
+    if settings.lora_rank:
+        add_lora(model.encoder, settings.lora_rank, alpha=2.0 * settings.lora_rank)
+    groups = parameter_groups(model.encoder.blocks(), list(model.head.parameters()), settings)
+
+    def loss(batch: Rows, raw: Any, epoch: int) -> Tensor:
+        logits = model(ctx.drawn(name, raw, batch, epoch))
+        target = ctx.targets(batch)
+        each = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="none")
+        weight = torch.from_numpy(weights[batch]).to(each) * ctx.class_weights.to(each)[target]
+        return (each * weight).mean()
+
+    task = Task(
+        name=stage,
+        batches=lambda epoch: shuffled_batches(rows, settings.batch_size, ctx.config.seed, epoch, source.lengths),
+        read=source.read,
+        loss=loss,
+        validate=lambda: _validate(ctx, name, model, valid),
+        set_training=lambda: _set_training(model, settings),
+        row_name=lambda row: str(ctx.ids.iloc[row]),
+    )
+    key = hashlib.sha256(f"{ctx.key} {stage} {settings.model_dump_json()}".encode()).hexdigest()
+    checkpoints = Checkpoints(ctx.folder / stage.replace("/", "_"), key, settings.keep)
+    history = train(
+        model, groups, task, settings,
+        runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=checkpoints, resume=ctx.resume,
+    )  # fmt: skip
+    if settings.lora_rank:
+        merge_lora(model.encoder)
+    ctx.histories[stage] = history
+    ctx.trained_rows[name] += history.rows_seen
+
+
+def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """Keep one row per distinct (text, label), weighted by how often it occurs: the same loss for fewer passes.
+
+    Images of one patient often share one text. For other kinds all rows are kept, with weight 1.
+    """
+    weights = np.ones(len(ctx.labels), dtype=np.float32)
+    if ctx.modalities[name].kind != "text":
+        return rows, weights
+    pairs = np.stack([ctx.sources[name].digests[rows].view(np.int64), ctx.labels[rows]], 1)
+    _, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+    weights[rows[first]] = counts / counts.mean()
+    return np.sort(rows[first]), weights
+
+
+def _validate(ctx: Context, name: str, model: Unimodal, rows: Rows) -> tuple[float, float]:
+    """Return NLL and accuracy on plain inputs."""
+    model.eval()
+    source, settings = ctx.sources[name], ctx.settings(name)
+    batches = ordered_batches(rows, max(32, settings.batch_size), source.lengths)
+    nll = hits = 0.0
+    with torch.inference_mode():
+        for batch, raw in prefetch(batches, lambda batch: (batch, source.read(batch))):
+            with ctx.runtime.fabric.autocast():
+                logits = model(ctx.plain(name, raw)).float()
+            target = ctx.targets(batch)
+            nll += float(F.cross_entropy(logits, target, reduction="sum"))
+            hits += float((logits.argmax(1) == target).sum())
+    return nll / max(len(rows), 1), hits / max(len(rows), 1)
+
+
+def _set_training(model: Unimodal, settings: TrainConfig) -> None:
+    model.train()
+    if settings.batch_norm == "frozen":
+        for module in model.modules():
+            if isinstance(module, _NORMS):
+                module.eval()

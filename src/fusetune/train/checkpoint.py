@@ -1,0 +1,64 @@
+"""Checkpoints: one file per epoch, written whole or not at all, the last few kept, and the best weights beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusetune.errors import RunError
+from fusetune.files import written_aside
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training stage.
+
+    Attributes:
+        folder: Where they are.
+        key: What the stage depends on; a checkpoint of another key is refused.
+        keep: How many epochs are kept.
+    """
+
+    folder: Path
+    key: str
+    keep: int
+
+    def save(self, epoch: int, state: State) -> None:
+        """Write an epoch's state and remove the oldest ones."""
+        self._write(self.folder / f"epoch-{epoch:04d}.pt", state)
+        for old in self._epochs()[: -self.keep]:
+            old.unlink()
+
+    def latest(self) -> State | None:
+        """Return the newest epoch's state, or None."""
+        found = self._epochs()
+        return self._read(found[-1]) if found else None
+
+    def save_best(self, state: State) -> None:
+        """Write the best weights so far."""
+        self._write(self.folder / "best.pt", state)
+
+    def best(self) -> State:
+        """Return the best weights."""
+        return self._read(self.folder / "best.pt")
+
+    def _epochs(self) -> list[Path]:
+        return sorted(self.folder.glob("epoch-*.pt"))
+
+    def _write(self, path: Path, state: State) -> None:
+        with written_aside(path) as aside:
+            torch.save({"key": self.key, **state}, aside)
+
+    def _read(self, path: Path) -> State:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        if state.pop("key") != self.key:
+            raise RunError(
+                f"{path} comes from a run with another table, split or configuration; "
+                "resume with the same settings, or start in a new folder"
+            )
+        return state

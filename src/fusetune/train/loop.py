@@ -1,0 +1,215 @@
+"""The only training loop: epochs of steps, validation after each, early stopping, checkpoints, exact resumption.
+
+Everything random in an epoch is a function of (seed, epoch), so a run that is killed and resumed from the last epoch's
+checkpoint ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fusetune.config import TrainConfig
+from fusetune.data.batch import prefetch
+from fusetune.data.split import Rows
+from fusetune.errors import NonFiniteLossError, listed
+from fusetune.progress import Log, bar
+from fusetune.train.checkpoint import Checkpoints, State
+from fusetune.train.optim import build_optimiser, rate_factor, set_rate
+from fusetune.runtime import Runtime, seed_everything
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did. Times in seconds; losses in nats."""
+
+    epoch: int
+    train_loss: float
+    valid_nll: float
+    valid_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """What a training stage did.
+
+    Attributes:
+        records: One per epoch.
+        start_nll: Validation NLL before the first step.
+        best_epoch: Epoch whose weights the model has now; -1: those before the first step.
+        rows_seen: Row passes through the encoder in training, for the cost table.
+    """
+
+    records: list[EpochRecord] = field(default_factory=list)
+    start_nll: float = math.inf
+    best_epoch: int = -1
+    best_nll: float = math.inf
+    rows_seen: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on.
+
+    Attributes:
+        name: For progress and messages.
+        batches: epoch -> row positions of each batch.
+        read: Row positions -> raw inputs on CPU; runs in another thread, ahead of use.
+        loss: (rows, raw inputs, epoch) -> mean loss of the batch.
+        validate: () -> (NLL, accuracy) on the validation part.
+        set_training: Puts the model into training mode, frozen parts excepted.
+        row_name: Row position -> id, for messages.
+    """
+
+    name: str
+    batches: Callable[[int], Sequence[Rows]]
+    read: Callable[[Rows], Any]
+    loss: Callable[[Rows, Any, int], Tensor]
+    validate: Callable[[], tuple[float, float]]
+    set_training: Callable[[], None]
+    row_name: Callable[[int], str]
+
+
+def train(
+    model: nn.Module,
+    groups: list[dict[str, object]],
+    task: Task,
+    settings: TrainConfig,
+    *,
+    runtime: Runtime,
+    seed: int,
+    log: Log,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+) -> History:
+    """Train a model and leave it with the weights of the epoch of lowest validation NLL.
+
+    Args:
+        model: The model whose state is saved and restored.
+        groups: Parameter groups for the optimiser, as `parameter_groups` returns them.
+        task: Batches, loss and validation.
+        settings: Optimiser and schedule.
+        runtime: Device and precision.
+        seed: Seeds dropout, per epoch.
+        log: Receives a record per epoch.
+        checkpoints: Where to save; None: nothing is saved.
+        resume: Continue from the newest checkpoint, if there is one.
+
+    Raises:
+        NonFiniteLossError: If a loss is NaN or infinite; names the rows of the batch.
+    """
+    optimiser = build_optimiser(groups, settings)
+    history, best, finished = History(), copy.deepcopy(model.state_dict()), False
+    start = 0
+    saved = checkpoints.latest() if checkpoints and resume else None
+    if saved and checkpoints:
+        start, finished = _restore(saved, model, optimiser, history), saved["finished"]
+        best = checkpoints.best()["model"]
+        log.say(f"  {task.name}: resuming after epoch {start} of {settings.epochs}")
+    else:
+        history.best_nll, accuracy = task.validate()
+        history.start_nll = history.best_nll
+        log.say(f"  {task.name}: before training  valid NLL {history.best_nll:.3f}  accuracy {accuracy:.1%}")
+        if checkpoints:
+            checkpoints.save_best({"model": best, "epoch": -1})
+    for epoch in range(start, settings.epochs):
+        if finished:
+            break
+        started = time.perf_counter()
+        loss = _run_epoch(model, optimiser, task, settings, epoch, runtime, seed, history)
+        nll, accuracy = task.validate()
+        rate = float(optimiser.param_groups[-1]["lr"])
+        record = EpochRecord(epoch, loss, nll, accuracy, rate, time.perf_counter() - started)
+        history.records.append(record)
+        log.record("epoch", stage=task.name, **asdict(record))
+        if nll < history.best_nll:
+            history.best_nll, history.best_epoch = nll, epoch
+            best = copy.deepcopy(model.state_dict())
+            if checkpoints:
+                checkpoints.save_best({"model": best, "epoch": epoch})
+        # The start can be hard to beat for a few epochs: patience counts from the best epoch of training.
+        stale = epoch - min(history.records, key=lambda r: r.valid_nll).epoch
+        finished = bool(settings.patience) and stale >= settings.patience
+        log.say(
+            f"  {task.name}: epoch {epoch + 1}/{settings.epochs}  train loss {loss:.3f}  valid NLL {nll:.3f}  "
+            f"accuracy {accuracy:.1%}  {record.seconds:.0f} s"
+            + ("" if history.best_epoch == epoch else f"  (best: epoch {history.best_epoch + 1})")
+            + ("  no better for a while: stopping" if finished else "")
+        )
+        if checkpoints:
+            checkpoints.save(epoch, _state(model, optimiser, history, finished))
+    model.load_state_dict(best)
+    return history
+
+
+def _run_epoch(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    task: Task,
+    settings: TrainConfig,
+    epoch: int,
+    runtime: Runtime,
+    seed: int,
+    history: History,
+) -> float:
+    seed_everything(seed, task.name, epoch)
+    batches = task.batches(epoch)
+    steps = math.ceil(len(batches) / settings.accumulate)
+    task.set_training()
+    total, count = 0.0, 0
+    optimiser.zero_grad(set_to_none=True)
+    with bar(f"{task.name}, epoch {epoch + 1}/{settings.epochs}", len(batches)) as shown:
+        for index, (rows, raw) in enumerate(prefetch(batches, lambda rows: (rows, task.read(rows)))):
+            with runtime.fabric.autocast():
+                loss = task.loss(rows, raw, epoch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"{task.name}: the loss became {value} in epoch {epoch + 1}, batch {index + 1}; its rows are "
+                    f"{listed((task.row_name(int(r)) for r in rows), 64)}. Look at these rows, or lower train.lr "
+                    f"(now {settings.lr:g}) or use train.clip"
+                )
+            first = index - index % settings.accumulate
+            runtime.fabric.backward(loss / min(settings.accumulate, len(batches) - first))
+            if (index + 1) % settings.accumulate == 0 or index + 1 == len(batches):
+                set_rate(optimiser, rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings))
+                _step(model, optimiser, settings.clip)
+            total, count = total + value * len(rows), count + len(rows)
+            shown.advance(note=f"loss {total / count:.3f}")
+    history.rows_seen += count
+    return total / count
+
+
+def _step(model: nn.Module, optimiser: torch.optim.Optimizer, clip: float) -> None:
+    if clip:
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def _state(model: nn.Module, optimiser: torch.optim.Optimizer, history: History, finished: bool) -> State:
+    return {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "history": asdict(history),
+        "finished": finished,
+    }
+
+
+def _restore(saved: State, model: nn.Module, optimiser: torch.optim.Optimizer, history: History) -> int:
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict(saved["optimiser"])
+    told = dict(saved["history"])
+    history.records = [EpochRecord(**record) for record in told.pop("records")]
+    for name, value in told.items():
+        setattr(history, name, value)
+    return len(history.records)

@@ -1,0 +1,62 @@
+"""Optimiser, parameter groups and learning-rate schedule; the rate is a pure function of the step, so resuming is exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fusetune.config import TrainConfig
+
+Blocks = Sequence[Sequence[nn.Parameter]]
+
+
+def parameter_groups(blocks: Blocks, head: Sequence[nn.Parameter], settings: TrainConfig) -> list[dict[str, object]]:
+    """Group parameters by learning rate and weight decay; freeze the first blocks.
+
+    The last block learns at ``lr``, each block before it at ``layer_decay`` times the rate of the next. Biases and
+    normalisation parameters (one-dimensional) are not decayed.
+    """
+    frozen = math.floor(settings.freeze * len(blocks) + 1e-9)
+    groups: list[dict[str, object]] = []
+    for depth, block in enumerate(blocks):
+        for parameter in block:
+            # LoRA has its own idea of what is trainable; freezing only ever takes away.
+            parameter.requires_grad_(parameter.requires_grad and depth >= frozen)
+        rate = settings.lr * settings.layer_decay ** (len(blocks) - 1 - depth)
+        groups += _decayed([p for p in block if p.requires_grad], rate, settings.weight_decay)
+    return groups + _decayed(head, settings.head_lr, settings.weight_decay)
+
+
+def build_optimiser(groups: list[dict[str, object]], settings: TrainConfig) -> torch.optim.Optimizer:
+    """Return AdamW or SGD with momentum over the groups."""
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum)
+    return torch.optim.AdamW(groups)
+
+
+def rate_factor(step: int, steps: int, settings: TrainConfig) -> float:
+    """Return the share of the base rate at a step: linear warm-up, then cosine to zero or constant."""
+    warm = settings.warmup * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if settings.schedule == "constant" or steps <= warm:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Scale every group's base rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def _decayed(parameters: Sequence[nn.Parameter], rate: float, decay: float) -> list[dict[str, object]]:
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    pairs = ((matrices, decay), (vectors, 0.0))
+    return [{"params": members, "lr": rate, "weight_decay": wd} for members, wd in pairs if members]

@@ -1,0 +1,62 @@
+"""What all tests share: a network that is shut off, and the folder of larger data sets that not every machine has."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DATA = Path(os.environ.get("FUSETUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+# The discard port of this machine, where nothing answers: what a child process asks for over HTTP fails at once.
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return a function that gives the folder of a named data set, or skips the test where there is none.
+
+    The folder that holds them is named by FUSETUNE_DATA; by default it is `../shared/data` beside the repository.
+    """
+
+    def folder(name: str) -> Path:
+        if not (DATA / name).is_dir():
+            pytest.skip(f"the data set {name} is not in {DATA}; FUSETUNE_DATA names the folder")
+        return DATA / name
+
+    return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Shut off the network before the first import of a test file, so that a silent download fails the run."""
+    patch = pytest.MonkeyPatch()
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        patch.setenv(name, NOWHERE)
+    for name in ("no_proxy", "NO_PROXY"):
+        patch.setenv(name, "localhost,127.0.0.1,::1")
+    config.add_cleanup(patch.undo)
+
+
+def guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a socket's connect so that it reaches this machine only."""
+
+    def refuse_strangers(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not is_loopback(address[0]):
+            raise RuntimeError(f"a test tried to reach {address[0]}:{address[1]}; tests run without a network")
+        return connect(self, address)
+
+    return refuse_strangers
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address is this machine; other names count as strangers without being looked up."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

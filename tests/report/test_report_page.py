@@ -1,0 +1,229 @@
+"""The report page: complete, self-contained, escaped, repeatable, and careful with its words."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusetune.evaluate import Interval, metrics
+from fusetune.report import Comparison, EpochRecord, Facts, GainRow, Input, write_report
+from fusetune.report.page import class_rows, confused_pairs, render
+
+SECTIONS = [
+    "answer", "gain", "scores", "classes", "calibration", "curves", "data", "cost", "warnings", "configuration",
+]  # fmt: skip
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+NASTY = '<script>alert("x")</script>&'
+
+
+def epochs(count: int) -> list[EpochRecord]:
+    return [EpochRecord(k, 1.0 / k, 0.5 + 1.0 / k, 0.7, 1e-4, 2.0) for k in range(1, count + 1)]
+
+
+def comparison(p: float = 0.01, low: float = 0.02, high: float = 0.1) -> Comparison:
+    accuracy = Interval((low + high) / 2, low, high)
+    return Comparison("the ensemble", 30, 15, p, accuracy, Interval(-0.1, -0.2, 0.01))
+
+
+def facts(classes: int = 3, rows: int = 60, **changes: Any) -> Facts:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, rows)
+    p = random.dirichlet(np.ones(classes), rows)
+    p[np.arange(rows), labels] += 0.1
+    p /= p.sum(axis=1, keepdims=True)
+    scores = {name: Interval(value, value * 0.9, value * 1.05) for name, value in metrics.score(p, labels).items()}
+    counts = np.bincount(labels, minlength=classes).tolist()
+    complete = Facts(
+        title="Where is it?", table="table.csv", label="region", command="fusetune fit table.csv", created="2025-01-02",
+        recipe="sound", seed=3, classes=[f"class {k}" for k in range(classes)],
+        rows={"train": 300, "valid": 50, "test": rows}, groups={"train": 90, "valid": 20, "test": 21},
+        group_column="patient", split_how="Split by patient.",
+        class_counts={"train": counts, "valid": counts, "test": counts},
+        inputs=[Input("picture", "image", "image", "paths of images"), Input("note", "text", "text", "many words")],
+        left_out=[Input("patient", "category", "", "names the group")],
+        probabilities=p, labels=labels, test=scores, valid=scores,
+        gain=[
+            GainRow("Majority", "the most frequent class", Interval(0.4, 0.3, 0.5), None, None),
+            GainRow("Two-stage", "", scores["accuracy"], scores["nll"], 0.5),
+        ],
+        comparisons=[comparison()], curves={"image": epochs(5), "text": epochs(1)}, best_epochs={"image": 4, "text": 1},
+        seconds={"stage_u": 75.0, "stage_m": 0.5, "total": 75.5}, encoder_passes={"image": 1200},
+        encoder_passes_paper=36000, warnings=["7 images could not be read."],
+        config={"train": {"epochs": 5, "folder": Path("runs")}}, versions={"torch": "2.9"}, hashes={"table": "abc123"},
+    )  # fmt: skip
+    return dataclasses.replace(complete, **changes)
+
+
+BARE: dict[str, Any] = {
+    "groups": None, "group_column": None, "class_counts": {}, "left_out": [], "valid": {}, "comparisons": [],
+    "curves": {}, "best_epochs": {}, "seconds": {}, "encoder_passes": {}, "encoder_passes_paper": None,
+    "warnings": [], "config": {}, "versions": {}, "hashes": {}, "inputs": [],
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects identifiers, tags and text, and checks that every element is closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.mark.parametrize("changes", [{}, BARE], ids=["complete", "bare"])
+@pytest.mark.parametrize("classes", [2, 5, 101])
+def test_every_section_is_there_and_well_formed(classes: int, changes: dict[str, Any]) -> None:
+    page = Page(render(facts(classes, **changes)))
+    assert [section["id"] for section in page.all("section")] == SECTIONS
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    assert {section["aria-labelledby"] for section in page.all("section")} <= set(identifiers)
+    assert len(page.all("h1")) == 1
+    assert "nan" not in page.words().lower().split()
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    html = render(facts())
+    assert "://" not in html
+    assert "url(" not in html
+    assert "@import" not in html
+    page = Page(html)
+    for tag in ("script", "link", "img", "iframe", "object"):
+        assert not page.all(tag)
+    policy = next(meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy["content"]).startswith("default-src 'none'")
+
+
+def test_tables_and_drawings_can_be_read_aloud() -> None:
+    page = Page(render(facts()))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in page.all("svg"))
+    assert len(page.all("svg")) == 3
+
+
+def test_text_from_the_user_is_escaped_everywhere() -> None:
+    nasty = dataclasses.replace(
+        facts(2), title=NASTY, table=NASTY, label=NASTY, command=NASTY, created=NASTY, recipe=NASTY, split_how=NASTY,
+        classes=[NASTY, "b" + NASTY], group_column=NASTY, inputs=[Input(NASTY, NASTY, NASTY, NASTY)],
+        left_out=[Input(NASTY, NASTY, NASTY, NASTY)], curves={NASTY: epochs(3)}, best_epochs={NASTY: 2},
+        gain=[GainRow(NASTY, NASTY, Interval(0.5, 0.4, 0.6), None, None)], seconds={NASTY: 1.0},
+        comparisons=[dataclasses.replace(comparison(), against=NASTY)], encoder_passes={NASTY: 3}, warnings=[NASTY],
+        config={NASTY: NASTY}, versions={NASTY: NASTY}, hashes={NASTY: NASTY},
+    )  # fmt: skip
+    html = render(nasty)
+    assert "<script" not in html
+    page = Page(html)
+    assert not page.all("script")
+    assert page.words().count("<script>") > 20
+    assert any(NASTY in str(drawing["aria-label"]) for drawing in page.all("svg"))
+
+
+def test_same_facts_same_bytes(tmp_path: Path) -> None:
+    write_report(tmp_path / "a.html", facts())
+    write_report(tmp_path / "b.html", facts())
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+def test_a_failed_report_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    write_report(target, facts())
+    before = target.read_bytes()
+    with pytest.raises(KeyError):
+        write_report(target, facts(test={}))
+    assert target.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("p", "low", "high", "verdict"),
+    [
+        (0.01, 0.02, 0.10, "better"),
+        (0.06, 0.02, 0.10, "not shown"),
+        (0.05, 0.02, 0.10, "not shown"),
+        (0.01, 0.00, 0.10, "not shown"),
+        (0.01, -0.01, 0.10, "not shown"),
+        (0.01, -0.10, -0.02, "worse"),
+        (0.01, math.nan, math.nan, "not shown"),
+    ],
+)
+def test_better_is_said_only_when_it_is_shown(p: float, low: float, high: float, verdict: str) -> None:
+    one = comparison(p, low, high)
+    assert one.verdict == verdict
+    page = Page(render(facts(comparisons=[dataclasses.replace(one, accuracy=Interval(0.05, low, high))])))
+    words = page.words()
+    assert ("Combining is better than the ensemble" in words) == (verdict == "better")
+    assert ("Combining is worse than the ensemble" in words) == (verdict == "worse")
+    assert ("is not shown to be better than the ensemble" in words) == (verdict == "not shown")
+
+
+def test_the_answer_states_value_interval_rows_and_groups() -> None:
+    given = facts(test={**facts().test, "accuracy": Interval(0.885, 0.831, 0.9244)})
+    words = Page(render(given)).words().replace("\N{NO-BREAK SPACE}", " ")
+    assert "On 60 test rows from 21 groups (column “patient”)" in words
+    assert "88.5 % (95 % interval 83.1 to 92.4 %)" in words
+    assert "it corrects 30 rows and spoils 15" in words
+
+
+def test_missing_bounds_are_said_not_drawn() -> None:
+    alone = Interval(0.5, math.nan, math.nan)
+    given = facts(test=dict.fromkeys(facts().test, alone), gain=[GainRow("Two-stage", "", alone, alone, math.nan)])
+    html = render(given)
+    assert "no interval, because that takes at least two groups" in html
+    assert 'class="whisker"' not in html
+
+
+def test_few_classes_show_a_matrix_and_many_their_confusions() -> None:
+    few, many = render(facts(20, rows=300)), render(facts(21, rows=300))
+    assert 'class="heat"' in few
+    assert "The most frequent confusions" not in few
+    assert 'class="heat"' not in many
+    assert "The most frequent confusions" in many
+    assert "All 21 classes" in many
+
+
+def test_class_rows_follow_from_the_confusion_matrix() -> None:
+    first, second, third = class_rows(["a", "b", "c"], np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))
+    assert (first.rows, first.recall, first.precision) == (4, 0.75, 0.6)
+    assert first.f1 == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
+    assert (second.rows, second.precision) == (6, 0.8)
+    assert third.rows == 0
+    assert math.isnan(third.recall)
+
+
+def test_confused_pairs_come_most_frequent_first() -> None:
+    pairs = confused_pairs(["a", "b", "c"], np.array([[3, 1, 0], [2, 4, 0], [0, 5, 5]]))
+    assert [(pair.actual, pair.decided, pair.rows) for pair in pairs] == [("c", "b", 5), ("b", "a", 2), ("a", "b", 1)]
+    assert pairs[0].share == 0.5
