@@ -35,7 +35,7 @@ bench: $(ENV)  ## run every benchmark in its quick form
 
 clean:  ## remove environments, caches and the demo's pictures; runs/ stays
 	rm -rf .venv .ci/env build dist stamps src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || { \

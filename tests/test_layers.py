@@ -14,12 +14,12 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "fusetune"
 ORDER = (
-    "errors", "files", "progress", "config", "data", "augment", "encoders", "features", "train", "strategies",
-    "evaluate", "report", "bundle", "api",
+    "errors", "version", "files", "progress", "config", "runtime", "data", "augment", "encoders", "inputs", "features",
+    "train", "strategies", "evaluate", "report", "model", "judge", "bundle", "api",
 )  # fmt: skip
 ALLOWED = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "datasets": {"errors", "files", "progress", "data", "datasets"},
-    "__init__": {"api", "config"},
+    "__init__": {"api", "config", "model", "version"},
     "cli": {*ORDER, "datasets", "cli", "__init__"},
     "__main__": {"cli"},
 }

@@ -128,7 +128,10 @@ def fit(
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
     for name, modality in schema.modalities().items():
-        log.say(f"  input {name}: {modality.kind}" + (f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else ""))
+        log.say(
+            f"  input {name}: {modality.kind}"
+            + (f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else "")
+        )
     ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume)
     network, head = two_stage(ctx)
     log.say(f"  head: {head.choice}, valid NLL {head.valid_nll:.3f}")
@@ -256,7 +259,7 @@ def _save_predictions(ctx: Context, found: Judgement, path: Path) -> None:
 def _facts(
     table: Table, label: str, schema: Schema, ctx: Context, found: Judgement, model: Model, folder: Path
 ) -> Facts:
-    counts = {
+    counts: dict[str, list[int]] = {
         part: np.bincount(ctx.labels[ctx.split.rows(part)], minlength=len(ctx.classes)).tolist() for part in PARTS
     }
     owner = {column: m.name for m in schema.modalities().values() for column in m.columns}
@@ -292,7 +295,7 @@ def _facts(
         },
         best_epochs={name: history.best_epoch + 1 for name, history in ctx.histories.items()},
         seconds=ctx.seconds,
-        encoder_passes=_passes(ctx),
+        encoder_passes={name: rows for name, rows in _passes(ctx).items() if "reused" not in name},
         encoder_passes_paper=_PAPER_EPOCHS * sum(ctx.split.counts().values()) * len(ctx.modalities),
         warnings=ctx.log.warnings,
         config=ctx.config.model_dump(mode="json"),

@@ -31,7 +31,9 @@ def save_bundle(model: Model, folder: Path) -> None:
     """Write a model as a folder; an existing one of that name is replaced only when the new one is complete."""
     with written_aside(folder) as aside:
         aside.mkdir(parents=True)
-        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()
+        }
         save_file(state, str(aside / "weights.safetensors"))
         model.schema.save(aside / "schema.json")
         write_text(aside / "config.yaml", model.config.to_yaml())
@@ -117,4 +119,3 @@ def _check_files(path: Path, files: dict[str, str]) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-

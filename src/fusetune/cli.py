@@ -51,14 +51,17 @@ def start(
     "--set image.train.epochs=5 --out runs/scans"
 )
 def fit(
-    table: Annotated[str, typer.Argument(help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")],
+    table: Annotated[
+        str, typer.Argument(help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")
+    ],
     label: Annotated[str, typer.Option(help="Column to predict.")],
     inputs: Annotated[
         str | None,
         typer.Option(help="Columns to use, separated by commas. Default: all but label, group, split and ids."),
     ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help=f"COLUMN=KIND where the guess is wrong; KIND is one of {', '.join(_KINDS)}.")
+        list[str] | None,
+        typer.Option(help=f"COLUMN=KIND where the guess is wrong; KIND is one of {', '.join(_KINDS)}."),
     ] = None,
     vectors: Annotated[
         list[str] | None,
@@ -152,7 +155,9 @@ def predict(
     with written_aside(out_file) as aside:
         writers[out_file.suffix](result, aside)
     marked = int((result["problem"] != "").sum())
-    out.print(f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""))
+    out.print(
+        f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else "")
+    )
 
 
 @app.command(epilog="Example:  fusetune show runs/scans")
@@ -232,7 +237,10 @@ def _gain_grid(metrics: dict[str, Any]) -> Grid:
     grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
     for row in metrics["gain"]:
         grid.add_row(
-            row["name"], f"{row['accuracy']['value']:.1%}", _range(row["accuracy"], "{:.1%}"), _number(row["nll"]["value"])
+            row["name"],
+            f"{row['accuracy']['value']:.1%}",
+            _range(row["accuracy"], "{:.1%}"),
+            _number(row["nll"]["value"]),
         )
     return grid
 

@@ -62,7 +62,9 @@ class ImagePolicy(Section):
     flip_vertical: Probability = Field(0.0, ge=0, le=1)
     brightness: float = Field(0.0, ge=0, le=1, description="largest shift in units of full white")
     contrast: float = Field(0.0, ge=0, lt=1, description="largest relative change of contrast")
-    erase: Probability = Field(0.0, ge=0, le=1, description="probability that a rectangle is replaced by noise-free grey")
+    erase: Probability = Field(
+        0.0, ge=0, le=1, description="probability that a rectangle is replaced by noise-free grey"
+    )
     erase_area: float = Field(0.2, gt=0, le=0.8, description="largest area of that rectangle as a share of the image")
 
 
@@ -101,7 +103,9 @@ class ImageConfig(Section):
     margin: float = Field(
         1.15, ge=1, le=2, description="images are kept at size x margin so that a warp has something to sample from"
     )
-    fit: Literal["stretch", "pad", "crop"] = Field("stretch", description="how a picture that is not square becomes square")
+    fit: Literal["stretch", "pad", "crop"] = Field(
+        "stretch", description="how a picture that is not square becomes square"
+    )
     background: int = Field(255, ge=0, le=255, description="grey value behind transparent pixels")
     spacing: str | None = Field(
         None, description="number column with the physical size of a pixel; images are resampled to one common spacing"

@@ -63,7 +63,9 @@ def judge(ctx: Context, model: Model) -> Judgement:
     outputs = {part: model.outputs(ctx.sources, some, f"judging on {part} rows") for part, some in rows.items()}
     fused = {part: _softmax(found.f) for part, found in outputs.items()}
     candidates = [*_simple(ctx, outputs), *_frozen(ctx, rows)]
-    candidates.append(_Candidate(TWO_STAGE, "each encoder fine-tuned alone, one head on all", fused["valid"], fused["test"]))
+    candidates.append(
+        _Candidate(TWO_STAGE, "each encoder fine-tuned alone, one head on all", fused["valid"], fused["test"])
+    )
     labels = {part: ctx.labels[some] for part, some in rows.items()}
     groups = {part: None if ctx.groups is None else ctx.groups.iloc[some].to_numpy() for part, some in rows.items()}
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
@@ -73,7 +75,8 @@ def judge(ctx: Context, model: Model) -> Judgement:
         for c in candidates
     ]
     comparisons = [
-        _compare(candidates[-1], other, labels["test"], groups["test"], how) for other in _rivals(candidates, labels["valid"])
+        _compare(candidates[-1], other, labels["test"], groups["test"], how)
+        for other in _rivals(candidates, labels["valid"])
     ]
     valid = score_with_intervals(fused["valid"], labels["valid"], groups["valid"], **how)
     return Judgement(scores[TWO_STAGE], valid, gain, comparisons, fused)
@@ -107,11 +110,10 @@ def _frozen(ctx: Context, rows: dict[str, Rows]) -> list[_Candidate]:
     if not ctx.config.evaluate.baselines:
         return []
     encoders = {name: _untrained(ctx, name) for name in ctx.modalities}
-    with ctx.log.timed(ctx.seconds, "baselines"):
-        data = ctx.head_data(encoders, ctx.split.rows("train"))
-        judged = {part: ctx.head_data(encoders, some) for part, some in rows.items()}
-        settings = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
-        fit = fit_logistic(data, judged["valid"], settings, len(ctx.classes), ctx.config.seed)
+    data = ctx.head_data(encoders, ctx.split.rows("train"))
+    judged = {part: ctx.head_data(encoders, some) for part, some in rows.items()}
+    settings = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
+    fit = fit_logistic(data, judged["valid"], settings, len(ctx.classes), ctx.config.seed)
     head = fit.head.eval()
     with torch.inference_mode():
         found = {part: _softmax(head(*_tensors(data))) for part, data in judged.items()}
@@ -135,18 +137,20 @@ def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[_Candidate
     """Return the best single modality (by validation NLL), the ensemble and the frozen encoders."""
     single = [c for c in candidates if c.name.endswith(" alone")]
     best = min(single, key=lambda c: mean_nll(c.valid, valid_labels))
-    return [best, *(c for c in candidates if c.name in ("ensemble", "traditional"))] if len(single) > 1 else [
-        c for c in candidates if c.name == "traditional"
-    ]
+    others = [c for c in candidates if c.name in ("ensemble", "traditional")]
+    return [best, *others] if len(single) > 1 else others
 
 
-def _compare(
-    ours: _Candidate, other: _Candidate, labels: Rows, groups: Any, how: dict[str, Any]
-) -> Comparison:
+def _compare(ours: _Candidate, other: _Candidate, labels: Rows, groups: Any, how: dict[str, Any]) -> Comparison:
     right, theirs = ours.test.argmax(1) == labels, other.test.argmax(1) == labels
     test = mcnemar(right, theirs)
     difference = paired_difference(ours.test, other.test, labels, groups, **how)
-    return Comparison(other.name, test.gained, test.lost, test.p, difference["accuracy"], difference["nll"])
+    return Comparison(_in_words(other.name), test.gained, test.lost, test.p, difference["accuracy"], difference["nll"])
+
+
+def _in_words(name: str) -> str:
+    words = {"ensemble": "the ensemble", "traditional": "frozen pretrained encoders"}
+    return words.get(name, f"the best single modality ({name})")
 
 
 def _note(ctx: Context, name: str) -> str:

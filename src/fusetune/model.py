@@ -199,5 +199,3 @@ def _join(parts: list[Outputs]) -> Outputs:
         return {name: torch.cat([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
 
     return Outputs(join("z"), join("f_m"), torch.cat([part.f for part in parts]), join("present"))
-
-

@@ -51,7 +51,7 @@ def start_runtime(config: Config) -> Runtime:
         device = "cuda" if available["cuda"] else "cpu"
     if not available.get(device, True):
         raise ConfigError(f"device: '{device}' is not available here; use device=cpu or device=auto")
-    # bf16 is two to four times slower than float32 on CPUs without matrix units, hence never the automatic choice there.
+    # bf16 is two to four times slower than float32 on CPUs without matrix units: never the automatic choice there.
     automatic = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     precision = automatic if config.precision == "auto" else config.precision
     torch.set_num_threads(config.threads or _cores())

@@ -44,9 +44,7 @@ def config_of(kind: str) -> dict[str, Any]:
 
 def tiny(kind: str, size: int = 32) -> TransformersImage:
     torch.manual_seed(0)
-    encoder = TransformersImage(
-        config_of(kind), mean=[0.5] * 3, std=[0.25] * 3, preferred_size=size, statistics="test"
-    )
+    encoder = TransformersImage(config_of(kind), mean=[0.5] * 3, std=[0.25] * 3, preferred_size=size, statistics="test")
     return encoder.eval()
 
 
@@ -182,6 +180,7 @@ def test_vit_position_embeddings_are_interpolated() -> None:
 
 def test_a_local_folder_brings_its_weights_and_statistics(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     saved = save_tiny("vit", tmp_path, {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": {"height": 48}})
+    capfd.readouterr()
     loaded = load_image_encoder(str(tmp_path))
     assert (loaded.mean, loaded.std, loaded.preferred_size) == ([0.1] * 3, [0.2] * 3, 48)
     assert loaded.statistics == "preprocessor_config.json"

@@ -184,8 +184,8 @@ def test_better_is_said_only_when_it_is_shown(p: float, low: float, high: float,
     assert one.verdict == verdict
     page = Page(render(facts(comparisons=[dataclasses.replace(one, accuracy=Interval(0.05, low, high))])))
     words = page.words()
-    assert ("Combining is better than the ensemble" in words) == (verdict == "better")
-    assert ("Combining is worse than the ensemble" in words) == (verdict == "worse")
+    assert ("The two-stage model is better than the ensemble" in words) == (verdict == "better")
+    assert ("The two-stage model is worse than the ensemble" in words) == (verdict == "worse")
     assert ("is not shown to be better than the ensemble" in words) == (verdict == "not shown")
 
 

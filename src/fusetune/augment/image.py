@@ -1,7 +1,7 @@
 """Image augmentation on the whole batch: all geometry in one warp, then contrast and brightness, then erasing.
 
-Geometry is one 2x3 matrix per sample that maps output pixels to input pixels, so every picture is resampled once however
-many operations a policy has. Coordinates are pixels from the centre; outside the picture, the edge is repeated.
+Geometry is one 2x3 matrix per sample that maps output pixels to input pixels, so every picture is resampled once
+however many operations a policy has. Coordinates are pixels from the centre; outside the picture, the edge is repeated.
 """
 
 from __future__ import annotations

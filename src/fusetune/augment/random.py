@@ -1,7 +1,7 @@
 """Stateless random numbers: a pure function of (seed, epoch, view, row key, operation, draw).
 
-No generator is advanced, so a row gets the same numbers in any batch, with any number of workers or devices, and after a
-resume. The mixing function is the finaliser of SplitMix64 (Steele, Lea & Flood 2014), applied once per word.
+No generator is advanced, so a row gets the same numbers in any batch, with any number of workers or devices, and after
+a resume. The mixing function is the finaliser of SplitMix64 (Steele, Lea & Flood 2014), applied once per word.
 """
 
 from __future__ import annotations

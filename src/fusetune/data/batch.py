@@ -14,7 +14,7 @@ from fusetune.data.split import Rows
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Batches per bucket: long enough that batches differ between epochs, short enough that texts in one are alike in length.
+# Batches per bucket: enough that batches differ between epochs, few enough that texts in one are alike in length.
 _BUCKET = 16
 
 

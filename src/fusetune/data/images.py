@@ -1,6 +1,6 @@
 """Images: decoded once, at reduced scale where the file allows it, to one square uint8 size.
 
-Nothing is silent here. A file that cannot be read is a problem of its row, with its path; it never becomes a black image.
+Nothing is silent here: a file that cannot be read is a problem of its row, with its path, and never a black image.
 Local paths are taken relative to the table. URLs are opened through fsspec, those that need a network only if allowed.
 """
 

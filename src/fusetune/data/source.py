@@ -1,7 +1,7 @@
 """What every modality offers to the rest: which rows have it, and their raw inputs by row position.
 
-A source is a table's column(s) after fitted pre-processing. Raw inputs are what augmentation starts from; nothing random
-happens here.
+A source is a table's column(s) after fitted pre-processing. Raw inputs are what augmentation starts from; nothing
+random happens here.
 """
 
 from __future__ import annotations

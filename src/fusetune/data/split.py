@@ -1,7 +1,7 @@
 """Train, valid and test rows: decided once, saved by row id with a hash, and checked by every stage.
 
-The order in which rows or groups are dealt out comes from a hash of (seed, id), so the same seed gives the same split on
-any machine and for any order of the table. The test part is locked until `Split.unlock_test` is called, which works once.
+The order in which rows or groups are dealt out comes from a hash of (seed, id), so the same seed gives the same split
+on any machine and for any order of the table. The test part is locked until `Split.unlock_test`, which works once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Split:
             LockedTestError: If the test part is asked for before `unlock_test`.
         """
         if part == "test" and self.unlocked_at is None:
-            raise LockedTestError("the test part is locked until every choice has been made; call unlock_test() at the end")
+            raise LockedTestError(
+                "the test part is locked until every choice has been made; call unlock_test() at the end"
+            )
         return np.flatnonzero(self.part == PARTS.index(part)).astype(np.int64)
 
     def counts(self) -> dict[str, int]:
@@ -117,7 +119,9 @@ class Split:
         codes = saved.loc[ids].map({part: code for code, part in enumerate(PARTS)}).to_numpy().astype(np.int8)
         split = cls(ids, codes, str(frame.attrs.get("how", "loaded")))
         if frame.attrs.get("hash") != split.hash:
-            raise SplitError(f"{path} was changed after it was written (its hash does not match); start a new run folder")
+            raise SplitError(
+                f"{path} was changed after it was written (its hash does not match); start a new run folder"
+            )
         return split
 
 
@@ -187,7 +191,9 @@ def make_split(
     return split
 
 
-def deal(ids: pd.Series, labels: Codes, units: pd.Series, shares: tuple[float, ...], seed: int) -> npt.NDArray[np.int64]:
+def deal(
+    ids: pd.Series, labels: Codes, units: pd.Series, shares: tuple[float, ...], seed: int
+) -> npt.NDArray[np.int64]:
     """Deal units (rows or whole groups) into parts so that every part's class counts come close to its share.
 
     Greedy: units in order of size, largest first (ties in hashed order), each to the part where it lowers

@@ -1,7 +1,7 @@
 """The user's table: CSV, Parquet, JSON Lines or a DataFrame, as typed columns with one id per row.
 
-Strings stay in Arrow memory, so that no Python object exists per row. Every row has an id (a column's values, or the row
-number) and a 64-bit key derived from it; splits and augmentation depend on the key alone, never on the row's position.
+Strings stay in Arrow memory, so that no Python object exists per row. Every row has an id (a column's values, or the
+row number) and a 64-bit key derived from it; splits and augmentation depend on the key alone, never on the position.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_table(source: str | Path | pd.DataFrame) -> Table:
     """Read a table.
 
     Args:
-        source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text formats may end in `.gz`), or a DataFrame.
+        source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), or a DataFrame.
 
     Raises:
         TableError: If the file is missing, empty, of an unknown format or malformed.

@@ -143,7 +143,8 @@ class VectorInput(BaseModel):
         values = _vectors(table, self.columns)
         if values.shape[1] != len(self.mean):
             raise TableError(
-                f"{table.name}: vector {listed(self.columns)} has {values.shape[1]} numbers, the model knows {len(self.mean)}"
+                f"{table.name}: vector {listed(self.columns)} has {values.shape[1]} numbers, "
+                f"the model knows {len(self.mean)}"
             )
         scaled = (values - np.asarray(self.mean)) / np.asarray(self.std)
         present = ~np.isnan(scaled).any(1)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub
 import torch
 
 from fusetune.errors import WeightsError, did_you_mean
@@ -104,15 +105,15 @@ def _sha256(path: Path) -> str:
 
 
 def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bool) -> str:
-    """Return what `transformers` should load for a name: a local folder, or a hub id.
+    """Return what `transformers` should load for a name: a local folder, or a hub id if downloading is allowed.
 
     Args:
         name: A known package's short name, a local folder, or a hub id.
-        packages: The known packages of this modality that hold a `transformers` folder.
-        allow_download: Whether a package that is not installed may be replaced by the same weights on the hub.
+        packages: The known packages of this modality.
+        allow_download: Whether a hub id may be returned instead of its copy in the local hub cache.
 
     Raises:
-        WeightsError: The package is not installed, or the name is neither a folder nor a possible hub id.
+        WeightsError: The package is not installed, or the name leads to no folder on this machine.
     """
     package = packages.get(name)
     if package is not None:
@@ -125,7 +126,15 @@ def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bo
         return str(folder)
     if HUB_ID.fullmatch(name) is None:
         raise not_found(name, packages, "it is no folder and cannot be a hub id")
-    return name
+    return name if allow_download else _cached_folder(name, packages)
+
+
+def _cached_folder(hub_id: str, packages: dict[str, WeightsPackage]) -> str:
+    # Loading by hub id would ask the hub for adapters even when `transformers` is told to use local files only.
+    try:
+        return huggingface_hub.snapshot_download(hub_id, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise not_found(hub_id, packages, "it is not in the local hub cache, and nothing may be downloaded") from error
 
 
 def not_found(name: str, known: dict[str, WeightsPackage], reason: str) -> WeightsError:
@@ -169,15 +178,17 @@ def _hidden(package: str) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hold back the progress bars and log lines of `transformers`, then restore the caller's settings."""
-    output = transformers().utils.logging
-    level, had_bars = output.get_verbosity(), output.is_progress_bar_enabled()
+    """Hold back the progress bars and log lines of `transformers` and the hub, then restore the caller's settings."""
+    output, hub = transformers().utils.logging, logging.getLogger("huggingface_hub")
+    level, hub_level, had_bars = output.get_verbosity(), hub.level, output.is_progress_bar_enabled()
     output.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
     output.disable_progress_bar()  # also those of the hub's downloads
     try:
         yield
     finally:
         output.set_verbosity(level)
+        hub.setLevel(hub_level)
         if had_bars:
             output.enable_progress_bar()
 

@@ -127,7 +127,9 @@ class FeatureStore:
             for index, moment in enumerate(views):
                 result[index, where] = self._run(what, present, moment, f", view {index + 1}/{len(views)}")
         if weights_hash(what.encoder) != before:
-            raise RunError(f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers")
+            raise RunError(
+                f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers"
+            )
         return result
 
     def _run(self, what: Encoding, rows: Rows, moment: Moment | None, note: str = "") -> Array:
@@ -152,7 +154,10 @@ class FeatureStore:
         return result
 
     def _forward(self, what: Encoding, rows: Rows) -> Any:
-        if not (self.onnx and self.runtime.device.type == "cpu" and onnx_available()) or len(rows) < 4 * what.batch_size:
+        if (
+            not (self.onnx and self.runtime.device.type == "cpu" and onnx_available())
+            or len(rows) < 4 * what.batch_size
+        ):
             return what.encoder
         if not any(True for _ in what.encoder.parameters()):
             return what.encoder

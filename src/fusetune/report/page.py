@@ -38,7 +38,8 @@ _STAGES = {
     "stage_u": "Fine-tuning each encoder alone",
     "encode": "Encoding augmented views, once",
     "stage_m": "Fitting the head on the combination",
-    "evaluate": "Evaluation",
+    "baselines": "Models to compare with",
+    "judge": "Judging on validation and test rows",
 }
 
 

@@ -87,7 +87,7 @@ def point_bounds(interval: Interval) -> str:
 def answer(facts: Facts) -> list[str]:
     """Return the sentences of the first paragraph."""
     compared = [_compared(comparison) for comparison in facts.comparisons]
-    nothing = "No paired comparison was made, so that nothing can be said about what combining adds."
+    nothing = "No paired comparison was made, so that nothing can be said about what fine-tuning and combining add."
     return [_accuracy(facts), *_frequent(facts), *(compared or [nothing]), *_certainty(facts)]
 
 
@@ -121,7 +121,7 @@ def _frequent(facts: Facts) -> list[str]:
 def _compared(comparison: Comparison) -> str:
     verdict, difference = _VERDICTS[comparison.verdict], comparison.accuracy
     return (
-        f"Combining {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
+        f"The two-stage model {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
         f"spoils {count(comparison.lost)}, a difference of {points(difference.value)} percentage points "
         f"({point_bounds(difference)}; exact McNemar test, {p_value(comparison.p)})."
     )

@@ -1,4 +1,4 @@
-"""UME, the uni-modal ensemble (Du et al., ICML 2023, arXiv 2305.01233): each modality predicts alone, logits are averaged.
+"""UME, the uni-modal ensemble (Du et al., ICML 2023, arXiv 2305.01233): modalities predict alone, logits are averaged.
 
 Every modality's logits are first divided by a temperature fitted on the validation rows, so that one overconfident
 modality does not outvote the others. A modality that a row lacks is left out of its mean.

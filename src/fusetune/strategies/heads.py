@@ -7,7 +7,7 @@ blocks weigh alike whatever their size and scale. An absent block is zero, and a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -223,7 +223,9 @@ class HeadFit:
     path: list[tuple[float, float]] = field(default_factory=list)
 
 
-def fit_head(data: HeadData, valid: HeadData, config: HeadConfig, *, classes: int, runtime: Runtime, seed: int, log: Log) -> HeadFit:
+def fit_head(
+    data: HeadData, valid: HeadData, config: HeadConfig, *, classes: int, runtime: Runtime, seed: int, log: Log
+) -> HeadFit:
     """Fit the head that the configuration names; choices are made on the validation rows."""
     match config.kind:
         case "logistic":
@@ -330,7 +332,10 @@ class _Problem:
             model.fit(self.x * scale, self.y, sample_weight=self.w)
         coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, -30.0)
         if len(present) == 2:  # scikit-learn keeps one row for two classes: f_1 - f_0
-            coef[present], bias[present] = np.outer([-0.5, 0.5], model.coef_[0]), np.array([-0.5, 0.5]) * model.intercept_
+            coef[present], bias[present] = (
+                np.outer([-0.5, 0.5], model.coef_[0]),
+                np.array([-0.5, 0.5]) * model.intercept_,
+            )
         else:
             coef[present], bias[present] = model.coef_, model.intercept_
         return coef * scale, bias
@@ -408,7 +413,9 @@ def _fit_network(
         each = F.cross_entropy(logits, torch.from_numpy(data.labels[at]).to(runtime.device), reduction="none")
         return (each * torch.from_numpy(data.weights[at]).to(each)).mean()
 
-    validate: Callable[[], tuple[float, float]] = lambda: _judge(head, tensors(valid, np.arange(len(valid.labels)), 0), valid)  # noqa: E731
+    def validate() -> tuple[float, float]:
+        return _judge(head, tensors(valid, np.arange(len(valid.labels)), 0), valid)
+
     task = Task(
         name=f"head ({head.kind})",
         batches=lambda epoch: shuffled_batches(rows, settings.batch_size, seed, epoch),

@@ -43,11 +43,13 @@ def class_list(table: Table, label: str) -> list[Any]:
         raise TableError(f"label column '{label}' of {table.name} is empty in row(s) {rows}; fill it in or drop them")
     counts = series.value_counts()
     if len(counts) < 2:
-        raise TableError(f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: nothing to learn")
+        raise TableError(
+            f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: nothing to learn"
+        )
     if counts.min() < 2:
         raise TableError(
-            f"label column '{label}': {listed(counts[counts < 2].index)} occur(s) in one row only, too few to train and "
-            "judge; merge or drop such classes"
+            f"label column '{label}': {listed(counts[counts < 2].index)} occur(s) in one row only, "
+            "too few to train and judge; merge or drop such classes"
         )
     if len(counts) > 0.5 * len(series) and len(series) > 20:
         raise TableError(

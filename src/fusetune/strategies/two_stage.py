@@ -22,6 +22,7 @@ from fusetune.strategies.heads import HeadData, HeadFit, fit_head
 from fusetune.strategies.model import FusionModel
 from fusetune.strategies.unimodal import fine_tune, freeze
 
+
 def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
     """Return the fused model and how its head was chosen."""
     encoder_rows, head_rows = _stage_rows(ctx)

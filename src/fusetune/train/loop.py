@@ -21,9 +21,9 @@ from fusetune.data.batch import prefetch
 from fusetune.data.split import Rows
 from fusetune.errors import NonFiniteLossError, listed
 from fusetune.progress import Log, bar
+from fusetune.runtime import Runtime, seed_everything
 from fusetune.train.checkpoint import Checkpoints, State
 from fusetune.train.optim import build_optimiser, rate_factor, set_rate
-from fusetune.runtime import Runtime, seed_everything
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,10 @@ def _run_epoch(
             first = index - index % settings.accumulate
             runtime.fabric.backward(loss / min(settings.accumulate, len(batches) - first))
             if (index + 1) % settings.accumulate == 0 or index + 1 == len(batches):
-                set_rate(optimiser, rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings))
+                set_rate(
+                    optimiser,
+                    rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings),
+                )
                 _step(model, optimiser, settings.clip)
             total, count = total + value * len(rows), count + len(rows)
             shown.advance(note=f"loss {total / count:.3f}")

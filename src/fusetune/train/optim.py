@@ -1,4 +1,4 @@
-"""Optimiser, parameter groups and learning-rate schedule; the rate is a pure function of the step, so resuming is exact."""
+"""Optimiser, parameter groups and learning-rate schedule: a pure function of the step, so that resuming is exact."""
 
 from __future__ import annotations
 
