@@ -133,8 +133,7 @@ def fit(
             + (f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else "")
         )
     ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume)
-    network, head = two_stage(ctx)
-    log.say(f"  head: {head.choice}, valid NLL {head.valid_nll:.3f}")
+    network, _ = two_stage(ctx)
     model = Model(network, readers, schema, classes, settings, runtime)
     with log.timed(ctx.seconds, "judge"):
         found = judge(ctx, model)

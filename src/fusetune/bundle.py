@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -15,16 +15,28 @@ from torch import nn
 from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.encoders import build_encoder
-from fusetune.errors import BundleError, ConfigError
+from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.strategies.heads import build_head
-from fusetune.strategies.model import FusionModel
+from fusetune.strategies.model import FusionModel, Member
 from fusetune.version import VERSION
 
 FORMAT = 1
 _MANIFEST = "bundle.json"
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    OSError,
+    SafetensorError,
+    ConfigError,
+    SchemaError,
+)
+_REQUIRED = ("weights.safetensors", "schema.json", "config.yaml")
 
 
 def save_bundle(model: Model, folder: Path) -> None:
@@ -42,17 +54,18 @@ def save_bundle(model: Model, folder: Path) -> None:
             folders[name] = f"inputs/{index}"
             (aside / folders[name]).mkdir(parents=True)
             reader.save(aside / folders[name])
-        facts = {
+        facts: dict[str, Any] = {
             "format": FORMAT,
             "fusetune": VERSION,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "classes": model.classes,
             "inputs": folders,
             "encoders": [encoder.describe() for encoder in model.network.encoders],  # type: ignore[operator]
-            "head": model.network.head.describe(),
-            "on_logits": model.network.on_logits,
+            "modality_of": model.network.modality_of,
+            "members": [member.describe() for member in model.network.members],  # type: ignore[operator]
             "files": {path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
         }
+        facts["checksum"] = _checksum(facts)
         write_text(aside / _MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False))
 
 
@@ -66,28 +79,31 @@ def load_bundle(folder: str | Path) -> Model:
     if not (path / _MANIFEST).exists() and (path / "model" / _MANIFEST).exists():
         path = path / "model"
     facts = _manifest(path)
-    _check_files(path, facts["files"])
     try:
+        _check_files(path, facts)
         schema = Schema.load(path / "schema.json")
-        config = Config.build(yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")))
+        config = Config.build(path / "config.yaml")
         modalities = schema.modalities()
         readers = {
             name: Reader.load(path / where, modalities[name], config.allow_download)
             for name, where in facts["inputs"].items()
         }
-        network = _network(facts, list(readers))
+        network = _network(facts)
         network.load_state_dict(load_file(str(path / "weights.safetensors")))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, ConfigError) as error:
-        raise BundleError(f"{path} does not hold a usable model: {error}") from error
+    except _DAMAGE as error:
+        raise BundleError(f"{path} does not hold a usable model ({type(error).__name__}: {error})") from error
     network.eval().requires_grad_(False)
     return rebuild(network, readers, schema, facts["classes"], config)
 
 
-def _network(facts: dict[str, Any], names: list[str]) -> FusionModel:
-    encoders = {name: build_encoder(text) for name, text in zip(names, facts["encoders"], strict=True)}
+def _network(facts: dict[str, Any]) -> FusionModel:
+    encoders = [build_encoder(description) for description in facts["encoders"]]
     classes = len(facts["classes"])
-    classifiers = {name: nn.Linear(encoder.dim, classes) for name, encoder in encoders.items()}
-    return FusionModel(encoders, classifiers, build_head(facts["head"]), on_logits=facts["on_logits"])
+    members = []
+    for member in facts["members"]:
+        classifiers = {name: nn.Linear(encoders[index].dim, classes) for name, index in member["uses"].items()}
+        members.append(Member(member["uses"], classifiers, build_head(member["head"]), member["on_logits"]))
+    return FusionModel(encoders, facts["modality_of"], members)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -103,11 +119,21 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {version}, this fusetune ({VERSION}) reads format {FORMAT}; "
             f"it was written by fusetune {facts.get('fusetune', '?')}: install that version"
         )
+    if facts.pop("checksum", None) != _checksum(facts):
+        raise BundleError(f"{path / _MANIFEST} was changed after it was written; copy the model again from its source")
     return facts
 
 
-def _check_files(path: Path, files: dict[str, str]) -> None:
-    for name, expected in files.items():
+def _checksum(facts: dict[str, Any]) -> str:
+    """Return the SHA-256 of the manifest's content: it guards the labels and the other files' hashes."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _check_files(path: Path, facts: dict[str, Any]) -> None:
+    needed = {*_REQUIRED, *(f"{where}/reader.json" for where in facts["inputs"].values())}
+    if not needed <= facts["files"].keys():
+        raise BundleError(f"{path / _MANIFEST} does not list {listed(sorted(needed - facts['files'].keys()))}")
+    for name, expected in facts["files"].items():
         file = path / name
         if not file.resolve().is_relative_to(path.resolve()):
             raise BundleError(f"{path / _MANIFEST} names a file outside the model folder: {name}")

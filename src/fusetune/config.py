@@ -7,6 +7,7 @@ layer, `train.X: v` is short for the same setting of every kind of input (`image
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +20,28 @@ from fusetune.errors import ConfigError, did_you_mean
 
 Probability = float
 KINDS = ("image", "text", "columns", "vector")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values, as in YAML 1.2: `crossfit.how: off` is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+# YAML 1.1 reads 1e-4 as a word because it has no dot.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Parse YAML into plain values."""
+    return yaml.load(text, _Loader)  # the loader is a SafeLoader
 
 
 class Section(BaseModel):
@@ -99,9 +122,16 @@ class ImageConfig(Section):
     """Image inputs."""
 
     encoder: str = Field("auto", description="auto, builtin, efficientnet-lite0, a local folder, timm:NAME or a hub id")
-    size: int = Field(160, ge=16, le=4096, description="side in pixels of what the encoder sees")
+    size: int = Field(160, ge=16, le=4096, description="side in pixels of what the encoder sees in training")
+    encode_size: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="side in pixels for features and prediction; default: 1.3 x size, since random crops show objects "
+        "larger in training than whole pictures do (FixRes, arXiv 1906.06423)",
+    )
     margin: float = Field(
-        1.15, ge=1, le=2, description="images are kept at size x margin so that a warp has something to sample from"
+        1.1, ge=1, le=2, description="images are kept at this times the larger size, for a warp to sample from"
     )
     fit: Literal["stretch", "pad", "crop"] = Field(
         "stretch", description="how a picture that is not square becomes square"
@@ -123,6 +153,11 @@ class ImageConfig(Section):
                 f"'{value}' is no policy{did_you_mean(value, IMAGE_POLICIES)}; known: {', '.join(IMAGE_POLICIES)}"
             )
         return value
+
+    @property
+    def encode_side(self) -> int:
+        """Side in pixels of what the encoder sees when it encodes and predicts."""
+        return self.encode_size or round(1.3 * self.size)
 
     @property
     def policy(self) -> ImagePolicy:
@@ -253,13 +288,6 @@ class Config(Section):
     store: StoreConfig = StoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
-    @model_validator(mode="after")
-    def _crossfit_needs_logits(self) -> Self:
-        if self.crossfit.how == "k" and self.head.inputs != "logits":
-            # Features of separately trained encoders cannot be mixed, so k folds imply a head on logits.
-            self.head.inputs = "logits"
-        return self
-
     @classmethod
     def build(
         cls,
@@ -306,6 +334,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "views": 1,
         "image": {
             "size": 224,
+            "encode_size": 224,
             "margin": 244 / 224,
             "fit": "stretch",
             "augment": "paper",
@@ -338,7 +367,7 @@ def _as_mapping(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any
         return deepcopy(dict(layer))
     path = Path(layer)
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -362,7 +391,7 @@ def _from_sets(sets: Iterable[str], problems: list[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 break
         if isinstance(node, dict):
-            node[last] = yaml.safe_load(value)
+            node[last] = read_yaml(value)
         else:
             problems.append(f"--set {item}: '{parent}' was already set to a single value")
     return layer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Reader:
     Attributes:
         modality: Its name, kind and columns.
         fitted: Turns a table into a source of raw inputs.
-        size: For images: side in pixels of what the encoder sees.
+        size: For images: side in pixels of what the encoder sees at prediction.
     """
 
     modality: Modality
@@ -89,6 +89,10 @@ class Reader:
             case _:
                 has = train[source.present[train]]
                 return VectorAugment(config.vector.augment, source.read(has))  # type: ignore[arg-type]
+
+    def encoding(self, augment: Augment, config: Config) -> Augment:
+        """Return the augmentation for stored features and prediction: for images, at their own size."""
+        return replace(augment, size=config.image.encode_side) if isinstance(augment, ImageAugment) else augment
 
     def save(self, folder: Path) -> None:
         """Write the pre-processing into a folder."""
@@ -157,14 +161,14 @@ def _prepare_image(
     )
     fitted = ImageInput(
         column=column,
-        size=round(image.size * image.margin),
+        size=round(max(image.size, image.encode_side) * image.margin),
         fit=image.fit,
         background=image.background,
         spacing=image.spacing,
         pixel_limit=config.data.pixel_limit,
         allow_remote=config.allow_download,
     )
-    return Reader(modality, fitted.fit_extent(table, train), image.size), encoder
+    return Reader(modality, fitted.fit_extent(table, train), image.encode_side), encoder
 
 
 def _prepare_text(

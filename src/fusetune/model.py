@@ -153,7 +153,7 @@ def row_problems(sources: Mapping[str, Source], rows: int) -> list[str]:
         for row, text in source.problems.items():
             problems[row] = f"{problems[row]}; {name}: {text}".lstrip("; ")
     bare = ~np.any([source.present for source in sources.values()], axis=0)
-    for row in np.flatnonzero(bare):
+    for row in map(int, np.flatnonzero(bare)):
         problems[row] = f"{problems[row]}; no input is present, only class frequencies are left".lstrip("; ")
     return problems
 

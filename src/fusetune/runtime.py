@@ -54,7 +54,8 @@ def start_runtime(config: Config) -> Runtime:
     # bf16 is two to four times slower than float32 on CPUs without matrix units: never the automatic choice there.
     automatic = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     precision = automatic if config.precision == "auto" else config.precision
-    torch.set_num_threads(config.threads or _cores())
+    if config.threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(config.threads or _cores())
     keep_freed_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -24,14 +24,17 @@ class Source(Protocol):
     Attributes:
         present: Whether the row has this modality, bool [rows].
         digests: 64-bit hash of each row's content [rows]; equal content, equal digest.
-        lengths: Cost of each row (tokens) where it differs between rows, else None.
         problems: What could not be read, by row position.
     """
 
     present: npt.NDArray[np.bool_]
     digests: npt.NDArray[np.uint64]
-    lengths: npt.NDArray[np.int64] | None
     problems: dict[int, str]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64] | None:
+        """Cost of each row (tokens) where it differs between rows, else None."""
+        ...
 
     def read(self, rows: Rows) -> Inputs:
         """Return the raw inputs of some rows as CPU tensors, first dimension = len(rows)."""

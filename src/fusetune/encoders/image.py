@@ -87,7 +87,7 @@ class EfficientNetLite(ImageEncoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode ``[batch, 3, height, width]`` in 0..1 to ``[batch, 1280]``."""
-        # Depthwise convolutions are several times faster on CPU when the channels of a pixel lie together.
+        # Depthwise convolutions take about two thirds of the time on CPU when the channels of a pixel lie together.
         x = self.normalise(inputs).contiguous(memory_format=torch.channels_last)
         features: Tensor = self.network.extract_features(x)  # type: ignore[operator]
         return features.float().mean((2, 3))

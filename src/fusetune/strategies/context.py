@@ -39,7 +39,8 @@ class Context:
     Attributes:
         modalities: The model's inputs by name.
         sources: Raw inputs of the run's table, by modality.
-        augments: What may happen to them, by modality.
+        augments: What may happen to them in training, by modality.
+        encodings: What may happen to them when features are stored and predictions made, by modality.
         pristine: Each modality's encoder before any training; copied, never trained.
         labels: Class index per row, int64 [rows].
         classes: The labels that the indices stand for.
@@ -59,6 +60,7 @@ class Context:
     modalities: dict[str, Modality]
     sources: dict[str, Source]
     augments: dict[str, Augment]
+    encodings: dict[str, Augment]
     pristine: dict[str, Encoder]
     split: Split
     labels: npt.NDArray[np.int64]
@@ -90,7 +92,7 @@ class Context:
 
     def plain(self, name: str, raw: Inputs) -> Any:
         """Return a modality's inputs on the device, without randomness."""
-        return self.augments[name].plain(to_device(raw, self.runtime.device))
+        return self.encodings[name].plain(to_device(raw, self.runtime.device))
 
     def drawn(self, name: str, raw: Inputs, rows: Rows, epoch: int) -> Any:
         """Return a modality's inputs on the device, freshly augmented."""
@@ -100,7 +102,9 @@ class Context:
     def encode(self, name: str, encoder: Encoder, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features of some rows, [views or 1, rows, dim]."""
         batch_size = max(32, self.settings(name).batch_size)
-        what = Encoding(name, encoder, self.sources[name], self.augments[name], self.keys, batch_size, self.config.seed)
+        what = Encoding(
+            name, encoder, self.sources[name], self.encodings[name], self.keys, batch_size, self.config.seed
+        )
         return self.store.encode(what, rows, views)
 
     def head_data(self, encoders: Mapping[str, Encoder], rows: Rows, views: int = 0) -> HeadData:

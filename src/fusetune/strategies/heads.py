@@ -422,7 +422,7 @@ def _fit_network(
         read=lambda at: at,
         loss=loss,
         validate=validate,
-        set_training=head.train,
+        set_training=lambda: _set_training(head),
         row_name=str,
     )
     groups = parameter_groups([list(head.parameters())], [], settings)
@@ -430,6 +430,10 @@ def _fit_network(
     history = train(head, groups, task, settings, runtime=runtime, seed=seed, log=quiet)
     head.eval()
     return HeadFit(head.cpu(), history.best_nll, f"{head.kind}, epoch {history.best_epoch + 1} of {settings.epochs}")
+
+
+def _set_training(head: Head) -> None:
+    head.train()
 
 
 def _judge(head: Head, z: dict[str, Tensor], data: HeadData) -> tuple[float, float]:

@@ -1,8 +1,12 @@
-"""The fused model: encoders, a linear classifier per modality, and a head on all features that knows what is absent."""
+"""The fused model: encoders, a linear classifier per modality, and a head on all features that knows what is absent.
+
+With cross-fitting it has several members, each with encoders and a head of its own; their logits are averaged. Members
+may share an encoder, which then runs once per batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +22,7 @@ class Outputs:
     """What a fused model says about a batch.
 
     Attributes:
-        z: Features by modality, [batch, dim]; zero where absent.
+        z: Features by modality, [batch, dim], those of all encoders of the modality side by side; zero where absent.
         f_m: Logits of each modality alone, [batch, classes].
         f: Fused logits, [batch, classes].
         present: Whether the row has the modality, by modality, bool [batch].
@@ -30,29 +34,55 @@ class Outputs:
     present: dict[str, Tensor]
 
 
-class FusionModel(nn.Module):
-    """Encoders, unimodal classifiers and a head.
+class Member(nn.Module):
+    """The classifiers and the head of one member.
 
     Args:
-        encoders: By modality.
+        uses: Which of the model's encoders the member uses, by modality.
         classifiers: Linear(dim, classes) by modality.
         head: The fused head.
         on_logits: Does the head read the classifiers' logits instead of the features?
     """
 
     def __init__(
-        self,
-        encoders: Mapping[str, Encoder],
-        classifiers: Mapping[str, nn.Linear],
-        head: Head,
-        on_logits: bool = False,
+        self, uses: Mapping[str, int], classifiers: Mapping[str, nn.Linear], head: Head, on_logits: bool = False
     ) -> None:
         super().__init__()
-        self.names = list(encoders)
+        self.uses, self.on_logits = dict(uses), on_logits
         # Modality names may hold dots, which module names may not: modules are kept by position.
-        self.encoders = nn.ModuleList(encoders[name] for name in self.names)
-        self.classifiers = nn.ModuleList(classifiers[name] for name in self.names)
-        self.head, self.on_logits = head, on_logits
+        self.classifiers = nn.ModuleList(classifiers[name] for name in self.uses)
+        self.head = head
+
+    def forward(self, features: Sequence[Tensor], present: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return unimodal and fused logits for the features of all encoders."""
+        z = {name: features[index] for name, index in self.uses.items()}
+        f_m = {name: layer(z[name]) for name, layer in zip(self.uses, self.classifiers, strict=True)}
+        return f_m, self.head(f_m if self.on_logits else z, present)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `build_model` needs to make this member again."""
+        return {"uses": self.uses, "head": self.head.describe(), "on_logits": self.on_logits}
+
+
+class FusionModel(nn.Module):
+    """Encoders and members.
+
+    Args:
+        encoders: All encoders.
+        modality_of: The modality of each encoder.
+        members: At least one.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder], modality_of: Sequence[str], members: Sequence[Member]) -> None:
+        super().__init__()
+        self.modality_of = list(modality_of)
+        self.encoders = nn.ModuleList(encoders)
+        self.members = nn.ModuleList(members)
+
+    @property
+    def names(self) -> list[str]:
+        """The modalities."""
+        return list(dict.fromkeys(self.modality_of))
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> Outputs:
         """Return features, unimodal logits and fused logits.
@@ -61,15 +91,26 @@ class FusionModel(nn.Module):
             inputs: Encoder inputs by modality, for the rows that have it only (first dimension = present.sum()).
             present: bool [batch] by modality.
         """
-        z = {}
-        for name, encoder in zip(self.names, self.encoders, strict=True):
+        features = []
+        for name, encoder in zip(self.modality_of, self.encoders, strict=True):
             has = present[name]
-            z[name] = torch.zeros(len(has), encoder.dim, device=has.device)
+            z = torch.zeros(len(has), _dim(encoder), device=has.device)
             if bool(has.any()):
-                z[name][has] = encoder(inputs[name]).float()
-        return self.fuse(z, present)
+                z[has] = encoder(inputs[name]).float()
+            features.append(z)
+        return self.fuse(features, present)
 
-    def fuse(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Outputs:
-        """Return all outputs for features that were encoded before."""
-        f_m = {name: layer(z[name]) for name, layer in zip(self.names, self.classifiers, strict=True)}
-        return Outputs(dict(z), f_m, self.head(f_m if self.on_logits else z, present), dict(present))
+    def fuse(self, features: Sequence[Tensor], present: Mapping[str, Tensor]) -> Outputs:
+        """Return all outputs for features that were encoded before, one tensor [batch, dim] per encoder."""
+        said = [member(features, present) for member in self.members]
+        z = {
+            name: torch.cat([z for z, owner in zip(features, self.modality_of, strict=True) if owner == name], 1)
+            for name in self.names
+        }
+        f_m = {name: torch.stack([alone[name] for alone, _ in said]).mean(0) for name in self.names}
+        return Outputs(z, f_m, torch.stack([fused for _, fused in said]).mean(0), dict(present))
+
+
+def _dim(encoder: nn.Module) -> int:
+    assert isinstance(encoder, Encoder)
+    return encoder.dim

@@ -110,6 +110,7 @@ def prepare(
         sources[name] = readers[name].bind(table)
         _report_source(name, sources[name], split.ids, config, log)
     augments = {name: readers[name].augment(config, sources[name], train) for name in modalities}
+    encodings = {name: readers[name].encoding(augment, config) for name, augment in augments.items()}
     store = FeatureStore(
         Path(config.store.folder) if config.store.folder else default_folder(),
         runtime,
@@ -125,6 +126,7 @@ def prepare(
         modalities=modalities,
         sources=sources,
         augments=augments,
+        encodings=encodings,
         pristine=pristine,
         split=split,
         labels=labels,

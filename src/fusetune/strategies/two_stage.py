@@ -2,57 +2,101 @@
 
 What differs from the published procedure, and why: the rows are split before anything is trained; frozen encoders run
 once per view into a store instead of in every epoch; features are standardised per modality; the head is solved to
-convergence with a penalty chosen on validation rows; and its training inputs can come from encoders that never saw the
-row (`crossfit`), because an encoder looks surer on rows that it was trained on than it is on new ones.
+convergence with a penalty chosen on validation rows; and its training rows are rows that the encoders have not seen
+(`crossfit`), because an encoder looks surer on rows that it was trained on than it is on new ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fusetune.data.split import Rows, deal
+from fusetune.encoders import Encoder
 from fusetune.errors import SplitError
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import HeadData, HeadFit, fit_head
-from fusetune.strategies.model import FusionModel
-from fusetune.strategies.unimodal import fine_tune, freeze
+from fusetune.strategies.model import FusionModel, Member
+from fusetune.strategies.unimodal import Unimodal, fine_tune, freeze, has_training
 
 
-def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
-    """Return the fused model and how its head was chosen."""
-    encoder_rows, head_rows = _stage_rows(ctx)
-    with ctx.log.timed(ctx.seconds, "stage_u"):
-        networks = {name: fine_tune(ctx, name, encoder_rows) for name in ctx.modalities}
+@dataclass(frozen=True)
+class Plan:
+    """One member: which training rows its encoders and its head see."""
+
+    name: str
+    encoder_rows: Rows
+    head_rows: Rows
+
+
+def two_stage(ctx: Context) -> tuple[FusionModel, list[HeadFit]]:
+    """Return the fused model and how each member's head was chosen."""
+    encoders: list[Encoder] = []
+    owners: list[str] = []
+    members, fits = [], []
+    for plan in plans(ctx):
+        with ctx.log.timed(ctx.seconds, "stage_u"):
+            networks = {name: fine_tune(ctx, name, plan.encoder_rows, name + plan.name) for name in ctx.modalities}
+        uses = {name: _index(network, name, encoders, owners) for name, network in networks.items()}
+        member, fit = fuse(ctx, networks, uses, plan)
+        members.append(member)
+        fits.append(fit)
+        ctx.log.say(f"  head{plan.name}: {fit.choice}, valid NLL {fit.valid_nll:.3f}")
+        ctx.log.record("head", member=plan.name, choice=fit.choice, valid_nll=fit.valid_nll, path=fit.path)
+    model = FusionModel(encoders, owners, members).to(ctx.runtime.device)
+    freeze(model)
+    return model, fits
+
+
+def fuse(ctx: Context, networks: Mapping[str, Unimodal], uses: Mapping[str, int], plan: Plan) -> tuple[Member, HeadFit]:
+    """Encode the head's rows with frozen encoders and fit the head."""
     encoders = {name: network.encoder for name, network in networks.items()}
-    with ctx.log.timed(ctx.seconds, "encode"):
-        valid = ctx.head_data(encoders, ctx.split.rows("valid"))
-        data = ctx.head_data(encoders, head_rows, views=ctx.config.views)
     classifiers = {name: network.head for name, network in networks.items()}
-    if ctx.config.crossfit.how == "k":
-        data = _out_of_fold(ctx, data)
+    with ctx.log.timed(ctx.seconds, "encode"):
+        data = ctx.head_data(encoders, plan.head_rows, ctx.config.views)
+        valid = ctx.head_data(encoders, ctx.split.rows("valid"))
+    on_logits = ctx.config.head.inputs == "logits"
     with ctx.log.timed(ctx.seconds, "stage_m"):
-        on_logits = ctx.config.head.inputs == "logits"
         if on_logits:
-            valid = on_classifiers(valid, classifiers)
-            data = data if ctx.config.crossfit.how == "k" else on_classifiers(data, classifiers)
-        fit = fit_fusion_head(ctx, data, valid)
-    model = FusionModel(encoders, classifiers, fit.head, on_logits=on_logits).to(ctx.runtime.device)
-    return freeze(model), fit
+            data, valid = on_classifiers(data, classifiers), on_classifiers(valid, classifiers)
+        fit = fit_head(
+            data, valid, ctx.config.head,
+            classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log,
+        )  # fmt: skip
+    return Member(uses, classifiers, fit.head, on_logits), fit
 
 
-def fit_fusion_head(ctx: Context, data: HeadData, valid: HeadData) -> HeadFit:
-    """Fit the configured head and say how it was chosen."""
-    fit = fit_head(
-        data, valid, ctx.config.head,
-        classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log,
-    )  # fmt: skip
-    ctx.log.record("head", choice=fit.choice, valid_nll=fit.valid_nll, path=fit.path)
-    return fit
+def plans(ctx: Context) -> list[Plan]:
+    """Divide the training rows between encoders and heads.
+
+    `off`: all rows for both. `holdout`: the head gets rows kept back from the encoders. `k`: that k times over, so that
+    every row serves both, and the members' logits are averaged (stacking, arXiv 2111.02705, with a head per fold).
+    Where nothing is trained, no row has been seen, and all rows serve both.
+    """
+    train, how = ctx.split.rows("train"), ctx.config.crossfit
+    trained = any(has_training(ctx.settings(name), ctx.pristine[name]) for name in ctx.modalities)
+    if how.how == "off" or not (trained or ctx.config.head.inputs == "logits"):
+        return [Plan("", train, train)]
+    units = ctx.ids if ctx.groups is None else ctx.groups
+    shares = (1 - how.share, how.share) if how.how == "holdout" else (1 / how.folds,) * how.folds
+    # Another seed than the split's own, or the folds would repeat its order.
+    dealt = deal(ctx.ids.iloc[train], ctx.labels[train], units.iloc[train], shares, ctx.config.seed + 1)
+    parts = [1] if how.how == "holdout" else list(range(how.folds))
+    found = []
+    for part in parts:
+        inside, outside = train[dealt != part], train[dealt == part]
+        if len(np.unique(ctx.labels[outside])) < len(np.unique(ctx.labels[train])):
+            raise SplitError(
+                "cross-fitting leaves a class without rows for the head; use fewer crossfit.folds, a larger "
+                "crossfit.share, or crossfit.how=off"
+            )
+        found.append(Plan("" if len(parts) == 1 else f", fold {part + 1} of {len(parts)}", inside, outside))
+    return found
 
 
 def on_classifiers(data: HeadData, classifiers: Mapping[str, nn.Linear]) -> HeadData:
@@ -62,44 +106,19 @@ def on_classifiers(data: HeadData, classifiers: Mapping[str, nn.Linear]) -> Head
     return HeadData(z, data.present, data.labels, data.weights, data.keys)
 
 
-def _stage_rows(ctx: Context) -> tuple[Rows, Rows]:
-    """Return the rows that train the encoders and those that train the head."""
-    train = ctx.split.rows("train")
-    if ctx.config.crossfit.how != "holdout":
-        return train, train
-    share = ctx.config.crossfit.share
-    dealt = _deal(ctx, train, (1 - share, share))
-    if len(np.unique(ctx.labels[train[dealt == 1]])) < len(np.unique(ctx.labels[train])):
-        raise SplitError("crossfit.share leaves a class without rows for the head; raise it, or set crossfit.how=off")
-    return train[dealt == 0], train[dealt == 1]
+def _index(network: Unimodal, name: str, encoders: list[Encoder], owners: list[str]) -> int:
+    """Return the encoder's place in the model; members whose encoder stayed as it was share one."""
+    for index, (known, owner) in enumerate(zip(encoders, owners, strict=True)):
+        if owner == name and _same(known, network.encoder):
+            return index
+    encoders.append(network.encoder)
+    owners.append(name)
+    return len(encoders) - 1
 
 
-def _deal(ctx: Context, rows: Rows, shares: tuple[float, ...]) -> Rows:
-    units = ctx.ids if ctx.groups is None else ctx.groups
-    # Another seed than the split's own, or the folds would repeat its order.
-    return deal(ctx.ids.iloc[rows], ctx.labels[rows], units.iloc[rows], shares, ctx.config.seed + 1)
-
-
-def _out_of_fold(ctx: Context, data: HeadData) -> HeadData:
-    """Return each training row's logits from networks that were trained without its fold (stacking).
-
-    The head then reads logits, not features: features of separately trained encoders are not comparable, logits are.
-    The networks that stay in the model are those trained on all training rows, as in stacked generalisation.
-    """
-    train, folds = ctx.split.rows("train"), ctx.config.crossfit.folds
-    dealt = _deal(ctx, train, (1 / folds,) * folds)
-    views = next(iter(data.z.values())).shape[0]
-    z = {name: np.zeros((views, len(train), len(ctx.classes)), np.float32) for name in ctx.modalities}
-    for fold in range(folds):
-        inside, outside = train[dealt != fold], train[dealt == fold]
-        for name in ctx.modalities:
-            with ctx.log.timed(ctx.seconds, "stage_u"):
-                network = fine_tune(ctx, name, inside, f"{name}/fold {fold + 1} of {folds}")
-            with ctx.log.timed(ctx.seconds, "encode"):
-                part = ctx.head_data({name: network.encoder}, outside, ctx.config.views)
-            with torch.inference_mode():
-                z[name][:, dealt == fold] = _logits(network.head, part.z[name])
-    return HeadData(z, data.present, data.labels, data.weights, data.keys)
+def _same(first: nn.Module, second: nn.Module) -> bool:
+    one, two = first.state_dict(), second.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def _logits(classifier: nn.Linear, z: Array) -> Array:

@@ -63,9 +63,15 @@ def fine_tune(ctx: Context, name: str, rows: Rows | None = None, stage: str | No
     ctx.split.check(rows, "train")
     model = Unimodal(ctx.fresh_encoder(name), len(ctx.classes), settings.dropout).to(ctx.runtime.device)
     model.head = _probe(ctx, name, model.encoder, rows, stage).to(ctx.runtime.device)
-    if settings.epochs and any(True for _ in model.encoder.parameters()):
+    if has_training(settings, model.encoder):
         _train(ctx, name, model, rows, stage, settings)
-    return freeze(model)
+    freeze(model)
+    return model
+
+
+def has_training(settings: TrainConfig, encoder: Encoder) -> bool:
+    """Return whether fine-tuning would change anything."""
+    return settings.epochs > 0 and settings.freeze < 1 and any(True for _ in encoder.parameters())
 
 
 def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, stage: str) -> nn.Linear:
@@ -79,13 +85,12 @@ def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, stage: str) ->
     return fit.head.as_linear()
 
 
-def freeze(model: nn.Module) -> Any:
+def freeze(model: nn.Module) -> None:
     """Put a model into eval mode and switch its gradients off."""
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
         parameter.grad = None
-    return model
 
 
 def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, stage: str, settings: TrainConfig) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from fusetune.errors import RunError
+from fusetune.errors import RunError, UserError
 from fusetune.files import written_aside
 
 State = dict[str, Any]
@@ -29,13 +30,18 @@ class Checkpoints:
     keep: int
 
     def save(self, epoch: int, state: State) -> None:
-        """Write an epoch's state and remove the oldest ones."""
+        """Write an epoch's state; remove the oldest ones and what a killed process left half-written."""
         self._write(self.folder / f"epoch-{epoch:04d}.pt", state)
-        for old in self._epochs()[: -self.keep]:
+        for old in [*self._epochs()[: -self.keep], *self.folder.glob(".*.pt")]:
             old.unlink()
 
     def latest(self) -> State | None:
-        """Return the newest epoch's state, or None."""
+        """Return the newest epoch's state, or None.
+
+        Raises:
+            UserError: If it belongs to other settings.
+            RunError: If it cannot be read.
+        """
         found = self._epochs()
         return self._read(found[-1]) if found else None
 
@@ -55,9 +61,15 @@ class Checkpoints:
             torch.save({"key": self.key, **state}, aside)
 
     def _read(self, path: Path) -> State:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-        if state.pop("key") != self.key:
+        try:
+            state: State = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
             raise RunError(
+                f"the checkpoint {path} cannot be read ({type(error).__name__}); "
+                f"delete the folder {self.folder} to train this stage again"
+            ) from error
+        if state.pop("key") != self.key:
+            raise UserError(
                 f"{path} comes from a run with another table, split or configuration; "
                 "resume with the same settings, or start in a new folder"
             )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,7 +106,7 @@ def train(
         resume: Continue from the newest checkpoint, if there is one.
 
     Raises:
-        NonFiniteLossError: If a loss is NaN or infinite; names the rows of the batch.
+        NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
     """
     optimiser = build_optimiser(groups, settings)
     history, best, finished = History(), copy.deepcopy(model.state_dict()), False
@@ -116,7 +117,7 @@ def train(
         best = checkpoints.best()["model"]
         log.say(f"  {task.name}: resuming after epoch {start} of {settings.epochs}")
     else:
-        history.best_nll, accuracy = task.validate()
+        history.best_nll, accuracy = _validate(task, "before training")
         history.start_nll = history.best_nll
         log.say(f"  {task.name}: before training  valid NLL {history.best_nll:.3f}  accuracy {accuracy:.1%}")
         if checkpoints:
@@ -126,7 +127,7 @@ def train(
             break
         started = time.perf_counter()
         loss = _run_epoch(model, optimiser, task, settings, epoch, runtime, seed, history)
-        nll, accuracy = task.validate()
+        nll, accuracy = _validate(task, f"after epoch {epoch + 1}")
         rate = float(optimiser.param_groups[-1]["lr"])
         record = EpochRecord(epoch, loss, nll, accuracy, rate, time.perf_counter() - started)
         history.records.append(record)
@@ -165,19 +166,16 @@ def _run_epoch(
     batches = task.batches(epoch)
     steps = math.ceil(len(batches) / settings.accumulate)
     task.set_training()
-    total, count = 0.0, 0
+    total, count, pending = 0.0, 0, []
     optimiser.zero_grad(set_to_none=True)
     with bar(f"{task.name}, epoch {epoch + 1}/{settings.epochs}", len(batches)) as shown:
         for index, (rows, raw) in enumerate(prefetch(batches, lambda rows: (rows, task.read(rows)))):
             with runtime.fabric.autocast():
                 loss = task.loss(rows, raw, epoch)
             value = float(loss.detach())
+            pending.append(rows)
             if not math.isfinite(value):
-                raise NonFiniteLossError(
-                    f"{task.name}: the loss became {value} in epoch {epoch + 1}, batch {index + 1}; its rows are "
-                    f"{listed((task.row_name(int(r)) for r in rows), 64)}. Look at these rows, or lower train.lr "
-                    f"(now {settings.lr:g}) or use train.clip"
-                )
+                raise _not_finite("loss", value, task, settings, epoch, rows)
             first = index - index % settings.accumulate
             runtime.fabric.backward(loss / min(settings.accumulate, len(batches) - first))
             if (index + 1) % settings.accumulate == 0 or index + 1 == len(batches):
@@ -185,18 +183,39 @@ def _run_epoch(
                     optimiser,
                     rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings),
                 )
-                _step(model, optimiser, settings.clip)
+                norm = _step(model, optimiser, settings.clip)
+                if not math.isfinite(norm):
+                    raise _not_finite("gradient", norm, task, settings, epoch, np.concatenate(pending))
+                pending.clear()
             total, count = total + value * len(rows), count + len(rows)
             shown.advance(note=f"loss {total / count:.3f}")
     history.rows_seen += count
     return total / count
 
 
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer, clip: float) -> None:
-    if clip:
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip)
+def _step(model: nn.Module, optimiser: torch.optim.Optimizer, clip: float) -> float:
+    """Take one step and return the norm of the gradient before clipping."""
+    norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip or math.inf)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def _validate(task: Task, when: str) -> tuple[float, float]:
+    nll, accuracy = task.validate()
+    if math.isnan(nll):
+        raise NonFiniteLossError(f"{task.name}: the validation NLL is NaN {when}; lower train.lr or look at the rows")
+    return nll, accuracy
+
+
+def _not_finite(
+    what: str, value: float, task: Task, settings: TrainConfig, epoch: int, rows: Rows
+) -> NonFiniteLossError:
+    return NonFiniteLossError(
+        f"{task.name}: the {what} became {value} in epoch {epoch + 1}; the rows behind it are "
+        f"{listed((task.row_name(int(row)) for row in rows), 64)}. Look at these rows, or lower train.lr "
+        f"(now {settings.lr:g}) or use train.clip"
+    )
 
 
 def _state(model: nn.Module, optimiser: torch.optim.Optimizer, history: History, finished: bool) -> State:
