@@ -19,7 +19,7 @@ from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
-from fusetune.strategies.heads import build_head
+from fusetune.strategies.heads import build_head, owner
 from fusetune.strategies.model import FusionModel, Member
 from fusetune.version import VERSION
 
@@ -101,7 +101,11 @@ def _network(facts: dict[str, Any]) -> FusionModel:
     classes = len(facts["classes"])
     members = []
     for member in facts["members"]:
-        classifiers = {name: nn.Linear(encoders[index].dim, classes) for name, index in member["uses"].items()}
+        classifiers = {
+            name: nn.Linear(encoders[index].dim, classes)
+            for name, index in member["uses"].items()
+            if owner(name) == name
+        }
         members.append(Member(member["uses"], classifiers, build_head(member["head"]), member["on_logits"]))
     return FusionModel(encoders, facts["modality_of"], members)
 

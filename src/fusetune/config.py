@@ -238,6 +238,9 @@ class HeadConfig(Section):
     inputs: Literal["features", "logits"] = Field(
         "features", description="what the head reads: encoder features, or each modality's own class scores"
     )
+    pretrained: bool = Field(
+        True, description="let the head also read each fine-tuned encoder as it was before fine-tuning"
+    )
     penalties: tuple[float, ...] = Field(
         (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5), description="L2 path; the best validation NLL wins"
     )

@@ -35,6 +35,7 @@ __all__ = [
     "TransformersText",
     "VectorMLP",
     "build_encoder",
+    "is_pretrained",
     "load_image_encoder",
     "load_text_encoder",
     "special_ids",
@@ -57,6 +58,11 @@ ENCODERS: dict[str, type[Encoder]] = {
         VectorMLP,
     )
 }
+
+
+def is_pretrained(encoder: Encoder) -> bool:
+    """Return whether an encoder starts from weights that were trained on other data."""
+    return isinstance(encoder, (EfficientNetLite, TransformersImage, TimmImage, TransformersText))
 
 
 def build_encoder(description: dict[str, Any]) -> Encoder:

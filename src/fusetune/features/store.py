@@ -7,12 +7,14 @@ Files are written whole or not at all, memory-mapped when read, and checked befo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,10 @@ from fusetune.progress import Log, bar
 from fusetune.runtime import Runtime
 
 Array = npt.NDArray[np.float32]
+Forward = Callable[[Any], Tensor]
 _FORMAT = 1
 _GIGABYTE = 2**30
+_ABANDONED = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -95,50 +99,61 @@ class FeatureStore:
         Returns:
             float32 [views or 1, rows, dim], memory-mapped and read-only.
         """
-        key = self._key(what, rows, views)
+        weights = weights_hash(what.encoder)
+        key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
         found = _load(path)
         if found is not None:
-            os.utime(path)
+            # Another process may remove the features at any time; what is mapped here stays readable.
+            with contextlib.suppress(OSError):
+                os.utime(path)
             self.reused[what.name] += int(what.source.present[rows].sum()) * found.shape[0]
             return found
         features = self._compute(what, rows, views)
-        with written_aside(path) as aside:
-            aside.mkdir(parents=True)
-            np.save(aside / "features.npy", features)
-            facts = {"format": _FORMAT, "name": what.name, "shape": features.shape, "sha256": _array_hash(features)}
-            (aside / "features.json").write_text(json.dumps(facts), encoding="utf-8")
-        self._prune()
+        if weights_hash(what.encoder) != weights:
+            raise RunError(
+                f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers"
+            )
+        try:
+            self._write(path, what.name, features)
+            self._prune()
+        except OSError as error:
+            self.log.warn(f"features could not be kept in {self.folder} ({error}); the next run computes them again")
         loaded = _load(path)
-        if loaded is None:
-            raise RunError(f"features written to {path} cannot be read back; is the disk full or failing?")
-        return loaded
+        return features if loaded is None else loaded
+
+    def _write(self, path: Path, name: str, features: Array) -> None:
+        facts = {"format": _FORMAT, "name": name, "shape": features.shape, "sha256": _array_hash(features)}
+        try:
+            with written_aside(path) as aside:
+                aside.mkdir(parents=True)
+                np.save(aside / "features.npy", features)
+                (aside / "features.json").write_text(json.dumps(facts), encoding="utf-8")
+        except OSError:
+            if _load(path) is None:  # else another process was faster, with the same features
+                raise
 
     def _compute(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         present = rows[what.source.present[rows]]
         result = np.zeros((len(views or [None]), len(rows), what.encoder.dim), dtype=np.float32)
         where = np.flatnonzero(what.source.present[rows])
-        before = weights_hash(what.encoder)
+        what.encoder.eval()
         if views is None:
             # Equal contents have equal features: encode each once.
             _, first, copies = np.unique(what.source.digests[present], return_index=True, return_inverse=True)
-            result[0, where] = self._run(what, present[first], None)[copies]
+            forward = self._forward(what, present[first], 1)
+            result[0, where] = self._run(what, forward, present[first], None)[copies]
         else:
+            forward = self._forward(what, present, len(views))
             for index, moment in enumerate(views):
-                result[index, where] = self._run(what, present, moment, f", view {index + 1}/{len(views)}")
-        if weights_hash(what.encoder) != before:
-            raise RunError(
-                f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers"
-            )
+                result[index, where] = self._run(what, forward, present, moment, f", view {index + 1}/{len(views)}")
         return result
 
-    def _run(self, what: Encoding, rows: Rows, moment: Moment | None, note: str = "") -> Array:
+    def _run(self, what: Encoding, forward: Forward, rows: Rows, moment: Moment | None, note: str = "") -> Array:
         result = np.zeros((len(rows), what.encoder.dim), dtype=np.float32)
         places = np.arange(len(rows))
         lengths = None if what.source.lengths is None else what.source.lengths[rows]
         batches = ordered_batches(places, what.batch_size, lengths)
-        what.encoder.eval()
-        forward = self._forward(what, rows)
         with torch.inference_mode(), bar(f"encoding {what.name}{note}", len(batches)) as shown:
             for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
@@ -153,13 +168,10 @@ class FeatureStore:
         self.passes[what.name] += len(rows)
         return result
 
-    def _forward(self, what: Encoding, rows: Rows) -> Any:
-        if (
-            not (self.onnx and self.runtime.device.type == "cpu" and onnx_available())
-            or len(rows) < 4 * what.batch_size
-        ):
-            return what.encoder
-        if not any(True for _ in what.encoder.parameters()):
+    def _forward(self, what: Encoding, rows: Rows, views: int) -> Forward:
+        """Return the encoder, or a faster form of it where that is allowed and pays."""
+        pays = len(rows) * views >= 4 * what.batch_size and any(True for _ in what.encoder.parameters())
+        if not (pays and self._may_use_onnx()):
             return what.encoder
         example = what.augment.plain(what.source.read(rows[:2]))
         try:
@@ -170,15 +182,19 @@ class FeatureStore:
         self.log.record("onnx", encoder=what.name, used=True, agreement=1e-4)
         return fast
 
-    def _key(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> str:
+    def _may_use_onnx(self) -> bool:
+        return self.onnx and self.runtime.device.type == "cpu" and self.runtime.precision == "32" and onnx_available()
+
+    def _key(self, what: Encoding, weights: str, rows: Rows, views: Sequence[Moment] | None) -> str:
         digest = hashlib.sha256()
         facts = {
             "format": _FORMAT,
             "encoder": what.encoder.describe(),
-            "weights": weights_hash(what.encoder),
+            "weights": weights,
             "augment": what.augment.describe(),
             "views": None if views is None else [[m.seed, m.epoch, m.view] for m in views],
             "precision": self.runtime.precision,
+            "engine": "onnx" if self._may_use_onnx() else self.runtime.device.type,
         }
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
         for array in (what.source.digests[rows], what.source.present[rows], what.keys[rows] if views else rows[:0]):
@@ -186,14 +202,28 @@ class FeatureStore:
         return digest.hexdigest()
 
     def _prune(self) -> None:
-        entries = [path.parent for path in self.folder.glob("*/*/features.json")]
-        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in entries}
-        total = sum(sizes.values())
-        for path in sorted(entries, key=lambda p: p.stat().st_mtime):
-            if total <= self.limit_gb * _GIGABYTE or path == max(entries, key=lambda p: p.stat().st_mtime):
-                return
+        # Only what this class wrote is ever removed, whatever else the folder holds.
+        entries = sorted(filter(None, map(_entry, self.folder.glob("??/*/features.json"))))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries[:-1]:  # the newest stays, whatever its size
+            if total <= self.limit_gb * _GIGABYTE:
+                break
             shutil.rmtree(path, ignore_errors=True)
-            total -= sizes[path]
+            total -= size
+        # A process that is killed while it writes leaves a folder under a temporary name.
+        asides = filter(None, map(_entry, self.folder.glob(f"??/.{'?' * 64}.????????/features.npy")))
+        for written, _, path in asides:
+            if time.time() - written > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _entry(file: Path) -> tuple[float, int, Path] | None:
+    """Return (last use, bytes, folder) of the features that a file is part of, or None if they were just removed."""
+    folder = file.parent
+    try:
+        return folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()), folder
+    except OSError:
+        return None
 
 
 def weights_hash(module: torch.nn.Module) -> str:
@@ -222,7 +252,7 @@ def _load(path: Path) -> Array | None:
         array: Array = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
         if facts["format"] == _FORMAT and facts["sha256"] == _array_hash(array):
             return array
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, TypeError, KeyError):
         pass
     shutil.rmtree(path, ignore_errors=True)
     return None

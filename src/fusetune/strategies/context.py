@@ -25,7 +25,7 @@ from fusetune.encoders import Encoder
 from fusetune.features.store import Array, Encoding, FeatureStore
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
-from fusetune.strategies.heads import HeadData
+from fusetune.strategies.heads import HeadData, owner
 from fusetune.train.loop import History
 
 # Epoch number of the head's views: no training epoch has it, so the head sees draws that no encoder was trained on.
@@ -111,13 +111,13 @@ class Context:
         """Encode rows for a head.
 
         Args:
-            encoders: Frozen encoders by modality.
+            encoders: Frozen encoders by block; see `heads.owner`.
             rows: Row positions.
             views: Augmented views per row; 0: the plain inputs.
         """
         moments = [self.moment(_HEAD_EPOCH, view) for view in range(views)] if views else None
-        z = {name: self.encode(name, encoder, rows, moments) for name, encoder in encoders.items()}
-        present = {name: self.sources[name].present[rows] for name in encoders}
+        z = {block: self.encode(owner(block), encoder, rows, moments) for block, encoder in encoders.items()}
+        present = {block: self.sources[owner(block)].present[rows] for block in encoders}
         weights = self.class_weights.double().numpy()[self.labels[rows]]
         return HeadData(z, present, self.labels[rows], weights, self.keys[rows])
 

@@ -30,14 +30,25 @@ from fusetune.runtime import Runtime
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups
 
+PRETRAINED = " as pretrained"
+
+
+def owner(block: str) -> str:
+    """Return the modality of a block of features.
+
+    A modality has a block of its own name and, where the head also reads the encoder from before fine-tuning, a second
+    one with the ending `PRETRAINED`.
+    """
+    return block.removesuffix(PRETRAINED)
+
 
 @dataclass(frozen=True)
 class HeadData:
     """Rows for a head.
 
     Attributes:
-        z: Features by modality, float32 [views, rows, dim].
-        present: bool [rows] by modality.
+        z: Features by block, float32 [views, rows, dim].
+        present: bool [rows] by block.
         labels: Class index, int64 [rows].
         weights: Loss weight, float [rows].
         keys: Row keys, int64 [rows].
@@ -300,7 +311,10 @@ class _Problem:
         self.names, self.classes = list(data.z), classes
         self.layout = LinearHead({name: z.shape[-1] for name, z in data.z.items()}, classes)
         self.layout.fit_scale(data)
-        views, dropped = next(iter(data.z.values())).shape[0], config.modality_dropout if len(data.z) > 1 else 0.0
+        views, dropped = (
+            next(iter(data.z.values())).shape[0],
+            config.modality_dropout if len(set(map(owner, data.z))) > 1 else 0.0,
+        )
         parts = [_design(self.layout, data, view, data.present) for view in range(views)]
         weights = [data.weights * (1 - dropped) / views] * views
         if dropped:
@@ -362,14 +376,15 @@ def drop_modalities(
     present: Mapping[str, npt.NDArray[np.bool_]], keys: Tensor, moment: Moment, share: float
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Take random modalities away from a share of the rows; at least one that was there always stays."""
-    names = list(present)
+    names = list(dict.fromkeys(map(owner, present)))
     u = uniform(moment, keys, "modality dropout", 1 + 2 * len(names)).numpy()
     has = np.stack([present[name] for name in names], 1)
     drop = (u[:, 1 : 1 + len(names)] < 0.5) & has
     favourite = np.where(has, u[:, 1 + len(names) :], -1.0).argmax(1)
     drop[np.arange(len(drop)), favourite] = False
     drop &= u[:, :1] < share
-    return {name: has[:, i] & ~drop[:, i] for i, name in enumerate(names)}
+    kept = {name: has[:, i] & ~drop[:, i] for i, name in enumerate(names)}
+    return {block: kept[owner(block)] for block in present}
 
 
 def _blockwise(problem: _Problem, penalty: float, nll: float, solution: Solution) -> tuple[float, Solution, Any]:

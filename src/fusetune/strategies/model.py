@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import Encoder
-from fusetune.strategies.heads import Head
+from fusetune.strategies.heads import Head, owner
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Member(nn.Module):
     """The classifiers and the head of one member.
 
     Args:
-        uses: Which of the model's encoders the member uses, by modality.
+        uses: Which of the model's encoders each block of features comes from; see `heads.owner`.
         classifiers: Linear(dim, classes) by modality.
         head: The fused head.
         on_logits: Does the head read the classifiers' logits instead of the features?
@@ -50,14 +50,16 @@ class Member(nn.Module):
         super().__init__()
         self.uses, self.on_logits = dict(uses), on_logits
         # Modality names may hold dots, which module names may not: modules are kept by position.
-        self.classifiers = nn.ModuleList(classifiers[name] for name in self.uses)
+        self.names = list(classifiers)
+        self.classifiers = nn.ModuleList(classifiers.values())
         self.head = head
 
     def forward(self, features: Sequence[Tensor], present: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return unimodal and fused logits for the features of all encoders."""
-        z = {name: features[index] for name, index in self.uses.items()}
-        f_m = {name: layer(z[name]) for name, layer in zip(self.uses, self.classifiers, strict=True)}
-        return f_m, self.head(f_m if self.on_logits else z, present)
+        z = {block: features[index] for block, index in self.uses.items()}
+        has = {block: present[owner(block)] for block in z}
+        f_m = {name: layer(z[name]) for name, layer in zip(self.names, self.classifiers, strict=True)}
+        return f_m, self.head(f_m if self.on_logits else z, has)
 
     def describe(self) -> dict[str, Any]:
         """Return what `build_model` needs to make this member again."""

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.data.split import Rows, deal
-from fusetune.encoders import Encoder
+from fusetune.encoders import Encoder, is_pretrained
 from fusetune.errors import SplitError
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import HeadData, HeadFit, fit_head
+from fusetune.strategies.heads import PRETRAINED, HeadData, HeadFit, fit_head, owner
 from fusetune.strategies.model import FusionModel, Member
 from fusetune.strategies.unimodal import Unimodal, fine_tune, freeze, has_training
 
@@ -42,8 +42,9 @@ def two_stage(ctx: Context) -> tuple[FusionModel, list[HeadFit]]:
     for plan in plans(ctx):
         with ctx.log.timed(ctx.seconds, "stage_u"):
             networks = {name: fine_tune(ctx, name, plan.encoder_rows, name + plan.name) for name in ctx.modalities}
-        uses = {name: _index(network, name, encoders, owners) for name, network in networks.items()}
-        member, fit = fuse(ctx, networks, uses, plan)
+        blocks = _blocks(ctx, networks)
+        uses = {block: _index(encoder, owner(block), encoders, owners) for block, encoder in blocks.items()}
+        member, fit = fuse(ctx, networks, blocks, uses, plan)
         members.append(member)
         fits.append(fit)
         ctx.log.say(f"  head{plan.name}: {fit.choice}, valid NLL {fit.valid_nll:.3f}")
@@ -53,9 +54,14 @@ def two_stage(ctx: Context) -> tuple[FusionModel, list[HeadFit]]:
     return model, fits
 
 
-def fuse(ctx: Context, networks: Mapping[str, Unimodal], uses: Mapping[str, int], plan: Plan) -> tuple[Member, HeadFit]:
+def fuse(
+    ctx: Context,
+    networks: Mapping[str, Unimodal],
+    encoders: Mapping[str, Encoder],
+    uses: Mapping[str, int],
+    plan: Plan,
+) -> tuple[Member, HeadFit]:
     """Encode the head's rows with frozen encoders and fit the head."""
-    encoders = {name: network.encoder for name, network in networks.items()}
     classifiers = {name: network.head for name, network in networks.items()}
     with ctx.log.timed(ctx.seconds, "encode"):
         data = ctx.head_data(encoders, plan.head_rows, ctx.config.views)
@@ -102,16 +108,30 @@ def plans(ctx: Context) -> list[Plan]:
 def on_classifiers(data: HeadData, classifiers: Mapping[str, nn.Linear]) -> HeadData:
     """Replace features by the logits of each modality's own classifier."""
     with torch.inference_mode():
-        z = {name: _logits(classifiers[name], block) for name, block in data.z.items()}
-    return HeadData(z, data.present, data.labels, data.weights, data.keys)
+        z = {name: _logits(layer, data.z[name]) for name, layer in classifiers.items()}
+    return HeadData(z, {name: data.present[name] for name in z}, data.labels, data.weights, data.keys)
 
 
-def _index(network: Unimodal, name: str, encoders: list[Encoder], owners: list[str]) -> int:
-    """Return the encoder's place in the model; members whose encoder stayed as it was share one."""
-    for index, (known, owner) in enumerate(zip(encoders, owners, strict=True)):
-        if owner == name and _same(known, network.encoder):
+def _blocks(ctx: Context, networks: Mapping[str, Unimodal]) -> dict[str, Encoder]:
+    """Return the encoders that the head reads, by block: the fine-tuned ones and, beside them, the pretrained ones.
+
+    What the encoder knew before fine-tuning is honest about every training row, and it is diverse.
+    """
+    blocks = {name: network.encoder for name, network in networks.items()}
+    if ctx.config.head.pretrained and ctx.config.head.inputs == "features":
+        for name, network in networks.items():
+            before = ctx.pristine[name]
+            if is_pretrained(before) and not _same(before.to(ctx.runtime.device), network.encoder):
+                blocks[name + PRETRAINED] = ctx.fresh_encoder(name)
+    return blocks
+
+
+def _index(encoder: Encoder, name: str, encoders: list[Encoder], owners: list[str]) -> int:
+    """Return the encoder's place in the model; members with equal encoders share one."""
+    for index, (known, modality) in enumerate(zip(encoders, owners, strict=True)):
+        if modality == name and _same(known, encoder):
             return index
-    encoders.append(network.encoder)
+    encoders.append(encoder)
     owners.append(name)
     return len(encoders) - 1
 
