@@ -19,8 +19,8 @@ from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
-from fusetune.strategies.heads import build_head, owner
-from fusetune.strategies.model import FusionModel, Member
+from fusetune.strategies.heads import build_head
+from fusetune.strategies.model import FusionModel, Wiring
 from fusetune.version import VERSION
 
 FORMAT = 1
@@ -61,8 +61,8 @@ def save_bundle(model: Model, folder: Path) -> None:
             "classes": model.classes,
             "inputs": folders,
             "encoders": [encoder.describe() for encoder in model.network.encoders],  # type: ignore[operator]
-            "modality_of": model.network.modality_of,
-            "members": [member.describe() for member in model.network.members],  # type: ignore[operator]
+            "head": model.network.head.describe(),
+            "wiring": model.network.wiring.describe(),
             "files": {path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
         }
         facts["checksum"] = _checksum(facts)
@@ -98,16 +98,10 @@ def load_bundle(folder: str | Path) -> Model:
 
 def _network(facts: dict[str, Any]) -> FusionModel:
     encoders = [build_encoder(description) for description in facts["encoders"]]
-    classes = len(facts["classes"])
-    members = []
-    for member in facts["members"]:
-        classifiers = {
-            name: nn.Linear(encoders[index].dim, classes)
-            for name, index in member["uses"].items()
-            if owner(name) == name
-        }
-        members.append(Member(member["uses"], classifiers, build_head(member["head"]), member["on_logits"]))
-    return FusionModel(encoders, facts["modality_of"], members)
+    wiring = Wiring(**facts["wiring"])
+    used = [index for indices in wiring.networks.values() for index in indices]
+    classifiers = [nn.Linear(encoders[index].dim, len(facts["classes"])) for index in used]
+    return FusionModel(encoders, classifiers, build_head(facts["head"]), wiring)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

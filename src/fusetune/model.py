@@ -165,8 +165,11 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
         TableError: If a label is missing or not among the classes.
     """
     series = table.column(label)
-    codes = {str(value): index for index, value in enumerate(classes)}
-    found = series.map(lambda value: codes.get(str(value), -1) if pd.notna(value) else -2).to_numpy().astype(np.int64)
+    # By value first (1.0 is 1), then by spelling ("1" is 1): a later table may hold the labels as another type.
+    codes = {str(value): index for index, value in enumerate(classes)} | {v: i for i, v in enumerate(classes)}
+    found = series.map(
+        lambda value: codes.get(value, codes.get(str(value), -1)) if pd.notna(value) else -2
+    ).to_numpy().astype(np.int64)  # fmt: skip
     if (found == -2).any():
         raise TableError(f"label column '{label}' is empty in row(s) {listed(np.flatnonzero(found == -2))}; fill it in")
     if (found == -1).any():
@@ -179,7 +182,7 @@ def rebuild(
     network: FusionModel, readers: dict[str, Reader], schema: Schema, classes: list[Any], config: Config
 ) -> Model:
     """Put a loaded network on the best device here, whatever it was trained on."""
-    runtime = start_runtime(config.model_copy(update={"device": "auto"}))
+    runtime = start_runtime(config.model_copy(update={"device": "auto", "threads": None}))
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")

@@ -94,16 +94,21 @@ def warp(images: Tensor, matrices: Tensor, size: int) -> Tensor:
         matrices: [rows, 2, 3]; input pixel = matrix @ (output x, output y, 1), both measured from the centre.
         size: Side of the result.
     """
-    side = images.shape[-1]
-    # grid_sample measures both squares from -1 to 1.
-    scaled = torch.cat([matrices[:, :, :2] * (size / side), matrices[:, :, 2:] * (2 / side)], 2)
-    grid = F.affine_grid(scaled, [len(images), images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    at = torch.arange(size, device=images.device, dtype=matrices.dtype) - (size - 1) / 2
+    # Written out rather than as affine_grid: a matrix product would run in half precision under autocast, where a
+    # coordinate is off by up to half a pixel, and in TF32 on some GPUs.
+    turned = matrices[:, :, 0, None, None] * at + matrices[:, :, 1, None, None] * at[:, None]
+    # grid_sample measures the picture from -1 to 1, x before y.
+    grid = (turned + matrices[:, :, 2, None, None]) * (2 / images.shape[-1])
+    places = grid.permute(0, 2, 3, 1)
+    return F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def adjust(images: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
     """Change contrast around each picture's mean, then brightness; the result stays in 0..1."""
-    mean = images.mean((1, 2, 3), keepdim=True)
+    # In two steps: a single number per call is summed in as many pieces as there are threads, so that the last bit of
+    # a picture's mean would depend on whether it is alone in its batch.
+    mean = images.mean(3).mean((1, 2))[:, None, None, None]
     return ((images - mean) * factor[:, None, None, None] + mean + shift[:, None, None, None]).clamp_(0, 1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
 from torch import Tensor, where
 
@@ -24,7 +26,7 @@ class CellAugment:
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
-        return self.policy.model_dump()
+        return {**self.policy.model_dump(), "donors": _digest(self.donors.values())}
 
     def plain(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the cells as they are."""
@@ -60,7 +62,7 @@ class VectorAugment:
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
-        return self.policy.model_dump()
+        return {**self.policy.model_dump(), "donors": _digest([self.donors])}
 
     def plain(self, vectors: Tensor) -> Tensor:
         """Return the vectors as they are."""
@@ -71,6 +73,13 @@ class VectorAugment:
         if not self.policy.corrupt:
             return vectors
         return _corrupt([vectors], [self.donors], self.policy.corrupt, keys, moment, "vector")[0]
+
+
+def _digest(donors: Iterable[Tensor]) -> str:
+    digest = sha256()
+    for tensor in donors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _corrupt(

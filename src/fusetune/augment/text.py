@@ -27,7 +27,7 @@ class TextAugment:
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
-        return self.policy.model_dump()
+        return {**self.policy.model_dump(), "special": list(self.special)}
 
     def plain(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the texts as they are."""

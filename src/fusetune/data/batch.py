@@ -25,7 +25,8 @@ def shuffled_batches(
 
     Args:
         rows: Row positions.
-        size: Rows per batch; the last batch may be smaller, but a single row joins the batch before it.
+        size: Rows per batch; one batch may be smaller, but a single row left over joins another batch, since
+            batch-norm has no statistics of one row.
         seed: With `epoch`, decides the order.
         epoch: Epoch number.
         lengths: Cost per row of the table; if given, rows of like length share a batch, which saves padding.
@@ -37,7 +38,7 @@ def shuffled_batches(
         parts = [order[i : i + chunk] for i in range(0, len(order), chunk)]
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
     batches = [order[i : i + size] for i in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [np.concatenate(batches[-2:])]
     return [batches[i] for i in generator.permutation(len(batches))]
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, ClassVar, Literal
 
 import fsspec
 import numpy as np
@@ -30,9 +32,12 @@ from fusetune.errors import ImageError, TableError
 from fusetune.progress import bar
 
 Pixels = npt.NDArray[np.uint8]
-_LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar")
+_LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
 # Above this many bytes the decoded images are not kept in memory but decoded again for every batch.
 _MEMORY = 6 * 2**30
+# Images handed to the threads at a time: a waiting task is an object, and a table can have millions of rows.
+_CHUNK = 256
+_GREY = 127
 
 
 class ImageInput(BaseModel):
@@ -63,13 +68,20 @@ class ImageInput(BaseModel):
         """Choose the physical side of the square so that 95 % of the training images fit in whole."""
         if self.spacing is None:
             return self
-        spacings = _spacings(table, self.spacing)
+        spacings, paths = _spacings(table, self.spacing), table.column(self.column)
+        usable = train[_has_path(paths)[train] & (spacings[train] > 0)]
         sides = []
-        for row in train:
-            value = table.column(self.column).iloc[row]
-            if isinstance(value, str) and np.isfinite(spacings[row]):
-                with Image.open(io.BytesIO(_bytes(value, table.root, self.allow_remote))) as picture:
+        for row in usable:
+            try:
+                with self._opened(str(paths.iloc[row]).strip(), table.root) as picture:
                     sides.append(max(picture.size) * spacings[row])
+            except ImageError:
+                continue  # reading the images reports it, with its row and path
+        if not sides:
+            raise TableError(
+                f"image.spacing: no training row of {table.name} has both a readable image in '{self.column}' and a "
+                f"positive number in '{self.spacing}'"
+            )
         return self.model_copy(update={"extent": float(np.quantile(sides, 0.95))})
 
     def bind(self, table: Table) -> ImageSource:
@@ -93,22 +105,30 @@ class ImageInput(BaseModel):
         Raises:
             ImageError: Saying what is wrong with the file.
         """
+        with self._opened(value, root) as picture:
+            return self._square(picture, spacing)
+
+    @contextmanager
+    def _opened(self, value: str, root: Path) -> Iterator[Image.Image]:
+        """Open an image whose size is within the limit; every failure, also while it is used, is an `ImageError`."""
         data = _bytes(value, root, self.allow_remote)
         try:
-            # Pillow warns from half its own limit on; ours replaces both.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(data)) as picture:
-                    if picture.width * picture.height > self.pixel_limit:
-                        raise ImageError(
-                            f"{picture.width:,} x {picture.height:,} pixels are more than data.pixel_limit="
-                            f"{self.pixel_limit:,}; make the image smaller or raise the limit"
-                        )
-                    return self._square(picture, spacing)
+            with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
+                self._check_size(picture)
+                yield picture
+        except ImageError:
+            raise
         except UnidentifiedImageError as error:
             raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF)") from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ImageError(f"damaged image: {error}") from error
+        except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
+            raise ImageError(f"damaged image: {error or type(error).__name__}") from error
+
+    def _check_size(self, picture: Image.Image) -> None:
+        if picture.width * picture.height > self.pixel_limit:
+            raise ImageError(
+                f"{picture.width:,} x {picture.height:,} pixels are more than data.pixel_limit={self.pixel_limit:,}; "
+                "make the image smaller or raise the limit"
+            )
 
     def _square(self, picture: Image.Image, spacing: float) -> Pixels:
         if self.extent is None:
@@ -120,7 +140,7 @@ class ImageInput(BaseModel):
         if self.extent is not None:
             if not np.isfinite(spacing) or spacing <= 0:
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
-            scaled = _resize(colours, spacing * self.size / self.extent)
+            scaled = _resize(colours, spacing * self.size / self.extent, self.size)
             colours = _centre(scaled, self.size, self.background)
         elif self.fit == "pad":
             colours = ImageOps.pad(colours, side, Image.Resampling.BILINEAR, color=(self.background,) * 3)
@@ -143,9 +163,8 @@ class ImageSource:
     def __post_init__(self) -> None:
         self.paths = self.table.column(self.settings.column)
         self.spacings = _spacings(self.table, self.settings.spacing)
-        self.present = (self.paths.notna() & (self.paths.astype("str").str.strip() != "")).to_numpy(dtype=bool)
+        self.present = _has_path(self.paths)
         self.digests = np.zeros(len(self.table), dtype=np.uint64)
-        self.pool = ThreadPoolExecutor(os.cpu_count() or 1)
         size = self.settings.size
         keep = len(self.table) * size * size * 3 <= _MEMORY
         self.pixels: Pixels | None = np.zeros((len(self.table), size, size, 3), np.uint8) if keep else None
@@ -154,16 +173,23 @@ class ImageSource:
     def _scan(self) -> None:
         # Every image is read once before anything starts: a broken one is known now, not after an hour.
         rows = np.flatnonzero(self.present)
-        with bar(f"reading {self.settings.column}", len(rows)) as shown:
-            for row, outcome in zip(rows, self.pool.map(self._try, rows), strict=True):
-                shown.advance()
-                if isinstance(outcome, ImageError):
-                    self.present[row] = False
-                    self.problems[int(row)] = f"{self.paths.iloc[row]}: {outcome}"
-                else:
-                    self.digests[row] = np.frombuffer(blake2b(outcome, digest_size=8).digest(), np.uint64)[0]
-                    if self.pixels is not None:
-                        self.pixels[row] = outcome
+        with bar(f"reading {self.settings.column}", len(rows)) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                for row, outcome in zip(chunk, pool.map(self._try, chunk), strict=True):
+                    shown.advance()
+                    self._keep(int(row), outcome)
+        if self.pixels is not None:
+            self.pixels[~self.present] = _GREY
+
+    def _keep(self, row: int, outcome: Pixels | ImageError) -> None:
+        if isinstance(outcome, ImageError):
+            self.present[row] = False
+            self.problems[row] = f"{self.paths.iloc[row]}: {outcome}"
+            return
+        self.digests[row] = np.frombuffer(blake2b(outcome.tobytes(), digest_size=8).digest(), np.uint64)[0]
+        if self.pixels is not None:
+            self.pixels[row] = outcome
 
     def _try(self, row: int) -> Pixels | ImageError:
         try:
@@ -175,13 +201,24 @@ class ImageSource:
         return self.settings.decode(str(self.paths.iloc[row]).strip(), self.table.root, float(self.spacings[row]))
 
     def read(self, rows: Rows) -> Tensor:
-        """Return uint8 [rows, 3, size, size]; absent rows are grey and must be masked by `present`."""
-        if self.pixels is not None:
-            found = self.pixels[rows]
-        else:
-            grey = np.full((self.settings.size, self.settings.size, 3), 127, np.uint8)
-            found = np.stack(list(self.pool.map(lambda row: self._decode(row) if self.present[row] else grey, rows)))
+        """Return uint8 [rows, 3, size, size]; absent rows are grey and must be masked by `present`.
+
+        Raises:
+            ImageError: If an image that could be read at the start no longer can.
+        """
+        found = self._again(rows) if self.pixels is None else self.pixels[rows]
         return torch.from_numpy(found).permute(0, 3, 1, 2)
+
+    def _again(self, rows: Rows) -> Pixels:
+        found = np.full((len(rows), self.settings.size, self.settings.size, 3), _GREY, np.uint8)
+        places = np.flatnonzero(self.present[rows])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for place, outcome in zip(places, pool.map(self._try, rows[places]), strict=True):
+                if isinstance(outcome, ImageError):
+                    path = self.paths.iloc[rows[place]]
+                    raise ImageError(f"{path} (table row {rows[place]}) was readable before, but now: {outcome}")
+                found[place] = outcome
+        return found
 
 
 def raise_for_problems(source: ImageSource, ids: pd.Series) -> None:
@@ -201,19 +238,57 @@ def raise_for_problems(source: ImageSource, ids: pd.Series) -> None:
         )
 
 
+class _OwnLimit:
+    """Switches Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
+
+    Pillow's is one global number with a warning below it; a warnings filter cannot be changed safely in threads.
+    """
+
+    _lock: ClassVar[Lock] = Lock()
+    _open: ClassVar[int] = 0
+    _before: ClassVar[int | None] = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if _OwnLimit._open == 0:
+                _OwnLimit._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _OwnLimit._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            _OwnLimit._open -= 1
+            if _OwnLimit._open == 0:
+                Image.MAX_IMAGE_PIXELS = _OwnLimit._before
+
+
+def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:
+    # A copy, since pandas hands out its own memory read-only and unreadable images are struck out later.
+    return np.array(paths.notna() & (paths.astype("str").str.strip() != ""), dtype=bool)
+
+
 def _bytes(value: str, root: Path, allow_remote: bool) -> bytes:
-    protocol, sign, _ = value.partition("://")
     try:
-        if not sign:
-            return (root / Path(value).expanduser()).read_bytes()
-        if protocol.split("::")[0] not in _LOCAL_PROTOCOLS and not allow_remote:
-            raise ImageError(f"'{protocol}://' needs a network; set allow_download=true to read images from there")
+        if "://" not in value:
+            # Only a leading "~/" is the home folder; "~x.png" is a file's name.
+            return (root / (Path(value).expanduser() if value.startswith("~/") else value)).read_bytes()
+        if not allow_remote:
+            _refuse_remote(value)
         with fsspec.open(value, "rb") as file:
             return bytes(file.read())
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise ImageError(f"cannot be opened: {error}") from error
+    except Exception as error:  # every kind of remote storage has errors of its own
+        raise ImageError(f"cannot be opened: {error or type(error).__name__}") from error
+
+
+def _refuse_remote(address: str) -> None:
+    # Addresses can be chained: in "zip://a.png::https://host/b.zip" it is the last one that needs the network.
+    for part in address.split("::"):
+        protocol, sign, _ = part.partition("://")
+        if sign and protocol not in _LOCAL_PROTOCOLS:
+            raise ImageError(f"'{protocol}://' needs a network; set allow_download=true to read images from there")
 
 
 def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
@@ -229,14 +304,22 @@ def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
 def _to_8_bits(picture: Image.Image) -> Image.Image:
     # 16-bit and float files rarely use their whole range (scanners give 12 bits): the image's own range becomes 0..255.
     values = np.asarray(picture, dtype=np.float64)
-    low, high = float(values.min()), float(values.max())
-    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ImageError("no pixel holds a finite number")
+    low, high = float(finite.min()), float(finite.max())
+    span = high - low if high > low else 1.0
+    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / span * 255
     return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
 
 
-def _resize(picture: Image.Image, factor: float) -> Image.Image:
-    side = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    return picture.resize(side, Image.Resampling.BILINEAR)
+def _resize(picture: Image.Image, factor: float, most: int) -> Image.Image:
+    """Scale a picture and keep at most the middle `most` x `most` pixels, without ever making more than these."""
+    width, height = (min(most, max(1, round(side * factor))) for side in picture.size)
+    seen_x, seen_y = min(picture.width, width / factor), min(picture.height, height / factor)
+    left, top = (picture.width - seen_x) / 2, (picture.height - seen_y) / 2
+    box = (left, top, left + seen_x, top + seen_y)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def _centre(picture: Image.Image, size: int, fill: int) -> Image.Image:
@@ -248,7 +331,4 @@ def _centre(picture: Image.Image, size: int, fill: int) -> Image.Image:
 def _spacings(table: Table, column: str | None) -> npt.NDArray[Any]:
     if column is None:
         return np.full(len(table), np.nan)
-    values = pd.to_numeric(table.column(column), errors="coerce").to_numpy(dtype=float)
-    if not np.isfinite(values).any():
-        raise TableError(f"image.spacing: column '{column}' of {table.name} holds no numbers")
-    return values
+    return pd.to_numeric(table.column(column), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

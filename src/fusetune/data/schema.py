@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from os import PathLike
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from fusetune.data.table import Table
+from fusetune.data.split import PART_WORDS
+from fusetune.data.table import LEADING_ZERO, Table, first_is_day, parse_dates
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 from fusetune.files import write_text
 
@@ -27,9 +29,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".g
 COLUMNS = "columns"
 TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f"})
+_TRUTH_WORDS = {*TRUE_WORDS, *FALSE_WORDS, "1", "0", "1.0", "0.0"}
 _ID_NAME = re.compile(r"^(id|uid|uuid|index|row_?id|.*_(id|uid|uuid))$|^unnamed: 0$", re.IGNORECASE)
-_DATE_SHAPE = re.compile(r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}(:\d{2})?.*)?\s*$")
+# A year of four digits first or last, or day, month and two digits of a year; 1.2.3 is a version, not a date.
+_DATE_SHAPE = re.compile(
+    r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d{1,2}:\d{2}(:\d{2})?.*)?\s*$"
+)
 _SAMPLE = 2000
+_ADVICE = "if its rows belong together, name it with --group; if it says something about a new row, with --inputs"
 
 
 class Kind(StrEnum):
@@ -74,6 +81,21 @@ class Schema(BaseModel):
     version: Literal[1] = 1
     columns: list[Column]
     vectors: dict[str, list[str]] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [c.name for c in self.columns]
+        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+        if twice:
+            raise ValueError(f"column(s) {listed(sorted(twice))} are described twice")
+        for role in ("label", "group", "split", "id"):
+            holders = [c.name for c in self.columns if c.role == role]
+            if len(holders) > 1:
+                raise ValueError(f"columns {listed(holders)} cannot all have the role {role}")
+        absent = {name for group in self.vectors.values() for name in group} - set(names)
+        if absent:
+            raise ValueError(f"vectors name column(s) {listed(sorted(absent))}, which are not described")
+        return self
 
     def named(self, role: Role) -> str | None:
         """Return the column with this role, if there is one."""
@@ -122,7 +144,7 @@ class Schema(BaseModel):
             if column.name not in table.frame.columns:
                 problems.append(f"column '{column.name}' is missing{did_you_mean(column.name, table.frame.columns)}")
             elif not _fits(table.frame[column.name], column.kind):
-                values = listed(table.frame[column.name].dropna().head(3))
+                values = listed(str(value)[:40] for value in table.frame[column.name].dropna().head(3))
                 problems.append(f"column '{column.name}' must be {column.kind} but holds values such as {values}")
         if problems:
             listing = "\n".join(f"  - {p}" for p in problems)
@@ -144,7 +166,7 @@ class Schema(BaseModel):
         except OSError as error:
             raise SchemaError(f"cannot read the schema {path}: {error.strerror}") from error
         except ValidationError as error:
-            problems = "\n".join(f"  - {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            problems = "\n".join(f"  - {'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors())
             raise SchemaError(f"{path} is not a valid schema:\n{problems}") from error
 
 
@@ -164,7 +186,7 @@ def infer_schema(
     Args:
         table: The table.
         label: Column to predict.
-        inputs: Columns (or vector groups) to use; default: all that are not label, group, split or an id.
+        inputs: Columns to use; default: all that are not label, group, split or an id. Vector groups are always used.
         kinds: Kinds that are given rather than inferred.
         vectors: Name -> pattern such as ``{"mrna": "mrna__*"}``: number columns that together form one vector.
         group: Column whose rows belong together (patient, video).
@@ -173,37 +195,64 @@ def infer_schema(
 
     Raises:
         TableError: If a named column does not exist or a kind is unknown.
-        SchemaError: If a vector group has no columns or holds something other than numbers.
+        SchemaError: If a vector group has no columns or holds something other than numbers, or a column would have
+            two uses.
     """
-    kinds = {name: _kind(name, kind) for name, kind in (kinds or {}).items()}
+    given = {name: _kind(name, kind) for name, kind in (kinds or {}).items()}
     groups = {name: _matching(table, name, pattern) for name, pattern in (vectors or {}).items()}
-    roles: dict[str, Role] = {}
-    for name, role in ((label, "label"), (group, "group"), (split, "split"), (row_id, "id")):
-        if name is not None:
-            table.column(name)
-            roles[name] = role  # type: ignore[assignment]
-    for name in [*kinds, *(n for n in inputs or () if n not in groups)]:
+    chosen = None if inputs is None else {name for name in inputs if name not in groups}
+    for name in [*given, *sorted(chosen or ())]:
         table.column(name)
-    chosen = None if inputs is None else {*inputs, *(c for name in groups for c in groups[name])}
-    grouped = {column for columns in groups.values() for column in columns}
+    roles = _roles(table, {"label": label, "group": group, "split": split, "id": row_id})
+    grouped = _grouped(groups, roles)
+    for name in sorted(chosen or ()):
+        if name in roles:
+            raise SchemaError(f"column '{name}' is the {roles[name]} column and cannot be an input too")
     columns = []
     for name in table.frame.columns:
         if name in grouped:
             found = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
         elif name in roles:
-            kind, reason = kinds.get(name), "given"
-            if kind is None:
-                kind, reason, _ = infer_kind(table.frame[name])
+            known = given.get(name)
+            kind, reason, _ = infer_kind(table.frame[name]) if known is None else (known, "given", True)
             found = Column(name=name, kind=kind, role=roles[name], reason=f"{roles[name]} column; {reason}")
         else:
-            found = _infer_column(table.frame[name], name, kinds.get(name), chosen, "id" in roles.values())
+            found = _infer_column(table.frame[name], name, given.get(name), chosen, "id" in roles.values())
             roles[name] = found.role
         columns.append(found)
     return Schema(columns=columns, vectors=groups)
 
 
+def _roles(table: Table, named: Mapping[Role, str | None]) -> dict[str, Role]:
+    """Return the role of each column that was given one, refusing two for one column."""
+    roles: dict[str, Role] = {}
+    for role, name in named.items():
+        if name is None:
+            continue
+        table.column(name)
+        if name in roles:
+            raise SchemaError(f"column '{name}' cannot be both {roles[name]} and {role}; name two columns")
+        roles[name] = role
+    return roles
+
+
+def _grouped(groups: Mapping[str, list[str]], roles: Mapping[str, Role]) -> set[str]:
+    """Return the columns of all vector groups, refusing those that are spoken for: a label would tell the answer."""
+    found: set[str] = set()
+    for group, columns in groups.items():
+        for name in columns:
+            if name in roles:
+                raise SchemaError(f"--vectors {group}: its pattern also matches the {roles[name]} column '{name}'")
+            if name in found:
+                raise SchemaError(f"--vectors {group}: column '{name}' is already part of another vector")
+            found.add(name)
+    return found
+
+
 def _infer_column(series: pd.Series, name: str, given: Kind | None, chosen: set[str] | None, has_id: bool) -> Column:
     kind, reason, usable = (given, "given", True) if given else infer_kind(series)
+    if given is None and kind is Kind.NUMBER and usable and _ID_NAME.match(name):
+        kind, reason = Kind.CATEGORY, "named like an id, so its numbers are names"
     if chosen is not None:
         role: Role = "input" if name in chosen else "unused"
         if role == "unused" and not has_id and _looks_like_id(series, name):
@@ -216,6 +265,8 @@ def _infer_column(series: pd.Series, name: str, given: Kind | None, chosen: set[
             role="unused" if has_id else "id",
             reason="named like an id, all values differ",
         )
+    if given is None and usable and _names_things(series, name, kind):
+        return Column(name=name, kind=kind, role="unused", reason=f"named like an id: {_ADVICE}")
     return Column(name=name, kind=kind, role="input" if usable else "unused", reason=reason)
 
 
@@ -224,17 +275,47 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     values = series.dropna()
     if values.empty:
         return Kind.CATEGORY, "empty in every row", False
+    if _is_list(values.iloc[0]):
+        return _infer_lists(values)
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return _unless_constant(values, Kind.CATEGORY, "the column's own type is categorical")
     if pd.api.types.is_bool_dtype(series):
-        return Kind.BOOLEAN, "true/false values", True
+        return _unless_constant(values, Kind.BOOLEAN, "true/false values")
+    if pd.api.types.is_complex_dtype(series):
+        return Kind.CATEGORY, "complex numbers, which no input can hold", False
     if pd.api.types.is_numeric_dtype(series):
-        if values.nunique() == 1:
-            return Kind.NUMBER, f"the same number in every row ({values.iloc[0]})", False
-        return Kind.NUMBER, "all values are numbers", True
+        return _unless_constant(values, Kind.NUMBER, "all values are numbers")
     if pd.api.types.is_datetime64_any_dtype(series):
-        return Kind.DATE, "all values are dates", True
-    if isinstance(values.iloc[0], (list, tuple, np.ndarray)):
-        return Kind.VECTOR, f"lists of {len(values.iloc[0])} numbers", True
-    return _infer_strings(values.astype("str"))
+        return _unless_constant(values, Kind.DATE, "all values are dates")
+    return _infer_strings(values.map(str).astype("str"))
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray))
+
+
+def _unless_constant(values: pd.Series, kind: Kind, reason: str) -> tuple[Kind, str, bool]:
+    if values.nunique() == 1:
+        return kind, f"the same {kind} in every row ({values.iloc[0]})", False
+    return kind, reason, True
+
+
+def _infer_lists(values: pd.Series) -> tuple[Kind, str, bool]:
+    sizes = {len(value) if _is_list(value) and np.ndim(value) else -1 for value in values}
+    if -1 in sizes:
+        return Kind.CATEGORY, "lists beside single values, which no input can hold", False
+    if len(sizes) > 1:
+        return Kind.VECTOR, f"lists of different lengths ({min(sizes)} to {max(sizes)}), which no input can hold", False
+    if not all(_is_vector(value) for value in values):
+        return Kind.VECTOR, "lists of something other than numbers, which no input can hold", False
+    return Kind.VECTOR, f"lists of {min(sizes)} numbers", min(sizes) > 0
+
+
+def _is_vector(value: Sequence[object]) -> bool:
+    try:
+        return np.asarray(value, dtype=np.float64).ndim == 1
+    except (TypeError, ValueError):
+        return False
 
 
 def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
@@ -245,14 +326,20 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
         return Kind.IMAGE, f"{share:.0%} of the values end like image files", True
     if distinct == 1:
         return Kind.CATEGORY, "the same value in every row", False
+    if set(sample.str.lower()) <= set(PART_WORDS):
+        return (
+            Kind.CATEGORY,
+            f"only the words {listed(sorted(set(sample)))}, parts of a split: name it with --split",
+            False,
+        )
     if set(sample.str.lower()) <= TRUE_WORDS | FALSE_WORDS:
         return Kind.BOOLEAN, f"only the words {listed(sorted(set(sample)))}", True
-    share = _share(pd.to_numeric(sample, errors="coerce").notna())
-    if share >= 0.95:
-        return Kind.NUMBER, f"{share:.0%} of the values are numbers", True
-    share = _share(sample.str.match(_DATE_SHAPE))
-    if share >= 0.95 and _share(pd.to_datetime(sample, errors="coerce", format="mixed").notna()) >= 0.95:
-        return Kind.DATE, f"{share:.0%} of the values look like dates", True
+    numbers = pd.to_numeric(sample, errors="coerce").notna()
+    if _share(numbers) >= 0.95 and not sample.str.match(LEADING_ZERO).any():
+        return Kind.NUMBER, _with_rest(sample, numbers, "numbers"), True
+    dates = sample.str.match(_DATE_SHAPE)
+    if _share(dates) >= 0.95 and _share(parse_dates(sample, first_is_day(sample)).notna()) >= 0.95:
+        return Kind.DATE, _with_rest(sample, dates, "dates"), True
     words = float(sample.str.count(r"\s+").mean()) + 1
     length = float(sample.str.len().mean())
     seen = f"{distinct:,} distinct values in {len(values):,} rows, {words:.1f} words on average"
@@ -265,8 +352,23 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     return Kind.TEXT, seen, True
 
 
+def _with_rest(sample: pd.Series, fitting: pd.Series, what: str) -> str:
+    if fitting.all():
+        return f"all values are {what}"
+    rest = listed(sample[~fitting].str.slice(0, 40), 3)
+    return f"{_share(fitting):.0%} of the values are {what}; others, such as {rest}, count as missing"
+
+
 def _looks_like_id(series: pd.Series, name: str) -> bool:
-    return bool(_ID_NAME.match(name)) and not series.isna().any() and series.is_unique
+    if not _ID_NAME.match(name) or series.isna().any():
+        return False
+    return not any(_is_list(value) for value in series.head(1)) and not series.map(str).duplicated().any()
+
+
+def _names_things(series: pd.Series, name: str, kind: Kind) -> bool:
+    """Return whether a column named like an id has too many values to say anything about a row that is new."""
+    many = max(20, 0.05 * len(series))
+    return bool(_ID_NAME.match(name)) and kind in (Kind.CATEGORY, Kind.NUMBER) and series.nunique() > many
 
 
 def _fits(series: pd.Series, kind: Kind) -> bool:
@@ -275,16 +377,24 @@ def _fits(series: pd.Series, kind: Kind) -> bool:
         return True
     match kind:
         case Kind.NUMBER:
+            if _is_list(values.iloc[0]) or pd.api.types.is_datetime64_any_dtype(series):
+                return False
             return _share(pd.to_numeric(values, errors="coerce").notna()) >= 0.5
         case Kind.DATE:
-            found = pd.to_datetime(values.astype("str"), errors="coerce", format="mixed")
-            return not pd.api.types.is_numeric_dtype(series) and _share(found.notna()) >= 0.5
+            if pd.api.types.is_numeric_dtype(series) or _is_list(values.iloc[0]):
+                return False
+            return _share(parse_dates(values, first_is_day(values)).notna()) >= 0.5
+        case Kind.BOOLEAN:
+            numeric = pd.api.types.is_numeric_dtype(series)
+            return numeric or _share(values.astype("str").str.strip().str.lower().isin(_TRUTH_WORDS)) >= 0.5
         case Kind.VECTOR:
-            return isinstance(values.iloc[0], (list, tuple, np.ndarray))
+            return pd.api.types.is_numeric_dtype(series) or _is_list(values.iloc[0])
         case Kind.IMAGE | Kind.TEXT:
-            return not pd.api.types.is_numeric_dtype(series) and isinstance(values.iloc[0], str)
+            if pd.api.types.is_numeric_dtype(series):
+                return False
+            return _share(values.map(lambda value: isinstance(value, str | PathLike))) >= 0.5
         case _:
-            return not isinstance(values.iloc[0], (list, tuple, np.ndarray))
+            return not _is_list(values.iloc[0])
 
 
 def _share(found: pd.Series) -> float:

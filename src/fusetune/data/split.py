@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.table import row_keys
+from fusetune.data.table import first_is_day, parse_dates, row_keys
 from fusetune.errors import LockedTestError, SplitError, did_you_mean, listed
 from fusetune.files import written_aside
 
@@ -24,7 +24,7 @@ Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 Rows = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int64]
-_ALIASES = {
+PART_WORDS = {
     "train": "train", "training": "train",
     "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid",
     "test": "test", "testing": "test",
@@ -95,8 +95,7 @@ class Split:
 
     def save(self, path: Path) -> None:
         """Write `split.parquet` with the columns row_id and part."""
-        names = pd.Categorical.from_codes(self.part.astype(int), categories=list(PARTS))
-        frame = pd.DataFrame({"row_id": self.ids.to_numpy(), "part": names.astype(str)})
+        frame = pd.DataFrame({"row_id": self.ids.to_numpy(), "part": np.array(PARTS)[self.part]})
         frame.attrs = {"hash": self.hash, "how": self.how}
         with written_aside(path) as aside:
             frame.to_parquet(aside, index=False)
@@ -108,17 +107,20 @@ class Split:
         Raises:
             SplitError: If the file was changed since it was written, or a row is in one but not the other.
         """
-        frame = pd.read_parquet(path)
-        saved = frame.set_index("row_id")["part"]
+        try:
+            frame = pd.read_parquet(path)
+            saved = frame.set_index("row_id")["part"]
+        except (OSError, ValueError, KeyError) as error:
+            raise SplitError(f"{path} is no saved split: {error}; start a new run folder") from error
         missing = ids[~ids.isin(saved.index)]
-        if len(missing) or len(saved) != len(ids):
+        if len(missing) or len(saved) != len(ids) or not saved.index.is_unique:
             raise SplitError(
                 f"{path} was made for another table: {len(missing):,} row(s) of this table are not in it"
                 f"{' (' + listed(missing) + ')' if len(missing) else ''}, {len(saved):,} are; start a new run folder"
             )
-        codes = saved.loc[ids].map({part: code for code, part in enumerate(PARTS)}).to_numpy().astype(np.int8)
-        split = cls(ids, codes, str(frame.attrs.get("how", "loaded")))
-        if frame.attrs.get("hash") != split.hash:
+        codes = saved.loc[ids].map({part: code for code, part in enumerate(PARTS)})
+        split = cls(ids, codes.fillna(0).to_numpy().astype(np.int8), str(frame.attrs.get("how", "loaded")))
+        if codes.isna().any() or frame.attrs.get("hash") != split.hash:
             raise SplitError(
                 f"{path} was changed after it was written (its hash does not match); start a new run folder"
             )
@@ -146,7 +148,7 @@ def make_split(
         how: auto (given if there is a column, else grouped if there are groups, else stratified), given, stratified,
             grouped, time or kfold.
         groups: Rows with equal values never end up in different parts.
-        given: Part names per row, for `given`. If it has no valid (or no train) rows, valid rows are taken from train.
+        given: Part names per row, for `given`. If it names no valid rows, some are taken from train.
         times: Sortable values, for `time`: oldest rows train, newest test.
         fractions: Shares of train, valid, test.
         folds: Number of folds, for `kfold`.
@@ -156,6 +158,8 @@ def make_split(
     Raises:
         SplitError: If a part would be empty, a class or group cannot be placed, or a part's name is unknown.
     """
+    if groups is not None:
+        _refuse_empty_groups(ids, groups)
     if how == "auto":
         how = "given" if given is not None else "grouped" if groups is not None else "stratified"
     match how:
@@ -180,14 +184,7 @@ def make_split(
         case _:
             raise SplitError(f"split.how '{how}' is unknown")
     split = Split(ids, part, words)
-    empty = [name for name, count in split.counts().items() if count == 0]
-    if empty:
-        raise SplitError(f"no row is left for {' and '.join(empty)} ({words}); give more rows or groups")
-    if groups is not None:
-        _refuse_shared_groups(split, groups)
-    missing = sorted(set(labels[part != 0]) - set(labels[part == 0]))
-    if missing:
-        raise SplitError(f"{len(missing)} class(es) have no training row after the split; merge or drop rare classes")
+    _check_parts(split, labels, groups)
     return split
 
 
@@ -196,28 +193,38 @@ def deal(
 ) -> npt.NDArray[np.int64]:
     """Deal units (rows or whole groups) into parts so that every part's class counts come close to its share.
 
-    Greedy: units in order of size, largest first (ties in hashed order), each to the part where it lowers
-    ``sum_c (count_part,c / share - total_c)^2 * share`` most, that is, the chi-square-like distance from the target.
+    Greedy: units in order of size, largest first (ties in hashed order), each to the part where it lowers the
+    chi-square ``sum_part,c (count_part,c - e_part,c)^2 / e_part,c``, ``e_part,c = share_part * total_c``, most. Where
+    several parts are equally good, the one with the fewest rows in relation to its share takes it.
 
     Returns:
         The part's index per row, int64 [rows].
     """
     codes, names = pd.factorize(units.astype("str"))
-    members = np.zeros((len(names), int(labels.max()) + 1))
-    np.add.at(members, (codes, labels), 1)
-    order = np.lexsort((seeded_order(pd.Series(names), seed), -members.sum(1)))
+    sizes = np.bincount(codes, minlength=len(names))
+    order = np.lexsort((seeded_order(pd.Series(names), seed), -sizes))
+    starts, classes, members = _members(codes, labels, len(names))
     share = np.asarray(shares, dtype=float)
-    total = members.sum(0)
-    # Rare classes must count as much as frequent ones, or they may be missing from a small part altogether.
-    importance = 1 / np.maximum(total, 1)
-    counts = np.zeros((len(share), members.shape[1]))
+    total = np.bincount(labels).astype(float)
+    counts, rows = np.zeros((len(share), len(total))), np.zeros(len(share))
     chosen = np.empty(len(names), dtype=np.int64)
     for unit in order:
-        lack = share[:, None] * total - counts
-        gain = ((2 * lack - members[unit]) * members[unit] * importance / share[:, None]).sum(1)
-        chosen[unit] = int(np.argmax(gain))
-        counts[chosen[unit]] += members[unit]
+        some = slice(starts[unit], starts[unit + 1])
+        has, count = classes[some], members[some]
+        expected = share[:, None] * total[has]
+        gain = ((2 * (expected - counts[:, has]) - count) * count / expected).sum(1)
+        # Rounding, which may differ between machines, must not decide between equally good parts.
+        equal = gain >= gain.max() - 1e-9
+        chosen[unit] = int(np.argmin(np.where(equal, np.round(rows / share, 6), np.inf)))
+        counts[chosen[unit], has] += count
+        rows[chosen[unit]] += sizes[unit]
     return chosen[codes]
+
+
+def _members(codes: Codes, labels: Codes, units: int) -> tuple[Codes, Codes, npt.NDArray[np.float64]]:
+    """Return how many rows of which classes each unit has: where a unit starts in the list, classes, counts."""
+    pairs, count = np.unique(np.stack([codes, labels], 1), axis=0, return_counts=True)
+    return np.searchsorted(pairs[:, 0], np.arange(units + 1)), pairs[:, 1], count.astype(float)
 
 
 def seeded_order(ids: pd.Series, seed: int) -> npt.NDArray[np.int64]:
@@ -234,14 +241,15 @@ def _given(
     seed: int,
 ) -> tuple[npt.NDArray[np.int8], str]:
     names = given.astype("str").str.strip().str.lower()
-    unknown = given.isna() | ~names.isin(list(_ALIASES))
+    unknown = given.isna() | ~names.isin(list(PART_WORDS))
     if unknown.any():
         value = given[unknown].iloc[0]
+        said = "is empty" if pd.isna(value) else f"says '{value}', which names no part,"
         raise SplitError(
-            f"split column '{given.name}': '{value}' in row {ids[unknown].iloc[0]} names no part"
-            f"{did_you_mean(str(value), _ALIASES)}; use train, valid (or val, dev) and test"
+            f"split column '{given.name}' {said} in row {ids[unknown].iloc[0]}"
+            f"{did_you_mean(str(value), PART_WORDS)}; use train, valid (or val, dev) and test"
         )
-    part = names.map(lambda name: PARTS.index(_ALIASES[name])).to_numpy().astype(np.int8)  # type: ignore[arg-type]
+    part = names.map(lambda name: PARTS.index(PART_WORDS[name])).to_numpy().astype(np.int8)
     words = f"column '{given.name}'"
     if not (part == 1).any() and (part == 0).any():
         rows = np.flatnonzero(part == 0)
@@ -258,15 +266,37 @@ def _by_time(
     if times.isna().any():
         raise SplitError(f"time column '{times.name}' is empty in row(s) {listed(ids[times.isna()])}; fill it in")
     ordered = times
-    if not pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_datetime64_any_dtype(times):
-        ordered = pd.to_datetime(times, errors="coerce", format="mixed")
+    if not pd.api.types.is_numeric_dtype(times):
+        ordered = pd.to_numeric(times.astype("str"), errors="coerce")
+        if ordered.isna().any():
+            ordered = parse_dates(times, first_is_day(times))
         if ordered.isna().any():
             raise SplitError(f"time column '{times.name}': row(s) {listed(ids[ordered.isna()])} hold no date or number")
     if groups is not None:
         # A group is as new as its newest row: whole groups stay together and no later row is in an earlier part.
         ordered = ordered.groupby(groups.astype("str").to_numpy()).transform("max")
-    rank = ordered.rank(method="min", pct=True).to_numpy()
+    # Equal times share a rank, so that no part begins in the middle of a day.
+    rank = ordered.rank(method="min", pct=True).to_numpy() - 1e-9
     return np.select([rank <= fractions[0], rank <= fractions[0] + fractions[1]], [0, 1], 2).astype(np.int8)
+
+
+def _check_parts(split: Split, labels: Codes, groups: pd.Series | None) -> None:
+    empty = [name for name, count in split.counts().items() if count == 0]
+    if empty:
+        raise SplitError(f"no row is left for {' and '.join(empty)} ({split.how}); give more rows or groups")
+    if groups is not None:
+        _refuse_shared_groups(split, groups)
+    missing = sorted(set(labels[split.part != 0]) - set(labels[split.part == 0]))
+    if missing:
+        raise SplitError(f"{len(missing)} class(es) have no training row after the split; merge or drop rare classes")
+
+
+def _refuse_empty_groups(ids: pd.Series, groups: pd.Series) -> None:
+    if groups.isna().any():
+        raise SplitError(
+            f"group column '{groups.name}' is empty in row(s) {listed(ids[groups.isna()])}; fill it in, with a value "
+            "of its own where a row belongs to no other"
+        )
 
 
 def _refuse_shared_groups(split: Split, groups: pd.Series) -> None:

@@ -2,22 +2,35 @@
 
 Strings stay in Arrow memory, so that no Python object exists per row. Every row has an id (a column's values, or the
 row number) and a 64-bit key derived from it; splits and augmentation depend on the key alone, never on the position.
+CSV columns become numbers only where nothing is lost by it: codes such as 007 and endless case numbers stay words.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from fusetune.errors import TableError, listed
 
 # "None" and "-" are not here: they are words that people use as categories.
 MISSING_WORDS = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>"]
 READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+# Numbers that are names: a leading zero would be lost as a number, and so would digits beyond a float's 15.
+LEADING_ZERO = r"\s*[+-]?0\d"
+_LONG_CODE = r"\s*[+-]?\d{16,}\s*$"
+# A cell may be a long document; Arrow wants every row inside one block.
+_BLOCK = 2**26
 
 
 @dataclass(frozen=True)
@@ -87,11 +100,16 @@ def read_table(source: str | Path | pd.DataFrame) -> Table:
         table = Table(_read_file(path).reset_index(drop=True), path.name, path.resolve().parent)
     if not len(table):
         raise TableError(f"{table.name} has no rows")
-    repeated = table.frame.columns[table.frame.columns.duplicated()]
-    if len(repeated):
-        raise TableError(f"{table.name} has several columns named {listed(repeated)}; rename all but one")
     table.frame.columns = table.frame.columns.astype(str)
+    _refuse_repeated(table.frame.columns, table.name)
     return table
+
+
+def _refuse_repeated(names: Iterable[str], table: str) -> None:
+    columns = pd.Index(names)
+    repeated = columns[columns.duplicated()].unique()
+    if len(repeated):
+        raise TableError(f"{table} has several columns named {listed(repeated)}; rename all but one")
 
 
 def _read_file(path: Path) -> pd.DataFrame:
@@ -101,19 +119,12 @@ def _read_file(path: Path) -> pd.DataFrame:
     try:
         match suffix.lower():
             case ".csv" | ".tsv":
-                separator = "\t" if suffix.lower() == ".tsv" else ","
-                return pd.read_csv(
-                    path,
-                    sep=separator,
-                    keep_default_na=False,
-                    na_values=MISSING_WORDS,
-                    encoding="utf-8-sig",
-                    low_memory=False,
-                )
+                return _read_csv(path, "\t" if suffix.lower() == ".tsv" else ",")
             case ".parquet":
                 return pd.read_parquet(path)
             case ".jsonl" | ".ndjson":
-                return pd.read_json(path, lines=True, convert_dates=False)
+                # A quoted number in JSON is a string on purpose, so nothing is converted.
+                return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
             case _:
                 raise TableError(f"{path.name}: cannot read '{suffix}' files; use one of {listed(READERS, 9)}")
     except UnicodeDecodeError as error:
@@ -121,5 +132,85 @@ def _read_file(path: Path) -> pd.DataFrame:
             f"{path.name} is not UTF-8 text (byte {error.start}: {error.reason}); "
             "save it as UTF-8, for example with `iconv -f latin1 -t utf-8`"
         ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         raise TableError(f"{path.name} cannot be read: {error}") from error
+
+
+def _read_csv(path: Path, separator: str) -> pd.DataFrame:
+    """Read a CSV file strictly: rows that are shorter or longer than the header are refused, not filled or shifted."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    data.decode("utf-8")
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+    header = next(csv.reader(text, delimiter=separator), None)
+    if header is None:
+        raise TableError(f"{path.name} is empty")
+    names = [name if name else f"Unnamed: {place}" for place, name in enumerate(header)]
+    _refuse_repeated(names, path.name)
+    found = arrow_csv.read_csv(
+        pa.BufferReader(data),
+        read_options=arrow_csv.ReadOptions(
+            column_names=names, skip_rows_after_names=1, use_threads=False, block_size=_BLOCK
+        ),
+        parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), null_values=MISSING_WORDS, strings_can_be_null=True
+        ),
+    )
+    if data.count(b'"') % 2:
+        _refuse_open_quote(data, separator)
+    frame = found.to_pandas()
+    return pd.DataFrame({name: _typed(frame[name]) for name in names})
+
+
+def _refuse_open_quote(data: bytes, separator: str) -> None:
+    # Arrow takes all that follows a quotation mark without a partner as one cell; Python's own reader can object.
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+    rows = csv.reader(text, delimiter=separator, strict=True)
+    try:
+        for _ in rows:
+            pass
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise ValueError("a quotation mark is opened and never closed") from error
+
+
+def _typed(words: pd.Series) -> pd.Series:
+    """Turn a column of words into numbers or true/false where every cell is one and nothing is lost by it."""
+    known = words.dropna()
+    if known.empty or known.str.match(LEADING_ZERO).any():
+        return words
+    if len(known) == len(words) and set(known.drop_duplicates().head(9).str.lower()) <= {"true", "false"}:
+        return words.str.lower() == "true"
+    try:
+        numbers = pd.to_numeric(words)
+    except (ValueError, TypeError):
+        return words
+    if not pd.api.types.is_integer_dtype(numbers) and known.str.match(_LONG_CODE).any():
+        return words
+    return numbers
+
+
+def first_is_day(dates: pd.Series) -> bool:
+    """Return whether dates such as 03/04/2020 are to be read as day/month: some other value allows nothing else.
+
+    Dates with dots are always day.month.
+    """
+    words = dates.dropna().astype("str")
+    return bool(words.str.match(r"\s*(1[3-9]|2\d|3[01])[-/]\d{1,2}[-/]|\s*\d{1,2}\.\d{1,2}\.\d").any())
+
+
+def parse_dates(dates: pd.Series, day_first: bool) -> pd.Series:
+    """Return dates as UTC times, missing where a value is no date; those without a zone count as UTC."""
+    if pd.api.types.is_datetime64_any_dtype(dates):
+        return pd.to_datetime(dates, utc=True)
+    words = dates.astype("str")
+    # pandas would also swap day and month of 2020-03-04, where the order is not in doubt.
+    swapped = day_first & ~words.str.match(r"\s*\d{3,4}", na=False)
+    found = pd.to_datetime(words.mask(swapped), errors="coerce", format="mixed", utc=True)
+    if not swapped.any():
+        return found
+    other = pd.to_datetime(words.where(swapped), errors="coerce", format="mixed", dayfirst=True, utc=True)
+    return found.fillna(other)

@@ -2,6 +2,7 @@
 
 Numbers, booleans and dates become standardised numbers beside a missing flag. Categories become codes: 0 missing, 1 not
 seen in training, 2 and up the categories. Categories that occur once in training share code 1, so that it is trained.
+The category 1.0 is the category 1: whole numbers turn into fractions where a cell of their column is empty.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from fusetune.data.schema import FALSE_WORDS, TRUE_WORDS, Kind
 from fusetune.data.split import Rows
-from fusetune.data.table import Table
+from fusetune.data.table import Table, first_is_day, parse_dates
 from fusetune.errors import TableError, listed
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
@@ -51,22 +52,28 @@ class CellInput(BaseModel):
     kinds: dict[str, Kind]
     numbers: list[Scale]
     categories: list[Vocabulary]
+    day_first: list[str] = []
 
     @classmethod
     def fit(cls, table: Table, kinds: dict[str, Kind], train: Rows) -> CellInput:
         """Learn scales and vocabularies from the training rows."""
-        scales, vocabularies = [], []
+        scales, vocabularies, day_first = [], [], []
         for name, kind in kinds.items():
-            series = table.column(name)
+            series = table.column(name).iloc[train]
             if kind is Kind.CATEGORY:
-                counts = series.iloc[train].dropna().astype("str").value_counts()
-                vocabularies.append(Vocabulary(column=name, categories=[str(c) for c in counts[counts > 1].index]))
+                counts = _words(series).value_counts()
+                # Equal counts in order of the alphabet, so that the codes do not depend on the order of the rows.
+                common = sorted(counts[counts > 1].items(), key=lambda item: (-item[1], str(item[0])))
+                vocabularies.append(Vocabulary(column=name, categories=[str(word) for word, _ in common]))
                 continue
-            for part, values in _numbers(series, kind, table.name).items():
-                known = values[train][~np.isnan(values[train])]
+            if kind is Kind.DATE and first_is_day(series):
+                day_first.append(name)
+            for part, values in _numbers(series, kind, table.name, name in day_first).items():
+                known = values[~np.isnan(values)]
                 mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
-                scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 0 else 1.0))
-        return cls(kinds=kinds, numbers=scales, categories=vocabularies)
+                # Of equal numbers, rounding can leave a deviation that would blow up any other value.
+                scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 1e-9 * abs(mean) else 1.0))
+        return cls(kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first)
 
     @property
     def cardinalities(self) -> list[int]:
@@ -76,7 +83,7 @@ class CellInput(BaseModel):
     def bind(self, table: Table) -> CellSource:
         """Apply the fitted pre-processing to a table."""
         parts = {
-            name: _numbers(table.column(name), kind, table.name)
+            name: _numbers(table.column(name), kind, table.name, name in self.day_first)
             for name, kind in self.kinds.items()
             if kind is not Kind.CATEGORY
         }
@@ -136,11 +143,14 @@ class VectorInput(BaseModel):
         if not len(usable):
             raise TableError(f"{table.name}: vector {listed(columns)} is incomplete in every training row")
         std = usable.std(0)
-        return cls(columns=list(columns), mean=usable.mean(0).tolist(), std=np.where(std > 0, std, 1).tolist())
+        mean = usable.mean(0)
+        return cls(columns=list(columns), mean=mean.tolist(), std=np.where(std > 1e-9 * np.abs(mean), std, 1).tolist())
 
     def bind(self, table: Table) -> VectorSource:
-        """Apply the fitted pre-processing to a table; a vector with any missing number counts as absent."""
+        """Apply the fitted pre-processing to a table; a vector with any missing or infinite number counts as absent."""
         values = _vectors(table, self.columns)
+        if not values.shape[1]:
+            values = np.full((len(values), len(self.mean)), np.nan)
         if values.shape[1] != len(self.mean):
             raise TableError(
                 f"{table.name}: vector {listed(self.columns)} has {values.shape[1]} numbers, "
@@ -169,16 +179,15 @@ class VectorSource:
         return torch.from_numpy(self.values[rows])
 
 
-def _numbers(series: pd.Series, kind: Kind, table: str) -> dict[str, npt.NDArray[np.float64]]:
+def _numbers(series: pd.Series, kind: Kind, table: str, day_first: bool) -> dict[str, npt.NDArray[np.float64]]:
     """Return the number(s) that a cell stands for, NaN where it is missing."""
     match kind:
         case Kind.NUMBER:
-            values = pd.to_numeric(series, errors="coerce").astype("float64")
-            return {"value": np.where(np.isfinite(values), values, np.nan)}
+            return {"value": _finite(pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan))}
         case Kind.BOOLEAN:
             return {"value": _truth(series)}
         case Kind.DATE:
-            times = pd.to_datetime(series, errors="coerce", format="mixed", utc=True)
+            times = parse_dates(series, day_first)
             days = ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
             turn = 2 * np.pi * days / _DAYS_PER_YEAR
             return {"days since 1970": days, "season, sine": np.sin(turn), "season, cosine": np.cos(turn)}
@@ -188,14 +197,24 @@ def _numbers(series: pd.Series, kind: Kind, table: str) -> dict[str, npt.NDArray
 
 def _truth(series: pd.Series) -> npt.NDArray[np.float64]:
     if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
-        return series.astype("float64").to_numpy(dtype=np.float64, na_value=np.nan)
+        return _finite(series.to_numpy(dtype=np.float64, na_value=np.nan))
     words = series.astype("str").str.strip().str.lower().where(series.notna())
-    truth = {**dict.fromkeys(TRUE_WORDS, 1.0), **dict.fromkeys(FALSE_WORDS, 0.0)}
-    return words.map(truth).to_numpy(dtype=np.float64, na_value=np.nan)
+    truth = {**dict.fromkeys((*TRUE_WORDS, "1", "1.0"), 1.0), **dict.fromkeys((*FALSE_WORDS, "0", "0.0"), 0.0)}
+    return np.asarray(words.map(truth).to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _words(series: pd.Series) -> pd.Series:
+    """Return categories as words, missing ones missing, whole numbers without a fraction."""
+    words = series.astype("str").where(series.notna())
+    return words.str.strip().str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
 
 
 def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64]:
-    known = pd.Categorical(series.astype("str").where(series.notna()), categories=list(categories)).codes
+    known = pd.Categorical(_words(series), categories=list(categories)).codes
     codes = known.astype(np.int64) + FIRST
     codes[known < 0] = UNSEEN
     codes[series.isna().to_numpy()] = MISSING
@@ -204,9 +223,12 @@ def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64
 
 def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
     if len(columns) > 1 or pd.api.types.is_numeric_dtype(table.column(columns[0])):
-        return table.frame[list(columns)].to_numpy(dtype=np.float64)
+        numbers = [
+            pd.to_numeric(table.column(c), errors="coerce").to_numpy(np.float64, na_value=np.nan) for c in columns
+        ]
+        return _finite(np.stack(numbers, 1))
     series = table.column(columns[0])
-    size = max((len(value) for value in series if value is not None and np.ndim(value) == 1), default=0)
+    size = next((len(value) for value in series if np.ndim(value) == 1), 0)
     values = np.full((len(series), size), np.nan)
     for row, value in enumerate(series):
         if np.ndim(value) == 1:
@@ -214,7 +236,7 @@ def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
                 raise TableError(
                     f"{table.name}: column '{columns[0]}' holds {size} numbers, but {len(value)} in row {row}"
                 )
-            values[row] = np.asarray(value, dtype=np.float64)
+            values[row] = _finite(np.asarray(value, dtype=np.float64))
     return values
 
 
@@ -222,4 +244,4 @@ def _digest(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     frame = pd.DataFrame(values)
     if frame.shape[1] == 0:
         return np.zeros(len(frame), dtype=np.uint64)
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    return np.asarray(pd.util.hash_pandas_object(frame, index=False), dtype=np.uint64)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -44,15 +45,23 @@ class TextInput:
         full.no_truncation()
         cut = Tokenizer.from_str(full.to_str())
         cut.enable_truncation(self.max_tokens)
-        lengths, pieces, truncated = [], [], 0
+        offsets = np.zeros(len(clean) + 1, dtype=np.int64)
+        digests = np.zeros(len(clean), dtype=np.uint64)
+        pieces, truncated = [], 0
         for start in track(range(0, len(clean), _CHUNK), f"tokenising {self.column}"):
             chunk = clean.iloc[start : start + _CHUNK].tolist()
-            for short, whole in zip(cut.encode_batch_fast(chunk), full.encode_batch_fast(chunk), strict=True):
-                pieces.append(np.asarray(short.ids, dtype=np.int32))
-                lengths.append(len(short.ids))
-                truncated += len(whole.ids) > len(short.ids)
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        digests = pd.util.hash_array(clean.to_numpy(dtype=object), categorize=False)
+            encoded = [found.ids for found in full.encode_batch_fast(chunk)]
+            long = [place for place, ids in enumerate(encoded) if len(ids) > self.max_tokens]
+            for place, short in zip(long, cut.encode_batch_fast([chunk[place] for place in long]), strict=True):
+                encoded[place] = short.ids
+            truncated += len(long)
+            for row, ids in enumerate(encoded, start):
+                offsets[row + 1] = offsets[row] + len(ids)
+                # Of the ids, not of the text: what the encoder sees also depends on the tokenizer and on the cut.
+                digests[row] = np.frombuffer(
+                    blake2b(np.asarray(ids, np.int32).tobytes(), digest_size=8).digest(), np.uint64
+                )[0]
+            pieces.append(np.fromiter(chain.from_iterable(encoded), dtype=np.int32))
         return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated)
 
 

@@ -61,15 +61,22 @@ class TransformersText(Encoder):
     Args:
         config: JSON of the network's configuration.
         pooling: ``mean`` or ``cls``.
+        normalise: Scale each vector to length ``sqrt(dim)``, for networks whose vectors were trained to be compared
+            by angle (sentence encoders): their length only tells how long and how common the words are.
         backbone: The loaded network; built from `config` with random weights where absent.
     """
 
     def __init__(
-        self, config: dict[str, Any], pooling: Pooling = "mean", backbone: PreTrainedModel | None = None
+        self,
+        config: dict[str, Any],
+        pooling: Pooling = "mean",
+        normalise: bool = False,
+        backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.pooling = pooling
+        self.normalise = normalise
         self.network = build_backbone(config) if backbone is None else backbone
         if hasattr(self.network, "pooler"):
             self.network.pooler = nn.Identity()
@@ -80,7 +87,8 @@ class TransformersText(Encoder):
         mask = inputs["mask"]
         output = self.network(input_ids=inputs["ids"], attention_mask=_attended(mask).long())
         hidden: Tensor = output.last_hidden_state.float()
-        return hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
+        vector = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
+        return nn.functional.normalize(vector, dim=1) * self.dim**0.5 if self.normalise else vector
 
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the embeddings, then one block per layer."""
@@ -88,7 +96,12 @@ class TransformersText(Encoder):
 
     def describe(self) -> dict[str, Any]:
         """Return the configuration and the read-out."""
-        return {"encoder": type(self).__name__, "config": self.config, "pooling": self.pooling}
+        return {
+            "encoder": type(self).__name__,
+            "config": self.config,
+            "pooling": self.pooling,
+            "normalise": self.normalise,
+        }
 
 
 class TextBlock(nn.Module):
@@ -196,7 +209,8 @@ def load_text_encoder(
     source = locate(name, TEXT_PACKAGES, allow_download=allow_download)
     backbone = load_backbone(source, name, TEXT_PACKAGES, allow_download=allow_download)
     _check_network(backbone, name, max_tokens)
-    encoder = TransformersText(config_json(backbone), pooling, backbone).eval()
+    normalise = _is_normalised(source, allow_download=allow_download)
+    encoder = TransformersText(config_json(backbone), pooling, normalise, backbone).eval()
     return encoder, _load_tokenizer(source, name, allow_download=allow_download)
 
 
@@ -212,6 +226,12 @@ def _check_network(backbone: PreTrainedModel, name: str, max_tokens: int) -> Non
     limit = positions if offset is None else positions - offset - 1
     if max_tokens > limit:
         raise ConfigError(f"'{name}' reads at most {limit} tokens, but max_tokens is {max_tokens}.")
+
+
+def _is_normalised(source: str, *, allow_download: bool) -> bool:
+    """Return whether a sentence encoder's own list of steps ends with normalisation."""
+    file = side_file(source, "modules.json", allow_download=allow_download)
+    return file is not None and "Normalize" in file.read_text(encoding="utf-8")
 
 
 def _load_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenizer:

@@ -107,19 +107,35 @@ class Context:
         )
         return self.store.encode(what, rows, views)
 
-    def head_data(self, encoders: Mapping[str, Encoder], rows: Rows, views: int = 0) -> HeadData:
-        """Encode rows for a head.
+    def views(self) -> list[Moment]:
+        """Return the moments of the head's augmented views."""
+        return [self.moment(_HEAD_EPOCH, view) for view in range(self.config.views)]
+
+    def head_data(self, encoders: Mapping[str, Encoder], rows: Rows) -> HeadData:
+        """Encode rows for a head, without augmentation.
 
         Args:
-            encoders: Frozen encoders by block; see `heads.owner`.
+            encoders: Frozen encoders by modality.
             rows: Row positions.
-            views: Augmented views per row; 0: the plain inputs.
         """
-        moments = [self.moment(_HEAD_EPOCH, view) for view in range(views)] if views else None
-        z = {block: self.encode(owner(block), encoder, rows, moments) for block, encoder in encoders.items()}
-        present = {block: self.sources[owner(block)].present[rows] for block in encoders}
+        return self.with_labels({name: self.encode(name, encoder, rows) for name, encoder in encoders.items()}, rows)
+
+    def with_labels(self, z: Mapping[str, Array], rows: Rows) -> HeadData:
+        """Put labels, weights and what is absent beside blocks of features [views, rows, dim]."""
+        present = {block: self.sources[owner(block)].present[rows] for block in z}
+        return HeadData(dict(z), present, self.labels[rows], self.row_weights(rows), self.keys[rows])
+
+    def row_weights(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return loss weights with mean 1: the class weight, and with `data.group_weights` each group counts alike.
+
+        A patient with twenty images would otherwise weigh as much as twenty patients.
+        """
         weights = self.class_weights.double().numpy()[self.labels[rows]]
-        return HeadData(z, present, self.labels[rows], weights, self.keys[rows])
+        if self.groups is not None and self.config.data.group_weights == "equal":
+            names = self.groups.iloc[rows]
+            weights = weights / names.map(names.value_counts()).to_numpy(dtype=np.float64)
+        scaled: npt.NDArray[np.float64] = weights / weights.mean()
+        return scaled
 
     def targets(self, rows: Rows) -> Tensor:
         """Return class indices on the device, int64 [rows]."""

@@ -1,13 +1,13 @@
-"""The fused model: encoders, a linear classifier per modality, and a head on all features that knows what is absent.
+"""The fused model: encoders, linear classifiers on them, and one head on all modalities that knows what is absent.
 
-With cross-fitting it has several members, each with encoders and a head of its own; their logits are averaged. Members
-may share an encoder, which then runs once per batch.
+The head reads blocks. A block is either the features of one encoder or the mean logits of all networks of a modality,
+of which there are several after k-fold cross-fitting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -34,57 +34,45 @@ class Outputs:
     present: dict[str, Tensor]
 
 
-class Member(nn.Module):
-    """The classifiers and the head of one member.
+@dataclass(frozen=True)
+class Wiring:
+    """Which encoder serves what, by position in the model.
 
-    Args:
-        uses: Which of the model's encoders each block of features comes from; see `heads.owner`.
-        classifiers: Linear(dim, classes) by modality.
-        head: The fused head.
-        on_logits: Does the head read the classifiers' logits instead of the features?
+    Attributes:
+        modality_of: The modality of each encoder.
+        networks: Modality -> encoders that have a classifier; their logits are averaged.
+        features: Block of the head -> the encoder whose features it is.
+        logits: Blocks of the head that are the mean logits of the modality of that name.
     """
 
-    def __init__(
-        self, uses: Mapping[str, int], classifiers: Mapping[str, nn.Linear], head: Head, on_logits: bool = False
-    ) -> None:
-        super().__init__()
-        self.uses, self.on_logits = dict(uses), on_logits
-        # Modality names may hold dots, which module names may not: modules are kept by position.
-        self.names = list(classifiers)
-        self.classifiers = nn.ModuleList(classifiers.values())
-        self.head = head
-
-    def forward(self, features: Sequence[Tensor], present: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return unimodal and fused logits for the features of all encoders."""
-        z = {block: features[index] for block, index in self.uses.items()}
-        has = {block: present[owner(block)] for block in z}
-        f_m = {name: layer(z[name]) for name, layer in zip(self.names, self.classifiers, strict=True)}
-        return f_m, self.head(f_m if self.on_logits else z, has)
+    modality_of: list[str]
+    networks: dict[str, list[int]]
+    features: dict[str, int]
+    logits: list[str]
 
     def describe(self) -> dict[str, Any]:
-        """Return what `build_model` needs to make this member again."""
-        return {"uses": self.uses, "head": self.head.describe(), "on_logits": self.on_logits}
+        """Return JSON values."""
+        return asdict(self)
 
 
 class FusionModel(nn.Module):
-    """Encoders and members.
+    """Encoders, classifiers and a head.
 
     Args:
         encoders: All encoders.
-        modality_of: The modality of each encoder.
-        members: At least one.
+        classifiers: Linear(dim, classes) for each encoder of `wiring.networks`, in that order.
+        head: The fused head.
+        wiring: What belongs to what.
     """
 
-    def __init__(self, encoders: Sequence[Encoder], modality_of: Sequence[str], members: Sequence[Member]) -> None:
+    def __init__(
+        self, encoders: Sequence[Encoder], classifiers: Sequence[nn.Linear], head: Head, wiring: Wiring
+    ) -> None:
         super().__init__()
-        self.modality_of = list(modality_of)
+        # Modality names may hold dots, which module names may not: modules are kept by position.
         self.encoders = nn.ModuleList(encoders)
-        self.members = nn.ModuleList(members)
-
-    @property
-    def names(self) -> list[str]:
-        """The modalities."""
-        return list(dict.fromkeys(self.modality_of))
+        self.classifiers = nn.ModuleList(classifiers)
+        self.head, self.wiring = head, wiring
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> Outputs:
         """Return features, unimodal logits and fused logits.
@@ -94,9 +82,10 @@ class FusionModel(nn.Module):
             present: bool [batch] by modality.
         """
         features = []
-        for name, encoder in zip(self.modality_of, self.encoders, strict=True):
+        for name, encoder in zip(self.wiring.modality_of, self.encoders, strict=True):
+            assert isinstance(encoder, Encoder)
             has = present[name]
-            z = torch.zeros(len(has), _dim(encoder), device=has.device)
+            z = torch.zeros(len(has), encoder.dim, device=has.device)
             if bool(has.any()):
                 z[has] = encoder(inputs[name]).float()
             features.append(z)
@@ -104,15 +93,17 @@ class FusionModel(nn.Module):
 
     def fuse(self, features: Sequence[Tensor], present: Mapping[str, Tensor]) -> Outputs:
         """Return all outputs for features that were encoded before, one tensor [batch, dim] per encoder."""
-        said = [member(features, present) for member in self.members]
-        z = {
-            name: torch.cat([z for z, owner in zip(features, self.modality_of, strict=True) if owner == name], 1)
-            for name in self.names
+        layers = iter(self.classifiers)
+        f_m = {
+            name: torch.stack([next(layers)(features[index]) for index in indices]).mean(0)
+            for name, indices in self.wiring.networks.items()
         }
-        f_m = {name: torch.stack([alone[name] for alone, _ in said]).mean(0) for name in self.names}
-        return Outputs(z, f_m, torch.stack([fused for _, fused in said]).mean(0), dict(present))
-
-
-def _dim(encoder: nn.Module) -> int:
-    assert isinstance(encoder, Encoder)
-    return encoder.dim
+        blocks = {block: features[index] for block, index in self.wiring.features.items()}
+        blocks |= {name: f_m[name] for name in self.wiring.logits}
+        f = self.head(blocks, {block: present[owner(block)] for block in blocks})
+        owners = self.wiring.modality_of
+        z = {
+            name: torch.cat([z for z, modality in zip(features, owners, strict=True) if modality == name], 1)
+            for name in f_m
+        }
+        return Outputs(z, f_m, f, dict(present))

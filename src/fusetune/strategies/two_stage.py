@@ -1,15 +1,15 @@
 """Fine-tune each encoder alone, freeze it, fit one head on the concatenation (arXiv 2505.06592, in its sound form).
 
 What differs from the published procedure, and why: the rows are split before anything is trained; frozen encoders run
-once per view into a store instead of in every epoch; features are standardised per modality; the head is solved to
-convergence with a penalty chosen on validation rows; and its training rows are rows that the encoders have not seen
-(`crossfit`), because an encoder looks surer on rows that it was trained on than it is on new ones.
+once per view into a store instead of in every epoch; blocks are standardised per modality; the head is solved to
+convergence with a penalty chosen on validation rows; and what it learns from is not what a network says about its own
+training rows (`crossfit`), because that is surer than what the same network says about new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,128 +20,144 @@ from fusetune.encoders import Encoder, is_pretrained
 from fusetune.errors import SplitError
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import PRETRAINED, HeadData, HeadFit, fit_head, owner
-from fusetune.strategies.model import FusionModel, Member
+from fusetune.strategies.heads import PRETRAINED, HeadFit, fit_head
+from fusetune.strategies.model import FusionModel, Wiring
 from fusetune.strategies.unimodal import Unimodal, fine_tune, freeze, has_training
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One member: which training rows its encoders and its head see."""
+@dataclass
+class _Blocks:
+    """What the head reads, collected modality by modality."""
 
-    name: str
-    encoder_rows: Rows
-    head_rows: Rows
+    encoders: list[Encoder] = field(default_factory=list)
+    classifiers: list[nn.Linear] = field(default_factory=list)
+    wiring: Wiring = field(default_factory=lambda: Wiring([], {}, {}, []))
+    train: dict[str, Array] = field(default_factory=dict)
+    valid: dict[str, Array] = field(default_factory=dict)
 
-
-def two_stage(ctx: Context) -> tuple[FusionModel, list[HeadFit]]:
-    """Return the fused model and how each member's head was chosen."""
-    encoders: list[Encoder] = []
-    owners: list[str] = []
-    members, fits = [], []
-    for plan in plans(ctx):
-        with ctx.log.timed(ctx.seconds, "stage_u"):
-            networks = {name: fine_tune(ctx, name, plan.encoder_rows, name + plan.name) for name in ctx.modalities}
-        blocks = _blocks(ctx, networks)
-        uses = {block: _index(encoder, owner(block), encoders, owners) for block, encoder in blocks.items()}
-        member, fit = fuse(ctx, networks, blocks, uses, plan)
-        members.append(member)
-        fits.append(fit)
-        ctx.log.say(f"  head{plan.name}: {fit.choice}, valid NLL {fit.valid_nll:.3f}")
-        ctx.log.record("head", member=plan.name, choice=fit.choice, valid_nll=fit.valid_nll, path=fit.path)
-    model = FusionModel(encoders, owners, members).to(ctx.runtime.device)
-    freeze(model)
-    return model, fits
+    def add(self, name: str, encoder: Encoder) -> int:
+        self.encoders.append(encoder)
+        self.wiring.modality_of.append(name)
+        return len(self.encoders) - 1
 
 
-def fuse(
-    ctx: Context,
-    networks: Mapping[str, Unimodal],
-    encoders: Mapping[str, Encoder],
-    uses: Mapping[str, int],
-    plan: Plan,
-) -> tuple[Member, HeadFit]:
-    """Encode the head's rows with frozen encoders and fit the head."""
-    classifiers = {name: network.head for name, network in networks.items()}
-    with ctx.log.timed(ctx.seconds, "encode"):
-        data = ctx.head_data(encoders, plan.head_rows, ctx.config.views)
-        valid = ctx.head_data(encoders, ctx.split.rows("valid"))
-    on_logits = ctx.config.head.inputs == "logits"
+def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
+    """Return the fused model and how its head was chosen."""
+    encoder_rows, head_rows = _stage_rows(ctx)
+    blocks = _Blocks()
+    for name in ctx.modalities:
+        trained = has_training(ctx.settings(name), ctx.pristine[name])
+        if ctx.config.crossfit.how == "k" and (trained or ctx.config.head.inputs == "logits"):
+            _cross_fitted(ctx, name, blocks)
+        else:
+            _plain(ctx, name, blocks, encoder_rows, head_rows)
+        if trained and ctx.config.head.pretrained and is_pretrained(ctx.pristine[name]):
+            _as_pretrained(ctx, name, blocks, head_rows)
     with ctx.log.timed(ctx.seconds, "stage_m"):
-        if on_logits:
-            data, valid = on_classifiers(data, classifiers), on_classifiers(valid, classifiers)
         fit = fit_head(
-            data, valid, ctx.config.head,
+            ctx.with_labels(blocks.train, head_rows), ctx.with_labels(blocks.valid, ctx.split.rows("valid")),
+            ctx.config.head,
             classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log,
         )  # fmt: skip
-    return Member(uses, classifiers, fit.head, on_logits), fit
+    ctx.log.say(f"  head on {', '.join(blocks.train)}: {fit.choice}, valid NLL {fit.valid_nll:.3f}")
+    ctx.log.record("head", blocks=list(blocks.train), choice=fit.choice, valid_nll=fit.valid_nll, path=fit.path)
+    model = FusionModel(blocks.encoders, blocks.classifiers, fit.head, blocks.wiring).to(ctx.runtime.device)
+    freeze(model)
+    return model, fit
 
 
-def plans(ctx: Context) -> list[Plan]:
-    """Divide the training rows between encoders and heads.
+def _plain(ctx: Context, name: str, blocks: _Blocks, encoder_rows: Rows, head_rows: Rows) -> None:
+    """One network; the head reads its features, or its logits."""
+    with ctx.log.timed(ctx.seconds, "stage_u"):
+        network = fine_tune(ctx, name, encoder_rows)
+    with ctx.log.timed(ctx.seconds, "encode"):
+        train, valid = _encode(ctx, name, network.encoder, head_rows)
+    index = blocks.add(name, network.encoder)
+    blocks.wiring.networks[name] = [index]
+    blocks.classifiers.append(network.head)
+    if ctx.config.head.inputs == "logits":
+        train, valid = _logits(network, train), _logits(network, valid)
+        blocks.wiring.logits.append(name)
+    else:
+        blocks.wiring.features[name] = index
+    blocks.train[name], blocks.valid[name] = train, valid
 
-    `off`: all rows for both. `holdout`: the head gets rows kept back from the encoders. `k`: that k times over, so that
-    every row serves both, and the members' logits are averaged (stacking, arXiv 2111.02705, with a head per fold).
-    Where nothing is trained, no row has been seen, and all rows serve both.
+
+def _cross_fitted(ctx: Context, name: str, blocks: _Blocks) -> None:
+    """Train k networks, each trained without one fold: the head reads logits (stacking, arXiv 2111.02705).
+
+    A training row's logits come from the network that never saw it; those of any other row are the mean over the k
+    networks. Features would not do: those of separately trained encoders cannot be compared.
     """
-    train, how = ctx.split.rows("train"), ctx.config.crossfit
+    train = ctx.split.rows("train")
+    folds = _folds(ctx, train)
+    out_of_fold = np.zeros((ctx.config.views, len(train), len(ctx.classes)), np.float32)
+    said: list[Array] = []
+    blocks.wiring.networks[name] = []
+    for fold in range(ctx.config.crossfit.folds):
+        held = folds == fold
+        with ctx.log.timed(ctx.seconds, "stage_u"):
+            network = fine_tune(ctx, name, train[~held], f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}")
+        with ctx.log.timed(ctx.seconds, "encode"):
+            outside, valid = _encode(ctx, name, network.encoder, train[held])
+        out_of_fold[:, held] = _logits(network, outside)
+        said.append(_logits(network, valid))
+        blocks.wiring.networks[name].append(blocks.add(name, network.encoder))
+        blocks.classifiers.append(network.head)
+    blocks.train[name], blocks.valid[name] = out_of_fold, np.mean(said, 0)
+    blocks.wiring.logits.append(name)
+
+
+def _as_pretrained(ctx: Context, name: str, blocks: _Blocks, head_rows: Rows) -> None:
+    """The features of the encoder from before fine-tuning: honest about every training row, and different."""
+    encoder = ctx.fresh_encoder(name)
+    with ctx.log.timed(ctx.seconds, "encode"):
+        blocks.train[name + PRETRAINED], blocks.valid[name + PRETRAINED] = _encode(ctx, name, encoder, head_rows)
+    blocks.wiring.features[name + PRETRAINED] = blocks.add(name, encoder)
+
+
+def _encode(ctx: Context, name: str, encoder: Encoder, rows: Rows) -> tuple[Array, Array]:
+    """Return augmented views of training rows and plain validation rows."""
+    return ctx.encode(name, encoder, rows, ctx.views()), ctx.encode(name, encoder, ctx.split.rows("valid"))
+
+
+def _stage_rows(ctx: Context) -> tuple[Rows, Rows]:
+    """Return the rows that train the encoders and those that train the head."""
+    train = ctx.split.rows("train")
     trained = any(has_training(ctx.settings(name), ctx.pristine[name]) for name in ctx.modalities)
-    if how.how == "off" or not (trained or ctx.config.head.inputs == "logits"):
-        return [Plan("", train, train)]
+    if ctx.config.crossfit.how != "holdout" or not trained:
+        return train, train
+    share = ctx.config.crossfit.share
+    dealt = _deal(ctx, train, (1 - share, share))
+    _refuse_lost_class(ctx, train, train[dealt == 1])
+    return train[dealt == 0], train[dealt == 1]
+
+
+def _folds(ctx: Context, train: Rows) -> Rows:
+    count = ctx.config.crossfit.folds
+    folds = _deal(ctx, train, (1 / count,) * count)
+    for fold in range(count):
+        _refuse_lost_class(ctx, train, train[folds != fold])
+    return folds
+
+
+def _deal(ctx: Context, rows: Rows, shares: Sequence[float]) -> Rows:
     units = ctx.ids if ctx.groups is None else ctx.groups
-    shares = (1 - how.share, how.share) if how.how == "holdout" else (1 / how.folds,) * how.folds
     # Another seed than the split's own, or the folds would repeat its order.
-    dealt = deal(ctx.ids.iloc[train], ctx.labels[train], units.iloc[train], shares, ctx.config.seed + 1)
-    parts = [1] if how.how == "holdout" else list(range(how.folds))
-    found = []
-    for part in parts:
-        inside, outside = train[dealt != part], train[dealt == part]
-        if len(np.unique(ctx.labels[outside])) < len(np.unique(ctx.labels[train])):
-            raise SplitError(
-                "cross-fitting leaves a class without rows for the head; use fewer crossfit.folds, a larger "
-                "crossfit.share, or crossfit.how=off"
-            )
-        found.append(Plan("" if len(parts) == 1 else f", fold {part + 1} of {len(parts)}", inside, outside))
-    return found
+    return deal(ctx.ids.iloc[rows], ctx.labels[rows], units.iloc[rows], tuple(shares), ctx.config.seed + 1)
 
 
-def on_classifiers(data: HeadData, classifiers: Mapping[str, nn.Linear]) -> HeadData:
-    """Replace features by the logits of each modality's own classifier."""
+def _refuse_lost_class(ctx: Context, train: Rows, rows: Rows) -> None:
+    lost = sorted(set(ctx.labels[train]) - set(ctx.labels[rows]))
+    if lost:
+        raise SplitError(
+            f"cross-fitting leaves no row of class '{ctx.classes[lost[0]]}' on one side; use other crossfit.folds or "
+            "crossfit.share, or crossfit.how=off"
+        )
+
+
+def _logits(network: Unimodal, z: Array) -> Array:
+    device = network.head.weight.device
     with torch.inference_mode():
-        z = {name: _logits(layer, data.z[name]) for name, layer in classifiers.items()}
-    return HeadData(z, {name: data.present[name] for name in z}, data.labels, data.weights, data.keys)
-
-
-def _blocks(ctx: Context, networks: Mapping[str, Unimodal]) -> dict[str, Encoder]:
-    """Return the encoders that the head reads, by block: the fine-tuned ones and, beside them, the pretrained ones.
-
-    What the encoder knew before fine-tuning is honest about every training row, and it is diverse.
-    """
-    blocks = {name: network.encoder for name, network in networks.items()}
-    if ctx.config.head.pretrained and ctx.config.head.inputs == "features":
-        for name, network in networks.items():
-            before = ctx.pristine[name]
-            if is_pretrained(before) and not _same(before.to(ctx.runtime.device), network.encoder):
-                blocks[name + PRETRAINED] = ctx.fresh_encoder(name)
-    return blocks
-
-
-def _index(encoder: Encoder, name: str, encoders: list[Encoder], owners: list[str]) -> int:
-    """Return the encoder's place in the model; members with equal encoders share one."""
-    for index, (known, modality) in enumerate(zip(encoders, owners, strict=True)):
-        if modality == name and _same(known, encoder):
-            return index
-    encoders.append(encoder)
-    owners.append(name)
-    return len(encoders) - 1
-
-
-def _same(first: nn.Module, second: nn.Module) -> bool:
-    one, two = first.state_dict(), second.state_dict()
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-def _logits(classifier: nn.Linear, z: Array) -> Array:
-    device = classifier.weight.device
-    found: Tensor = classifier(torch.from_numpy(np.array(z)).to(device))
+        found: Tensor = network.head(torch.from_numpy(np.array(z)).to(device))
     return found.cpu().numpy()

@@ -162,7 +162,7 @@ def _validate(ctx: Context, name: str, model: Unimodal, rows: Rows) -> tuple[flo
 
 def _set_training(model: Unimodal, settings: TrainConfig) -> None:
     model.train()
-    if settings.batch_norm == "frozen":
-        for module in model.modules():
-            if isinstance(module, _NORMS):
-                module.eval()
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            fixed = settings.batch_norm == "frozen" or not any(p.requires_grad for p in module.parameters())
+            module.train(not fixed)

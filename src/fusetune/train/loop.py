@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from fusetune.data.split import Rows
 from fusetune.errors import NonFiniteLossError, listed
 from fusetune.progress import Log, bar
 from fusetune.runtime import Runtime, seed_everything
+from fusetune.train.average import Average
 from fusetune.train.checkpoint import Checkpoints, State
 from fusetune.train.optim import build_optimiser, rate_factor, set_rate
 
@@ -109,11 +111,12 @@ def train(
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
     """
     optimiser = build_optimiser(groups, settings)
+    average = Average(model, settings.average) if settings.average else None
     history, best, finished = History(), copy.deepcopy(model.state_dict()), False
     start = 0
     saved = checkpoints.latest() if checkpoints and resume else None
     if saved and checkpoints:
-        start, finished = _restore(saved, model, optimiser, history), saved["finished"]
+        start, finished = _restore(saved, model, optimiser, history, average), saved["finished"]
         best = checkpoints.best()["model"]
         log.say(f"  {task.name}: resuming after epoch {start} of {settings.epochs}")
     else:
@@ -126,15 +129,17 @@ def train(
         if finished:
             break
         started = time.perf_counter()
-        loss = _run_epoch(model, optimiser, task, settings, epoch, runtime, seed, history)
-        nll, accuracy = _validate(task, f"after epoch {epoch + 1}")
+        loss = _run_epoch(model, optimiser, task, settings, epoch, runtime, seed, history, average)
+        with average.applied() if average else nullcontext():
+            nll, accuracy = _validate(task, f"after epoch {epoch + 1}")
+            candidate = copy.deepcopy(model.state_dict()) if nll < history.best_nll else None
         rate = float(optimiser.param_groups[-1]["lr"])
         record = EpochRecord(epoch, loss, nll, accuracy, rate, time.perf_counter() - started)
         history.records.append(record)
         log.record("epoch", stage=task.name, **asdict(record))
-        if nll < history.best_nll:
+        if candidate is not None:
             history.best_nll, history.best_epoch = nll, epoch
-            best = copy.deepcopy(model.state_dict())
+            best = candidate
             if checkpoints:
                 checkpoints.save_best({"model": best, "epoch": epoch})
         # The start can be hard to beat for a few epochs: patience counts from the best epoch of training.
@@ -143,13 +148,17 @@ def train(
         log.say(
             f"  {task.name}: epoch {epoch + 1}/{settings.epochs}  train loss {loss:.3f}  valid NLL {nll:.3f}  "
             f"accuracy {accuracy:.1%}  {record.seconds:.0f} s"
-            + ("" if history.best_epoch == epoch else f"  (best: epoch {history.best_epoch + 1})")
+            + ("" if history.best_epoch == epoch else f"  (best: {_moment(history.best_epoch)})")
             + ("  no better for a while: stopping" if finished else "")
         )
         if checkpoints:
-            checkpoints.save(epoch, _state(model, optimiser, history, finished))
+            checkpoints.save(epoch, _state(model, optimiser, history, finished, average))
     model.load_state_dict(best)
     return history
+
+
+def _moment(epoch: int) -> str:
+    return f"epoch {epoch + 1}" if epoch >= 0 else "before training"
 
 
 def _run_epoch(
@@ -161,6 +170,7 @@ def _run_epoch(
     runtime: Runtime,
     seed: int,
     history: History,
+    average: Average | None,
 ) -> float:
     seed_everything(seed, task.name, epoch)
     batches = task.batches(epoch)
@@ -187,6 +197,8 @@ def _run_epoch(
                 if not math.isfinite(norm):
                     raise _not_finite("gradient", norm, task, settings, epoch, np.concatenate(pending))
                 pending.clear()
+                if average:
+                    average.update()
             total, count = total + value * len(rows), count + len(rows)
             shown.advance(note=f"loss {total / count:.3f}")
     history.rows_seen += count
@@ -218,20 +230,27 @@ def _not_finite(
     )
 
 
-def _state(model: nn.Module, optimiser: torch.optim.Optimizer, history: History, finished: bool) -> State:
+def _state(
+    model: nn.Module, optimiser: torch.optim.Optimizer, history: History, finished: bool, average: Average | None
+) -> State:
     return {
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "history": asdict(history),
         "finished": finished,
+        "average": average.state() if average else {},
     }
 
 
-def _restore(saved: State, model: nn.Module, optimiser: torch.optim.Optimizer, history: History) -> int:
+def _restore(
+    saved: State, model: nn.Module, optimiser: torch.optim.Optimizer, history: History, average: Average | None
+) -> int:
     model.load_state_dict(saved["model"])
     optimiser.load_state_dict(saved["optimiser"])
     told = dict(saved["history"])
     history.records = [EpochRecord(**record) for record in told.pop("records")]
     for name, value in told.items():
         setattr(history, name, value)
+    if average:
+        average.restore(**saved["average"])
     return len(history.records)

@@ -1,0 +1,129 @@
+"""Corruption of cells: marginal distributions stay, a number and its missing flag come from one row, shares are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from fusetune.augment.random import Moment
+from fusetune.augment.tabular import CellAugment, VectorAugment
+from fusetune.config import ColumnPolicy
+
+TRAIN, ROWS = 60, 2000
+KEYS = torch.arange(ROWS)
+
+
+def donors() -> dict[str, Tensor]:
+    """Training rows in which every number tells its row, and every seventh one is missing."""
+    numbers = torch.arange(1, TRAIN + 1).float()[:, None] * torch.tensor([1.0, 1000.0])
+    missing = torch.zeros(TRAIN, 2, dtype=torch.bool)
+    missing[::7, 0] = True
+    numbers[missing] = 0
+    codes = torch.arange(TRAIN)[:, None].remainder(5).expand(-1, 3) + torch.tensor([0, 100, 200])
+    return {"numbers": numbers, "missing": missing, "codes": codes.clone()}
+
+
+def strangers(rows: int = ROWS) -> dict[str, Tensor]:
+    """Rows whose values no training row has."""
+    return {
+        "numbers": torch.full((rows, 2), -1.0),
+        "missing": torch.zeros(rows, 2, dtype=torch.bool),
+        "codes": torch.full((rows, 3), -1),
+    }
+
+
+def augment(share: float) -> CellAugment:
+    return CellAugment(ColumnPolicy(corrupt=share), donors())
+
+
+def test_the_share_of_corrupted_cells_is_the_one_asked_for() -> None:
+    for share in (0.1, 0.7):
+        found = augment(share).draw(strangers(), KEYS, Moment(0))
+        for cells in (found["numbers"], found["codes"]):
+            for column in (cells != -1).T:
+                assert stats.binomtest(int(column.sum()), ROWS, share).pvalue > 1e-4
+
+
+def test_new_values_follow_the_training_marginals() -> None:
+    known, found = donors(), augment(0.8).draw(strangers(), KEYS, Moment(1))
+    for column in range(2):
+        changed = found["numbers"][:, column][found["numbers"][:, column] != -1].numpy()
+        values, expected = np.unique(known["numbers"][:, column].numpy(), return_counts=True)
+        seen = np.array([(changed == value).sum() for value in values])
+        assert seen.sum() == len(changed)  # of this column's values only
+        assert stats.chisquare(seen, expected / expected.sum() * len(changed)).pvalue > 1e-4
+    for column in range(3):
+        changed = found["codes"][:, column][found["codes"][:, column] != -1]
+        assert stats.chisquare(torch.bincount(changed - 100 * column, minlength=5).numpy()).pvalue > 1e-4
+
+
+def test_a_number_and_its_missing_flag_come_from_one_row() -> None:
+    found = augment(0.5).draw(strangers(), KEYS, Moment(2))
+    assert bool(found["missing"].any())
+    assert bool((found["missing"] == (found["numbers"] == 0)).all())
+
+
+def test_columns_are_corrupted_independently() -> None:
+    found = augment(0.5).draw(strangers(), KEYS, Moment(3))
+    hits = torch.cat([found["numbers"] != -1, found["codes"] != -1], 1).double().numpy()
+    correlation = np.corrcoef(hits.T)
+    assert np.abs(correlation - np.eye(5)).max() < 0.1
+    both = (found["numbers"] > 0).all(1)
+    rows = torch.stack([found["numbers"][both, 0], found["numbers"][both, 1] / 1000]).numpy()
+    assert abs(np.corrcoef(rows)[0, 1]) < 0.2
+
+
+def test_a_row_gets_the_same_view_in_any_batch() -> None:
+    inputs = strangers(20)
+    whole = augment(0.5).draw(inputs, KEYS[:20], Moment(4))
+    order = torch.tensor([7, 0, 19, 3])
+    part = augment(0.5).draw({name: cells[order] for name, cells in inputs.items()}, KEYS[order], Moment(4))
+    for name, cells in whole.items():
+        assert torch.equal(part[name], cells[order])
+        assert cells.dtype == inputs[name].dtype
+    assert not torch.equal(augment(0.5).draw(inputs, KEYS[:20], Moment(4, 1))["codes"], whole["codes"])
+
+
+def test_tables_without_numbers_or_without_categories_work() -> None:
+    known, inputs = donors(), strangers(50)
+    for name in ("numbers", "codes"):
+        empty = {"numbers": ("numbers", "missing"), "codes": ("codes",)}[name]
+        few = {n: c[:, :0] if n in empty else c for n, c in known.items()}
+        rows = {n: c[:, :0] if n in empty else c for n, c in inputs.items()}
+        found = CellAugment(ColumnPolicy(corrupt=0.5), few).draw(rows, KEYS[:50], Moment(0))
+        assert found[name].shape == (50, 0)
+        assert any(bool((found[other] != -1).any()) for other in ("numbers", "codes") if other != name)
+
+
+def test_vectors_take_single_dimensions_from_training_rows() -> None:
+    known = torch.arange(TRAIN).float()[:, None] + 1000 * torch.arange(8)
+    vectors = torch.full((ROWS, 8), -1.0)
+    found = VectorAugment(ColumnPolicy(corrupt=0.3), known).draw(vectors, KEYS, Moment(5))
+    hit = found != -1
+    assert stats.binomtest(int(hit.sum()), ROWS * 8, 0.3).pvalue > 1e-4
+    place = torch.arange(8).expand(ROWS, -1)[hit]
+    assert torch.equal((found[hit] // 1000).long(), place)
+    taken = torch.bincount((found[hit] % 1000).long(), minlength=TRAIN)
+    assert stats.chisquare(taken.numpy()).pvalue > 1e-4
+
+
+def test_without_corruption_nothing_changes() -> None:
+    inputs = strangers(5)
+    assert augment(0).draw(inputs, KEYS[:5], Moment(0)) is inputs
+    assert augment(0.9).plain(inputs) is inputs
+    vectors = torch.ones(3, 2)
+    assert VectorAugment(ColumnPolicy(corrupt=0), vectors).draw(vectors, KEYS[:3], Moment(0)) is vectors
+
+
+def test_the_description_names_policy_and_donors() -> None:
+    other = donors()
+    other["codes"] = other["codes"].flip(0)
+    base = augment(0.5).describe()
+    assert base == augment(0.5).describe()
+    assert base != augment(0.4).describe()
+    assert base != CellAugment(ColumnPolicy(corrupt=0.5), other).describe()
+    vectors = torch.ones(3, 2)
+    policy = ColumnPolicy()
+    assert VectorAugment(policy, vectors).describe() != VectorAugment(policy, vectors * 2).describe()

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from torch.nn import functional as F
+
+from fusetune.augment.random import Moment
+from fusetune.config import Config, HeadConfig
+from fusetune.progress import Log
+from fusetune.runtime import Runtime, start_runtime
+from fusetune.strategies.heads import (
+    HEADS,
+    HeadData,
+    HeadFit,
+    LinearHead,
+    build_head,
+    drop_modalities,
+    fit_head,
+    fit_logistic,
+    fit_temperature,
+)
+
+Matrix = npt.NDArray[np.float64]
+KINDS = ["logistic", "ridge", "mlp", "gated", "bilinear"]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    yield start_runtime(Config(device="cpu", threads=1))
+
+
+def make_data(
+    z: Mapping[str, Matrix], y: npt.NDArray[np.int64], present: Mapping[str, Any] | None = None, start: int = 0
+) -> HeadData:
+    has = {name: np.ones(len(y), bool) for name in z} | dict(present or {})
+    views = {name: np.asarray(block, np.float32)[None] if block.ndim == 2 else block for name, block in z.items()}
+    return HeadData(views, has, y, np.ones(len(y)), np.arange(start, start + len(y)))
+
+
+def codes_to_vectors(code: npt.NDArray[np.int64], classes: int, seed: int, noise: float = 0.05) -> Matrix:
+    """Return x = E[code] + u + noise with orthonormal rows of E and a common shift u, 8 dimensions."""
+    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(8, 8)))[0]
+    generator = np.random.default_rng([seed, len(code)])
+    return basis[code] + basis[classes] + noise * generator.normal(size=(len(code), 8))
+
+
+def interactive(rows: int, classes: int = 3, seed: int = 0) -> HeadData:
+    """Return rows whose class is (code_1 + code_2) mod C: no modality and no sum of them tells anything."""
+    one, two = np.random.default_rng([seed, rows]).integers(0, classes, (2, rows))
+    blocks = {"a": codes_to_vectors(one, classes, 1), "b": codes_to_vectors(two, classes, 2)}
+    return make_data(blocks, (one + two) % classes)
+
+
+def redundant(rows: int, classes: int = 3, seed: int = 0, noise: float = 0.3) -> HeadData:
+    """Return rows whose class both modalities tell, each with its own noise."""
+    y = np.random.default_rng([seed, rows, 5]).integers(0, classes, rows)
+    blocks = {"a": codes_to_vectors(y, classes, 1, 1.2 * noise), "b": codes_to_vectors(y, classes, 2, noise)}
+    return make_data(blocks, y)
+
+
+def fit(kind: str, data: HeadData, valid: HeadData, runtime: Runtime, classes: int = 3, **more: Any) -> HeadFit:
+    torch.manual_seed(0)
+    config = HeadConfig(kind=kind, **more)
+    return fit_head(data, valid, config, classes=classes, runtime=runtime, seed=0, log=Log(quiet=True))
+
+
+def logits(head: Any, data: HeadData, present: Mapping[str, Any] | None = None, view: int = 0) -> torch.Tensor:
+    z = {name: torch.from_numpy(np.array(block[view])) for name, block in data.z.items()}
+    has = {name: torch.from_numpy(bits) for name, bits in (data.present | dict(present or {})).items()}
+    with torch.inference_mode():
+        told: torch.Tensor = head.eval()(z, has)
+    return told
+
+
+def accuracy(told: torch.Tensor, data: HeadData) -> float:
+    return float((told.argmax(1).numpy() == data.labels).mean())
+
+
+def nll(told: torch.Tensor, data: HeadData) -> float:
+    return float(F.cross_entropy(told, torch.from_numpy(data.labels)))
+
+
+def standardised(data: HeadData, of: HeadData) -> Matrix:
+    """Return [blocks standardised with the rows of `data` that have them / sqrt(width), absence bits]."""
+    parts = []
+    for name, block in of.z.items():
+        known = data.z[name][:, data.present[name]].reshape(-1, block.shape[-1]).astype(float)
+        part = (block[0].astype(float) - known.mean(0)) / known.std(0) / math.sqrt(block.shape[-1])
+        parts.append(np.where(of.present[name][:, None], part, 0.0))
+    absent = np.stack([~of.present[name] for name in of.z], 1).astype(float)
+    return np.concatenate([*parts, absent], 1)
+
+
+def solve(x: Matrix, y: npt.NDArray[np.int64], w: Matrix, penalty: float, classes: int) -> tuple[Matrix, Matrix]:
+    """Minimise weighted mean NLL + penalty / 2 |W|^2 in float64, written down without any library of models."""
+    onehot, share = np.eye(classes)[y], w / w.sum()
+
+    def objective(flat: Matrix) -> tuple[float, Matrix]:
+        weight, bias = flat[:-classes].reshape(classes, -1), flat[-classes:]
+        logp = log_softmax(x @ weight.T + bias, axis=1)
+        error = (np.exp(logp) - onehot) * share[:, None]
+        gradient = np.concatenate([(error.T @ x + penalty * weight).ravel(), error.sum(0)])
+        return float(-(share * logp[np.arange(len(y)), y]).sum() + penalty / 2 * (weight**2).sum()), gradient
+
+    start = np.zeros(classes * (x.shape[1] + 1))
+    options = {"maxiter": 20000, "maxfun": 40000, "ftol": 1e-16, "gtol": 1e-10}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+    return found[:-classes].reshape(classes, -1), found[-classes:]
+
+
+@pytest.mark.parametrize("penalty", [0.3, 0.01, 1e-3])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_is_the_minimum_of_the_objective(penalty: float, classes: int) -> None:
+    data, valid = redundant(120, classes), redundant(90, classes, seed=1)
+    generator = np.random.default_rng(0)
+    data.weights[:] = generator.uniform(0.3, 2, len(data.labels))
+    data.present["a"][generator.random(len(data.labels)) < 0.3] = False
+    found = fit_logistic(data, valid, HeadConfig(penalties=(penalty,), modality_dropout=0), classes, seed=0)
+    weight, bias = solve(standardised(data, data), data.labels, data.weights, penalty, classes)
+    expected = standardised(data, valid) @ weight.T + bias
+    told = logits(found.head, valid).numpy()
+    gap = (told - told.mean(1, keepdims=True)) - (expected - expected.mean(1, keepdims=True))
+    assert np.abs(gap).max() < 1e-4 * max(1.0, np.abs(expected).max())
+    assert found.valid_nll == pytest.approx(nll(torch.from_numpy(expected), valid), abs=1e-4)
+
+
+def test_the_penalty_of_lowest_validation_nll_is_taken() -> None:
+    data, valid = redundant(40, noise=0.7), redundant(300, seed=1, noise=0.7)
+    penalties = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-5)
+    told = []
+    for penalty in penalties:
+        single = fit_logistic(data, valid, HeadConfig(penalties=(penalty,), modality_dropout=0), 3, seed=0)
+        told.append(nll(logits(single.head, valid), valid))
+    whole = fit_logistic(data, valid, HeadConfig(penalties=penalties, modality_dropout=0), 3, seed=0)
+    assert whole.valid_nll == pytest.approx(min(told), abs=1e-4)
+    assert whole.choice == f"penalty {penalties[int(np.argmin(told))]:g}"
+    assert nll(logits(whole.head, valid), valid) == pytest.approx(whole.valid_nll, abs=1e-5)
+    assert 0 < int(np.argmin(told)) < len(penalties) - 1
+
+
+def test_a_penalty_per_block_helps_where_one_block_is_noise() -> None:
+    generator = np.random.default_rng(0)
+
+    def with_noise(data: HeadData) -> HeadData:
+        noise = generator.normal(size=(1, len(data.labels), 60)).astype(np.float32)
+        return HeadData(data.z | {"b": noise}, data.present, data.labels, data.weights, data.keys)
+
+    data, valid = with_noise(redundant(80, noise=0.7)), with_noise(redundant(300, seed=1, noise=0.7))
+    plain = fit_logistic(data, valid, HeadConfig(modality_dropout=0), 3, seed=0)
+    blocks = fit_logistic(data, valid, HeadConfig(modality_dropout=0, blockwise=True), 3, seed=0)
+    assert blocks.valid_nll < plain.valid_nll - 0.02
+    assert nll(logits(blocks.head, valid), valid) == pytest.approx(blocks.valid_nll, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_head_learns(runtime: Runtime, kind: str) -> None:
+    data, valid = redundant(300), redundant(200, seed=1)
+    found = fit(kind, data, valid, runtime)
+    told = logits(found.head, valid)
+    assert accuracy(told, valid) > 0.9
+    assert nll(told, valid) == pytest.approx(found.valid_nll, abs=1e-5)
+    assert not found.head.training
+
+
+@pytest.mark.parametrize("kind", ["mlp", "bilinear"])
+def test_heads_with_products_solve_an_interaction(runtime: Runtime, kind: str) -> None:
+    data, valid, test = interactive(900), interactive(300, seed=1), interactive(400, seed=2)
+    told = logits(fit(kind, data, valid, runtime, modality_dropout=0).head, test)
+    assert nll(told, test) < 0.1
+    assert accuracy(told, test) > 0.98
+
+
+def test_no_additive_head_can_solve_an_interaction(runtime: Runtime) -> None:
+    data, valid, test = interactive(900), interactive(300, seed=1), interactive(400, seed=2)
+    for kind in ("logistic", "ridge"):
+        told = logits(fit(kind, data, valid, runtime).head, test)
+        assert abs(nll(told, test) - math.log(3)) < 0.03
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_subset_of_modalities_predicts(runtime: Runtime, kind: str) -> None:
+    data, valid, test = redundant(1000), redundant(200, seed=1), redundant(600, seed=2)
+    head = fit(kind, data, valid, runtime, modality_dropout=0.5).head
+    absent = np.zeros(len(test.labels), bool)
+    for gone, left in (("a", "b"), ("b", "a")):
+        alone = fit("logistic", data.only(left), valid.only(left), runtime).head
+        reference = accuracy(logits(alone, test.only(left)), test.only(left))
+        assert accuracy(logits(head, test, {gone: absent}), test) >= 0.95 * reference > 0.6
+    nothing = logits(head, test, {"a": absent, "b": absent})
+    assert torch.isfinite(nothing).all()
+    assert (nothing == nothing[:1]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rubbish", [1e6, -3.0, math.nan])
+def test_what_is_stored_for_an_absent_modality_does_not_matter(runtime: Runtime, kind: str, rubbish: float) -> None:
+    data, valid = redundant(100), redundant(60, seed=1)
+    gone = np.arange(60) % 2 == 0
+    valid.present["a"][gone] = False
+    head = fit(kind, data, valid, runtime, epochs=2).head
+    before = logits(head, valid)
+    valid.z["a"][:, gone] = rubbish
+    assert torch.equal(logits(head, valid), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_that_no_training_row_has(runtime: Runtime, kind: str) -> None:
+    data, valid = redundant(200, classes=4), redundant(100, classes=4, seed=1)
+    keep = data.labels != 2
+    part = HeadData({n: z[:, keep] for n, z in data.z.items()}, {n: p[keep] for n, p in data.present.items()},
+                    data.labels[keep], data.weights[keep], data.keys[keep])  # fmt: skip
+    told = logits(fit(kind, part, valid, runtime, classes=4).head, valid)
+    assert told.shape == (100, 4)
+    assert torch.isfinite(told).all()
+    seen = valid.labels != 2
+    assert (told.argmax(1).numpy() == valid.labels)[seen].mean() > 0.85
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_rebuilt_head_is_the_same_function(runtime: Runtime, kind: str, classes: int) -> None:
+    data, valid = redundant(80, classes), redundant(50, classes, seed=1)
+    head = fit(kind, data, valid, runtime, classes=classes, epochs=2).head
+    again = build_head(head.describe())
+    again.load_state_dict(head.state_dict())
+    assert torch.equal(logits(again, valid), logits(head, valid))
+    assert type(head) in HEADS.values()
+
+
+def test_one_modality_as_a_plain_linear_layer() -> None:
+    data, valid = redundant(100).only("a"), redundant(50, seed=1).only("a")
+    head = fit_logistic(data, valid, HeadConfig(), 3, seed=0).head
+    assert isinstance(head, LinearHead)
+    with torch.inference_mode():
+        plain = head.as_linear()(torch.from_numpy(valid.z["a"][0]))
+    torch.testing.assert_close(plain, logits(head, valid), rtol=1e-4, atol=1e-4)
+
+
+def test_all_views_count_alike() -> None:
+    """Three equal views are one view."""
+    data, valid = redundant(80), redundant(50, seed=1)
+    thrice = HeadData({n: np.repeat(z, 3, 0) for n, z in data.z.items()}, data.present, data.labels, data.weights,
+                      data.keys)  # fmt: skip
+    config = HeadConfig(penalties=(0.01,))
+    one, three = (logits(fit_logistic(d, valid, config, 3, seed=0).head, valid) for d in (data, thrice))
+    torch.testing.assert_close(one, three, rtol=1e-3, atol=1e-3)
+
+
+def test_features_that_do_not_vary_are_harmless(runtime: Runtime) -> None:
+    data, valid = redundant(80), redundant(50, seed=1)
+    data.z["a"][:, :, 0] = 7.0
+    valid.z["a"][:, :, 0] = 8.0
+    told = logits(fit("logistic", data, valid, runtime).head, valid)
+    assert torch.isfinite(told).all()
+    assert accuracy(told, valid) > 0.8
+
+
+def test_dropped_modalities_leave_one() -> None:
+    generator = np.random.default_rng(0)
+    present = {name: generator.random(4000) < 0.7 for name in "abc"}
+    present["a"][~(present["a"] | present["b"] | present["c"])] = True
+    keys = torch.arange(4000) * 7919
+    kept = drop_modalities(present, keys, Moment(0), 0.4)
+    before, after = (np.stack(list(bits.values()), 1) for bits in (present, kept))
+    assert not (after & ~before).any()
+    assert after.any(1).all()
+    changed = (before != after).any(1)
+    several = before.sum(1) > 1
+    assert not changed[~several].any()
+    assert 0.2 < changed[several].mean() < 0.4
+    again = drop_modalities({n: p[::-1] for n, p in present.items()}, keys.flip(0), Moment(0), 0.4)
+    assert all(np.array_equal(again[name][::-1], kept[name]) for name in present)
+    same = drop_modalities(present, keys, Moment(0), 0.0)
+    assert all(np.array_equal(same[name], present[name]) for name in present)
+
+
+def test_temperature_finds_the_factor_that_was_applied() -> None:
+    generator = np.random.default_rng(0)
+    sharp = generator.normal(size=(20000, 4))
+    share = np.exp(log_softmax(sharp, axis=1)).cumsum(1)
+    y = (generator.random((20000, 1)) > share).sum(1).clip(max=3)
+    assert fit_temperature(sharp * 5, y) == pytest.approx(5, rel=0.05)

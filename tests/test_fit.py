@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from tiny import CLASSES, settings, tiny_table
+
+import fusetune
+from fusetune.config import Config
+from fusetune.data.split import PARTS, Split
+from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
+
+HOW: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
+FILES = {
+    "config.yaml",
+    "schema.json",
+    "split.parquet",
+    "metrics.json",
+    "predictions.parquet",
+    "report.html",
+    "log.jsonl",
+}
+METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "ece"}
+
+
+@dataclass
+class Done:
+    """A finished run and what it was made from."""
+
+    run: fusetune.Run
+    table: Path
+    frame: pd.DataFrame
+    settings: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("fit")
+    frame = tiny_table(folder / "data")
+    for row, column in {5: "scan", 11: "note", 44: "scan", 45: "note", 90: "scan", 95: "note", 47: "age"}.items():
+        frame.loc[row, column] = None
+    frame.loc[[6, 92], ["v_0", "v_1", "v_2", "v_3"]] = np.nan
+    table = folder / "data" / "table.csv"
+    frame.to_csv(table, index=False)
+    given = settings(folder / "store")
+    run = fusetune.fit(table, "organ", config=given, out=folder / "run", **HOW)
+    return Done(run, table, frame, given)
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path.name} holds {word}, which is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_every_file_is_there(done: Done) -> None:
+    assert {path.name for path in done.run.folder.iterdir()} >= FILES | {"model"}
+    assert done.run.report.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+    assert Config.build(done.run.folder / "config.yaml") == Config.build(done.settings)
+    assert yaml.safe_load((done.run.folder / "config.yaml").read_text())["views"] == 2
+    for line in (done.run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        assert {"time", "event"} <= json.loads(line).keys()
+
+
+def test_metrics_keep_the_contract(done: Done) -> None:
+    metrics = strict_json(done.run.folder / "metrics.json")
+    assert metrics == json.loads(json.dumps(done.run.metrics))
+    assert metrics["rows"] == {"train": 72, "valid": 12, "test": 12}
+    assert metrics["groups"] == {"train": 36, "valid": 6, "test": 6}
+    for part in ("test", "valid"):
+        assert metrics[part].keys() >= METRICS
+        assert all(score.keys() == {"value", "low", "high"} for score in metrics[part].values())
+    names = [row["name"] for row in metrics["gain"]]
+    alone = [f"{name} alone" for name in ("scan", "note", "columns", "genes")]
+    assert names == ["majority", *alone, "ensemble", "traditional", "two-stage"]
+    for row in metrics["gain"]:
+        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
+        assert row["nll"]["value"] >= 0
+    assert {"stage_u", "encode", "stage_m", "total"} <= metrics["seconds"].keys()
+    assert metrics["seconds"]["total"] >= metrics["seconds"]["stage_u"]
+    assert all(isinstance(count, int) and count > 0 for count in metrics["encoder_passes"].values())
+    assert metrics["gain"][-1]["accuracy"] == metrics["test"]["accuracy"]
+
+
+def test_it_learns(done: Done) -> None:
+    gain = {row["name"]: row for row in done.run.metrics["gain"]}
+    assert gain["majority"]["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert gain["two-stage"]["accuracy"]["value"] >= 0.75
+    assert gain["two-stage"]["nll"]["value"] < gain["majority"]["nll"]["value"]
+
+
+def test_predictions_are_those_of_valid_and_test_rows(done: Done) -> None:
+    told = pd.read_parquet(done.run.folder / "predictions.parquet")
+    part = done.frame["part"].replace({"val": "valid"})
+    expected = [*done.frame["case_id"][part == "valid"], *done.frame["case_id"][part == "test"]]
+    assert told["row_id"].tolist() == expected
+    assert told["part"].tolist() == ["valid"] * 12 + ["test"] * 12
+    assert told["label"].tolist() == done.frame.set_index("case_id")["organ"][expected].tolist()
+    shares = told[[f"p({name})" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-9)
+    assert told["prediction"].tolist() == [CLASSES[i] for i in shares.argmax(1)]
+    right = (told["label"] == told["prediction"])[told["part"] == "test"].mean()
+    assert right == pytest.approx(done.run.metrics["test"]["accuracy"]["value"])
+
+
+def test_the_model_predicts_what_the_run_predicted(done: Done) -> None:
+    told = pd.read_parquet(done.run.folder / "predictions.parquet").set_index("row_id")
+    again = done.run.model.predict_table(done.table).set_index("row_id").loc[told.index]
+    columns = [f"p({name})" for name in CLASSES]
+    np.testing.assert_allclose(again[columns].to_numpy(), told[columns].to_numpy(), rtol=0, atol=1e-6)
+
+
+def test_the_split_is_the_one_given(done: Done) -> None:
+    saved = pd.read_parquet(done.run.folder / "split.parquet").set_index("row_id")["part"]
+    assert saved[done.frame["case_id"]].tolist() == done.frame["part"].replace({"val": "valid"}).tolist()
+    assert done.run.metrics["split_hash"] == Split.load(done.run.folder / "split.parquet", done.frame["case_id"]).hash
+
+
+def test_the_same_seed_gives_the_same_numbers(done: Done, tmp_path: Path) -> None:
+    given = done.settings | {"store": {"folder": str(tmp_path / "another store")}}
+    again = fusetune.fit(done.table, "organ", config=given, out=tmp_path / "run", **HOW)
+    for name in ("rows", "groups", "test", "valid", "gain", "comparisons", "split_hash"):
+        assert again.metrics[name] == done.run.metrics[name]
+    told, before = (pd.read_parquet(run.folder / "predictions.parquet") for run in (again, done.run))
+    pd.testing.assert_frame_equal(told, before, check_exact=True)
+    other = fusetune.fit(done.table, "organ", config=given, seed=1, out=tmp_path / "other", **HOW)
+    assert other.metrics["test"]["nll"] != done.run.metrics["test"]["nll"]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gated", "bilinear", "ridge"])
+def test_trained_heads_depend_on_the_seed_alone(done: Done, tmp_path: Path, kind: str) -> None:
+    given = done.settings | {"train": {"epochs": 0}, "head": {"kind": kind, "epochs": 3}}
+    runs = [fusetune.fit(done.table, "organ", config=given, out=tmp_path / str(i), **HOW) for i in range(2)]
+    assert runs[0].metrics["test"] == runs[1].metrics["test"]
+
+
+def test_the_store_saves_encoder_passes(done: Done, tmp_path: Path) -> None:
+    """Plain features of unchanged encoders are there already: another seed computes only what is new."""
+    given = done.settings | {"train": {"epochs": 0}, "views": 1}
+    first, second = (
+        fusetune.fit(done.table, "organ", config=given, out=tmp_path / str(i), **HOW).metrics["encoder_passes"]
+        for i in range(2)
+    )
+    assert any("features" in name for name in first)
+    assert not any("features" in name for name in second)
+    assert sum(second.values()) >= sum(first.values()) > 0
+
+
+def test_test_rows_are_not_read_before_every_choice_is_made(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+    plain = Split.rows
+
+    def watched(self: Split, part: Any) -> Any:
+        head_is_fitted = "head" in (tmp_path / "run" / "log.jsonl").read_text()
+        asked.append((part, head_is_fitted))
+        return plain(self, part)
+
+    monkeypatch.setattr(Split, "rows", watched)
+    fusetune.fit(done.table, "organ", config=done.settings, out=tmp_path / "run", **HOW)
+    opened = [fitted for part, fitted in asked if part == "test"]
+    assert opened
+    assert all(opened)
+    assert {part for part, fitted in asked if not fitted} == {"train", "valid"}
+
+
+def test_labels_of_test_rows_do_not_reach_the_model(done: Done, tmp_path: Path) -> None:
+    frame = done.frame.copy()
+    test = frame["part"] == "test"
+    frame.loc[test, "organ"] = frame.loc[test, "organ"].map(dict(zip(CLASSES, [*CLASSES[1:], CLASSES[0]], strict=True)))
+    frame.to_csv(done.table.with_name("other.csv"), index=False)
+    run = fusetune.fit(done.table.with_name("other.csv"), "organ", config=done.settings, out=tmp_path / "run", **HOW)
+    columns = [f"p({name})" for name in CLASSES]
+    told, before = (pd.read_parquet(r.folder / "predictions.parquet")[columns] for r in (run, done.run))
+    pd.testing.assert_frame_equal(told, before, check_exact=True)
+    assert run.metrics["test"]["accuracy"] != done.run.metrics["test"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [("a", "b"), (10, 20, 30), (0.5, 1.5, 2.5), (False, True)],
+    ids=["two strings", "integers", "floats", "booleans"],
+)
+def test_labels_keep_their_type(tmp_path: Path, classes: tuple[Any, ...]) -> None:
+    frame = tiny_table(tmp_path / "data", rows=24 * len(classes), classes=classes)
+    given = settings(tmp_path / "store", train__epochs=0, views=1, evaluate__baselines=False)
+    table = tmp_path / "data" / "t.parquet"
+    frame.to_parquet(table)
+    how: dict[str, Any] = {"inputs": ["age", "site"], "split": "part", "config": given, "quiet": True}
+    run = fusetune.fit(table, "organ", out=tmp_path / "r", **how)
+    for model in (run.model, fusetune.load(tmp_path / "r")):
+        told = model.predict(table)
+        assert {type(value) for value in told.tolist()} == {type(classes[0])}
+        assert set(told) <= set(classes)
+        assert model.predict_proba(table).columns.tolist() == list(classes)
+        assert model.evaluate(table)["accuracy"]["value"] == pytest.approx((told == frame["organ"]).mean())
+
+
+def test_labels_match_by_value_in_a_later_table(done: Done) -> None:
+    frame = tiny_table(done.table.parent / "numbers", classes=(0, 1), rows=48)
+    given = done.settings | {"train": {"epochs": 0}, "views": 1}
+    out = done.table.parent / "numbers-run"
+    run = fusetune.fit(frame, "organ", inputs=["age"], split="part", config=given, out=out, quiet=True)
+    whole = run.model.evaluate(frame)["accuracy"]
+    for kind in (float, str, bool):
+        assert run.model.evaluate(frame.assign(organ=frame["organ"].astype(kind)))["accuracy"] == whole
+
+
+@pytest.mark.parametrize("weights", ["balanced", {"lung": 20.0}])
+def test_class_weights_shift_the_predictions(done: Done, tmp_path: Path, weights: Any) -> None:
+    frame = done.frame[(done.frame["organ"] != "lung") | (np.arange(96) % 4 == 0) | (done.frame["part"] != "train")]
+    how: dict[str, Any] = {"inputs": ["age"], "split": "part", "quiet": True}
+    plain = done.settings | {"train": {"epochs": 0}, "views": 1}
+    shares = []
+    for index, given in enumerate((plain, plain | {"data": {"class_weights": weights}})):
+        run = fusetune.fit(frame, "organ", config=given, out=tmp_path / str(index), **how)
+        shares.append(run.model.predict_proba(frame)["lung"].mean())
+    assert shares[1] > shares[0] + 0.05
+
+
+def test_a_weight_for_an_unknown_class_is_refused(done: Done, tmp_path: Path) -> None:
+    given = done.settings | {"data": {"class_weights": {"lungs": 2.0}}}
+    with pytest.raises(ConfigError, match="did you mean 'lung'"):
+        fusetune.fit(done.table, "organ", config=given, out=tmp_path / "run", **HOW)
+
+
+def test_a_grouped_split_keeps_patients_together(done: Done, tmp_path: Path) -> None:
+    given = done.settings | {"train": {"epochs": 0}, "views": 1}
+    run = fusetune.fit(
+        done.frame, "organ", inputs=["age", "site"], group="patient", config=given, out=tmp_path / "run", quiet=True
+    )
+    part = pd.read_parquet(run.folder / "split.parquet").set_index("row_id")["part"]
+    assert done.frame.groupby("patient")["case_id"].agg(lambda names: part[names].nunique()).max() == 1
+    assert set(part) == set(PARTS)
+    assert run.metrics["groups"]["test"] < run.metrics["rows"]["test"]
+
+
+def test_a_data_frame_is_left_as_it_was(done: Done, tmp_path: Path) -> None:
+    before = done.frame.copy()
+    given = done.settings | {"train": {"epochs": 0}, "views": 1}
+    fusetune.fit(done.frame, "organ", inputs=["age"], split="part", config=given, out=tmp_path / "run", quiet=True)
+    pd.testing.assert_frame_equal(done.frame, before)
+
+
+def test_a_modality_that_no_validation_row_has_is_named(done: Done, tmp_path: Path) -> None:
+    frame = done.frame.copy()
+    frame.loc[frame["part"] == "val", "note"] = None
+    frame.to_csv(done.table.with_name("holes.csv"), index=False)
+    with pytest.raises(UserError, match="note"):
+        fusetune.fit(done.table.with_name("holes.csv"), "organ", config=done.settings, out=tmp_path / "run", **HOW)
+
+
+def test_a_class_without_test_rows_is_judged_without_it(done: Done, tmp_path: Path) -> None:
+    frame = done.frame[(done.frame["organ"] != "lung") | (done.frame["part"] != "test")]
+    given = done.settings | {"train": {"epochs": 0}, "views": 1}
+    how: dict[str, Any] = {"inputs": ["age", "site"], "split": "part", "config": given, "quiet": True}
+    run = fusetune.fit(frame, "organ", out=tmp_path / "run", **how)
+    strict_json(run.folder / "metrics.json")
+    assert run.metrics["test"]["accuracy"]["value"] is not None
+
+
+def test_dates_as_labels_are_refused_before_training(done: Done, tmp_path: Path) -> None:
+    frame = done.frame.assign(organ=pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(96) // 2 % 3, unit="D"))
+    with pytest.raises(TableError, match="organ"):
+        fusetune.fit(frame, "organ", inputs=["age"], split="part", config=done.settings, out=tmp_path / "r", quiet=True)
+
+
+def test_unused_categories_are_no_classes(done: Done, tmp_path: Path) -> None:
+    frame = done.frame.assign(organ=pd.Categorical(done.frame["organ"], [*CLASSES, "spleen"]))
+    given = done.settings | {"train": {"epochs": 0}, "views": 1}
+    run = fusetune.fit(frame, "organ", inputs=["age"], split="part", config=given, out=tmp_path / "run", quiet=True)
+    assert run.model.classes == list(CLASSES)
+
+
+def test_a_filled_folder_is_refused(done: Done) -> None:
+    with pytest.raises(UserError, match="is not empty|finished run"):
+        fusetune.fit(done.table, "organ", config=done.settings, out=done.run.folder, **HOW)
+
+
+def test_the_test_part_is_not_opened_again(done: Done) -> None:
+    """Resuming a run that is already finished would read the test part twice."""
+    before = (done.run.folder / "metrics.json").read_bytes()
+    try:
+        again = fusetune.fit(done.table, "organ", config=done.settings, out=done.run.folder, resume=True, **HOW)
+    except FusetuneError as error:
+        assert "finished" in str(error)
+    else:
+        assert again.metrics["test_opened"] == done.run.metrics["test_opened"]
+    assert (done.run.folder / "metrics.json").read_bytes() == before
+    assert (done.run.folder / "log.jsonl").read_text().count("test part opened") == 1
+
+
+CROSSFITS: list[dict[str, Any]] = [{"how": "off"}, {"how": "holdout", "share": 0.3}, {"how": "k", "folds": 2}]
+
+
+@pytest.mark.parametrize("how", CROSSFITS, ids=lambda how: str(how["how"]))
+@pytest.mark.parametrize("inputs", ["features", "logits"])
+def test_cross_fitting_runs_through(done: Done, tmp_path: Path, how: dict[str, Any], inputs: str) -> None:
+    given = done.settings | {"crossfit": how, "head": {"inputs": inputs}, "train": {"epochs": 1}}
+    run = fusetune.fit(done.table, "organ", config=given, out=tmp_path / "run", **HOW)
+    told = pd.read_parquet(run.folder / "predictions.parquet")
+    again = fusetune.load(run.folder).predict_table(done.table).set_index("row_id").loc[told["row_id"]]
+    columns = [f"p({name})" for name in CLASSES]
+    np.testing.assert_allclose(again[columns].to_numpy(), told[columns].to_numpy(), rtol=0, atol=1e-6)
+
+
+def test_the_lock_itself() -> None:
+    ids = pd.Series([f"r{i}" for i in range(30)])
+    split = Split(ids, (np.arange(30) % 3).astype(np.int8), "by hand")
+    rows: Callable[[], Any] = lambda: split.rows("test")  # noqa: E731
+    with pytest.raises(LockedTestError):
+        rows()
+    split.unlock_test()
+    assert rows().tolist() == list(range(2, 30, 3))
+    with pytest.raises(LockedTestError):
+        split.unlock_test()

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import CLASSES, settings, tiny_table
+
+import fusetune
+from fusetune.errors import SchemaError, TableError
+from fusetune.model import Model
+
+INPUTS = {"scan": ["scan"], "note": ["note"], "columns": ["age", "site"], "genes": ["v_0", "v_1", "v_2", "v_3"]}
+SHARES = [f"p({name})" for name in CLASSES]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, pd.DataFrame, Path]:
+    folder = tmp_path_factory.mktemp("model")
+    frame = tiny_table(folder / "data")
+    frame.to_csv(folder / "data" / "table.csv", index=False)
+    how: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
+    given = settings(folder / "store", train__epochs=1, views=1, evaluate__baselines=False)
+    fusetune.fit(folder / "data" / "table.csv", "organ", config=given, out=folder / "run", **how)
+    return fusetune.load(folder / "run"), frame, folder / "data"
+
+
+def told(made: tuple[Model, pd.DataFrame, Path], frame: pd.DataFrame, name: str = "asked.csv") -> pd.DataFrame:
+    """Predict a table that is written beside the pictures."""
+    model, _, folder = made
+    frame.to_csv(folder / name, index=False)
+    return model.predict_table(folder / name)
+
+
+def test_order_and_count_are_kept(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    frame = made[1]
+    plain = told(made, frame)
+    assert plain.columns.tolist() == ["row_id", "prediction", "probability", *SHARES, "problem"]
+    assert plain["row_id"].tolist() == frame["case_id"].tolist()
+    assert (plain["problem"] == "").all()
+    np.testing.assert_allclose(plain[SHARES].sum(axis=1), 1, atol=1e-9)
+    np.testing.assert_array_equal(plain["probability"], plain[SHARES].max(axis=1))
+    order = np.random.default_rng(0).permutation(len(frame))
+    mixed = told(made, frame.iloc[order])
+    assert mixed["row_id"].tolist() == frame["case_id"].iloc[order].tolist()
+    np.testing.assert_allclose(mixed[SHARES], plain[SHARES].iloc[order], rtol=0, atol=1e-6)
+
+
+def test_a_row_does_not_depend_on_its_company(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    frame = made[1]
+    plain = told(made, frame)
+    for row in (0, 50, 95):
+        alone = told(made, frame.iloc[[row]])
+        assert len(alone) == 1
+        np.testing.assert_allclose(alone[SHARES], plain[SHARES].iloc[[row]], rtol=0, atol=1e-5)
+
+
+def test_the_three_ways_to_predict_agree(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    plain = told(made, frame)
+    assert model.predict(folder / "asked.csv").tolist() == plain["prediction"].tolist()
+    shares = model.predict_proba(str(folder / "asked.csv"))
+    assert shares.columns.tolist() == list(CLASSES)
+    np.testing.assert_array_equal(shares.to_numpy(), plain[SHARES].to_numpy())
+
+
+@pytest.mark.parametrize("gone", [["scan"], ["note"], ["columns"], ["genes"], ["scan", "note"], ["note", "genes"]])
+def test_any_input_may_be_empty(made: tuple[Model, pd.DataFrame, Path], gone: list[str]) -> None:
+    frame = made[1].copy()
+    frame[[column for name in gone for column in INPUTS[name]]] = None
+    plain, without = told(made, made[1]), told(made, frame)
+    assert len(without) == len(frame)
+    assert np.isfinite(without[SHARES].to_numpy()).all()
+    assert not np.allclose(without[SHARES], plain[SHARES], atol=1e-4)
+    assert (without["problem"] == "").all()
+    assert (without["prediction"] == frame["organ"]).mean() > 0.5
+
+
+def test_rows_without_anything_are_marked(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    frame = made[1].iloc[:10].copy()
+    frame.loc[3, [c for columns in INPUTS.values() for c in columns]] = None
+    answer = told(made, frame)
+    assert "no input is present" in answer["problem"][3]
+    assert (answer["problem"].drop(3) == "").all()
+    assert np.isfinite(answer[SHARES].to_numpy()).all()
+
+
+def test_unreadable_images_are_marked_and_the_rest_is_used(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    folder = made[2]
+    (folder / "broken.png").write_bytes((folder / "4.png").read_bytes()[:60])
+    (folder / "words.png").write_text("this is no picture")
+    frame = made[1].iloc[:12].copy()
+    frame.loc[[2, 5, 7], "scan"] = ["broken.png", "nowhere.png", "words.png"]
+    answer, without = told(made, frame), frame.copy()
+    for row, name in {2: "broken.png", 5: "nowhere.png", 7: "words.png"}.items():
+        assert answer["problem"][row].startswith(f"scan: {name}: ")
+    assert (answer["problem"].drop([2, 5, 7]) == "").all()
+    without.loc[[2, 5, 7], "scan"] = None
+    np.testing.assert_allclose(answer[SHARES], told(made, without)[SHARES], rtol=0, atol=1e-6)
+
+
+def test_a_table_without_rows_is_refused(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    with pytest.raises(TableError, match="no rows"):
+        made[0].predict(made[1].iloc[:0])
+
+
+def test_missing_columns_are_all_named(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    frame = made[1].drop(columns=["site", "v_2"]).rename(columns={"age": "aged"})
+    with pytest.raises(SchemaError) as caught:
+        made[0].predict(frame)
+    for text in ("column 'age' is missing, did you mean 'aged'?", "column 'site'", "column 'v_2'"):
+        assert text in str(caught.value)
+
+
+def test_columns_of_another_kind_are_refused(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    with pytest.raises(SchemaError, match="'age' must be number"):
+        made[0].predict(made[1].assign(age="old"))
+
+
+def test_extra_columns_and_a_missing_label_do_not_matter(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    plain = told(made, made[1])
+    frame = made[1].drop(columns=["organ", "part", "patient", "case_id"]).assign(extra=1, another="x")
+    answer = told(made, frame[sorted(frame.columns, reverse=True)])
+    np.testing.assert_array_equal(answer[SHARES], plain[SHARES])
+    assert answer["row_id"].tolist() == [str(i) for i in range(len(frame))]
+
+
+def test_ids_that_repeat_are_replaced_by_row_numbers(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    answer = told(made, made[1].assign(case_id="same"))
+    assert answer["row_id"].is_unique
+
+
+def test_unseen_categories_and_words_are_no_error(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    answer = told(made, made[1].assign(site="site 99", note="Χαίρετε 你好 🫀"))
+    assert np.isfinite(answer[SHARES].to_numpy()).all()
+
+
+def test_a_data_frame_with_any_index_is_read_in_its_order(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
+    plain = told(made, frame)
+    answer = model.predict_table(absolute.set_index(np.arange(len(frame))[::-1] * 5))
+    np.testing.assert_allclose(answer[SHARES], plain[SHARES], rtol=0, atol=1e-6)
+    assert answer.index.tolist() == list(range(len(frame)))
+
+
+def test_evaluation_counts_what_it_saw(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    answer = told(made, frame)
+    scores = model.evaluate(folder / "asked.csv")
+    assert scores["rows"] == 96
+    assert scores["groups"] == 48
+    assert scores["unreadable"] == 0
+    assert scores["accuracy"]["value"] == pytest.approx((answer["prediction"] == frame["organ"]).mean())
+    right = answer[SHARES].to_numpy()[np.arange(96), [CLASSES.index(name) for name in frame["organ"]]]
+    assert scores["nll"]["value"] == pytest.approx(-np.log(right).mean(), rel=1e-6)
+    assert scores["accuracy"]["low"] <= scores["accuracy"]["value"] <= scores["accuracy"]["high"]
+
+
+def test_evaluation_without_groups(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    assert made[0].evaluate(made[1].drop(columns="patient").assign(scan=None))["groups"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda f: f.drop(columns="organ"), "no column 'organ'"),
+        (lambda f: f.assign(organ=f["organ"].where(f.index != 7)), r"empty in row\(s\) 7"),
+        (lambda f: f.assign(organ=f["organ"].where(f.index != 7, "spleen")), "holds spleen; the model knows heart"),
+    ],
+)
+def test_labels_that_cannot_be_judged(made: tuple[Model, pd.DataFrame, Path], change: Any, text: str) -> None:
+    with pytest.raises(TableError, match=text):
+        made[0].evaluate(change(made[1].assign(scan=None)))

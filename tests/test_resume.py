@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from tiny import settings, tiny_table
+
+import fusetune
+from fusetune.errors import UserError
+from fusetune.train import loop
+
+HOW: dict[str, Any] = {"inputs": ["scan", "note", "age", "site"], "group": "patient", "split": "part"}
+OPTIONS = ["--inputs", "scan,note,age,site", "--group", "patient", "--split", "part"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a table and a configuration with epochs long enough to be killed in the middle of."""
+    folder = tmp_path_factory.mktemp("resume")
+    frame = tiny_table(folder / "data", rows=144)
+    frame.loc[[3, 40], "note"] = None
+    frame.to_csv(folder / "data" / "table.csv", index=False)
+    config = settings(folder / "store", train__epochs=5, train__batch_size=4, image__size=48, head__kind="mlp")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "data" / "table.csv", folder / "config.yaml"
+
+
+@pytest.fixture(scope="module")
+def whole(given: tuple[Path, Path]) -> Path:
+    """Return the folder of a run that nobody stopped, with a feature store of its own."""
+    table, config = given
+    store = f"store.folder={table.parent.parent / 'other store'}"
+    run = fusetune.fit(
+        table, "organ", config=config, sets=[store], out=table.parent.parent / "whole", quiet=True, **HOW
+    )
+    return run.folder
+
+
+def start(given: tuple[Path, Path], out: Path, *more: str) -> subprocess.Popen[bytes]:
+    table, config = given
+    command = [sys.executable, "-m", "fusetune.cli", "fit", str(table), "--label", "organ", "--config", str(config)]
+    return subprocess.Popen(
+        [*command, "--out", str(out), *OPTIONS, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool], later: float = 0.0) -> None:
+    """Kill a process some seconds after a condition holds; it must not have ended by itself."""
+    try:
+        while not reached():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.002)
+        time.sleep(later)
+        assert process.poll() is None, "the run ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def has_epoch(out: Path, stage: str, epoch: int) -> bool:
+    return any(e["event"] == "epoch" and e["stage"] == stage and e["epoch"] == epoch for e in events(out))
+
+
+def epoch_seconds(out: Path) -> float:
+    return next(e["seconds"] for e in events(out) if e["event"] == "epoch")
+
+
+def assert_equal_runs(out: Path, whole: Path) -> None:
+    for name in ("model/weights.safetensors", "model/schema.json", "split.parquet"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    told, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (out, whole))
+    pd.testing.assert_frame_equal(told, expected, check_exact=True)
+    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, whole))
+    for name in ("test", "valid", "gain", "comparisons", "rows"):
+        assert metrics[name] == before[name]
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(
+    given: tuple[Path, Path], whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    # In the middle of an epoch: some steps of the third have been taken and are lost.
+    kill_when(start(given, out), lambda: has_epoch(out, "scan", 1), later=0.0)
+    assert not has_epoch(out, "scan", 2)
+    # In the middle of another epoch of the resumed run, by the duration of an epoch.
+    kill_when(start(given, out, "--resume"), lambda: has_epoch(out, "scan", 3), later=epoch_seconds(out) / 2)
+    assert not has_epoch(out, "note", 0)
+    # Between two stages: as soon as the last epoch of the second one is saved.
+    kill_when(start(given, out, "--resume"), (out / "stages" / "note" / "epoch-0004.pt").exists)
+    assert not (out / "metrics.json").exists()
+    table, config = given
+    fusetune.fit(table, "organ", config=config, out=out, resume=True, quiet=True, **HOW)
+    assert_equal_runs(out, whole)
+    assert sum(e["event"] == "test part opened" for e in events(out)) == 1
+
+
+@pytest.fixture(scope="module")
+def interrupted(given: tuple[Path, Path]) -> Path:
+    """Return the folder of a run that was interrupted in its second stage."""
+    table, config = given
+    plain, calls, out = loop._run_epoch, [], table.parent.parent / "interrupted"
+
+    def until_the_seventh(*args: Any) -> float:
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_run_epoch", until_the_seventh)
+        fusetune.fit(table, "organ", config=config, out=out, quiet=True, **HOW)
+    return out
+
+
+@pytest.fixture
+def stopped(interrupted: Path, tmp_path: Path) -> Path:
+    """Return a copy of the interrupted run."""
+    return Path(shutil.copytree(interrupted, tmp_path / "run"))
+
+
+def test_an_interrupted_run_continues_in_the_same_process(given: tuple[Path, Path], whole: Path, stopped: Path) -> None:
+    table, config = given
+    fusetune.fit(table, "organ", config=config, out=stopped, resume=True, quiet=True, **HOW)
+    assert_equal_runs(stopped, whole)
+
+
+@pytest.mark.parametrize("change", ["text.train.lr=0.01", "seed=1", "views=1", "head.kind=ridge"])
+def test_another_configuration_is_refused(given: tuple[Path, Path], stopped: Path, change: str) -> None:
+    table, config = given
+    before = (stopped / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"(?s)resume|--resume"):
+        fusetune.fit(table, "organ", config=config, sets=[change], out=stopped, resume=True, quiet=True, **HOW)
+    assert (stopped / "config.yaml").read_bytes() == before
+
+
+def test_settings_that_do_not_matter_may_change(given: tuple[Path, Path], whole: Path, stopped: Path) -> None:
+    table, config = given
+    sets = ["device=auto", "threads=null", "store.limit_gb=3", "evaluate.baselines=false"]
+    run = fusetune.fit(table, "organ", config=config, sets=sets, out=stopped, resume=True, quiet=True, **HOW)
+    told, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run.folder, whole))
+    assert told["prediction"].tolist() == expected["prediction"].tolist()
+
+
+@pytest.mark.parametrize("change", ["row", "cell", "label", "text"])
+def test_another_table_is_refused(given: tuple[Path, Path], stopped: Path, change: str) -> None:
+    table, config = given
+    frame = pd.read_csv(table)
+    match change:
+        case "row":
+            frame = frame.iloc[:-1]
+        case "cell":
+            frame.loc[0, "age"] += 1
+        case "label":
+            frame.loc[0, "organ"] = "lung"
+        case "text":
+            frame.loc[0, "note"] = "another text"
+    other = table.with_name(f"{change}.csv")
+    frame.to_csv(other, index=False)
+    with pytest.raises(UserError):
+        fusetune.fit(other, "organ", config=config, out=stopped, resume=True, quiet=True, **HOW)
+
+
+def test_resume_without_anything_to_resume_is_a_fresh_run(given: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = given
+    out = tmp_path / "new"
+    sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
+    run = fusetune.fit(table, "organ", config=config, sets=sets, out=out, resume=True, quiet=True, **HOW)
+    assert run.report.exists()

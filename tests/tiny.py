@@ -1,0 +1,93 @@
+"""A small table with every kind of input, and settings under which it is fitted within seconds."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+CLASSES = ("heart", "liver", "lung")
+_WORDS = {
+    "heart": ("beats", "chamber", "valve"),
+    "liver": ("bile", "lobe", "portal"),
+    "lung": ("air", "breath", "bronchus"),
+}
+_FILLER = ("the", "a", "of", "seen", "left", "right", "patient", "with")
+
+
+def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, seed: int = 0) -> pd.DataFrame:
+    """Write pictures into a folder and return a table: case_id, scan, note, age, site, v_0..v_3, patient, part, organ.
+
+    Every input tells the class, none of them perfectly. Rows of one patient have one class and are in one part.
+    """
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    code = np.arange(rows) // 2 % len(classes)
+    frame = pd.DataFrame({"case_id": [f"case-{i:03d}" for i in range(rows)]})
+    frame["scan"] = [_picture(folder, row, int(k), generator) for row, k in enumerate(code)]
+    frame["note"] = [_sentence(int(k), generator) for k in code]
+    frame["age"] = (40 + 12 * code + generator.normal(0, 8, rows)).round(1)
+    frame["site"] = [f"site {(k + generator.integers(0, 2)) % 3}" for k in code]
+    vectors = np.eye(max(4, len(classes)))[code][:, :4] + generator.normal(0, 0.6, (rows, 4))
+    for index in range(4):
+        frame[f"v_{index}"] = vectors[:, index]
+    frame["patient"] = [f"p{i // 2}" for i in range(rows)]
+    block = np.arange(rows) // (2 * len(classes)) % 8
+    frame["part"] = np.select([block == 6, block == 7], ["val", "test"], "train")
+    frame["organ"] = [classes[k] for k in code]
+    return frame
+
+
+def settings(store: Path, **more: Any) -> dict[str, Any]:
+    """Return settings for a run of seconds; a double underscore in a name stands for a dot."""
+    found: dict[str, Any] = {
+        "threads": 1,
+        "onnx": False,
+        "device": "cpu",
+        "views": 2,
+        "train": {"epochs": 2, "batch_size": 16, "patience": 0},
+        "image": {"encoder": "builtin", "size": 32, "encode_size": 32, "train": {"lr": 3e-3}},
+        "text": {"encoder": "builtin", "max_tokens": 16, "train": {"lr": 3e-3}},
+        "columns": {"width": 16},
+        "store": {"folder": str(store)},
+        "evaluate": {"resamples": 100},
+    }
+    for name, value in more.items():
+        *parents, last = name.split("__")
+        node = found
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return found
+
+
+def no_network(monkeypatch: Any) -> list[Any]:
+    """Refuse and note every attempt to open a connection, to this machine too."""
+    tried: list[Any] = []
+
+    def refuse(_: Any, address: Any) -> None:
+        tried.append(address)
+        raise OSError(f"no connection to {address} in this test")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    return tried
+
+
+def _picture(folder: Path, row: int, code: int, generator: np.random.Generator) -> str:
+    pixels = generator.integers(0, 90, (32, 32, 3))
+    pixels[:, :, code % 3] += 60
+    pixels[8 : 12 + 4 * code, 8:24] += 80
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{row}.png")
+    return f"{row}.png"
+
+
+def _sentence(code: int, generator: np.random.Generator) -> str:
+    words = list(generator.choice(_FILLER, 5))
+    words[int(generator.integers(0, 5))] = str(generator.choice(_WORDS[CLASSES[code % 3]]))
+    return " ".join(words)

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusetune.config import Config, TrainConfig
+from fusetune.errors import NonFiniteLossError, RunError, UserError
+from fusetune.progress import Log
+from fusetune.runtime import Runtime, seed_everything, start_runtime
+from fusetune.train.checkpoint import Checkpoints
+from fusetune.train.loop import History, Task, train
+from fusetune.train.optim import build_optimiser, parameter_groups, rate_factor
+
+ROWS = np.arange(22)
+QUIET = Log(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    yield start_runtime(Config(device="cpu", threads=1))
+
+
+class Net(nn.Module):
+    """Two blocks and a head, with dropout, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 3)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.last(self.dropout(hidden))
+
+
+def make_net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net().double()
+
+
+def make_data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(len(ROWS), 5, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, 3, (len(ROWS),), generator=generator)
+
+
+def batches(epoch: int) -> list[Any]:
+    order = np.random.default_rng([3, epoch]).permutation(ROWS)
+    return [order[i : i + 4] for i in range(0, len(order), 4)]  # five of 4 rows, one of 2
+
+
+def make_task(model: Net, validate: Callable[[], tuple[float, float]] | None = None, **more: Any) -> Task:
+    x, y = make_data()
+
+    def loss(rows: Any, _: Any, epoch: int) -> Tensor:
+        return F.cross_entropy(model(x[rows]), y[rows])
+
+    def judge() -> tuple[float, float]:
+        model.eval()
+        with torch.inference_mode():
+            return float(F.cross_entropy(model(x), y)), 0.0
+
+    facts = {"loss": loss, "read": lambda rows: None, "row_name": lambda row: f"row-{row}"} | more
+    return Task("net", batches, validate=validate or judge, set_training=model.train, **facts)
+
+
+def make_groups(model: Net, settings: TrainConfig) -> list[dict[str, object]]:
+    blocks = [list(model.first.parameters()), list(model.second.parameters())]
+    return parameter_groups(blocks, list(model.last.parameters()), settings)
+
+
+def run(model: Net, settings: TrainConfig, runtime: Runtime, task: Task | None = None, **more: Any) -> History:
+    groups = make_groups(model, settings)
+    return train(model, groups, task or make_task(model), settings, runtime=runtime, seed=5, log=QUIET, **more)
+
+
+def naive(model: Net, settings: TrainConfig) -> list[dict[str, Tensor]]:
+    """The same training written down without any of the library, one formula per line; returns weights per epoch."""
+    x, y = make_data()
+    rate = {"first": settings.lr * settings.layer_decay, "second": settings.lr, "last": settings.head_lr}
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    square = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    per_epoch = math.ceil(6 / settings.accumulate)
+    steps, warm, done, kept = settings.epochs * per_epoch, settings.warmup * settings.epochs * per_epoch, 0, []
+    mean = copy.deepcopy(model.state_dict())
+    for epoch in range(settings.epochs):
+        seed_everything(5, "net", epoch)
+        model.train()
+        cut = batches(epoch)
+        for start in range(0, len(cut), settings.accumulate):
+            members = cut[start : start + settings.accumulate]
+            loss = sum(F.cross_entropy(model(x[rows]), y[rows]) for rows in members) / len(members)
+            gradients = dict(zip(velocity, torch.autograd.grad(loss, list(model.parameters())), strict=True))
+            norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
+            share = (done + 1) / (warm + 1) if done < warm else None
+            if share is None:
+                share = 0.5 * (1 + math.cos(math.pi * (done - warm) / (steps - warm)))
+            done += 1
+            for name, parameter in model.named_parameters():
+                g = gradients[name] * (min(1.0, settings.clip / (norm + 1e-6)) if settings.clip else 1.0)
+                lr = rate[name.split(".")[0]] * share
+                decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+                with torch.no_grad():
+                    if settings.optimiser == "sgd":
+                        g = g + decay * parameter
+                        velocity[name] = g if done == 1 else settings.momentum * velocity[name] + g
+                        parameter.sub_(lr * velocity[name])
+                    else:
+                        parameter.mul_(1 - lr * decay)
+                        velocity[name] = 0.9 * velocity[name] + 0.1 * g
+                        square[name] = 0.999 * square[name] + 0.001 * g**2
+                        size = (square[name] / (1 - 0.999**done)).sqrt() + 1e-8
+                        parameter.sub_(lr * velocity[name] / (1 - 0.9**done) / size)
+            past = min(settings.average, done / (9 + done))
+            mean = {name: past * mean[name] + (1 - past) * value for name, value in model.state_dict().items()}
+        kept.append(mean)
+    return kept
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"clip": 0.05, "accumulate": 4, "layer_decay": 0.5, "warmup": 0.3, "weight_decay": 0.1},
+        {"clip": 0.0, "warmup": 0.0, "accumulate": 2},
+        {"average": 0.8},
+    ],
+)
+def test_training_is_the_plain_loop(runtime: Runtime, optimiser: str, more: dict[str, Any]) -> None:
+    rate = 0.02 if optimiser == "adamw" else 0.3
+    settings = TrainConfig(optimiser=optimiser, lr=rate, head_lr=2 * rate, epochs=3, patience=0, **more)
+    model, reference = make_net(), make_net()
+    losses = iter([9.0, 3.0, 2.0, 1.0])  # ever better: the weights of the last epoch stay
+    run(model, settings, runtime, make_task(model, lambda: (next(losses), 0.0)))
+    expected = naive(reference, settings)[-1]
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-11)
+    assert not torch.equal(model.first.weight, make_net().first.weight)
+
+
+def test_one_step_on_a_linear_head_is_the_formula() -> None:
+    """W <- W - eta (P - Y)^T [phi, s] / B and b <- b - eta mean(P - Y): softmax regression, momentum's first step."""
+    generator = torch.Generator().manual_seed(1)
+    phi, s = (torch.randn(9, d, generator=generator, dtype=torch.float64) for d in (6, 4))
+    y = torch.randint(0, 5, (9,), generator=generator)
+    layer = nn.Linear(10, 5).double()
+    settings = TrainConfig(optimiser="sgd", momentum=0.9, head_lr=5e-4, weight_decay=0.0)
+    optimiser = build_optimiser(parameter_groups([], list(layer.parameters()), settings), settings)
+    both = torch.cat([phi, s], 1)
+    error = torch.softmax(both @ layer.weight.detach().T + layer.bias.detach(), 1) - F.one_hot(y, 5)
+    weight = layer.weight.detach() - 5e-4 * error.T @ both / 9
+    bias = layer.bias.detach() - 5e-4 * error.mean(0)
+    F.cross_entropy(layer(both), y).backward()
+    optimiser.step()
+    torch.testing.assert_close(layer.weight.detach(), weight, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.bias.detach(), bias, rtol=0, atol=1e-12)
+
+
+def test_rate_rises_then_falls_to_nothing() -> None:
+    settings = TrainConfig(warmup=0.2, schedule="cosine")
+    shares = [rate_factor(step, 50, settings) for step in range(50)]
+    assert shares[:10] == sorted(shares[:10])
+    assert max(shares) == shares[10] == 1.0
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert 0 < shares[-1] < 0.01
+    assert {rate_factor(step, 50, TrainConfig(warmup=0, schedule="constant")) for step in range(50)} == {1.0}
+    assert all(0 < rate_factor(step, 3, TrainConfig(warmup=1.0)) <= 1 for step in range(3))
+
+
+@pytest.mark.parametrize(
+    ("told", "patience", "epochs", "best"),
+    [
+        ([5, 4, 3, 2, 1], 2, 4, 3),
+        ([5, 4, 3, 3.5, 3.2, 9, 9], 2, 4, 1),
+        ([5, 7, 6, 6.5, 8, 9, 9], 2, 4, -1),  # the start is hard to beat: patience counts from epoch 1
+        ([5, 7, 6, 4, 9, 9, 9], 2, 5, 2),
+        ([5, 9, 9, 9, 9], 0, 4, -1),
+    ],
+)
+def test_best_weights_come_back(runtime: Runtime, told: list[float], patience: int, epochs: int, best: int) -> None:
+    model, answers, seen = make_net(), iter(told), []
+
+    def validate() -> tuple[float, float]:
+        seen.append(copy.deepcopy(model.state_dict()))
+        return next(answers), 0.5
+
+    settings = TrainConfig(epochs=len(told) - 1, patience=patience)
+    history = run(model, settings, runtime, make_task(model, validate))
+    assert (len(history.records), history.best_epoch) == (epochs, best)
+    assert history.best_nll == min(told[: epochs + 1])
+    assert history.start_nll == told[0]
+    assert history.rows_seen == epochs * len(ROWS)
+    assert [r.valid_nll for r in history.records] == told[1 : epochs + 1]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, seen[best + 1][name])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_with_its_rows(runtime: Runtime, bad: float) -> None:
+    model = make_net()
+    plain = make_task(model).loss
+    asked = batches(1)[2]
+
+    def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
+        value = plain(rows, raw, epoch)
+        return value * bad if epoch == 1 and rows is not None and set(rows) == set(asked) else value
+
+    with pytest.raises(NonFiniteLossError) as caught:
+        run(model, TrainConfig(epochs=2), runtime, make_task(model, loss=loss))
+    assert "epoch 2" in str(caught.value)
+    assert all(f"row-{row}" in str(caught.value) for row in asked)
+    assert not any(f"row-{row}," in str(caught.value) for row in set(ROWS) - set(asked))
+
+
+def test_a_gradient_that_is_no_number_stops_too(runtime: Runtime) -> None:
+    model = make_net()
+
+    def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
+        return (model.last.weight * 0).sum().sqrt()  # finite, but its derivative is 0 * infinity
+
+    with pytest.raises(NonFiniteLossError, match="gradient became nan in epoch 1; the rows behind it are row-"):
+        run(model, TrainConfig(epochs=1, clip=0), runtime, make_task(model, loss=loss))
+
+
+def test_a_validation_loss_that_is_no_number_stops(runtime: Runtime) -> None:
+    model = make_net()
+    answers = iter([1.0, math.nan])
+    with pytest.raises(NonFiniteLossError, match="NaN after epoch 1"):
+        run(model, TrainConfig(epochs=3), runtime, make_task(model, lambda: (next(answers), 0.0)))
+
+
+@pytest.mark.parametrize(("share", "trained"), [(0.0, "first second last"), (0.5, "second last"), (1.0, "last")])
+def test_frozen_blocks_keep_their_bits(runtime: Runtime, share: float, trained: str) -> None:
+    model, before = make_net(), make_net().state_dict()
+    losses = iter([9.0, 8.0, 7.0])
+    settings = TrainConfig(epochs=2, freeze=share, lr=0.1, head_lr=0.1, weight_decay=0.1, average=0.7)
+    run(model, settings, runtime, make_task(model, lambda: (next(losses), 0.0)))
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == set(trained.split())
+
+
+def test_only_matrices_are_decayed() -> None:
+    model = make_net()
+    groups = make_groups(model, TrainConfig(weight_decay=0.3, lr=1.0, head_lr=7.0, layer_decay=0.5))
+    told = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}  # type: ignore[attr-defined]
+    expected = {
+        "first.weight": (0.5, 0.3), "first.bias": (0.5, 0.0), "second.weight": (1.0, 0.3),
+        "second.bias": (1.0, 0.0), "last.weight": (7.0, 0.3), "last.bias": (7.0, 0.0),
+    }  # fmt: skip
+    assert {name: told[id(p)] for name, p in model.named_parameters()} == expected
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kill", [(0, 0), (0, 3), (1, 0), (2, 5), (3, 2)])
+@pytest.mark.parametrize("more", [{}, {"accumulate": 4, "average": 0.9}, {"optimiser": "sgd"}])
+def test_resuming_gives_the_same_bits(
+    runtime: Runtime, tmp_path: Path, kill: tuple[int, int], more: dict[str, Any]
+) -> None:
+    settings = TrainConfig(epochs=4, lr=0.03, head_lr=0.03, patience=0, **more)
+    whole = make_net()
+    told = run(whole, settings, runtime)
+    model, count = make_net(), [0, -1]
+    plain = make_task(model).loss
+
+    def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
+        count[:] = [epoch, count[1] + 1 if count[0] == epoch else 0]
+        if tuple(count) == kill:
+            raise _Killed
+        return plain(rows, raw, epoch)
+
+    checkpoints = Checkpoints(tmp_path, "key", keep=2)
+    with pytest.raises(_Killed):
+        run(model, settings, runtime, make_task(model, loss=loss), checkpoints=checkpoints)
+    other = make_net(seed=99 if kill[0] else 0)  # what a new process starts from does not matter once there are weights
+    history = run(other, settings, runtime, checkpoints=checkpoints, resume=True)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+    assert [r.train_loss for r in history.records] == [r.train_loss for r in told.records]
+    assert [r.valid_nll for r in history.records] == [r.valid_nll for r in told.records]
+    assert (history.best_epoch, history.best_nll, history.rows_seen, history.start_nll) == (
+        told.best_epoch, told.best_nll, told.rows_seen, told.start_nll
+    )  # fmt: skip
+
+
+def test_a_finished_stage_is_not_trained_again(runtime: Runtime, tmp_path: Path) -> None:
+    checkpoints, settings = Checkpoints(tmp_path, "key", keep=1), TrainConfig(epochs=9, patience=1)
+    model, answers = make_net(), iter([9.0, 8.0, 7.0, 7.5])
+    first = run(model, settings, runtime, make_task(model, lambda: (next(answers), 0.0)), checkpoints=checkpoints)
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("a finished stage ran again")
+
+    again = make_net(seed=3)
+    history = run(again, settings, runtime, make_task(again, never, loss=never), checkpoints=checkpoints, resume=True)
+    assert history == first
+    assert torch.equal(again.last.weight, model.last.weight)
+
+
+def test_checkpoints_are_few_whole_and_only_for_their_run(runtime: Runtime, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "stage", "key", keep=2)
+    run(make_net(), TrainConfig(epochs=5, patience=0), runtime, checkpoints=checkpoints)
+    assert sorted(p.name for p in (tmp_path / "stage").iterdir()) == ["best.pt", "epoch-0003.pt", "epoch-0004.pt"]
+    with pytest.raises(UserError, match="another table, split or configuration"):
+        Checkpoints(tmp_path / "stage", "other", keep=2).latest()
+    assert Checkpoints(tmp_path / "new", "key", keep=2).latest() is None
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "key", keep=1)
+    checkpoints.save(0, {"model": torch.ones(3)})
+    with pytest.raises((RuntimeError, AttributeError, TypeError)):
+        checkpoints.save(1, {"model": lambda: None})
+    kept = checkpoints.latest()
+    assert kept is not None
+    assert torch.equal(kept["model"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000.pt"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "key", keep=1)
+    (tmp_path / ".epoch-0001.pt.1234abcd.pt").write_bytes(b"half")
+    checkpoints.save(0, {"model": torch.ones(3)})
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000.pt"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "key", keep=1)
+    checkpoints.save(0, {"model": torch.ones(300)})
+    path = tmp_path / "epoch-0000.pt"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RunError, match=r"epoch-0000\.pt cannot be read"):
+        checkpoints.latest()
