@@ -172,12 +172,14 @@ def test_a_manifest_must_vouch_for_every_file(copy: Path, name: str) -> None:
         fusetune.load(copy)
 
 
-@pytest.mark.parametrize("key", ["files", "inputs", "encoders", "members", "classes", "modality_of"])
-@pytest.mark.parametrize("value", [None, 3, [], {}])
-def test_a_senseless_manifest_is_refused(copy: Path, key: str, value: Any) -> None:
-    rewrite(copy, lambda facts: facts.update({key: value}))
-    with pytest.raises(BundleError):
-        fusetune.load(copy)
+@pytest.mark.parametrize("value", [None, 3, "x"])
+def test_a_senseless_manifest_is_refused(copy: Path, value: Any) -> None:
+    good = (copy / "bundle.json").read_text(encoding="utf-8")
+    for key in json.loads(good).keys() - {"format", "fusetune", "created", "checksum"}:
+        rewrite(copy, lambda facts, key=key: facts.update({key: value}))
+        with pytest.raises(BundleError):
+            fusetune.load(copy)
+        (copy / "bundle.json").write_text(good, encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '"x"', "{}", "{"])
@@ -221,7 +223,7 @@ def test_there_is_no_pickle(made: tuple[fusetune.Run, Path], monkeypatch: pytest
 
 
 def test_saving_is_all_or_nothing(made: tuple[fusetune.Run, Path], copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, table = made
+    run, _ = made
     before = {path: path.read_bytes() for path in files(copy)}
 
     def fail(*_: Any, **__: Any) -> None:

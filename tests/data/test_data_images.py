@@ -146,7 +146,7 @@ def test_the_three_ways_to_a_square(tmp_path: Path) -> None:
     padded = decoded(wide, tmp_path, fit="pad", background=99)[:, :, 0]
     assert (padded[[0, -1]] == 99).all()
     assert [padded[8, 2], padded[8, 8], padded[8, 13]] == [10, 200, 60]
-    assert (padded == 99).all(1).sum() == 10  # 48 x 16 at 16 wide is 5 rows high
+    assert (padded == 99).all(1).sum() == 11  # 48 x 16 at 16 wide is 5 rows high
     cropped = decoded(wide, tmp_path, fit="crop")[:, :, 0]
     assert (cropped == 200).all()
 

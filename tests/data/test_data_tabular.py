@@ -1,0 +1,210 @@
+"""Cells and vectors: fitted on training rows only, with codes of their own for missing and unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusetune.data.schema import Kind
+from fusetune.data.table import Table
+from fusetune.data.tabular import MISSING, UNSEEN, CellInput, VectorInput
+from fusetune.errors import TableError
+
+TRAIN = np.array([0, 1, 2, 3])
+
+
+def table(**columns: Any) -> Table:
+    return Table(pd.DataFrame(columns), "t.csv", Path())
+
+
+def fitted(kind: Kind, values: Any, train: Any = TRAIN) -> CellInput:
+    return CellInput.fit(table(x=values), {"x": kind}, train)
+
+
+def codes(cells: CellInput, values: Any) -> list[int]:
+    return cells.bind(table(x=values)).codes[:, 0].tolist()
+
+
+def numbers(cells: CellInput, values: Any) -> list[float | None]:
+    source = cells.bind(table(x=values))
+    raw = [n * cells.numbers[0].std + cells.numbers[0].mean for n in source.numbers[:, 0].astype(float)]
+    return [None if gone else pytest.approx(n, abs=1e-4) for n, gone in zip(raw, source.missing[:, 0], strict=True)]
+
+
+def test_scale_and_vocabulary_come_from_the_training_rows_alone() -> None:
+    kinds = {"x": Kind.NUMBER, "c": Kind.CATEGORY, "d": Kind.DATE}
+    days = pd.date_range("2020-01-01", periods=6).strftime("%Y-%m-%d").tolist()
+    base = {"x": [1.0, 2, 3, 6, 9, 9], "c": list("aabbcc"), "d": days}
+    other = {"x": [1.0, 2, 3, 6, -1e9, np.nan], "c": [*"aabb", "zz", None], "d": [*days[:4], "1900-01-01", None]}
+    cells = CellInput.fit(table(**base), kinds, TRAIN)
+    assert cells == CellInput.fit(table(**other), kinds, TRAIN)
+    assert cells.numbers[0].mean == 3
+    assert cells.numbers[0].std == pytest.approx(np.std([1, 2, 3, 6]))
+    assert CellInput.model_validate_json(cells.model_dump_json()) == cells
+
+
+def test_numbers_are_standardised_and_gaps_are_flagged() -> None:
+    cells = fitted(Kind.NUMBER, [1.0, 2, 3, 6])
+    source = cells.bind(table(x=[1.0, None, np.inf, -np.inf, 3]))
+    expected = (np.array([1, 3, 3, 3, 3]) - 3) / np.std([1, 2, 3, 6])
+    assert source.numbers[:, 0] == pytest.approx(expected)
+    assert source.missing[:, 0].tolist() == [False, True, True, True, False]
+    assert source.present.tolist() == [True, False, False, False, True]
+    assert source.numbers.dtype == np.float32
+
+
+def test_infinite_and_missing_numbers_do_not_spoil_the_scale() -> None:
+    cells = fitted(Kind.NUMBER, [1.0, np.inf, None, 3])
+    assert (cells.numbers[0].mean, cells.numbers[0].std) == (2, 1)
+    empty = fitted(Kind.NUMBER, [None, None, None, None, 7.0])
+    assert (empty.numbers[0].mean, empty.numbers[0].std) == (0, 1)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e9 + 0.1, 7])
+def test_equal_numbers_are_not_blown_up_by_rounding(value: float) -> None:
+    cells = fitted(Kind.NUMBER, [value] * 7, np.arange(7))
+    assert cells.numbers[0].std == 1
+    vector = VectorInput.fit(table(a=[value] * 7, b=np.arange(7.0)), ["a", "b"], np.arange(7))
+    assert vector.std == [1.0, 2.0]
+
+
+def test_words_that_are_no_numbers_are_missing() -> None:
+    assert numbers(fitted(Kind.NUMBER, ["1", "2", "x", "3"]), ["4", " 5 ", "x", None, "1e2"]) == [4, 5, None, None, 100]
+    nullable = pd.array([1, None, 3, 4], dtype="Int64")
+    assert numbers(fitted(Kind.NUMBER, nullable), nullable) == [1, None, 3, 4]
+
+
+def test_categories_have_codes_for_missing_and_unseen() -> None:
+    cells = fitted(Kind.CATEGORY, ["b", "a", "b", "a", "c"], np.arange(5))
+    assert cells.categories[0].categories == ["a", "b"]
+    assert cells.cardinalities == [4]
+    assert codes(cells, ["a", "b", "c", "new", None, ""]) == [2, 3, UNSEEN, UNSEEN, MISSING, UNSEEN]
+    frequent = fitted(Kind.CATEGORY, list("abbbcc"), np.arange(6))
+    assert frequent.categories[0].categories == ["b", "c"]
+
+
+def test_codes_do_not_depend_on_the_order_of_the_rows() -> None:
+    words = np.array(list("zzyyxxwwvv"))
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(10)
+        assert fitted(Kind.CATEGORY, words[order], np.arange(10)).categories[0].categories == list("vwxyz")
+
+
+def test_whole_numbers_are_the_same_category_beside_gaps_and_without() -> None:
+    for values in ([1, 2, 1, 2], [1.0, 2.0, 1, 2, np.nan], ["1", "2", "1", "2"], ["1.0", "2", "1", "2.0"]):
+        cells = fitted(Kind.CATEGORY, values)
+        for same in ([1, 2], [1.0, 2.0, np.nan], ["1", "2"], ["1.0", "2.0"], pd.array([1, 2], dtype="Int64")):
+            assert codes(cells, same)[:2] == [2, 3], (values, same)
+    assert codes(fitted(Kind.CATEGORY, [1.5, 1.5, 10.0, 10.0]), [1.5, 10, 1]) == [2, 3, UNSEEN]
+    assert codes(fitted(Kind.CATEGORY, [True, False, True, False]), ["True", False]) == [3, 2]
+
+
+def test_an_empty_cell_of_every_kind_is_missing() -> None:
+    for kind, values in ((Kind.NUMBER, [1.0, 2, 3, 4]), (Kind.CATEGORY, list("aabb")), (Kind.BOOLEAN, [True, False] * 2)):
+        source = fitted(kind, values).bind(table(x=[None, None]))
+        assert not source.present.any()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [True, False, None], ["yes", "No", None], [" TRUE ", "false", None], ["y", "N", None], ["1", "0", "maybe"],
+        [1, 0, None], [1.0, 0.0, np.nan], pd.array([True, False, None], dtype="boolean"),
+        pd.Series([np.bool_(True), np.bool_(False), None], dtype=object),
+    ],
+)  # fmt: skip
+def test_every_way_to_say_yes_and_no(values: Any) -> None:
+    cells = fitted(Kind.BOOLEAN, [True, False, True, False])
+    assert numbers(cells, values) == [1, 0, None]
+
+
+def test_a_date_is_a_day_and_a_season() -> None:
+    dates = ["1970-01-01", "1971-01-01", "1970-07-02T12:00:00Z", "2000-01-01"]
+    cells = fitted(Kind.DATE, dates)
+    assert [scale.part for scale in cells.numbers] == ["days since 1970", "season, sine", "season, cosine"]
+    source = cells.bind(table(x=dates))
+    raw = source.numbers * [s.std for s in cells.numbers] + [s.mean for s in cells.numbers]
+    assert raw[:, 0] == pytest.approx([0, 365, 182.5, 10957], abs=0.01)
+    turn = 2 * np.pi * np.array([0, 365, 182.5, 10957]) / 365.2425
+    assert raw[:, 1] == pytest.approx(np.sin(turn), abs=1e-3)
+    assert raw[:, 2] == pytest.approx(np.cos(turn), abs=1e-3)
+    assert raw[2, 2] < -0.99  # midsummer is opposite to New Year
+
+
+def test_dates_with_and_without_zone_and_gaps() -> None:
+    cells = fitted(Kind.DATE, ["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-04"])
+    days = numbers(cells, ["2020-01-01T02:00:00+02:00", "2020-01-01", "2020-01-01T12:00", "never", None])
+    assert days == [18262, 18262, 18262.5, None, None]
+    assert numbers(cells, pd.to_datetime(["2020-01-01", None])) == [18262, None]
+    assert numbers(cells, pd.to_datetime(["2020-01-01"]).tz_localize("Asia/Tokyo")) == [18261.625]
+
+
+def test_the_order_of_day_and_month_is_learned_and_kept() -> None:
+    cells = fitted(Kind.DATE, ["13/02/2020", "01/02/2020", "02/02/2020", "03/02/2020"])
+    assert cells.day_first == ["x"]
+    assert numbers(cells, ["03/04/2020"]) == [pd.Timestamp("2020-04-03").timestamp() / 86400]
+    assert numbers(cells, ["2020-04-03"]) == [pd.Timestamp("2020-04-03").timestamp() / 86400]
+    american = fitted(Kind.DATE, ["02/13/2020", "01/02/2020", "02/02/2020", "03/02/2020"])
+    assert numbers(american, ["03/04/2020"]) == [pd.Timestamp("2020-03-04").timestamp() / 86400]
+
+
+def test_cells_are_read_by_row_and_digests_tell_them_apart() -> None:
+    cells = CellInput.fit(table(x=[1.0, 2, 3, 4], c=list("aabb")), {"x": Kind.NUMBER, "c": Kind.CATEGORY}, TRAIN)
+    source = cells.bind(table(x=[1.0, 1.0, None, None, 3.0, 1.0], c=["a", "b", None, "zz", None, "a"]))
+    assert source.present.tolist() == [True, True, False, True, True, True]
+    read = source.read(np.array([4, 0]))
+    assert read["codes"].tolist() == [[MISSING], [2]]
+    assert read["missing"].tolist() == [[False], [False]]
+    assert read["numbers"].shape == (2, 1)
+    assert len(set(source.digests.tolist())) == 5
+    assert source.digests[0] == source.digests[5]
+    # A missing number is stored as zero, which is also the mean: their digests still differ.
+    mean = cells.bind(table(x=[2.5, None], c=["a", "a"]))
+    assert mean.digests[0] != mean.digests[1]
+
+
+def test_cells_without_numbers_or_categories() -> None:
+    only = CellInput.fit(table(x=[1.0, 2, 3, 4]), {"x": Kind.NUMBER}, TRAIN).bind(table(x=[1.0]))
+    assert only.codes.shape == (1, 0)
+    other = CellInput.fit(table(x=list("aabb")), {"x": Kind.CATEGORY}, TRAIN).bind(table(x=["a"]))
+    assert other.numbers.shape == (1, 0)
+
+
+def test_vectors_of_columns_and_of_lists_are_the_same() -> None:
+    values = np.random.default_rng(0).normal(5, 3, (6, 3))
+    wide = table(a=values[:, 0], b=values[:, 1], c=values[:, 2])
+    long = table(v=list(values))
+    mean, std = values[TRAIN].mean(0), values[TRAIN].std(0)
+    for rows, columns in ((wide, ["a", "b", "c"]), (long, ["v"])):
+        vector = VectorInput.fit(rows, columns, TRAIN)
+        source = vector.bind(rows)
+        assert source.values == pytest.approx((values - mean) / std, abs=1e-5)
+        assert source.read(np.array([2, 0])).numpy() == pytest.approx(source.values[[2, 0]])
+        assert VectorInput.model_validate_json(vector.model_dump_json()) == vector
+
+
+def test_incomplete_vectors_are_absent() -> None:
+    rows = table(a=[1.0, 2, 3, 4, None, np.inf], b=[1.0, 0, 5, 5, 5, 5])
+    source = VectorInput.fit(rows, ["a", "b"], np.arange(6)).bind(rows)
+    assert source.present.tolist() == [True] * 4 + [False] * 2
+    assert (source.values[4:] == 0).all()
+    lists = table(v=[[1.0, 2], [3, 4], None, [1, None], (5, 6)])
+    source = VectorInput.fit(lists, ["v"], np.arange(5)).bind(lists)
+    assert source.present.tolist() == [True, True, False, False, True]
+    empty = VectorInput.fit(lists, ["v"], np.arange(5)).bind(table(v=[None, None]))
+    assert empty.present.tolist() == [False, False]
+    assert empty.values.shape == (2, 2)
+
+
+def test_vectors_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(TableError, match="column 'v' holds 2 numbers, but 3 in row 1"):
+        VectorInput.fit(table(v=[[1, 2], [1, 2, 3]]), ["v"], np.arange(2))
+    with pytest.raises(TableError, match="is incomplete in every training row"):
+        VectorInput.fit(table(v=[None, [1.0, 2.0]]), ["v"], np.array([0]))
+    vector = VectorInput.fit(table(v=[[1, 2], [3, 4]]), ["v"], np.arange(2))
+    with pytest.raises(TableError, match="has 3 numbers, the model knows 2"):
+        vector.bind(table(v=[[1, 2, 3]]))
