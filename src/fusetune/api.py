@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -99,7 +100,8 @@ def fit(
         row_id: Column that names rows; default: one that looks like an id, else the row number.
         recipe: sound (default), fast (frozen encoders) or paper (the published settings).
         seed: Decides split, augmentation and training.
-        config: A `Config`, a mapping or a YAML file.
+        config: A `Config`, a mapping or a YAML file. A file named by the environment variable FUSETUNE_CONFIG comes
+            below it: your own defaults.
         sets: Overrides such as ``"image.train.epochs=3"``.
         out: Folder for the results; default: `runs/<table>-<label>`.
         resume: Continue a run that was stopped.
@@ -111,7 +113,7 @@ def fit(
     """
     started = time.perf_counter()
     given = {name: value for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
-    settings = Config.build(config, given, sets=sets)
+    settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, given, sets=sets)
     data = read_table(table)
     folder = _open_folder(out, data, label, resume)
     log = Log(folder / "log.jsonl", quiet)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -18,6 +22,42 @@ from fusetune.errors import FusetuneError, UserError, did_you_mean, listed
 from fusetune.files import write_text, written_aside
 from fusetune.progress import console as errors
 
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a command's errors into one readable block and an exit code; with --debug they keep their traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            errors.print("stopped" + ("; continue with the same command and --resume" if "resume" in kwargs else ""))
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if "--debug" in sys.argv:
+                traceback.print_exc()
+            else:
+                _print_error(error)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from error
+
+    return run
+
+
+def _print_error(error: Exception) -> None:
+    if isinstance(error, FusetuneError):
+        text = f"{'error' if error.exit_code == UserError.exit_code else 'failed'}: {error}"
+    else:
+        text = (
+            f"failed: {type(error).__name__}: {error}\nThis is not an error that fusetune expects; "
+            "run again with --debug and report the traceback."
+        )
+    errors.print(text, style="red", markup=False, soft_wrap=True)
+
+
 app = typer.Typer(
     name="fusetune",
     help="Train, judge and use classifiers on images + text + table columns.\n\n"
@@ -25,10 +65,15 @@ app = typer.Typer(
     epilog="Start with:  fusetune fit table.csv --label diagnosis --group patient",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Fetch example data, or turn published data sets into tables.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Fetch example data, or turn published data sets into tables.",
+    epilog="Example:  fusetune data stamps --out stamps",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(data_app, name="data")
 out = Console(highlight=False)
 _KINDS = ("image", "text", "number", "category", "boolean", "date", "vector")
@@ -40,7 +85,7 @@ def start(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     """Handle the options that come before a command."""
-    del debug  # read from the arguments by `main`, wherever it stands
+    del debug  # read from the arguments by `guarded`, wherever it stands
     if version:
         out.print(f"fusetune {fusetune.__version__}")
         raise typer.Exit
@@ -50,39 +95,58 @@ def start(
     epilog="Example:  fusetune fit scans.csv --label region --inputs image,history,age,sex --group patient "
     "--set image.train.epochs=5 --out runs/scans"
 )
+@guarded
 def fit(
     table: Annotated[
-        str, typer.Argument(help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")
+        str,
+        typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder."),
     ],
-    label: Annotated[str, typer.Option(help="Column to predict.")],
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.")],
     inputs: Annotated[
         str | None,
-        typer.Option(help="Columns to use, separated by commas. Default: all but label, group, split and ids."),
+        typer.Option(
+            metavar="COLUMN,...",
+            help="Columns to use, separated by commas. Default: all but label, group, split and ids.",
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help=f"COLUMN=KIND where the guess is wrong; KIND is one of {', '.join(_KINDS)}."),
+        typer.Option(metavar="COLUMN=KIND", help=f"Where the guess is wrong (repeatable). Kinds: {', '.join(_KINDS)}."),
     ] = None,
     vectors: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PATTERN: number columns that form one vector, such as 'mrna=mrna__*'."),
+        typer.Option(
+            metavar="NAME=PATTERN", help="Number columns that form one vector, such as 'mrna=mrna__*' (repeatable)."
+        ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(help="Column whose rows belong together (patient, video); never split apart.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column whose rows belong together (patient, video); never split apart."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Column with train / valid (val, dev) / test.")] = None,
-    row_id: Annotated[str | None, typer.Option("--id", help="Column that names the rows.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with train / valid (val, dev) / test.")
+    ] = None,
+    row_id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names the rows.")] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="sound (default): every fix; fast: frozen encoders; paper: the published settings."),
+        typer.Option(
+            metavar="NAME", help="sound (default): every fix; fast: frozen encoders; paper: the published settings."
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides split, augmentation and training.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any setting; see `fusetune show config`.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, augmentation and training.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file with any setting; see `fusetune show config`. Your own defaults: a file named by FUSETUNE_CONFIG.",
+        ),
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE for one setting, such as train.epochs=3. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the results. Default: runs/<table>-<label>.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Default: runs/<table>-<label>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
@@ -117,10 +181,13 @@ def fit(
 
 
 @app.command(epilog="Example:  fusetune evaluate runs/scans new_hospital.csv --json scores.json")
+@guarded
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Run folder or its model folder.")],
-    table: Annotated[str, typer.Argument(help="Labelled table with the same columns.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Labelled table with the same columns.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores to this file.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     """Judge a trained model on another labelled table, with 95 % intervals."""
@@ -136,10 +203,13 @@ def evaluate(
 
 
 @app.command(epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv")
+@guarded
 def predict(
-    folder: Annotated[Path, typer.Argument(help="Run folder or its model folder.")],
-    table: Annotated[str, typer.Argument(help="Table with the same input columns; empty cells are allowed.")],
-    out_file: Annotated[Path, typer.Option("--out", help="Where to write: .csv, .parquet or .jsonl.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Table with the same input columns; empty cells are allowed.")
+    ],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .csv, .parquet or .jsonl.")],
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     """Predict every row of a table, in its order; rows that could not be read in full are marked."""
@@ -161,14 +231,18 @@ def predict(
 
 
 @app.command(epilog="Example:  fusetune show runs/scans")
+@guarded
 def show(
-    what: Annotated[str, typer.Argument(help="A run folder, or the word `config` for all settings and defaults.")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="DIR|config", help="A run folder, or the word `config` for all settings and defaults."),
+    ],
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     """Print the results of a run, or every setting with its default."""
     del debug
     if what == "config":
-        sys.stdout.write(Config().to_yaml())
+        sys.stdout.write(_explained(Config().to_yaml()))
         return
     path = Path(what) / "metrics.json"
     if not path.exists():
@@ -181,9 +255,12 @@ def show(
 
 
 @data_app.command(epilog="Example:  fusetune data stamps --out stamps")
+@guarded
 def stamps(
-    folder: Annotated[Path, typer.Option("--out", help="Folder for table and pictures.")],
-    archive: Annotated[Path | None, typer.Option(help="A tuxpaint-stamps-default .deb that is already here.")] = None,
+    folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for table and pictures.")],
+    archive: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A tuxpaint-stamps-default .deb that is already here.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
 ) -> None:
     """Fetch the Tux Paint stamps: pictures with an English sentence, 10 categories (GPL-2, needs apt)."""
@@ -192,29 +269,29 @@ def stamps(
 
 
 def main() -> None:
-    """Run the command line and turn errors into one readable block and an exit code."""
-    try:
-        app(standalone_mode=True)
-    except FusetuneError as error:
-        if "--debug" in sys.argv:
-            raise
-        kind = "error" if error.exit_code == UserError.exit_code else "failed"
-        errors.print(f"{kind}: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("stopped; continue with the same command and --resume")
-        sys.exit(1)
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        errors.print(
-            f"failed: {type(error).__name__}: {error}\nThis is not an error that fusetune expects; "
-            "run again with --debug and report the traceback.",
-            style="red",
-            markup=False,
-            soft_wrap=True,
-        )
-        sys.exit(1)
+    """Run the command line."""
+    app(prog_name="fusetune")
+
+
+def _explained(text: str) -> str:
+    """Add each setting's description to a configuration's YAML, as a comment."""
+    lines, path = [], []
+    for line in text.splitlines():
+        found = re.match(r"( *)(\w+):", line)
+        if found:
+            path = [*path[: len(found[1]) // 2], found[2]]
+            note = _description(path)
+            line += f"  # {note}" if note else ""
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _description(path: list[str]) -> str | None:
+    section: Any = Config
+    for name in path[:-1]:
+        section = section.model_fields[name].annotation
+    field = getattr(section, "model_fields", {}).get(path[-1])
+    return field.description if field else None
 
 
 def _commas(text: str | None) -> list[str] | None:

@@ -155,10 +155,12 @@ class ImageConfig(Section):
     augment: ImagePolicy | str = "medium"
     # Half of the blocks fixed: most of the gain of full fine-tuning at half of its time on a CPU.
     train: TrainConfig = TrainConfig(
-        epochs=8,
-        lr=6e-4,
-        head_lr=2e-3,
+        epochs=6,
+        lr=4e-4,
+        head_lr=5e-4,
         weight_decay=0.02,
+        warmup=0.15,
+        batch_norm="frozen",
         layer_decay=0.85,
         freeze=0.59,
         clip=5.0,

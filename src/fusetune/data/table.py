@@ -79,7 +79,7 @@ class Table:
 
 
 def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:
-    """Return a 64-bit key per row id (SipHash-2-4), the same on every machine and for every order of rows."""
+    """Return a 64-bit key per row id (pandas' SipHash-2-4), equal on every machine and for every order of rows."""
     hashed = pd.util.hash_array(ids.to_numpy(dtype=object), categorize=False)
     return hashed.view(np.int64)
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.data.split import Rows, deal
-from fusetune.encoders import Encoder, is_pretrained
+from fusetune.encoders import Encoder
 from fusetune.errors import SplitError
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import PRETRAINED, HeadFit, fit_head
 from fusetune.strategies.model import FusionModel, Wiring
-from fusetune.strategies.unimodal import Unimodal, fine_tune, freeze, has_training
+from fusetune.strategies.unimodal import Unimodal, fine_tune, freeze, has_training, reads_pretrained
 
 
 @dataclass
@@ -51,7 +51,7 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
             _cross_fitted(ctx, name, blocks)
         else:
             _plain(ctx, name, blocks, encoder_rows, head_rows)
-        if trained and ctx.config.head.pretrained and is_pretrained(ctx.pristine[name]):
+        if trained and reads_pretrained(ctx.config, ctx.pristine[name]):
             _as_pretrained(ctx, name, blocks, head_rows)
     with ctx.log.timed(ctx.seconds, "stage_m"):
         fit = fit_head(

@@ -1,8 +1,9 @@
 """Stage U: fine-tune one modality's encoder alone, every sample freshly augmented in every batch (arXiv 2505.06592).
 
 The classifier starts from the solution on frozen features, not from random weights (linear probing, then fine-tuning:
-Kumar et al. 2022, arXiv 2202.10054), and the untouched encoder counts as the first candidate: where fine-tuning does
-not lower the validation NLL, the encoder stays as it was.
+Kumar et al. 2022, arXiv 2202.10054). The untouched encoder counts as the first candidate: where fine-tuning does not
+lower the validation NLL, the encoder stays as it was. Where the head reads the untouched encoder anyway, the weighing
+is left to the head, and the best epoch is taken.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusetune.config import HeadConfig, TrainConfig
+from fusetune.config import Config, HeadConfig, TrainConfig
 from fusetune.data.batch import ordered_batches, prefetch, shuffled_batches
 from fusetune.data.split import Rows
-from fusetune.encoders import Encoder
+from fusetune.encoders import Encoder, is_pretrained
 from fusetune.encoders.lora import add_lora, merge_lora
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import LinearHead, fit_logistic
@@ -74,6 +75,11 @@ def has_training(settings: TrainConfig, encoder: Encoder) -> bool:
     return settings.epochs > 0 and settings.freeze < 1 and any(True for _ in encoder.parameters())
 
 
+def reads_pretrained(config: Config, encoder: Encoder) -> bool:
+    """Return whether the head reads the encoder from before fine-tuning beside the fine-tuned one."""
+    return config.head.pretrained and is_pretrained(encoder)
+
+
 def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, stage: str) -> nn.Linear:
     """Solve a linear classifier on the features of the encoder as it is."""
     data = ctx.head_data({name: encoder}, rows).only(name)
@@ -123,6 +129,7 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, stage: str, set
     history = train(
         model, groups, task, settings,
         runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=checkpoints, resume=ctx.resume,
+        start_counts=not reads_pretrained(ctx.config, ctx.pristine[name]),
     )  # fmt: skip
     if settings.lora_rank:
         merge_lora(model.encoder)

@@ -93,6 +93,7 @@ def train(
     log: Log,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    start_counts: bool = True,
 ) -> History:
     """Train a model and leave it with the weights of the epoch of lowest validation NLL.
 
@@ -106,6 +107,7 @@ def train(
         log: Receives a record per epoch.
         checkpoints: Where to save; None: nothing is saved.
         resume: Continue from the newest checkpoint, if there is one.
+        start_counts: Do the weights before the first step compete with those of the epochs?
 
     Raises:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
@@ -120,9 +122,9 @@ def train(
         best = checkpoints.best()["model"]
         log.say(f"  {task.name}: resuming after epoch {start} of {settings.epochs}")
     else:
-        history.best_nll, accuracy = _validate(task, "before training")
-        history.start_nll = history.best_nll
-        log.say(f"  {task.name}: before training  valid NLL {history.best_nll:.3f}  accuracy {accuracy:.1%}")
+        history.start_nll, accuracy = _validate(task, "before training")
+        history.best_nll = history.start_nll if start_counts else math.inf
+        log.say(f"  {task.name}: before training  valid NLL {history.start_nll:.3f}  accuracy {accuracy:.1%}")
         if checkpoints:
             checkpoints.save_best({"model": best, "epoch": -1})
     for epoch in range(start, settings.epochs):
