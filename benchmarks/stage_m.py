@@ -165,7 +165,7 @@ def _published(ctx: Context, encoder: Encoder, side: Tensor, train: Rows, valid:
                 z = encoder(augment.draw(raw, keys, ctx.moment(epoch)))
                 logits = head(torch.cat([z.double(), side[rows]], 1))
                 optimiser.zero_grad()
-                F.cross_entropy(logits, ctx.targets(rows)).backward()
+                F.cross_entropy(logits, ctx.targets(rows)).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 shown.advance()
         curve.append(_judge(ctx, encoder, head, augment, side, valid))
@@ -189,9 +189,8 @@ def _judge(
 
 def _show(result: dict[str, Any]) -> None:
     paper, ours = result["paper"], result["ours"]
-    print(
-        f"{result['rows']['train']:,} training and {result['rows']['valid']:,} validation rows, {result['threads']} threads"
-    )
+    rows = result["rows"]
+    print(f"{rows['train']:,} training and {rows['valid']:,} validation rows, {result['threads']} threads")
     print(f"{'':28}{'seconds':>10}{'valid NLL':>12}")
     print(f"{'published loop':28}{paper['seconds']:>10.1f}{paper['valid_nll']:>12.3f}")
     print(f"{'encode once':28}{ours['encode']:>10.1f}")

@@ -186,3 +186,17 @@ def test_resume_without_anything_to_resume_is_a_fresh_run(given: tuple[Path, Pat
     sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
     run = fusetune.fit(table, "organ", config=config, sets=sets, out=out, resume=True, quiet=True, **HOW)
     assert run.report.exists()
+
+
+def test_a_run_killed_before_its_report_gets_one(given: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = given
+    sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fusetune.api.write_report", killed)
+        fusetune.fit(table, "organ", config=config, sets=sets, out=tmp_path / "run", quiet=True, **HOW)
+    fusetune.fit(table, "organ", config=config, sets=sets, out=tmp_path / "run", resume=True, quiet=True, **HOW)
+    assert (tmp_path / "run" / "report.html").exists()

@@ -116,6 +116,8 @@ def fit(
     settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, given, sets=sets)
     data = read_table(table)
     folder = _open_folder(out, data, label, resume)
+    if resume and (folder / "metrics.json").exists():
+        return _finished(folder, settings)
     log = Log(folder / "log.jsonl", quiet)
     schema = _schema(data, label, settings, folder, resume, inputs, kinds, vectors, group, split, row_id)
     classes = class_list(data, label)
@@ -165,6 +167,13 @@ def _open_folder(out: str | Path | None, table: Table, label: str, resume: bool)
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
     return folder
+
+
+def _finished(folder: Path, settings: Config) -> Run:
+    """Return a run that was finished before: its test part was read, and is not read again."""
+    if Config.build(folder / "config.yaml") != settings:
+        raise UserError(f"the run in {folder} is finished, with other settings than these; choose another --out")
+    return Run(folder, load(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
 
 def _schema(
@@ -220,6 +229,8 @@ def _metrics(ctx: Context, found: Judgement) -> dict[str, Any]:
                 "gained": c.gained,
                 "lost": c.lost,
                 "p": c.p,
+                "p_holm": c.p_holm,
+                "verdict": c.verdict,
                 "accuracy": c.accuracy.as_dict(),
                 "nll": c.nll.as_dict(),
             }

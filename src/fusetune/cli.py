@@ -6,7 +6,8 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -19,7 +20,7 @@ import fusetune
 from fusetune.config import Config
 from fusetune.datasets.stamps import fetch_stamps
 from fusetune.errors import FusetuneError, UserError, did_you_mean, listed
-from fusetune.files import write_text, written_aside
+from fusetune.files import written_aside
 from fusetune.progress import console as errors
 
 P = ParamSpec("P")
@@ -69,7 +70,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(
-    help="Fetch example data, or turn published data sets into tables.",
+    help="Fetch example data and make a table of it.",
     epilog="Example:  fusetune data stamps --out stamps",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -92,8 +93,9 @@ def start(
 
 
 @app.command(
+    short_help="Train and judge a classifier; write a report and a model.",
     epilog="Example:  fusetune fit scans.csv --label region --inputs image,history,age,sex --group patient "
-    "--set image.train.epochs=5 --out runs/scans"
+    "--set image.train.epochs=5 --out runs/scans",
 )
 @guarded
 def fit(
@@ -138,7 +140,8 @@ def fit(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="YAML file with any setting; see `fusetune show config`. Your own defaults: a file named by FUSETUNE_CONFIG.",
+            help="YAML file with any setting; see `fusetune show config`. The file named by FUSETUNE_CONFIG, "
+            "if set, holds your own defaults.",
         ),
     ] = None,
     set_: Annotated[
@@ -180,7 +183,10 @@ def fit(
     out.print(f"report  {run.report}", soft_wrap=True)
 
 
-@app.command(epilog="Example:  fusetune evaluate runs/scans new_hospital.csv --json scores.json")
+@app.command(
+    short_help="Judge a trained model on another labelled table.",
+    epilog="Example:  fusetune evaluate runs/scans new_hospital.csv --json scores.json",
+)
 @guarded
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
@@ -194,7 +200,8 @@ def evaluate(
     del debug
     scores = fusetune.load(folder).evaluate(table)
     if json_file:
-        write_text(json_file, json.dumps(scores, indent=1))
+        with _written(json_file) as aside:
+            aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + _group_words(scores["groups"]))
     for name, score in scores.items():
         if isinstance(score, dict):
@@ -202,7 +209,10 @@ def evaluate(
     out.print(grid)
 
 
-@app.command(epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv")
+@app.command(
+    short_help="Predict every row of a table.",
+    epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv",
+)
 @guarded
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
@@ -222,11 +232,12 @@ def predict(
     if out_file.suffix not in writers:
         raise UserError(f"--out {out_file}: the name must end in {listed(writers)}")
     result = fusetune.load(folder).predict_table(table)
-    with written_aside(out_file) as aside:
+    with _written(out_file) as aside:
         writers[out_file.suffix](result, aside)
     marked = int((result["problem"] != "").sum())
     out.print(
-        f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else "")
+        f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""),
+        soft_wrap=True,
     )
 
 
@@ -254,7 +265,7 @@ def show(
     out.print(f"report  {Path(what) / 'report.html'}", soft_wrap=True)
 
 
-@data_app.command(epilog="Example:  fusetune data stamps --out stamps")
+@data_app.command(short_help="Fetch the Tux Paint stamps.", epilog="Example:  fusetune data stamps --out stamps")
 @guarded
 def stamps(
     folder: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for table and pictures.")],
@@ -273,17 +284,27 @@ def main() -> None:
     app(prog_name="fusetune")
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file takes its name when it is complete."""
+    try:
+        with written_aside(path) as aside:
+            yield aside
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def _explained(text: str) -> str:
     """Add each setting's description to a configuration's YAML, as a comment."""
-    lines, path = [], []
+    lines: list[str] = []
+    path: list[str] = []
     for line in text.splitlines():
-        found = re.match(r"( *)(\w+):", line)
+        found, note = re.match(r"( *)(\w+):", line), None
         if found:
             path = [*path[: len(found[1]) // 2], found[2]]
             note = _description(path)
-            line += f"  # {note}" if note else ""
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+        lines.append(f"{line}  # {note}\n" if note else f"{line}\n")
+    return "".join(lines)
 
 
 def _description(path: list[str]) -> str | None:
@@ -325,12 +346,10 @@ def _gain_grid(metrics: dict[str, Any]) -> Grid:
 def _verdicts(metrics: dict[str, Any]) -> list[str]:
     lines = []
     for c in metrics["comparisons"]:
-        low, high = c["accuracy"]["low"], c["accuracy"]["high"]
-        shown = c["p"] < 0.05 and low is not None and (low > 0 or high < 0)
-        word = ("better" if low > 0 else "worse") if shown else "no difference shown"
+        word = "no difference shown" if c["verdict"] == "not shown" else c["verdict"]
         lines.append(
-            f"two-stage against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, "
-            f"McNemar p = {c['p']:.2g}, NLL {c['nll']['value']:+.3f})"
+            f"two-stage against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, exact McNemar "
+            f"p = {c['p']:.2g}, {c['p_holm']:.2g} after Holm's correction; NLL {c['nll']['value']:+.3f})"
         )
     return lines
 

@@ -259,7 +259,7 @@ class SplitConfig(Section):
 class CrossfitConfig(Section):
     """Whether the head sees outputs of encoders that never saw the row (arXiv 2111.02705 calls this stacking)."""
 
-    how: Literal["off", "holdout", "k"] = "off"
+    how: Literal["off", "holdout", "k"] = "k"
     folds: int = Field(3, ge=2, le=20, description="for k")
     share: float = Field(0.25, gt=0, lt=1, description="for holdout: part of the training rows kept for the head")
 

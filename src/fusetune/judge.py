@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ class Judgement:
         test: Metric -> interval, two-stage model, test part.
         valid: The same on the validation part.
         gain: The gain table; the last row is the two-stage model.
-        comparisons: Paired tests of the two-stage model against the best single modality, the ensemble and frozen
-            encoders.
+        comparisons: Paired tests of the two-stage model against each modality (the best on validation rows first), the
+            ensemble and frozen encoders, p-values corrected for their number.
         probabilities: Of the two-stage model by part, float [rows, classes].
     """
 
@@ -74,10 +74,12 @@ def judge(ctx: Context, model: Model) -> Judgement:
         GainRow(c.name, c.note, scores[c.name]["accuracy"], scores[c.name]["nll"], mean_nll(c.valid, labels["valid"]))
         for c in candidates
     ]
-    comparisons = [
-        _compare(candidates[-1], other, labels["test"], groups["test"], how)
-        for other in _rivals(candidates, labels["valid"])
-    ]
+    comparisons = _holm(
+        [
+            _compare(candidates[-1], other, name, labels["test"], groups["test"], how)
+            for name, other in _rivals(candidates, labels["valid"]).items()
+        ]
+    )
     valid = score_with_intervals(fused["valid"], labels["valid"], groups["valid"], **how)
     return Judgement(scores[TWO_STAGE], valid, gain, comparisons, fused)
 
@@ -133,24 +135,30 @@ def _tensors(data: HeadData) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return z, {name: torch.from_numpy(bits) for name, bits in data.present.items()}
 
 
-def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[_Candidate]:
-    """Return the best single modality (by validation NLL), the ensemble and the frozen encoders."""
-    single = [c for c in candidates if c.name.endswith(" alone")]
-    best = min(single, key=lambda c: mean_nll(c.valid, valid_labels))
-    others = [c for c in candidates if c.name in ("ensemble", "traditional")]
-    return [best, *others] if len(single) > 1 else others
+def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> dict[str, _Candidate]:
+    """Return every single modality, the ensemble and the frozen encoders, by what they are called in a sentence."""
+    single = sorted((c for c in candidates if c.name.endswith(" alone")), key=lambda c: mean_nll(c.valid, valid_labels))
+    found = {c.name: c for c in single} if len(single) > 1 else {}
+    words = {"ensemble": "the ensemble", "traditional": "frozen pretrained encoders"}
+    return found | {words[c.name]: c for c in candidates if c.name in words}
 
 
-def _compare(ours: _Candidate, other: _Candidate, labels: Rows, groups: Any, how: dict[str, Any]) -> Comparison:
+def _compare(
+    ours: _Candidate, other: _Candidate, name: str, labels: Rows, groups: Any, how: dict[str, Any]
+) -> Comparison:
     right, theirs = ours.test.argmax(1) == labels, other.test.argmax(1) == labels
     test = mcnemar(right, theirs)
     difference = paired_difference(ours.test, other.test, labels, groups, **how)
-    return Comparison(_in_words(other.name), test.gained, test.lost, test.p, difference["accuracy"], difference["nll"])
+    return Comparison(name, test.gained, test.lost, test.p, test.p, difference["accuracy"], difference["nll"])
 
 
-def _in_words(name: str) -> str:
-    words = {"ensemble": "the ensemble", "traditional": "frozen pretrained encoders"}
-    return words.get(name, f"the best single modality ({name})")
+def _holm(comparisons: list[Comparison]) -> list[Comparison]:
+    """Correct the p-values for their number (Holm 1979): the i-th smallest of m times m - i + 1, never falling."""
+    found, worst = {}, 0.0
+    for rank, c in enumerate(sorted(comparisons, key=lambda c: c.p)):
+        worst = max(worst, min(1.0, c.p * (len(comparisons) - rank)))
+        found[c.against] = replace(c, p_holm=worst)
+    return [found[c.against] for c in comparisons]
 
 
 def _note(ctx: Context, name: str) -> str:

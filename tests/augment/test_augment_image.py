@@ -29,9 +29,7 @@ def pictures(rows: int, side: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (rows, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
-def bilinear(
-    image: npt.NDArray[np.float64], matrix: npt.NDArray[np.float64], size: int
-) -> npt.NDArray[np.float64]:
+def bilinear(image: npt.NDArray[np.float64], matrix: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
     """Sample one picture [channels, side, side] pixel by pixel, as the documentation of `warp` says."""
     side = image.shape[-1]
     result = np.zeros((image.shape[0], size, size))

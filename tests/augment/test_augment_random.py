@@ -106,7 +106,9 @@ def families(draw: Draw) -> dict[str, list[npt.NDArray[np.float32]]]:
     found["draws"] = list(draw(Moment(0), SEQUENTIAL, "geometry", 5).T.numpy())
     found["rows"] = [np.roll(found["draws"][0], step) for step in range(5)]
     found["hashed rows"] = list(draw(Moment(0), HASHED, "geometry", 5).T.numpy())
-    found["distant rows"] = [draw(Moment(0), SEQUENTIAL << step, "geometry", 1)[:, 0].numpy() for step in (0, 8, 32, 48)]
+    found["distant rows"] = [
+        draw(Moment(0), SEQUENTIAL << step, "geometry", 1)[:, 0].numpy() for step in (0, 8, 32, 48)
+    ]
     return found
 
 

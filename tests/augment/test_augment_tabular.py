@@ -1,4 +1,4 @@
-"""Corruption of cells: marginal distributions stay, a number and its missing flag come from one row, shares are right."""
+"""Corruption of cells: marginals stay, a number and its missing flag come from one row, shares are right."""
 
 from __future__ import annotations
 

@@ -74,11 +74,10 @@ def test_an_error_arrives_where_its_item_is_asked_for() -> None:
             raise ValueError("item three")
         return item
 
-    found = []
+    stream = prefetch(range(10), prepare)
+    assert [next(stream), next(stream), next(stream)] == [0, 1, 2]
     with pytest.raises(ValueError, match="item three"):
-        for value in prefetch(range(10), prepare):
-            found.append(value)
-    assert found == [0, 1, 2]
+        next(stream)
     assert not alive()
 
 

@@ -1,4 +1,4 @@
-"""Images: every format and mode, orientation, transparency, scale, limits, and clear problems instead of wrong pixels."""
+"""Images: every format and mode, orientation, transparency, scale, limits, and problems instead of wrong pixels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,16 @@ def decoded(picture: Image.Image, tmp_path: Path, name: str = "a.png", save: Any
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("a.jpg", 12), ("a.jpeg", 12), ("a.png", 0), ("a.webp", 30), ("a.tif", 0), ("a.tiff", 0), ("a.bmp", 0), ("a.gif", 3)],
+    [
+        ("a.jpg", 12),
+        ("a.jpeg", 12),
+        ("a.png", 0),
+        ("a.webp", 30),
+        ("a.tif", 0),
+        ("a.tiff", 0),
+        ("a.bmp", 0),
+        ("a.gif", 3),
+    ],
 )
 def test_every_format_is_read(tmp_path: Path, name: str, tolerance: int) -> None:
     found = decoded(quarters(64, 64), tmp_path, name)
@@ -167,7 +176,7 @@ def disc(side: int, diameter: float) -> Image.Image:
 
 
 def test_a_common_scale_gives_equal_things_equal_sizes(tmp_path: Path) -> None:
-    # 30 mm of disc: 60 pixels of 0.5 mm in one file, 120 pixels of 0.25 mm in another, and a file far larger than shown.
+    # A disc of 30 mm: 60 pixels of 0.5 mm in one file, 120 of 0.25 mm in another, and one in a file larger than shown.
     for name, side, spacing in (("a.png", 100, 0.5), ("b.png", 200, 0.25), ("c.png", 500, 0.2), ("d.png", 64, 0.5)):
         disc(side, 30 / spacing).save(tmp_path / name)
     rows = table(tmp_path, image=["a.png", "b.png", "c.png", "d.png"], mm=[0.5, 0.25, 0.2, 0.5])
@@ -193,7 +202,9 @@ def test_a_pixel_size_that_is_wrong_costs_a_row_and_not_all_memory(tmp_path: Pat
     assert "column 'mm' holds no positive pixel size" in source.problems[1]
     alone = table(tmp_path, image=["b.png"], mm=[None])
     assert list(fitted.bind(alone).problems) == [0]
-    with pytest.raises(TableError, match="no training row of t.csv has both a readable image in 'image' and a positive"):
+    with pytest.raises(
+        TableError, match=r"no training row of t\.csv has both a readable image in 'image' and a positive"
+    ):
         settings(spacing="mm").fit_extent(rows, np.array([1, 2]))
 
 
@@ -290,7 +301,7 @@ def test_too_many_pixels_are_refused_unread(tmp_path: Path) -> None:
         settings(pixel_limit=10**9).decode("bomb.png", tmp_path)
     quarters(20, 20).save(tmp_path / "a.png")
     assert settings(pixel_limit=400).decode("a.png", tmp_path).shape == (16, 16, 3)
-    with pytest.raises(ImageError, match="data.pixel_limit=399"):
+    with pytest.raises(ImageError, match=r"data\.pixel_limit=399"):
         settings(pixel_limit=399).decode("a.png", tmp_path)
     assert before == Image.MAX_IMAGE_PIXELS
 
@@ -377,7 +388,7 @@ def test_reading_on_demand_equals_reading_from_memory(tmp_path: Path, monkeypatc
     generator = np.random.default_rng(0)
     names: list[str | None] = [f"{row}.jpg" for row in range(6)]
     for name in names:
-        noise = generator.integers(0, 256, tuple(generator.integers(8, 200, 2)) + (3,), dtype=np.uint8)
+        noise = generator.integers(0, 256, (*generator.integers(8, 200, 2), 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / str(name))
     (tmp_path / "3.jpg").write_bytes(b"x")
     rows = table(tmp_path, image=[*names, None, "gone.png"])

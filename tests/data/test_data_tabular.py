@@ -104,7 +104,11 @@ def test_whole_numbers_are_the_same_category_beside_gaps_and_without() -> None:
 
 
 def test_an_empty_cell_of_every_kind_is_missing() -> None:
-    for kind, values in ((Kind.NUMBER, [1.0, 2, 3, 4]), (Kind.CATEGORY, list("aabb")), (Kind.BOOLEAN, [True, False] * 2)):
+    for kind, values in (
+        (Kind.NUMBER, [1.0, 2, 3, 4]),
+        (Kind.CATEGORY, list("aabb")),
+        (Kind.BOOLEAN, [True, False] * 2),
+    ):
         source = fitted(kind, values).bind(table(x=[None, None]))
         assert not source.present.any()
 

@@ -24,9 +24,7 @@ def tokenizer() -> Tokenizer:
     words = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
     made = Tokenizer(models.BPE(vocab=words, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     made.enable_padding(pad_id=0, pad_token="<pad>")
     made.enable_truncation(5)  # what a tokenizer was saved with must not matter
     return made

@@ -28,7 +28,7 @@ def epochs(count: int) -> list[EpochRecord]:
 
 def comparison(p: float = 0.01, low: float = 0.02, high: float = 0.1) -> Comparison:
     accuracy = Interval((low + high) / 2, low, high)
-    return Comparison("the ensemble", 30, 15, p, accuracy, Interval(-0.1, -0.2, 0.01))
+    return Comparison("the ensemble", 30, 15, p, p, accuracy, Interval(-0.1, -0.2, 0.01))
 
 
 def facts(classes: int = 3, rows: int = 60, **changes: Any) -> Facts:

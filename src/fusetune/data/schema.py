@@ -165,6 +165,8 @@ class Schema(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SchemaError(f"cannot read the schema {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SchemaError(f"{path} is not a valid schema: it is not UTF-8 text") from error
         except ValidationError as error:
             problems = "\n".join(f"  - {'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors())
             raise SchemaError(f"{path} is not a valid schema:\n{problems}") from error
@@ -368,7 +370,7 @@ def _looks_like_id(series: pd.Series, name: str) -> bool:
 def _names_things(series: pd.Series, name: str, kind: Kind) -> bool:
     """Return whether a column named like an id has too many values to say anything about a row that is new."""
     many = max(20, 0.05 * len(series))
-    return bool(_ID_NAME.match(name)) and kind in (Kind.CATEGORY, Kind.NUMBER) and series.nunique() > many
+    return bool(_ID_NAME.match(name)) and kind in (Kind.CATEGORY, Kind.NUMBER) and series.map(str).nunique() > many
 
 
 def _fits(series: pd.Series, kind: Kind) -> bool:

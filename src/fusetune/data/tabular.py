@@ -214,7 +214,7 @@ def _words(series: pd.Series) -> pd.Series:
 
 
 def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64]:
-    known = pd.Index(categories, dtype="str").get_indexer(pd.Index(_words(series), dtype="str"))
+    known = pd.Index(list(categories), dtype="str").get_indexer(pd.Index(_words(series), dtype="str"))
     codes = known.astype(np.int64) + FIRST
     codes[known < 0] = UNSEEN
     codes[series.isna().to_numpy()] = MISSING

@@ -56,6 +56,7 @@ class Comparison:
         gained: Rows that only the two-stage model decides correctly.
         lost: Rows that only the other model decides correctly.
         p: Exact McNemar p-value, two-sided.
+        p_holm: The same after Holm's correction for the number of comparisons.
         accuracy: Accuracy of the two-stage model minus that of the other.
         nll: The same difference of the NLL; negative speaks for the two-stage model.
     """
@@ -64,13 +65,14 @@ class Comparison:
     gained: int
     lost: int
     p: float
+    p_holm: float
     accuracy: Interval
     nll: Interval
 
     @property
     def verdict(self) -> Literal["better", "worse", "not shown"]:
         """Better or worse only where the paired test and the interval of the difference both say so."""
-        if self.p >= SIGNIFICANT or not self.accuracy.bounded:
+        if self.p_holm >= SIGNIFICANT or not self.accuracy.bounded:
             return "not shown"
         if self.accuracy.low > 0:
             return "better"

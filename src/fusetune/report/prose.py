@@ -123,7 +123,8 @@ def _compared(comparison: Comparison) -> str:
     return (
         f"The two-stage model {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
         f"spoils {count(comparison.lost)}, a difference of {points(difference.value)} percentage points "
-        f"({point_bounds(difference)}; exact McNemar test, {p_value(comparison.p)})."
+        f"({point_bounds(difference)}; exact McNemar test, {p_value(comparison.p)}, "
+        f"after Holm's correction {p_value(comparison.p_holm)})."
     )
 
 

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import settings, tiny_table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusetune.config import Config
+from fusetune.data.schema import infer_schema
+from fusetune.data.table import read_table
+from fusetune.encoders import Encoder
+from fusetune.errors import SplitError, UserError
+from fusetune.features.store import weights_hash
+from fusetune.model import encode_labels
+from fusetune.progress import Log
+from fusetune.runtime import start_runtime
+from fusetune.strategies import two_stage
+from fusetune.strategies.context import Context
+from fusetune.strategies.heads import HeadData
+from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.strategies.unimodal import Unimodal, fine_tune
+
+
+class Normed(Encoder):
+    """Two dense layers with batch norm between, on vectors of four."""
+
+    def __init__(self, dim: int = 6) -> None:
+        super().__init__()
+        self.dim = dim
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.norm, self.second = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, dim)
+        with torch.no_grad():
+            for parameter in (*self.first.parameters(), *self.second.parameters()):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(torch.relu(self.norm(self.first(inputs.float()))))
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        return [[*self.first.parameters(), *self.norm.parameters()], list(self.second.parameters())]
+
+    def describe(self) -> dict[str, Any]:
+        return {"encoder": "Normed", "dim": self.dim}
+
+
+def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
+    config = Config.build(settings(folder / "store", **more))
+    vectors = {"genes": "v_*"} if "genes" in inputs else None
+    table = read_table(frame)
+    schema = infer_schema(table, "organ", inputs=inputs, vectors=vectors, group="patient", split="part")
+    classes = class_list(table, "organ")
+    labels = encode_labels(table, "organ", classes)
+    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    runtime = start_runtime(config)
+    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)[0]
+
+
+def with_normed(folder: Path, **more: Any) -> Context:
+    rate: dict[str, Any] = {"vector__train__lr": 3e-3, "vector__train__head_lr": 3e-3, "vector__train__epochs": 6}
+    ctx = make_context(folder, tiny_table(folder / "data"), ["genes"], **rate | more)
+    ctx.pristine["genes"] = Normed()
+    return ctx
+
+
+def changed(network: Unimodal, ctx: Context) -> set[str]:
+    before = ctx.pristine["genes"].state_dict()
+    return {name for name, value in network.encoder.state_dict().items() if not torch.equal(value, before[name])}
+
+
+BUFFERS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_batch_norm_follows_the_data_only_if_asked(tmp_path: Path, batch_norm: str) -> None:
+    ctx = with_normed(tmp_path, vector__train__batch_norm=batch_norm)
+    network = fine_tune(ctx, "genes")
+    assert ctx.histories["genes"].best_epoch >= 0, "nothing was learnt, so nothing was tested"
+    moved = changed(network, ctx)
+    assert moved >= {"first.weight", "norm.weight", "second.weight"}
+    assert moved & BUFFERS == (BUFFERS if batch_norm == "train" else set())
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "train"])
+def test_frozen_blocks_keep_every_bit(tmp_path: Path, batch_norm: str) -> None:
+    ctx = with_normed(tmp_path, vector__train__batch_norm=batch_norm, vector__train__freeze=0.5)
+    network = fine_tune(ctx, "genes")
+    assert ctx.histories["genes"].best_epoch >= 0
+    assert changed(network, ctx) == {"second.weight", "second.bias"}
+
+
+@pytest.mark.parametrize("more", [{"epochs": 0}, {"freeze": 1.0}])
+def test_without_training_the_encoder_is_what_it_was(tmp_path: Path, more: dict[str, Any]) -> None:
+    ctx = with_normed(tmp_path, **{f"vector__train__{name}": value for name, value in more.items()})
+    network = fine_tune(ctx, "genes")
+    assert changed(network, ctx) == set()
+    assert "genes" not in ctx.histories
+    valid = ctx.split.rows("valid")
+    with torch.inference_mode():
+        told = network(ctx.plain("genes", ctx.sources["genes"].read(valid)))
+    assert float((told.argmax(1) == ctx.targets(valid)).float().mean()) > 0.6
+
+
+def test_the_result_is_frozen_and_the_original_untouched(tmp_path: Path) -> None:
+    ctx = with_normed(tmp_path)
+    before = weights_hash(ctx.pristine["genes"])
+    network = fine_tune(ctx, "genes")
+    assert weights_hash(ctx.pristine["genes"]) == before
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_what_ran_before_does_not_matter(tmp_path: Path) -> None:
+    ctx, hashes = with_normed(tmp_path), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        hashes.append(weights_hash(fine_tune(ctx, "genes")))
+        torch.rand(seed * 7)
+    assert hashes[0] == hashes[1]
+
+
+def test_the_best_epoch_is_what_its_record_says(tmp_path: Path) -> None:
+    ctx = with_normed(tmp_path)
+    network, history = fine_tune(ctx, "genes"), ctx.histories["genes"]
+    valid = ctx.split.rows("valid")
+    with torch.inference_mode():
+        told = network(ctx.plain("genes", ctx.sources["genes"].read(valid)))
+    assert float(F.cross_entropy(told, ctx.targets(valid))) == pytest.approx(history.best_nll, abs=1e-5)
+    assert history.best_nll == min([history.start_nll, *(record.valid_nll for record in history.records)])
+
+
+def test_rows_of_other_parts_are_refused(tmp_path: Path) -> None:
+    ctx = with_normed(tmp_path)
+    train, valid = ctx.split.rows("train"), ctx.split.rows("valid")
+    with pytest.raises(SplitError, match="may only see rows of train"):
+        fine_tune(ctx, "genes", np.concatenate([train, valid[:1]]))
+
+
+def test_rows_without_the_modality_are_left_out(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data")
+    frame.loc[[0, 1, 8, 20], ["v_0", "v_1", "v_2", "v_3"]] = np.nan
+    ctx = make_context(tmp_path, frame, ["genes", "age"], vector__encoder="mlp", vector__train__epochs=2)
+    fine_tune(ctx, "genes")
+    assert ctx.histories["genes"].rows_seen == 2 * (72 - 4)
+
+
+def test_a_modality_without_validation_rows_is_refused(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data")
+    frame.loc[frame["part"] == "val", "v_0"] = np.nan
+    frame.loc[frame["part"] == "val", ["v_1", "v_2", "v_3"]] = np.nan
+    ctx = make_context(tmp_path, frame, ["genes", "age"], vector__encoder="mlp")
+    with pytest.raises(UserError, match="genes"):
+        fine_tune(ctx, "genes")
+
+
+def test_equal_texts_of_a_class_are_read_once(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data")
+    frame.loc[:23, "note"] = [f"the same {organ} words again" for organ in frame["organ"][:24]]
+    ctx = make_context(tmp_path, frame, ["note"], text__train__epochs=1)
+    fine_tune(ctx, "note")
+    train = frame[frame["part"] == "train"]
+    assert ctx.histories["note"].rows_seen == len(train[["note", "organ"]].drop_duplicates()) < len(train)
+
+
+def test_lora_leaves_an_encoder_of_the_same_shape(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note"], text__train__lora_rank=2)
+    network = fine_tune(ctx, "note")
+    assert network.encoder.state_dict().keys() == ctx.pristine["note"].state_dict().keys()
+
+
+class Memory(Encoder):
+    """The nearest of the rows that it was given, and that row's class: perfect on what it has seen."""
+
+    def __init__(self, rows: Tensor, labels: Tensor, classes: int) -> None:
+        super().__init__()
+        self.dim = classes
+        self.register_buffer("rows", rows)
+        self.register_buffer("labels", F.one_hot(labels, classes).float())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.get_buffer("labels")[torch.cdist(inputs.float(), self.get_buffer("rows")).argmin(1)]
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        return {"encoder": "Memory"}
+
+
+@pytest.mark.parametrize(("how", "leaks"), [("off", True), ("holdout", False), ("k", False)])
+def test_cross_fitted_heads_do_not_learn_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, leaks: bool
+) -> None:
+    """With labels that no input tells, a head must find nothing in what encoders say about rows they did not see."""
+    generator = np.random.default_rng(0)
+    frame = tiny_table(tmp_path / "data", rows=576)
+    frame["organ"] = generator.permutation(frame["organ"])
+    frame[[f"v_{i}" for i in range(4)]] = generator.normal(size=(576, 4))
+    more: dict[str, Any] = {"vector__encoder": "mlp", "vector__augment__corrupt": 0.0, "views": 1}
+    ctx = make_context(tmp_path, frame, ["genes"], crossfit__how=how, **more)
+
+    def remember(ctx: Context, name: str, rows: Any = None, stage: str | None = None) -> Unimodal:
+        rows = ctx.split.rows("train") if rows is None else rows
+        memory = Memory(ctx.sources[name].read(rows), ctx.targets(rows), 3)  # type: ignore[arg-type]
+        network = Unimodal(memory, 3, 0.0)
+        with torch.no_grad():
+            network.head.weight.copy_(5 * torch.eye(3))
+            network.head.bias.zero_()
+        return network.eval()
+
+    seen: list[tuple[HeadData, Any]] = []
+    plain = two_stage.fit_head
+
+    def watched(data: HeadData, *rest: Any, **more: Any) -> Any:
+        fit = plain(data, *rest, **more)
+        seen.append((data, fit.head))
+        return fit
+
+    monkeypatch.setattr(two_stage, "fine_tune", remember)
+    monkeypatch.setattr(two_stage, "fit_head", watched)
+    two_stage.two_stage(ctx)
+    hits = []
+    for data, head in seen:
+        z = {name: torch.from_numpy(np.array(block[0])) for name, block in data.z.items()}
+        with torch.inference_mode():
+            told = head(z, {name: torch.from_numpy(bits) for name, bits in data.present.items()}).argmax(1).numpy()
+        hits += list(told == data.labels)
+    if leaks:
+        assert np.mean(hits) > 0.99
+    else:
+        assert abs(np.mean(hits) - 1 / 3) < 0.08

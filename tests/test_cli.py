@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from tiny import CLASSES, settings, tiny_table
+
+import fusetune
+from fusetune import cli
+from fusetune.config import Config
+from fusetune.version import VERSION
+
+COMMANDS = [[], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
+
+
+@dataclass
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*words: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["fusetune", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        told = capsys.readouterr()
+        return Answer(int(stop.value.code or 0), told.out, told.err)
+
+    return run
+
+
+@dataclass
+class Made:
+    folder: Path
+    table: Path
+    config: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_table(folder / "data").to_csv(folder / "data" / "table.csv", index=False)
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(settings(folder / "store", train__epochs=0, views=1)))
+    words = ["fit", folder / "data" / "table.csv", "--label", "organ", "--inputs", "scan,age,site", "--split", "part"]
+    words += ["--config", config, "--out", folder / "run", "--group", "patient"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["fusetune", *map(str, words)])
+        cli.main()
+    assert not stop.value.code
+    return Made(folder, folder / "data" / "table.csv", config, folder / "run")
+
+
+def fit(made: Made, *more: object) -> list[object]:
+    return [
+        "fit",
+        made.table,
+        "--label",
+        "organ",
+        "--inputs",
+        "age,site",
+        "--split",
+        "part",
+        "--config",
+        made.config,
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_teaches_within_80_columns(ask: Any, words: list[str]) -> None:
+    answer = ask(*words, "--help")
+    assert answer.code == 0
+    assert answer.err == ""
+    assert re.search(r"(Example|Start with): +fusetune ", answer.out)
+    assert f"Usage: fusetune{''.join(f' {word}' for word in words)} " in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+    for ugly in ("<bool>", "<list", "TEXT", "None", "python -m"):
+        assert ugly not in answer.out
+
+
+def test_help_names_everything_that_fit_takes(ask: Any) -> None:
+    text = ask("fit", "--help").out
+    for option in ("--label", "--inputs", "--kind", "--vectors", "--group", "--split", "--recipe", "--seed", "--config",
+                   "--set", "--out", "--resume", "--debug", "--id"):  # fmt: skip
+        assert f"  {option} " in text
+    assert "runs/<table>-<label>" in text
+
+
+def test_version_and_no_words(ask: Any) -> None:
+    assert ask("--version").out == f"fusetune {VERSION}\n"
+    nothing = ask()
+    assert nothing.code == 2
+    assert "Usage: fusetune" in nothing.out + nothing.err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["fit"], "TABLE"),
+        (["fit", "table.csv"], "--label"),
+        (["fit", "table.csv", "--lable", "x"], "--label"),
+        (["fitt", "table.csv"], "'fit'"),
+        (["fit", "table.csv", "--label", "x", "--seed", "one"], "--seed"),
+        (["predict", "a", "b"], "--out"),
+        (["evaluate", "a"], "TABLE"),
+    ],
+)
+def test_wrong_use_ends_with_2(ask: Any, words: list[str], text: str) -> None:
+    answer = ask(*words)
+    assert answer.code == 2
+    assert text in answer.err
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("more", "texts"),
+    [
+        (["--set", "train.epoch=3"], ["train.epoch: unknown setting, did you mean 'epochs'?"]),
+        (["--set", "imagee.size=3", "--set", "viewz=1"], ["did you mean 'image'?", "did you mean 'views'?"]),
+        (["--set", "image.size=big"], ["image.size"]),
+        (["--set", "views"], ["--set views: write it as KEY=VALUE"]),
+        (["--recipe", "sond"], ["recipe", "'sond'"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--kind", "age"], ["--kind age: write it as age=number"]),
+        (["--kind", "age=numbr"], ["did you mean 'number'?"]),
+        (["--vectors", "x=y_*"], ["no column of table.csv matches 'y_*'"]),
+        (["--group", "patiend"], ["patiend"]),
+        (["--label", "orgon"], ["orgon"]),
+        (["--inputs", "age,sight"], ["sight"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_ends_with_2_in_one_block(ask: Any, made: Made, tmp_path: Path, more: Any, texts: Any) -> None:
+    answer = ask(*fit(made, "--out", tmp_path / "run", *more))
+    assert answer.code == 2
+    assert answer.err.startswith("error: ")
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    for text in texts:
+        assert text in answer.err
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "nowhere.csv", "--label", "x"],
+        ["evaluate", "nowhere", "nowhere.csv"],
+        ["predict", "nowhere", "nowhere.csv", "--out", "x.csv"],
+        ["predict", "nowhere", "nowhere.csv", "--out", "x.pdf"],
+        ["show", "nowhere"],
+        ["show", "confg"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_named(
+    ask: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = ask(*words)
+    assert answer.code == 2
+    assert answer.err.startswith("error: ")
+    assert "nowhere" in answer.err or "x.pdf" in answer.err or "did you mean 'config'" in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_debug_shows_the_traceback_wherever_it_stands(ask: Any, place: str) -> None:
+    words = ["show", "nowhere"]
+    answer = ask(*(["--debug", *words] if place == "before" else [*words, "--debug"]))
+    assert answer.code == 2
+    assert "Traceback (most recent call last)" in answer.err
+    assert "UserError: nowhere is no finished run" in answer.err
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_nobody_expected_ends_with_1(ask: Any, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(fusetune, "load", fail)
+    answer = ask("evaluate", "run", "table.csv", *(["--debug"] if debug else []))
+    assert answer.code == 1
+    assert ("Traceback" in answer.err) == debug
+    assert "ZeroDivisionError: a bug" in answer.err
+    assert debug or "run again with --debug" in answer.err
+
+
+def test_a_failure_while_running_ends_with_1(ask: Any, made: Made, tmp_path: Path) -> None:
+    sets = ("--set", "columns.train.epochs=3", "--set", "columns.train.lr=1e30", "--set", "columns.train.clip=0")
+    answer = ask(*fit(made, "--out", tmp_path / "run", *sets))
+    assert answer.code == 1
+    assert "failed: columns: the " in answer.err
+    assert "case-" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_stopping_by_hand_tells_how_to_continue(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fusetune, "fit", stop)
+    answer = ask("fit", "table.csv", "--label", "x")
+    assert answer.code == 1
+    assert answer.err == "stopped; continue with the same command and --resume\n"
+    monkeypatch.setattr(fusetune, "load", stop)
+    assert ask("evaluate", "run", "table.csv").err == "stopped\n"
+
+
+def test_show_config_is_a_configuration_with_explanations(ask: Any, tmp_path: Path) -> None:
+    answer = ask("show", "config")
+    assert answer.code == 0
+    (tmp_path / "config.yaml").write_text(answer.out)
+    assert Config.build(tmp_path / "config.yaml") == Config()
+    assert "views: 4  # augmented views per training row" in answer.out
+    assert answer.out.count("# passes over the training part") == 4
+
+
+def test_show_prints_the_results(ask: Any, made: Made) -> None:
+    answer = ask("show", made.run)
+    assert answer.code == 0
+    for text in ("test part: 12 rows in 6 groups", "majority", "scan alone", "two-stage", "McNemar p", "report.html"):
+        assert text in answer.out
+    assert max(map(len, answer.out.splitlines()[:8])) <= 80
+
+
+def test_fit_ends_with_the_results(ask: Any, made: Made, tmp_path: Path) -> None:
+    answer = ask(*fit(made, "--out", tmp_path / "run", "--seed", "3", "--set", "data.class_weights=balanced"))
+    assert answer.code == 0
+    assert "two-stage" in answer.out
+    assert str(tmp_path / "run" / "report.html") in answer.out
+    assert "fusetune" in answer.err  # what happens meanwhile goes to the other stream
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["seed"] == 3
+    assert saved["data"]["class_weights"] == "balanced"
+    again = ask(*fit(made, "--out", tmp_path / "run"))
+    assert again.code == 2
+    assert "--out" in again.err
+
+
+def test_evaluate_prints_and_writes_the_scores(ask: Any, made: Made, tmp_path: Path) -> None:
+    answer = ask("evaluate", made.run, made.table, "--json", tmp_path / "deep" / "scores.json")
+    assert answer.code == 0
+    assert "96 rows in 48 groups" in answer.out
+    scores = json.loads((tmp_path / "deep" / "scores.json").read_text())
+    expected = fusetune.load(made.run).evaluate(made.table)
+    assert scores == json.loads(json.dumps(expected))
+    assert f"{scores['accuracy']['value']:.3f}" in answer.out
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_predict_writes_every_format(ask: Any, made: Made, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"told{suffix}"
+    answer = ask("predict", made.run, made.table, "--out", path)
+    assert answer.code == 0
+    assert "96 rows" in answer.out
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda p: pd.read_json(p, lines=True)}
+    told = readers[suffix](path)
+    expected = fusetune.load(made.run).predict_table(made.table)
+    assert told["prediction"].tolist() == expected["prediction"].tolist()
+    assert told["row_id"].tolist() == expected["row_id"].tolist()
+    for name in CLASSES:
+        assert told[f"p({name})"].to_numpy() == pytest.approx(expected[f"p({name})"].to_numpy(), abs=1e-9)
+
+
+def test_predict_says_how_many_rows_have_a_problem(ask: Any, made: Made, tmp_path: Path) -> None:
+    frame = pd.read_csv(made.table)
+    frame.loc[[3, 8], "scan"] = "nowhere.png"
+    frame.to_csv(made.table.with_name("broken.csv"), index=False)
+    answer = ask("predict", made.run, made.table.with_name("broken.csv"), "--out", tmp_path / "told.csv")
+    assert answer.code == 0
+    assert "2 with a problem" in answer.out
+    assert pd.read_csv(tmp_path / "told.csv")["problem"].notna().sum() == 2
+
+
+def test_a_file_that_cannot_be_written_is_named(ask: Any, made: Made, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for words in (["predict", made.run, made.table, "--out", tmp_path / "file" / "told.csv"],
+                  ["evaluate", made.run, made.table, "--json", tmp_path / "file" / "scores.json"]):  # fmt: skip
+        answer = ask(*words)
+        assert answer.code == 2
+        assert "cannot write" in answer.err
+
+
+def test_the_module_runs_as_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["fusetune", "--version"])
+    monkeypatch.delitem(sys.modules, "fusetune.cli")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("fusetune.cli", run_name="__main__")
+    assert not stop.value.code
+    assert VERSION in capsys.readouterr().out
+
+
+def test_the_program_itself_ends_with_the_code(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fusetune.cli", "show", "nowhere"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere is no finished run")
+    assert done.stdout == ""

@@ -1,0 +1,206 @@
+"""Configuration: every problem at once with a hint, layers, shorthands, and files that come back equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusetune.config import IMAGE_POLICIES, KINDS, RECIPES, Config, ImagePolicy, TrainConfig, read_yaml
+from fusetune.errors import ConfigError
+
+
+def problems(*layers: Any, sets: tuple[str, ...] = ()) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        Config.build(*layers, sets=sets)
+    first, *listed = str(error.value).splitlines()
+    assert first == f"the configuration has {len(listed)} problem(s):"
+    assert all(line.startswith("  - ") for line in listed)
+    return [line.removeprefix("  - ") for line in listed]
+
+
+def test_all_problems_are_named_at_once_with_hints() -> None:
+    found = problems(
+        {"image": {"sise": 3, "augment": "mediun"}, "text": {"train": {"lr": -1}}, "views": 0},
+        {"train": {"epoch": 3}, "hed": {"kind": "logistic"}, "split": {"fractions": [0.5, 0.2, 0.2]}},
+        sets=("seed", "recipe=sond", "columns.width=x"),
+    )
+    expected = [
+        "--set seed: write it as KEY=VALUE, for example --set train.epochs=3",
+        "train.epoch: unknown setting, did you mean 'epochs'?",
+        "recipe: input should be 'sound', 'fast' or 'paper' (got 'sond')",
+        "views: input should be greater than or equal to 1 (got 0)",
+        "split: fractions must be three positive numbers that sum to 1",
+        "image.sise: unknown setting, did you mean 'size'?",
+        "text.train.lr: input should be greater than 0 (got -1)",
+        "columns.width: input should be a valid integer, unable to parse string as an integer (got 'x')",
+        "hed: unknown setting, did you mean 'head'?",
+    ]
+    assert sorted(line for line in found if "policy" not in line) == sorted(expected)
+    policy = next(line for line in found if "policy" in line)
+    assert policy.startswith("image.augment: 'mediun' is no policy, did you mean 'medium'?; known: none, paper, light,")
+    assert len(found) == len(expected) + 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ({"image": {"augment": {"rotat": 3}}}, "image.augment.rotat: unknown setting, did you mean 'rotate'?"),
+        ({"image": {"encoder": {"a": 1}}}, "image.encoder: input should be a valid string"),
+        (
+            {"data": {"class_weights": "balancd"}},
+            "data.class_weights: input should be 'none' or 'balanced' (got 'balancd')",
+        ),
+        ({"data": {"class_weights": {"a": "x"}}}, "data.class_weights.a: input should be a valid number"),
+        ({"split": {"how": "time"}}, "split: how: time needs the column's name in split.time"),
+        ({"split": {"fold": 5}}, "split: fold must be below folds (5)"),
+        ({"train": 3}, "train must be a mapping such as 'train: {epochs: 3}'"),
+        ({"image": None}, "image: input should be a valid dictionary"),
+        ({"trainn": {}}, "trainn: unknown setting, did you mean 'train'?"),
+        ({1: 2}, "1: keys should be strings"),
+    ],
+)
+def test_one_mistake_is_one_problem(layer: dict[Any, Any], said: str) -> None:
+    (found,) = problems(layer)
+    assert found.startswith(said)
+
+
+def test_a_setting_of_train_is_one_of_every_kind() -> None:
+    config = Config.build({"train": {"epochs": 3, "lr": 0.5}, "text": {"train": {"epochs": 7}}})
+    assert {kind: getattr(config, kind).train.epochs for kind in KINDS} == {
+        "image": 3,
+        "text": 7,
+        "columns": 3,
+        "vector": 3,
+    }
+    assert {getattr(config, kind).train.lr for kind in KINDS} == {0.5}
+    assert config.columns.train.batch_size == Config().columns.train.batch_size
+
+
+def test_later_layers_win_and_settings_come_last(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("views: 2\nimage:\n  train: {epochs: 9, lr: 1e-5}\nseed: 4\n", encoding="utf-8")
+    config = Config.build({"views": 1, "seed": 3, "onnx": False}, file, None, {"seed": 5}, sets=["train.epochs=2"])
+    assert (config.views, config.seed, config.onnx) == (2, 5, False)
+    assert (config.image.train.epochs, config.image.train.lr) == (2, 1e-5)
+    assert config.text.train.epochs == 2
+    again = Config.build(str(file), sets=["train.epochs=2", "image.train.epochs=6"])
+    assert (again.image.train.epochs, again.text.train.epochs) == (6, 2)
+
+
+def test_a_recipe_lies_between_defaults_and_what_is_given() -> None:
+    assert Config.build() == Config()
+    paper = Config.build({"recipe": "paper"})
+    assert (paper.recipe, paper.image.train.optimiser, paper.image.size, paper.views) == ("paper", "sgd", 224, 1)
+    assert Config.build({"image": {"size": 64}}, {"recipe": "paper"}).image.size == 64
+    assert Config.build({"recipe": "paper"}, sets=["recipe=fast"]).recipe == "fast"
+    assert Config.build({"recipe": "paper"}, sets=["recipe=fast"]).image.train.optimiser == "adamw"
+    fast = Config.build({"recipe": "fast"})
+    assert (fast.image.train.epochs, fast.text.train.epochs, fast.views) == (0, 0, 1)
+    assert Config.build({"recipe": "fast", "train": {"epochs": 1}}).columns.train.epochs == 1
+
+
+def test_the_paper_recipe_leaves_nothing_of_its_image_training_to_changing_defaults() -> None:
+    # Checkpoints that are kept do not change a result.
+    assert set(RECIPES["paper"]["image"]["train"]) == set(TrainConfig.model_fields) - {"keep"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_saved_configuration_comes_back_equal(tmp_path: Path, recipe: str) -> None:
+    config = Config.build(
+        {"recipe": recipe, "image": {"augment": {"rotate": 5}}, "split": {"time": "1e5"}, "store": {"folder": "off"}},
+        {"data": {"class_weights": {"yes": 2, "1e-3": 1, 0: 3, "日本": 1}}, "text": {"train": {"lr": 1e-5}}},
+    )
+    assert config.data.class_weights == {"yes": 2.0, "1e-3": 1.0, "0": 3.0, "日本": 1.0}
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    for layer in (
+        path,
+        str(path),
+        config,
+        read_yaml(config.to_yaml()),
+        config.model_dump(),
+        config.model_dump(mode="json"),
+    ):
+        assert Config.build(layer) == config
+    plain = Config.build({"recipe": recipe})
+    assert Config.build(read_yaml(plain.to_yaml())) == plain
+    assert read_yaml(plain.to_yaml()) == plain.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("item", "name", "value"),
+    [
+        ("image.train.lr=1e-4", "image.train.lr", 1e-4),
+        ("views = 7", "views", 7),
+        ("onnx=false", "onnx", False),
+        ("threads=null", "threads", None),
+        ("crossfit.how=off", "crossfit.how", "off"),
+        ("split.fractions=[0.6, 0.2, 0.2]", "split.fractions", (0.6, 0.2, 0.2)),
+        ("image.augment=none", "image.augment", "none"),
+        ("image.augment.rotate=3", "image.augment", ImagePolicy(rotate=3)),
+        ("image.encoder=a=b", "image.encoder", "a=b"),
+        ("data.class_weights.1=2", "data.class_weights", {"1": 2.0}),
+        ("data.class_weights={a: 1, b: 2}", "data.class_weights", {"a": 1.0, "b": 2.0}),
+        ("precision='32'", "precision", "32"),
+    ],
+)
+def test_settings_on_the_command_line(item: str, name: str, value: Any) -> None:
+    found: Any = Config.build(sets=[item])
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (["views"], "--set views: write it as KEY=VALUE"),
+        (["=3"], "--set =3: write it as KEY=VALUE"),
+        (["views=["], "--set views=[: the value is not valid YAML; quote it, as in --set 'views=\"text\"'"),
+        (["image.size=100", "image.size.x=3"], "--set image.size.x=3: 'size' was already set to a single value"),
+        (["image.siz=3"], "image.siz: unknown setting, did you mean 'size'?"),
+    ],
+)
+def test_settings_that_cannot_be_read(items: list[str], said: str) -> None:
+    assert any(line.startswith(said) for line in problems(sets=tuple(items)))
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for content, said in (
+        (b"a: [", "is not valid YAML"),
+        (b"- 1", "must hold a mapping"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=said):
+            Config.build(path)
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*gone\.yaml: No such file"):
+        Config.build(tmp_path / "gone.yaml")
+    path.write_text("", encoding="utf-8")
+    assert Config.build(path) == Config()
+
+
+def test_building_changes_neither_its_layers_nor_the_defaults() -> None:
+    before = Config()
+    layer = {"image": {"train": {"epochs": 1}, "augment": {"rotate": 9}}, "crossfit": {"how": "k"}}
+    first = Config.build(layer)
+    first.image.train.epochs = 99
+    first.image.policy.rotate = 100
+    assert layer == {"image": {"train": {"epochs": 1}, "augment": {"rotate": 9}}, "crossfit": {"how": "k"}}
+    assert Config() == before
+    assert Config.build(layer).image.train.epochs == 1
+
+
+def test_values_are_checked_on_assignment_too() -> None:
+    config = Config()
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        config.image.train.epochs = -1
+
+
+def test_policies_by_name_and_by_value() -> None:
+    for name, policy in IMAGE_POLICIES.items():
+        assert Config.build(sets=[f"image.augment={name}"]).image.policy == policy
+    assert Config.build({"image": {"augment": {"erase": 1}}}).image.policy == ImagePolicy(erase=1)
