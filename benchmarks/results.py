@@ -1,76 +1,16 @@
-"""The results tables: fit each real data set with its settings and print what the test part says, beside a reference.
-
-References are logistic regression on frozen features (EfficientNet-Lite2 and MiniLM; for rosmap the average of three
-logistic regressions), as given with the data. Every choice behind the settings below was made on validation rows.
-"""
+"""The results tables: fit each real data set with its settings and print what the test part says, beside a reference."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from _cases import CASES, DATA
+
 import fusetune
-
-
-@dataclass(frozen=True)
-class Case:
-    """One data set: how to fit it and what to compare with."""
-
-    folder: str
-    label: str
-    reference: str
-    goal: str
-    options: dict[str, Any] = field(default_factory=dict)
-    sets: tuple[str, ...] = ()
-
-
-CASES = {
-    "medpix2": Case(
-        "medpix2",
-        "label",
-        "79.0 % / .60",
-        ">= 88 % / <= .45",
-        {"inputs": ["image", "history", "age", "sex"], "group": "uid", "split": "split"},
-    ),
-    "hc18": Case(
-        "hc18_trimester",
-        "label_hc_quartile",
-        "65.6 % / .80",
-        ">= 80 %",
-        {"inputs": ["image", "pixel_size_mm"], "group": "subject", "split": "split"},
-        (
-            "image.spacing=pixel_size_mm",
-            "image.background=0",
-            "image.augment=scan",
-            "image.size=160",
-            "image.encode_size=160",
-            "image.train.freeze=0",
-            "image.train.lr=1e-3",
-            "image.train.head_lr=1e-3",
-            "image.train.epochs=12",
-        ),
-    ),
-    "flipkart": Case(
-        "flipkart_1050",
-        "label",
-        "92.4 % / .32",
-        ">= 96 %",
-        {"inputs": ["image", "text", "retail_price", "discounted_price", "brand"], "split": "split"},
-    ),
-    "rosmap": Case(
-        "rosmap",
-        "label",
-        "86.8 %",
-        ">= 88 % (mean of 5 seeds)",
-        {"vectors": {name: f"{name}__*" for name in ("mrna", "meth", "mirna")}, "split": "split"},
-        ("vector.augment.corrupt=0", "views=1", "crossfit.how=k", "crossfit.folds=5", "head.inputs=logits"),
-    ),
-}
 
 
 def main() -> None:
@@ -81,10 +21,9 @@ def main() -> None:
     parser.add_argument("--json", help="write the result to this file")
     parser.add_argument("--quick", action="store_true", help="frozen encoders and one view: does it run?")
     args = parser.parse_args()
-    data = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
     results = {}
     for name in args.sets:
-        table = data / CASES[name].folder / "manifest.csv"
+        table = DATA / CASES[name].folder / "manifest.csv"
         if not table.exists():
             print(f"{name}: left out, there is no {table}")
             continue

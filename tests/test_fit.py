@@ -282,7 +282,7 @@ def test_unused_categories_are_no_classes(done: Done, tmp_path: Path) -> None:
 
 
 def test_a_filled_folder_is_refused(done: Done) -> None:
-    with pytest.raises(UserError, match="is not empty|finished run"):
+    with pytest.raises(UserError, match=r"is not empty|finished run"):
         fusetune.fit(done.table, "organ", config=done.settings, out=done.run.folder, **HOW)
 
 

@@ -180,6 +180,25 @@ def test_another_table_is_refused(given: tuple[Path, Path], stopped: Path, chang
         fusetune.fit(other, "organ", config=config, out=stopped, resume=True, quiet=True, **HOW)
 
 
+def test_a_cross_fitted_run_continues_too(given: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = given
+    how: dict[str, Any] = HOW | {"inputs": ["note", "age", "site"], "quiet": True, "config": config}
+    how["sets"] = ["crossfit.how=k", "crossfit.folds=2", "train.epochs=2"]
+    plain, calls = loop._run_epoch, []
+
+    def until_the_fourth(*args: Any) -> float:
+        calls.append(1)
+        if len(calls) == 4:  # the second fold of the first input
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_run_epoch", until_the_fourth)
+        fusetune.fit(table, "organ", out=tmp_path / "run", **how)
+    fusetune.fit(table, "organ", out=tmp_path / "run", resume=True, **how)
+    assert_equal_runs(tmp_path / "run", fusetune.fit(table, "organ", out=tmp_path / "whole", **how).folder)
+
+
 def test_resume_without_anything_to_resume_is_a_fresh_run(given: tuple[Path, Path], tmp_path: Path) -> None:
     table, config = given
     out = tmp_path / "new"

@@ -50,6 +50,7 @@ def settings(store: Path, **more: Any) -> dict[str, Any]:
         "onnx": False,
         "device": "cpu",
         "views": 2,
+        "crossfit": {"how": "off"},
         "train": {"epochs": 2, "batch_size": 16, "patience": 0},
         "image": {"encoder": "builtin", "size": 32, "encode_size": 32, "train": {"lr": 3e-3}},
         "text": {"encoder": "builtin", "max_tokens": 16, "train": {"lr": 3e-3}},

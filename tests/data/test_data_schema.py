@@ -260,7 +260,7 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
     "boolean": (["yes", "no", "no"], [1, 0, 1], ["maybe", "never", "yes"]),
     "date": (["2020-01-01", "2020-02-01", "2020-03-01"], ["1.2.2020", "x", "3.4.2020"], [1, 2, 3]),
     "image": (["a.png", "b.png", "c.png"], [Path("a.png"), "https://x/y", "no suffix"], [1, 2, 3]),
-    "text": (SENTENCES[:3], ["short", None, "x"], [1.5, 2, 3]),
+    "text": (SENTENCES[:3], pd.Series([7, None, "x"], dtype=object), [1.5, 2, 3]),
     "vector": ([[1.0, 2]] * 3, [np.ones(2)] * 3, ["1 2", "3 4", "5 6"]),
 }
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from os import PathLike
 from pathlib import Path
 from typing import Literal, Self
 
@@ -392,9 +391,8 @@ def _fits(series: pd.Series, kind: Kind) -> bool:
         case Kind.VECTOR:
             return pd.api.types.is_numeric_dtype(series) or _is_list(values.iloc[0])
         case Kind.IMAGE | Kind.TEXT:
-            if pd.api.types.is_numeric_dtype(series):
-                return False
-            return _share(values.map(lambda value: isinstance(value, str | PathLike))) >= 0.5
+            dates = pd.api.types.is_datetime64_any_dtype(series)
+            return not (dates or pd.api.types.is_numeric_dtype(series) or _is_list(values.iloc[0]))
         case _:
             return not _is_list(values.iloc[0])
 

@@ -1,0 +1,98 @@
+"""How the defaults were chosen: variants of one setting on a real data set, judged on validation rows only.
+
+The test part stays locked. Differences below the interval of a few hundred validation rows are not differences; where
+several variants are alike, the cheapest is the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from _cases import CASES, DATA
+
+from fusetune.config import Config
+from fusetune.data.schema import infer_schema
+from fusetune.data.table import read_table
+from fusetune.evaluate import score_with_intervals
+from fusetune.model import Model, encode_labels
+from fusetune.progress import Log
+from fusetune.runtime import start_runtime
+from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.strategies.two_stage import two_stage
+
+VARIANTS = {
+    "crossfit": (["crossfit.how=off"], ["crossfit.how=holdout"], ["crossfit.how=k"]),
+    "pretrained": (["head.pretrained=false"], ["head.pretrained=true"]),
+    "tuning": (["train.epochs=0"], []),
+    "views": (["views=1"], ["views=2"], ["views=4"]),
+    "groups": (["data.group_weights=none"], ["data.group_weights=equal"]),
+    "head": (["head.kind=logistic"], ["head.kind=mlp"], ["head.kind=gated"], ["head.kind=bilinear"]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
+    parser.add_argument("set", nargs="?", default="hc18", choices=list(CASES), help="which data set")
+    parser.add_argument("--vary", default="crossfit", choices=list(VARIANTS), help="which setting")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="KEY=VALUE for all variants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", help="write the result to this file")
+    parser.add_argument("--quick", action="store_true", help="frozen encoders and one view: does it run?")
+    args = parser.parse_args()
+    table = DATA / CASES[args.set].folder / "manifest.csv"
+    if not table.exists():
+        print(f"{args.set}: left out, there is no {table}")
+        return
+    quick = ["train.epochs=0", "views=1", "evaluate.resamples=100"] if args.quick else []
+    print(f"{args.set}, seed {args.seed}, validation part\n")
+    print("| variant | accuracy | 95 % interval | NLL | 95 % interval | seconds |")
+    print("|---|---|---|---|---|---|")
+    results = {}
+    for variant in VARIANTS[args.vary]:
+        name = " ".join(variant) or "default"
+        results[name] = _judge(args.set, table, [*args.sets, *quick, *variant], args.seed)
+        _show(name, results[name])
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def _judge(name: str, path: Path, sets: list[str], seed: int) -> dict[str, Any]:
+    """Run all stages up to the head and judge it on the validation part."""
+    case, started = CASES[name], time.perf_counter()
+    options = dict(case.options)
+    config = Config.build({"seed": seed}, sets=[*case.sets, *sets])
+    table = read_table(path)
+    schema = infer_schema(table, case.label, **options)
+    classes = class_list(table, case.label)
+    labels = encode_labels(table, case.label, classes)
+    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    runtime = start_runtime(config)
+    with TemporaryDirectory() as folder:
+        log = Log(None, quiet=True)
+        ctx, readers = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
+        network, _ = two_stage(ctx)
+        rows = split.rows("valid")
+        found = Model(network, readers, schema, classes, config, runtime).outputs(ctx.sources, rows)
+    groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
+    probabilities = torch.softmax(found.f.double(), 1).numpy()
+    scores = score_with_intervals(probabilities, labels[rows], groups, resamples=config.evaluate.resamples)
+    return {**{key: scores[key].as_dict() for key in ("accuracy", "nll")}, "seconds": time.perf_counter() - started}
+
+
+def _show(name: str, result: dict[str, Any]) -> None:
+    accuracy, nll = result["accuracy"], result["nll"]
+    print(
+        f"| {name} | {accuracy['value']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} "
+        f"| {nll['value']:.3f} | {nll['low']:.3f} to {nll['high']:.3f} | {result['seconds']:.0f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
