@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema, infer_schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table
-from fusetune.errors import UserError
+from fusetune.errors import UserError, listed
 from fusetune.features.store import weights_hash
 from fusetune.files import write_text, written_aside
 from fusetune.judge import Judgement, judge
@@ -32,7 +33,7 @@ from fusetune.report.facts import EpochRecord, Facts, Input
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies.context import Context
-from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.strategies.prepare import NEUTRAL, class_list, prepare, split_rows
 from fusetune.strategies.two_stage import two_stage
 from fusetune.version import VERSION
 
@@ -124,6 +125,8 @@ def fit(
     labels = encode_labels(data, label, classes)
     ids = data.ids(schema.named("id"))
     rows = split_rows(data, schema, ids, labels, settings, folder / "split.parquet" if resume else None)
+    if resume:
+        _refuse_other_settings(folder, settings)
     write_text(folder / "config.yaml", settings.to_yaml())
     schema.save(folder / "schema.json")
     rows.save(folder / "split.parquet")
@@ -144,9 +147,11 @@ def fit(
     ctx.seconds["total"] = time.perf_counter() - started
     save_bundle(model, folder / "model")
     metrics = _metrics(ctx, found)
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
     _save_predictions(ctx, found, folder / "predictions.parquet")
     write_report(folder / "report.html", _facts(data, label, schema, ctx, found, model, folder))
+    # Last of all: a folder with this file is a finished run.
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
+    shutil.rmtree(folder / "stages", ignore_errors=True)  # optimiser states, of use only to an unfinished run
     log.record("done", seconds=ctx.seconds["total"], accuracy=found.test["accuracy"].value)
     return Run(folder, model, metrics)
 
@@ -174,6 +179,31 @@ def _finished(folder: Path, settings: Config) -> Run:
     if Config.build(folder / "config.yaml") != settings:
         raise UserError(f"the run in {folder} is finished, with other settings than these; choose another --out")
     return Run(folder, load(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+
+
+def _refuse_other_settings(folder: Path, settings: Config) -> None:
+    """Refuse to continue a run with settings that would change its result."""
+    if not (folder / "config.yaml").exists():
+        return
+    before, now = _leaves(Config.build(folder / "config.yaml")), _leaves(settings)
+    changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise UserError(
+            f"the run in {folder} was started with other settings ({listed(changed)}); resume it with the same "
+            "settings, or choose another --out"
+        )
+
+
+def _leaves(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    rest: list[tuple[str, Any]] = list(config.model_dump(mode="json", exclude=set(NEUTRAL)).items())
+    while rest:
+        name, value = rest.pop()
+        if isinstance(value, dict):
+            rest += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        else:
+            found[name] = value
+    return found
 
 
 def _schema(

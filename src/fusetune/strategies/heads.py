@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from fusetune.config import HeadConfig, TrainConfig
 from fusetune.data.batch import shuffled_batches
 from fusetune.features.store import Array
 from fusetune.progress import Log
-from fusetune.runtime import Runtime
+from fusetune.runtime import Runtime, seed_everything
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups
 
@@ -102,7 +101,8 @@ class Head(nn.Module):
         found = []
         for index, name in enumerate(self.dims):
             block = (z[name] - self.get_buffer(f"mean_{index}")) * self.get_buffer(f"scale_{index}")
-            found.append(block * present[name][:, None])
+            # Not a product: what is stored for an absent modality may be anything, NaN included.
+            found.append(block.masked_fill(~present[name][:, None], 0.0))
         return found
 
     def absent(self, present: Mapping[str, Tensor]) -> Tensor:
@@ -245,6 +245,7 @@ def fit_head(
             return fit_ridge(data, valid, config, classes, seed)
         case _:
             dims = {name: z.shape[-1] for name, z in data.z.items()}
+            seed_everything(seed, "head", config.kind)
             return _fit_network(HEADS[config.kind](dims, classes), data, valid, config, runtime, seed, log)
 
 
@@ -268,11 +269,13 @@ def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: i
         if worse == 2:  # the path has a single minimum in practice; two steps past it are enough to know
             break
     nll, penalty, solution = best
-    choice = f"penalty {penalty:g}"
+    factors, choice = problem.ones(), f"penalty {penalty:g}"
     if config.blockwise and len(data.z) > 1:
         nll, solution, factors = _blockwise(problem, penalty, nll, solution)
         choice += ", per block " + ", ".join(f"{n} x{f:g}" for n, f in zip(data.z, factors, strict=True))
-    return HeadFit(problem.head(solution), nll, choice, path)
+    # The path is walked roughly; what is kept is solved to convergence.
+    solution = problem.solve(penalty, factors, solution, fine=True)
+    return HeadFit(problem.head(solution), problem.valid_nll(solution), choice, path)
 
 
 def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
@@ -324,7 +327,7 @@ class _Problem:
         self.x, self.w = np.concatenate(parts), np.concatenate(weights)
         self.y = np.tile(data.labels, len(parts))
         self.valid_x, self.valid_y = _design(self.layout, valid, 0, valid.present), valid.labels
-        self.solver = partial(LogisticRegression, solver="lbfgs", max_iter=2000, tol=1e-5)
+        self.rough = self.x.astype(np.float32)
 
     def zero(self) -> Solution:
         return np.zeros((self.classes, self.x.shape[1])), np.zeros(self.classes)
@@ -332,18 +335,23 @@ class _Problem:
     def ones(self) -> npt.NDArray[Any]:
         return np.ones(len(self.names))
 
-    def solve(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> Solution:
+    def solve(self, penalty: float, factors: npt.NDArray[Any], start: Solution, fine: bool = False) -> Solution:
         """Minimise mean NLL + penalty / 2 * sum_block factor_block |W_block|^2, starting from a near solution."""
         # A penalty of its own per block is the same as one penalty after scaling the block's columns.
         widths = [*self.layout.dims.values(), len(self.names)]
-        scale = np.repeat([*(1 / np.sqrt(factors)), 1.0], widths).astype(np.float32)
-        model = self.solver(C=1 / (penalty * self.w.sum()), warm_start=True)
+        scale = np.repeat([*(1 / np.sqrt(factors)), 1.0], widths)
         present = np.unique(self.y)
+        # For two classes scikit-learn penalises w = w_1 - w_0, and |w|^2 is twice |w_0|^2 + |w_1|^2.
+        strength = penalty / (2 if len(present) == 2 else 1)
+        x, tolerance = (self.x * scale, 1e-6) if fine else (self.rough * scale.astype(np.float32), 1e-4)
+        model = LogisticRegression(
+            C=1 / (strength * self.w.sum()), solver="lbfgs", max_iter=2000, tol=tolerance, warm_start=True
+        )
         if len(present) > 2:
             model.classes_, model.coef_, model.intercept_ = present, start[0][present] / scale, start[1][present]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(self.x * scale, self.y, sample_weight=self.w)
+            model.fit(x, self.y, sample_weight=self.w)
         coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, -30.0)
         if len(present) == 2:  # scikit-learn keeps one row for two classes: f_1 - f_0
             coef[present], bias[present] = (
@@ -369,7 +377,7 @@ class _Problem:
 def _design(head: Head, data: HeadData, view: int, present: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
     z = {name: torch.from_numpy(np.array(block[view])) for name, block in data.z.items()}
     has = {name: torch.from_numpy(bits) for name, bits in present.items()}
-    return torch.cat([*head.blocks(z, has), head.absent(has)], 1).numpy()
+    return torch.cat([*head.blocks(z, has), head.absent(has)], 1).double().numpy()
 
 
 def drop_modalities(
@@ -408,7 +416,7 @@ def _fit_network(
     """Train a non-linear head with the common loop; epoch e sees view e mod V."""
     head.fit_scale(data)
     settings = TrainConfig(
-        epochs=config.epochs, batch_size=128, lr=1e-3, head_lr=1e-3, weight_decay=0.02, patience=12, warmup=0.05
+        epochs=config.epochs, batch_size=128, lr=1e-2, head_lr=1e-2, weight_decay=0.02, patience=12, warmup=0.05
     )
     head.to(runtime.device)
     rows = np.arange(len(data.labels))

@@ -24,11 +24,11 @@ from fusetune.errors import ConfigError, TableError, did_you_mean, listed
 from fusetune.features.store import FeatureStore, default_folder
 from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
-from fusetune.runtime import Runtime
+from fusetune.runtime import Runtime, seed_everything
 from fusetune.strategies.context import Context
 
 # Settings that change how fast or where a run happens, but not its result.
-_NEUTRAL = ("device", "threads", "onnx", "store", "evaluate", "allow_download")
+NEUTRAL = ("device", "threads", "onnx", "store", "evaluate", "allow_download")
 
 
 def class_list(table: Table, label: str) -> list[Any]:
@@ -41,7 +41,10 @@ def class_list(table: Table, label: str) -> list[Any]:
     if series.isna().any():
         rows = listed(np.flatnonzero(series.isna().to_numpy()))
         raise TableError(f"label column '{label}' of {table.name} is empty in row(s) {rows}; fill it in or drop them")
+    if pd.api.types.is_datetime64_any_dtype(series):
+        raise TableError(f"label column '{label}' of {table.name} holds dates; make classes of them first")
     counts = series.value_counts()
+    counts = counts[counts > 0]  # a categorical column also counts categories that no row has
     if len(counts) < 2:
         raise TableError(
             f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: nothing to learn"
@@ -106,6 +109,8 @@ def prepare(
     modalities, readers, pristine = schema.modalities(), {}, {}
     sources: dict[str, Source] = {}
     for name, modality in modalities.items():
+        # Encoders that start from random weights must start from the same ones in every run and after a resume.
+        seed_everything(config.seed, "encoder", name)
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table)
         _report_source(name, sources[name], split.ids, config, log)
@@ -182,7 +187,7 @@ def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tens
 def _key(config: Config, split: Split, sources: Any, labels: Rows) -> str:
     """Hash what the result of a training stage depends on."""
     digest = hashlib.sha256()
-    tree = config.model_dump(mode="json", exclude=set(_NEUTRAL))
+    tree = config.model_dump(mode="json", exclude=set(NEUTRAL))
     digest.update(json.dumps(tree, sort_keys=True).encode())
     digest.update(split.hash.encode())
     digest.update(labels.tobytes())

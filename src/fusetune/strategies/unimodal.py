@@ -22,6 +22,7 @@ from fusetune.data.batch import ordered_batches, prefetch, shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder, is_pretrained
 from fusetune.encoders.lora import add_lora, merge_lora
+from fusetune.errors import TableError
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import LinearHead, fit_logistic
 from fusetune.train.checkpoint import Checkpoints
@@ -84,6 +85,9 @@ def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, stage: str) ->
     """Solve a linear classifier on the features of the encoder as it is."""
     data = ctx.head_data({name: encoder}, rows).only(name)
     valid = ctx.head_data({name: encoder}, ctx.split.rows("valid")).only(name)
+    if not len(valid.labels) or len(np.unique(data.labels)) < 2:
+        part = "validation row has" if not len(valid.labels) else "two classes of training rows have"
+        raise TableError(f"no {part} the input '{name}', so it cannot be trained; leave it out with --inputs")
     settings = HeadConfig(penalties=ctx.config.head.penalties, modality_dropout=0)
     fit = fit_logistic(data, valid, settings, len(ctx.classes), ctx.config.seed)
     ctx.log.record("probe", stage=stage, choice=fit.choice, valid_nll=fit.valid_nll)
