@@ -54,7 +54,6 @@ class Encoding:
         augment: What happens to them.
         keys: Row key per table row, int64 [table rows].
         batch_size: Rows per batch.
-        seed: Seed of the augmentation.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Encoding:
     augment: Augment
     keys: npt.NDArray[np.int64]
     batch_size: int
-    seed: int
 
 
 @dataclass

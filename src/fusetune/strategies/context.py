@@ -102,9 +102,7 @@ class Context:
     def encode(self, name: str, encoder: Encoder, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features of some rows, [views or 1, rows, dim]."""
         batch_size = max(32, self.settings(name).batch_size)
-        what = Encoding(
-            name, encoder, self.sources[name], self.encodings[name], self.keys, batch_size, self.config.seed
-        )
+        what = Encoding(name, encoder, self.sources[name], self.encodings[name], self.keys, batch_size)
         return self.store.encode(what, rows, views)
 
     def views(self) -> list[Moment]:
