@@ -1,4 +1,4 @@
-"""The results tables: fit each real data set with its settings and print what the test part says, beside a reference."""
+"""The results tables: fit each real data set with its settings and print what its test part says."""
 
 from __future__ import annotations
 

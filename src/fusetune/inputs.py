@@ -84,8 +84,10 @@ class Reader:
                 return ImageAugment(config.image.policy, config.image.size)
             case TextInput(tokenizer=tokenizer, pad=pad):
                 return TextAugment(config.text.augment, tuple(sorted(special_ids(tokenizer).all)), pad)
-            case CellInput():
-                return CellAugment(config.columns.augment, source.read(train))  # type: ignore[arg-type]
+            case CellInput(numbers=numbers):
+                names = list(dict.fromkeys(scale.column for scale in numbers))
+                columns = tuple(names.index(scale.column) for scale in numbers)
+                return CellAugment(config.columns.augment, source.read(train), columns)  # type: ignore[arg-type]
             case _:
                 has = train[source.present[train]]
                 return VectorAugment(config.vector.augment, source.read(has))  # type: ignore[arg-type]

@@ -127,3 +127,13 @@ def test_the_description_names_policy_and_donors() -> None:
     vectors = torch.ones(3, 2)
     policy = ColumnPolicy()
     assert VectorAugment(policy, vectors).describe() != VectorAugment(policy, vectors * 2).describe()
+
+
+def test_the_numbers_of_one_column_come_from_one_donor() -> None:
+    values = torch.arange(40.0)[:, None] + torch.tensor([0.0, 100.0, 200.0])
+    pool = {"numbers": values, "missing": torch.zeros(40, 3, dtype=torch.bool), "codes": torch.zeros(40, 0).long()}
+    together = CellAugment(ColumnPolicy(corrupt=0.5), pool, columns=(0, 0, 0)).draw(pool, KEYS[:40], Moment(0))
+    assert torch.equal(together["numbers"][:, 1] - together["numbers"][:, 0], torch.full((40,), 100.0))
+    assert (together["numbers"][:, 0] != values[:, 0]).any()
+    apart = CellAugment(ColumnPolicy(corrupt=0.5), pool).draw(pool, KEYS[:40], Moment(0))
+    assert not torch.equal(apart["numbers"][:, 1] - apart["numbers"][:, 0], torch.full((40,), 100.0))

@@ -19,10 +19,13 @@ class CellAugment:
     Attributes:
         policy: What may happen.
         donors: Raw inputs of the training rows, from whose columns the new values are drawn.
+        columns: Which column each number belongs to, counted from 0; the numbers of one column (a date has three) come
+            from one donor. Default: each number is a column.
     """
 
     policy: ColumnPolicy
     donors: dict[str, Tensor]
+    columns: tuple[int, ...] | None = None
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
@@ -43,6 +46,7 @@ class CellAugment:
             keys,
             moment,
             "number",
+            self.columns,
         )
         (codes,) = _corrupt([inputs["codes"]], [self.donors["codes"]], self.policy.corrupt, keys, moment, "code")
         return {"numbers": numbers, "missing": missing, "codes": codes}
@@ -83,12 +87,19 @@ def _digest(donors: Iterable[Tensor]) -> str:
 
 
 def _corrupt(
-    cells: list[Tensor], donors: list[Tensor], share: float, keys: Tensor, moment: Moment, operation: str
+    cells: list[Tensor],
+    donors: list[Tensor],
+    share: float,
+    keys: Tensor,
+    moment: Moment,
+    operation: str,
+    columns: tuple[int, ...] | None = None,
 ) -> list[Tensor]:
     """Replace the same random cells of each tensor [rows, columns] by those of the same random donor rows."""
     width = cells[0].shape[1]
     if not width:
         return cells
-    hit = uniform(moment, keys, f"{operation} hit", width) < share
-    donor = integers(moment, keys, f"{operation} donor", width, len(donors[0]))
+    column = list(range(width) if columns is None else columns)
+    hit = (uniform(moment, keys, f"{operation} hit", max(column) + 1) < share)[:, column]
+    donor = integers(moment, keys, f"{operation} donor", max(column) + 1, len(donors[0]))[:, column]
     return [where(hit, pool.to(cell.device).gather(0, donor), cell) for cell, pool in zip(cells, donors, strict=True)]
