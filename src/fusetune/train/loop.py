@@ -28,6 +28,8 @@ from fusetune.train.average import Average
 from fusetune.train.checkpoint import Checkpoints, State
 from fusetune.train.optim import build_optimiser, rate_factor, set_rate
 
+_WORTH_A_LINE = 1.0  # seconds
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -147,12 +149,15 @@ def train(
         # The start can be hard to beat for a few epochs: patience counts from the best epoch of training.
         stale = epoch - min(history.records, key=lambda r: r.valid_nll).epoch
         finished = bool(settings.patience) and stale >= settings.patience
-        log.say(
-            f"  {task.name}: epoch {epoch + 1}/{settings.epochs}  train loss {loss:.3f}  valid NLL {nll:.3f}  "
-            f"accuracy {accuracy:.1%}  {record.seconds:.0f} s"
-            + ("" if history.best_epoch == epoch else f"  (best: {_moment(history.best_epoch)})")
-            + ("  no better for a while: stopping" if finished else "")
-        )
+        last = finished or epoch + 1 == settings.epochs
+        # Forty lines from a network that trains in a second tell nobody anything; the log file has them all.
+        if last or record.seconds > _WORTH_A_LINE:
+            log.say(
+                f"  {task.name}: epoch {epoch + 1}/{settings.epochs}  train loss {loss:.3f}  valid NLL {nll:.3f}  "
+                f"accuracy {accuracy:.1%}  {record.seconds:.0f} s"
+                + ("" if history.best_epoch == epoch else f"  (best: {_moment(history.best_epoch)})")
+                + ("  no better for a while: stopping" if finished else "")
+            )
         if checkpoints:
             checkpoints.save(epoch, _state(model, optimiser, history, finished, average))
     model.load_state_dict(best)
