@@ -82,7 +82,9 @@ def test_a_row_without_tokens_is_finite(which: str, request: pytest.FixtureReque
     torch.testing.assert_close(features[0], expected, rtol=0, atol=1e-5)
 
 
-def test_minilm_is_the_masked_mean_of_its_last_layer_at_length_root_dim(minilm: tuple[TransformersText, Tokenizer]) -> None:
+def test_minilm_is_the_masked_mean_of_its_last_layer_at_length_root_dim(
+    minilm: tuple[TransformersText, Tokenizer],
+) -> None:
     encoder, tokenizer = minilm
     inputs = batch(tokenizer, TEXTS)
     with torch.no_grad():

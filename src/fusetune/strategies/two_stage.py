@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from fusetune.data.split import Rows, deal
 from fusetune.encoders import Encoder
-from fusetune.errors import SplitError
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import PRETRAINED, HeadFit, fit_head
@@ -43,12 +42,14 @@ class _Blocks:
 
 def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
     """Return the fused model and how its head was chosen."""
-    encoder_rows, head_rows = _stage_rows(ctx)
+    how, folds = _stage_rows(ctx)
+    train = ctx.split.rows("train")
+    encoder_rows, head_rows = (train[folds == 0], train[folds == 1]) if how == "holdout" else (train, train)
     blocks = _Blocks()
     for name in ctx.modalities:
         trained = has_training(ctx.settings(name), ctx.pristine[name])
-        if ctx.config.crossfit.how == "k" and (trained or ctx.config.head.inputs == "logits"):
-            _cross_fitted(ctx, name, blocks)
+        if how == "k" and (trained or ctx.config.head.inputs == "logits"):
+            _cross_fitted(ctx, name, blocks, folds)
         else:
             _plain(ctx, name, blocks, encoder_rows, head_rows)
         if trained and reads_pretrained(ctx.config, ctx.pristine[name]):
@@ -83,14 +84,13 @@ def _plain(ctx: Context, name: str, blocks: _Blocks, encoder_rows: Rows, head_ro
     blocks.train[name], blocks.valid[name] = train, valid
 
 
-def _cross_fitted(ctx: Context, name: str, blocks: _Blocks) -> None:
+def _cross_fitted(ctx: Context, name: str, blocks: _Blocks, folds: Rows) -> None:
     """Train k networks, each trained without one fold: the head reads logits (stacking, arXiv 2111.02705).
 
     A training row's logits come from the network that never saw it; those of any other row are the mean over the k
     networks. Features would not do: those of separately trained encoders cannot be compared.
     """
     train = ctx.split.rows("train")
-    folds = _folds(ctx, train)
     out_of_fold = np.zeros((ctx.config.views, len(train), len(ctx.classes)), np.float32)
     said: list[Array] = []
     blocks.wiring.networks[name] = []
@@ -121,39 +121,37 @@ def _encode(ctx: Context, name: str, encoder: Encoder, rows: Rows) -> tuple[Arra
     return ctx.encode(name, encoder, rows, ctx.views()), ctx.encode(name, encoder, ctx.split.rows("valid"))
 
 
-def _stage_rows(ctx: Context) -> tuple[Rows, Rows]:
-    """Return the rows that train the encoders and those that train the head."""
-    train = ctx.split.rows("train")
+def _stage_rows(ctx: Context) -> tuple[str, Rows]:
+    """Return how to cross-fit, and the fold of each training row.
+
+    `holdout`: rows of fold 1 are kept for the head. Where nothing is trained there is nothing to cross-fit, and where a
+    class has too few groups to be on both sides it is not possible: then all rows serve both stages, and a warning says
+    so in the second case.
+    """
+    train, settings = ctx.split.rows("train"), ctx.config.crossfit
+    everything = np.zeros(len(train), dtype=np.int64)
     trained = any(has_training(ctx.settings(name), ctx.pristine[name]) for name in ctx.modalities)
-    if ctx.config.crossfit.how != "holdout" or not trained:
-        return train, train
-    share = ctx.config.crossfit.share
-    dealt = _deal(ctx, train, (1 - share, share))
-    _refuse_lost_class(ctx, train, train[dealt == 1])
-    return train[dealt == 0], train[dealt == 1]
-
-
-def _folds(ctx: Context, train: Rows) -> Rows:
-    count = ctx.config.crossfit.folds
-    folds = _deal(ctx, train, (1 / count,) * count)
-    for fold in range(count):
-        _refuse_lost_class(ctx, train, train[folds != fold])
-    return folds
+    if settings.how == "off" or not (trained or ctx.config.head.inputs == "logits"):
+        return "off", everything
+    shares = (
+        (1 - settings.share, settings.share) if settings.how == "holdout" else (1 / settings.folds,) * settings.folds
+    )
+    folds = _deal(ctx, train, shares)
+    sides = [folds == 0, folds == 1] if settings.how == "holdout" else [folds != k for k in range(settings.folds)]
+    lost = [c for side in sides for c in set(ctx.labels[train]) - set(ctx.labels[train][side])]
+    if lost:
+        ctx.log.warn(
+            f"class '{ctx.classes[lost[0]]}' has too few groups or rows in the training part for cross-fitting "
+            f"(crossfit.how={settings.how}); the head learns from what networks say about their own training rows"
+        )
+        return "off", everything
+    return settings.how, folds
 
 
 def _deal(ctx: Context, rows: Rows, shares: Sequence[float]) -> Rows:
     units = ctx.ids if ctx.groups is None else ctx.groups
     # Another seed than the split's own, or the folds would repeat its order.
     return deal(ctx.ids.iloc[rows], ctx.labels[rows], units.iloc[rows], tuple(shares), ctx.config.seed + 1)
-
-
-def _refuse_lost_class(ctx: Context, train: Rows, rows: Rows) -> None:
-    lost = sorted(set(ctx.labels[train]) - set(ctx.labels[rows]))
-    if lost:
-        raise SplitError(
-            f"cross-fitting leaves no row of class '{ctx.classes[lost[0]]}' on one side; use other crossfit.folds or "
-            "crossfit.share, or crossfit.how=off"
-        )
 
 
 def _logits(network: Unimodal, z: Array) -> Array:
