@@ -204,3 +204,9 @@ def test_policies_by_name_and_by_value() -> None:
     for name, policy in IMAGE_POLICIES.items():
         assert Config.build(sets=[f"image.augment={name}"]).image.policy == policy
     assert Config.build({"image": {"augment": {"erase": 1}}}).image.policy == ImagePolicy(erase=1)
+
+
+def test_a_recipe_beside_a_complete_configuration_of_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'fast' is asked for beside a complete configuration of 'paper'"):
+        Config.build(Config.build({"recipe": "paper"}), {"recipe": "fast"})
+    assert Config.build(Config(recipe="fast")).image.train.epochs == 0

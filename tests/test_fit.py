@@ -323,3 +323,23 @@ def test_the_lock_itself() -> None:
     assert rows().tolist() == list(range(2, 30, 3))
     with pytest.raises(LockedTestError):
         split.unlock_test()
+
+
+@pytest.mark.parametrize("change", ["label", "inputs", "rows"])
+def test_resuming_with_another_label_other_inputs_or_other_rows_is_refused(change: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"a": random.normal(size=60), "b": random.normal(size=60), "y": np.arange(60) % 2})
+    table["z"] = table["y"]
+    quick = {
+        "train": {"epochs": 0},
+        "views": 1,
+        "evaluate": {"resamples": 100},
+        "store": {"folder": str(tmp_path / "s")},
+    }
+    first = fusetune.fit(table, "y", inputs=["a", "b"], config=quick, out=tmp_path / "run", quiet=True)
+    again = fusetune.fit(table, "y", inputs=["a", "b"], config=quick, out=tmp_path / "run", quiet=True, resume=True)
+    assert again.metrics == first.metrics
+    label, inputs = ("z" if change == "label" else "y"), (["a"] if change == "inputs" else ["a", "b"])
+    rows = table.assign(y=1 - table["y"]) if change == "rows" else table
+    with pytest.raises(UserError):
+        fusetune.fit(rows, label, inputs=inputs, config=quick, out=tmp_path / "run", quiet=True, resume=True)

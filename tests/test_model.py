@@ -107,10 +107,10 @@ def test_a_table_without_rows_is_refused(made: tuple[Model, pd.DataFrame, Path])
 
 
 def test_missing_columns_are_all_named(made: tuple[Model, pd.DataFrame, Path]) -> None:
-    frame = made[1].drop(columns=["site", "v_2"]).rename(columns={"age": "aged"})
+    frame = made[1].drop(columns=["site", "v_2"]).rename(columns={"age": "aged", "note": "notes"})
     with pytest.raises(SchemaError) as caught:
         made[0].predict(frame)
-    for text in ("column 'age' is missing, did you mean 'aged'?", "column 'site'", "column 'v_2'"):
+    for text in ("column 'age' is missing, did you mean 'aged'?", "column 'note'", "column 'site'", "column 'v_2'"):
         assert text in str(caught.value)
 
 
@@ -143,7 +143,20 @@ def test_a_data_frame_with_any_index_is_read_in_its_order(made: tuple[Model, pd.
     plain = told(made, frame)
     answer = model.predict_table(absolute.set_index(np.arange(len(frame))[::-1] * 5))
     np.testing.assert_allclose(answer[SHARES], plain[SHARES], rtol=0, atol=1e-6)
-    assert answer.index.tolist() == list(range(len(frame)))
+    # The answers carry the table's own index, so that `frame["label"] = model.predict(frame)` lines up.
+    assert answer.index.tolist() == (np.arange(len(frame))[::-1] * 5).tolist()
+    assert model.predict_proba(absolute.sample(frac=0.5, random_state=0)).index.tolist() == (
+        absolute.sample(frac=0.5, random_state=0).index.tolist()
+    )
+
+
+def test_an_input_that_the_table_lacks_as_a_whole_is_absent_and_marked(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
+    answer = model.predict_table(absolute.drop(columns="note"))
+    assert answer["problem"].str.contains("note: not in the table").all()
+    blank = model.predict_table(absolute.assign(note=pd.Series([None] * len(frame), dtype="str")))
+    np.testing.assert_allclose(answer[SHARES], blank[SHARES], rtol=0, atol=1e-6)
 
 
 def test_evaluation_counts_what_it_saw(made: tuple[Model, pd.DataFrame, Path]) -> None:

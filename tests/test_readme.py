@@ -37,6 +37,7 @@ def scans(tmp_path: Path) -> Path:
         rows.append({"image": f"{index}.png", "history": words, "age": 20 + index, "region": region})
     table = pd.DataFrame(rows).assign(patient=[f"p{i // 2}" for i in range(36)])
     table.to_csv(tmp_path / "scans.csv", index=False)
+    table.iloc[:9].to_csv(tmp_path / "new_scans.csv", index=False)
     (tmp_path / "short.yaml").write_text(
         "image: {encoder: builtin, size: 32}\ntext: {encoder: builtin, max_tokens: 16}\nviews: 1\n"
         "train: {epochs: 1}\ncrossfit: {how: off}\nevaluate: {resamples: 100}\n",
@@ -57,11 +58,11 @@ def test_commands_of_the_readme_work(scans: Path) -> None:
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fusetune ")]
     assert [line.split()[1] for line in lines] == ["fit", "show", "evaluate", "predict"]
     for line in lines:
-        done = run([sys.executable, "-m", "fusetune.cli", *shlex.split(line)[1:]], scans)
+        done = run([sys.executable, "-m", "fusetune.cli", *shlex.split(line, comments=True)[1:]], scans)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     for name in ("report.html", "metrics.json", "predictions.parquet", "config.yaml", "schema.json", "split.parquet"):
         assert (scans / "runs" / "scans" / name).exists()
-    assert len(pd.read_csv(scans / "predictions.csv")) == 36
+    assert len(pd.read_csv(scans / "predictions.csv")) == 9
     assert (scans / "scores.json").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -16,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.data.schema import Schema, infer_schema
 from fusetune.data.split import PARTS, Split
-from fusetune.data.table import Table, read_table
+from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import UserError, listed
 from fusetune.features.store import weights_hash
 from fusetune.files import write_text, written_aside
+from fusetune.folder import is_finished, open_folder, refuse_other_run
 from fusetune.judge import Judgement, judge
 from fusetune.model import Model, encode_labels
 from fusetune.progress import Log
@@ -33,12 +36,14 @@ from fusetune.report.facts import EpochRecord, Facts, Input
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies.context import Context
-from fusetune.strategies.prepare import NEUTRAL, class_list, prepare, split_rows
+from fusetune.strategies.prepare import class_list, prepare, split_rows
 from fusetune.strategies.two_stage import two_stage
 from fusetune.version import VERSION
 
 _PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
 _PAPER_EPOCHS = 5
+# Below this many independent units, bootstrap intervals are too uncertain to lean on.
+_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -116,17 +121,18 @@ def fit(
     given = {name: value for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
     settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, given, sets=sets)
     data = read_table(table)
-    folder = _open_folder(out, data, label, resume)
-    if resume and (folder / "metrics.json").exists():
-        return _finished(folder, settings)
+    folder = open_folder(out, data, label, resume)
     log = Log(folder / "log.jsonl", quiet)
-    schema = _schema(data, label, settings, folder, resume, inputs, kinds, vectors, group, split, row_id)
+    schema = _schema(data, label, settings, inputs, kinds, vectors, group, split, row_id)
     classes = class_list(data, label)
     labels = encode_labels(data, label, classes)
     ids = data.ids(schema.named("id"))
-    rows = split_rows(data, schema, ids, labels, settings, folder / "split.parquet" if resume else None)
     if resume:
-        _refuse_other_settings(folder, settings)
+        refuse_other_run(folder, settings, schema)
+    rows = split_rows(data, schema, ids, labels, settings, folder / "split.parquet" if resume else None)
+    fingerprint = _fingerprint(ids, labels)
+    if is_finished(folder):
+        return _finished(folder, fingerprint, log)
     write_text(folder / "config.yaml", settings.to_yaml())
     schema.save(folder / "schema.json")
     rows.save(folder / "split.parquet")
@@ -134,19 +140,16 @@ def fit(
     log.record("start", version=VERSION, recipe=settings.recipe, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
-    for name, modality in schema.modalities().items():
-        log.say(
-            f"  input {name}: {modality.kind}"
-            + (f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else "")
-        )
+    _announce(log, schema)
     ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume)
+    _warn_about_parts(ctx)
     network, _ = two_stage(ctx)
     model = Model(network, readers, schema, classes, settings, runtime)
     with log.timed(ctx.seconds, "judge"):
         found = judge(ctx, model)
     ctx.seconds["total"] = time.perf_counter() - started
     save_bundle(model, folder / "model")
-    metrics = _metrics(ctx, found)
+    metrics = {**_metrics(ctx, found), "rows_hash": fingerprint}
     _save_predictions(ctx, found, folder / "predictions.parquet")
     write_report(folder / "report.html", _facts(data, label, schema, ctx, found, model, folder))
     # Last of all: a folder with this file is a finished run.
@@ -156,62 +159,10 @@ def fit(
     return Run(folder, model, metrics)
 
 
-def _open_folder(out: str | Path | None, table: Table, label: str, resume: bool) -> Path:
-    folder = Path(out) if out is not None else Path("runs") / f"{Path(table.name).stem.replace(' ', '-')}-{label}"
-    if (folder / "metrics.json").exists() and not resume and out is None:
-        number = 2
-        while folder.with_name(f"{folder.name}-{number}").exists():
-            number += 1
-        folder = folder.with_name(f"{folder.name}-{number}")
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        raise UserError(
-            f"{folder} is not empty; choose another folder with --out, or continue the run in it with --resume"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
-    return folder
-
-
-def _finished(folder: Path, settings: Config) -> Run:
-    """Return a run that was finished before: its test part was read, and is not read again."""
-    if Config.build(folder / "config.yaml") != settings:
-        raise UserError(f"the run in {folder} is finished, with other settings than these; choose another --out")
-    return Run(folder, load(folder), json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-
-
-def _refuse_other_settings(folder: Path, settings: Config) -> None:
-    """Refuse to continue a run with settings that would change its result."""
-    if not (folder / "config.yaml").exists():
-        return
-    before, now = _leaves(Config.build(folder / "config.yaml")), _leaves(settings)
-    changed = [f"{key}: {before.get(key)} then, {now.get(key)} now" for key in now if before.get(key) != now[key]]
-    if changed:
-        raise UserError(
-            f"the run in {folder} was started with other settings ({listed(changed)}); resume it with the same "
-            "settings, or choose another --out"
-        )
-
-
-def _leaves(config: Config) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    rest: list[tuple[str, Any]] = list(config.model_dump(mode="json", exclude=set(NEUTRAL)).items())
-    while rest:
-        name, value = rest.pop()
-        if isinstance(value, dict):
-            rest += [(f"{name}.{key}", inner) for key, inner in value.items()]
-        else:
-            found[name] = value
-    return found
-
-
 def _schema(
     table: Table,
     label: str,
     config: Config,
-    folder: Path,
-    resume: bool,
     inputs: Iterable[str] | None,
     kinds: Mapping[str, str] | None,
     vectors: Mapping[str, str] | None,
@@ -220,13 +171,56 @@ def _schema(
     row_id: str | None,
 ) -> Schema:
     edited = config.data.schema_file
-    if edited or (resume and (folder / "schema.json").exists()):
-        schema = Schema.load(Path(edited) if edited else folder / "schema.json")
-        schema.check(table)
-        return schema
-    return infer_schema(
-        table, label, inputs=inputs, kinds=kinds, vectors=vectors, group=group, split=split, row_id=row_id
-    )
+    if not edited:
+        return infer_schema(
+            table, label, inputs=inputs, kinds=kinds, vectors=vectors, group=group, split=split, row_id=row_id
+        )
+    if inputs is not None or kinds or vectors:
+        raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
+    schema = Schema.load(Path(edited))
+    schema.check(table)
+    for role, name in (("label", label), ("group", group), ("split", split), ("id", row_id)):
+        if name is not None and schema.named(role) != name:  # type: ignore[arg-type]
+            raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")  # type: ignore[arg-type]
+    return schema
+
+
+def _fingerprint(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
+    """Hash which rows have which label."""
+    return hashlib.sha256(row_keys(ids).tobytes() + labels.tobytes()).hexdigest()
+
+
+def _finished(folder: Path, fingerprint: str, log: Log) -> Run:
+    """Return a run that was finished before: its test part was read, and is not read again."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if metrics["rows_hash"] != fingerprint:
+        raise UserError(
+            f"the run in {folder} is finished, and was made from other rows or labels; choose another --out"
+        )
+    log.say(f"{folder} is finished: nothing to do")
+    return Run(folder, load(folder), metrics)
+
+
+def _announce(log: Log, schema: Schema) -> None:
+    for name, modality in schema.modalities().items():
+        cells = f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else ""
+        log.say(f"  input {name}: {modality.kind}{cells}")
+    for column in schema.columns:
+        if column.role == "unused" and not column.reason.startswith("not chosen"):
+            log.say(f"  left out {column.name}: {column.reason}")
+
+
+def _warn_about_parts(ctx: Context) -> None:
+    """Say what the test part can not tell."""
+    for code, part in enumerate(PARTS[1:], start=1):
+        here = set(ctx.labels[ctx.split.part == code])
+        lost = [str(name) for index, name in enumerate(ctx.classes) if index not in here]
+        if lost:
+            ctx.log.warn(f"no {part} row is of class {listed(lost)}: nothing is known about it from that part")
+    units = ctx.split.counts()["test"] if ctx.groups is None else int(ctx.groups[ctx.split.part == 2].nunique())
+    if units < _FEW:
+        kind = "rows" if ctx.groups is None else "groups"
+        ctx.log.warn(f"the test part has only {units} {kind}: intervals are wide, and themselves uncertain")
 
 
 def _counts(split: Split) -> str:

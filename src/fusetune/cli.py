@@ -15,6 +15,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 import fusetune
 from fusetune.config import Config
@@ -76,7 +77,7 @@ data_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)
 _KINDS = ("image", "text", "number", "category", "boolean", "date", "vector")
 
 
@@ -178,8 +179,8 @@ def fit(
     )
     out.print(_gain_grid(run.metrics))
     for line in _verdicts(run.metrics):
-        out.print(line)
-    out.print(f"model   {run.folder / 'model'}")
+        out.print(line, soft_wrap=True)
+    out.print(f"model   {run.folder / 'model'}", soft_wrap=True)
     out.print(f"report  {run.report}", soft_wrap=True)
 
 
@@ -205,8 +206,12 @@ def evaluate(
     grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + _group_words(scores["groups"]))
     for name, score in scores.items():
         if isinstance(score, dict):
-            grid.add_row(name.replace("_", " "), _number(score["value"]), _range(score))
+            grid.add_row(Text(name.replace("_", " ")), _number(score["value"]), _range(score))
     out.print(grid)
+    if scores["unreadable"]:
+        out.print(f"{scores['unreadable']:,} rows have inputs that are absent or could not be read")
+    if scores["groups"] is None:
+        out.print("rows are taken as independent of each other, since there is no group column")
 
 
 @app.command(
@@ -261,7 +266,7 @@ def show(
     metrics = json.loads(path.read_text(encoding="utf-8"))
     out.print(_gain_grid(metrics))
     for line in [*_verdicts(metrics), *(f"warning: {text}" for text in metrics["warnings"])]:
-        out.print(line, markup=False)
+        out.print(line, soft_wrap=True)
     out.print(f"report  {Path(what) / 'report.html'}", soft_wrap=True)
 
 
@@ -322,7 +327,7 @@ def _commas(text: str | None) -> list[str] | None:
 def _pairs(items: list[str] | None, option: str, example: str) -> dict[str, str]:
     pairs = {}
     for item in items or ():
-        name, sign, value = item.partition("=")
+        name, sign, value = item.rpartition("=") if option == "--kind" else item.partition("=")
         if not sign or not name or not value:
             raise UserError(f"{option} {item}: write it as {example}")
         pairs[name] = value
@@ -335,7 +340,7 @@ def _gain_grid(metrics: dict[str, Any]) -> Grid:
     grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
     for row in metrics["gain"]:
         grid.add_row(
-            row["name"],
+            Text(row["name"]),
             f"{row['accuracy']['value']:.1%}",
             _range(row["accuracy"], "{:.1%}"),
             _number(row["nll"]["value"]),

@@ -343,6 +343,12 @@ class Config(Section):
         given = [_as_mapping(layer) for layer in layers if layer is not None]
         given.append(_from_sets(sets, problems))
         recipe = next((layer["recipe"] for layer in reversed(given) if "recipe" in layer), "sound")
+        # A complete configuration, such as a run's config.yaml, leaves a recipe nothing to decide.
+        problems += [
+            f"recipe: '{recipe}' is asked for beside a complete configuration of '{layer['recipe']}'"
+            for layer in given
+            if set(cls.model_fields) <= set(layer) and layer["recipe"] != recipe
+        ]
         tree = cls().model_dump()
         for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *given]:
             _merge(tree, _spread_train(layer, problems))
@@ -406,7 +412,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def _as_mapping(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
     if isinstance(layer, Config):
-        return layer.model_dump()
+        return layer.model_dump(exclude_unset=True)
     if isinstance(layer, Mapping):
         return deepcopy(dict(layer))
     path = Path(layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from fusetune.config import Config
 from fusetune.data.batch import prefetch
-from fusetune.data.schema import Schema
+from fusetune.data.schema import Kind, Schema
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table
-from fusetune.errors import SchemaError, TableError, listed
+from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.inputs import Reader
 from fusetune.progress import bar
@@ -57,14 +57,16 @@ class Model:
         return self.predict_table(table)["prediction"]
 
     def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
-        """Return probabilities [rows, classes], columns named by the labels, in the table's order."""
-        probabilities, _ = self._probabilities(read_table(table))
-        return pd.DataFrame(probabilities, columns=pd.Index(self.classes))
+        """Return probabilities [rows, classes], columns named by the labels, with the table's order and index."""
+        given = read_table(table)
+        probabilities, _ = self._probabilities(given)
+        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=given.index)
 
     def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
 
-        A row with an unreadable image is predicted from what else it has, and `problem` says so.
+        A row with an unreadable image is predicted from what else it has, and `problem` says so. So is every row where
+        the table lacks all columns of an input. The index is that of the DataFrame, if one was given.
         """
         given = read_table(table)
         probabilities, problems = self._probabilities(given)
@@ -77,7 +79,8 @@ class Model:
             }
         )
         shares = pd.DataFrame(probabilities, columns=[f"p({label})" for label in self.classes])
-        return pd.concat([result, shares, pd.Series(problems, name="problem", dtype="str")], axis=1)
+        whole = pd.concat([result, shares, pd.Series(problems, name="problem", dtype="str")], axis=1)
+        return whole if given.index is None else whole.set_axis(given.index)
 
     def evaluate(self, table: str | Path | pd.DataFrame) -> dict[str, Any]:
         """Judge the model on a labelled table.
@@ -135,10 +138,32 @@ class Model:
         return {name: reader.bind(table) for name, reader in self.readers.items()}
 
     def _probabilities(self, table: Table) -> tuple[npt.NDArray[np.float64], list[str]]:
+        table, lacking = self._with_empty_inputs(table)
         self.schema.check(table)
         sources = self.bind(table)
         logits = self.outputs(sources, np.arange(len(table))).f
-        return torch.softmax(logits.double(), 1).numpy(), row_problems(sources, len(table))
+        problems = row_problems(sources, len(table))
+        note = "; ".join(f"{name}: not in the table" for name in lacking)
+        problems = ["; ".join(filter(None, (note, text))) for text in problems]
+        return torch.softmax(logits.double(), 1).numpy(), problems
+
+    def _with_empty_inputs(self, table: Table) -> tuple[Table, list[str]]:
+        """Give a table empty columns for every input that it lacks as a whole, unless it lacks all of them."""
+        inputs, there = self.schema.modalities(), list(table.frame.columns)
+        lacking = [
+            name
+            for name, modality in inputs.items()
+            # A column of nearly the same name is more likely a slip than an input left out on purpose.
+            if not any(column in there or did_you_mean(column, there) for column in modality.columns)
+        ]
+        if not lacking or len(lacking) == len(inputs):
+            return table, []
+        absent = [column for name in lacking for column in inputs[name].columns]
+        numbers = {c.name for c in self.schema.columns if c.kind is Kind.NUMBER}
+        empty = {
+            column: np.nan if column in numbers else pd.Series([None] * len(table), dtype="str") for column in absent
+        }
+        return replace(table, frame=table.frame.assign(**empty)), lacking
 
     def _ids(self, table: Table) -> pd.Series:
         name = self.schema.named("id")

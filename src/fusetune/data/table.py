@@ -41,11 +41,13 @@ class Table:
         frame: The columns, with a plain 0..n-1 index.
         name: What to call the table in messages.
         root: Folder that relative image paths start from.
+        index: The DataFrame's own index, for results that go back to it.
     """
 
     frame: pd.DataFrame
     name: str
     root: Path
+    index: pd.Index | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -94,7 +96,7 @@ def read_table(source: str | Path | pd.DataFrame) -> Table:
         TableError: If the file is missing, empty, of an unknown format or malformed.
     """
     if isinstance(source, pd.DataFrame):
-        table = Table(source.reset_index(drop=True), "the DataFrame", Path.cwd())
+        table = Table(source.reset_index(drop=True), "the DataFrame", Path.cwd(), source.index)
     else:
         path = Path(source).expanduser()
         table = Table(_read_file(path).reset_index(drop=True), path.name, path.resolve().parent)

@@ -6,6 +6,7 @@ The wording is cautious on purpose: a difference is called better or worse only 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.report.facts import Comparison, Facts
@@ -14,7 +15,7 @@ UNKNOWN = "–"
 _GAP = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 
-_VERDICTS = {"better": "is better than", "worse": "is worse than", "not shown": "is not shown to be better than"}
+_VERDICTS = {"better": "is better than", "worse": "is worse than"}
 
 
 def percent(share: float) -> str:
@@ -86,7 +87,7 @@ def point_bounds(interval: Interval) -> str:
 
 def answer(facts: Facts) -> list[str]:
     """Return the sentences of the first paragraph."""
-    compared = [_compared(comparison) for comparison in facts.comparisons]
+    compared = [_compared(c) for c in facts.comparisons if c.verdict != "not shown"] + _undecided(facts.comparisons)
     nothing = "No paired comparison was made, so that nothing can be said about what fine-tuning and combining add."
     return [_accuracy(facts), *_frequent(facts), *(compared or [nothing]), *_certainty(facts)]
 
@@ -116,6 +117,15 @@ def _frequent(facts: Facts) -> list[str]:
     share = float((facts.labels == frequent).mean())
     name = facts.classes[frequent]
     return [f"Always answering “{name}”, the most frequent class in training, would be right for {percent(share)}."]
+
+
+def _undecided(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return one sentence for all comparisons that show nothing; their numbers stand in the table below."""
+    names = [c.against for c in comparisons if c.verdict == "not shown"]
+    if not names:
+        return []
+    joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return [f"The two-stage model is not shown to be better than {joined} (numbers below)."]
 
 
 def _compared(comparison: Comparison) -> str:

@@ -60,6 +60,18 @@ def class_list(table: Table, label: str) -> list[Any]:
             "label. Name another column, or make classes of the values first"
         )
     values = [value.item() if hasattr(value, "item") else value for value in counts.index]
+    odd = [value for value in values if not isinstance(value, (str, int, float, bool))]
+    if odd:
+        raise TableError(
+            f"label column '{label}' holds {odd[0]!r} of type {type(odd[0]).__name__}; labels are words, numbers or "
+            "truth values: convert the column first"
+        )
+    names = pd.Series([str(value).strip() for value in values])
+    if names.duplicated().any():
+        raise TableError(
+            f"label column '{label}' holds several labels that read '{names[names.duplicated()].iloc[0]}' and differ "
+            "in type or in spaces at the ends only; make them one"
+        )
     try:
         return sorted(values)
     except TypeError:
@@ -73,6 +85,8 @@ def split_rows(
     if saved is not None and saved.exists():
         return Split.load(saved, ids)
     group, given, how = schema.named("group"), schema.named("split"), config.split
+    if given is not None and how.how not in ("auto", "given"):
+        raise ConfigError(f"column '{given}' gives the split, but split.how is '{how.how}'; leave out one of the two")
     return make_split(
         ids,
         labels,
@@ -181,6 +195,11 @@ def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tens
                     f"the classes are {listed(names, 12)}"
                 )
             weights = np.array([given.get(name, 1.0) for name in names])
+            if not np.isfinite(weights).all() or weights.min() < 0 or not (weights * counts).sum() > 0:
+                raise ConfigError(
+                    "data.class_weights must be finite and not negative, with at least one above 0 (classes that are "
+                    f"not named get 1); got {given}"
+                )
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 
 

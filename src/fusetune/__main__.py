@@ -1,0 +1,5 @@
+"""`python -m fusetune` is the command line."""
+
+from fusetune.cli import main
+
+main()
