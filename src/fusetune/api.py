@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,7 @@ from fusetune.folder import is_finished, open_folder, refuse_other_run
 from fusetune.judge import Judgement, judge
 from fusetune.model import Model, encode_labels
 from fusetune.progress import Log
-from fusetune.report.facts import EpochRecord, Facts, Input
+from fusetune.report.facts import Facts, Input
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies.context import Context
@@ -323,10 +323,7 @@ def _facts(
         gain=found.gain,
         comparisons=found.comparisons,
         curves={
-            name: [
-                EpochRecord(r.epoch + 1, r.train_loss, r.valid_nll, r.valid_accuracy, r.learning_rate, r.seconds)
-                for r in history.records
-            ]
+            name: [replace(record, epoch=record.epoch + 1) for record in history.records]
             for name, history in ctx.histories.items()
         },
         best_epochs={name: history.best_epoch + 1 for name, history in ctx.histories.items()},

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.train.loop import EpochRecord
 
 SIGNIFICANT = 0.05  # p-values below this, together with an interval without zero, make a difference shown
 
@@ -79,18 +80,6 @@ class Comparison:
         return "worse" if self.accuracy.high < 0 else "not shown"
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch of fine-tuning one encoder; losses in nats."""
-
-    epoch: int
-    train_loss: float
-    valid_nll: float
-    valid_accuracy: float
-    learning_rate: float
-    seconds: float
-
-
 @dataclass(frozen=True, eq=False)
 class Facts:
     """Everything that the report shows.
@@ -117,7 +106,7 @@ class Facts:
         valid: The same on the validation part; may be empty.
         gain: The models of the gain table; the last one is the two-stage model.
         comparisons: The two-stage model against others.
-        curves: Modality -> epochs of fine-tuning its encoder.
+        curves: Modality -> epochs of fine-tuning its encoder, counted from 1.
         best_epochs: Modality -> the epoch whose weights were kept.
         seconds: Stage -> duration; ``total`` is shown as the sum.
         encoder_passes: What was encoded -> number of rows sent through an encoder.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fusetune.evaluate.metrics import Reliability
-from fusetune.report.facts import EpochRecord
 from fusetune.report.prose import count, number, percent
+from fusetune.train.loop import EpochRecord
 
 _WIDTH, _LEFT, _TOP = 320, 44, 26
 _RIGHT = _WIDTH - 12
