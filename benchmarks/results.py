@@ -64,7 +64,7 @@ def _show(name: str, seeds: list[int], runs: list[dict[str, Any]]) -> None:
         for c in run["comparisons"]:
             print(
                 f"\nseed {seed}, two-stage against {c['against']}: {c['gained']} rows gained, {c['lost']} lost, "
-                f"exact McNemar p = {c['p']:.3g}; NLL {c['nll']['value']:+.3f} "
+                f"exact McNemar p = {c['p']:.3g}, Holm {c['p_holm']:.3g}; NLL {c['nll']['value']:+.3f} "
                 f"[{c['nll']['low']:+.3f}, {c['nll']['high']:+.3f}]"
             )
     total = mean(run["seconds"]["total"] for run in runs)

@@ -51,7 +51,7 @@ def start_runtime(config: Config) -> Runtime:
         device = "cuda" if available["cuda"] else "cpu"
     if not available.get(device, True):
         raise ConfigError(f"device: '{device}' is not available here; use device=cpu or device=auto")
-    # bf16 is two to four times slower than float32 on CPUs without matrix units: never the automatic choice there.
+    # bf16 is slower than float32 on CPUs without matrix units: never the automatic choice there.
     automatic = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     precision = automatic if config.precision == "auto" else config.precision
     if config.threads or "OMP_NUM_THREADS" not in os.environ:
@@ -66,8 +66,8 @@ def start_runtime(config: Config) -> Runtime:
 def keep_freed_memory() -> None:
     """Tell glibc to reuse big blocks instead of returning them to the system after every batch.
 
-    Each returned block costs page faults when it is asked for again: 1.5 to 2 times the time of a training step on
-    images of 224 pixels. Does nothing where the C library is another one.
+    Each returned block costs page faults when it is asked for again, which on large images takes a good part of a
+    training step. Does nothing where the C library is another one.
     """
     if sys.platform == "linux":
         try:
