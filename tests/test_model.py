@@ -187,3 +187,12 @@ def test_evaluation_without_groups(made: tuple[Model, pd.DataFrame, Path]) -> No
 def test_labels_that_cannot_be_judged(made: tuple[Model, pd.DataFrame, Path], change: Any, text: str) -> None:
     with pytest.raises(TableError, match=text):
         made[0].evaluate(change(made[1].assign(scan=None)))
+
+
+def test_cells_that_cannot_be_read_are_marked(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
+    ages = absolute["age"].astype("str").where(absolute.index != 3, "1,5")
+    problems = model.predict_table(absolute.assign(age=ages))["problem"]
+    assert problems.iloc[3] == "columns: age: '1,5' is no number and counts as missing"
+    assert not problems.drop(index=3).str.contains("age").any()

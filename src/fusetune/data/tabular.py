@@ -93,7 +93,14 @@ class CellInput(BaseModel):
         codes = np.zeros((len(table), len(self.categories)), dtype=np.int64)
         for i, vocabulary in enumerate(self.categories):
             codes[:, i] = _codes(table.column(vocabulary.column), vocabulary.categories)
-        return CellSource.of(numbers, codes)
+        source = CellSource.of(numbers, codes)
+        for name, found in parts.items():
+            cells = table.column(name)
+            unread = cells.notna().to_numpy() & np.isnan(next(iter(found.values())))
+            for row in map(int, np.flatnonzero(unread)):
+                text = f"{name}: '{cells.iloc[row]}' is no {self.kinds[name]} and counts as missing"
+                source.problems[row] = "; ".join(filter(None, (source.problems.get(row), text)))
+        return source
 
 
 @dataclass
