@@ -37,7 +37,7 @@ from fusetune.model import encode_labels
 from fusetune.progress import Log, bar
 from fusetune.runtime import start_runtime
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import fit_head
+from fusetune.strategies.fit import fit_head
 from fusetune.strategies.prepare import class_list, prepare, split_rows
 from fusetune.strategies.unimodal import fine_tune
 

@@ -111,7 +111,7 @@ def test_a_planted_violation_is_caught(tmp_path: Path, file: str, line: str, tar
         ("train/loop.py", "from fusetune.data import table, split\nfrom fusetune import errors\nimport torch"),
         ("train/loop.py", "from .optim import adamw\nfrom ..features.store import Store"),
         ("strategies/balance/ogm.py", "from ..model import Outputs\nfrom .agm import agm"),
-        ("cli.py", "from fusetune import fit, load\nfrom fusetune.datasets import fetch_stamps"),
+        ("cli/fit.py", "from fusetune import fit, load\nfrom fusetune.datasets import fetch_stamps"),
         ("__init__.py", "from fusetune.api import fit\nfrom .config import Config"),
         ("data/table.py", "import fusetune_other\nfrom fusetune_other import train"),
     ],

@@ -18,8 +18,9 @@ from fusetune.model import Model
 from fusetune.report.facts import Comparison, GainRow
 from fusetune.strategies.context import Context
 from fusetune.strategies.ensemble import ensemble, fit_temperatures
-from fusetune.strategies.heads import HeadData, fit_logistic
+from fusetune.strategies.heads import HeadData
 from fusetune.strategies.model import Outputs
+from fusetune.strategies.solve import fit_logistic
 
 Probabilities = npt.NDArray[np.float64]
 TWO_STAGE = "two-stage"

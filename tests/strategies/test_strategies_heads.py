@@ -16,6 +16,7 @@ from fusetune.augment.random import Moment
 from fusetune.config import Config, HeadConfig
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, start_runtime
+from fusetune.strategies.fit import fit_head
 from fusetune.strategies.heads import (
     HEADS,
     HeadData,
@@ -23,10 +24,8 @@ from fusetune.strategies.heads import (
     LinearHead,
     build_head,
     drop_modalities,
-    fit_head,
-    fit_logistic,
-    fit_temperature,
 )
+from fusetune.strategies.solve import fit_logistic, fit_temperature
 
 Matrix = npt.NDArray[np.float64]
 KINDS = ["logistic", "ridge", "mlp", "gated", "bilinear"]

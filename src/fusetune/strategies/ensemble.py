@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusetune.strategies.heads import fit_temperature
+from fusetune.strategies.solve import fit_temperature
 
 Labels = npt.NDArray[np.int64]
 

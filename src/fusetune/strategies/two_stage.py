@@ -19,7 +19,8 @@ from fusetune.data.split import Rows, deal
 from fusetune.encoders import Encoder
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import PRETRAINED, HeadFit, fit_head
+from fusetune.strategies.fit import fit_head
+from fusetune.strategies.heads import PRETRAINED, HeadFit
 from fusetune.strategies.model import FusionModel, Wiring
 from fusetune.strategies.unimodal import Unimodal, fine_tune, freeze, has_training, reads_pretrained
 

@@ -24,7 +24,8 @@ from fusetune.encoders import Encoder, is_pretrained
 from fusetune.encoders.lora import add_lora, merge_lora
 from fusetune.errors import TableError
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import LinearHead, fit_logistic
+from fusetune.strategies.heads import LinearHead
+from fusetune.strategies.solve import fit_logistic
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups

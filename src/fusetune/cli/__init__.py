@@ -1,0 +1,13 @@
+"""The command line. Exit codes: 0 done, 1 failed while running, 2 wrong input; 3 warnings under `check --strict`."""
+
+from __future__ import annotations
+
+from fusetune.cli import data, fit, show, use
+from fusetune.cli.frame import app
+
+__all__ = ["data", "fit", "main", "show", "use"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fusetune")

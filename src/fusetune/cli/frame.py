@@ -1,0 +1,97 @@
+"""What all commands share: the application, exit codes, errors as one readable block, files written whole."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+
+from fusetune.errors import FusetuneError, UserError
+from fusetune.files import written_aside
+from fusetune.progress import console as errors
+from fusetune.version import VERSION
+
+P = ParamSpec("P")
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a command's errors into one readable block and an exit code; with --debug they keep their traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            errors.print("stopped" + ("; continue with the same command and --resume" if "resume" in kwargs else ""))
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if "--debug" in sys.argv:
+                traceback.print_exc()
+            else:
+                _print_error(error)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from error
+
+    return run
+
+
+def _print_error(error: Exception) -> None:
+    if isinstance(error, FusetuneError):
+        text = f"{'error' if error.exit_code == UserError.exit_code else 'failed'}: {error}"
+    else:
+        text = (
+            f"failed: {type(error).__name__}: {error}\nThis is not an error that fusetune expects; "
+            "run again with --debug and report the traceback."
+        )
+    errors.print(text, style="red", markup=False, soft_wrap=True)
+
+
+app = typer.Typer(
+    name="fusetune",
+    help="Train, judge and use classifiers on images + text + table columns.\n\n"
+    "Each modality's encoder is fine-tuned alone, then one head is fitted on all features (arXiv 2505.06592).",
+    epilog="Start with:  fusetune fit table.csv --label diagnosis --group patient",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(
+    help="Fetch example data and make a table of it.",
+    epilog="Example:  fusetune data stamps --out stamps",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+out = Console(highlight=False, markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Handle the options that come before a command."""
+    del debug  # read from the arguments by `guarded`, wherever it stands
+    if version:
+        out.print(f"fusetune {VERSION}")
+        raise typer.Exit
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; the file takes its name when it is complete."""
+    try:
+        with written_aside(path) as aside:
+            yield aside
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

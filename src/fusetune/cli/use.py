@@ -1,0 +1,78 @@
+"""`fusetune evaluate` and `fusetune predict`: a trained model on another table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table as Grid
+from rich.text import Text
+
+import fusetune
+from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.words import group_words, interval, number
+from fusetune.errors import UserError, listed
+
+
+@app.command(
+    short_help="Judge a trained model on another labelled table.",
+    epilog="Example:  fusetune evaluate runs/scans new_hospital.csv --json scores.json",
+)
+@guarded
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Labelled table with the same columns.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores to this file.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Judge a trained model on another labelled table, with 95 % intervals."""
+    del debug
+    scores = fusetune.load(folder).evaluate(table)
+    if json_file:
+        with written(json_file) as aside:
+            aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+    grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + group_words(scores["groups"]))
+    for name, score in scores.items():
+        if isinstance(score, dict):
+            grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
+    out.print(grid)
+    if scores["unreadable"]:
+        out.print(f"{scores['unreadable']:,} rows have inputs that are absent or could not be read")
+    if scores["groups"] is None:
+        out.print("rows are taken as independent of each other, since there is no group column")
+
+
+@app.command(
+    short_help="Predict every row of a table.",
+    epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv",
+)
+@guarded
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Table with the same input columns; empty cells are allowed.")
+    ],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .csv, .parquet or .jsonl.")],
+    debug: Debug = False,
+) -> None:
+    """Predict every row of a table, in its order; rows that could not be read in full are marked."""
+    del debug
+    writers = {
+        ".csv": lambda frame, path: frame.to_csv(path, index=False),
+        ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+        ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
+    }
+    if out_file.suffix not in writers:
+        raise UserError(f"--out {out_file}: the name must end in {listed(writers)}")
+    result = fusetune.load(folder).predict_table(table)
+    with written(out_file) as aside:
+        writers[out_file.suffix](result, aside)
+    marked = int((result["problem"] != "").sum())
+    out.print(
+        f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""),
+        soft_wrap=True,
+    )

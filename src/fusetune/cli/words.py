@@ -1,0 +1,68 @@
+"""Options that hold several values, and results as rows and sentences for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table as Grid
+from rich.text import Text
+
+from fusetune.errors import UserError
+
+
+def commas(text: str | None) -> list[str] | None:
+    """Return the parts of a comma-separated option, or None where it was not given."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def pairs(items: list[str] | None, option: str, example: str) -> dict[str, str]:
+    """Return NAME=VALUE options as a mapping; raises `UserError` for anything else."""
+    pairs = {}
+    for item in items or ():
+        name, sign, value = item.rpartition("=") if option == "--kind" else item.partition("=")
+        if not sign or not name or not value:
+            raise UserError(f"{option} {item}: write it as {example}")
+        pairs[name] = value
+    return pairs
+
+
+def gain_grid(metrics: dict[str, Any]) -> Grid:
+    """Return the gain table of a run's metrics."""
+    rows, groups = metrics["rows"], metrics["groups"]
+    title = f"test part: {rows['test']:,} rows" + group_words(groups["test"] if groups else None)
+    grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
+    for row in metrics["gain"]:
+        grid.add_row(
+            Text(row["name"]),
+            f"{row['accuracy']['value']:.1%}",
+            interval(row["accuracy"], "{:.1%}"),
+            number(row["nll"]["value"]),
+        )
+    return grid
+
+
+def verdicts(metrics: dict[str, Any]) -> list[str]:
+    """Return one sentence per paired comparison."""
+    lines = []
+    for c in metrics["comparisons"]:
+        word = "no difference shown" if c["verdict"] == "not shown" else c["verdict"]
+        lines.append(
+            f"two-stage against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, exact McNemar "
+            f"p = {c['p']:.2g}, {c['p_holm']:.2g} after Holm's correction; NLL {c['nll']['value']:+.3f})"
+        )
+    return lines
+
+
+def group_words(count: int | None) -> str:
+    """Return ` in N groups`, or nothing."""
+    return "" if count is None else f" in {count:,} groups"
+
+
+def number(value: float | None) -> str:
+    """Return a score, or a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def interval(score: dict[str, Any], form: str = "{:.3f}") -> str:
+    """Return `low to high`, or a dash where there is no interval."""
+    return "-" if score["low"] is None else f"{form.format(score['low'])} to {form.format(score['high'])}"

@@ -1,0 +1,22 @@
+"""One typed configuration tree (`tree`, `policy`), recipes for it (`recipes`), and how layers combine (`layers`)."""
+
+from fusetune.config.layers import Config
+from fusetune.config.policy import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, Section, TextPolicy
+from fusetune.config.recipes import RECIPES
+from fusetune.config.tree import KINDS, HeadConfig, TrainConfig, Tree
+from fusetune.config.yaml12 import read_yaml
+
+__all__ = [
+    "IMAGE_POLICIES",
+    "KINDS",
+    "RECIPES",
+    "ColumnPolicy",
+    "Config",
+    "HeadConfig",
+    "ImagePolicy",
+    "Section",
+    "TextPolicy",
+    "TrainConfig",
+    "Tree",
+    "read_yaml",
+]

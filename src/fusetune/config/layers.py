@@ -1,0 +1,162 @@
+"""A configuration is built from layers, later ones winning; every problem in it is reported at once.
+
+The layers: defaults, the recipe, YAML files, `--set` values. Within a layer, `train.X: v` is short for the same setting
+of every kind of input (`image.train.X`, `text.train.X`, ...), so that `--set train.epochs=3` does what it says while
+each kind keeps its own measured defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fusetune.config.recipes import RECIPES
+from fusetune.config.tree import KINDS, TrainConfig, Tree
+from fusetune.config.yaml12 import read_yaml, write_yaml
+from fusetune.errors import ConfigError, did_you_mean
+
+
+class Config(Tree):
+    """Everything that a run depends on besides the table.
+
+    Build one with `Config.build(...)`, which understands recipes, files and `train.*` shorthands, or directly with
+    keyword arguments.
+    """
+
+    @classmethod
+    def build(
+        cls,
+        *layers: Config | Mapping[str, Any] | str | Path | None,
+        sets: Iterable[str] = (),
+    ) -> Config:
+        """Combine layers into a checked configuration; later layers win.
+
+        Args:
+            layers: Mappings, YAML files, ready configurations, or None (skipped).
+            sets: `KEY=VALUE` strings such as `"image.train.epochs=3"`; values are read as YAML.
+
+        Raises:
+            ConfigError: Naming every unknown key and wrong value of all layers.
+        """
+        problems: list[str] = []
+        given = [_as_mapping(layer) for layer in layers if layer is not None]
+        given.append(_from_sets(sets, problems))
+        recipe = next((layer["recipe"] for layer in reversed(given) if "recipe" in layer), "sound")
+        # A complete configuration, such as a run's config.yaml, leaves a recipe nothing to decide.
+        problems += [
+            f"recipe: '{recipe}' is asked for beside a complete configuration of '{layer['recipe']}'"
+            for layer in given
+            if set(cls.model_fields) <= set(layer) and layer["recipe"] != recipe
+        ]
+        tree = cls().model_dump()
+        for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *given]:
+            _merge(tree, _spread_train(layer, problems))
+        try:
+            config = cls.model_validate(tree)
+        except ValidationError as error:
+            problems += [_explain(item) for item in error.errors() if not _is_noise(item)]
+        if problems:
+            listing = "\n".join(f"  - {problem}" for problem in dict.fromkeys(problems))
+            raise ConfigError(f"the configuration has {len(dict.fromkeys(problems))} problem(s):\n{listing}")
+        return config
+
+    def to_yaml(self) -> str:
+        """Return the whole tree as YAML, readable by `Config.build`."""
+        return write_yaml(self.model_dump(mode="json"))
+
+
+def _as_mapping(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    if isinstance(layer, Config):
+        return layer.model_dump(exclude_unset=True)
+    if isinstance(layer, Mapping):
+        return deepcopy(dict(layer))
+    path = Path(layer)
+    try:
+        loaded = read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(loaded or {}, dict):
+        raise ConfigError(f"{path} must hold a mapping such as 'views: 4', not a {type(loaded).__name__}")
+    return loaded or {}
+
+
+def _from_sets(sets: Iterable[str], problems: list[str]) -> dict[str, Any]:
+    layer: dict[str, Any] = {}
+    for item in sets:
+        key, sign, value = item.partition("=")
+        if not sign or not key.strip():
+            problems.append(f"--set {item}: write it as KEY=VALUE, for example --set train.epochs=3")
+            continue
+        *parents, last = key.strip().split(".")
+        node = layer
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict):
+            problems.append(f"--set {item}: '{parent}' was already set to a single value")
+            continue
+        try:
+            node[last] = read_yaml(value)
+        except yaml.YAMLError:
+            problems.append(f"--set {item}: the value is not valid YAML; quote it, as in --set '{key}=\"text\"'")
+    return layer
+
+
+def _spread_train(layer: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Copy `train.*` of a layer to every kind, below what the layer says for that kind itself."""
+    if "train" not in layer:
+        return layer
+    shared = layer["train"]
+    rest = {key: value for key, value in layer.items() if key != "train"}
+    if not isinstance(shared, Mapping):
+        problems.append("train must be a mapping such as 'train: {epochs: 3}'")
+        return rest
+    known = TrainConfig.model_fields
+    problems += [f"train.{key}: unknown setting{did_you_mean(key, known)}" for key in shared if key not in known]
+    spread: dict[str, Any] = {kind: {"train": {k: v for k, v in shared.items() if k in known}} for kind in KINDS}
+    _merge(spread, rest)
+    return spread
+
+
+def _merge(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict) and key != "class_weights":
+            _merge(tree[key], value)
+        else:
+            tree[key] = deepcopy(value)
+
+
+def _is_noise(item: Any) -> bool:
+    """Return whether an error is about the alternative that was not meant: 'must be a name', of a mapping."""
+    alternative = str(item["loc"][-1]) if item["loc"] else ""
+    if isinstance(item["input"], Mapping):
+        return alternative == "str" or alternative.startswith("literal[")
+    return alternative.startswith("dict[")
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"] if part not in ("ImagePolicy", "str") and "[" not in str(part)]
+    where = ".".join(location) or "configuration"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown setting{did_you_mean(location[-1], _known_keys(location[:-1]))}"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    node: type[BaseModel] | None = Config
+    for part in path:
+        annotation = node.model_fields[part].annotation if node and part in node.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        node = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    keys = list(node.model_fields) if node else []
+    return [*keys, "train"] if node is Config else keys

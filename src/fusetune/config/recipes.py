@@ -1,0 +1,47 @@
+"""Recipes: named layers between the defaults and what the user gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "sound": {},
+    # Frozen encoders, one view: minutes instead of half an hour.
+    "fast": {"train": {"epochs": 0}, "views": 1, "columns": {"train": {"epochs": 40}}},
+    # The published settings (arXiv 2505.06592): SGD 5e-4, five epochs, CIFAR statistics, in-sample features.
+    "paper": {
+        "views": 1,
+        "image": {
+            "size": 224,
+            "encode_size": 224,
+            "margin": 244 / 224,
+            "fit": "stretch",
+            "augment": "paper",
+            "mean": (0.507, 0.487, 0.441),
+            "std": (0.267, 0.256, 0.276),
+            "train": {
+                "epochs": 5,
+                "batch_size": 20,
+                "optimiser": "sgd",
+                "lr": 5e-4,
+                "head_lr": 5e-4,
+                "momentum": 0.9,
+                "weight_decay": 0.0,
+                "layer_decay": 1.0,
+                "freeze": 0.0,
+                "lora_rank": 0,
+                "accumulate": 1,
+                "label_smoothing": 0.0,
+                "average": 0.0,
+                "schedule": "constant",
+                "warmup": 0.0,
+                "clip": 0.0,
+                "dropout": 0.0,
+                "batch_norm": "train",
+                "patience": 0,
+            },
+        },
+        "crossfit": {"how": "off"},
+        "head": {"pretrained": False},
+    },
+}

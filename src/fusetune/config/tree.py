@@ -1,0 +1,233 @@
+"""The typed configuration tree: every setting, its default and limits, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fusetune.config.policy import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, Probability, Section, TextPolicy
+from fusetune.errors import did_you_mean
+
+KINDS = ("image", "text", "columns", "vector")
+
+
+class TrainConfig(Section):
+    """How one encoder is fine-tuned (stage U)."""
+
+    epochs: int = Field(8, ge=0, description="passes over the training part; 0 leaves the encoder as it is")
+    batch_size: int = Field(32, ge=1)
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(3e-4, gt=0, description="learning rate of the last block of the encoder")
+    head_lr: float = Field(1e-3, gt=0, description="learning rate of the new classification layer")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(0.01, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block towards the input")
+    freeze: float = Field(0.0, ge=0, le=1, description="share of the encoder's blocks, from the input, that stay fixed")
+    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank instead of the weights; 0: off")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps with linearly rising learning rate")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1, description="on the features, before the classification layer")
+    batch_norm: Literal["train", "frozen"] = Field(
+        "train", description="do batch-norm statistics follow the data in blocks that are trained?"
+    )
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
+    patience: int = Field(3, ge=0, description="epochs without better validation NLL before stopping; 0: never stop")
+    keep: int = Field(2, ge=1, description="how many epoch checkpoints are kept")
+
+
+class ImageConfig(Section):
+    """Image inputs."""
+
+    encoder: str = Field("auto", description="auto, builtin, efficientnet-lite0, a local folder, timm:NAME or a hub id")
+    size: int = Field(224, ge=16, le=4096, description="side in pixels of what the encoder sees in training")
+    encode_size: int | None = Field(
+        None,
+        ge=16,
+        le=4096,
+        description="side in pixels for features and prediction; default: 1.15 x size, since random crops show objects "
+        "larger in training than whole pictures do (FixRes, arXiv 1906.06423)",
+    )
+    margin: float = Field(
+        1.1, ge=1, le=2, description="images are kept at this times the larger size, for a warp to sample from"
+    )
+    fit: Literal["stretch", "pad", "crop"] = Field(
+        "stretch", description="how a picture that is not square becomes square"
+    )
+    background: int = Field(255, ge=0, le=255, description="grey value behind transparent pixels")
+    spacing: str | None = Field(
+        None, description="number column with the physical size of a pixel; images are resampled to one common spacing"
+    )
+    mean: tuple[float, float, float] | None = Field(None, description="replaces the backbone's own channel means")
+    std: tuple[float, float, float] | None = Field(None, description="replaces the backbone's own channel deviations")
+    augment: ImagePolicy | str = "medium"
+    # Half of the blocks fixed: most of the gain of full fine-tuning at half of its time on a CPU.
+    train: TrainConfig = TrainConfig(
+        epochs=6,
+        lr=4e-4,
+        head_lr=5e-4,
+        weight_decay=0.02,
+        warmup=0.15,
+        batch_norm="frozen",
+        layer_decay=0.85,
+        freeze=0.59,
+        clip=5.0,
+        label_smoothing=0.1,
+        dropout=0.2,
+        average=0.98,
+    )
+
+    @field_validator("augment")
+    @classmethod
+    def _known_policy(cls, value: ImagePolicy | str) -> ImagePolicy | str:
+        if isinstance(value, str) and value not in IMAGE_POLICIES:
+            raise ValueError(
+                f"'{value}' is no policy{did_you_mean(value, IMAGE_POLICIES)}; known: {', '.join(IMAGE_POLICIES)}"
+            )
+        return value
+
+    @property
+    def encode_side(self) -> int:
+        """Side in pixels of what the encoder sees when it encodes and predicts."""
+        return self.encode_size or round(1.15 * self.size)
+
+    @property
+    def policy(self) -> ImagePolicy:
+        """The augmentation policy, looked up where it is given by name."""
+        return IMAGE_POLICIES[self.augment] if isinstance(self.augment, str) else self.augment
+
+
+class TextConfig(Section):
+    """Text inputs."""
+
+    encoder: str = Field("auto", description="auto, builtin, all-MiniLM-L6-v2, a local folder or a hub id")
+    max_tokens: int = Field(128, ge=4, le=8192, description="longer texts are cut; the report says how many")
+    augment: TextPolicy = TextPolicy()
+    train: TrainConfig = TrainConfig(epochs=3, lr=2e-5, head_lr=2e-4, layer_decay=0.9, label_smoothing=0.05)
+
+
+class ColumnsConfig(Section):
+    """Numbers, categories, booleans and dates, taken together as one modality."""
+
+    encoder: Literal["mlp", "ft-transformer"] = "mlp"
+    width: int = Field(64, ge=4, le=1024)
+    augment: ColumnPolicy = ColumnPolicy()
+    train: TrainConfig = TrainConfig(epochs=40, batch_size=128, lr=1e-3, head_lr=1e-3, patience=8)
+
+
+class VectorConfig(Section):
+    """Ready-made vectors."""
+
+    encoder: Literal["identity", "mlp"] = "identity"
+    width: int = Field(128, ge=4, le=4096)
+    augment: ColumnPolicy = ColumnPolicy(corrupt=0.1)
+    train: TrainConfig = TrainConfig(epochs=40, batch_size=64, lr=1e-3, head_lr=1e-3, patience=8)
+
+
+class DataConfig(Section):
+    """What is read from the table, and what happens to rows that cannot be used."""
+
+    schema_file: str | None = Field(None, description="an edited schema.json that replaces the inferred one")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    group_weights: Literal["equal", "none"] = Field(
+        "equal", description="equal: every group (patient) counts alike when classifiers are fitted, however many rows"
+    )
+    unreadable: Literal["error", "mask"] = Field(
+        "error", description="an image that cannot be read stops the run, or counts as absent in that row"
+    )
+    pixel_limit: int = Field(200_000_000, ge=1, description="images with more pixels are refused unread")
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _named_classes(cls, value: Any) -> Any:
+        # YAML reads the class 0 as a number; classes go by their names everywhere.
+        return {str(name): weight for name, weight in value.items()} if isinstance(value, Mapping) else value
+
+
+class SplitConfig(Section):
+    """How rows are divided into train, valid and test."""
+
+    how: Literal["auto", "given", "stratified", "grouped", "time", "kfold"] = "auto"
+    fractions: tuple[float, float, float] = Field((0.7, 0.15, 0.15), description="train, valid, test")
+    time: str | None = Field(None, description="date or number column: the newest rows become the test part")
+    folds: int = Field(5, ge=3, le=100, description="for kfold")
+    fold: int = Field(0, ge=0, description="for kfold: which fold is the test part (the next one is valid)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) <= 0:
+            raise ValueError("fractions must be three positive numbers that sum to 1")
+        if self.how == "time" and self.time is None:
+            raise ValueError("how: time needs the column's name in split.time")
+        if self.fold >= self.folds:
+            raise ValueError(f"fold must be below folds ({self.folds})")
+        return self
+
+
+class CrossfitConfig(Section):
+    """Whether the head sees outputs of encoders that never saw the row (arXiv 2111.02705 calls this stacking)."""
+
+    how: Literal["off", "holdout", "k"] = "k"
+    folds: int = Field(3, ge=2, le=20, description="for k")
+    share: float = Field(0.25, gt=0, lt=1, description="for holdout: part of the training rows kept for the head")
+
+
+class HeadConfig(Section):
+    """The classifier on the concatenated features (stage M)."""
+
+    kind: Literal["logistic", "ridge", "mlp", "gated", "bilinear"] = "logistic"
+    inputs: Literal["features", "logits"] = Field(
+        "features", description="what the head reads: encoder features, or each modality's own class scores"
+    )
+    pretrained: bool = Field(
+        True, description="let the head also read each fine-tuned encoder as it was before fine-tuning"
+    )
+    penalties: tuple[float, ...] = Field(
+        (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5), description="L2 path; the best validation NLL wins"
+    )
+    blockwise: bool = Field(False, description="also choose a penalty per modality, one modality at a time")
+    modality_dropout: Probability = Field(
+        0.15, ge=0, lt=1, description="weight of training rows with a random modality taken away"
+    )
+    epochs: int = Field(60, ge=1, description="for mlp, gated and bilinear")
+
+
+class StoreConfig(Section):
+    """Where encoded features are kept for reuse."""
+
+    folder: str | None = Field(None, description="default: the user's cache folder")
+    limit_gb: float = Field(20, gt=0, description="the oldest features go when the store grows beyond this")
+
+
+class EvaluateConfig(Section):
+    """How results are judged."""
+
+    resamples: int = Field(2000, ge=100, description="bootstrap samples behind each interval")
+    baselines: bool = Field(True, description="also fit the rows of the gain table that need extra encoding")
+
+
+class Tree(Section):
+    """Everything that a run depends on besides the table."""
+
+    recipe: Literal["sound", "fast", "paper"] = "sound"
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else 32")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores")
+    allow_download: bool = Field(False, description="may weights be fetched from a model hub?")
+    onnx: bool = Field(True, description="encode on CPU through ONNX Runtime where it is installed and agrees")
+    views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    image: ImageConfig = ImageConfig()
+    text: TextConfig = TextConfig()
+    columns: ColumnsConfig = ColumnsConfig()
+    vector: VectorConfig = VectorConfig()
+    crossfit: CrossfitConfig = CrossfitConfig()
+    head: HeadConfig = HeadConfig()
+    store: StoreConfig = StoreConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()

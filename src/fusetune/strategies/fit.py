@@ -1,0 +1,94 @@
+"""Stage M: fit the head that the configuration names; the non-linear ones are trained with the common loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusetune.augment.random import Moment
+from fusetune.config import HeadConfig, TrainConfig
+from fusetune.data.batch import shuffled_batches
+from fusetune.progress import Log
+from fusetune.runtime import Runtime, seed_everything
+from fusetune.strategies.heads import HEADS, Head, HeadData, HeadFit, drop_modalities
+from fusetune.strategies.solve import fit_logistic, fit_ridge
+from fusetune.train.loop import Task, train
+from fusetune.train.optim import parameter_groups
+
+
+def fit_head(
+    data: HeadData, valid: HeadData, config: HeadConfig, *, classes: int, runtime: Runtime, seed: int, log: Log
+) -> HeadFit:
+    """Fit the head that the configuration names; choices are made on the validation rows."""
+    match config.kind:
+        case "logistic":
+            return fit_logistic(data, valid, config, classes, seed)
+        case "ridge":
+            return fit_ridge(data, valid, config, classes, seed)
+        case _:
+            dims = {name: z.shape[-1] for name, z in data.z.items()}
+            seed_everything(seed, "head", config.kind)
+            return _fit_network(HEADS[config.kind](dims, classes), data, valid, config, runtime, seed, log)
+
+
+def _fit_network(
+    head: Head, data: HeadData, valid: HeadData, config: HeadConfig, runtime: Runtime, seed: int, log: Log
+) -> HeadFit:
+    """Train a non-linear head with the common loop; epoch e sees view e mod V."""
+    head.fit_scale(data)
+    settings = TrainConfig(
+        epochs=config.epochs, batch_size=128, lr=1e-2, head_lr=1e-2, weight_decay=0.02, patience=12, warmup=0.05
+    )
+    head.to(runtime.device)
+    rows = np.arange(len(data.labels))
+    shown, hidden = data.present, Moment(seed)
+
+    def tensors(source: HeadData, at: npt.NDArray[np.int64], view: int) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(np.array(z[view][at])).to(runtime.device) for name, z in source.z.items()}
+
+    def loss(at: npt.NDArray[np.int64], _: Any, epoch: int) -> Tensor:
+        moment = Moment(hidden.seed, epoch)
+        kept = drop_modalities(
+            {name: bits[at] for name, bits in shown.items()}, torch.from_numpy(data.keys[at]), moment,
+            config.modality_dropout,
+        )  # fmt: skip
+        z = tensors(data, at, epoch % next(iter(data.z.values())).shape[0])
+        logits = head(z, {name: torch.from_numpy(bits).to(runtime.device) for name, bits in kept.items()})
+        each = F.cross_entropy(logits, torch.from_numpy(data.labels[at]).to(runtime.device), reduction="none")
+        return (each * torch.from_numpy(data.weights[at]).to(each)).mean()
+
+    def validate() -> tuple[float, float]:
+        return _judge(head, tensors(valid, np.arange(len(valid.labels)), 0), valid)
+
+    task = Task(
+        name=f"head ({head.kind})",
+        batches=lambda epoch: shuffled_batches(rows, settings.batch_size, seed, epoch),
+        read=lambda at: at,
+        loss=loss,
+        validate=validate,
+        set_training=lambda: _set_training(head),
+        row_name=str,
+    )
+    groups = parameter_groups([list(head.parameters())], [], settings)
+    quiet = Log(log.path, quiet=True)
+    history = train(head, groups, task, settings, runtime=runtime, seed=seed, log=quiet)
+    head.eval()
+    return HeadFit(head.cpu(), history.best_nll, f"{head.kind}, epoch {history.best_epoch + 1} of {settings.epochs}")
+
+
+def _set_training(head: Head) -> None:
+    head.train()
+
+
+def _judge(head: Head, z: dict[str, Tensor], data: HeadData) -> tuple[float, float]:
+    head.eval()
+    with torch.inference_mode():
+        device = next(head.parameters()).device
+        logits = head(z, {name: torch.from_numpy(bits).to(device) for name, bits in data.present.items()})
+        target = torch.from_numpy(data.labels).to(device)
+        return float(F.cross_entropy(logits, target)), float((logits.argmax(1) == target).float().mean())
