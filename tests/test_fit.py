@@ -308,6 +308,8 @@ def test_cross_fitting_runs_through(done: Done, tmp_path: Path, how: dict[str, A
     given = done.settings | {"crossfit": how, "head": {"inputs": inputs}, "train": {"epochs": 1}}
     run = fusetune.fit(done.table, "organ", config=given, out=tmp_path / "run", **HOW)
     told = pd.read_parquet(run.folder / "predictions.parquet")
+    if how["how"] == "k":  # validation rows are learnt from, and what is told of them is told without them
+        told = told[told["part"] == "test"]
     again = fusetune.load(run.folder).predict_table(done.table).set_index("row_id").loc[told["row_id"]]
     columns = [f"p({name})" for name in CLASSES]
     np.testing.assert_allclose(again[columns].to_numpy(), told[columns].to_numpy(), rtol=0, atol=1e-6)

@@ -18,9 +18,8 @@ from fusetune.model import Model
 from fusetune.report.facts import Comparison, GainRow
 from fusetune.strategies.context import Context
 from fusetune.strategies.ensemble import ensemble, fit_temperatures
-from fusetune.strategies.heads import HeadData
 from fusetune.strategies.model import Outputs
-from fusetune.strategies.solve import fit_logistic
+from fusetune.strategies.plan import fit_on, logits_of, make_plan
 
 Probabilities = npt.NDArray[np.float64]
 TWO_STAGE = "two-stage"
@@ -62,6 +61,8 @@ def judge(ctx: Context, model: Model) -> Judgement:
     test_rows = ctx.split.rows("test")
     rows = {"valid": valid_rows, "test": test_rows}
     outputs = {part: model.outputs(ctx.sources, some, f"judging on {part} rows") for part, some in rows.items()}
+    if ctx.honest is not None:
+        outputs["valid"] = ctx.honest
     fused = {part: _softmax(found.f) for part, found in outputs.items()}
     candidates = [*_simple(ctx, outputs), *_frozen(ctx, rows)]
     candidates.append(
@@ -113,13 +114,14 @@ def _frozen(ctx: Context, rows: dict[str, Rows]) -> list[_Candidate]:
     if not ctx.config.evaluate.baselines:
         return []
     encoders = {name: _untrained(ctx, name) for name in ctx.modalities}
-    data = ctx.head_data(encoders, ctx.split.rows("train"))
-    judged = {part: ctx.head_data(encoders, some) for part, some in rows.items()}
+    plan = make_plan(ctx)
+    drawn, plain, shown = (
+        {name: ctx.encode(name, encoder, some) for name, encoder in encoders.items()}
+        for some in (plan.rows, plan.choice_rows, rows["test"])
+    )
     settings = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
-    fit = fit_logistic(data, judged["valid"], settings, len(ctx.classes), ctx.config.seed)
-    head = fit.head.eval()
-    with torch.inference_mode():
-        found = {part: _softmax(head(*_tensors(data))) for part, data in judged.items()}
+    fit, valid = fit_on(ctx, plan, drawn, plain, settings)
+    found = {"valid": _softmax(valid), "test": _softmax(logits_of(fit, ctx.with_labels(shown, rows["test"])))}
     return [_Candidate("traditional", "frozen pretrained encoders, one head on all", found["valid"], found["test"])]
 
 
@@ -129,11 +131,6 @@ def _untrained(ctx: Context, name: str) -> Encoder:
         cells = ctx.pristine[name].describe()
         return CellIdentity(cells["numbers"], cells["categories"]).to(ctx.runtime.device).eval()
     return ctx.fresh_encoder(name).eval()
-
-
-def _tensors(data: HeadData) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    z = {name: torch.from_numpy(np.array(block[0])) for name, block in data.z.items()}
-    return z, {name: torch.from_numpy(bits) for name, bits in data.present.items()}
 
 
 def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> dict[str, _Candidate]:

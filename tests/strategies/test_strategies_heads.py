@@ -25,7 +25,7 @@ from fusetune.strategies.heads import (
     build_head,
     drop_modalities,
 )
-from fusetune.strategies.solve import fit_logistic, fit_temperature
+from fusetune.strategies.solve import fit_crossed, fit_logistic, fit_temperature
 
 Matrix = npt.NDArray[np.float64]
 KINDS = ["logistic", "ridge", "mlp", "gated", "bilinear"]
@@ -287,3 +287,52 @@ def test_temperature_finds_the_factor_that_was_applied() -> None:
     share = np.exp(log_softmax(sharp, axis=1)).cumsum(1)
     y = (generator.random((20000, 1)) > share).sum(1).clip(max=3)
     assert fit_temperature(sharp * 5, y) == pytest.approx(5, rel=0.05)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_crossed_fit_equals_one_solution_per_fold_written_down(classes: int) -> None:
+    data = redundant(90, classes, noise=1.0)
+    folds = np.arange(90) % 3
+    config = HeadConfig(penalties=(0.3, 0.03, 0.003), modality_dropout=0)
+    fit = fit_crossed(data, data, folds, config, classes, seed=0)
+    x = standardised(data, data)
+    said = {penalty: np.zeros((90, classes)) for penalty in config.penalties}
+    for penalty, out in said.items():
+        for fold in range(3):
+            some, held = folds != fold, folds == fold
+            weight, bias = solve(x[some], data.labels[some], data.weights[some], penalty, classes)
+            out[held] = x[held] @ weight.T + bias
+    scores = {penalty: nll(torch.from_numpy(out), data) for penalty, out in said.items()}
+    best = min(scores, key=lambda penalty: scores[penalty])
+    assert dict(fit.path) == pytest.approx(scores, abs=2e-3)
+    assert fit.choice == f"penalty {best:g}"
+    assert fit.said is not None
+    centre = lambda z: z - z.mean(1, keepdims=True)  # noqa: E731
+    np.testing.assert_allclose(centre(fit.said), centre(said[best]), atol=0.05)
+    weight, bias = solve(x, data.labels, data.weights, best, classes)
+    all_rows = centre(x @ weight.T + bias)
+    np.testing.assert_allclose(centre(logits(fit.head, data).double().numpy()), all_rows, atol=2e-3)
+
+
+def test_the_crossed_fit_finds_nothing_where_there_is_nothing() -> None:
+    generator = np.random.default_rng(0)
+    noise = {"a": generator.normal(size=(300, 60)), "b": generator.normal(size=(300, 60))}
+    data = make_data(noise, generator.integers(0, 3, 300))
+    fit = fit_crossed(data, data, np.arange(300) % 5, HeadConfig(), 3, seed=0)
+    assert fit.said is not None
+    assert abs((fit.said.argmax(1) == data.labels).mean() - 1 / 3) < 0.09
+    assert fit.valid_nll > math.log(3) - 0.02
+
+
+def test_augmented_views_are_learnt_from_and_plain_rows_are_judged() -> None:
+    """Views that tell nothing spoil what is said of rows; plain rows that tell nothing are no help either."""
+    good, bad = (
+        redundant(120, noise=0.2),
+        make_data(
+            {name: np.random.default_rng(7).normal(size=(120, 8)) for name in "ab"}, redundant(120, noise=0.2).labels
+        ),
+    )
+    folds, config = np.arange(120) % 4, HeadConfig(modality_dropout=0)
+    assert fit_crossed(good, good, folds, config, 3, 0).valid_nll < 0.2
+    assert fit_crossed(bad, good, folds, config, 3, 0).valid_nll > 0.9
+    assert fit_crossed(good, bad, folds, config, 3, 0).valid_nll > 0.9

@@ -17,7 +17,8 @@ def test_a_class_in_one_group_switches_cross_fitting_off_with_a_warning(how: str
     code = np.arange(90) % 3
     table = pd.DataFrame({"x": code + random.normal(0, 0.3, 90), "y": random.normal(size=90), "kind": code})
     table["part"] = np.select([np.arange(90) >= 75, np.arange(90) >= 60], ["test", "valid"], "train")
-    # All training rows of class 2 belong to one group; the other classes have a group per row.
+    # Outside the test part, all rows of class 2 belong to one group; the other classes have a group per row.
+    table.loc[(table["kind"] == 2) & (table["part"] == "valid"), "part"] = "test"
     single = (table["kind"] == 2) & (table["part"] == "train")
     table["unit"] = np.where(single, "one", [f"u{i}" for i in range(90)])
     settings = {"train": {"epochs": 1}, "views": 1, "crossfit": {"how": how}, "evaluate": {"resamples": 100}}

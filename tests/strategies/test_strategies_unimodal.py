@@ -23,6 +23,7 @@ from fusetune.runtime import start_runtime
 from fusetune.strategies import two_stage
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import HeadData
+from fusetune.strategies.plan import Plan
 from fusetune.strategies.prepare import class_list, prepare, split_rows
 from fusetune.strategies.unimodal import Unimodal, fine_tune
 
@@ -206,8 +207,7 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
     more: dict[str, Any] = {"vector__encoder": "mlp", "vector__augment__corrupt": 0.0, "views": 1}
     ctx = make_context(tmp_path, frame, ["genes"], crossfit__how=how, **more)
 
-    def remember(ctx: Context, name: str, rows: Any = None, stage: str | None = None) -> Unimodal:
-        rows = ctx.split.rows("train") if rows is None else rows
+    def remember(ctx: Context, name: str, rows: Any, stage: str | None = None, held: Any = None) -> Unimodal:
         memory = Memory(ctx.sources[name].read(rows), ctx.targets(rows), 3)  # type: ignore[arg-type]
         network = Unimodal(memory, 3, 0.0)
         with torch.no_grad():
@@ -216,15 +216,15 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         return network.eval()
 
     seen: list[tuple[HeadData, Any]] = []
-    plain = two_stage.fit_head
+    plain = two_stage.fit_on
 
-    def watched(data: HeadData, *rest: Any, **more: Any) -> Any:
-        fit = plain(data, *rest, **more)
-        seen.append((data, fit.head))
-        return fit
+    def watched(ctx: Context, plan: Plan, drawn: Any, *rest: Any) -> Any:
+        fit, said = plain(ctx, plan, drawn, *rest)
+        seen.append((ctx.with_labels(drawn, plan.rows), fit.head))
+        return fit, said
 
     monkeypatch.setattr(two_stage, "fine_tune", remember)
-    monkeypatch.setattr(two_stage, "fit_head", watched)
+    monkeypatch.setattr(two_stage, "fit_on", watched)
     two_stage.two_stage(ctx)
     hits = []
     for data, head in seen:

@@ -171,7 +171,11 @@ class SplitConfig(Section):
 class CrossfitConfig(Section):
     """Whether the head sees outputs of encoders that never saw the row (arXiv 2111.02705 calls this stacking)."""
 
-    how: Literal["off", "holdout", "k"] = "k"
+    how: Literal["off", "holdout", "k"] = Field(
+        "k",
+        description="k: every network leaves out one fold and stops by it, validation rows too; holdout: a part of "
+        "the training rows is kept for the head; off: all training rows serve both",
+    )
     folds: int = Field(3, ge=2, le=20, description="for k")
     share: float = Field(0.25, gt=0, lt=1, description="for holdout: part of the training rows kept for the head")
 

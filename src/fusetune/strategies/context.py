@@ -26,6 +26,7 @@ from fusetune.features.store import Array, Encoding, FeatureStore
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
 from fusetune.strategies.heads import HeadData, owner
+from fusetune.strategies.model import Outputs
 from fusetune.train.loop import History
 
 # Epoch number of the head's views: no training epoch has it, so the head sees draws that no encoder was trained on.
@@ -52,6 +53,8 @@ class Context:
         key: Hash of everything that the stages depend on.
         histories: What each training stage did.
         trained_rows: Row passes through each encoder in training.
+        honest: Where validation rows were also learnt from: what is said of them by networks and solutions that did not
+            learn from them (features left out).
     """
 
     config: Config
@@ -76,6 +79,7 @@ class Context:
     histories: dict[str, History] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     trained_rows: Counter[str] = field(default_factory=Counter)
+    honest: Outputs | None = None
 
     def settings(self, name: str) -> TrainConfig:
         """Return the training settings of a modality."""

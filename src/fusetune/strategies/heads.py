@@ -48,11 +48,16 @@ class HeadData:
     weights: npt.NDArray[np.float64]
     keys: npt.NDArray[np.int64]
 
+    def some(self, rows: npt.NDArray[Any]) -> HeadData:
+        """Keep some rows, by position or mask."""
+        z = {name: block[:, rows] for name, block in self.z.items()}
+        present = {name: bits[rows] for name, bits in self.present.items()}
+        return HeadData(z, present, self.labels[rows], self.weights[rows], self.keys[rows])
+
     def only(self, name: str) -> HeadData:
         """Keep one modality and the rows that have it."""
-        has = self.present[name]
-        return HeadData(
-            {name: self.z[name][:, has]}, {name: has[has]}, self.labels[has], self.weights[has], self.keys[has]
+        return HeadData({name: self.z[name]}, {name: self.present[name]}, self.labels, self.weights, self.keys).some(
+            self.present[name]
         )
 
 
@@ -215,12 +220,15 @@ class HeadFit:
         valid_nll: Its NLL on the validation rows.
         choice: What was chosen, in words.
         path: (penalty, validation NLL) pairs that were tried.
+        said: Where choices were made by cross-validation: the logits that each row was given by the solution that did
+            not see it, float64 [rows, classes].
     """
 
     head: Head
     valid_nll: float
     choice: str
     path: list[tuple[float, float]] = field(default_factory=list)
+    said: npt.NDArray[np.float64] | None = None
 
 
 def drop_modalities(

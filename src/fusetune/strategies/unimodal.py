@@ -23,9 +23,10 @@ from fusetune.data.split import Rows
 from fusetune.encoders import Encoder, is_pretrained
 from fusetune.encoders.lora import add_lora, merge_lora
 from fusetune.errors import TableError
+from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import LinearHead
-from fusetune.strategies.solve import fit_logistic
+from fusetune.strategies.heads import HeadData, LinearHead
+from fusetune.strategies.solve import fit_crossed, fit_logistic
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups
@@ -48,7 +49,9 @@ class Unimodal(nn.Module):
         return logits
 
 
-def fine_tune(ctx: Context, name: str, rows: Rows | None = None, stage: str | None = None) -> Unimodal:
+def fine_tune(
+    ctx: Context, name: str, rows: Rows | None = None, stage: str | None = None, held: Rows | None = None
+) -> Unimodal:
     """Fine-tune one modality's encoder with a linear classifier.
 
     Args:
@@ -56,6 +59,8 @@ def fine_tune(ctx: Context, name: str, rows: Rows | None = None, stage: str | No
         name: The modality.
         rows: Training rows to use; default: all of them. Rows without the modality are left out.
         stage: Name for progress and checkpoints; default: the modality's.
+        held: Rows that choices are made on; default: the validation rows. Where others are given, validation rows may
+            be among `rows`.
 
     Returns:
         The network with the weights of the epoch of lowest validation NLL, frozen. Without epochs, or without anything
@@ -63,11 +68,15 @@ def fine_tune(ctx: Context, name: str, rows: Rows | None = None, stage: str | No
     """
     stage, settings = stage or name, ctx.settings(name)
     rows = ctx.split.rows("train") if rows is None else rows
-    ctx.split.check(rows, "train")
+    if held is None:
+        ctx.split.check(rows, "train")
+        held = ctx.split.rows("valid")
+    else:
+        ctx.split.check(np.concatenate([rows, held]), "train", "valid")
     model = Unimodal(ctx.fresh_encoder(name), len(ctx.classes), settings.dropout).to(ctx.runtime.device)
-    model.head = _probe(ctx, name, model.encoder, rows, stage).to(ctx.runtime.device)
+    model.head = _probe(ctx, name, model.encoder, rows, held, stage).to(ctx.runtime.device)
     if has_training(settings, model.encoder):
-        _train(ctx, name, model, rows, stage, settings)
+        _train(ctx, name, model, rows, held, stage, settings)
     freeze(model)
     return model
 
@@ -82,18 +91,59 @@ def reads_pretrained(config: Config, encoder: Encoder) -> bool:
     return config.head.pretrained and is_pretrained(encoder)
 
 
-def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, stage: str) -> nn.Linear:
+def solve_crossed(
+    ctx: Context, name: str, encoder: Encoder, features: Array, rows: Rows, folds: Rows
+) -> tuple[Unimodal, npt.NDArray[np.float32]]:
+    """Solve a classifier on an encoder that is not trained, its penalty chosen by cross-validation.
+
+    Args:
+        ctx: The run.
+        name: The modality.
+        encoder: The encoder.
+        features: Its features of the rows, [1, rows, dim].
+        rows: Row positions, of the training and validation parts.
+        folds: Fold of each row.
+
+    Returns:
+        The network, frozen, and for each row the logits of the solution that did not see it, float32 [rows, classes];
+        zero where the modality is absent.
+    """
+    ctx.split.check(rows, "train", "valid")
+    data = ctx.with_labels({name: features}, rows).only(name)
+    has = ctx.sources[name].present[rows]
+    _refuse_too_few(name, data, "row")
+    fit = fit_crossed(data, data, folds[has], _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
+    ctx.log.record("probe", stage=name, choice=fit.choice, valid_nll=fit.valid_nll)
+    network = Unimodal(encoder, len(ctx.classes), 0.0).to(ctx.runtime.device)
+    assert isinstance(fit.head, LinearHead)
+    network.head = fit.head.as_linear().to(ctx.runtime.device)
+    freeze(network)
+    said = np.zeros((len(rows), len(ctx.classes)), np.float32)
+    said[has] = fit.said
+    return network, said
+
+
+def _probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, held: Rows, stage: str) -> nn.Linear:
     """Solve a linear classifier on the features of the encoder as it is."""
     data = ctx.head_data({name: encoder}, rows).only(name)
-    valid = ctx.head_data({name: encoder}, ctx.split.rows("valid")).only(name)
-    if not len(valid.labels) or len(np.unique(data.labels)) < 2:
-        part = "validation row has" if not len(valid.labels) else "two classes of training rows have"
-        raise TableError(f"no {part} the input '{name}', so it cannot be trained; leave it out with --inputs")
-    settings = HeadConfig(penalties=ctx.config.head.penalties, modality_dropout=0)
-    fit = fit_logistic(data, valid, settings, len(ctx.classes), ctx.config.seed)
+    valid = ctx.head_data({name: encoder}, held).only(name)
+    _refuse_too_few(name, valid, "validation row")
+    _refuse_too_few(name, data, "training row")
+    fit = fit_logistic(data, valid, _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
     ctx.log.record("probe", stage=stage, choice=fit.choice, valid_nll=fit.valid_nll)
     assert isinstance(fit.head, LinearHead)
     return fit.head.as_linear()
+
+
+def _probe_settings(ctx: Context) -> HeadConfig:
+    return HeadConfig(penalties=ctx.config.head.penalties, modality_dropout=0)
+
+
+def _refuse_too_few(name: str, data: HeadData, what: str) -> None:
+    found = len(np.unique(data.labels))
+    if found < (1 if what == "validation row" else 2):
+        part = f"no {what} has" if not found else f"no {what}s of two classes have"
+        raise TableError(f"{part} the input '{name}', so it cannot be trained; leave it out with --inputs")
 
 
 def freeze(model: nn.Module) -> None:
@@ -104,11 +154,10 @@ def freeze(model: nn.Module) -> None:
         parameter.grad = None
 
 
-def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, stage: str, settings: TrainConfig) -> None:
+def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, stage: str, settings: TrainConfig) -> None:
     source = ctx.sources[name]
     rows, weights = _distinct(ctx, name, rows[source.present[rows]])
-    valid = ctx.split.rows("valid")
-    valid = valid[source.present[valid]]
+    valid = held[source.present[held]]
     if settings.lora_rank:
         add_lora(model.encoder, settings.lora_rank, alpha=2.0 * settings.lora_rank)
     groups = parameter_groups(model.encoder.blocks(), list(model.head.parameters()), settings)
