@@ -16,6 +16,7 @@ from tiny import CLASSES, settings, tiny_table
 
 import fusetune
 from fusetune import cli
+from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.version import VERSION
 
@@ -265,6 +266,23 @@ def test_evaluate_prints_and_writes_the_scores(ask: Any, made: Made, tmp_path: P
     expected = fusetune.load(made.run).evaluate(made.table)
     assert scores == json.loads(json.dumps(expected))
     assert f"{scores['accuracy']['value']:.3f}" in answer.out
+    assert scores["seen"] == 84
+    assert "84 of these rows have the inputs of rows that the model was made from" in answer.out
+
+
+def test_evaluate_does_not_warn_about_rows_it_never_saw(ask: Any, made: Made) -> None:
+    frame = pd.read_csv(made.table)
+    fresh = made.table.with_name("fresh.csv")
+    frame[frame["part"] == "test"].to_csv(fresh, index=False)
+    assert fusetune.load(made.run).evaluate(fresh)["seen"] == 0
+    assert "the model was made from" not in ask("evaluate", made.run, fresh).out
+
+
+def test_a_column_name_with_a_comma_can_be_given_in_quotes() -> None:
+    assert commas('scan, "age, in years",site') == ["scan", "age, in years", "site"]
+    assert commas("scan") == ["scan"]
+    assert commas(" ") == []
+    assert commas(None) is None
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,6 +315,30 @@ def test_cross_fitting_runs_through(done: Done, tmp_path: Path, how: dict[str, A
     again = fusetune.load(run.folder).predict_table(done.table).set_index("row_id").loc[told["row_id"]]
     columns = [f"p({name})" for name in CLASSES]
     np.testing.assert_allclose(again[columns].to_numpy(), told[columns].to_numpy(), rtol=0, atol=1e-6)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """A second process holds the folder; when it is killed, the folder is free again."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    code = f"""
+import time
+from pathlib import Path
+from fusetune.folder import held
+with held(Path({str(folder)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    table = pd.DataFrame({"a": np.arange(60.0), "y": np.arange(60) % 2})
+    quick = {"train": {"epochs": 0}, "views": 1, "evaluate": {"resamples": 100}, "store": {"folder": str(tmp_path)}}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another run is working in"):
+            fusetune.fit(table, "y", config=quick, out=folder, quiet=True)
+        assert {path.name for path in folder.iterdir()} == {".lock"}
+        other.kill()
+    assert fusetune.fit(table, "y", config=quick, out=folder, quiet=True).report.exists()
 
 
 def test_the_lock_itself() -> None:

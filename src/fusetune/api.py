@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,9 +28,9 @@ from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import UserError, listed
 from fusetune.features.store import weights_hash
 from fusetune.files import write_text, written_aside
-from fusetune.folder import is_finished, open_folder, refuse_other_run
+from fusetune.folder import held, is_finished, open_folder, refuse_other_run
 from fusetune.judge import Judgement, judge
-from fusetune.model import Model, encode_labels
+from fusetune.model import Model, encode_labels, row_digests
 from fusetune.progress import Log
 from fusetune.report.facts import Facts, Input
 from fusetune.report.page import write_report
@@ -122,8 +122,28 @@ def fit(
     settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, given, sets=sets)
     data = read_table(table)
     folder = open_folder(out, data, label, resume)
+    roles = _Roles(label, inputs, kinds, vectors, group, split, row_id)
+    with held(folder):
+        return _fit(data, roles, settings, folder, resume, quiet, started)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What the user said of the table's columns."""
+
+    label: str
+    inputs: Iterable[str] | None
+    kinds: Mapping[str, str] | None
+    vectors: Mapping[str, str] | None
+    group: str | None
+    split: str | None
+    row_id: str | None
+
+
+def _fit(data: Table, roles: _Roles, settings: Config, folder: Path, resume: bool, quiet: bool, started: float) -> Run:
+    label = roles.label
     log = Log(folder / "log.jsonl", quiet)
-    schema = _schema(data, label, settings, inputs, kinds, vectors, group, split, row_id)
+    schema = _schema(data, roles, settings)
     classes = class_list(data, label)
     labels = encode_labels(data, label, classes)
     ids = data.ids(schema.named("id"))
@@ -144,7 +164,9 @@ def fit(
     ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume)
     _warn_about_parts(ctx)
     network, _ = two_stage(ctx)
-    model = Model(network, readers, schema, classes, settings, runtime)
+    learnt = np.concatenate([rows.rows("train"), rows.rows("valid")])
+    seen = np.unique(row_digests(ctx.sources, len(data))[learnt])
+    model = Model(network, readers, schema, classes, settings, runtime, seen)
     with log.timed(ctx.seconds, "judge"):
         found = judge(ctx, model)
     ctx.seconds["total"] = time.perf_counter() - started
@@ -159,27 +181,15 @@ def fit(
     return Run(folder, model, metrics)
 
 
-def _schema(
-    table: Table,
-    label: str,
-    config: Config,
-    inputs: Iterable[str] | None,
-    kinds: Mapping[str, str] | None,
-    vectors: Mapping[str, str] | None,
-    group: str | None,
-    split: str | None,
-    row_id: str | None,
-) -> Schema:
-    edited = config.data.schema_file
+def _schema(table: Table, roles: _Roles, config: Config) -> Schema:
+    edited, given = config.data.schema_file, asdict(roles)
     if not edited:
-        return infer_schema(
-            table, label, inputs=inputs, kinds=kinds, vectors=vectors, group=group, split=split, row_id=row_id
-        )
-    if inputs is not None or kinds or vectors:
+        return infer_schema(table, given.pop("label"), **given)
+    if roles.inputs is not None or roles.kinds or roles.vectors:
         raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
     schema = Schema.load(Path(edited))
     schema.check(table)
-    for role, name in (("label", label), ("group", group), ("split", split), ("id", row_id)):
+    for role, name in (("label", roles.label), ("group", roles.group), ("split", roles.split), ("id", roles.row_id)):
         if name is not None and schema.named(role) != name:  # type: ignore[arg-type]
             raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")  # type: ignore[arg-type]
     return schema

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_numpy
+from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -36,7 +38,7 @@ _DAMAGE = (
     ConfigError,
     SchemaError,
 )
-_REQUIRED = ("weights.safetensors", "schema.json", "config.yaml")
+_REQUIRED = ("weights.safetensors", "seen.safetensors", "schema.json", "config.yaml")
 
 
 def save_bundle(model: Model, folder: Path) -> None:
@@ -47,6 +49,7 @@ def save_bundle(model: Model, folder: Path) -> None:
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()
         }
         save_file(state, str(aside / "weights.safetensors"))
+        save_numpy({"digests": model.seen}, str(aside / "seen.safetensors"))
         model.schema.save(aside / "schema.json")
         write_text(aside / "config.yaml", model.config.to_yaml())
         folders = {}
@@ -90,10 +93,11 @@ def load_bundle(folder: str | Path) -> Model:
         }
         network = _network(facts)
         network.load_state_dict(load_file(str(path / "weights.safetensors")))
+        seen = load_numpy(str(path / "seen.safetensors"))["digests"]
     except _DAMAGE as error:
         raise BundleError(f"{path} does not hold a usable model ({type(error).__name__}: {error})") from error
     network.eval().requires_grad_(False)
-    return rebuild(network, readers, schema, facts["classes"], config)
+    return rebuild(network, readers, schema, facts["classes"], config, seen)
 
 
 def _network(facts: dict[str, Any]) -> FusionModel:

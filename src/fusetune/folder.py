@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fusetune.config import Config
 from fusetune.data.schema import Schema
@@ -42,6 +46,26 @@ def open_folder(out: str | Path | None, table: Table, label: str, resume: bool) 
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
     return folder
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's folder: a second process that wants it is refused. The lock ends with the process, however it ends.
+
+    Raises:
+        UserError: If another run is working in the folder, or nothing can be written there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another run is working in {folder}; wait for it, or choose another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_finished(folder: Path) -> bool:

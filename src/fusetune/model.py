@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Model:
         schema: The columns that it was trained on.
         classes: The labels, in the order of the probabilities.
         config: The configuration that it was trained with.
+        seen: Digests of the inputs of all rows that it was trained or chosen on, uint64.
     """
 
     network: FusionModel
@@ -47,6 +48,7 @@ class Model:
     classes: list[Any]
     config: Config
     runtime: Runtime
+    seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
 
     def predict(self, table: str | Path | pd.DataFrame) -> pd.Series:
         """Return the most probable label per row, in the table's order.
@@ -59,7 +61,7 @@ class Model:
     def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index."""
         given = read_table(table)
-        probabilities, _ = self._probabilities(given)
+        probabilities, _, _ = self._judged(given)
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=given.index)
 
     def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +71,7 @@ class Model:
         the table lacks all columns of an input. The index is that of the DataFrame, if one was given.
         """
         given = read_table(table)
-        probabilities, problems = self._probabilities(given)
+        probabilities, problems, _ = self._judged(given)
         top = probabilities.argmax(1)
         result = pd.DataFrame(
             {
@@ -86,7 +88,9 @@ class Model:
         """Judge the model on a labelled table.
 
         Returns:
-            rows, groups (or None), and every metric as value, low, high of its 95 % interval.
+            rows, groups (or None), unreadable (rows with an input that is absent or could not be read), seen (rows with
+            the inputs of a row that the model was made from, whose scores say nothing about new rows), and every metric
+            as value, low, high of its 95 % interval.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
@@ -95,7 +99,7 @@ class Model:
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(given, str(label), self.classes)
         groups = given.frame[group] if group in given.frame.columns else None
-        probabilities, problems = self._probabilities(given)
+        probabilities, problems, digests = self._judged(given)
         scores = score_with_intervals(
             probabilities, labels, groups, resamples=self.config.evaluate.resamples, seed=self.config.seed
         )
@@ -103,6 +107,7 @@ class Model:
             "rows": len(labels),
             "groups": None if groups is None else int(groups.nunique()),
             "unreadable": sum(bool(p) for p in problems),
+            "seen": int(np.isin(digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
         }
 
@@ -137,7 +142,8 @@ class Model:
         """Return the sources of a table, by modality."""
         return {name: reader.bind(table) for name, reader in self.readers.items()}
 
-    def _probabilities(self, table: Table) -> tuple[npt.NDArray[np.float64], list[str]]:
+    def _judged(self, table: Table) -> tuple[npt.NDArray[np.float64], list[str], npt.NDArray[np.uint64]]:
+        """Return probabilities, problems and digests of the inputs per row."""
         table, lacking = self._with_empty_inputs(table)
         self.schema.check(table)
         sources = self.bind(table)
@@ -145,7 +151,7 @@ class Model:
         problems = row_problems(sources, len(table))
         note = "; ".join(f"{name}: not in the table" for name in lacking)
         problems = ["; ".join(filter(None, (note, text))) for text in problems]
-        return torch.softmax(logits.double(), 1).numpy(), problems
+        return torch.softmax(logits.double(), 1).numpy(), problems, row_digests(sources, len(table))
 
     def _with_empty_inputs(self, table: Table) -> tuple[Table, list[str]]:
         """Give a table empty columns for every input that it lacks as a whole, unless it lacks all of them."""
@@ -169,6 +175,14 @@ class Model:
         name = self.schema.named("id")
         usable = name in table.frame.columns and table.frame[name].is_unique and not table.frame[name].isna().any()
         return table.ids(name if usable else None)
+
+
+def row_digests(sources: Mapping[str, Source], rows: int) -> npt.NDArray[np.uint64]:
+    """Return a digest of all inputs of each row: equal inputs, equal digests."""
+    found = np.zeros(rows, dtype=np.uint64)
+    for source in sources.values():
+        found = found * np.uint64(0x9E3779B97F4A7C15) + np.where(source.present, source.digests, np.uint64(0))
+    return found
 
 
 def row_problems(sources: Mapping[str, Source], rows: int) -> list[str]:
@@ -204,14 +218,19 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
 
 
 def rebuild(
-    network: FusionModel, readers: dict[str, Reader], schema: Schema, classes: list[Any], config: Config
+    network: FusionModel,
+    readers: dict[str, Reader],
+    schema: Schema,
+    classes: list[Any],
+    config: Config,
+    seen: npt.NDArray[np.uint64],
 ) -> Model:
     """Put a loaded network on the best device here, whatever it was trained on."""
     runtime = start_runtime(config.model_copy(update={"device": "auto", "threads": None}))
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
-    return Model(network.to(runtime.device), readers, schema, classes, config, runtime)
+    return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen)
 
 
 def _to_cpu(outputs: Outputs) -> Outputs:

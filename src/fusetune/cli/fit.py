@@ -30,7 +30,8 @@ def fit(
         str | None,
         typer.Option(
             metavar="COLUMN,...",
-            help="Columns to use, separated by commas. Default: all but label, group, split and ids.",
+            help="Columns to use, separated by commas (a name with a comma in double quotes). Default: all but label, "
+            "group, split and ids.",
         ),
     ] = None,
     kind: Annotated[

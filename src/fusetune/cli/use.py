@@ -42,6 +42,12 @@ def evaluate(
     out.print(grid)
     if scores["unreadable"]:
         out.print(f"{scores['unreadable']:,} rows have inputs that are absent or could not be read")
+    if scores["seen"]:
+        out.print(
+            f"warning: {scores['seen']:,} of these rows have the inputs of rows that the model was made from; "
+            "their scores say nothing about new rows",
+            soft_wrap=True,
+        )
     if scores["groups"] is None:
         out.print("rows are taken as independent of each other, since there is no group column")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 from rich.table import Table as Grid
@@ -11,8 +12,11 @@ from fusetune.errors import UserError
 
 
 def commas(text: str | None) -> list[str] | None:
-    """Return the parts of a comma-separated option, or None where it was not given."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    """Return the parts of a comma-separated option, or None where it was not given; quotes protect commas."""
+    if text is None:
+        return None
+    (parts,) = csv.reader([text], skipinitialspace=True) if text.strip() else ([],)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def pairs(items: list[str] | None, option: str, example: str) -> dict[str, str]:
