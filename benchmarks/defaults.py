@@ -30,6 +30,7 @@ VARIANTS = {
     "crossfit": (["crossfit.how=off"], ["crossfit.how=holdout"], ["crossfit.how=k"]),
     "pretrained": (["head.pretrained=false"], ["head.pretrained=true"]),
     "tuning": (["train.epochs=0"], []),
+    "words": (["text.words=false"], ["text.words=true"]),
     "views": (["views=1"], ["views=2"], ["views=4"]),
     "groups": (["data.group_weights=none"], ["data.group_weights=equal"]),
     "head": (["head.kind=logistic"], ["head.kind=mlp"], ["head.kind=gated"], ["head.kind=bilinear"]),
@@ -78,7 +79,8 @@ def _judge(name: str, path: Path, sets: list[str], seed: int) -> dict[str, Any]:
         ctx, readers = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
         network, _ = two_stage(ctx)
         rows = split.rows("valid")
-        found = Model(network, readers, schema, classes, config, runtime).outputs(ctx.sources, rows)
+        # Where validation rows were also learnt from, what is said of them without them is judged.
+        found = ctx.honest or Model(network, readers, schema, classes, config, runtime).outputs(ctx.sources, rows)
     groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
     probabilities = torch.softmax(found.f.double(), 1).numpy()
     scores = score_with_intervals(probabilities, labels[rows], groups, resamples=config.evaluate.resamples)

@@ -40,6 +40,14 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def cache_folder(name: str) -> Path:
+    """Return a folder of the user's cache (in `FUSETUNE_CACHE`, else in the system's usual place)."""
+    given = os.environ.get("FUSETUNE_CACHE")
+    if given:
+        return Path(given) / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusetune" / name
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal digits."""
     with path.open("rb") as file:

