@@ -10,10 +10,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
+import pandas as pd
 import typer
 from rich.console import Console
 
-from fusetune.errors import FusetuneError, UserError
+from fusetune.data.table import WRITERS
+from fusetune.errors import FusetuneError, UserError, listed
 from fusetune.files import written_aside
 from fusetune.progress import console as errors
 from fusetune.version import VERSION
@@ -66,8 +68,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(
-    help="Fetch example data and make a table of it.",
-    epilog="Example:  fusetune data stamps --out stamps",
+    help="Make tables of published data sets, fetch example data, or draw synthetic frames.",
+    epilog="Example:  fusetune data fpus23 FPUS23 --out fpus23.parquet --task head",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -85,6 +87,19 @@ def start(
     if version:
         out.print(f"fusetune {VERSION}")
         raise typer.Exit
+
+
+def check_table_name(path: Path) -> None:
+    """Refuse a name of a table to write that does not say which format is meant."""
+    if path.suffix not in WRITERS:
+        raise UserError(f"--out {path}: the name must end in {listed(WRITERS)}")
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table in the format that its name ends in, whole or not at all."""
+    check_table_name(path)
+    with written(path) as aside:
+        WRITERS[path.suffix](frame, aside)
 
 
 @contextmanager

@@ -11,9 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.frame import Debug, app, check_table_name, guarded, out, write_table, written
 from fusetune.cli.words import group_words, interval, number
-from fusetune.errors import UserError, listed
 
 
 @app.command(
@@ -67,16 +66,9 @@ def predict(
 ) -> None:
     """Predict every row of a table, in its order; rows that could not be read in full are marked."""
     del debug
-    writers = {
-        ".csv": lambda frame, path: frame.to_csv(path, index=False),
-        ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
-        ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
-    }
-    if out_file.suffix not in writers:
-        raise UserError(f"--out {out_file}: the name must end in {listed(writers)}")
+    check_table_name(out_file)
     result = fusetune.load(folder).predict_table(table)
-    with written(out_file) as aside:
-        writers[out_file.suffix](result, aside)
+    write_table(result, out_file)
     marked = int((result["problem"] != "").sum())
     out.print(
         f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""),

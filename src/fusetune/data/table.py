@@ -11,7 +11,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,11 @@ from fusetune.errors import TableError, listed
 
 # "None" and "-" are not here: they are words that people use as categories.
 MISSING_WORDS = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>"]
+WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    ".csv": lambda frame, path: frame.to_csv(path, index=False),
+    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
+    ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
+}
 READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Numbers that are names: a leading zero would be lost as a number, and so would digits beyond a float's 15.
 LEADING_ZERO = r"\s*[+-]?0\d"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusetune.datasets.ultrasound import Array, Ellipse, Sector
 
-
+FLUID = 0.014  # reflectivity of the dark pool
 BONE = 9.0  # loss behind which little is seen
 
 
@@ -81,13 +81,13 @@ def surroundings(sector: Sector, rng: np.random.Generator) -> Array:
     wave = 0.02 * np.sin(5 * sector.x + phase[0]) + 0.012 * np.sin(11 * sector.x + phase[1])
     near, far = depth + wave, rng.uniform(0.9, 0.98) + 1.5 * wave
     pool = 1 / (1 + np.exp(-(sector.y - near) / 0.012)) / (1 + np.exp((sector.y - far) / 0.012))
-    echo = 0.2 + pool * (0.025 - 0.2)
+    echo = 0.2 + pool * (FLUID - 0.2)
     for edge, bright in ((near, 0.45), (far, 0.5), (near - 0.06, 0.3)):
         echo = echo + bright * np.exp(-(((sector.y - edge) / 0.01) ** 2))
     side = rng.choice([-1, 1])
     middle = rng.uniform(0.45, 0.75)
     placenta = ((sector.x - side * 0.75) / 0.3) ** 2 + ((sector.y - middle) / 0.26) ** 2
-    return echo + (0.12 - 0.025) * pool / (1 + np.exp((placenta - 1) / 0.08))
+    return np.asarray(echo + (0.12 - FLUID) * pool / (1 + np.exp((placenta - 1) / 0.08)), dtype=np.float64)
 
 
 def decoys(rng: np.random.Generator, count: int) -> list[Ellipse]:

@@ -47,10 +47,11 @@ def _view(src: Path, number: int, labels: dict[str, npt.NDArray[np.int64]]) -> p
         raise UserError(f"{path} names {listed(sorted({name for name in names if names.count(name) > 1}))} twice")
     blocks = []
     for part, known in labels.items():
-        values = _numbers(src / f"{number}_{part}.csv")
+        file = src / f"{number}_{part}.csv"
+        values = _numbers(file)
         if values.shape != (len(known), len(names)):
             raise UserError(
-                f"{src / f'{number}_{part}.csv'} has {values.shape[0]} rows and {values.shape[1]} columns, but there are "
+                f"{file} has {values.shape[0]} rows and {values.shape[1]} columns, but there are "
                 f"{len(known)} labels in labels_{part}.csv and {len(names)} names in {path.name}"
             )
         blocks.append(values)
@@ -71,7 +72,8 @@ def _numbers(path: Path) -> npt.NDArray[np.float64]:
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise UserError(f"{path}: row {number} has {len(row)} cells, the first has {len(rows[0])}")
-    table = pd.DataFrame(rows).apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    cells = pd.DataFrame(rows).apply(pd.to_numeric, errors="coerce")
+    table: npt.NDArray[np.float64] = cells.to_numpy(dtype=np.float64)
     if not np.isfinite(table).all():
         row, column = np.argwhere(~np.isfinite(table))[0]
         raise UserError(f"{path}: row {row + 1}, column {column + 1} holds '{rows[row][column]}', which is no number")

@@ -160,7 +160,8 @@ def scan(
 
 def scatter(rng: np.random.Generator, side: int) -> npt.NDArray[np.complex64]:
     """Return complex normal numbers [side, side]: the tissue of one stream."""
-    return (rng.standard_normal((side, side)) + 1j * rng.standard_normal((side, side))).astype(np.complex64) / np.sqrt(2)
+    real, imaginary = rng.standard_normal((2, side, side), dtype=np.float32) / np.float32(np.sqrt(2))
+    return np.asarray(real + np.complex64(1j) * imaginary, dtype=np.complex64)
 
 
 def moved(sector: Sector, tissue: npt.NDArray[np.complex64], dx: float, dy: float) -> npt.NDArray[np.complex64]:
