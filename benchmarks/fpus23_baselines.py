@@ -89,6 +89,5 @@ def _show(result: dict[str, Any]) -> None:
     print(f"one away in {distance['one']:.0%} (84 %), at most two in {distance['at most two']:.0%} (97 %)")
 
 
-
 if __name__ == "__main__":
     main()

@@ -34,8 +34,8 @@ def test_round_trip(tmp_path: Path) -> None:
         ('<other><image id="0" name="a" width="1" height="1"/></other>', "holds no annotated frames"),
         ('<annotations><image id="0" width="1" height="1"/></annotations>', "the frame 0 lacks the attribute 'name'"),
         (
-            '<annotations><image id="0" name="a" width="1" height="1"><box label="arm" xtl="1" ytl="x" xbr="2" ybr="2"/>'
-            "</image></annotations>",
+            '<annotations><image id="0" name="a" width="1" height="1">'
+            '<box label="arm" xtl="1" ytl="x" xbr="2" ybr="2"/></image></annotations>',
             "the frame a holds something else than a number",
         ),
         (

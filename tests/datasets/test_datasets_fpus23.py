@@ -141,7 +141,7 @@ def test_extra_files_and_streams_without_annotation_are_mentioned(folder: Path) 
 
 def test_pictures_elsewhere_and_nowhere(folder: Path, tmp_path: Path) -> None:
     (folder / "four_poses").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="no folder four_poses .*--frames.*--without-images"):
+    with pytest.raises(UserError, match=r"no folder four_poses .*--frames.*--without-images"):
         fpus23_table(folder)
     assert len(fpus23_table(folder, frames=tmp_path / "elsewhere")) == 24
     assert "image" not in fpus23_table(folder, images=False)
@@ -218,7 +218,7 @@ def test_real_annotations_as_cvat_files(shared_data: Callable[[str], Path], tmp_
     with gzip.open(source / "boxes.csv.gz", "rt") as file:
         boxes = pd.read_csv(file)
     streams = ["stream_hdvf_aroundarms_h", "stream_huvb_aroundarms_v", "stream_hdvb_aroundlegs_v"]
-    found = {key: rows for key, rows in boxes[boxes["stream"].isin(streams)].groupby(["stream", "frame"])}
+    found = dict(iter(boxes[boxes["stream"].isin(streams)].groupby(["stream", "frame"])))
     for stream in streams:
         of_stream = frames[frames["stream"] == stream].to_dict("records")
         records = [_frame(row, found.get((stream, row["frame"]))) for row in of_stream]

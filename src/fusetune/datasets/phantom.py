@@ -83,13 +83,13 @@ def chosen_streams(count: int) -> list[str]:
     turns: dict[str, list[str]] = {place: [] for place in LOCATIONS}
     for name in stream_names():
         turns[read_stream(name).location].append(name)
-    # Three steps ahead in a list of 7 or 8: the next stream of a location has another pose, and all get their turn.
-    order = [(turn, name) for names in turns.values() for turn, name in enumerate(_in_steps(names, 3))]
+    # Steps of three through a list of 7 or 8, and another start for each location, so that poses take turns as well.
+    order = [
+        (turn, names[(3 * turn + 2 * place) % len(names)])
+        for place, names in enumerate(turns.values())
+        for turn in range(len(names))
+    ]
     return sorted(name for _, name in sorted(order, key=lambda pair: pair[0])[:count])
-
-
-def _in_steps(names: list[str], step: int) -> list[str]:
-    return [names[step * place % len(names)] for place in range(len(names))]
 
 
 def _write_streams(folder: Path, streams: list[Stream], knobs: Knobs) -> None:

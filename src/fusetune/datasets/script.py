@@ -145,10 +145,11 @@ def _faded(curve: npt.NDArray[np.float64], share: float) -> tuple[npt.NDArray[np
 
 
 def _sentences(stream: Stream, knobs: Knobs, present: npt.NDArray[np.bool_]) -> list[str]:
+    blocks = range((len(present) - 1) // _STAY + 1)
+    draws = [stream_rng(knobs.seed, stream.name, f"sentence {block}").uniform(size=4) for block in blocks]
     sentences = []
     for number, shown in enumerate(present):
-        rng = stream_rng(knobs.seed, stream.name, f"sentence {number // _STAY}")
-        telling, form, word, talk = rng.uniform(size=4)
+        telling, form, word, talk = draws[number // _STAY]
         names = [_SEEN[organ][int(word * 2)] for organ, there in zip(ORGANS, shown, strict=True) if there]
         if telling >= knobs.text_share:
             sentences.append(_SMALL_TALK[int(talk * len(_SMALL_TALK))])
