@@ -60,7 +60,8 @@ def fpus23_table(
         split: streams (whole streams, stratified by all four targets together), frames (the paper's, at random),
             given (by the three CSV files, which then also give the labels). Shares of streams and frames: `SHARES`.
         missing: What to do about annotated frames without a picture.
-        seed: Of the split.
+        seed: Of the split. Whole streams are dealt out by size first, so where all sizes differ, as in the published
+            data, it changes nothing.
         root: Folder that paths of pictures are written relative to, if they lie below it or beside it.
         warn: Called with a sentence about what is unusual; by default it is printed.
 
