@@ -63,6 +63,6 @@ CASES = {
         "86.8 %",
         ">= 88 % (mean of 5 seeds)",
         {"vectors": {name: f"{name}__*" for name in ("mrna", "meth", "mirna")}, "split": "split"},
-        ("vector.augment.corrupt=0", "views=1", "crossfit.how=k", "crossfit.folds=5", "head.inputs=logits"),
+        ("vector.augment.corrupt=0", "views=1", "head.inputs=logits"),
     ),
 }

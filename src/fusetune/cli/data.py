@@ -134,7 +134,7 @@ def mogonet(src: Source, table: TableFile, debug: Debug = False) -> None:
 @guarded
 def phantom(
     folder: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder to make; its name must hold the word synthetic.")
+        Path, typer.Option("--out", metavar="DIR", help="Folder to make; best called synthetic, as its content is.")
     ],
     streams: Annotated[int, typer.Option(help="How many of the 39 streams.")] = Knobs.streams,
     frames: Annotated[int, typer.Option(help="Frames per stream.")] = Knobs.frames,

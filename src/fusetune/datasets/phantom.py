@@ -5,7 +5,7 @@ not show) head, abdomen, arms and legs, CVAT annotations, and a short sentence p
 treacherous is built in: frames that follow each other are nearly the same picture, every stream has its own gain,
 speckle, layout and surroundings, and a stream's name says much about its labels.
 
-Nothing here says anything about real ultrasound. Everything is marked synthetic: the folder's name, its README, the
+Nothing here says anything about real ultrasound. Everything is marked synthetic: the folder's README, the
 annotation files, each picture's corner, and the column `source` of the table made from it.
 """
 
@@ -52,22 +52,16 @@ def write_phantom(out: Path, knobs: Knobs | None = None) -> Path:
     """Draw the streams and write the folder, whole or not at all.
 
     Args:
-        out: The folder to make. Its name must hold the word "synthetic", so that nobody takes it for real data. A
-            folder made earlier with the same settings is used again.
+        out: The folder to make. One made earlier with the same settings is used again.
         knobs: Settings.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: The name lacks that word, or something else is there.
+        UserError: Something else is there.
     """
     out, knobs = Path(out), knobs or Knobs()
-    if SOURCE not in out.resolve().name.lower():
-        raise UserError(
-            f"the folder's name must hold the word '{SOURCE}', so that nobody takes these frames for real ones: "
-            f"{out.with_name(f'{out.name}-{SOURCE}')}"
-        )
     readme = TITLE + "\n" + ABOUT.format(sentences=SENTENCES, settings=json.dumps(asdict(knobs), indent=1))
     if _finished(out, readme):
         console.print(f"Using the synthetic frames already in {out}", markup=False, soft_wrap=True)
