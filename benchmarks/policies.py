@@ -1,9 +1,9 @@
 """Which augmentation policy, and how many views of a row in a batch, help stage U at equal compute?
 
-Image encoders are fine-tuned alone under each policy x repeats x seed and judged on validation rows; the test part stays
-locked. Compute is equal: every run makes the same number of row passes in the same number of steps of the same size,
-since `repeats` divides both the epochs and the rows of a batch (arXiv 2105.13343). Intervals are cluster bootstraps over
-the groups of the validation rows, of the mean over seeds; the spread between seeds stands beside them.
+Image encoders are fine-tuned alone under each policy x repeats x seed and judged on validation rows; the test part
+stays locked. Compute is equal: every run makes the same number of row passes, in steps of the same size, since
+`repeats` divides both the epochs and the rows of a batch (arXiv 2105.13343). Intervals are cluster bootstraps over the
+groups of the validation rows, of the mean over seeds; the spread between seeds stands beside them.
 
 Prediction, written before measuring: on medpix2 every policy is better than none and the policies lie within each
 other's intervals; on hc18, where the label is a size, policies that change the scale (light, medium, trivial) are worse
@@ -117,7 +117,7 @@ def _show(name: str, cells: dict[str, Any], args: argparse.Namespace) -> None:
     """Print one line per policy and repeats: NLL, what it gains over no augmentation, accuracy, and the cost."""
     print(f"\n{name}, validation part, {args.seeds} seed(s)\n")
     print(
-        "| policy | repeats | NLL | 95 % interval | seeds' sd | NLL - none x 1 | 95 % interval | accuracy | passes | s |"
+        "| policy | repeats | NLL | 95 % interval | sd of seeds | - none x 1 | 95 % interval | accuracy | passes | s |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
 

@@ -34,9 +34,9 @@ def fit_head(
     """
     match config.kind:
         case "logistic":
-            return fit_logistic(_with_augmented(data, config, classes, seed), valid, config, classes, seed)
+            return fit_logistic(with_augmented(data, config, classes, seed), valid, config, classes, seed)
         case "ridge":
-            return fit_ridge(_with_augmented(data, config, classes, seed), valid, config, classes, seed)
+            return fit_ridge(with_augmented(data, config, classes, seed), valid, config, classes, seed)
         case _:
             dims = {name: z.shape[-1] for name, z in data.z.items()}
             seed_everything(seed, "head", config.kind)
@@ -105,8 +105,8 @@ def _augments(head: Head, policy: FeaturePolicy) -> dict[str, FeatureAugment]:
     return found
 
 
-def _with_augmented(data: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadData:
-    """Append an augmented copy of every view."""
+def with_augmented(data: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadData:
+    """Append an augmented copy of every view, where `head.augment` asks for anything."""
     if config.augment == FeaturePolicy():
         return data
     scaled = LinearHead({name: z.shape[-1] for name, z in data.z.items()}, classes)
