@@ -180,7 +180,7 @@ def test_repeats_are_the_mean_over_several_views_of_rows_that_are_read_once(
     network = Unimodal(Normed(), 3, 0.0).eval()
     batch, source = ctx.split.rows("train")[5:17], ctx.sources["genes"]
     raw, read = source.read(batch), source.read
-    found = unimodal._loss(ctx, "genes", network, (batch, raw), 4, torch.full((12,), 2.0))
+    found = unimodal._loss(ctx, "genes", network, batch, raw, 4, torch.full((12,), 2.0))
     expected = []
     for view in range(3):
         seen = ctx.augments["genes"].draw(raw, torch.from_numpy(ctx.keys[batch]), Moment(0, 4, view))
@@ -206,7 +206,7 @@ def test_inputs_and_label_of_every_kind_are_mixed(tmp_path: Path, name: str) -> 
     network = Unimodal(ctx.fresh_encoder(name), 3, 0.0).eval()
     batch = ctx.split.rows("train")[:10]
     raw, keys = ctx.sources[name].read(batch), torch.from_numpy(ctx.keys[batch])
-    found = unimodal._loss(ctx, name, network, (batch, raw), 1, torch.ones(10))
+    found = unimodal._loss(ctx, name, network, batch, raw, 1, torch.ones(10))
     labels, expected, unmixed = ctx.targets(batch), [], []
     smoothing = ctx.settings(name).label_smoothing
     for view in range(2):

@@ -53,29 +53,25 @@ def _fit_network(
     )
     head.to(runtime.device)
     rows = np.arange(len(data.labels))
-    shown, hidden = data.present, Moment(seed)
+    augments = _augments(head, config.augment)
 
     def tensors(source: HeadData, at: npt.NDArray[np.int64], view: int) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.array(z[view][at])).to(runtime.device) for name, z in source.z.items()}
 
-    augments = _augments(head, config.augment)
-
     def loss(at: npt.NDArray[np.int64], _: Any, epoch: int) -> Tensor:
-        moment, keys = Moment(hidden.seed, epoch), torch.from_numpy(data.keys[at])
-        kept = {
-            name: torch.from_numpy(bits).to(runtime.device)
-            for name, bits in drop_modalities(
-                {name: bits[at] for name, bits in shown.items()}, keys, moment, config.modality_dropout
-            ).items()
-        }
+        moment, keys = Moment(seed, epoch), torch.from_numpy(data.keys[at])
+        has = {name: bits[at] for name, bits in data.present.items()}
+        left = drop_modalities(has, keys, moment, config.modality_dropout)
+        kept = {name: torch.from_numpy(bits).to(runtime.device) for name, bits in left.items()}
         z = tensors(data, at, epoch % next(iter(data.z.values())).shape[0])
         z = {name: augments[name].draw(block, keys.to(block.device), moment) for name, block in z.items()}
-        labels, weights = (torch.from_numpy(x[at]).to(runtime.device) for x in (data.labels, data.weights))
+        labels = torch.from_numpy(data.labels[at]).to(runtime.device)
+        weights = torch.from_numpy(data.weights[at]).float().to(runtime.device)
         if config.mix.kind == "off":
-            return plain_loss(head(z, kept), labels, weights.float()).mean()
+            return plain_loss(head(z, kept), labels, weights).mean()
         mixing = draw_mixing(config.mix, keys.to(runtime.device), moment, present=list(kept.values()))
         logits = head({name: mixing.blend(block) for name, block in z.items()}, kept)
-        return mixing.loss(logits, labels, weights.float()).mean()
+        return mixing.loss(logits, labels, weights).mean()
 
     def validate() -> tuple[float, float]:
         return _judge(head, tensors(valid, np.arange(len(valid.labels)), 0), valid)

@@ -174,7 +174,7 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
     groups = parameter_groups(model.encoder.blocks(), list(model.head.parameters()), settings)
 
     def loss(batch: Rows, raw: Any, epoch: int) -> Tensor:
-        return _loss(ctx, name, model, (batch, raw), epoch, torch.from_numpy(weights[batch]))
+        return _loss(ctx, name, model, batch, raw, epoch, torch.from_numpy(weights[batch]))
 
     task = Task(
         name=stage,
@@ -199,9 +199,9 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
     ctx.trained_rows[name] += history.rows_seen
 
 
-def _loss(ctx: Context, name: str, model: Unimodal, given: tuple[Rows, Any], epoch: int, weights: Tensor) -> Tensor:
+def _loss(ctx: Context, name: str, model: Unimodal, batch: Rows, raw: Any, epoch: int, weights: Tensor) -> Tensor:
     """Return the mean loss over all views of a batch's rows, mixed within each view where the settings say so."""
-    settings, kind, (batch, raw) = ctx.settings(name), ctx.modalities[name].kind, given
+    settings, kind = ctx.settings(name), ctx.modalities[name].kind
     inputs = ctx.drawn(name, raw, batch, epoch, settings.repeats)
     target = ctx.targets(batch)
     weight = (weights.to(ctx.class_weights) * ctx.class_weights[ctx.labels[batch]]).to(target.device)
