@@ -7,9 +7,22 @@ logistic regressions), as given with the data. Every choice behind the settings 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from fusetune.config import Config
+from fusetune.data.schema import Schema, infer_schema
+from fusetune.data.table import read_table
+from fusetune.inputs import Reader
+from fusetune.model import encode_labels
+from fusetune.progress import Log
+from fusetune.runtime import start_runtime
+from fusetune.strategies.context import Context
+from fusetune.strategies.prepare import class_list, prepare, split_rows
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 
@@ -66,3 +79,28 @@ CASES = {
         ("vector.augment.corrupt=0", "views=1", "head.inputs=logits"),
     ),
 }
+
+
+@contextmanager
+def opened(
+    name: str, sets: Sequence[str], seed: int, inputs: list[str] | None = None
+) -> Iterator[tuple[Context, dict[str, Reader], Schema]]:
+    """Prepare a data set as `fusetune.fit` would; its test part stays locked, and nothing is kept but the store.
+
+    Args:
+        name: Which case.
+        sets: KEY=VALUE settings, above those of the case.
+        seed: The run's seed.
+        inputs: Columns to use instead of the case's.
+    """
+    case = CASES[name]
+    config = Config.build({"seed": seed}, sets=[*case.sets, *sets])
+    table = read_table(DATA / case.folder / "manifest.csv")
+    schema = infer_schema(table, case.label, **case.options | ({"inputs": inputs} if inputs else {}))
+    classes = class_list(table, case.label)
+    labels = encode_labels(table, case.label, classes)
+    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    runtime, log = start_runtime(config), Log(None, quiet=True)
+    with TemporaryDirectory() as folder:
+        ctx, readers = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
+        yield ctx, readers, schema

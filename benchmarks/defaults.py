@@ -10,29 +10,25 @@ import argparse
 import json
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from _cases import CASES, DATA
+from _cases import CASES, DATA, opened
 
-from fusetune.config import Config
-from fusetune.data.schema import infer_schema
-from fusetune.data.table import read_table
 from fusetune.evaluate import score_with_intervals
-from fusetune.model import Model, encode_labels
-from fusetune.progress import Log
-from fusetune.runtime import start_runtime
-from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.model import Model
 from fusetune.strategies.two_stage import two_stage
 
 VARIANTS = {
     "crossfit": (["crossfit.how=off"], ["crossfit.how=holdout"], ["crossfit.how=k"]),
     "pretrained": (["head.pretrained=false"], ["head.pretrained=true"]),
     "tuning": (["train.epochs=0"], []),
-    "words": (["text.words=false"], ["text.words=true"]),
     "views": (["views=1"], ["views=2"], ["views=4"]),
     "groups": (["data.group_weights=none"], ["data.group_weights=equal"]),
+    "words": (["text.words=false"], ["text.words=true"]),
+    "features": ([], ["head.augment.noise=0.3"], ["head.augment.scale=0.3"]),
+    # With k-fold cross-fitting, what is said of validation rows is said of plain inputs.
+    "test_views": (["crossfit.how=off"], ["crossfit.how=off", "evaluate.test_views=4"]),
     "head": (["head.kind=logistic"], ["head.kind=mlp"], ["head.kind=gated"], ["head.kind=bilinear"]),
 }
 
@@ -57,33 +53,24 @@ def main() -> None:
     results = {}
     for variant in VARIANTS[args.vary]:
         name = " ".join(variant) or "default"
-        results[name] = _judge(args.set, table, [*args.sets, *quick, *variant], args.seed)
+        results[name] = _judge(args.set, [*args.sets, *quick, *variant], args.seed)
         _show(name, results[name])
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def _judge(name: str, path: Path, sets: list[str], seed: int) -> dict[str, Any]:
+def _judge(name: str, sets: list[str], seed: int) -> dict[str, Any]:
     """Run all stages up to the head and judge it on the validation part."""
-    case, started = CASES[name], time.perf_counter()
-    options = dict(case.options)
-    config = Config.build({"seed": seed}, sets=[*case.sets, *sets])
-    table = read_table(path)
-    schema = infer_schema(table, case.label, **options)
-    classes = class_list(table, case.label)
-    labels = encode_labels(table, case.label, classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
-    runtime = start_runtime(config)
-    with TemporaryDirectory() as folder:
-        log = Log(None, quiet=True)
-        ctx, readers = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
+    started = time.perf_counter()
+    with opened(name, sets, seed) as (ctx, readers, schema):
         network, _ = two_stage(ctx)
-        rows = split.rows("valid")
+        rows = ctx.split.rows("valid")
+        model = Model(network, readers, schema, ctx.classes, ctx.config, ctx.runtime)
         # Where validation rows were also learnt from, what is said of them without them is judged.
-        found = ctx.honest or Model(network, readers, schema, classes, config, runtime).outputs(ctx.sources, rows)
+        found = ctx.honest or model.outputs(ctx.sources, rows)
     groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
     probabilities = torch.softmax(found.f.double(), 1).numpy()
-    scores = score_with_intervals(probabilities, labels[rows], groups, resamples=config.evaluate.resamples)
+    scores = score_with_intervals(probabilities, ctx.labels[rows], groups, resamples=ctx.config.evaluate.resamples)
     return {**{key: scores[key].as_dict() for key in ("accuracy", "nll")}, "seconds": time.perf_counter() - started}
 
 

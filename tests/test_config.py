@@ -55,6 +55,11 @@ def test_all_problems_are_named_at_once_with_hints() -> None:
         ({"data": {"class_weights": {"a": "x"}}}, "data.class_weights.a: input should be a valid number"),
         ({"split": {"how": "time"}}, "split: how: time needs the column's name in split.time"),
         ({"split": {"fold": 5}}, "split: fold must be below folds (5)"),
+        ({"text": {"train": {"mix": {"kind": "cutmix"}}}}, "text.train: mix.kind cutmix pastes rectangles of pictures"),
+        ({"image": {"train": {"mix": {"kind": "mixup"}, "batch_size": 1}}}, "image.train: mix.kind mixes rows"),
+        ({"head": {"mix": {"kind": "mixup"}}}, "head: mix.kind mixup needs batches, and kind logistic is solved"),
+        ({"head": {"kind": "mlp", "mix": {"kind": "cutmix"}}}, "head: mix.kind cutmix pastes rectangles of pictures"),
+        ({"vector": {"augment": {"missing": 0.1}}}, "vector.augment: missing must be 0: a number of a vector has no"),
         ({"train": 3}, "train must be a mapping such as 'train: {epochs: 3}'"),
         ({"image": None}, "image: input should be a valid dictionary"),
         ({"trainn": {}}, "trainn: unknown setting, did you mean 'train'?"),
@@ -64,6 +69,12 @@ def test_all_problems_are_named_at_once_with_hints() -> None:
 def test_one_mistake_is_one_problem(layer: dict[Any, Any], said: str) -> None:
     (found,) = problems(layer)
     assert found.startswith(said)
+
+
+def test_a_kind_may_differ_within_a_section_of_train() -> None:
+    config = Config.build({"train": {"mix": {"kind": "mixup"}}, "text": {"train": {"mix": {"alpha": 2}}}})
+    assert {kind: getattr(config, kind).train.mix.kind for kind in KINDS} == dict.fromkeys(KINDS, "mixup")
+    assert [getattr(config, kind).train.mix.alpha for kind in KINDS] == [0.2, 2, 0.2, 0.2]
 
 
 def test_a_setting_of_train_is_one_of_every_kind() -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
+from fusetune.augment.random import Moment
+from fusetune.data.table import read_table
 from fusetune.errors import SchemaError, TableError
 from fusetune.model import Model
 
@@ -196,3 +200,49 @@ def test_cells_that_cannot_be_read_are_marked(made: tuple[Model, pd.DataFrame, P
     problems = model.predict_table(absolute.assign(age=ages))["problem"]
     assert problems.iloc[3] == "columns: age: '1,5' is no number and counts as missing"
     assert not problems.drop(index=3).str.contains("age").any()
+
+
+def with_views(made: tuple[Model, pd.DataFrame, Path], views: int) -> tuple[Model, pd.DataFrame, Path]:
+    """Return the model with random views at prediction."""
+    model, frame, folder = made
+    evaluate = model.config.evaluate.model_copy(update={"test_views": views})
+    return replace(model, config=model.config.model_copy(update={"evaluate": evaluate})), frame, folder
+
+
+def test_views_at_prediction_are_a_mean_of_probabilities(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    """Against a naive loop over the plain view and two random ones."""
+    model, frame, folder = with_views(made, 2)
+    found = told((model, frame, folder), frame, "views.csv")
+    sources, rows = model.bind(read_table(folder / "views.csv")), np.arange(len(frame))
+    raw = {name: source.read(rows) for name, source in sources.items()}
+    present = {name: torch.ones(len(frame), dtype=torch.bool) for name in raw}
+    shares = []
+    for view in (None, 0, 1):
+        inputs = {name: model.readers[name].plain().plain(some) for name, some in raw.items()}
+        for name in ("scan", "note") if view is not None else ():
+            augment = model.readers[name].test_augment(model.config)
+            assert augment is not None
+            keys = torch.from_numpy(sources[name].digests.view(np.int64))
+            inputs[name] = augment.draw(raw[name], keys, Moment(model.config.seed, 2_000_000, int(view or 0)))
+        with torch.inference_mode():
+            shares.append(torch.softmax(model.network(inputs, present).f.double(), 1).numpy())
+    np.testing.assert_allclose(found[SHARES], np.mean(shares, 0), rtol=0, atol=1e-5)
+    assert np.abs(shares[1] - shares[2]).max() > 1e-3
+    assert not np.allclose(found[SHARES], told(made, frame)[SHARES], atol=1e-4)
+
+
+def test_views_depend_on_what_a_row_holds_not_on_its_name_or_company(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    viewed = with_views(made, 2)
+    frame = viewed[1]
+    plain = told(viewed, frame)
+    other = frame.assign(case_id=[f"other-{i}" for i in range(len(frame))]).iloc[::-1]
+    np.testing.assert_allclose(told(viewed, other)[SHARES], plain[SHARES].iloc[::-1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(told(viewed, frame.iloc[[50]])[SHARES], plain[SHARES].iloc[[50]], rtol=0, atol=1e-5)
+    scores = viewed[0].evaluate(viewed[2] / "asked.csv")
+    assert scores["rows"] == 1
+
+
+def test_cells_and_vectors_are_not_drawn_at_prediction(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    frame = made[1].copy()
+    frame[["scan", "note"]] = None
+    np.testing.assert_array_equal(told(with_views(made, 3), frame)[SHARES], told(made, frame)[SHARES])

@@ -199,6 +199,40 @@ def test_a_cross_fitted_run_continues_too(given: tuple[Path, Path], tmp_path: Pa
     assert_equal_runs(tmp_path / "run", fusetune.fit(table, "organ", out=tmp_path / "whole", **how).folder)
 
 
+def test_a_run_with_views_mixing_and_every_operation_continues_too(given: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = given
+    sets = [
+        "train={epochs: 2, batch_size: 16, repeats: 2, mix: {kind: mixup}}",
+        "image.train.mix={kind: cutmix, alpha: 1}",
+        "text.augment={swap: 0.2, mask: 0.1, span: 0.3, drop: 0.1}",
+        "columns.augment={corrupt: 0.2, jitter: 0.1, missing: 0.1}",
+        "head={augment: {noise: 0.1, scale: 0.1}, mix: {kind: mixup}, epochs: 4}",
+        "evaluate.test_views=2",
+    ]
+    how: dict[str, Any] = HOW | {"quiet": True, "config": config, "sets": sets}
+    plain, calls = loop._run_epoch, []
+
+    def until_the_fourth(*args: Any) -> float:
+        calls.append(1)
+        if len(calls) == 4:  # the second epoch of the second input
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_run_epoch", until_the_fourth)
+        fusetune.fit(table, "organ", out=tmp_path / "run", **how)
+    fusetune.fit(table, "organ", out=tmp_path / "run", resume=True, **how)
+    whole = fusetune.fit(table, "organ", out=tmp_path / "whole", **how)
+    assert_equal_runs(tmp_path / "run", whole.folder)
+    train = whole.metrics["rows"]["train"]
+    assert whole.metrics["encoder_passes"]["scan, training"] == 2 * 2 * train
+    loaded = fusetune.load(tmp_path / "run")
+    assert loaded.config.evaluate.test_views == 2
+    before = pd.read_parquet(tmp_path / "run" / "predictions.parquet").set_index("row_id")
+    again = loaded.predict_table(table).set_index("row_id").loc[before.index]
+    pd.testing.assert_series_equal(again["p(lung)"], before["p(lung)"], check_exact=False, rtol=0, atol=1e-6)
+
+
 def test_resume_without_anything_to_resume_is_a_fresh_run(given: tuple[Path, Path], tmp_path: Path) -> None:
     table, config = given
     out = tmp_path / "new"

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 
 from fusetune.augment import Augment
 from fusetune.augment.image import ImageAugment
-from fusetune.augment.tabular import CellAugment, VectorAugment
+from fusetune.augment.tabular import CellAugment, Season, VectorAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
 from fusetune.data.images import ImageInput
-from fusetune.data.schema import Modality, Schema
+from fusetune.data.schema import Kind, Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
@@ -82,15 +82,27 @@ class Reader:
         match self.fitted:
             case ImageInput():
                 return ImageAugment(config.image.policy, config.image.size)
-            case TextInput(tokenizer=tokenizer, pad=pad):
-                return TextAugment(config.text.augment, tuple(sorted(special_ids(tokenizer).all)), pad)
-            case CellInput(numbers=numbers):
-                names = list(dict.fromkeys(scale.column for scale in numbers))
-                columns = tuple(names.index(scale.column) for scale in numbers)
-                return CellAugment(config.columns.augment, source.read(train), columns)  # type: ignore[arg-type]
+            case TextInput() as text:
+                return _text_augment(text, config.text.augment)
+            case CellInput() as cells:
+                return _cell_augment(cells, config.columns.augment, source.read(train))  # type: ignore[arg-type]
             case _:
                 has = train[source.present[train]]
                 return VectorAugment(config.vector.augment, source.read(has))  # type: ignore[arg-type]
+
+    def test_augment(self, config: Config) -> Augment | None:
+        """Return what is drawn at prediction: pictures and texts as in training; None where nothing is.
+
+        Cells and vectors are left as they are: another row's value says nothing about this one, and a saved model holds
+        no training rows to take it from.
+        """
+        match self.fitted:
+            case ImageInput() if config.image.policy != ImagePolicy():
+                return ImageAugment(config.image.policy, self.size or 0)
+            case TextInput() as text if config.text.augment != TextPolicy(drop=0):
+                return _text_augment(text, config.text.augment)
+            case _:
+                return None
 
     def encoding(self, augment: Augment, config: Config) -> Augment:
         """Return the augmentation for stored features and prediction: for images, at their own size."""
@@ -124,6 +136,25 @@ class Reader:
             case other:
                 raise BundleError(f"{folder}: unknown kind of input '{other}'")
         return cls(modality, fitted, facts["size"])
+
+
+def _text_augment(text: TextInput, policy: TextPolicy) -> TextAugment:
+    ids = special_ids(text.tokenizer)
+    return TextAugment(policy, tuple(sorted(ids.all)), text.pad, ids.mask)
+
+
+def _cell_augment(cells: CellInput, policy: ColumnPolicy, donors: dict[str, torch.Tensor]) -> CellAugment:
+    """Say which numbers belong to one column, and which are truth values or parts of dates."""
+    numbers, kinds = cells.numbers, [cells.kinds[scale.column] for scale in cells.numbers]
+    names = list(dict.fromkeys(scale.column for scale in numbers))
+    columns = tuple(names.index(scale.column) for scale in numbers)
+    seasons = tuple(
+        Season(i, tuple(part.mean for part in numbers[i : i + 3]), tuple(part.std for part in numbers[i : i + 3]))
+        for i, kind in enumerate(kinds)
+        if kind is Kind.DATE and numbers[i].column not in [part.column for part in numbers[:i]]
+    )
+    truths = tuple(i for i, kind in enumerate(kinds) if kind is Kind.BOOLEAN)
+    return CellAugment(policy, donors, columns, truths, seasons)
 
 
 def prepare_modality(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fusetune.augment.random import Moment
 from fusetune.config import Config
 from fusetune.data.batch import prefetch
 from fusetune.data.schema import Kind, Schema
@@ -27,6 +29,8 @@ from fusetune.runtime import Runtime, start_runtime
 from fusetune.strategies.model import FusionModel, Outputs
 
 _BATCH = 64
+# No training epoch and no view of the head has this number: what is drawn at prediction was never trained on.
+_TEST_EPOCH = 2_000_000
 
 
 @dataclass
@@ -112,7 +116,7 @@ class Model:
         }
 
     def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
-        """Return features, unimodal and fused logits of some rows, on CPU.
+        """Return features, unimodal and fused logits of some rows, on CPU; with `evaluate.test_views`, see `mean_view`.
 
         Args:
             sources: Bound inputs by modality.
@@ -120,7 +124,6 @@ class Model:
             description: What the progress bar says.
         """
         batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
-        views = {name: reader.plain() for name, reader in self.readers.items()}
         parts: list[Outputs] = []
 
         def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -132,11 +135,34 @@ class Model:
             for batch, raw in prefetch(batches, read):
                 device = self.runtime.device
                 present = {n: torch.from_numpy(s.present[batch]).to(device) for n, s in sources.items()}
-                inputs = {name: views[name].plain(to_device(some, device)) for name, some in raw.items()}
-                with self.runtime.fabric.autocast():
-                    parts.append(_to_cpu(self.network(inputs, present)))
+                views = []
+                for inputs in self._views(
+                    sources, batch, {name: to_device(some, device) for name, some in raw.items()}
+                ):
+                    with self.runtime.fabric.autocast():
+                        views.append(_to_cpu(self.network(inputs, present)))
+                parts.append(mean_view(views))
                 shown.advance()
         return _join(parts)
+
+    def _views(self, sources: Mapping[str, Source], batch: Rows, raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the plain inputs, then `evaluate.test_views` random views of those inputs that have any.
+
+        A view depends on the content of the input alone: not on the row's name or its place in the table, so that equal
+        rows are predicted alike.
+        """
+        plain = {name: self.readers[name].plain().plain(some) for name, some in raw.items()}
+        yield plain
+        augments = {name: self.readers[name].test_augment(self.config) for name in raw}
+        moments = [Moment(self.config.seed, _TEST_EPOCH, view) for view in range(self.config.evaluate.test_views)]
+        for moment in moments if any(augments.values()) else []:
+            drawn = {}
+            for name, augment in augments.items():
+                if augment is not None:
+                    digests = sources[name].digests[batch[sources[name].present[batch]]]
+                    keys = torch.from_numpy(digests.view(np.int64)).to(self.runtime.device)
+                    drawn[name] = augment.draw(raw[name], keys, moment)
+            yield plain | drawn
 
     def bind(self, table: Table) -> dict[str, Source]:
         """Return the sources of a table, by modality."""
@@ -231,6 +257,22 @@ def rebuild(
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
     return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen)
+
+
+def mean_view(views: Sequence[Outputs]) -> Outputs:
+    """Return the mean of several views' probabilities as logits, beside the features of the first view.
+
+    Probabilities, not logits: p(y | x) = E_v p(y | x, v) is what a classifier of random views says about a row, and one
+    overconfident view has no more than its share in it. softmax(log p) = p gives the mean back exactly.
+    """
+    if len(views) == 1:
+        return views[0]
+
+    def mean(logits: Sequence[Tensor]) -> Tensor:
+        return torch.logsumexp(torch.log_softmax(torch.stack(list(logits)).double(), 2), 0) - math.log(len(views))
+
+    f_m = {name: mean([view.f_m[name] for view in views]).float() for name in views[0].f_m}
+    return replace(views[0], f_m=f_m, f=mean([view.f for view in views]).float())
 
 
 def _to_cpu(outputs: Outputs) -> Outputs:

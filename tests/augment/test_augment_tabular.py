@@ -1,15 +1,20 @@
-"""Corruption of cells: marginals stay, a number and its missing flag come from one row, shares are right."""
+"""Cells: marginals stay, a number and its missing flag stay together, noise and shares are right."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor
 
 from fusetune.augment.random import Moment
 from fusetune.augment.tabular import CellAugment, VectorAugment
-from fusetune.config import ColumnPolicy
+from fusetune.config import ColumnPolicy, Config
+from fusetune.data.schema import Kind, Modality
+from fusetune.data.table import read_table
+from fusetune.data.tabular import MISSING, CellInput
+from fusetune.inputs import Reader
 
 TRAIN, ROWS = 60, 2000
 KEYS = torch.arange(ROWS)
@@ -137,3 +142,81 @@ def test_the_numbers_of_one_column_come_from_one_donor() -> None:
     assert (together["numbers"][:, 0] != values[:, 0]).any()
     apart = CellAugment(ColumnPolicy(corrupt=0.5), pool).draw(pool, KEYS[:40], Moment(0))
     assert not torch.equal(apart["numbers"][:, 1] - apart["numbers"][:, 0], torch.full((40,), 100.0))
+
+
+def test_jitter_is_gaussian_and_of_the_size_asked_for() -> None:
+    inputs = strangers() | {"numbers": torch.zeros(ROWS, 2)}
+    found = CellAugment(ColumnPolicy(corrupt=0, jitter=0.3), donors()).draw(inputs, KEYS, Moment(0))["numbers"]
+    for column in found.T:
+        assert stats.kstest(column.numpy() / 0.3, "norm").pvalue > 1e-4
+    assert abs(np.corrcoef(found.T.numpy())[0, 1]) < 0.1
+    vectors = VectorAugment(ColumnPolicy(corrupt=0, jitter=0.5), torch.empty(0)).draw(
+        torch.ones(ROWS, 4), KEYS, Moment(0)
+    )
+    assert stats.kstest((vectors.flatten().numpy() - 1) / 0.5, "norm").pvalue > 1e-4
+
+
+def test_missing_cells_and_truth_values_are_never_jittered() -> None:
+    numbers = torch.zeros(ROWS, 3)
+    missing = torch.zeros(ROWS, 3, dtype=torch.bool)
+    missing[::3, 0] = True
+    inputs = {"numbers": numbers, "missing": missing, "codes": torch.zeros(ROWS, 0, dtype=torch.int64)}
+    augments = CellAugment(ColumnPolicy(corrupt=0, jitter=1.0), inputs, truths=(2,))
+    found = augments.draw(inputs, KEYS, Moment(0))
+    assert torch.equal(found["missing"], missing)
+    assert torch.equal(found["numbers"] == 0, missing | torch.tensor([False, False, True]))
+
+
+def test_a_jittered_date_is_a_date() -> None:
+    """Days and season move together: the season is the one of the new day, in the units of training."""
+    table = read_table(pd.DataFrame({"when": pd.date_range("2001-03-05", periods=ROWS, freq="3D"), "x": range(ROWS)}))
+    cells = CellInput.fit(table, {"x": Kind.NUMBER, "when": Kind.DATE}, np.arange(ROWS))
+    reader = Reader(Modality("columns", "columns", ["x", "when"]), cells)
+    config = Config(columns={"augment": {"corrupt": 0, "jitter": 0.05}})
+    source = cells.bind(table)
+    inputs = source.read(np.arange(ROWS))
+    augment = reader.augment(config, source, np.arange(ROWS))
+    found = augment.draw(inputs, KEYS, Moment(0))["numbers"].double().numpy()
+    days, sine, cosine = (found[:, i] * cells.numbers[i].std + cells.numbers[i].mean for i in (1, 2, 3))
+    before = inputs["numbers"][:, 1].double().numpy() * cells.numbers[1].std + cells.numbers[1].mean
+    assert stats.kstest((days - before) / (0.05 * cells.numbers[1].std), "norm").pvalue > 1e-4
+    np.testing.assert_allclose(sine, np.sin(2 * np.pi * days / 365.2425), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(cosine, np.cos(2 * np.pi * days / 365.2425), rtol=0, atol=1e-3)
+
+
+def test_cells_go_missing_with_their_own_code_a_date_as_a_whole() -> None:
+    inputs = strangers() | {"numbers": torch.full((ROWS, 4), 5.0), "missing": torch.zeros(ROWS, 4, dtype=torch.bool)}
+    augments = CellAugment(ColumnPolicy(corrupt=0, missing=0.3), inputs, columns=(0, 1, 1, 1))
+    found = augments.draw(inputs, KEYS, Moment(0))
+    assert torch.equal(found["numbers"] == 0, found["missing"])
+    assert bool((found["missing"][:, 1:2] == found["missing"][:, 2:]).all())
+    assert set(found["codes"].unique().tolist()) == {-1, MISSING}
+    hits = torch.cat([found["missing"][:, :2], found["codes"] == MISSING], 1)
+    for column in hits.T:
+        assert abs(float(column.float().mean()) - 0.3) < 0.05
+    assert np.abs(np.corrcoef(hits.T.double().numpy()) - np.eye(5)).max() < 0.1
+    assert bool(hits.any(1).any())
+    assert not bool(hits.all(1).any())  # no row loses everything
+
+
+def test_a_row_of_which_little_is_known_keeps_something() -> None:
+    inputs = {
+        "numbers": torch.zeros(ROWS, 2),
+        "missing": torch.tensor([[True, False]]).expand(ROWS, -1),
+        "codes": torch.full((ROWS, 1), MISSING),
+    }
+    found = CellAugment(ColumnPolicy(corrupt=0, missing=0.9), inputs).draw(inputs, KEYS, Moment(0))
+    assert torch.equal(found["missing"], inputs["missing"])
+
+
+def test_all_operations_give_the_same_view_in_any_batch() -> None:
+    policy = ColumnPolicy(corrupt=0.3, jitter=0.2, missing=0.2)
+    inputs, order = strangers(20), torch.tensor([7, 0, 19, 3])
+    whole = CellAugment(policy, donors()).draw(inputs, KEYS[:20], Moment(4))
+    part = CellAugment(policy, donors()).draw({n: c[order] for n, c in inputs.items()}, KEYS[order], Moment(4))
+    assert all(torch.equal(part[name], cells[order]) for name, cells in whole.items())
+    augment = VectorAugment(ColumnPolicy(corrupt=0.3, jitter=0.2), torch.ones(9, 4))
+    vectors = torch.zeros(20, 4)
+    assert torch.equal(
+        augment.draw(vectors[order], KEYS[order], Moment(1)), augment.draw(vectors, KEYS[:20], Moment(1))[order]
+    )

@@ -211,7 +211,7 @@ def test_special_ids_without_the_usual_tokens() -> None:
     tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "<|endoftext|>": 1}, merges=[]))
     tokenizer.add_special_tokens(["<|endoftext|>"])
     found = special_ids(tokenizer)
-    assert (found.pad, found.mask, found.unk, found.all) == (1, 1, 1, frozenset({1}))
+    assert (found.pad, found.mask, found.unk, found.all) == (1, None, 1, frozenset({1}))
 
 
 def test_builtin_attention_equals_torchs_own() -> None:

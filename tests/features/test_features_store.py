@@ -356,3 +356,28 @@ def test_the_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delenv("FUSETUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "fusetune" / "features"
+
+
+@pytest.mark.parametrize("lengths", [None, np.arange(30)[::-1].copy()])
+def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, lengths: Any) -> None:
+    """And the features are those of reading them again for every view, to the bit."""
+
+    class Watched(Vectors):
+        def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
+            read.append(rows)
+            return super().read(rows)
+
+    read: list[npt.NDArray[np.int64]] = []
+    plain = make_source()
+    source = Watched(plain.values, plain.present, plain.digests, lengths)
+    encoder = Counting()
+    found = make_store(tmp_path, runtime).encode(make_encoding(encoder, source), ROWS, VIEWS)
+    has = ROWS[source.present[ROWS]]
+    assert sorted(np.concatenate(read)) == sorted(has)
+    batches = [rows.copy() for rows in read]
+    keys = make_encoding(encoder, source).keys
+    for view, moment in enumerate(VIEWS):
+        for rows in batches:
+            seen = Noise().draw(plain.read(rows), torch.from_numpy(keys[rows]), moment)
+            with torch.inference_mode():
+                assert np.array_equal(found[view, rows - ROWS[0]], encoder.eval()(seen).numpy())

@@ -12,13 +12,15 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
+from fusetune.augment.mix import Mixing
 from fusetune.augment.random import Moment
 from fusetune.config import Config, HeadConfig
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, start_runtime
-from fusetune.strategies.fit import fit_head
+from fusetune.strategies.fit import fit_head, with_augmented
 from fusetune.strategies.heads import (
     HEADS,
+    PRETRAINED,
     HeadData,
     HeadFit,
     LinearHead,
@@ -336,3 +338,68 @@ def test_augmented_views_are_learnt_from_and_plain_rows_are_judged() -> None:
     assert fit_crossed(good, good, folds, config, 3, 0).valid_nll < 0.2
     assert fit_crossed(bad, good, folds, config, 3, 0).valid_nll > 0.9
     assert fit_crossed(good, bad, folds, config, 3, 0).valid_nll > 0.9
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gated"])
+def test_trained_heads_learn_from_augmented_and_mixed_features(runtime: Runtime, kind: str) -> None:
+    data, valid = redundant(300), redundant(200, seed=1)
+    plain = fit(kind, data, valid, runtime, epochs=12)
+    told = {"augment": {"noise": 0.3, "scale": 0.2}}, {"mix": {"kind": "mixup", "alpha": 1.0}}
+    for more in told:
+        found = fit(kind, data, valid, runtime, epochs=12, **more)
+        assert accuracy(logits(found.head, valid), valid) > 0.9
+        assert found.valid_nll != plain.valid_nll
+        assert fit(kind, data, valid, runtime, epochs=12, **more).valid_nll == found.valid_nll
+
+
+def test_features_and_labels_are_mixed_by_one_partner_within_one_pattern(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the head is shown is, in every block, the mean that the label says."""
+    rows = 40
+    code = np.arange(rows, dtype=np.float64)
+    blocks = {name: np.tile(code[:, None], (1, 3)) for name in ("a", "b", "a" + PRETRAINED)}
+    lacks = np.arange(rows) % 4 == 0
+    data = make_data(blocks, np.arange(rows) % 2, {"b": ~lacks})
+    shown: list[dict[str, torch.Tensor]] = []
+    used: list[Mixing] = []
+    forward, loss = HEADS["mlp"].forward, Mixing.loss
+
+    def watched_forward(self: Any, z: Any, present: Any) -> torch.Tensor:
+        shown.append({name: block.detach().clone() for name, block in z.items()} | {"has b": present["b"]})
+        return forward(self, z, present)
+
+    def watched_loss(self: Mixing, *given: Any) -> torch.Tensor:
+        used.append(self)
+        shown[-1]["rows"] = torch.arange(0)  # marks a training step
+        return loss(self, *given)
+
+    monkeypatch.setattr(HEADS["mlp"], "forward", watched_forward)
+    monkeypatch.setattr(Mixing, "loss", watched_loss)
+    fit("mlp", data, data, runtime, classes=2, epochs=2, mix={"kind": "mixup", "alpha": 1.0})
+    steps = [step for step in shown if "rows" in step]
+    assert len(steps) == len(used) == 2
+    for step, mixing in zip(steps, used, strict=True):
+        assert torch.equal(step["has b"], step["has b"][mixing.partner])
+        assert torch.equal(step["a"], step["a" + PRETRAINED])
+        torch.testing.assert_close(step["b"], step["a"])
+        assert int((step["a"][:, 0] != step["a"][:, 0].round()).sum()) > rows / 2
+
+
+def test_a_solved_head_sees_an_augmented_copy_of_every_view() -> None:
+    data = make_data({"a": np.random.default_rng(0).normal(size=(2, 500, 4))}, np.zeros(500, np.int64))
+    found = with_augmented(data, HeadConfig(augment={"noise": 0.5}), 2, 0)
+    assert found.z["a"].shape == (4, 500, 4)
+    assert np.array_equal(found.z["a"][:2], data.z["a"])
+    noise = (found.z["a"][2:] - data.z["a"]).std((0, 1)) / data.z["a"].std((0, 1))
+    np.testing.assert_allclose(noise, 0.5, rtol=0.1)
+    assert with_augmented(data, HeadConfig(), 2, 0) is data
+
+
+def test_statistics_of_a_block_are_those_of_its_training_rows() -> None:
+    z = np.random.default_rng(0).normal(3, [1.0, 2.0, 5.0], (400, 3))
+    head = LinearHead({"b": 2, "a": 3}, 2)
+    head.fit_scale(make_data({"b": z[:, :2], "a": z}, np.zeros(400, np.int64)))
+    mean, std = head.statistics("a")
+    np.testing.assert_allclose(mean, z.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(std, z.std(0), rtol=1e-4)

@@ -11,6 +11,8 @@ from tiny import settings, tiny_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusetune.augment.mix import draw_mixing
+from fusetune.augment.random import Moment
 from fusetune.config import Config
 from fusetune.data.schema import infer_schema
 from fusetune.data.table import read_table
@@ -20,7 +22,7 @@ from fusetune.features.store import weights_hash
 from fusetune.model import encode_labels
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies import two_stage
+from fusetune.strategies import two_stage, unimodal
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import HeadData
 from fusetune.strategies.plan import Plan
@@ -167,6 +169,68 @@ def test_equal_texts_of_a_class_are_read_once(tmp_path: Path) -> None:
     fine_tune(ctx, "note")
     train = frame[frame["part"] == "train"]
     assert ctx.histories["note"].rows_seen == len(train[["note", "organ"]].drop_duplicates()) < len(train)
+
+
+def test_repeats_are_the_mean_over_several_views_of_rows_that_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a naive loop over the views; the cost counts every pass."""
+    ctx = with_normed(tmp_path, vector__train__repeats=3, vector__train__epochs=1, vector__train__label_smoothing=0.1)
+    ctx.class_weights = torch.tensor([0.5, 1.0, 2.0])
+    network = Unimodal(Normed(), 3, 0.0).eval()
+    batch, source = ctx.split.rows("train")[5:17], ctx.sources["genes"]
+    raw, read = source.read(batch), source.read
+    found = unimodal._loss(ctx, "genes", network, batch, raw, 4, torch.full((12,), 2.0))
+    expected = []
+    for view in range(3):
+        seen = ctx.augments["genes"].draw(raw, torch.from_numpy(ctx.keys[batch]), Moment(0, 4, view))
+        each = F.cross_entropy(network(seen), ctx.targets(batch), label_smoothing=0.1, reduction="none")
+        expected.append((each * 2 * ctx.class_weights[ctx.targets(batch)]).mean())
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    counted: list[int] = []
+    monkeypatch.setattr(source, "read", lambda rows: counted.append(len(rows)) or read(rows))
+    fine_tune(ctx, "genes")
+    assert ctx.histories["genes"].rows_seen == ctx.trained_rows["genes"] == 3 * 72
+    assert sum(counted) == (72 + 12) + 72 + 2 * 12  # the linear probe, training once, two validations
+
+
+@pytest.mark.parametrize("name", ["genes", "note", "scan", "columns"])
+def test_inputs_and_label_of_every_kind_are_mixed(tmp_path: Path, name: str) -> None:
+    """The loss is the one of mixed inputs, or of mixed features for texts; labels alone would give another one."""
+    inputs = {"genes": ["genes"], "note": ["note"], "scan": ["scan"], "columns": ["age", "site"]}[name]
+    kind = {"genes": "vector", "note": "text", "scan": "image", "columns": "columns"}[name]
+    more: dict[str, Any] = {f"{kind}__train__mix": {"kind": "mixup", "alpha": 1.0}, f"{kind}__train__repeats": 2}
+    frame = tiny_table(tmp_path / "data")
+    frame["scan"] = [str(tmp_path / "data" / file) for file in frame["scan"]]
+    ctx = make_context(tmp_path, frame, inputs, **more)
+    network = Unimodal(ctx.fresh_encoder(name), 3, 0.0).eval()
+    batch = ctx.split.rows("train")[:10]
+    raw, keys = ctx.sources[name].read(batch), torch.from_numpy(ctx.keys[batch])
+    found = unimodal._loss(ctx, name, network, batch, raw, 1, torch.ones(10))
+    labels, expected, unmixed = ctx.targets(batch), [], []
+    smoothing = ctx.settings(name).label_smoothing
+    for view in range(2):
+        moment = Moment(0, 1, view)
+        mixing = draw_mixing(ctx.settings(name).mix, keys, moment)
+        seen = ctx.augments[name].draw(raw, keys, moment)
+        z = network.encoder(mixing.inputs(kind, seen))
+        soft = mixing.blend(F.one_hot(labels, 3).float())
+        mixed = mixing.blend(z) if kind == "text" else z
+        expected.append(F.cross_entropy(network.head(mixed), soft, label_smoothing=smoothing))
+        unmixed.append(F.cross_entropy(network.head(network.encoder(seen)), soft, label_smoothing=smoothing))
+    torch.testing.assert_close(found, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
+    assert abs(float((found - torch.stack(unmixed).mean()).detach())) > 1e-4
+
+
+def test_cutmix_trains_on_pictures(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data")
+    frame["scan"] = [str(tmp_path / "data" / file) for file in frame["scan"]]
+    more: dict[str, Any] = {"image__train__mix": {"kind": "cutmix", "alpha": 1.0}, "image__train__epochs": 1}
+    ctx = make_context(tmp_path, frame, ["scan"], **more)
+    fine_tune(ctx, "scan")
+    history = ctx.histories["scan"]
+    # The start is all but perfect on plain pictures with hard labels; mixed labels cannot be predicted to the end.
+    assert history.records[0].train_loss > history.start_nll + 0.2
 
 
 def test_lora_leaves_an_encoder_of_the_same_shape(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ a resume. The mixing function is the finaliser of SplitMix64 (Steele, Lea & Floo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -44,6 +45,13 @@ def uniform(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:
 def integers(moment: Moment, keys: Tensor, operation: str, draws: int, below: int) -> Tensor:
     """Return uniform integers in [0, below), int64 [rows, draws] (bias below 2**-39 for below < 2**24)."""
     return _shift(_bits(moment, keys, operation, draws), 1) % below
+
+
+def normal(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:
+    """Return standard normal numbers, float32 [rows, draws], below 5.8 in size (Box & Muller 1958)."""
+    radius, angle = uniform(moment, keys, operation, 2 * draws).chunk(2, dim=1)
+    # 1 - u is exact and never zero.
+    return (-2 * torch.log(1 - radius)).sqrt() * torch.cos(2 * math.pi * angle)
 
 
 def _bits(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:

@@ -1,7 +1,15 @@
 """One typed configuration tree (`tree`, `policy`), recipes for it (`recipes`), and how layers combine (`layers`)."""
 
 from fusetune.config.layers import Config
-from fusetune.config.policy import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, Section, TextPolicy
+from fusetune.config.policy import (
+    IMAGE_POLICIES,
+    ColumnPolicy,
+    FeaturePolicy,
+    ImagePolicy,
+    MixPolicy,
+    Section,
+    TextPolicy,
+)
 from fusetune.config.recipes import RECIPES
 from fusetune.config.tree import KINDS, HeadConfig, TrainConfig, Tree
 from fusetune.config.yaml12 import read_yaml
@@ -12,8 +20,10 @@ __all__ = [
     "RECIPES",
     "ColumnPolicy",
     "Config",
+    "FeaturePolicy",
     "HeadConfig",
     "ImagePolicy",
+    "MixPolicy",
     "Section",
     "TextPolicy",
     "TrainConfig",

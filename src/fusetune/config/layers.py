@@ -121,7 +121,8 @@ def _spread_train(layer: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         return rest
     known = TrainConfig.model_fields
     problems += [f"train.{key}: unknown setting{did_you_mean(key, known)}" for key in shared if key not in known]
-    spread: dict[str, Any] = {kind: {"train": {k: v for k, v in shared.items() if k in known}} for kind in KINDS}
+    understood = {key: value for key, value in shared.items() if key in known}
+    spread: dict[str, Any] = {kind: {"train": deepcopy(understood)} for kind in KINDS}
     _merge(spread, rest)
     return spread
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 Probability = float
@@ -44,14 +46,39 @@ IMAGE_POLICIES: dict[str, ImagePolicy] = {
 
 
 class TextPolicy(Section):
-    """What happens to a text on its way into a batch. Special tokens are never touched."""
+    """What happens to a text on its way into a batch, in this order. Special tokens are never touched."""
 
+    swap: Probability = Field(0.0, ge=0, le=1, description="probability that a token changes places with a neighbour")
+    mask: Probability = Field(0.0, ge=0, lt=1, description="probability that the mask token stands for a token")
+    span: Probability = Field(0.0, ge=0, le=1, description="probability that a text loses one run of tokens")
+    span_share: float = Field(0.2, gt=0, lt=1, description="largest length of that run as a share of the text")
     drop: Probability = Field(0.1, ge=0, lt=1, description="probability that a token is left out")
 
 
 class ColumnPolicy(Section):
-    """What happens to table cells on their way into a batch."""
+    """What happens to table cells, or to the numbers of a vector, on their way into a batch, in this order."""
 
     corrupt: Probability = Field(
         0.2, ge=0, lt=1, description="probability that a cell takes another training row's value (SCARF)"
     )
+    jitter: float = Field(
+        0.0, ge=0, le=2, description="Gaussian noise on numbers and dates, in standard deviations of their column"
+    )
+    missing: Probability = Field(0.0, ge=0, lt=1, description="probability that a cell becomes a missing one")
+
+
+class FeaturePolicy(Section):
+    """What happens to stored features on their way into a head (FroFA, arXiv 2403.10519)."""
+
+    noise: float = Field(0.0, ge=0, le=2, description="Gaussian noise, in standard deviations of the feature")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of a feature's distance to its mean")
+
+
+class MixPolicy(Section):
+    """Whether rows of a batch are mixed with each other, labels included."""
+
+    kind: Literal["off", "mixup", "cutmix"] = Field(
+        "off", description="mixup: weighted means (arXiv 1710.09412); cutmix: pasted rectangles (arXiv 1905.04899)"
+    )
+    alpha: float = Field(0.2, gt=0, le=100, description="weights are drawn from Beta(alpha, alpha)")
+    share: Probability = Field(1.0, gt=0, le=1, description="probability that a row is mixed")

@@ -22,6 +22,8 @@ RECIPES: dict[str, dict[str, Any]] = {
             "train": {
                 "epochs": 5,
                 "batch_size": 20,
+                "repeats": 1,
+                "mix": {"kind": "off"},
                 "optimiser": "sgd",
                 "lr": 5e-4,
                 "head_lr": 5e-4,

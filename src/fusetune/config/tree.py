@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from fusetune.config.policy import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, Probability, Section, TextPolicy
+from fusetune.config.policy import (
+    IMAGE_POLICIES,
+    ColumnPolicy,
+    FeaturePolicy,
+    ImagePolicy,
+    MixPolicy,
+    Probability,
+    Section,
+    TextPolicy,
+)
 from fusetune.errors import did_you_mean
 
 KINDS = ("image", "text", "columns", "vector")
@@ -17,7 +26,9 @@ class TrainConfig(Section):
     """How one encoder is fine-tuned (stage U)."""
 
     epochs: int = Field(8, ge=0, description="passes over the training part; 0 leaves the encoder as it is")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="rows per batch, each counted once")
+    repeats: int = Field(1, ge=1, le=64, description="views of each row in its batch (arXiv 1901.09335)")
+    mix: MixPolicy = MixPolicy()
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(3e-4, gt=0, description="learning rate of the last block of the encoder")
     head_lr: float = Field(1e-3, gt=0, description="learning rate of the new classification layer")
@@ -38,6 +49,22 @@ class TrainConfig(Section):
     average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
     patience: int = Field(3, ge=0, description="epochs without better validation NLL before stopping; 0: never stop")
     keep: int = Field(2, ge=1, description="how many epoch checkpoints are kept")
+
+    @model_validator(mode="after")
+    def _has_partners(self) -> Self:
+        if self.mix.kind != "off" and self.batch_size < 2:
+            raise ValueError("mix.kind mixes rows of a batch with each other: batch_size must be 2 or more")
+        return self
+
+
+def _no_pictures(train: TrainConfig) -> TrainConfig:
+    if train.mix.kind == "cutmix":
+        raise ValueError("mix.kind cutmix pastes rectangles of pictures, and there are none here; use mixup")
+    return train
+
+
+# Of inputs that are no pictures.
+PlainTrainConfig = Annotated[TrainConfig, AfterValidator(_no_pictures)]
 
 
 class ImageConfig(Section):
@@ -111,7 +138,7 @@ class TextConfig(Section):
     words: bool = Field(
         True, description="let the head also read a classifier on the words themselves (TF-IDF), with crossfit.how=k"
     )
-    train: TrainConfig = TrainConfig(epochs=3, lr=2e-5, head_lr=2e-4, layer_decay=0.9, label_smoothing=0.05)
+    train: PlainTrainConfig = TrainConfig(epochs=3, lr=2e-5, head_lr=2e-4, layer_decay=0.9, label_smoothing=0.05)
 
 
 class ColumnsConfig(Section):
@@ -120,7 +147,7 @@ class ColumnsConfig(Section):
     encoder: Literal["mlp", "ft-transformer"] = "mlp"
     width: int = Field(64, ge=4, le=1024)
     augment: ColumnPolicy = ColumnPolicy()
-    train: TrainConfig = TrainConfig(epochs=40, batch_size=128, lr=1e-3, head_lr=1e-3, patience=8)
+    train: PlainTrainConfig = TrainConfig(epochs=40, batch_size=128, lr=1e-3, head_lr=1e-3, patience=8)
 
 
 class VectorConfig(Section):
@@ -129,7 +156,14 @@ class VectorConfig(Section):
     encoder: Literal["identity", "mlp"] = "identity"
     width: int = Field(128, ge=4, le=4096)
     augment: ColumnPolicy = ColumnPolicy(corrupt=0.1)
-    train: TrainConfig = TrainConfig(epochs=40, batch_size=64, lr=1e-3, head_lr=1e-3, patience=8)
+    train: PlainTrainConfig = TrainConfig(epochs=40, batch_size=64, lr=1e-3, head_lr=1e-3, patience=8)
+
+    @field_validator("augment")
+    @classmethod
+    def _no_codes(cls, value: ColumnPolicy) -> ColumnPolicy:
+        if value.missing:
+            raise ValueError("missing must be 0: a number of a vector has no code for missing; use corrupt")
+        return value
 
 
 class DataConfig(Section):
@@ -202,6 +236,16 @@ class HeadConfig(Section):
         0.15, ge=0, lt=1, description="weight of training rows with a random modality taken away"
     )
     epochs: int = Field(60, ge=1, description="for mlp, gated and bilinear")
+    augment: FeaturePolicy = FeaturePolicy()
+    mix: MixPolicy = Field(MixPolicy(), description="for mlp, gated and bilinear")
+
+    @model_validator(mode="after")
+    def _possible_mix(self) -> Self:
+        if self.mix.kind == "cutmix":
+            raise ValueError("mix.kind cutmix pastes rectangles of pictures, and a head reads features; use mixup")
+        if self.mix.kind != "off" and self.kind in ("logistic", "ridge"):
+            raise ValueError(f"mix.kind {self.mix.kind} needs batches, and kind {self.kind} is solved without; use mlp")
+        return self
 
 
 class StoreConfig(Section):
@@ -216,6 +260,9 @@ class EvaluateConfig(Section):
 
     resamples: int = Field(2000, ge=100, description="bootstrap samples behind each interval")
     baselines: bool = Field(True, description="also fit the rows of the gain table that need extra encoding")
+    test_views: int = Field(
+        0, ge=0, le=64, description="random views of images and texts whose probabilities join the mean at prediction"
+    )
 
 
 class Tree(Section):

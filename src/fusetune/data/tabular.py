@@ -24,7 +24,7 @@ from fusetune.data.table import Table, first_is_day, parse_dates
 from fusetune.errors import TableError, listed
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
-_DAYS_PER_YEAR = 365.2425
+DAYS_PER_YEAR = 365.2425
 
 
 class Scale(BaseModel):
@@ -196,7 +196,7 @@ def _numbers(series: pd.Series, kind: Kind, table: str, day_first: bool) -> dict
         case Kind.DATE:
             times = parse_dates(series, day_first)
             days = ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-            turn = 2 * np.pi * days / _DAYS_PER_YEAR
+            turn = 2 * np.pi * days / DAYS_PER_YEAR
             return {"days since 1970": days, "season, sine": np.sin(turn), "season, cosine": np.cos(turn)}
         case _:
             raise TableError(f"{table}: column '{series.name}' of kind {kind} holds no cells")

@@ -289,13 +289,13 @@ class SpecialIds:
 
     Attributes:
         pad: Fills a batch's shorter rows.
-        mask: Stands for a hidden token.
+        mask: Stands for a hidden token; None where the tokenizer has no such token.
         unk: Stands for an unknown token.
         all: Ids of all special tokens: never dropped, swapped or masked.
     """
 
     pad: int
-    mask: int
+    mask: int | None
     unk: int
     all: frozenset[int]
 
@@ -303,13 +303,12 @@ class SpecialIds:
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """Return the special ids of a tokenizer.
 
-    A tokenizer without a mask token hides tokens with the unknown token, one without that with padding, and one
-    without padding (GPT-2) pads with its first special token: the mask makes its value irrelevant.
+    A tokenizer without padding (GPT-2) pads with its first special token: the mask makes its value irrelevant.
     """
     special = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     pad = _first(special, ("[PAD]", "<pad>", "<|pad|>"), min(special.values(), default=0))
     unk = _first(special, ("[UNK]", "<unk>"), pad)
-    mask = _first(special, ("[MASK]", "<mask>", "<|mask|>"), unk)
+    mask = next((special[name] for name in ("[MASK]", "<mask>", "<|mask|>") if name in special), None)
     return SpecialIds(pad, mask, unk, frozenset(special.values()))
 
 

@@ -139,31 +139,28 @@ class FeatureStore:
         if views is None:
             # Equal contents have equal features: encode each once.
             _, first, copies = np.unique(what.source.digests[present], return_index=True, return_inverse=True)
-            forward = self._forward(what, present[first], 1)
-            result[0, where] = self._run(what, forward, present[first], None)[copies]
+            result[:, where] = self._run(what, present[first], None)[:, copies]
         else:
-            forward = self._forward(what, present, len(views))
-            for index, moment in enumerate(views):
-                result[index, where] = self._run(what, forward, present, moment, f", view {index + 1}/{len(views)}")
+            result[:, where] = self._run(what, present, views)
         return result
 
-    def _run(self, what: Encoding, forward: Forward, rows: Rows, moment: Moment | None, note: str = "") -> Array:
-        result = np.zeros((len(rows), what.encoder.dim), dtype=np.float32)
-        places = np.arange(len(rows))
+    def _run(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
+        """Return features [views or 1, rows, dim]; every row is read once, and encoded one view at a time."""
+        shown_views = [None] if views is None else list(views)
+        result = np.zeros((len(shown_views), len(rows), what.encoder.dim), dtype=np.float32)
+        forward = self._forward(what, rows, len(shown_views))
         lengths = None if what.source.lengths is None else what.source.lengths[rows]
-        batches = ordered_batches(places, what.batch_size, lengths)
-        with torch.inference_mode(), bar(f"encoding {what.name}{note}", len(batches)) as shown:
+        batches = ordered_batches(np.arange(len(rows)), what.batch_size, lengths)
+        with torch.inference_mode(), bar(f"encoding {what.name}", len(batches) * len(shown_views)) as shown:
             for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
-                if moment is None:
-                    seen = what.augment.plain(inputs)
-                else:
-                    keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
-                    seen = what.augment.draw(inputs, keys, moment)
-                with self.runtime.fabric.autocast():
-                    result[batch] = forward(seen).float().cpu().numpy()
-                shown.advance()
-        self.passes[what.name] += len(rows)
+                keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
+                for index, moment in enumerate(shown_views):
+                    seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
+                    with self.runtime.fabric.autocast():
+                        result[index, batch] = forward(seen).float().cpu().numpy()
+                    shown.advance()
+        self.passes[what.name] += len(rows) * len(shown_views)
         return result
 
     def _forward(self, what: Encoding, rows: Rows, views: int) -> Forward:

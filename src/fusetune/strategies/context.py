@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fusetune.augment import Augment
 from fusetune.augment.random import Moment
+from fusetune.augment.views import draw_views
 from fusetune.config import Config, TrainConfig
 from fusetune.data.schema import Modality
 from fusetune.data.source import Inputs, Source, to_device
@@ -98,10 +99,14 @@ class Context:
         """Return a modality's inputs on the device, without randomness."""
         return self.encodings[name].plain(to_device(raw, self.runtime.device))
 
-    def drawn(self, name: str, raw: Inputs, rows: Rows, epoch: int) -> Any:
-        """Return a modality's inputs on the device, freshly augmented."""
-        keys = torch.from_numpy(self.keys[rows]).to(self.runtime.device)
-        return self.augments[name].draw(to_device(raw, self.runtime.device), keys, self.moment(epoch))
+    def row_keys(self, rows: Rows) -> Tensor:
+        """Return the keys of some rows on the device, int64 [rows]."""
+        return torch.from_numpy(self.keys[rows]).to(self.runtime.device)
+
+    def drawn(self, name: str, raw: Inputs, rows: Rows, epoch: int, views: int = 1) -> Any:
+        """Return a modality's inputs on the device, freshly augmented: all rows of the first view, then the next."""
+        moments = [self.moment(epoch, view) for view in range(views)]
+        return draw_views(self.augments[name], to_device(raw, self.runtime.device), self.row_keys(rows), moments)
 
     def encode(self, name: str, encoder: Encoder, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features of some rows, [views or 1, rows, dim]."""

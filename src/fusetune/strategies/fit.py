@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusetune.augment.features import FeatureAugment
+from fusetune.augment.mix import draw_mixing, plain_loss
 from fusetune.augment.random import Moment
-from fusetune.config import HeadConfig, TrainConfig
+from fusetune.config import FeaturePolicy, HeadConfig, TrainConfig
 from fusetune.data.batch import shuffled_batches
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, seed_everything
-from fusetune.strategies.heads import HEADS, Head, HeadData, HeadFit, drop_modalities
+from fusetune.strategies.heads import HEADS, Head, HeadData, HeadFit, LinearHead, drop_modalities
 from fusetune.strategies.solve import fit_logistic, fit_ridge
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups
@@ -24,12 +27,16 @@ from fusetune.train.optim import parameter_groups
 def fit_head(
     data: HeadData, valid: HeadData, config: HeadConfig, *, classes: int, runtime: Runtime, seed: int, log: Log
 ) -> HeadFit:
-    """Fit the head that the configuration names; choices are made on the validation rows."""
+    """Fit the head that the configuration names; choices are made on the validation rows.
+
+    Feature augmentation (`head.augment`) is drawn anew in every epoch of a trained head. A solved head has no epochs:
+    it sees every stored view once more, augmented.
+    """
     match config.kind:
         case "logistic":
-            return fit_logistic(data, valid, config, classes, seed)
+            return fit_logistic(with_augmented(data, config, classes, seed), valid, config, classes, seed)
         case "ridge":
-            return fit_ridge(data, valid, config, classes, seed)
+            return fit_ridge(with_augmented(data, config, classes, seed), valid, config, classes, seed)
         case _:
             dims = {name: z.shape[-1] for name, z in data.z.items()}
             seed_everything(seed, "head", config.kind)
@@ -46,21 +53,25 @@ def _fit_network(
     )
     head.to(runtime.device)
     rows = np.arange(len(data.labels))
-    shown, hidden = data.present, Moment(seed)
+    augments = _augments(head, config.augment)
 
     def tensors(source: HeadData, at: npt.NDArray[np.int64], view: int) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.array(z[view][at])).to(runtime.device) for name, z in source.z.items()}
 
     def loss(at: npt.NDArray[np.int64], _: Any, epoch: int) -> Tensor:
-        moment = Moment(hidden.seed, epoch)
-        kept = drop_modalities(
-            {name: bits[at] for name, bits in shown.items()}, torch.from_numpy(data.keys[at]), moment,
-            config.modality_dropout,
-        )  # fmt: skip
+        moment, keys = Moment(seed, epoch), torch.from_numpy(data.keys[at])
+        has = {name: bits[at] for name, bits in data.present.items()}
+        left = drop_modalities(has, keys, moment, config.modality_dropout)
+        kept = {name: torch.from_numpy(bits).to(runtime.device) for name, bits in left.items()}
         z = tensors(data, at, epoch % next(iter(data.z.values())).shape[0])
-        logits = head(z, {name: torch.from_numpy(bits).to(runtime.device) for name, bits in kept.items()})
-        each = F.cross_entropy(logits, torch.from_numpy(data.labels[at]).to(runtime.device), reduction="none")
-        return (each * torch.from_numpy(data.weights[at]).to(each)).mean()
+        z = {name: augments[name].draw(block, keys.to(block.device), moment) for name, block in z.items()}
+        labels = torch.from_numpy(data.labels[at]).to(runtime.device)
+        weights = torch.from_numpy(data.weights[at]).float().to(runtime.device)
+        if config.mix.kind == "off":
+            return plain_loss(head(z, kept), labels, weights).mean()
+        mixing = draw_mixing(config.mix, keys.to(runtime.device), moment, present=list(kept.values()))
+        logits = head({name: mixing.blend(block) for name, block in z.items()}, kept)
+        return mixing.loss(logits, labels, weights).mean()
 
     def validate() -> tuple[float, float]:
         return _judge(head, tensors(valid, np.arange(len(valid.labels)), 0), valid)
@@ -79,6 +90,29 @@ def _fit_network(
     history = train(head, groups, task, settings, runtime=runtime, seed=seed, log=quiet)
     head.eval()
     return HeadFit(head.cpu(), history.best_nll, f"{head.kind}, epoch {history.best_epoch + 1} of {settings.epochs}")
+
+
+def _augments(head: Head, policy: FeaturePolicy) -> dict[str, FeatureAugment]:
+    """Return each block's augmentation, by the training statistics that the head has learnt."""
+    found = {}
+    for name in head.dims:
+        mean, std = head.statistics(name)
+        found[name] = FeatureAugment(policy, name, mean, std)
+    return found
+
+
+def with_augmented(data: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadData:
+    """Append an augmented copy of every view, where `head.augment` asks for anything."""
+    if config.augment == FeaturePolicy():
+        return data
+    scaled = LinearHead({name: z.shape[-1] for name, z in data.z.items()}, classes)
+    scaled.fit_scale(data)
+    keys, found = torch.from_numpy(data.keys), {}
+    for name, augment in _augments(scaled, config.augment).items():
+        views = [torch.from_numpy(np.array(view)) for view in data.z[name]]
+        drawn = [augment.draw(view, keys, Moment(seed, view=index)).numpy() for index, view in enumerate(views)]
+        found[name] = np.concatenate([data.z[name], np.stack(drawn)])
+    return replace(data, z=found)
 
 
 def _set_training(head: Head) -> None:

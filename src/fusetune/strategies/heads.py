@@ -95,6 +95,12 @@ class Head(nn.Module):
             self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(known.mean(0)))
             self.get_buffer(f"scale_{index}").copy_(torch.from_numpy(1 / (np.maximum(std, floor) * dim**0.5)))
 
+    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the mean and the deviation of each feature of a block, [dim], as `fit_scale` learnt them."""
+        index = list(self.dims).index(name)
+        scale = self.get_buffer(f"scale_{index}") * self.dims[name] ** 0.5
+        return self.get_buffer(f"mean_{index}"), 1 / scale
+
     def blocks(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[Tensor]:
         """Return standardised blocks [batch, dim], zero where absent."""
         found = []

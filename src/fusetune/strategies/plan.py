@@ -14,7 +14,7 @@ from fusetune.config import HeadConfig
 from fusetune.data.split import Rows, deal
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
-from fusetune.strategies.fit import fit_head
+from fusetune.strategies.fit import fit_head, with_augmented
 from fusetune.strategies.heads import HeadData, HeadFit
 from fusetune.strategies.solve import fit_crossed
 from fusetune.strategies.unimodal import has_training
@@ -98,6 +98,7 @@ def fit_on(
     data, judged = ctx.with_labels(drawn, plan.rows), ctx.with_labels(plain, plan.choice_rows)
     shown = judged.some(plan.valid_places)
     if plan.pooled and config.kind == "logistic":
+        data = with_augmented(data, config, len(ctx.classes), ctx.config.seed)
         fit = fit_crossed(data, judged, plan.choice_folds, config, len(ctx.classes), ctx.config.seed)
         assert fit.said is not None
         return fit, torch.from_numpy(fit.said[plan.valid_places]).float()

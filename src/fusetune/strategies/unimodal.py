@@ -4,11 +4,16 @@ The classifier starts from the solution on frozen features, not from random weig
 Kumar et al. 2022, arXiv 2202.10054). The untouched encoder counts as the first candidate: where fine-tuning does not
 lower the validation NLL, the encoder stays as it was. Where the head reads the untouched encoder anyway, the weighing
 is left to the head, and the best epoch is taken.
+
+With `repeats`, a batch holds several views of each row, which is read once, and the loss is the mean over all of them
+(batch augmentation in the sense of arXiv 1901.09335). An epoch then costs `repeats` times as many passes: for equal
+cost divide the epochs, and the batch size too if the number of steps is to stay the same (arXiv 2105.13343).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusetune.augment.mix import EMBEDDED, draw_mixing, join_views, plain_loss
 from fusetune.config import Config, HeadConfig, TrainConfig
 from fusetune.data.batch import ordered_batches, prefetch, shuffled_batches
 from fusetune.data.split import Rows
@@ -44,9 +50,10 @@ class Unimodal(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.dim, classes)
 
-    def forward(self, inputs: Any) -> Tensor:
-        """Return the logits, [batch, classes]."""
-        logits: Tensor = self.head(self.dropout(self.encoder(inputs)))
+    def forward(self, inputs: Any, blend: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the logits, [batch, classes]; `blend` mixes features between the rows."""
+        z = self.encoder(inputs)
+        logits: Tensor = self.head(self.dropout(z if blend is None else blend(z)))
         return logits
 
 
@@ -167,11 +174,7 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
     groups = parameter_groups(model.encoder.blocks(), list(model.head.parameters()), settings)
 
     def loss(batch: Rows, raw: Any, epoch: int) -> Tensor:
-        logits = model(ctx.drawn(name, raw, batch, epoch))
-        target = ctx.targets(batch)
-        each = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="none")
-        weight = torch.from_numpy(weights[batch]).to(each) * ctx.class_weights.to(each)[target]
-        return (each * weight).mean()
+        return _loss(ctx, name, model, batch, raw, epoch, torch.from_numpy(weights[batch]))
 
     task = Task(
         name=stage,
@@ -181,6 +184,7 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
         validate=lambda: _validate(ctx, name, model, valid),
         set_training=lambda: _set_training(model, settings),
         row_name=lambda row: str(ctx.ids.iloc[row]),
+        repeats=settings.repeats,
     )
     key = hashlib.sha256(f"{ctx.key} {stage} {settings.model_dump_json()}".encode()).hexdigest()
     checkpoints = Checkpoints(ctx.folder / stage.replace("/", "_"), key, settings.keep)
@@ -193,6 +197,22 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
         merge_lora(model.encoder)
     ctx.histories[stage] = history
     ctx.trained_rows[name] += history.rows_seen
+
+
+def _loss(ctx: Context, name: str, model: Unimodal, batch: Rows, raw: Any, epoch: int, weights: Tensor) -> Tensor:
+    """Return the mean loss over all views of a batch's rows, mixed within each view where the settings say so."""
+    settings, kind = ctx.settings(name), ctx.modalities[name].kind
+    inputs = ctx.drawn(name, raw, batch, epoch, settings.repeats)
+    target = ctx.targets(batch)
+    weight = (weights.to(ctx.class_weights) * ctx.class_weights[ctx.labels[batch]]).to(target.device)
+    target, weight = target.repeat(settings.repeats), weight.repeat(settings.repeats)
+    if settings.mix.kind == "off":
+        return plain_loss(model(inputs), target, weight, settings.label_smoothing).mean()
+    side = inputs.shape[-1] if kind == "image" else None
+    moments = [ctx.moment(epoch, view) for view in range(settings.repeats)]
+    mixing = join_views([draw_mixing(settings.mix, ctx.row_keys(batch), moment, side=side) for moment in moments])
+    logits = model(mixing.inputs(kind, inputs), mixing.blend if kind in EMBEDDED else None)
+    return mixing.loss(logits, target, weight, settings.label_smoothing).mean()
 
 
 def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:

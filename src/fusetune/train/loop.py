@@ -73,6 +73,7 @@ class Task:
         validate: () -> (NLL, accuracy) on the validation part.
         set_training: Puts the model into training mode, frozen parts excepted.
         row_name: Row position -> id, for messages.
+        repeats: How often each row of a batch goes through the model.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Task:
     validate: Callable[[], tuple[float, float]]
     set_training: Callable[[], None]
     row_name: Callable[[int], str]
+    repeats: int = 1
 
 
 def train(
@@ -208,7 +210,7 @@ def _run_epoch(
                     average.update()
             total, count = total + value * len(rows), count + len(rows)
             shown.advance(note=f"loss {total / count:.3f}")
-    history.rows_seen += count
+    history.rows_seen += count * task.repeats
     return total / count
 
 

@@ -1,0 +1,61 @@
+"""Views one after the other, whether the augmentation can draw them at once or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusetune.augment.image import ImageAugment
+from fusetune.augment.random import Moment
+from fusetune.augment.tabular import CellAugment, VectorAugment
+from fusetune.augment.text import TextAugment
+from fusetune.augment.views import draw_views
+from fusetune.config import ColumnPolicy, ImagePolicy, TextPolicy
+
+MOMENTS = [Moment(3, 1, view) for view in range(3)]
+KEYS = torch.tensor([5, -7, 2**50])
+
+
+def pixels() -> Tensor:
+    return torch.randint(0, 256, (3, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def cells() -> dict[str, Tensor]:
+    return {
+        "numbers": torch.randn(3, 2, generator=torch.Generator().manual_seed(1)),
+        "missing": torch.zeros(3, 2, dtype=torch.bool),
+        "codes": torch.tensor([[1], [2], [3]]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("augment", "inputs"),
+    [
+        (ImageAugment(ImagePolicy(rotate=20, scale=0.2, flip_horizontal=0.5), 16), pixels()),
+        (CellAugment(ColumnPolicy(corrupt=0.5, jitter=0.1), cells()), cells()),
+        (VectorAugment(ColumnPolicy(corrupt=0.5, jitter=0.1), torch.ones(4, 6)), torch.zeros(3, 6)),
+    ],
+)
+def test_views_are_those_of_single_draws_one_after_the_other(augment: Any, inputs: Any) -> None:
+    found = draw_views(augment, inputs, KEYS, MOMENTS)
+    for view, moment in enumerate(MOMENTS):
+        alone = augment.draw(inputs, KEYS, moment)
+        parts = alone.items() if isinstance(alone, dict) else [(None, alone)]
+        for name, part in parts:
+            whole = found if name is None else found[name]
+            assert len(whole) == 9
+            torch.testing.assert_close(whole[3 * view : 3 * view + 3], part, rtol=0, atol=1e-6)
+    one = draw_views(augment, inputs, KEYS, MOMENTS[1:2])
+    assert len(one["codes"] if isinstance(one, dict) else one) == 3
+
+
+def test_an_augmentation_with_its_own_way_is_asked() -> None:
+    class Own(TextAugment):
+        def draw_views(self, inputs: Any, keys: Tensor, moments: Sequence[Moment]) -> Any:
+            return "its own way"
+
+    assert draw_views(Own(TextPolicy(), (), 0), {}, KEYS, MOMENTS) == "its own way"
