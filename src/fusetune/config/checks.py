@@ -14,7 +14,7 @@ _CELLS: tuple[Action, ...] = ("error", "drop", "mask", "keep")
 _COLUMNS: tuple[Action, ...] = ("error", "mask", "keep")
 _NOTHING: tuple[Action, ...] = ("error", "keep")
 
-# What can be done about each kind; the first action that is named in DEFAULTS, or `keep`, is the default.
+# What can be done about each kind.
 ACTIONS: dict[str, tuple[Action, ...]] = {
     "image_missing": _CELLS,
     "image_empty": _CELLS,
@@ -48,11 +48,12 @@ ACTIONS: dict[str, tuple[Action, ...]] = {
     "class_single_row": _ROWS,
     "class_too_small": _ROWS,
     "class_not_in_training": _ROWS,
-    "label_errors": _ROWS,
+    # Dropping rows because a model disagrees with them would make every score too good.
+    "label_errors": _NOTHING,
 }
 # Copies are left out: in a split that is still to be made they would land on both sides, and in a given one the copy
 # on the training side has told the model the answer. Whatever else is found needs somebody who knows the data.
-DEFAULTS: dict[str, Action] = {kind: "keep" for kind in ACTIONS} | {
+DEFAULTS: dict[str, Action] = dict.fromkeys(ACTIONS, "keep") | {
     "duplicate_rows": "drop",
     "duplicate_rows_across_parts": "drop",
 }

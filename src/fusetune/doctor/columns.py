@@ -60,9 +60,9 @@ def column_findings(case: Case) -> list[Finding]:
         distinct = _distinct(series)
         if distinct <= 1:
             constant.append(column)
-        elif column.kind is Kind.CATEGORY and distinct > _DISTINCT * len(series) and len(series) > 20:
-            naming.append(column)
-        elif column.kind is Kind.NUMBER and column.role == "input" and _counts_rows(series):
+        elif (column.kind is Kind.CATEGORY and distinct > _DISTINCT * len(series) and len(series) > 20) or (
+            column.kind is Kind.NUMBER and column.role == "input" and _counts_rows(series)
+        ):
             naming.append(column)
     return [
         *_named(case, constant, "column_constant", "the same in every row, or empty", "leave them out"),
@@ -155,7 +155,9 @@ def leak_findings(case: Case, scores: Sequence[Score]) -> list[Finding]:
     found = []
     for score in scores:
         if score.lift >= _SUSPICIOUS:
-            what = f"'{score.column}' alone predicts {score.accuracy:.1%} of the labels (always the same: {majority:.1%})"
+            what = (
+                f"'{score.column}' alone predicts {score.accuracy:.1%} of the labels (always the same: {majority:.1%})"
+            )
             found.append(_giving("column_gives_label", (score.column,), what, score.accuracy, score.lift, majority))
     rest = [name for name in case.cells if name not in {c for finding in found for c in finding.columns}]
     together = _together(case, rest) if len(rest) > 1 else None
@@ -173,9 +175,7 @@ def leak_findings(case: Case, scores: Sequence[Score]) -> list[Finding]:
     return [*found, Finding("column_scores", "info", (), tuple(s.column for s in scores), evidence, remedy)]
 
 
-def _giving(
-    kind: str, columns: tuple[str, ...], what: str, accuracy: float, lift: float, majority: float
-) -> Finding:
+def _giving(kind: str, columns: tuple[str, ...], what: str, accuracy: float, lift: float, majority: float) -> Finding:
     severity: Severity = "error" if lift >= _CERTAIN else "warn"
     evidence = {"what": what, "accuracy": round(accuracy, 4), "majority": majority, "lift": round(lift, 4)}
     remedy = "ask when the column is filled in: if after the label is known, leave it out"

@@ -147,7 +147,9 @@ def _within(
 ) -> list[Finding]:
     parts = case.parts
     if parts is not None:
-        sets = [s for members in sets for s in (members[parts[members] == code] for code in (-1, 0, 1, 2)) if len(s) > 1]
+        sets = [
+            s for members in sets for s in (members[parts[members] == code] for code in (-1, 0, 1, 2)) if len(s) > 1
+        ]
     groups = case.groups
     if groups is not None and kind != "duplicate_rows":
         # Pictures and texts of one patient or video belong together, and the split keeps them together.
@@ -218,4 +220,3 @@ def spare(case: Case, sets: list[Set]) -> Set:
     parts = np.zeros(len(case.ids), dtype=np.int64) if case.parts is None else case.parts
     kept = [members[np.argmax(parts[members])] for members in sets]
     return np.setdiff1d(np.concatenate(sets), np.array(kept)) if sets else np.empty(0, dtype=np.int64)
-

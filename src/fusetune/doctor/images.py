@@ -40,7 +40,10 @@ _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_empty": ("error", "the files have no bytes: copy them again, or empty the cells"),
     "image_unreadable": ("error", "replace the files, or empty the cells; data.unreadable=mask trains without them"),
     "image_truncated": ("error", "the files end too early: copy them again, or empty the cells"),
-    "image_enormous": ("error", "make the pictures smaller, or raise data.pixel_limit if they are meant to be so large"),
+    "image_enormous": (
+        "error",
+        "make the pictures smaller, or raise data.pixel_limit if they are meant to be so large",
+    ),
     "image_tiny": ("warn", "look at the pictures: placeholders and icons should be empty cells"),
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
 }

@@ -75,7 +75,7 @@ def _shown(examination: Examination, finding: Finding) -> Shown:
     pictured = finding.kind.startswith(_PICTURED) or "duplicate" in finding.kind
     rows = [
         [(row, notes.get(row, ""), _thumbnail(examination, row) if pictured else "") for row in members[:6]]
-        for members in sets[:_SETS if finding.evidence.get("sets") else _SETS * 2]
+        for members in sets[: _SETS if finding.evidence.get("sets") else _SETS * 2]
     ]
     facts = [(name.replace("_", " "), _value(value)) for name, value in evidence.items() if name not in ("count",)]
     return Shown(finding, finding.kind.replace("_", " "), rows, facts[:_EVIDENCE])
