@@ -1,4 +1,4 @@
-"""Forty faults of twelve kinds, planted into a copy of a clean table in places that a seed decides, and what finds them."""
+"""Forty faults of twelve kinds, planted into a copy of a clean table in places that a seed decides."""
 
 from __future__ import annotations
 

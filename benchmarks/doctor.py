@@ -1,7 +1,7 @@
-"""Does `fusetune check` find what is wrong? Forty faults of twelve kinds in a copy of medpix2, and two splits of fpus23.
+"""Does `fusetune check` find what is wrong? Forty faults in a copy of medpix2, and two splits of fpus23.
 
-Prediction, written before the first measurement: every fault of a file, a copy, a group or a column is found, and 5 of 6
-swapped labels are named; no false alarm of severity error; all swapped labels are in the first tenth when rows are
+Prediction, written before the first measurement: every fault of a file, a copy, a group or a column is found, and 5 of
+6 swapped labels are named; no false alarm of severity error; all swapped labels are in the first tenth when rows are
 ranked by the margin for another class. The frame split of fpus23 is called leaking, the stream split clean.
 """
 
@@ -58,7 +58,8 @@ def faults(quick: bool) -> dict[str, Any]:
     counts = {"found": sum(map(len, found.values())), "planted": sum(map(len, planted.faults.values()))}
     alarms = false_alarms(planted, examination.findings)
     print(f"found {counts['found']} of {counts['planted']}; false alarms of severity error: {len(alarms)} {alarms[:5]}")
-    print(f"swapped labels rank at {', '.join(f'{rank:.1%}' for rank in ranks)}; {len(planted.frame)} rows, {seconds:.1f} s")
+    shown = ", ".join(f"{rank:.1%}" for rank in ranks)
+    print(f"swapped labels rank at {shown}; {len(planted.frame)} rows, {seconds:.1f} s")
     return {**counts, "per_kind": {k: len(v) for k, v in found.items()}, "false_alarms": alarms, "ranks": ranks}
 
 

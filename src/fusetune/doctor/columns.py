@@ -1,8 +1,8 @@
 """Columns: constant ones, those that only name rows, and those that give the label away, alone or together.
 
-A column's score is the accuracy of predicting, for each of its values (numbers: for each of 64 quantile bins), the label
-that was most frequent there in the other folds. Folds keep groups together, so that a column that merely names the
-group gives nothing away.
+A column's score is the accuracy of predicting, for each of its values (numbers: for each of 64 quantile bins), the
+label that was most frequent there in the other folds. Folds keep groups together, so that a column that merely names
+the group gives nothing away.
 """
 
 from __future__ import annotations

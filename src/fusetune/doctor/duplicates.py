@@ -1,4 +1,4 @@
-"""Copies: rows, pictures and texts that occur more than once, within a part and, which spoils every score, across parts."""
+"""Copies: rows, pictures and texts that occur more than once, within a part or, which spoils scores, across parts."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _beyond(sets: list[Set], whole: set[int]) -> list[Set]:
 
 
 def spare(case: Case, sets: list[Set]) -> Set:
-    """Return all rows of sets but one each: the one that stays is in the test part, else validation, else comes first."""
+    """Return all rows of sets but one each: the one that stays is a test row, else a validation row, else the first."""
     parts = np.zeros(len(case.ids), dtype=np.int64) if case.parts is None else case.parts
     kept = [members[np.argmax(parts[members])] for members in sets]
     return np.setdiff1d(np.concatenate(sets), np.array(kept)) if sets else np.empty(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Labels, groups and parts: what is missing or unknown, groups on both sides of the split, classes that are too small."""
+"""Labels, groups and parts: missing or unknown ones, groups on both sides of the split, classes that are too small."""
 
 from __future__ import annotations
 

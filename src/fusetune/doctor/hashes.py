@@ -1,4 +1,4 @@
-"""64-bit hashes of contents, and pairs of pictures whose hashes differ in few bits, found without comparing all pairs."""
+"""64-bit hashes of contents, and pairs of pictures whose hashes differ in few bits, without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 72
 # Bits that may differ. A picture saved again with another quality or size changes 0 to 3 of 64; two unrelated ones
 # differ in 32 on average, and in 4 or fewer with a probability below 1e-13.
 DISTANCE = 4
-# With 4 changed bits, at least 2 of 6 blocks are untouched: pictures that agree in no pair of blocks need no comparison.
+# With 4 changed bits, at least 2 of 6 blocks are untouched: pictures that share no pair of blocks need no comparison.
 _BLOCKS = 6
 # A step smaller than this between neighbouring cells is noise of compression in a flat area, not an edge.
 _STEP = 1.0
@@ -71,7 +71,7 @@ def _close_in_runs(key: Hashes, hashes: Hashes, order: Pairs, distance: int) -> 
 
 
 def text_hashes(texts: pd.Series) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """Return a hash per text, of its words alone (case, spaces and punctuation do not count), and how many words it has."""
+    """Return a hash per text, of its words alone (not of case, spaces and punctuation), and its number of words."""
     hashes, words = np.zeros(len(texts), dtype=np.uint64), np.zeros(len(texts), dtype=np.int64)
     for start in range(0, len(texts), _CHUNK):
         chunk = texts.iloc[start : start + _CHUNK]

@@ -1,4 +1,4 @@
-"""Pictures: every file is opened once, in parallel; what cannot be used is a finding, what can is kept as a few numbers.
+"""Pictures: every file is opened once, in parallel; what cannot be used is a finding, the rest becomes a few numbers.
 
 Per row stay a status, a hash of the pixels, a difference hash and a thumbnail of 24 x 24 grey values: 600 bytes, so
 that the memory for 100,000 pictures is 60 MB. Pictures above the limit of pixels are never decoded.
@@ -113,7 +113,7 @@ class _Look:
     state: str
     problem: str = ""
     pixels: int = 0
-    hash: np.uint64 = np.uint64(0)
+    hash: int = 0
     thumb: npt.NDArray[np.uint8] | None = None
 
 
@@ -141,7 +141,7 @@ def _look(reader: ImageInput, path: str, root: Path) -> _Look:
         state, problem = "image_blank", f"one colour, {width} x {height} pixels"
     pixels = int.from_bytes(blake2b(square.tobytes(), digest_size=8).digest(), "little")
     thumb = grey.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean((1, 3)).astype(np.uint8)
-    return _Look(state, problem, pixels, difference_hash(grey), thumb)
+    return _Look(state, problem, pixels, int(difference_hash(grey)), thumb)
 
 
 def _state(error: ImageError, path: Path) -> str:

@@ -2,9 +2,9 @@
 
 Confident learning (Northcutt et al., arXiv 1911.00068) through cleanlab: a row is suspected where another class is more
 likely than that class usually is for its own rows. The model is a logistic regression on cheap features, fitted on the
-other folds, whole groups at a time, so that a group cannot vouch for its own labels by its looks. Its probabilities are
-multiplied by the share of each label in the rest of the row's group, where there is one. How often the two together agree
-with the labels stands beside the suspects, since they are worth as much as that.
+other folds, whole groups at a time, so that a group cannot vouch for its own labels by its looks. Its probabilities
+are multiplied by the share of each label in the rest of the row's group, where there is one. How often the two together
+agree with the labels stands beside the suspects, since they are worth as much as that.
 """
 
 from __future__ import annotations

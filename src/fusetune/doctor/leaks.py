@@ -153,7 +153,7 @@ def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
 def nearest_numbers(
     groups: Codes, order: npt.NDArray[np.float64], test: Codes, train: Codes
 ) -> tuple[Codes, npt.NDArray[np.float64]]:
-    """Return for each test row the training row of its group with the nearest number (a tie: the lower), and how far."""
+    """Return each test row's training row of its group with the nearest number (of equals the lower), and how far."""
     # One line of numbers on which groups lie further apart than any two rows of one group.
     line = (order - np.nanmin(order)) + groups * (4 * (np.nanmax(order) - np.nanmin(order)) + 4)
     ordered = train[np.argsort(line[train], kind="stable")]

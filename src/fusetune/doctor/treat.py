@@ -1,4 +1,4 @@
-"""The policy applied: rows dropped, cells emptied, columns left out, or the run stopped; each with a line that says so."""
+"""The policy applied: rows dropped, cells emptied, columns left out, or the run stopped; a line says each."""
 
 from __future__ import annotations
 
