@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def plant(clean: pd.DataFrame, root: Path, folder: Path, seed: int = 0) -> Plant
         rows = [next(train) for _ in range(COUNTS[kind])]
         for row in rows:
             path = folder / f"{kind}-{row}.jpg"
-            damage(Path(frame.at[row, "image"]), path)
+            damage(Path(str(frame.at[row, "image"])), path)
             frame.at[row, "image"] = str(path)
         made.faults[kind] = frame.loc[rows, "id"].tolist()
     rows = [next(train) for _ in range(COUNTS["text_empty"])]
@@ -137,11 +137,11 @@ _DAMAGE: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def _shared_groups(made: Planted, train: object) -> None:
+def _shared_groups(made: Planted, train: Iterator[int]) -> None:
     frame = made.frame
     rows: list[int] = []
     while len(rows) < COUNTS["group_across_parts"]:
-        row = next(train)  # type: ignore[call-overload]
+        row = next(train)
         if (frame["uid"] == frame.at[row, "uid"]).sum() > 1:
             rows.append(row)
     frame.loc[rows, "split"] = "test"
@@ -152,9 +152,9 @@ def _shared_groups(made: Planted, train: object) -> None:
         made.innocent.setdefault(kind, set()).update(made.innocent["group_across_parts"])
 
 
-def _swapped_labels(made: Planted, train: object, generator: np.random.Generator) -> None:
+def _swapped_labels(made: Planted, train: Iterator[int], generator: np.random.Generator) -> None:
     frame = made.frame
-    rows = [next(train) for _ in range(COUNTS["label_errors"])]  # type: ignore[call-overload]
+    rows = [next(train) for _ in range(COUNTS["label_errors"])]
     classes = sorted(set(frame["label"]))
     for row in rows:
         frame.at[row, "label"] = generator.choice([name for name in classes if name != frame.at[row, "label"]])
@@ -163,23 +163,23 @@ def _swapped_labels(made: Planted, train: object, generator: np.random.Generator
     made.faults["label_errors"] = frame.loc[rows, "id"].tolist()
 
 
-def _near_copies(made: Planted, train: object, folder: Path) -> None:
+def _near_copies(made: Planted, train: Iterator[int], folder: Path) -> None:
     frame, kind = made.frame, "near_duplicate_images_across_parts"
     tests = frame.index[frame["split"] == "test"][5 : 5 + 3 * COUNTS[kind] : 3]
     for test in tests:
-        row = next(train)  # type: ignore[call-overload]
-        with Image.open(frame.at[row, "image"]) as picture:
+        row = next(train)
+        with Image.open(str(frame.at[row, "image"])) as picture:
             smaller = picture.convert("RGB").resize((picture.width * 4 // 5, picture.height * 4 // 5))
         smaller.save(folder / f"near-{test}.jpg", quality=70)
         frame.at[test, "image"] = str(folder / f"near-{test}.jpg")
-        made.faults.setdefault(kind, []).append(frame.at[test, "id"])
+        made.faults.setdefault(kind, []).append(str(frame.at[test, "id"]))
         # All pictures of that patient may be alike.
         made.innocent.setdefault(kind, set()).update(frame.loc[frame["uid"] == frame.at[row, "uid"], "id"])
 
 
-def _copied_rows(made: Planted, train: object) -> None:
+def _copied_rows(made: Planted, train: Iterator[int]) -> None:
     kind = "duplicate_rows_across_parts"
-    rows = [next(train) for _ in range(COUNTS[kind])]  # type: ignore[call-overload]
+    rows = [next(train) for _ in range(COUNTS[kind])]
     copies = made.frame.loc[rows].copy()
     made.innocent[kind] = set(copies["id"])
     # Whoever copied the patient gave it another name.

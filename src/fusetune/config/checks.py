@@ -53,7 +53,9 @@ ACTIONS: dict[str, tuple[Action, ...]] = {
 }
 # Copies are left out: in a split that is still to be made they would land on both sides, and in a given one the copy
 # on the training side has told the model the answer. Whatever else is found needs somebody who knows the data.
-DEFAULTS: dict[str, Action] = dict.fromkeys(ACTIONS, "keep") | {
+_KEEP: Action = "keep"
+DEFAULTS: dict[str, Action] = {
+    **dict.fromkeys(ACTIONS, _KEEP),
     "duplicate_rows": "drop",
     "duplicate_rows_across_parts": "drop",
 }

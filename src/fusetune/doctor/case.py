@@ -120,5 +120,5 @@ def _codes(series: pd.Series) -> tuple[Codes, tuple[str, ...]]:
 
 def _parts(series: pd.Series) -> Codes:
     words = series.astype("str").str.strip().str.lower()
-    known = {word: PARTS.index(part) for word, part in PART_WORDS.items()}  # type: ignore[arg-type]
+    known = {word: PARTS.index(part) for word, part in PART_WORDS.items()}
     return words.map(known).fillna(-1).to_numpy().astype(np.int64)

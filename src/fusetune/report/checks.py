@@ -57,7 +57,7 @@ def render_checks(examination: Examination, done: Sequence[str] = ()) -> str:
         css=(here / "page.css").read_text(encoding="utf-8"),
         table=case.table.name,
         rows=len(case.ids),
-        roles=[(role, case.schema.named(role)) for role in ("label", "group", "split")],  # type: ignore[arg-type]
+        roles=[(role, case.schema.named(role)) for role in ("label", "group", "split")],
         inputs=[column.name for column in case.schema.inputs],
         counts=counts(examination.findings),
         done=done,
