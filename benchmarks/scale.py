@@ -36,7 +36,7 @@ def main() -> None:
         print(json.dumps(_one(args.table, args.read)))
         return
     sizes = (1_000, 10_000) if args.quick else (10_000, 100_000, 1_000_000)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         for size in sizes:
             path = Path(folder) / f"{size}.parquet"

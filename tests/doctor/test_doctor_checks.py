@@ -250,3 +250,12 @@ def test_every_kind_is_documented_with_its_policies() -> None:
         policy = lines[kind].rsplit("|", 2)[1]
         assert {word.strip(" *") for word in policy.split(",")} == {*actions} - {"keep"}, kind
         assert (f"**{DEFAULTS[kind]}**" in policy) == (DEFAULTS[kind] != "keep")
+
+
+def test_a_table_without_label_or_split_is_checked_for_the_rest(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["day"] = "2020-01-0" + (np.arange(len(frame)) % 9 + 1).astype(str)
+    (tmp_path / "3.png").write_bytes(b"not a picture")
+    examination = look(frame, tmp_path, label=None, group=None, split=None, inputs=["scan", "age", "day"])
+    assert {f.kind for f in examination.findings} - {"column_constant", "column_like_id"} == {"image_unreadable"}
+    dated = look(frame, tmp_path, inputs=["day", "age"])
+    assert set(found(dated, "column_scores").evidence["columns"]) == {"day", "age"}

@@ -92,13 +92,11 @@ class Case:
 
     @cached_property
     def sample(self) -> Rows:
-        """Rows that the doctor's models see: all, or whole groups up to about `SAMPLE` rows."""
+        """Rows that the doctor's models see: all, or whole groups (but the last) up to `SAMPLE` rows."""
         if len(self.ids) <= SAMPLE:
             return np.arange(len(self.ids), dtype=np.int64)
-        sizes = np.bincount(self.units, minlength=len(self._drawn))
-        order = np.argsort(self._drawn, kind="stable")
-        taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), SAMPLE, "right")))]
-        return np.flatnonzero(np.isin(self.units, taken)).astype(np.int64)
+        order = np.lexsort([self.units, self._drawn[self.units]])
+        return np.sort(order[:SAMPLE]).astype(np.int64)
 
     @cached_property
     def _drawn(self) -> Codes:

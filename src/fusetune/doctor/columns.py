@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
 
-from fusetune.data.schema import Kind
+from fusetune.data.schema import Column, Kind
+from fusetune.data.table import Table, first_is_day, parse_dates
 from fusetune.data.tabular import CellInput
 from fusetune.doctor.case import FOLDS, Case, Codes
 from fusetune.doctor.findings import Finding, Severity
@@ -65,17 +66,15 @@ def column_findings(case: Case) -> list[Finding]:
         ):
             naming.append(column)
     return [
-        *_named(case, constant, "column_constant", "the same in every row, or empty", "leave them out"),
-        *_named(
-            case, naming, "column_like_id", "another value in almost every row", "leave them out, or name one as --id"
-        ),
+        *_named(constant, "column_constant", "the same in every row, or empty", "leave them out"),
+        *_named(naming, "column_like_id", "another value in almost every row", "leave them out, or name one as --id"),
     ]
 
 
-def _named(case: Case, columns: Sequence[object], kind: str, what: str, remedy: str) -> list[Finding]:
+def _named(columns: Sequence[Column], kind: str, what: str, remedy: str) -> list[Finding]:
     found = []
-    for role, severity, more in (("input", "warn", ""), ("unused", "info", "; it is no input, nothing to do")):
-        names = tuple(c.name for c in columns if c.role == role)  # type: ignore[attr-defined]
+    for role, severity, more in (("input", "warn", ""), ("unused", "info", "; no input, so nothing to do")):
+        names = tuple(c.name for c in columns if c.role == role)
         if names:
             text = f"{len(names)} column(s) with {what}{more}"
             level: Severity = "warn" if severity == "warn" else "info"
@@ -117,7 +116,7 @@ def score_columns(case: Case) -> list[Score]:
 def _binned(series: pd.Series, kind: Kind) -> Codes:
     """Return a code per cell; missing cells are a value of their own."""
     if kind is Kind.DATE:
-        series = pd.to_datetime(series, errors="coerce", utc=True, format="mixed").astype("int64")
+        series = (parse_dates(series, first_is_day(series)) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
     if kind in (Kind.NUMBER, Kind.DATE):
         numbers = pd.to_numeric(series, errors="coerce")
         if numbers.nunique() > _BINS:
@@ -201,7 +200,7 @@ def _together(case: Case, names: Sequence[str]) -> float:
 
 def cell_matrix(case: Case, names: Sequence[str], rows: Codes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Return cells as standardised numbers (0 where missing) and one-hot categories, float32 [rows, width]."""
-    part = case.table.__class__(case.table.frame.iloc[rows].reset_index(drop=True), case.table.name, case.table.root)
+    part = Table(case.table.frame.iloc[rows].reset_index(drop=True), case.table.name, case.table.root)
     cells = CellInput.fit(part, {name: case.schema.kind_of(name) for name in names}, np.arange(len(rows)))
     source = cells.bind(part)
     blocks = [source.numbers, source.missing.astype(np.float32)]

@@ -17,6 +17,9 @@ from fusetune.doctor.labels import label_findings
 from fusetune.doctor.leaks import neighbour_findings
 from fusetune.doctor.sketch import Features, sketch
 from fusetune.doctor.texts import look_at_texts, text_findings
+from fusetune.progress import bar
+
+_STEPS = 5
 
 
 @dataclass(eq=False)
@@ -57,19 +60,24 @@ def examine(table: Table, schema: Schema, *, pixel_limit: int, allow_remote: boo
     """
     case = Case.of(table, schema)
     pictures = [look_at_pictures(case, name, pixel_limit, allow_remote) for name in case.columns(Kind.IMAGE)]
-    texts = [look_at_texts(case, name) for name in case.columns(Kind.TEXT)]
-    copies = find_copies(case, pictures, texts)
-    scores = score_columns(case)
-    found = [finding for seen in pictures for finding in picture_findings(case, seen)]
-    found += [finding for seen in texts for finding in text_findings(case, seen)]
-    found += [*group_findings(case), *copy_findings(case, copies), *column_findings(case)]
-    leaks = leak_findings(case, scores)
-    # A column that holds the label would vouch for every label, wrong ones included.
-    telling = frozenset(name for leak in leaks if leak.kind == "column_gives_label" for name in leak.columns)
-    features = sketch(case, pictures, telling)
-    found += [*leaks, *label_findings(case, features)]
-    if case.parts is not None:
-        found += _across(case, copies, features)
+    with bar("checking", _STEPS) as shown:
+        texts = [look_at_texts(case, name) for name in case.columns(Kind.TEXT)]
+        shown.advance(note="copies")
+        copies = find_copies(case, pictures, texts)
+        found = [finding for seen in pictures for finding in picture_findings(case, seen)]
+        found += [finding for seen in texts for finding in text_findings(case, seen)]
+        found += [*group_findings(case), *copy_findings(case, copies)]
+        shown.advance(note="columns")
+        found += column_findings(case)
+        leaks = leak_findings(case, score_columns(case))
+        shown.advance(note="labels")
+        # A column that holds the label would vouch for every label, wrong ones included.
+        telling = frozenset(name for leak in leaks if leak.kind == "column_gives_label" for name in leak.columns)
+        features = sketch(case, pictures, telling)
+        found += [*leaks, *label_findings(case, features)]
+        shown.advance(note="split")
+        if case.parts is not None:
+            found += _across(case, copies, features)
     return Examination(case, by_severity(found), pictures, copies, features)
 
 

@@ -132,7 +132,8 @@ def _look(reader: ImageInput, path: str, root: Path) -> _Look:
             width, height = picture.size
             square = reader._square(picture, float("nan"))
     except ImageError as error:
-        return _Look(_state(error, root / path), str(error))
+        state = _state(error, root / path)
+        return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
     grey = square.astype(np.float32).mean(2)
     state, problem = "fine", ""
     if min(width, height) < _TINY:

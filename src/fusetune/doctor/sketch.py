@@ -41,7 +41,7 @@ def sketch(case: Case, pictures: Sequence[Pictures], without: frozenset[str] = f
 
 
 def _picture_blocks(pictures: Pictures, rows: Codes) -> list[Features]:
-    thumbs = pictures.thumbs[rows] / np.float32(255)
+    thumbs = (pictures.thumbs[rows] / np.float32(255)).astype(np.float32)
     return [_scaled(gradient_histogram(thumbs)), _reduced(thumbs.reshape(len(rows), -1))]
 
 

@@ -72,6 +72,9 @@ def _shown(examination: Examination, finding: Finding) -> Shown:
     sets = evidence.pop("sets", None) or [[row] for row in finding.rows[: _SETS * 2]]
     notes = {str(item["row"]): _suspicion(item) for item in evidence.pop("suspects", [])}
     notes |= evidence.pop("files", {})
+    for words in (evidence.pop("parts", []), evidence.pop("labels", [])):
+        for members, told in zip(sets, words, strict=False):
+            notes |= dict(zip(members, told, strict=True))
     pictured = finding.kind.startswith(_PICTURED) or "duplicate" in finding.kind
     rows = [
         [(row, notes.get(row, ""), _thumbnail(examination, row) if pictured else "") for row in members[:6]]
