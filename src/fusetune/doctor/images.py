@@ -153,7 +153,8 @@ def _state(error: ImageError, path: Path) -> str:
         return "image_enormous"
     if path.is_file() and path.stat().st_size == 0:
         return "image_empty"
-    if not isinstance(cause, UnidentifiedImageError) and "truncated" in str(cause).lower():
+    said = str(cause).lower()
+    if not isinstance(cause, UnidentifiedImageError) and ("truncated" in said or "premature end" in said):
         return "image_truncated"
     return "image_unreadable"
 
