@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from fusetune.data.schema import Kind
 from fusetune.doctor.case import Case, Codes, part_name
 from fusetune.doctor.findings import Finding, Severity, shown_sets
 from fusetune.doctor.hashes import Pairs, column_hashes, combined, equal_sets, near_pairs
@@ -60,20 +61,19 @@ def find_copies(case: Case, pictures: list[Pictures], texts: list[Texts]) -> Cop
 
 
 def _equal_rows(case: Case, pictures: list[Pictures], texts: list[Texts]) -> list[Set]:
-    special = [np.where(p.usable, p.pixels, np.uint64(0)) for p in pictures]
-    special += [np.where(t.words >= _WORDS, t.hashes, np.uint64(0)) for t in texts]
-    vectors = [*case.schema.vectors.values(), *([c.name] for c in case.schema.inputs if str(c.kind) == "vector")]
-    special += [combined([column_hashes(case.table.column(name)) for name in names]) for names in vectors]
-    names = case.cells
-    if not special:
-        # Cells alone: the whole record must be equal, also in columns that are no input.
-        names = [c.name for c in case.schema.columns if c.role not in ("id", "split", "label")]
-    parts = special + [column_hashes(case.table.column(name)) for name in names]
+    """Return sets of rows with equal inputs, of which at least one is too rich to be equal by chance."""
+    vectors = [*case.schema.vectors.values(), *([name] for name in case.columns(Kind.VECTOR))]
+    parts = [p.contents for p in pictures] + [t.hashes for t in texts]
+    parts += [combined([column_hashes(case.table.column(name)) for name in names]) for names in vectors]
+    rich = [p.contents != 0 for p in pictures] + [t.words >= _WORDS for t in texts]
+    rich += [case.table.frame[names].notna().any(axis=1).to_numpy() for names in vectors]
+    # Of cells alone, the whole record must be equal, also in columns that are no input.
+    record = [c.name for c in case.schema.columns if c.role not in ("id", "split", "label")]
+    parts += [column_hashes(case.table.column(name)) for name in (case.cells if rich else record)]
     if not parts:
         return []
-    use = np.any([part != 0 for part in special], axis=0) if special else np.ones(len(case.ids), dtype=bool)
-    sets = equal_sets(combined(parts), use)
-    if not special and sum(len(members) - 1 for members in sets) > _COARSE * len(case.ids):
+    sets = equal_sets(combined(parts), np.any(rich, axis=0) if rich else np.ones(len(case.ids), dtype=bool))
+    if not rich and sum(len(members) - 1 for members in sets) > _COARSE * len(case.ids):
         return []
     return sets
 
@@ -112,7 +112,9 @@ def _linked(pairs: Pairs, rows: int) -> list[Set]:
 
 def copy_findings(case: Case, copies: Copies) -> list[Finding]:
     """Return findings about copies within a part, or anywhere while there is no split."""
-    found = _within(case, copies.rows, "duplicate_rows", (), "rows are equal in every input", "warn", _OFTEN)
+    # Of copies with different labels nobody knows which one to keep: they are the finding `conflicting_labels`.
+    agreeing = [rows for rows in copies.rows if case.labels is None or not _differ(case.labels[rows])]
+    found = _within(case, agreeing, "duplicate_rows", (), "rows are equal in every input", "warn", _OFTEN)
     whole = {int(row) for members in copies.rows for row in members}
     for column, sets in copies.pictures.items():
         what = f"rows share a picture in '{column}', pixel for pixel, and differ in other inputs"

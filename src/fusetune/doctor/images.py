@@ -20,7 +20,7 @@ from PIL import UnidentifiedImageError
 from fusetune.data.images import ImageInput
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
-from fusetune.doctor.hashes import SIDE, Hashes, difference_hash
+from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
 from fusetune.errors import ImageError
 from fusetune.progress import bar
 
@@ -74,6 +74,14 @@ class Pictures:
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
         """Return which rows are in one of some states."""
         return np.isin(self.status, [_STATES.index(state) for state in states])
+
+    @property
+    def contents(self) -> Hashes:
+        """Hash of the pixels, of the path where a file cannot be read (its content is unknown), 0 where absent."""
+        unread = self.having(*_BROKEN)
+        found = self.pixels.copy()
+        found[unread] = column_hashes(self.paths[unread])
+        return found
 
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
