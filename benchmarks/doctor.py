@@ -30,7 +30,7 @@ _LIMIT = 200_000_000
 
 def main() -> None:
     args = _arguments()
-    result = {"faults": faults(args.quick), "frames": frames(), "quick": args.quick}
+    result = {"faults": faults(args.quick, args.seed), "frames": frames(), "quick": args.quick}
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
@@ -38,27 +38,31 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="a third of the patients")
+    parser.add_argument("--seed", type=int, default=0, help="decides where the faults are planted")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     return parser.parse_args()
 
 
-def faults(quick: bool) -> dict[str, Any]:
+def faults(quick: bool, seed: int) -> dict[str, Any]:
     clean = pd.read_csv(DATA / "medpix2" / "manifest.csv")
     if quick:
         clean = clean[pd.factorize(clean["uid"])[0] % 3 == 0].reset_index(drop=True)
     with TemporaryDirectory() as folder:
-        planted = plant(clean, DATA / "medpix2", Path(folder))
+        planted = plant(clean, DATA / "medpix2", Path(folder), seed)
         started = time.perf_counter()
         examination = look(planted.frame, inputs="image,history,age,sex,region_code")
         seconds = time.perf_counter() - started
     found = found_of(planted, examination.findings)
     for kind, names in planted.faults.items():
         print(f"{kind:36} found {len(found[kind])} of {len(names)}")
+    doubted = next(f.evidence for f in examination.findings if f.kind == "label_errors")
     ranks = label_ranks(examination, planted.faults["label_errors"])
     counts = {"found": sum(map(len, found.values())), "planted": sum(map(len, planted.faults.values()))}
     alarms = false_alarms(planted, examination.findings)
     print(f"found {counts['found']} of {counts['planted']}; false alarms of severity error: {len(alarms)} {alarms[:5]}")
     shown = ", ".join(f"{rank:.1%}" for rank in ranks)
+    listed = f"{doubted['confident']} labels by confident learning and {doubted['count'] - doubted['confident']} more"
+    print(f"the list of doubted labels names {listed}")
     print(f"swapped labels rank at {shown}; {len(planted.frame)} rows, {seconds:.1f} s")
     return {**counts, "per_kind": {k: len(v) for k, v in found.items()}, "false_alarms": alarms, "ranks": ranks}
 
