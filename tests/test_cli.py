@@ -20,7 +20,7 @@ from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.version import VERSION
 
-COMMANDS = [[], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
+COMMANDS = [[], ["check"], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
 
 
 @dataclass
@@ -339,3 +339,30 @@ def test_the_program_itself_ends_with_the_code(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere is no finished run")
     assert done.stdout == ""
+
+
+def test_check_finds_what_is_wrong_and_says_so_by_its_exit_code(ask: Any, made: Made, tmp_path: Path) -> None:
+    words = ["--label", "organ", "--inputs", "scan,note,age,site", "--group", "patient", "--split", "part"]
+    clean = ask("check", made.table, *words)
+    assert clean.code == 0
+    assert "0 error(s)" in clean.out
+    frame = pd.read_csv(made.table)
+    frame["scan"] = [str(made.table.parent / name) for name in frame["scan"]]
+    frame.loc[3, "scan"] = "nowhere.png"
+    frame.loc[4, "note"] = "..."
+    frame.to_csv(tmp_path / "broken.csv", index=False)
+    files = {"--json": tmp_path / "found.json", "--html": tmp_path / "found.html"}
+    broken = ask("check", tmp_path / "broken.csv", *words, *(word for pair in files.items() for word in pair))
+    assert broken.code == 2
+    assert "image_missing" in broken.out
+    assert "case-003" in broken.out
+    findings = json.loads(files["--json"].read_text())["findings"]
+    assert all(list(f) == ["kind", "severity", "rows", "columns", "evidence", "remedy"] for f in findings)
+    assert [f["rows"] for f in findings if f["kind"] == "image_missing"] == [["case-003"]]
+    page = files["--html"].read_text()
+    assert "case-003" in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    frame.loc[3, "scan"] = frame.loc[2, "scan"]
+    frame.to_csv(tmp_path / "warned.csv", index=False)
+    assert ask("check", tmp_path / "warned.csv", *words).code == 0
+    assert ask("check", tmp_path / "warned.csv", *words, "--strict").code == 3

@@ -221,3 +221,12 @@ def test_a_recipe_beside_a_complete_configuration_of_another_is_refused() -> Non
     with pytest.raises(ConfigError, match="'fast' is asked for beside a complete configuration of 'paper'"):
         Config.build(Config.build({"recipe": "paper"}), {"recipe": "fast"})
     assert Config.build(Config(recipe="fast")).image.train.epochs == 0
+
+
+def test_the_policy_of_the_doctor_knows_its_kinds_and_what_can_be_done() -> None:
+    assert Config.build(sets=["doctor.policy.image_empty=mask"]).doctor.policy["image_empty"] == "mask"
+    assert Config.build({"doctor": {"policy": {"image_tiny": "drop"}}}).doctor.policy["duplicate_rows"] == "drop"
+    with pytest.raises(ConfigError, match="'image_emty' is no kind of finding, did you mean 'image_empty'"):
+        Config.build(sets=["doctor.policy.image_emty=mask"])
+    with pytest.raises(ConfigError, match="'drop' is not possible for label_errors; use error or keep"):
+        Config.build(sets=["doctor.policy.label_errors=drop"])

@@ -27,6 +27,8 @@ FILES = {
     "metrics.json",
     "predictions.parquet",
     "report.html",
+    "findings.json",
+    "findings.html",
     "log.jsonl",
 }
 METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "ece"}
@@ -371,3 +373,24 @@ def test_resuming_with_another_label_other_inputs_or_other_rows_is_refused(chang
     rows = table.assign(y=1 - table["y"]) if change == "rows" else table
     with pytest.raises(UserError):
         fusetune.fit(rows, label, inputs=inputs, config=quick, out=tmp_path / "run", quiet=True, resume=True)
+
+
+def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data")
+    frame["scan"] = [str(tmp_path / "data" / name) for name in frame["scan"]]
+    copy = frame.iloc[[0]].assign(case_id="copy", patient="copy", part="test")
+    short = settings(tmp_path / "store", train__epochs=0, views=1)
+    options: dict[str, Any] = {"inputs": ["scan", "age"], "split": "part", "group": "patient", "quiet": True}
+    run = fusetune.fit(pd.concat([frame, copy]), "organ", config=short, out=tmp_path / "run", **options)
+    found = json.loads((run.folder / "findings.json").read_text())
+    assert found["dropped"] == {"duplicate_rows_across_parts": ["case-000"]}
+    assert sum(run.metrics["rows"].values()) == len(frame)
+    assert any("dropped 1 row(s) for duplicate_rows_across_parts" in text for text in run.metrics["warnings"])
+    assert "case-000" in (run.folder / "findings.html").read_text()
+    strict = {**short, "doctor": {"policy": {"duplicate_rows_across_parts": "error"}}}
+    with pytest.raises(TableError, match=r"(?s)refused.*duplicate_rows_across_parts.*case-000"):
+        fusetune.fit(pd.concat([frame, copy]), "organ", config=strict, out=tmp_path / "other", **options)
+    off = {**short, "doctor": {"check": False}}
+    run = fusetune.fit(pd.concat([frame, copy]), "organ", config=off, out=tmp_path / "unchecked", **options)
+    assert sum(run.metrics["rows"].values()) == len(frame) + 1
+    assert not (run.folder / "findings.json").exists()

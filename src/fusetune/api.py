@@ -25,6 +25,9 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema, infer_schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
+from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.findings import counts
+from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.errors import UserError, listed
 from fusetune.features.store import weights_hash
 from fusetune.files import write_text, written_aside
@@ -32,6 +35,7 @@ from fusetune.folder import held, is_finished, open_folder, refuse_other_run
 from fusetune.judge import Judgement, judge
 from fusetune.model import Model, encode_labels, row_digests
 from fusetune.progress import Log
+from fusetune.report.checks import write_checks
 from fusetune.report.facts import Facts, Input
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
@@ -144,6 +148,8 @@ def _fit(data: Table, roles: _Roles, settings: Config, folder: Path, resume: boo
     label = roles.label
     log = Log(folder / "log.jsonl", quiet)
     schema = _schema(data, roles, settings)
+    examination, treatment = _doctor(data, schema, settings)
+    data, schema = treatment.table, treatment.schema
     classes = class_list(data, label)
     labels = encode_labels(data, label, classes)
     ids = data.ids(schema.named("id"))
@@ -156,6 +162,8 @@ def _fit(data: Table, roles: _Roles, settings: Config, folder: Path, resume: boo
     write_text(folder / "config.yaml", settings.to_yaml())
     schema.save(folder / "schema.json")
     rows.save(folder / "split.parquet")
+    if examination is not None:
+        _report_findings(examination, treatment, rows, settings, log, folder)
     runtime = start_runtime(settings)
     log.record("start", version=VERSION, recipe=settings.recipe, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
@@ -193,6 +201,33 @@ def _schema(table: Table, roles: _Roles, config: Config) -> Schema:
         if name is not None and schema.named(role) != name:  # type: ignore[arg-type]
             raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")  # type: ignore[arg-type]
     return schema
+
+
+def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination | None, Treatment]:
+    """Examine the table, unless that is switched off, and apply the policy."""
+    if not config.doctor.check:
+        return None, Treatment(table, schema, {}, {}, [])
+    found = examine(table, schema, pixel_limit=config.data.pixel_limit, allow_remote=config.allow_download)
+    return found, treat(found, config.doctor.policy)
+
+
+def _report_findings(
+    found: Examination, treatment: Treatment, split: Split, config: Config, log: Log, folder: Path
+) -> None:
+    """Check a split that was made just now, and write down what was found and done."""
+    if found.case.parts is None:
+        found.check_split(split)
+        refuse(found.findings, config.doctor.policy)
+    listing = {"findings": [finding.as_dict() for finding in found.findings], **treatment.as_dict()}
+    write_text(folder / "findings.json", json.dumps(listing, indent=1, ensure_ascii=False))
+    write_checks(folder / "findings.html", found, treatment.lines)
+    for line in treatment.lines:
+        log.warn(line)
+    for finding in found.findings:
+        if finding.severity == "error":
+            log.warn(f"{finding.kind}: {finding.evidence['what']}; {finding.remedy}")
+    tally = counts(found.findings)
+    log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 
 
 def _fingerprint(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:

@@ -17,7 +17,7 @@ from fusetune.errors import UserError, listed
 from fusetune.strategies.prepare import NEUTRAL
 
 # What a run writes before it has trained anything.
-_START = {"config.yaml", "schema.json", "split.parquet", "log.jsonl"}
+_START = {"config.yaml", "schema.json", "split.parquet", "log.jsonl", "findings.json", "findings.html"}
 
 
 def open_folder(out: str | Path | None, table: Table, label: str, resume: bool) -> Path:

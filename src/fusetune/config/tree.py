@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from fusetune.config.checks import ACTIONS, DEFAULTS, Action
 from fusetune.config.policy import (
     IMAGE_POLICIES,
     ColumnPolicy,
@@ -265,6 +266,23 @@ class EvaluateConfig(Section):
     )
 
 
+class DoctorConfig(Section):
+    """What is looked for before training, and what happens then."""
+
+    check: bool = Field(True, description="examine the table before training")
+    policy: dict[str, Action] = Field(DEFAULTS, description="per kind of finding: error, drop, mask or keep")
+
+    @field_validator("policy")
+    @classmethod
+    def _possible(cls, value: dict[str, Action]) -> dict[str, Action]:
+        for kind, action in value.items():
+            if kind not in ACTIONS:
+                raise ValueError(f"'{kind}' is no kind of finding{did_you_mean(kind, ACTIONS)}")
+            if action not in ACTIONS[kind]:
+                raise ValueError(f"'{action}' is not possible for {kind}; use {' or '.join(ACTIONS[kind])}")
+        return {**DEFAULTS, **value}
+
+
 class Tree(Section):
     """Everything that a run depends on besides the table."""
 
@@ -277,6 +295,7 @@ class Tree(Section):
     onnx: bool = Field(True, description="encode on CPU through ONNX Runtime where it is installed and agrees")
     views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
     data: DataConfig = DataConfig()
+    doctor: DoctorConfig = DoctorConfig()
     split: SplitConfig = SplitConfig()
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()

@@ -1,0 +1,105 @@
+"""`fusetune check`: what is wrong with a table, before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.words import commas, pairs
+from fusetune.config import Config
+from fusetune.data.schema import infer_schema
+from fusetune.data.table import read_table
+from fusetune.doctor.examine import examine
+from fusetune.doctor.findings import Finding, counts
+from fusetune.errors import UserError, listed
+from fusetune.report.checks import render_checks
+
+_WARNED = 3
+_STYLES = {"error": "bold red", "warn": "yellow", "info": "dim"}
+
+
+@app.command(
+    short_help="Look for what is wrong with a table: broken images, copies, leaks, label errors.",
+    epilog="Example:  fusetune check scans.csv --label region --group patient --split part --html check.html",
+)
+@guarded
+def check(
+    table: Annotated[
+        str,
+        typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder."),
+    ],
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict.")] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN,...", help="Columns to check as inputs. Default: all but label, group, split and ids."
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Where the guess is wrong (repeatable).")
+    ] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATTERN", help="Number columns that form one vector (repeatable)."),
+    ] = None,
+    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column whose rows belong together.")] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with train / valid (val, dev) / test.")
+    ] = None,
+    row_id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names the rows.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as data.pixel_limit=1e8 (repeatable)."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all findings, with all row ids.")
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, with thumbnails.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Look for what is wrong with a table; nothing is changed.
+
+    Exit code: 0 nothing wrong, 2 at least one error, 3 warnings under --strict. What `fit` does about each kind of
+    finding is the setting doctor.policy.
+    """
+    del debug
+    data = read_table(table)
+    schema = infer_schema(
+        data,
+        label,
+        inputs=commas(inputs),
+        kinds=pairs(kind, "--kind", "age=number"),
+        vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
+        group=group,
+        split=split,
+        row_id=row_id,
+    )
+    settings = Config.build(sets=set_ or ())
+    found = examine(data, schema, pixel_limit=settings.data.pixel_limit, allow_remote=settings.allow_download)
+    if json_file:
+        with written(json_file) as aside:
+            listing = {"findings": [finding.as_dict() for finding in found.findings]}
+            aside.write_text(json.dumps(listing, indent=1, ensure_ascii=False), encoding="utf-8")
+    if html_file:
+        with written(html_file) as aside:
+            aside.write_text(render_checks(found), encoding="utf-8")
+    for finding in found.findings:
+        _print(finding)
+    tally = counts(found.findings)
+    out.print(f"{tally['error']} error(s), {tally['warn']} warning(s), {tally['info']} note(s)")
+    raise typer.Exit(UserError.exit_code if tally["error"] else _WARNED if strict and tally["warn"] else 0)
+
+
+def _print(finding: Finding) -> None:
+    out.print(f"{finding.severity:5} {finding.kind}", style=_STYLES[finding.severity])
+    rows = f" (rows {listed(finding.rows)})" if finding.rows else ""
+    out.print(f"      {finding.evidence['what']}{rows}", soft_wrap=True)
+    if finding.severity != "info":
+        out.print(f"      -> {finding.remedy}", soft_wrap=True)

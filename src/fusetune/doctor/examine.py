@@ -1,0 +1,89 @@
+"""One examination of a table: look at every input once, then ask each family of checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusetune.data.schema import Kind, Schema
+from fusetune.data.split import Split
+from fusetune.data.table import Table
+from fusetune.doctor.case import Case
+from fusetune.doctor.columns import column_findings, leak_findings, score_columns
+from fusetune.doctor.duplicates import Copies, copy_findings, copy_findings_across, find_copies
+from fusetune.doctor.findings import Finding, by_severity
+from fusetune.doctor.groups import group_findings, group_findings_across
+from fusetune.doctor.images import Pictures, look_at_pictures, picture_findings
+from fusetune.doctor.labels import label_findings
+from fusetune.doctor.leaks import neighbour_findings
+from fusetune.doctor.sketch import Features, sketch
+from fusetune.doctor.texts import look_at_texts, text_findings
+from fusetune.progress import bar
+
+_STEPS = 5
+
+
+@dataclass(eq=False)
+class Examination:
+    """What was found in a table, and what it takes to check a split that is made later.
+
+    Attributes:
+        case: The table as it was looked at.
+        findings: What was found, errors first.
+        pictures: One entry per image column.
+        copies: Rows that are copies of each other.
+        features: Cheap features of the sampled rows.
+    """
+
+    case: Case
+    findings: list[Finding]
+    pictures: list[Pictures]
+    copies: Copies
+    features: Features
+
+    def check_split(self, split: Split) -> None:
+        """Add what can only be said about a split, for one that was made after the table was looked at."""
+        self.case = self.case.with_split(split)
+        self.findings = by_severity([*self.findings, *_across(self.case, self.copies, self.features)])
+
+
+def examine(table: Table, schema: Schema, *, pixel_limit: int, allow_remote: bool = False) -> Examination:
+    """Check a table.
+
+    Args:
+        table: The table.
+        schema: What its columns are. Checks of the split are made where it names a split column.
+        pixel_limit: Larger images are reported unread.
+        allow_remote: May images be opened that need a network?
+
+    Raises:
+        TableError: If the id column has missing or repeated values.
+    """
+    case = Case.of(table, schema)
+    pictures = [look_at_pictures(case, name, pixel_limit, allow_remote) for name in case.columns(Kind.IMAGE)]
+    with bar("checking", _STEPS) as shown:
+        texts = [look_at_texts(case, name) for name in case.columns(Kind.TEXT)]
+        shown.advance(note="copies")
+        copies = find_copies(case, pictures, texts)
+        found = [finding for seen in pictures for finding in picture_findings(case, seen)]
+        found += [finding for seen in texts for finding in text_findings(case, seen)]
+        found += [*group_findings(case), *copy_findings(case, copies)]
+        shown.advance(note="columns")
+        found += column_findings(case)
+        leaks = leak_findings(case, score_columns(case))
+        shown.advance(note="labels")
+        # A column that holds the label would vouch for every label, wrong ones included.
+        telling = frozenset(name for leak in leaks if leak.kind == "column_gives_label" for name in leak.columns)
+        features = sketch(case, pictures, telling)
+        found += [*leaks, *label_findings(case, features)]
+        shown.advance(note="split")
+        if case.parts is not None:
+            found += _across(case, copies, features)
+    return Examination(case, by_severity(found), pictures, copies, features)
+
+
+def _across(case: Case, copies: Copies, features: Features) -> list[Finding]:
+    return [
+        *group_findings_across(case),
+        *copy_findings_across(case, copies),
+        *neighbour_findings(case, features),
+    ]

@@ -1,0 +1,52 @@
+"""What the doctor has found: one record per kind, with the rows, the numbers behind it and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warn", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
+# Sets of rows (copies of each other) that evidence spells out; `rows` always holds every one.
+_SETS = 100
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        kind: What it is, a key of `fusetune.config.checks.ACTIONS`.
+        severity: error (results would be wrong), warn (look at it), info (good to know).
+        rows: Ids of the rows it is about, the most certain or first ones first.
+        columns: The columns it is about.
+        evidence: Numbers and examples behind it, as plain JSON values; `what` says it in one sentence.
+        remedy: What to do.
+    """
+
+    kind: str
+    severity: Severity
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    evidence: dict[str, Any]
+    remedy: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding as plain JSON values."""
+        return asdict(self) | {"rows": list(self.rows), "columns": list(self.columns)}
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings with errors first, in the order in which they were found otherwise."""
+    return sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
+
+
+def counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """Return the number of findings per severity."""
+    return {severity: sum(found.severity == severity for found in findings) for severity in SEVERITIES}
+
+
+def shown_sets(sets: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return how many sets of rows there are, and the first of them, as evidence."""
+    return {"sets": [list(rows) for rows in sets[:_SETS]], "set_count": len(sets)}

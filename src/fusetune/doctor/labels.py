@@ -1,0 +1,164 @@
+"""Likely label errors: rows whose label a cross-fitted model finds less likely than confident learning expects.
+
+Confident learning (Northcutt et al., arXiv 1911.00068) through cleanlab: a row is suspected where another class is more
+likely than that class usually is for its own rows. The model is a logistic regression on cheap features, fitted on the
+other folds, whole groups at a time, so that a group cannot vouch for its own labels by its looks. Its probabilities
+are multiplied by the share of each label in the rest of the row's group, where there is one. How often the two together
+agree with the labels stands beside the suspects, since they are worth as much as that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from cleanlab.filter import find_label_issues
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from fusetune.doctor.case import Case, Codes
+from fusetune.doctor.findings import Finding, Severity
+from fusetune.doctor.sketch import Features
+
+Probabilities = npt.NDArray[np.float64]
+# With fewer rows per class than folds, some models never see the class.
+_FEWEST = 5
+# Blocks of features have unit variance in sum. Of 0.3 to 30, this had the lowest cross-fitted NLL on 2,050 scans.
+_INVERSE_PENALTY = 1.0
+# Besides those that confident learning names, at most a tenth of the rows is listed: nobody looks through more.
+_LISTED = 10
+_REMEDY = "look at the first rows of the list; correct labels that are wrong, leave the others"
+
+
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """How likely each label of some rows is.
+
+    Attributes:
+        rows: Positions of the rows in the table.
+        names: The classes that have enough rows, as indices into the case's classes.
+        labels: Index into `names` per row.
+        probabilities: [rows, names].
+    """
+
+    rows: Codes
+    names: Codes
+    labels: Codes
+    probabilities: Probabilities
+
+
+def doubt(case: Case, features: Features) -> Doubt | None:
+    """Return how likely each label of the sample is, or None where there is nothing to compare.
+
+    Args:
+        case: The case.
+        features: float32 [sample, width].
+    """
+    if case.labels is None or not features.shape[1]:
+        return None
+    frequent = np.bincount(case.labels[case.labels >= 0], minlength=len(case.classes)) >= _FEWEST
+    inside = case.labels[case.sample] >= 0
+    inside[inside] = frequent[case.labels[case.sample][inside]]
+    rows = case.sample[inside]
+    names, labels = np.unique(case.labels[rows], return_inverse=True)
+    if len(names) < 2:
+        return None
+    probabilities = crossed_probabilities(features[inside], labels, case.folds[rows])
+    if case.groups is not None:
+        probabilities = with_group(probabilities, labels, case.units[rows])
+    return Doubt(rows, names, labels, probabilities)
+
+
+def label_findings(case: Case, features: Features) -> list[Finding]:
+    """Return the finding about likely label errors: those of confident learning first, then other doubted labels."""
+    found = doubt(case, features)
+    if found is None:
+        return []
+    confident = ranked_suspects(found.labels, found.probabilities)
+    margin = margins(found)
+    doubted = np.argsort(-margin, kind="stable")[: len(margin) // _LISTED]
+    doubted = doubted[(margin[doubted] > 0) & ~np.isin(doubted, confident)]
+    suspects = np.concatenate([confident, doubted])
+    if not len(suspects):
+        return []
+    accuracy = float((found.probabilities.argmax(1) == found.labels).mean())
+    evidence = {
+        "what": f"{len(confident):,} of {len(found.rows):,} labels are likely to be wrong by confident learning, and "
+        f"{len(doubted):,} more are listed since another class is likelier; the model agrees with {accuracy:.1%}",
+        "count": len(suspects),
+        "confident": len(confident),
+        "checked": len(found.rows),
+        "model_accuracy": round(accuracy, 4),
+        "suspects": [_suspect(case, found, int(place)) for place in suspects[:100]],
+    }
+    column = str(case.schema.named("label"))
+    severity: Severity = "warn" if len(confident) else "info"
+    return [Finding("label_errors", severity, case.names(found.rows[suspects]), (column,), evidence, _REMEDY)]
+
+
+def _suspect(case: Case, found: Doubt, place: int) -> dict[str, str | float]:
+    chances, label = found.probabilities[place], found.labels[place]
+    return {
+        "row": case.ids.iloc[found.rows[place]],
+        "label": case.classes[found.names[label]],
+        "likely": case.classes[found.names[chances.argmax()]],
+        "p_label": round(float(chances[label]), 4),
+        "p_likely": round(float(chances.max()), 4),
+    }
+
+
+def margins(found: Doubt) -> Probabilities:
+    """Return by how much another class is likelier than the label, -1 to 1 per row: the rank of suspicion."""
+    own = np.eye(len(found.names), dtype=bool)[found.labels]
+    return np.asarray(np.where(own, 0, found.probabilities).max(1) - found.probabilities[own])
+
+
+def ranked_suspects(labels: Codes, probabilities: Probabilities) -> Codes:
+    """Return positions of likely label errors by confident learning, the largest margin for another class first."""
+    found = find_label_issues(
+        labels,
+        probabilities,
+        filter_by="confident_learning",
+        return_indices_ranked_by="normalized_margin",
+        n_jobs=1,
+    )
+    return np.asarray(found, dtype=np.int64)
+
+
+def with_group(probabilities: Probabilities, labels: Codes, groups: Codes) -> Probabilities:
+    """Multiply by the share of each class among the other rows of the group; overall shares count as one more row.
+
+    On 2,050 scans of 671 patients with 20 wrong labels, it brings 19 to 20 of them into the first tenth, instead of 12.
+    """
+    classes = probabilities.shape[1]
+    _, place = np.unique(groups, return_inverse=True)
+    own = np.eye(classes)[labels]
+    counts = np.zeros((int(place.max()) + 1, classes))
+    np.add.at(counts, (place, labels), 1)
+    others = counts[place] - own + own.mean(0)
+    found = probabilities * others / others.sum(1, keepdims=True)
+    return np.asarray(found / found.sum(1, keepdims=True))
+
+
+def crossed_probabilities(features: Features, labels: Codes, folds: Codes) -> Probabilities:
+    """Return class probabilities of each row from a model that saw none of its fold, float64 [rows, classes].
+
+    A class that is absent from the other folds gets a small probability instead of none.
+    """
+    classes = int(labels.max()) + 1
+    found = np.full((len(labels), classes), 1e-6)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        seen = np.unique(labels[~inside])
+        if len(seen) < 2:
+            found[inside] = np.bincount(labels, minlength=classes) / len(labels)
+            continue
+        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=200)
+        with warnings.catch_warnings():
+            # Ranks of rows settle long before the weights do.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(features[~inside], labels[~inside])
+        found[np.ix_(inside, seen)] = model.predict_proba(features[inside])
+    return np.asarray(found / found.sum(1, keepdims=True))

@@ -1,0 +1,180 @@
+"""Neighbours across the split: do test rows have a near twin in training that tells their label?
+
+The label of a test row's nearest training row is compared with the truth, once among all training rows and once among
+those of other groups. Frames of a video make the first number nearly perfect, whatever the pictures show. Where rows of
+a group are numbered (frames), the nearest training row is the one with the nearest number; otherwise it is the one with
+the most similar cheap features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fusetune.doctor.case import Case, Codes
+from fusetune.doctor.findings import Finding
+from fusetune.doctor.groups import constant_accuracy
+from fusetune.doctor.sketch import Features
+
+# Test rows whose neighbours are looked for: the standard error of a share is below 1.2 %.
+_QUERIES = 2_000
+_BATCH = 256
+# A leak is shown where same-group rows help more often than they harm by three standard errors of that difference,
+# and by two points, below which nobody would change a split.
+_ERRORS, _POINTS = 3.0, 0.02
+# Fewer rows per group than this are not a sequence, whatever their numbers look like.
+_SEQUENCE = 5
+Shares = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How often the nearest training row has the same label.
+
+    Attributes:
+        rows: The judged rows.
+        same: Right with all training rows, 0 to 1 [rows].
+        other: Right with training rows of other groups only, 0 to 1 [rows]; None without groups.
+        evidence: More about it.
+    """
+
+    rows: Codes
+    same: Shares
+    other: Shares | None
+    evidence: dict[str, Any]
+
+
+def neighbour_findings(case: Case, features: Features) -> list[Finding]:
+    """Return the finding about nearest training rows: an error where rows of the same group tell the label."""
+    parts, labels = case.parts, case.labels
+    if parts is None or labels is None or not (parts == 0).any() or not (parts == 2).any():
+        return []
+    found = _by_features(case, parts, labels, features) if features.shape[1] else None
+    other = None if found is None or found.other is None else float(found.other.mean())
+    numbered = _by_number(case, parts, labels)
+    if numbered is not None and (found is None or numbered.same.mean() > found.same.mean()):
+        found = numbered
+    return [] if found is None else [_judged(case, found, other)]
+
+
+def _judged(case: Case, found: Agreement, other: float | None) -> Finding:
+    """Return an error where rows of the same group tell the label of test rows, else the numbers."""
+    assert case.labels is not None
+    agreement, count = float(found.same.mean()), len(found.rows)
+    said = f"the nearest training row has the label of {agreement:.1%} of {count:,} test rows"
+    if other is not None:
+        said += f", and of {other:.1%} if rows of the same group do not count"
+    evidence = {
+        "what": said,
+        "agreement": round(agreement, 4),
+        "agreement_other_groups": None if other is None else round(other, 4),
+        "majority": constant_accuracy(np.zeros_like(case.labels), case.labels),
+        "count": count,
+        **found.evidence,
+    }
+    column = (str(case.schema.named("label")),)
+    if other is not None:
+        error = _ERRORS * np.sqrt((agreement * (1 - agreement) + other * (1 - other)) / count)
+        if agreement - other > max(float(error), _POINTS):
+            remedy = "split by group: rows of one group on both sides make every score too good"
+            return Finding("neighbours_across_parts", "error", case.names(found.rows), column, evidence, remedy)
+    remedy = "nothing: a score to compare the model with"
+    return Finding("neighbour_agreement", "info", (), column, evidence, remedy)
+
+
+def _by_features(case: Case, parts: Codes, labels: Codes, features: Features) -> Agreement | None:
+    sampled = labels[case.sample] >= 0
+    train = np.flatnonzero(sampled & (parts[case.sample] == 0))
+    test = np.flatnonzero(sampled & (parts[case.sample] == 2))[:_QUERIES]
+    if not len(train) or not len(test):
+        return None
+    groups = None if case.groups is None else case.groups[case.sample]
+    same, other = nearest_agreement(features, labels[case.sample], test, train, groups)
+    return Agreement(case.sample[test], same, other, {"nearest_by": "cheap features"})
+
+
+def nearest_agreement(
+    features: Features, labels: Codes, test: Codes, train: Codes, groups: Codes | None
+) -> tuple[Shares, Shares | None]:
+    """Return how far each test row's nearest training rows share its label.
+
+    Where several training rows are equally near, it is the share of them. The second result leaves out rows of the same
+    group; it is None without groups.
+
+    Args:
+        features: float32 [rows, width].
+        labels: Class index per row [rows].
+        test: Positions of the judged rows.
+        train: Positions of the training rows.
+        groups: Group index per row [rows], or None.
+    """
+    same, apart = np.empty(len(test)), np.empty(len(test))
+    half = (features[train] ** 2).sum(1) / 2
+    for start in range(0, len(test), _BATCH):
+        some = test[start : start + _BATCH]
+        distance = half - features[some] @ features[train].T
+        right = labels[some][:, None] == labels[train][None, :]
+        same[start : start + len(some)] = _nearest_share(distance, right)
+        if groups is not None:
+            distance[groups[some][:, None] == groups[train][None, :]] = np.inf
+            apart[start : start + len(some)] = _nearest_share(distance, right)
+    return same, None if groups is None else apart
+
+
+def _nearest_share(distance: Features, right: npt.NDArray[np.bool_]) -> Shares:
+    # Rounding makes equal rows differ by about 1e-6 of features that have unit variance.
+    nearest = distance <= distance.min(1, keepdims=True) + 1e-5
+    return np.asarray((nearest & right).sum(1) / nearest.sum(1))
+
+
+def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
+    """Judge by the row number within the group; only test rows that have a training row in their group count."""
+    if case.groups is None or (numbers := _row_numbers(case)) is None:
+        return None
+    name, order = numbers
+    usable = (case.groups >= 0) & (labels >= 0) & np.isfinite(order)
+    train, test = np.flatnonzero(usable & (parts == 0)), np.flatnonzero(usable & (parts == 2))
+    test = test[np.isin(case.groups[test], case.groups[train])]
+    if not len(test):
+        return None
+    nearest, distance = nearest_numbers(case.groups, order, test, train)
+    evidence = {
+        "nearest_by": f"'{name}' within the group",
+        "mean_distance": round(float(distance.mean()), 3),
+        "next_to_it": round(float((distance <= 1).mean()), 4),
+    }
+    return Agreement(test, (labels[nearest] == labels[test]).astype(np.float64), None, evidence)
+
+
+def nearest_numbers(
+    groups: Codes, order: npt.NDArray[np.float64], test: Codes, train: Codes
+) -> tuple[Codes, npt.NDArray[np.float64]]:
+    """Return each test row's training row of its group with the nearest number (of equals the lower), and how far."""
+    # One line of numbers on which groups lie further apart than any two rows of one group.
+    line = (order - np.nanmin(order)) + groups * (4 * (np.nanmax(order) - np.nanmin(order)) + 4)
+    ordered = train[np.argsort(line[train], kind="stable")]
+    place = np.searchsorted(line[ordered], line[test])
+    before, after = ordered[np.maximum(place - 1, 0)], ordered[np.minimum(place, len(ordered) - 1)]
+    left, right = np.abs(line[test] - line[before]), np.abs(line[after] - line[test])
+    return np.where(left <= right, before, after), np.minimum(left, right)
+
+
+def _row_numbers(case: Case) -> tuple[str, npt.NDArray[np.float64]] | None:
+    """Return the column of whole numbers that counts the rows within each group, if there is one: frames, slices."""
+    assert case.groups is not None
+    if np.bincount(case.groups[case.groups >= 0]).mean() < _SEQUENCE:
+        return None
+    for column in case.schema.columns:
+        series = case.table.column(column.name)
+        if column.role in ("label", "group", "split") or not pd.api.types.is_integer_dtype(series):
+            continue
+        values = series.to_numpy(dtype=np.int64, na_value=0)
+        order = np.lexsort([values, case.groups])
+        steps = np.diff(values[order])[np.diff(case.groups[order]) == 0]
+        if len(steps) and (steps > 0).all() and np.median(steps) <= _SEQUENCE:
+            return column.name, values.astype(np.float64)
+    return None

@@ -1,0 +1,128 @@
+"""The policy applied: rows dropped, cells emptied, columns left out, or the run stopped; a line says each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fusetune.config.checks import Action
+from fusetune.data.schema import Schema
+from fusetune.data.table import Table
+from fusetune.doctor.duplicates import spare
+from fusetune.doctor.examine import Examination
+from fusetune.doctor.findings import Finding
+from fusetune.errors import TableError, listed
+
+
+@dataclass(frozen=True, eq=False)
+class Treatment:
+    """A table after the policy was applied.
+
+    Attributes:
+        table: Without the dropped rows, with masked cells empty.
+        schema: Without the columns that were left out.
+        dropped: Kind of finding -> ids of rows that were dropped for it.
+        masked: Kind of finding -> ids of rows whose cells were emptied for it.
+        lines: What was done, in words.
+    """
+
+    table: Table
+    schema: Schema
+    dropped: dict[str, list[str]]
+    masked: dict[str, list[str]]
+    lines: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was done as plain JSON values."""
+        return {"dropped": self.dropped, "masked": self.masked, "done": self.lines}
+
+
+def refuse(findings: list[Finding], policy: Mapping[str, Action]) -> None:
+    """Stop where the policy of a finding's kind is `error`.
+
+    Raises:
+        TableError: Naming each such finding, its first rows and the remedy.
+    """
+    wrong = [found for found in findings if policy[found.kind] == "error" and found.severity != "info"]
+    if wrong:
+        lines = [
+            f"  - {f.kind}: {f.evidence['what']}" + (f" (rows {listed(f.rows)})" if f.rows else "") + f"; {f.remedy}"
+            for f in wrong
+        ]
+        kinds = "\n".join(lines)
+        raise TableError(f"the table was refused, as doctor.policy asks:\n{kinds}")
+
+
+def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
+    """Apply the policy to all findings that are more than information.
+
+    Raises:
+        TableError: If the policy of a finding's kind is `error`, or no row would be left.
+    """
+    findings = [found for found in examination.findings if found.severity != "info"]
+    refuse(findings, policy)
+    case = examination.case
+    frame, schema = case.table.frame, case.schema
+    gone = np.zeros(len(case.ids), dtype=bool)
+    dropped: dict[str, list[str]] = {}
+    masked: dict[str, list[str]] = {}
+    lines = []
+    for found in findings:
+        rows = pd.Index(case.ids).get_indexer(pd.Index(found.rows)).astype(np.int64)
+        if policy[found.kind] == "drop":
+            rows = _to_drop(examination, found.kind, rows)
+            gone[rows] = True
+            dropped.setdefault(found.kind, []).extend(case.names(rows))
+            lines.append(f"dropped {len(rows):,} row(s) for {found.kind}: {found.evidence['what']}")
+        elif policy[found.kind] == "mask" and len(rows):
+            frame = _masked(frame, found.columns, rows)
+            masked.setdefault(found.kind, []).extend(found.rows)
+            lines.append(f"emptied {len(rows):,} cell(s) for {found.kind}: {found.evidence['what']}")
+        elif policy[found.kind] == "mask":
+            schema = _without(schema, found.columns)
+            lines.append(f"left out {listed(found.columns)} for {found.kind}: {found.evidence['what']}")
+    if gone.all():
+        raise TableError("doctor.policy drops every row; choose keep or mask for some kinds")
+    index = case.table.index
+    table = replace(
+        case.table, frame=frame[~gone].reset_index(drop=True), index=None if index is None else index[~gone]
+    )
+    return Treatment(table, schema, dropped, masked, lines)
+
+
+def _to_drop(examination: Examination, kind: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the rows to drop: all that were found, but of copies all but one."""
+    copies = examination.copies
+    by_kind = {
+        "duplicate_rows": [copies.rows],
+        "duplicate_images": list(copies.pictures.values()),
+        "near_duplicate_images": list(copies.near.values()),
+        "duplicate_texts": list(copies.texts.values()),
+    }
+    families = by_kind.get(kind.removesuffix("_across_parts"))
+    if families is None:
+        return np.unique(rows)
+    sets = [np.intersect1d(members, rows) for sets in families for members in sets]
+    return spare(examination.case, [members for members in sets if len(members) > 1])
+
+
+def _masked(frame: pd.DataFrame, columns: tuple[str, ...], rows: npt.NDArray[np.int64]) -> pd.DataFrame:
+    frame = frame.copy(deep=False)
+    hidden = np.zeros(len(frame), dtype=bool)
+    hidden[rows] = True
+    for name in columns:
+        frame[name] = frame[name].mask(hidden)
+    return frame
+
+
+def _without(schema: Schema, names: tuple[str, ...]) -> Schema:
+    columns = [
+        c.model_copy(update={"role": "unused", "reason": "left out by doctor.policy"}) if c.name in names else c
+        for c in schema.columns
+    ]
+    return schema.model_copy(update={"columns": columns})

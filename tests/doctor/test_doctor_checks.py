@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from _faults import COUNTS, false_alarms, found_of, plant
+from tiny import tiny_table
+
+import fusetune.doctor.case as cases
+from fusetune.config.checks import ACTIONS, DEFAULTS
+from fusetune.data.schema import infer_schema
+from fusetune.data.split import make_split
+from fusetune.data.table import Table, read_table
+from fusetune.doctor.case import Case
+from fusetune.doctor.columns import crossed_accuracy
+from fusetune.doctor.duplicates import spare
+from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.findings import Finding, counts
+from fusetune.doctor.groups import constant_accuracy
+from fusetune.doctor.labels import doubt, margins, ranked_suspects, with_group
+from fusetune.doctor.leaks import nearest_agreement, nearest_numbers
+from fusetune.doctor.treat import treat
+from fusetune.errors import TableError
+
+ROLES = {"label": "organ", "group": "patient", "split": "part"}
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> pd.DataFrame:
+    return tiny_table(tmp_path)
+
+
+def look(frame: pd.DataFrame, root: Path, **roles: Any) -> Examination:
+    table = Table(frame.reset_index(drop=True), "t", root)
+    given = {**ROLES, "inputs": ["scan", "note", "age", "site"], **roles}
+    return examine(table, infer_schema(table, given.pop("label"), **given), pixel_limit=10_000_000)
+
+
+def found(examination: Examination, kind: str) -> Finding:
+    (one,) = (finding for finding in examination.findings if finding.kind == kind)
+    return one
+
+
+def kinds(examination: Examination, severity: str) -> set[str]:
+    return {finding.kind for finding in examination.findings if finding.severity == severity}
+
+
+def test_a_clean_table_has_no_error(frame: pd.DataFrame, tmp_path: Path) -> None:
+    assert kinds(look(frame, tmp_path), "error") == set()
+
+
+def test_planted_faults_are_found(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    root = shared_data("medpix2")
+    clean = pd.read_csv(root / "manifest.csv")
+    clean = clean[pd.factorize(clean["uid"])[0] % 4 == 0].reset_index(drop=True)
+    planted = plant(clean, root, tmp_path)
+    assert sum(map(len, planted.faults.values())) == sum(COUNTS.values()) == 40
+    examination = look(
+        planted.frame, root, label="label", group="uid", split="split", row_id="id",
+        inputs=["image", "history", "age", "sex", "region_code"],
+    )  # fmt: skip
+    told = found_of(planted, examination.findings)
+    for kind in COUNTS.keys() - {"label_errors"}:
+        assert told[kind] == planted.faults[kind]
+    assert false_alarms(planted, examination.findings) == []
+    doubts = doubt(examination.case, examination.features)
+    assert doubts is not None
+    order = examination.case.ids.iloc[doubts.rows[np.argsort(-margins(doubts))]].tolist()
+    assert max(order.index(name) for name in planted.faults["label_errors"]) < 0.1 * len(order)
+
+
+@pytest.mark.parametrize("task", ["head", "arm"])
+def test_frames_leak_and_streams_do_not(shared_data: Callable[[str], Path], task: str) -> None:
+    shared_data("fpus23_annotations")
+    from doctor import look_at_frames
+
+    leaking, clean = look_at_frames(task, "frame"), look_at_frames(task, "stream")
+    assert kinds(leaking, "error") == {"group_across_parts", "neighbours_across_parts"}
+    assert kinds(clean, "error") == set()
+    assert kinds(clean, "warn") <= {"label_errors"}
+    location = {"head": 0.9053, "arm": 0.8735}[task]
+    assert found(clean, "column_scores").evidence["columns"]["location"]["fitted"] == location
+    constant = {"head": 0.9606, "arm": 0.9248}[task]
+    assert found(leaking, "group_across_parts").evidence["constant_per_group"] == constant
+    nearest = found(leaking, "neighbours_across_parts").evidence
+    assert nearest["agreement"] > 0.99 > nearest["agreement_other_groups"] + 0.2
+
+
+def test_copies_are_told_apart_by_part_and_label(frame: pd.DataFrame, tmp_path: Path) -> None:
+    train = frame.index[frame["part"] == "train"]
+    copies = frame.loc[[train[0], train[1]]].copy()
+    copies["case_id"], copies["patient"], copies["part"] = ["new-1", "new-2"], ["new-1", "new-2"], ["test", "train"]
+    copies.loc[train[1], "organ"] = "liver" if copies.at[train[1], "organ"] != "liver" else "lung"
+    both = pd.concat([frame, copies])
+    examination = look(both, tmp_path)
+    first, second = frame.at[train[0], "case_id"], frame.at[train[1], "case_id"]
+    assert set(found(examination, "duplicate_rows_across_parts").rows) == {first, "new-1"}
+    assert "duplicate_rows" not in kinds(examination, "warn"), "nobody knows which of two labels is right"
+    assert set(found(examination, "conflicting_labels").rows) == {second, "new-2"}
+    done = treat(examination, DEFAULTS)
+    assert done.dropped["duplicate_rows_across_parts"] == [first], "the training side goes"
+    assert len(done.table) == len(both) - 1
+    assert len(done.lines) == 1
+
+
+def test_rows_are_no_copies_if_anything_in_them_differs(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.loc[[1, 2, 3, 4, 5, 6], ["age", "site", "part", "organ"]] = [50.0, "site 1", "train", "heart"]
+    frame.loc[[1, 2], "note"], frame.loc[[3, 4], "scan"] = ["left", "right"], frame.at[3, "scan"]
+    frame.loc[[1, 2], "scan"] = frame.at[1, "scan"]
+    frame.loc[[3, 4], "note"] = ["one and the same long report", "One and the same long report!"]
+    frame.loc[[5, 6], "note"] = "one more and the same long report"
+    for row in (5, 6):
+        (tmp_path / frame.at[row, "scan"]).write_bytes(b"broken")
+    assert set(found(look(frame, tmp_path), "duplicate_rows").rows) == {"case-003", "case-004"}
+
+
+def test_policies_mask_cells_and_leave_columns_out(frame: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "3.png").write_bytes(b"")
+    frame["told"] = frame["organ"].map({"heart": 1, "liver": 2, "lung": 3})
+    examination = look(frame, tmp_path, inputs=["scan", "note", "age", "told"])
+    assert found(examination, "image_empty").rows == ("case-003",)
+    done = treat(examination, {**DEFAULTS, "image_empty": "mask", "column_gives_label": "mask"})
+    assert done.table.frame["scan"].isna().to_numpy().nonzero()[0].tolist() == [3]
+    assert [c.name for c in done.schema.inputs] == ["scan", "note", "age"]
+    assert frame["scan"].notna().all(), "the caller's table is not touched"
+    with pytest.raises(TableError, match=r"(?s)image_empty: 1 of 96 pictures.*case-003"):
+        treat(examination, {**DEFAULTS, "image_empty": "error"})
+
+
+def test_a_split_that_is_made_later_is_checked_too(frame: pd.DataFrame, tmp_path: Path) -> None:
+    examination = look(frame.drop(columns="part"), tmp_path, split=None)
+    case = examination.case
+    assert case.labels is not None
+    examination.check_split(make_split(case.ids, case.labels, how="stratified", seed=1))
+    assert "group_across_parts" in kinds(examination, "error")
+
+
+def test_labels_groups_and_parts_that_are_missing(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame = frame.astype({"organ": object, "patient": object, "part": object})
+    frame.loc[[1, 2], "organ"], frame.loc[5, "patient"], frame.loc[7, "part"] = None, None, "holdout"
+    frame.loc[9, "organ"] = "spleen"
+    examination = look(frame, tmp_path)
+    assert found(examination, "label_missing").rows == ("case-001", "case-002")
+    assert found(examination, "group_missing").rows == ("case-005",)
+    assert found(examination, "part_unknown").rows == ("case-007",)
+    assert found(examination, "class_single_row").rows == ("case-009",)
+
+
+def test_columns_that_say_nothing(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["same"], frame["counter"] = 4.0, np.arange(len(frame))
+    examination = look(frame, tmp_path, inputs=["age", "same", "counter"], kinds={"same": "number"})
+    assert found(examination, "column_constant").columns == ("same",)
+    assert found(examination, "column_like_id").columns == ("counter",)
+
+
+def test_columns_give_the_label_together_only(frame: pd.DataFrame, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    big = pd.DataFrame({"a": generator.integers(0, 4, 600), "b": generator.integers(0, 4, 600)})
+    big["y"] = (big["a"] + big["b"]) % 2
+    big["a"], big["b"] = "a" + big["a"].astype(str), "b" + big["b"].astype(str)
+    examination = look(big, tmp_path, label="y", group=None, split=None, inputs=["a", "b"])
+    assert found(examination, "columns_give_label").evidence["accuracy"] == 1.0
+    assert "column_gives_label" not in kinds(examination, "error")
+
+
+def test_scores_equal_a_naive_loop() -> None:
+    generator = np.random.default_rng(1)
+    codes, labels, folds = generator.integers(0, 7, 200), generator.integers(0, 3, 200), generator.integers(0, 5, 200)
+    right = 0
+    for row in range(200):
+        others = labels[(folds != folds[row]) & (codes == codes[row])]
+        right += np.bincount(others, minlength=3).argmax() == labels[row]
+    assert crossed_accuracy(codes, labels, folds) == right / 200
+    best = sum(np.bincount(labels[codes == code]).max() for code in range(7))
+    assert constant_accuracy(codes, labels) == round(best / 200, 4)
+
+
+def test_nearest_rows_equal_a_naive_loop() -> None:
+    generator = np.random.default_rng(2)
+    features = generator.normal(size=(60, 3)).astype(np.float32)
+    features[5] = features[6]
+    labels, groups = generator.integers(0, 2, 60), generator.integers(0, 9, 60)
+    test, train = np.arange(5, 60, 5), np.setdiff1d(np.arange(60), np.arange(5, 60, 5))
+    same, apart = nearest_agreement(features, labels, test, train, groups)
+    assert apart is not None
+    for place, row in enumerate(test):
+        for result, rows in ((same, train), (apart, train[groups[train] != groups[row]])):
+            distance = ((features[rows].astype(float) - features[row]) ** 2).sum(1)
+            assert result[place] == (labels[rows[distance.argmin()]] == labels[row])
+
+
+def test_equally_near_rows_share_the_vote() -> None:
+    features = np.zeros((5, 1), dtype=np.float32)
+    same, _ = nearest_agreement(features, np.array([0, 0, 1, 1, 1]), np.array([0]), np.array([1, 2, 3, 4]), None)
+    assert same.tolist() == [0.25]
+
+
+def test_nearest_numbers_stay_in_their_group() -> None:
+    groups, order = np.array([0, 0, 0, 1, 1]), np.array([1.0, 4.0, 9.0, 2.0, 100.0])
+    nearest, distance = nearest_numbers(groups, order, np.array([1, 3]), np.array([0, 2, 4]))
+    assert nearest.tolist() == [0, 4]
+    assert distance.tolist() == [3.0, 98.0]
+
+
+def test_confident_learning_by_its_definition() -> None:
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 3, 400)
+    probabilities = generator.dirichlet(np.ones(3), 400) * 0.6
+    probabilities[np.arange(400), labels] += 0.4
+    labels[:10] = (labels[:10] + 1) % 3
+    threshold = np.array([probabilities[labels == k, k].mean() for k in range(3)])
+    above = np.where(probabilities >= threshold, probabilities, -1)
+    off = (above.max(1) >= 0) & (above.argmax(1) != labels) & (probabilities.argmax(1) != labels)
+    assert set(ranked_suspects(labels, probabilities).tolist()) == set(np.flatnonzero(off).tolist())
+
+
+def test_the_rest_of_the_group_is_evidence() -> None:
+    labels, groups = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
+    result = with_group(np.full((4, 2), 0.5), labels, groups)
+    # Row 2: the others of its group say 0 twice, and one row more is shared by the classes' shares of a half each.
+    assert result[2].tolist() == pytest.approx([2.5 / 3, 0.5 / 3])
+    assert result[3].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_folds_and_sample_keep_groups_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "SAMPLE", 100)
+    frame = pd.DataFrame({"g": np.repeat(np.arange(80), 5), "x": np.random.default_rng(0).normal(size=400)})
+    table = read_table(frame)
+    case = Case.of(table, infer_schema(table, None, group="g"))
+    assert len(case.sample) == 100
+    assert frame["g"].iloc[case.sample].value_counts().eq(5).all()
+    assert pd.Series(case.folds).groupby(frame["g"]).nunique().eq(1).all()
+    assert np.bincount(case.folds, minlength=5).min() > 20
+
+
+def test_what_is_spared_is_the_test_row(frame: pd.DataFrame, tmp_path: Path) -> None:
+    table = Table(frame, "t", tmp_path)
+    case = Case.of(table, infer_schema(table, "organ", group="patient", split="part"))
+    test, train = int(np.flatnonzero(frame["part"] == "test")[0]), int(np.flatnonzero(frame["part"] == "train")[0])
+    assert spare(case, [np.array([train, test])]).tolist() == [train]
+
+
+def test_findings_are_plain_json_values() -> None:
+    finding = Finding("image_tiny", "warn", ("a", "b"), ("scan",), {"what": "two"}, "look")
+    assert finding.as_dict() == {
+        "kind": "image_tiny", "severity": "warn", "rows": ["a", "b"], "columns": ["scan"],
+        "evidence": {"what": "two"}, "remedy": "look",
+    }  # fmt: skip
+    assert counts([finding]) == {"error": 0, "warn": 1, "info": 0}
+
+
+def test_every_kind_is_documented_with_its_policies() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert lines.keys() == ACTIONS.keys()
+    for kind, actions in ACTIONS.items():
+        policy = lines[kind].rsplit("|", 2)[1]
+        assert {word.strip(" *") for word in policy.split(",")} == {*actions} - {"keep"}, kind
+        assert (f"**{DEFAULTS[kind]}**" in policy) == (DEFAULTS[kind] != "keep")
+
+
+def test_a_table_without_label_or_split_is_checked_for_the_rest(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["day"] = "2020-01-0" + (np.arange(len(frame)) % 9 + 1).astype(str)
+    (tmp_path / "3.png").write_bytes(b"not a picture")
+    examination = look(frame, tmp_path, label=None, group=None, split=None, inputs=["scan", "age", "day"])
+    assert {f.kind for f in examination.findings} - {"column_constant", "column_like_id"} == {"image_unreadable"}
+    dated = look(frame, tmp_path, inputs=["day", "age"])
+    assert set(found(dated, "column_scores").evidence["columns"]) == {"day", "age"}
