@@ -47,7 +47,8 @@ def _portions(rows: list[int], images: Tensor) -> Sequence[slice | list[int]]:
 
 def raise_to(images: Tensor, gamma: Tensor) -> Tensor:
     """Raise values to a power."""
-    return images ** gamma[:, None, None, None]
+    # Interpolation between zeros can round to just below zero, of which there is no power.
+    return images.clamp(min=0) ** gamma[:, None, None, None]
 
 
 def blur(images: Tensor, deviation: Tensor) -> Tensor:
