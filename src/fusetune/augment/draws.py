@@ -96,7 +96,8 @@ class _Source:
         if operation not in self.operations:
             return self.none
         if self.policy.choose == "one":
-            return (self.chosen == self.operations.index(operation)).double()
+            place = self.operations.index(operation)
+            return torch.eq(self.chosen, place).double()
         if operation in _CHANCES:
             return (self.numbers[f"{operation}?"] < getattr(self.policy, _CHANCES[operation])).double()
         return self.none + 1

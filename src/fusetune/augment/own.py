@@ -29,10 +29,10 @@ from torch import Tensor
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment, integers
 from fusetune.config import IMAGE_POLICIES, ImagePolicy
+from fusetune.config.tree import OWN
 from fusetune.errors import ConfigError, UserError
 
-IMPORT = "import:"
-GIVEN = "given:"
+IMPORT, GIVEN = OWN
 Form = Literal["batch", "numpy", "pil"]
 
 
@@ -60,6 +60,11 @@ class Own:
             raise ConfigError(f"image.augment: {self.call!r} cannot be called")
         if isinstance(self.policy, str) and self.policy not in IMAGE_POLICIES:
             raise ConfigError(f"image.augment: '{self.policy}' is no policy; known: {', '.join(IMAGE_POLICIES)}")
+
+    @property
+    def before(self) -> ImagePolicy:
+        """The policy that comes first."""
+        return IMAGE_POLICIES[self.policy] if isinstance(self.policy, str) else self.policy
 
     @property
     def label(self) -> str:
@@ -96,6 +101,28 @@ def imported(address: str) -> Own:
         raise ConfigError(f"image.augment: '{address}' cannot be imported: {error}") from error
 
 
+def chosen(augment: ImagePolicy | str, given: Own | None) -> Own | None:
+    """Return the callable that the setting `image.augment` names, or None where it names a policy.
+
+    Args:
+        augment: The setting.
+        given: What was passed from Python.
+
+    Raises:
+        ConfigError: If the callable cannot be imported, or was passed from Python once and is not passed again.
+    """
+    if not isinstance(augment, str) or not augment.startswith(OWN):
+        return None
+    if augment.startswith(IMPORT):
+        return imported(augment)
+    if given is None or augment != GIVEN + given.label:
+        raise ConfigError(
+            f"image.augment: '{augment}' is a callable that was given from Python; give the same one again, as in "
+            "fusetune.fit(..., augment={'image': it})"
+        )
+    return given
+
+
 @dataclass(frozen=True)
 class OwnAugment:
     """Turns canonical uint8 images into what an image encoder sees: fusetune's policy, then the user's callable.
@@ -111,8 +138,7 @@ class OwnAugment:
     @property
     def before(self) -> ImageAugment:
         """What happens before the call."""
-        policy = self.own.policy
-        return ImageAugment(IMAGE_POLICIES[policy] if isinstance(policy, str) else policy, self.size)
+        return ImageAugment(self.own.before, self.size)
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
@@ -176,7 +202,7 @@ def _called(own: Own, image: Tensor) -> Tensor:
 def _seeded(seed: int, call: Any, device: torch.device) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
         np.random.seed(seed)

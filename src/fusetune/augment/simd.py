@@ -1,6 +1,6 @@
 """Filtering, resampling and colour of uint8 pictures on the CPU through OpenCV, one picture at a time.
 
-A picture's pixels stay in the processor's cache from its filter to its colours, which on a batch of tensors they do not.
+A picture's pixels stay in the processor's cache from its filter to its colours; those of a batch of tensors do not.
 OpenCV computes coordinates and weights in float32 from version 5 on (before: in 1/32 of a pixel, which can be wrong by
 4/255); what is installed is tried out before it is used.
 """

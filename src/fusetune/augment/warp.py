@@ -1,4 +1,4 @@
-"""Filtering and resampling with plain tensor operations, for GPUs, for float pictures, and as the standard of exactness.
+"""Filtering and resampling with plain tensor operations: for GPUs, for float pictures, and as a check.
 
 On the CPU, `simd` does the same for uint8 pictures, several times faster.
 """

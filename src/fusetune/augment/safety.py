@@ -1,0 +1,62 @@
+"""Policies that would teach the wrong thing are refused before training: a mirror image beside a column that says left."""
+
+from __future__ import annotations
+
+import re
+
+from fusetune.config import ImagePolicy
+from fusetune.config.tree import ImageConfig
+from fusetune.data.schema import Schema
+from fusetune.errors import ConfigError, did_you_mean
+from fusetune.progress import Log
+
+_SIDE = re.compile(r"(^|[\W_])(left|right|laterality|orientation|side)([\W_]|$)", re.IGNORECASE)
+_SPACING = re.compile(r"(^|[\W_])(spacing|pixel[\W_]?(size|spacing|mm)|mm[\W_]per[\W_]pixel)([\W_]|$)", re.IGNORECASE)
+# A picture turned further than this may be taken for one that was lying on its side.
+_TURN = 45
+
+
+def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: Log) -> None:
+    """Refuse what contradicts another column, and warn where a column's name says that it might.
+
+    Raises:
+        ConfigError: If `image.orientation` names no column of the table; if pictures are flipped or turned beyond 45
+            degrees beside it; or if their size is changed beside `image.spacing`.
+    """
+    flips = [name for name in ("flip_horizontal", "flip_vertical") if getattr(policy, name)]
+    turns = ["rotate"] if policy.rotate > _TURN else []
+    names = [column.name for column in schema.columns]
+    inputs = [column.name for column in schema.columns if column.role == "input"]
+    if image.orientation is not None:
+        if image.orientation not in names:
+            raise ConfigError(
+                f"image.orientation: the table has no column '{image.orientation}'{did_you_mean(image.orientation, names)}"
+            )
+        for name in (*flips, *turns):
+            raise ConfigError(_refusal(image, policy, name, image.orientation, "orientation"))
+    elif flips:
+        for name in filter(_SIDE.search, inputs):
+            log.warn(
+                f"column '{name}' sounds as if it tells sides, and image.augment.{flips[0]} mirrors pictures; if it does, "
+                f"set image.orientation={name} and a policy without flips such as image.augment=scan"
+            )
+    if image.spacing is not None and policy.scale:
+        raise ConfigError(_refusal(image, policy, "scale", image.spacing, "spacing"))
+    if image.spacing is None and policy.scale:
+        for name in filter(_SPACING.search, inputs):
+            log.warn(
+                f"column '{name}' sounds like the size of a pixel, and image.augment.scale changes sizes; if so, set "
+                f"image.spacing={name} and a policy that keeps sizes such as image.augment=scan"
+            )
+
+
+def _refusal(image: ImageConfig, policy: ImagePolicy, operation: str, column: str, setting: str) -> str:
+    chosen = f" (in the policy '{image.augment}')" if isinstance(image.augment, str) else ""
+    what = {
+        "orientation": "what the column says would no longer be true of the picture",
+        "spacing": "physical sizes would be wrong",
+    }
+    return (
+        f"image.augment.{operation}: {getattr(policy, operation):g}{chosen} cannot go with image.{setting}={column}: "
+        f"{what[setting]}. Set it to 0, or choose image.augment=scan, which keeps sides and sizes"
+    )
