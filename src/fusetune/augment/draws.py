@@ -96,10 +96,10 @@ class _Source:
         if operation not in self.operations:
             return self.none
         if self.policy.choose == "one":
-            place = self.operations.index(operation)
-            return torch.eq(self.chosen, place).double()
+            return (self.chosen == self.operations.index(operation)).double()
         if operation in _CHANCES:
-            return (self.numbers[f"{operation}?"] < getattr(self.policy, _CHANCES[operation])).double()
+            chance: float = getattr(self.policy, _CHANCES[operation])
+            return (self.numbers[f"{operation}?"] < chance).double()
         return self.none + 1
 
     def unsigned(self, operation: str) -> Tensor:

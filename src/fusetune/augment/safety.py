@@ -1,4 +1,4 @@
-"""Policies that would teach the wrong thing are refused before training: a mirror image beside a column that says left."""
+"""Policies that contradict another column are refused before training: a mirror image beside one that says left."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: L
     inputs = [column.name for column in schema.columns if column.role == "input"]
     if image.orientation is not None:
         if image.orientation not in names:
-            raise ConfigError(
-                f"image.orientation: the table has no column '{image.orientation}'{did_you_mean(image.orientation, names)}"
-            )
+            guess = did_you_mean(image.orientation, names)
+            raise ConfigError(f"image.orientation: the table has no column '{image.orientation}'{guess}")
         for name in (*flips, *turns):
             raise ConfigError(_refusal(image, policy, name, image.orientation, "orientation"))
     elif flips:
         for name in filter(_SIDE.search, inputs):
             log.warn(
-                f"column '{name}' sounds as if it tells sides, and image.augment.{flips[0]} mirrors pictures; if it does, "
+                f"column '{name}' sounds as if it tells sides, and image.augment.{flips[0]} mirrors pictures; if so, "
                 f"set image.orientation={name} and a policy without flips such as image.augment=scan"
             )
     if image.spacing is not None and policy.scale:
