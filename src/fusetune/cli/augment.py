@@ -14,6 +14,7 @@ import typer
 from fusetune.augment.random import Moment
 from fusetune.augment.sheet import Cell, column_cells, draw_sheet, image_cells, text_cells
 from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_yaml
 from fusetune.data.images import ImageInput, ImageSource, raise_for_problems
 from fusetune.data.schema import CELL_KINDS, Column, Kind, Schema, infer_kind
@@ -47,6 +48,10 @@ def augment(
     text: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Text column. Default: the first one found.")
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN,...", help=f"Columns of cells. Default: the first {_CELLS} found."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides what is drawn.")] = 0,
     size: Annotated[int, typer.Option(min=32, max=1024, metavar="N", help="Side of the pictures in pixels.")] = 224,
     debug: Debug = False,
@@ -60,7 +65,7 @@ def augment(
         raise UserError(f"--out {out_file}: the name must end in .png")
     config = Config.build({"image": {"augment": _policy(policy), "size": size, "encode_size": size}})
     data = read_table(table)
-    names = _columns(data, image, text)
+    names = _columns(data, image, text, commas(columns))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).round().astype(np.int64))
     grids = _grids(data, names, config, chosen, [Moment(seed, 0, view) for view in range(views)])
     sheet = draw_sheet([cells for grouped in zip(*grids, strict=True) for cells in grouped], max(160, size))
@@ -83,7 +88,7 @@ def _policy(name: str) -> Any:
         raise UserError(f"--policy {name} cannot be read: {error.strerror}") from error
 
 
-def _columns(table: Table, image: str | None, text: str | None) -> dict[str, list[str]]:
+def _columns(table: Table, image: str | None, text: str | None, cells: list[str] | None) -> dict[str, list[str]]:
     """Return the columns to show by kind of input."""
     found = {name: infer_kind(table.column(name)) for name in table.frame.columns}
 
@@ -91,9 +96,10 @@ def _columns(table: Table, image: str | None, text: str | None) -> dict[str, lis
         return next((name for name, (its, _, usable) in found.items() if its is kind and usable), None)
 
     image, text = image or first(Kind.IMAGE), text or first(Kind.TEXT)
-    cells = [name for name, (kind, _, usable) in found.items() if kind in CELL_KINDS and usable]
-    names = {"image": [image] if image else [], "text": [text] if text else [], "columns": cells[:_CELLS]}
-    for name in (*names["image"], *names["text"]):
+    if cells is None:
+        cells = [name for name, (kind, _, usable) in found.items() if kind in CELL_KINDS and usable][:_CELLS]
+    names = {"image": [image] if image else [], "text": [text] if text else [], "columns": cells}
+    for name in (*names["image"], *names["text"], *cells):
         table.column(name)
     if not any(names.values()):
         raise UserError(f"{table.name} has no image, text or table column to show; name one with --image or --text")
