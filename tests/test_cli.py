@@ -20,7 +20,7 @@ from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.version import VERSION
 
-COMMANDS = [[], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
+COMMANDS = [[], ["fit"], ["augment"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
 
 
 @dataclass

@@ -32,7 +32,7 @@ def check(policy: object, names: tuple[str, ...] = ("age", "eye"), **image: obje
         ({"flip_vertical": 0.1}, {"orientation": "eye"}, r"image\.augment\.flip_vertical: 0\.1 cannot go"),
         ({"rotate": 90}, {"orientation": "eye"}, r"image\.augment\.rotate: 90"),
         ("scan", {"orientation": "eyes"}, r"image\.orientation: the table has no column 'eyes', did you mean 'eye'"),
-        ("light", {"spacing": "mm"}, r"image\.augment\.scale: 0\.08 .*image\.spacing=mm: physical sizes.*scan"),
+        ("light", {"spacing": "mm"}, r"image\.augment\.scale: 0\.08 .*image\.spacing=mm: physical sizes"),
     ],
 )
 def test_contradictions_are_refused(policy: object, image: dict[str, object], message: str) -> None:

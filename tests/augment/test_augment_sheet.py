@@ -104,4 +104,5 @@ def test_nothing_overlaps_in_a_sheet() -> None:
 
 def test_reports_get_a_png() -> None:
     data = sheet_png(ImageAugment(IMAGE_POLICIES["medium"], 20), IMAGES, KEYS, seed=3, views=2, width=40)
-    assert Image.open(io.BytesIO(data)).size[0] == 10 + 3 * 50
+    with Image.open(io.BytesIO(data)) as sheet:
+        assert sheet.size[0] == 10 + 3 * 50
