@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ def _portions(rows: list[int], images: Tensor) -> Sequence[slice | list[int]]:
 
 def raise_to(images: Tensor, gamma: Tensor) -> Tensor:
     """Raise values to a power."""
+    if _on_opencv(images):
+        return _each_row(images, gamma, simd.power_row)
     # Interpolation between zeros can round to just below zero, of which there is no power.
     return images.clamp(min=0) ** gamma[:, None, None, None]
 
@@ -68,11 +71,19 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _filtered(images: Tensor, weights: Tensor) -> Tensor:
-    if images.device.type != "cpu" or images.dtype != torch.float32:
-        return convolve(images, weights, weights)
+    if _on_opencv(images):
+        return _each_row(images, weights, simd.convolve_row)
+    return convolve(images, weights, weights)
+
+
+def _on_opencv(images: Tensor) -> bool:
+    return images.device.type == "cpu" and images.dtype == torch.float32
+
+
+def _each_row(images: Tensor, parameters: Tensor, change: Callable[[Any, Any], Any]) -> Tensor:
+    """Change each picture, as an array [height, width, 3], by its own parameter."""
     rows = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
-    weighed = weights.cpu().numpy()
-    done = [simd.convolve_row(row, weight, weight) for row, weight in zip(rows, weighed, strict=True)]
+    done = [change(row, parameter) for row, parameter in zip(rows, parameters.numpy(), strict=True)]
     return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2)
 
 

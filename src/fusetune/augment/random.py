@@ -71,8 +71,9 @@ def normal(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:
         float32 [rows, draws], bit-equal on every device.
     """
     words = _bits(moment, keys, operation, -(-draws // 4))
-    quarters = torch.stack([_shift(words, bits) & 0xFFFF for bits in (0, 16, 32, 48)], 2)
-    return _quantiles().to(keys.device)[quarters.flatten(1)[:, :draws]]
+    # Each word seen as four pieces, the lowest bits first, as on every processor that PyTorch runs on.
+    pieces = words.view(torch.int16)[:, :draws].to(torch.int32) & 0xFFFF
+    return _quantiles().to(keys.device).index_select(0, pieces.flatten()).view(len(keys), draws)
 
 
 @cache

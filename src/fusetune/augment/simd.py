@@ -87,9 +87,15 @@ def paint(images: Pixels, views: Sequence[View], size: int, border: Border, fill
     return result
 
 
-def convolve_row(image: Pixels, across: Floats, down: Floats) -> Pixels:
-    """Filter one float32 picture [side, side, 3] along x and y, repeating the edge."""
-    return cv2.sepFilter2D(image, -1, _trimmed(across), _trimmed(down), borderType=cv2.BORDER_REPLICATE)
+def convolve_row(image: Pixels, weights: Floats) -> Pixels:
+    """Filter one float32 picture [side, side, 3] along both axes, repeating the edge."""
+    weights = _trimmed(weights)
+    return cv2.sepFilter2D(image, -1, weights, weights, borderType=cv2.BORDER_REPLICATE)
+
+
+def power_row(image: Pixels, gamma: float) -> Pixels:
+    """Raise the values of one float32 picture to a power; the sign is dropped."""
+    return cv2.pow(image, float(gamma))
 
 
 def _trimmed(weights: Floats) -> Floats:
