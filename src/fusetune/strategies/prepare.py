@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fusetune.augment.own import Own, chosen
+from fusetune.augment.safety import check_policy
 from fusetune.config import Config
 from fusetune.data.images import ImageSource, raise_for_problems
 from fusetune.data.schema import Schema
@@ -112,6 +114,7 @@ def prepare(
     log: Log,
     folder: Path,
     resume: bool,
+    own: Own | None = None,
 ) -> tuple[Context, dict[str, Reader]]:
     """Read all inputs, load all encoders, and return the context of a run with each modality's pre-processing.
 
@@ -119,6 +122,8 @@ def prepare(
         ImageError: If images cannot be read and `data.unreadable` is error.
         WeightsError: If an encoder's weights are not on this machine.
     """
+    call = chosen(config.image.augment, own)
+    check_policy(config.image, config.image.policy if call is None else call.before, schema, log)
     train = split.rows("train")
     modalities, readers, pristine = schema.modalities(), {}, {}
     sources: dict[str, Source] = {}
@@ -128,7 +133,7 @@ def prepare(
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table)
         _report_source(name, sources[name], split.ids, config, log)
-    augments = {name: readers[name].augment(config, sources[name], train) for name in modalities}
+    augments = {name: readers[name].augment(config, sources[name], train, own) for name in modalities}
     encodings = {name: readers[name].encoding(augment, config) for name, augment in augments.items()}
     store = FeatureStore(
         Path(config.store.folder) if config.store.folder else default_folder(),

@@ -1,0 +1,225 @@
+"""A user's own augmentation: any callable on a batch or on one image, such as a kornia or albumentations transform.
+
+The callable draws its random numbers itself. Before each row's call the generators of torch, NumPy and Python (and the
+callable's own, where it has a `set_random_seed`) are seeded from the same stateless hash that fusetune's operations
+draw from, and put back afterwards. A callable that takes all its randomness from them therefore gives a row the same
+view in any batch, order and run. What cannot be promised: that this survives another version of the other library or
+another device, or holds for a callable that keeps a state of its own between calls. Calls are made one row at a time.
+
+Only training is affected: predictions see plain pictures, so a model is saved and loaded without the callable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fusetune.augment.image import ImageAugment
+from fusetune.augment.random import Moment, integers
+from fusetune.config import IMAGE_POLICIES, ImagePolicy
+from fusetune.config.tree import OWN
+from fusetune.errors import ConfigError, UserError
+
+IMPORT, GIVEN = OWN
+Form = Literal["batch", "numpy", "pil"]
+
+
+@dataclass(frozen=True)
+class Own:
+    """A callable and what it takes.
+
+    Attributes:
+        call: The callable.
+        form: batch: float tensor [1, 3, side, side] in 0..1 to the same; numpy: uint8 array [side, side, 3] to the
+            same; pil: an RGB `PIL.Image` to the same.
+        policy: What happens before the call: a policy or the name of one. The picture always gets its final size first.
+        name: Part of the key under which features are stored; by default the callable's name and a hash of its code
+            or, for objects, of what they print as. Values that a function takes from around it are not seen by that:
+            give a new name when they change.
+    """
+
+    call: Callable[..., Any]
+    form: Form = "batch"
+    policy: ImagePolicy | str = "none"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.call):
+            raise ConfigError(f"image.augment: {self.call!r} cannot be called")
+        if isinstance(self.policy, str) and self.policy not in IMAGE_POLICIES:
+            raise ConfigError(f"image.augment: '{self.policy}' is no policy; known: {', '.join(IMAGE_POLICIES)}")
+
+    @property
+    def before(self) -> ImagePolicy:
+        """The policy that comes first."""
+        return IMAGE_POLICIES[self.policy] if isinstance(self.policy, str) else self.policy
+
+    @property
+    def label(self) -> str:
+        """The name, or one made from the callable."""
+        if self.name:
+            return self.name
+        thing = self.call if hasattr(self.call, "__qualname__") else type(self.call)
+        return f"{thing.__module__}:{thing.__qualname__}#{_digest(self.call)[:12]}"
+
+
+def as_own(value: Any) -> Own:
+    """Return what was given as an `Own`; albumentations transforms are recognised as functions on arrays.
+
+    Raises:
+        ConfigError: If it cannot be called.
+    """
+    if isinstance(value, Own):
+        return value
+    return Own(value, "numpy" if type(value).__module__.startswith("albumentations") else "batch")
+
+
+def imported(address: str) -> Own:
+    """Return what `import:package.module:name` stands for.
+
+    Raises:
+        ConfigError: If there is no such module or name, or if it cannot be called.
+    """
+    module, sign, name = address.removeprefix(IMPORT).partition(":")
+    if not sign or not module or not name:
+        raise ConfigError(f"image.augment: write '{address}' as import:package.module:name")
+    try:
+        return as_own(getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"image.augment: '{address}' cannot be imported: {error}") from error
+
+
+def chosen(augment: ImagePolicy | str, given: Own | None) -> Own | None:
+    """Return the callable that the setting `image.augment` names, or None where it names a policy.
+
+    Args:
+        augment: The setting.
+        given: What was passed from Python.
+
+    Raises:
+        ConfigError: If the callable cannot be imported, or was passed from Python once and is not passed again.
+    """
+    if not isinstance(augment, str) or not augment.startswith(OWN):
+        return None
+    if augment.startswith(IMPORT):
+        return imported(augment)
+    if given is None or augment != GIVEN + given.label:
+        raise ConfigError(
+            f"image.augment: '{augment}' is a callable that was given from Python; give the same one again, as in "
+            "fusetune.fit(..., augment={'image': it})"
+        )
+    return given
+
+
+@dataclass(frozen=True)
+class OwnAugment:
+    """Turns canonical uint8 images into what an image encoder sees: fusetune's policy, then the user's callable.
+
+    Attributes:
+        own: The callable.
+        size: Side of the result in pixels.
+    """
+
+    own: Own
+    size: int
+
+    @property
+    def before(self) -> ImageAugment:
+        """What happens before the call."""
+        return ImageAugment(self.own.before, self.size)
+
+    def describe(self) -> dict[str, object]:
+        """Return what the results depend on, for the feature store's key."""
+        return {"own": self.own.label, "form": self.own.form, **self.before.describe()}
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Show the whole picture, unchanged but for its size."""
+        return self.before.plain(images)
+
+    def draw(self, images: Tensor, keys: Tensor, moment: Moment) -> Tensor:
+        """Draw one random view of every picture, float32 [rows, 3, size, size] in 0..1.
+
+        Raises:
+            UserError: If the callable returns something else than a picture of the same size in 0..1.
+        """
+        return self.draw_views(images, keys, [moment])
+
+    def draw_views(self, images: Tensor, keys: Tensor, moments: Sequence[Moment]) -> Tensor:
+        """Draw several random views of every picture: all rows of the first, then all of the second, and so on."""
+        views = self.before.draw_views(images, keys, moments)
+        seeds = torch.cat([integers(moment, keys.cpu(), "own", 1, 2**32)[:, 0] for moment in moments]).tolist()
+        for place, seed in enumerate(seeds):
+            with _seeded(seed, self.own.call, views.device):
+                found = _called(self.own, views[place])
+            views[place] = self._checked(found)
+        return views
+
+    def _checked(self, found: Tensor) -> Tensor:
+        if found.shape != (3, self.size, self.size) or not bool(found.isfinite().all()):
+            raise UserError(
+                f"image.augment: {self.own.label} returned values of shape {tuple(found.shape)}, some perhaps not "
+                f"finite; a picture of 3 x {self.size} x {self.size} is needed (leave cropping and resizing out)"
+            )
+        if float(found.min()) < -1 or float(found.max()) > 2:
+            raise UserError(
+                f"image.augment: {self.own.label} returned values from {float(found.min()):.3g} to "
+                f"{float(found.max()):.3g}; a picture in 0..1 is needed (leave normalisation out, the encoder does it)"
+            )
+        return found.clamp(0, 1)
+
+
+def _called(own: Own, image: Tensor) -> Tensor:
+    """Call with one picture [3, side, side] in the form that the callable takes; return float [3, side, side]."""
+    if own.form == "batch":
+        found = own.call(image[None].contiguous())
+        return torch.as_tensor(found)[0].to(image)
+    pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    if own.form == "pil":
+        found = np.asarray(own.call(Image.fromarray(pixels)).convert("RGB"))
+    elif type(own.call).__module__.startswith("albumentations"):
+        found = own.call(image=pixels)["image"]
+    else:
+        found = own.call(pixels)
+    array = np.asarray(found)
+    scale = 255 if array.dtype == np.uint8 else 1
+    tensor = torch.from_numpy(np.array(array, dtype=np.float32) / scale).to(image.device)
+    return tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor
+
+
+@contextmanager
+def _seeded(seed: int, call: Any, device: torch.device) -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        if hasattr(call, "set_random_seed"):
+            call.set_random_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _digest(call: Callable[..., Any]) -> str:
+    try:
+        text = inspect.getsource(call) if hasattr(call, "__code__") else repr(call)
+    except (OSError, TypeError):
+        text = repr((call.__code__.co_code, call.__code__.co_consts)) if hasattr(call, "__code__") else repr(call)
+    # Where an object lies in memory says nothing about what it does.
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", text).encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""`fusetune augment`: a contact sheet of what a policy does to a table's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from fusetune.augment.random import Moment
+from fusetune.augment.sheet import Cell, column_cells, draw_sheet, image_cells, text_cells
+from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.words import commas
+from fusetune.config import IMAGE_POLICIES, Config, read_yaml
+from fusetune.data.images import ImageInput, ImageSource, raise_for_problems
+from fusetune.data.schema import CELL_KINDS, Column, Kind, Schema, infer_kind
+from fusetune.data.split import Rows
+from fusetune.data.table import Table, read_table, row_keys
+from fusetune.data.tabular import CellInput
+from fusetune.data.text import TextInput
+from fusetune.errors import UserError, did_you_mean
+from fusetune.inputs import prepare_modality
+from fusetune.progress import Log
+
+_CELLS = 6
+
+
+@app.command(
+    short_help="Draw a contact sheet of what a policy does.",
+    epilog="Example:  fusetune augment scans.csv --policy medium --rows 8 --views 6 --out sheet.png",
+)
+@guarded
+def augment(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file.")],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the picture (PNG).")],
+    policy: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help=f"YAML file, or one of: {', '.join(IMAGE_POLICIES)}.")
+    ] = "medium",
+    rows: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Rows, spread over the table.")] = 8,
+    views: Annotated[int, typer.Option(min=1, max=50, metavar="N", help="Random views per row.")] = 6,
+    image: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with image paths. Default: the first one found.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Text column. Default: the first one found.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN,...", help=f"Columns of cells. Default: the first {_CELLS} found."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides what is drawn.")] = 0,
+    size: Annotated[int, typer.Option(min=32, max=1024, metavar="N", help="Side of the pictures in pixels.")] = 224,
+    debug: Debug = False,
+) -> None:
+    """Draw each row as it is and some random views of it, with what was drawn below each.
+
+    Beside images, texts are shown with the tokens that went struck out and new ones underlined, and cells that changed.
+    """
+    del debug
+    if out_file.suffix.lower() != ".png":
+        raise UserError(f"--out {out_file}: the name must end in .png")
+    config = Config.build({"image": {"augment": _policy(policy), "size": size, "encode_size": size}})
+    data = read_table(table)
+    names = _columns(data, image, text, commas(columns))
+    chosen = np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).round().astype(np.int64))
+    grids = _grids(data, names, config, chosen, [Moment(seed, 0, view) for view in range(views)])
+    sheet = draw_sheet([cells for grouped in zip(*grids, strict=True) for cells in grouped], max(160, size))
+    with written(out_file) as aside:
+        sheet.save(aside, format="PNG")
+    out.print(f"{len(chosen)} rows, {views} views -> {out_file}", soft_wrap=True)
+
+
+def _policy(name: str) -> Any:
+    if name in IMAGE_POLICIES:
+        return name
+    if Path(name).suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"--policy {name}: no policy has this name{did_you_mean(name, IMAGE_POLICIES)}; name a YAML file or one of "
+            f"{', '.join(IMAGE_POLICIES)}"
+        )
+    try:
+        return read_yaml(Path(name).read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"--policy {name} cannot be read: {error.strerror}") from error
+
+
+def _columns(table: Table, image: str | None, text: str | None, cells: list[str] | None) -> dict[str, list[str]]:
+    """Return the columns to show by kind of input."""
+    found = {name: infer_kind(table.column(name)) for name in table.frame.columns}
+
+    def first(kind: Kind) -> str | None:
+        return next((name for name, (its, _, usable) in found.items() if its is kind and usable), None)
+
+    image, text = image or first(Kind.IMAGE), text or first(Kind.TEXT)
+    if cells is None:
+        cells = [name for name, (kind, _, usable) in found.items() if kind in CELL_KINDS and usable][:_CELLS]
+    names = {"image": [image] if image else [], "text": [text] if text else [], "columns": cells}
+    for name in (*names["image"], *names["text"], *cells):
+        table.column(name)
+    if not any(names.values()):
+        raise UserError(f"{table.name} has no image, text or table column to show; name one with --image or --text")
+    return {kind: columns for kind, columns in names.items() if columns}
+
+
+def _grids(
+    table: Table, names: dict[str, list[str]], config: Config, chosen: Rows, moments: Sequence[Moment]
+) -> list[list[list[Cell]]]:
+    every = np.arange(len(table))
+    few = replace(table, frame=table.frame.iloc[chosen].reset_index(drop=True), index=None)
+    ids = table.ids(None).iloc[chosen].reset_index(drop=True)
+    keys, here = torch.from_numpy(row_keys(ids)), np.arange(len(chosen))
+    grids = []
+    for columns in names.values():
+        kinds = {name: infer_kind(table.column(name))[0] for name in columns}
+        schema = Schema(columns=[Column(name=n, kind=k, role="input", reason="shown") for n, k in kinds.items()])
+        modality = next(iter(schema.modalities().values()))
+        reader, _ = prepare_modality(modality, table, schema, every, config, Log(None, quiet=True))
+        source = reader.bind(few)
+        if isinstance(source, ImageSource):
+            raise_for_problems(source, ids)
+        raw: Any = source.read(here)
+        if isinstance(reader.fitted, ImageInput):
+            grids.append(image_cells(reader.augment(config, source, here), raw, keys, moments))
+        elif isinstance(reader.fitted, TextInput):
+            drawn = reader.augment(config, source, here)
+            grids.append(text_cells(drawn, raw, reader.fitted.tokenizer, keys, moments))
+        elif isinstance(reader.fitted, CellInput):
+            drawn = reader.augment(config, reader.bind(table), every)
+            grids.append(column_cells(drawn, raw, reader.fitted, keys, moments))
+    return grids

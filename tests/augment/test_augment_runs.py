@@ -1,0 +1,98 @@
+"""Augmentation through whole runs and the command line: own callables, refused policies, contact sheets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import settings, tiny_table
+from torch import Tensor
+
+import fusetune
+from fusetune import cli
+from fusetune.errors import ConfigError, UserError
+
+HOW: dict[str, Any] = {"inputs": ["scan"], "group": "patient", "split": "part", "quiet": True}
+CALLS: list[int] = []
+
+
+def darker(batch: Tensor) -> Tensor:
+    CALLS.append(len(batch))
+    return batch * (1 - 0.3 * torch.rand(()))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    tiny_table(folder).to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: Path) -> None:
+    CALLS.clear()
+    given = settings(tmp_path / "store")
+    run = fusetune.fit(table, "organ", config=given, out=tmp_path / "run", augment={"image": darker}, **HOW)
+    # Two epochs and two views for the head, each training row by itself.
+    assert len(CALLS) == 72 * (2 + 2)
+    assert set(CALLS) == {1}
+    assert "given:" in (tmp_path / "run" / "config.yaml").read_text()
+    CALLS.clear()
+    model = fusetune.load(tmp_path / "run")
+    assert np.allclose(model.predict_proba(table), run.model.predict_proba(table))
+    assert not CALLS
+    # The same callable finds its features in the store; without it the configuration cannot be used again.
+    fusetune.fit(table, "organ", config=given, out=tmp_path / "again", augment={"image": darker}, **HOW)
+    assert len(CALLS) == 72 * 2
+    with pytest.raises(ConfigError, match="give the same one again"):
+        fusetune.fit(table, "organ", config=tmp_path / "run" / "config.yaml", out=tmp_path / "third", **HOW)
+
+
+def test_only_images_can_be_given_a_callable(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only 'image' can be given, not text"):
+        fusetune.fit(table, "organ", augment={"text": darker}, out=tmp_path / "run", **HOW)
+    with pytest.raises(ConfigError, match="3 cannot be called"):
+        fusetune.fit(table, "organ", augment={"image": 3}, out=tmp_path / "run", **HOW)
+
+
+def test_a_flip_beside_an_orientation_is_refused_before_images_are_read(table: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path / "store", image__orientation="site")
+    with pytest.raises(ConfigError, match=r"image\.augment\.flip_horizontal.*image\.orientation=site"):
+        fusetune.fit(table, "organ", config=config, out=tmp_path / "run", **HOW)
+    with pytest.raises(ConfigError, match=r"image\.augment\.flip_vertical"):
+        fusetune.fit(table, "organ", config=config, augment={"image": "paper"}, out=tmp_path / "other", **HOW)
+
+
+def test_the_command_draws_a_sheet(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "policy.yaml").write_text("rotate: 10\nflip_horizontal: 0.5\n")
+
+    def ask(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["fusetune", "augment", str(table), *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0)
+
+    size = {"--size": 40, "--rows": 2, "--views": 3}
+    options = [word for pair in size.items() for word in pair]
+    out = tmp_path / "sheet.png"
+    assert (
+        ask("--policy", tmp_path / "policy.yaml", "--image", "scan", "--columns", "age,site", *options, "--out", out)
+        == 0
+    )
+    assert "2 rows, 3 views" in capsys.readouterr().out
+    with Image.open(out) as sheet:
+        assert sheet.size[0] == 10 + 4 * 170
+    for words, message in (
+        (("--policy", "mediun"), "did you mean 'medium'"),
+        (("--policy", tmp_path / "none.yaml"), "cannot be read"),
+        (("--image", "skan"), "no column 'skan'"),
+        (("--policy", "paper", "--out", tmp_path / "sheet.jpg"), "must end in .png"),
+    ):
+        assert ask("--out", out, *options, *words) == 2
+        assert message in capsys.readouterr().err
