@@ -216,6 +216,10 @@ class EvaluateConfig(Section):
 
     resamples: int = Field(2000, ge=100, description="bootstrap samples behind each interval")
     baselines: bool = Field(True, description="also fit the rows of the gain table that need extra encoding")
+    aim: str | None = Field(
+        None, description="for two classes: what the threshold is chosen for on validation rows: 'sensitivity >= 0.9'"
+    )
+    positive: str | None = Field(None, description="with aim: the positive class; default: the second one")
 
 
 class Tree(Section):
