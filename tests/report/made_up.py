@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusetune.evaluate import Interval, metrics
+from fusetune.evaluate.explain import Effect, Explanation
 from fusetune.report import Comparison, EpochRecord, Facts, GainRow, Input, Mistake
 from fusetune.report.explanation import data_uri
 
@@ -132,3 +133,15 @@ BARE: dict[str, Any] = {
     "warnings": [], "analysis": {}, "mistakes": [], "findings": [], "config": {}, "versions": {}, "hashes": {},
     "inputs": [],
 }  # fmt: skip
+
+
+def explanation() -> Explanation:
+    """Why a made-up row is decided as it is."""
+    picture = np.full((40, 40, 3), 120, np.uint8)
+    effects = np.linspace(-0.1, 0.3, 1600).reshape(40, 40)
+    return Explanation(
+        row="case-1", decision="class 1", probability=0.8, prior=0.3,
+        shares={"image": 0.6, "note": -0.1, "columns": 0.0},
+        probabilities={"class 1": 0.8, "class 2": 0.2}, absent=["columns"], pictures={"image": picture},
+        maps={"image": effects}, parts={"note": [Effect("beats", 0.2), Effect("the", -0.1)]},
+    )  # fmt: skip

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import facts
+from made_up import explanation, facts
 from test_report_page import SECTIONS
 
+from fusetune.report.explanation import render_explanation
 from fusetune.report.page import render
 
 AXE = Path(os.environ.get("FUSETUNE_AXE", Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"))
@@ -120,21 +121,37 @@ def test_the_keyboard_reaches_links_buttons_and_scrolled_tables(page: Any) -> No
     assert {"A", "BUTTON", "SELECT", "SUMMARY", "DIV"} <= reached
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(page: Any, scheme: str) -> None:
+def serious(browser: Any, scheme: str) -> list[tuple[str, str, int]]:
+    """Return what axe-core calls serious on the page as it is, with all details open."""
     if not AXE.is_file():
         pytest.skip(f"axe-core is not at {AXE}: `make browser` fetches it, or FUSETUNE_AXE names it")
-    page.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
+    colours = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": colours})
     # Through the protocol: the page's own policy does not let it in.
-    page.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text(encoding="utf-8")})
-    page.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text(encoding="utf-8")})
+    browser.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     asked = {"expression": "axe.run().then(r => JSON.stringify(r.violations))", "awaitPromise": True}
-    found = json.loads(page.execute_cdp_cmd("Runtime.evaluate", asked)["result"]["value"])
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    serious = [(v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found if v["impact"] in SERIOUS]
-    assert serious == []
+    found = json.loads(browser.execute_cdp_cmd("Runtime.evaluate", asked)["result"]["value"])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    return [(v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found if v["impact"] in SERIOUS]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Any, scheme: str) -> None:
+    assert serious(page, scheme) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_explanation_is_as_accessible_and_loads_nothing(browser: Any, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "why.html"
+    path.write_text(render_explanation(explanation()), encoding="utf-8")
+    requests(browser)
+    browser.get(path.as_uri())
+    assert [url for url in requests(browser) if not url.startswith("data:")] == [path.as_uri()]
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    found = serious(browser, scheme)
+    browser.back()
+    assert found == []
 
 
 def test_a_phone_need_not_scroll_sideways(page: Any) -> None:
