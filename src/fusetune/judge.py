@@ -79,14 +79,8 @@ def judge(ctx: Context, model: Model, head: HeadFit) -> Judgement:
         model: Its finished model.
         head: How its head was chosen.
     """
-    positive = positive_class(ctx.config.evaluate.aim, ctx.config.evaluate.positive, ctx.classes)
     valid, tried = _validation(ctx, model, head)
-    folds = _folds(ctx, valid)
-    calibration, heat = learn(
-        valid, tried, folds, aim=ctx.config.evaluate.aim, positive=positive, seed=ctx.config.seed
-    )  # fmt: skip
-    if positive is not None and calibration.threshold is None:
-        ctx.log.warn(f"no threshold reaches '{calibration.aim}' on the validation part; none is given")
+    calibration, heat = _calibration(ctx, valid, tried)
     opened = ctx.split.unlock_test()
     ctx.log.record("test part opened", at=opened)
     test = _judged(ctx, model, "test")
@@ -94,34 +88,43 @@ def judge(ctx: Context, model: Model, head: HeadFit) -> Judgement:
         "valid": softmax(valid.outputs.f.numpy(), heat.value),
         "test": softmax(test.outputs.f.numpy(), heat.value),
     }
-    candidates = [*_simple(ctx, valid, test), *_frozen(ctx)]
-    candidates.append(
-        _Candidate(TWO_STAGE, "each encoder fine-tuned alone, one head on all", fused["valid"], fused["test"])
-    )
+    note = "each encoder fine-tuned alone, one head on all"
+    ours = _Candidate(TWO_STAGE, note, fused["valid"], fused["test"])
+    candidates = [*_simple(ctx, valid, test), *_frozen(ctx), ours]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
     scores = {c.name: score_with_intervals(c.test, test.labels, test.groups, **how) for c in candidates}
-    gain = [
-        GainRow(c.name, c.note, scores[c.name]["accuracy"], scores[c.name]["nll"], mean_nll(c.valid, valid.labels))
-        for c in candidates
-    ]
-    comparisons = _holm(
-        [_compare(candidates[-1], other, name, test, how) for name, other in _rivals(candidates, valid.labels).items()]
-    )
+    rivals = _rivals(candidates, valid.labels)
     masked = {c.name: c.masked for c in candidates if c.masked is not None}
-    analysis = analyse(model.network, calibration, test, ctx.classes, masked, **how)
     crossfitted = ctx.honest is not None or len(tried) > 0
-    analysis["calibration"] = _calibration_facts(heat, crossfitted, test, scores[TWO_STAGE], how)
     return Judgement(
         test=scores[TWO_STAGE],
         valid=score_with_intervals(fused["valid"], valid.labels, valid.groups, **how),
-        gain=gain,
-        comparisons=comparisons,
+        gain=[_gain_row(c, scores[c.name], valid.labels) for c in candidates],
+        comparisons=_holm([_compare(ours, other, name, test, how) for name, other in rivals.items()]),
         probabilities=fused,
         calibration=calibration,
-        analysis=analysis,
+        analysis={
+            **analyse(model.network, calibration, test, ctx.classes, masked, **how),
+            "calibration": _calibration_facts(heat, crossfitted, test, scores[TWO_STAGE], how),
+        },
         shares=row_shares(model.network, test.outputs, heat.value),
         prior=without_inputs(model.network, test.outputs, heat.value),
     )
+
+
+def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: Rows) -> GainRow:
+    valid_nll = mean_nll(candidate.valid, valid_labels)
+    return GainRow(candidate.name, candidate.note, scores["accuracy"], scores["nll"], valid_nll)
+
+
+def _calibration(ctx: Context, valid: Judged, tried: list[Probabilities]) -> tuple[Calibration, Temperature]:
+    """Learn temperature, prediction sets and threshold from validation rows, before the test part is opened."""
+    aim, seed = ctx.config.evaluate.aim, ctx.config.seed
+    positive = positive_class(aim, ctx.config.evaluate.positive, ctx.classes)
+    found, heat = learn(valid, tried, _folds(ctx, valid), aim=aim, positive=positive, seed=seed)
+    if positive is not None and found.threshold is None:
+        ctx.log.warn(f"no threshold reaches '{aim}' on the validation part; none is given")
+    return found, heat
 
 
 def _validation(ctx: Context, model: Model, head: HeadFit) -> tuple[Judged, list[Probabilities]]:
@@ -152,7 +155,7 @@ def _folds(ctx: Context, valid: Judged) -> Rows:
     count = min(_FOLDS, int(units.nunique()))
     if count < 2:
         return np.zeros(len(rows), dtype=np.int64)
-    return deal(ctx.ids.iloc[rows], valid.labels, units, (1 / count,) * count, ctx.config.seed + 2)
+    return deal(ctx.ids.iloc[rows], valid.labels, units, (1 / count,) * count, ctx.config.seed + 3)
 
 
 def _calibration_facts(

@@ -27,7 +27,14 @@ class Found:
     remedy: str
 
 
-FINDING = Found("near_duplicate", "warn", [str(k) for k in range(12)], ["picture"], {"pairs": 6}, "Look at them.")
+FINDING = Found(
+    "near_duplicate",
+    "warn",
+    [str(k) for k in range(12)],
+    ["picture"],
+    {"what": "Six pairs of pictures are nearly equal.", "pairs": 6},
+    "Look at them.",
+)
 
 
 def bounds(value: float) -> dict[str, float | None]:

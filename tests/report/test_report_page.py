@@ -191,6 +191,19 @@ def test_what_was_not_measured_is_said() -> None:
         assert text not in Page(render(facts())).words()
 
 
+def test_findings_come_with_sentence_rows_and_remedy() -> None:
+    html = render(facts())
+    section = Page(html[html.index('<section id="findings"') : html.index('<section id="data"')]).words()
+    for text in (
+        "near duplicate",
+        "Six pairs of pictures",
+        "pairs: 6",
+        "12\N{NO-BREAK SPACE}rows: 0, 1,",
+        "Look at them",
+    ):
+        assert text.replace("\N{NO-BREAK SPACE}", " ") in section
+
+
 def test_thresholds_are_for_two_classes() -> None:
     assert "Threshold for “class 1”" in Page(render(facts(2))).words()
     assert "Threshold for" not in Page(render(facts(3))).words()
