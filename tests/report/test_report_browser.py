@@ -163,6 +163,14 @@ def test_a_phone_need_not_scroll_sideways(page: Any) -> None:
 
 
 def test_it_prints(page: Any) -> None:
+    # A4 less its margins, in pixels: a wider page would be cut or shrunk.
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    size = {"width": 672, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert width <= 672
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") >= 4
