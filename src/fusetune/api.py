@@ -23,13 +23,14 @@ import pandas as pd
 from fusetune.augment.own import GIVEN, Own, as_own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config, ImagePolicy
-from fusetune.data.schema import Schema, infer_schema
+from fusetune.data.schema import Kind, Schema, infer_schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
 from fusetune.doctor.examine import Examination, examine
-from fusetune.doctor.findings import counts
+from fusetune.doctor.findings import by_severity, counts
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.errors import UserError, listed
+from fusetune.evaluate.threshold import positive_class
 from fusetune.features.store import weights_hash
 from fusetune.files import write_text, written_aside
 from fusetune.folder import held, is_finished, open_folder, refuse_other_run
@@ -37,7 +38,8 @@ from fusetune.judge import Judgement, judge
 from fusetune.model import Model, encode_labels, row_digests
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
-from fusetune.report.facts import Facts, Input
+from fusetune.report.facts import Facts, Input, Mistake
+from fusetune.report.mistakes import most_certain_mistakes
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies.context import Context
@@ -165,6 +167,7 @@ def _fit(
     examination, treatment = _doctor(data, schema, settings)
     data, schema = treatment.table, treatment.schema
     classes = class_list(data, label)
+    positive_class(settings.evaluate.aim, settings.evaluate.positive, classes)  # a wrong aim must not cost a run
     labels = encode_labels(data, label, classes)
     ids = data.ids(schema.named("id"))
     if resume:
@@ -185,17 +188,20 @@ def _fit(
     _announce(log, schema)
     ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
     _warn_about_parts(ctx)
-    network, _ = two_stage(ctx)
+    network, head = two_stage(ctx)
     learnt = np.concatenate([rows.rows("train"), rows.rows("valid")])
     seen = np.unique(row_digests(ctx.sources, len(data))[learnt])
     model = Model(network, readers, schema, classes, settings, runtime, seen)
     with log.timed(ctx.seconds, "judge"):
-        found = judge(ctx, model)
+        found = judge(ctx, model, head)
+    model.calibration = found.calibration
     ctx.seconds["total"] = time.perf_counter() - started
     save_bundle(model, folder / "model")
     metrics = {**_metrics(ctx, found), "rows_hash": fingerprint}
     _save_predictions(ctx, found, folder / "predictions.parquet")
-    write_report(folder / "report.html", _facts(data, label, schema, ctx, found, model, folder))
+    facts = _facts(data, label, schema, ctx, found, model, folder)
+    findings = [] if examination is None else by_severity(examination.findings)
+    write_report(folder / "report.html", replace(facts, findings=findings))
     # Last of all: a folder with this file is a finished run.
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
     shutil.rmtree(folder / "stages", ignore_errors=True)  # optimiser states, of use only to an unfinished run
@@ -328,12 +334,15 @@ def _metrics(ctx: Context, found: Judgement) -> dict[str, Any]:
                 "lost": c.lost,
                 "p": c.p,
                 "p_holm": c.p_holm,
+                "p_group": c.p_group,
+                "p_group_holm": c.p_group_holm,
                 "verdict": c.verdict,
                 "accuracy": c.accuracy.as_dict(),
                 "nll": c.nll.as_dict(),
             }
             for c in found.comparisons
         ],
+        **found.analysis,
         "seconds": {name: round(value, 2) for name, value in ctx.seconds.items()},
         "encoder_passes": _passes(ctx),
         "warnings": ctx.log.warnings,
@@ -408,7 +417,20 @@ def _facts(
         config=ctx.config.model_dump(mode="json"),
         versions=_versions(),
         hashes={"split": ctx.split.hash, "weights": weights_hash(model.network)},
+        analysis=found.analysis,
+        mistakes=_mistakes(table, schema, ctx, found),
     )
+
+
+def _mistakes(table: Table, schema: Schema, ctx: Context, found: Judgement) -> list[Mistake]:
+    """Return the most certain mistakes on the test part, without encoding anything."""
+    rows = ctx.split.rows("test")
+    inputs = [c for c in schema.columns if c.role == "input"]
+    return most_certain_mistakes(
+        table.frame, rows, [c.name for c in inputs if c.kind not in (Kind.IMAGE, Kind.VECTOR)], ctx.sources, ctx.ids,
+        ctx.groups, [str(name) for name in ctx.classes], ctx.labels[rows], found.probabilities["test"], found.shares,
+        found.prior,
+    )  # fmt: skip
 
 
 def _versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.encoders import build_encoder
 from fusetune.errors import BundleError, ConfigError, SchemaError, listed
+from fusetune.evaluate.calibration import Calibration
 from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
@@ -66,6 +67,7 @@ def save_bundle(model: Model, folder: Path) -> None:
             "encoders": [encoder.describe() for encoder in model.network.encoders],  # type: ignore[operator]
             "head": model.network.head.describe(),
             "wiring": model.network.wiring.describe(),
+            "calibration": model.calibration.describe(),
             "files": {path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
         }
         facts["checksum"] = _checksum(facts)
@@ -94,10 +96,11 @@ def load_bundle(folder: str | Path) -> Model:
         network = _network(facts)
         network.load_state_dict(load_file(str(path / "weights.safetensors")))
         seen = load_numpy(str(path / "seen.safetensors"))["digests"]
+        calibration = Calibration.read(facts["calibration"])
     except _DAMAGE as error:
         raise BundleError(f"{path} does not hold a usable model ({type(error).__name__}: {error})") from error
     network.eval().requires_grad_(False)
-    return rebuild(network, readers, schema, facts["classes"], config, seen)
+    return rebuild(network, readers, schema, facts["classes"], config, seen, calibration)
 
 
 def _network(facts: dict[str, Any]) -> FusionModel:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,19 +12,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusetune.data.split import Rows
+from fusetune.data.split import Part, Rows, deal
 from fusetune.encoders import CellIdentity, Encoder
-from fusetune.evaluate import Interval, mcnemar, paired_difference, score_with_intervals
+from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
+from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
+from fusetune.evaluate.calibration import Calibration, Judged, learn
 from fusetune.evaluate.metrics import nll as mean_nll
+from fusetune.evaluate.modalities import Masked
+from fusetune.evaluate.temperature import Temperature, softmax
+from fusetune.evaluate.threshold import positive_class
 from fusetune.model import Model
 from fusetune.report.facts import Comparison, GainRow
 from fusetune.strategies.context import Context
 from fusetune.strategies.ensemble import ensemble, fit_temperatures
+from fusetune.strategies.heads import HeadFit
 from fusetune.strategies.model import Outputs
 from fusetune.strategies.plan import fit_on, logits_of, make_plan
 
-Probabilities = npt.NDArray[np.float64]
+Probabilities = npt.NDArray[np.floating[Any]]
+Present = Mapping[str, Tensor]
 TWO_STAGE = "two-stage"
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -36,13 +46,20 @@ class Judgement:
         comparisons: Paired tests of the two-stage model against each modality (the best on validation rows first), the
             ensemble and frozen encoders, p-values corrected for their number.
         probabilities: Of the two-stage model by part, float [rows, classes].
+        calibration: What was learnt on validation rows and goes with the model.
+        analysis: Subsets of modalities, missing inputs, sets and so on, as `metrics.json` holds them.
+        shares: Each modality's share of the decision on each test row, by modality; and the probability without input.
     """
 
     test: dict[str, Interval]
     valid: dict[str, Interval]
     gain: list[GainRow]
     comparisons: list[Comparison]
-    probabilities: dict[str, Probabilities]
+    probabilities: Mapping[str, Probabilities]
+    calibration: Calibration
+    analysis: dict[str, Any]
+    shares: dict[str, Probabilities]
+    prior: Probabilities
 
 
 @dataclass(frozen=True)
@@ -51,78 +68,178 @@ class _Candidate:
     note: str
     valid: Probabilities
     test: Probabilities
+    masked: Masked | None = None  # test probabilities when less is present
 
 
-def judge(ctx: Context, model: Model) -> Judgement:
-    """Open the test part and judge the model beside the baselines."""
-    valid_rows = ctx.split.rows("valid")
+def judge(ctx: Context, model: Model, head: HeadFit) -> Judgement:
+    """Open the test part and judge the model beside the baselines.
+
+    Args:
+        ctx: The run.
+        model: Its finished model.
+        head: How its head was chosen.
+    """
+    valid, tried = _validation(ctx, model, head)
+    calibration, heat = _calibration(ctx, valid, tried)
     opened = ctx.split.unlock_test()
     ctx.log.record("test part opened", at=opened)
-    test_rows = ctx.split.rows("test")
-    rows = {"valid": valid_rows, "test": test_rows}
-    outputs = {part: model.outputs(ctx.sources, some, f"judging on {part} rows") for part, some in rows.items()}
-    if ctx.honest is not None:
-        outputs["valid"] = ctx.honest
-    fused = {part: _softmax(found.f) for part, found in outputs.items()}
-    candidates = [*_simple(ctx, outputs), *_frozen(ctx, rows)]
-    candidates.append(
-        _Candidate(TWO_STAGE, "each encoder fine-tuned alone, one head on all", fused["valid"], fused["test"])
-    )
-    labels = {part: ctx.labels[some] for part, some in rows.items()}
-    groups = {part: None if ctx.groups is None else ctx.groups.iloc[some].to_numpy() for part, some in rows.items()}
+    test = _judged(ctx, model, "test")
+    fused = {
+        "valid": softmax(valid.outputs.f.numpy(), heat.value),
+        "test": softmax(test.outputs.f.numpy(), heat.value),
+    }
+    note = "each encoder fine-tuned alone, one head on all"
+    ours = _Candidate(TWO_STAGE, note, fused["valid"], fused["test"])
+    candidates = [*_simple(ctx, valid, test), *_frozen(ctx), ours]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
-    scores = {c.name: score_with_intervals(c.test, labels["test"], groups["test"], **how) for c in candidates}
-    gain = [
-        GainRow(c.name, c.note, scores[c.name]["accuracy"], scores[c.name]["nll"], mean_nll(c.valid, labels["valid"]))
-        for c in candidates
-    ]
-    comparisons = _holm(
-        [
-            _compare(candidates[-1], other, name, labels["test"], groups["test"], how)
-            for name, other in _rivals(candidates, labels["valid"]).items()
-        ]
+    scores = {c.name: score_with_intervals(c.test, test.labels, test.groups, **how) for c in candidates}
+    rivals = _rivals(candidates, valid.labels)
+    masked = {c.name: c.masked for c in candidates if c.masked is not None}
+    crossfitted = ctx.honest is not None or len(tried) > 0
+    return Judgement(
+        test=scores[TWO_STAGE],
+        valid=score_with_intervals(fused["valid"], valid.labels, valid.groups, **how),
+        gain=[_gain_row(c, scores[c.name], valid.labels) for c in candidates],
+        comparisons=_holm([_compare(ours, other, name, test, how) for name, other in rivals.items()]),
+        probabilities=fused,
+        calibration=calibration,
+        analysis={
+            **analyse(model.network, calibration, test, ctx.classes, masked, **how),
+            "calibration": _calibration_facts(heat, crossfitted, test, scores[TWO_STAGE], how),
+        },
+        shares=row_shares(model.network, test.outputs, heat.value),
+        prior=without_inputs(model.network, test.outputs, heat.value),
     )
-    valid = score_with_intervals(fused["valid"], labels["valid"], groups["valid"], **how)
-    return Judgement(scores[TWO_STAGE], valid, gain, comparisons, fused)
 
 
-def _simple(ctx: Context, outputs: dict[str, Outputs]) -> list[_Candidate]:
+def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: Rows) -> GainRow:
+    valid_nll = mean_nll(candidate.valid, valid_labels)
+    return GainRow(candidate.name, candidate.note, scores["accuracy"], scores["nll"], valid_nll)
+
+
+def _calibration(ctx: Context, valid: Judged, tried: list[Probabilities]) -> tuple[Calibration, Temperature]:
+    """Learn temperature, prediction sets and threshold from validation rows, before the test part is opened."""
+    aim, seed = ctx.config.evaluate.aim, ctx.config.seed
+    positive = positive_class(aim, ctx.config.evaluate.positive, ctx.classes)
+    found, heat = learn(valid, tried, _folds(ctx, valid), aim=aim, positive=positive, seed=seed)
+    if positive is not None and found.threshold is None:
+        ctx.log.warn(f"no threshold reaches '{aim}' on the validation part; none is given")
+    return found, heat
+
+
+def _validation(ctx: Context, model: Model, head: HeadFit) -> tuple[Judged, list[Probabilities]]:
+    """Return the validation rows, and their logits by the heads that the model's was chosen from.
+
+    Where they were also learnt from, what is said of them comes from networks and solutions that did not; the choice
+    was then made on all rows, of which they are a small part, and candidates are not needed.
+    """
+    if ctx.honest is None:
+        return _judged(ctx, model, "valid"), list(head.tried)
+    rows = ctx.split.rows("valid")
+    groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
+    return Judged(ctx.honest, ctx.labels[rows], ctx.keys[rows], groups), []
+
+
+def _judged(ctx: Context, model: Model, part: Part) -> Judged:
+    """Run the model over a part, once; everything else follows from these outputs."""
+    rows = ctx.split.rows(part)
+    outputs = model.outputs(ctx.sources, rows, f"judging on {part} rows")
+    groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
+    return Judged(outputs, ctx.labels[rows], ctx.keys[rows], groups)
+
+
+def _folds(ctx: Context, valid: Judged) -> Rows:
+    """Deal validation rows, or whole groups of them, into up to five folds."""
+    rows = ctx.split.rows("valid")
+    units = (ctx.ids if ctx.groups is None else ctx.groups).iloc[rows]
+    count = min(_FOLDS, int(units.nunique()))
+    if count < 2:
+        return np.zeros(len(rows), dtype=np.int64)
+    return deal(ctx.ids.iloc[rows], valid.labels, units, (1 / count,) * count, ctx.config.seed + 3)
+
+
+def _calibration_facts(
+    heat: Temperature, crossfitted: bool, test: Judged, used: dict[str, Interval], how: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what the temperature is and what it changes; on test rows also where it was not applied."""
+    # What the model does is scored already; the other way is scored for comparison.
+    other = softmax(test.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
+    unused = score_with_intervals(other, test.labels, test.groups, **how)
+    before, after = (unused, used) if heat.applied else (used, unused)
+    shown = ("nll", "brier", "ece", "classwise_ece")
+    known = {"before": heat.before, "after": heat.after, "standard_error": heat.error}
+    return {
+        "temperature": heat.fitted,
+        "applied": heat.applied,
+        "rows": heat.rows,
+        "crossfitted": crossfitted,
+        "valid_nll": {name: value if np.isfinite(value) else None for name, value in known.items()},
+        "test": {
+            "before": {key: before[key].as_dict() for key in shown},
+            "after": {key: after[key].as_dict() for key in shown},
+        },
+    }
+
+
+def _simple(ctx: Context, valid: Judged, test: Judged) -> list[_Candidate]:
     """Return majority, each modality alone and their ensemble."""
     counts = np.bincount(ctx.labels[ctx.split.rows("train")], minlength=len(ctx.classes)).astype(np.float64)
     prior = torch.from_numpy(np.log((counts + 0.5) / (counts + 0.5).sum())).float()
-    flat = {part: _softmax(prior.expand(len(found.f), -1)) for part, found in outputs.items()}
-    found = [_Candidate("majority", "class frequencies of the training part", flat["valid"], flat["test"])]
-    alone = {
-        part: {name: torch.where(out.present[name][:, None], out.f_m[name], prior) for name in out.f_m}
-        for part, out in outputs.items()
-    }
+    flat = {rows: _softmax(prior.expand(rows, -1)) for rows in (len(valid.labels), len(test.labels))}
+    note = "class frequencies of the training part"
+    found = [_Candidate("majority", note, flat[len(valid.labels)], flat[len(test.labels)])]
     for name in ctx.modalities:
-        valid, test = _softmax(alone["valid"][name]), _softmax(alone["test"][name])
-        found.append(_Candidate(f"{name} alone", _note(ctx, name), valid, test))
+        alone = partial(_alone, name, prior)
+        found.append(_candidate(f"{name} alone", _note(ctx, name), alone, valid.outputs, test.outputs))
     if len(ctx.modalities) > 1:
-        valid_out, test_out = outputs["valid"], outputs["test"]
-        labels = ctx.labels[ctx.split.rows("valid")]
-        heat = fit_temperatures(valid_out.f_m, valid_out.present, labels)
-        valid = _softmax(ensemble(valid_out.f_m, valid_out.present, heat))
-        test = _softmax(ensemble(test_out.f_m, test_out.present, heat))
-        found.append(_Candidate("ensemble", "mean of the modalities' calibrated logits (UME)", valid, test))
+        heat = fit_temperatures(valid.outputs.f_m, valid.outputs.present, valid.labels)
+
+        def mean(outputs: Outputs, present: Present) -> Probabilities:
+            something = torch.stack(list(present.values())).any(0)
+            return _softmax(torch.where(something[:, None], ensemble(outputs.f_m, present, heat), prior))
+
+        note = "mean of the modalities' calibrated logits (UME)"
+        found.append(_candidate("ensemble", note, mean, valid.outputs, test.outputs))
     return found
 
 
-def _frozen(ctx: Context, rows: dict[str, Rows]) -> list[_Candidate]:
+def _alone(name: str, prior: Tensor, outputs: Outputs, present: Present) -> Probabilities:
+    """Return what one modality says, and class frequencies where it is absent."""
+    return _softmax(torch.where(present[name][:, None], outputs.f_m[name], prior))
+
+
+def _candidate(
+    name: str, note: str, says: Callable[[Outputs, Present], Probabilities], valid: Outputs, test: Outputs
+) -> _Candidate:
+    return _Candidate(
+        name,
+        note,
+        says(valid, valid.present),
+        says(test, test.present),
+        lambda mask: says(test, {m: mask[m] & bits for m, bits in test.present.items()}),
+    )
+
+
+def _frozen(ctx: Context) -> list[_Candidate]:
     """Return the traditional way: pretrained encoders as they are, one head on all features."""
     if not ctx.config.evaluate.baselines:
         return []
     encoders = {name: _untrained(ctx, name) for name in ctx.modalities}
-    plan = make_plan(ctx)
+    plan, test = make_plan(ctx), ctx.split.rows("test")
     drawn, plain, shown = (
         {name: ctx.encode(name, encoder, some) for name, encoder in encoders.items()}
-        for some in (plan.rows, plan.choice_rows, rows["test"])
+        for some in (plan.rows, plan.choice_rows, test)
     )
     settings = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
     fit, valid = fit_on(ctx, plan, drawn, plain, settings)
-    found = {"valid": _softmax(valid), "test": _softmax(logits_of(fit, ctx.with_labels(shown, rows["test"])))}
-    return [_Candidate("traditional", "frozen pretrained encoders, one head on all", found["valid"], found["test"])]
+    data = ctx.with_labels(shown, test)
+
+    def masked(mask: Present) -> Probabilities:
+        left = {name: bits & mask[name].numpy() for name, bits in data.present.items()}
+        return _softmax(logits_of(fit, replace(data, present=left)))
+
+    note = "frozen pretrained encoders, one head on all"
+    return [_Candidate("traditional", note, _softmax(valid), _softmax(logits_of(fit, data)), masked)]
 
 
 def _untrained(ctx: Context, name: str) -> Encoder:
@@ -141,22 +258,26 @@ def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> dict[str, _Cand
     return found | {words[c.name]: c for c in candidates if c.name in words}
 
 
-def _compare(
-    ours: _Candidate, other: _Candidate, name: str, labels: Rows, groups: Any, how: dict[str, Any]
-) -> Comparison:
-    right, theirs = ours.test.argmax(1) == labels, other.test.argmax(1) == labels
-    test = mcnemar(right, theirs)
-    difference = paired_difference(ours.test, other.test, labels, groups, **how)
-    return Comparison(name, test.gained, test.lost, test.p, test.p, difference["accuracy"], difference["nll"])
+def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: dict[str, Any]) -> Comparison:
+    right, theirs = ours.test.argmax(1) == test.labels, other.test.argmax(1) == test.labels
+    found = mcnemar(right, theirs)
+    difference = paired_difference(ours.test, other.test, test.labels, test.groups, **how)
+    p_group = None
+    if test.groups is not None:
+        p_group = permutation_test(right.astype(float) - theirs, test.groups, seed=how["seed"])
+    return Comparison(
+        name, found.gained, found.lost, found.p, found.p, difference["accuracy"], difference["nll"], p_group, p_group
+    )
 
 
 def _holm(comparisons: list[Comparison]) -> list[Comparison]:
-    """Correct the p-values for their number (Holm 1979): the i-th smallest of m times m - i + 1, never falling."""
-    found, worst = {}, 0.0
-    for rank, c in enumerate(sorted(comparisons, key=lambda c: c.p)):
-        worst = max(worst, min(1.0, c.p * (len(comparisons) - rank)))
-        found[c.against] = replace(c, p_holm=worst)
-    return [found[c.against] for c in comparisons]
+    """Correct the p-values for their number."""
+    rows = holm([c.p for c in comparisons])
+    found = [replace(c, p_holm=p) for c, p in zip(comparisons, rows, strict=True)]
+    known = [c.p_group for c in comparisons if c.p_group is not None]
+    if not known:
+        return found
+    return [replace(c, p_group_holm=p) for c, p in zip(found, holm(known), strict=True)]
 
 
 def _note(ctx: Context, name: str) -> str:

@@ -20,9 +20,14 @@ from fusetune.data.batch import prefetch
 from fusetune.data.schema import Kind, Schema
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, read_table
+from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
+from fusetune.evaluate.analysis import analyse
+from fusetune.evaluate.calibration import Calibration, Judged
+from fusetune.evaluate.explain import Explanation
+from fusetune.evaluate.parts import explain_row
+from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.progress import bar
 from fusetune.runtime import Runtime, start_runtime
@@ -44,6 +49,7 @@ class Model:
         classes: The labels, in the order of the probabilities.
         config: The configuration that it was trained with.
         seen: Digests of the inputs of all rows that it was trained or chosen on, uint64.
+        calibration: What was learnt about it on validation rows: its temperature, prediction sets, threshold.
     """
 
     network: FusionModel
@@ -53,6 +59,7 @@ class Model:
     config: Config
     runtime: Runtime
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    calibration: Calibration = field(default_factory=Calibration)
 
     def predict(self, table: str | Path | pd.DataFrame) -> pd.Series:
         """Return the most probable label per row, in the table's order.
@@ -65,7 +72,8 @@ class Model:
     def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index."""
         given = read_table(table)
-        probabilities, _, _ = self._judged(given)
+        outputs, _, _ = self._judged(given)
+        probabilities = self._certainty(outputs)
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=given.index)
 
     def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +83,8 @@ class Model:
         the table lacks all columns of an input. The index is that of the DataFrame, if one was given.
         """
         given = read_table(table)
-        probabilities, problems, _ = self._judged(given)
+        outputs, problems, _ = self._judged(given)
+        probabilities = self._certainty(outputs)
         top = probabilities.argmax(1)
         result = pd.DataFrame(
             {
@@ -93,8 +102,9 @@ class Model:
 
         Returns:
             rows, groups (or None), unreadable (rows with an input that is absent or could not be read), seen (rows with
-            the inputs of a row that the model was made from, whose scores say nothing about new rows), and every metric
-            as value, low, high of its 95 % interval.
+            the inputs of a row that the model was made from, whose scores say nothing about new rows), every metric as
+            value, low, high of its 95 % interval, and what `evaluate.analysis.analyse` returns: subsets of modalities,
+            missing inputs, prediction sets and so on.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
@@ -103,17 +113,43 @@ class Model:
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(given, str(label), self.classes)
         groups = given.frame[group] if group in given.frame.columns else None
-        probabilities, problems, digests = self._judged(given)
-        scores = score_with_intervals(
-            probabilities, labels, groups, resamples=self.config.evaluate.resamples, seed=self.config.seed
-        )
+        outputs, problems, digests = self._judged(given)
+        member = None if groups is None else groups.to_numpy()
+        rows = Judged(outputs, labels, row_keys(self._ids(given)), member)
+        how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
+        scores = score_with_intervals(self._certainty(outputs), labels, member, **how)
         return {
             "rows": len(labels),
             "groups": None if groups is None else int(groups.nunique()),
             "unreadable": sum(bool(p) for p in problems),
             "seen": int(np.isin(digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
+            **analyse(self.network, self.calibration, rows, self.classes, {}, **how),
         }
+
+    def explain(self, table: str | Path | pd.DataFrame, row: str) -> Explanation:
+        """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
+
+        Args:
+            table: The table, as for `predict`.
+            row: The row's id, or its number where the table has no ids.
+
+        Raises:
+            TableError: If there is no such row.
+            SchemaError: If an input column is missing or of another kind.
+        """
+        given, _ = self._with_empty_inputs(read_table(table))
+        self.schema.check(given)
+        ids = self._ids(given).astype("str")
+        places = np.flatnonzero((ids == str(row)).to_numpy())
+        if not len(places):
+            raise TableError(f"{given.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
+        one = replace(given, frame=given.frame.iloc[places[:1]].reset_index(drop=True), index=None)
+        sources = self.bind(one)
+        return explain_row(
+            self.network, self.readers, sources, self.outputs(sources, np.arange(1)), one, name=str(row),
+            classes=self.classes, temperature=self.calibration.temperature, device=self.runtime.device,
+        )  # fmt: skip
 
     def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
         """Return features, unimodal and fused logits of some rows, on CPU; with `evaluate.test_views`, see `mean_view`.
@@ -168,16 +204,20 @@ class Model:
         """Return the sources of a table, by modality."""
         return {name: reader.bind(table) for name, reader in self.readers.items()}
 
-    def _judged(self, table: Table) -> tuple[npt.NDArray[np.float64], list[str], npt.NDArray[np.uint64]]:
-        """Return probabilities, problems and digests of the inputs per row."""
+    def _certainty(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities."""
+        return softmax(outputs.f.double().numpy(), self.calibration.temperature)
+
+    def _judged(self, table: Table) -> tuple[Outputs, list[str], npt.NDArray[np.uint64]]:
+        """Return what the network says, what is wrong, and digests of the inputs per row."""
         table, lacking = self._with_empty_inputs(table)
         self.schema.check(table)
         sources = self.bind(table)
-        logits = self.outputs(sources, np.arange(len(table))).f
+        outputs = self.outputs(sources, np.arange(len(table)))
         problems = row_problems(sources, len(table))
         note = "; ".join(f"{name}: not in the table" for name in lacking)
         problems = ["; ".join(filter(None, (note, text))) for text in problems]
-        return torch.softmax(logits.double(), 1).numpy(), problems, row_digests(sources, len(table))
+        return outputs, problems, row_digests(sources, len(table))
 
     def _with_empty_inputs(self, table: Table) -> tuple[Table, list[str]]:
         """Give a table empty columns for every input that it lacks as a whole, unless it lacks all of them."""
@@ -250,13 +290,14 @@ def rebuild(
     classes: list[Any],
     config: Config,
     seen: npt.NDArray[np.uint64],
+    calibration: Calibration,
 ) -> Model:
     """Put a loaded network on the best device here, whatever it was trained on."""
     runtime = start_runtime(config.model_copy(update={"device": "auto", "threads": None}))
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
-    return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen)
+    return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen, calibration)
 
 
 def mean_view(views: Sequence[Outputs]) -> Outputs:

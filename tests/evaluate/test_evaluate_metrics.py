@@ -58,6 +58,49 @@ def test_auroc_equals_comparing_all_pairs() -> None:
     assert metrics.auroc(p, y) == pytest.approx(np.mean(areas))
 
 
+def test_auprc_equals_walking_down_the_ranking() -> None:
+    p, y = made_up()
+    areas = []
+    for k in range(4):
+        area, recall = 0.0, 0.0
+        for level in sorted(set(p[:, k]), reverse=True):
+            called = p[:, k] >= level
+            reached = (called & (y == k)).sum() / (y == k).sum()
+            area += (reached - recall) * (called & (y == k)).sum() / called.sum()
+            recall = reached
+        areas.append(area)
+    assert metrics.auprc(p, y) == pytest.approx(np.mean(areas))
+
+
+def test_brier_equals_its_sum() -> None:
+    p, y = made_up()
+    rows = [sum((p[i, k] - (k == y[i])) ** 2 for k in range(4)) for i in range(len(y))]
+    assert metrics.brier(p, y) == pytest.approx(np.mean(rows))
+
+
+def test_classwise_ece_equals_its_definition() -> None:
+    p, y = made_up(decimals=9)
+    total = 0.0
+    for k in range(4):
+        for b in range(15):
+            here = [i for i in range(len(y)) if b / 15 < p[i, k] <= (b + 1) / 15]
+            if here:
+                total += len(here) / len(y) * abs(np.mean([y[i] == k for i in here]) - np.mean([p[i, k] for i in here]))
+    assert metrics.classwise_ece(p, y) == pytest.approx(total / 4)
+
+
+@pytest.mark.parametrize(("classes", "k"), [(2, None), (3, None), (4, 3), (6, 5), (101, 5)])
+def test_top_k_takes_five_or_one_less_than_all(classes: int, k: int | None) -> None:
+    assert metrics.top_size(classes) == k
+
+
+def test_top_rows_equal_sorting_each_row() -> None:
+    p, y = made_up(classes=6)
+    for k in (1, 3, 5):
+        best = [sorted(range(6), key=lambda c, row=row: (-row[c], c))[:k] for row in p.tolist()]
+        assert metrics.top_rows(p, y, k).tolist() == [t in b for t, b in zip(y, best, strict=True)]
+
+
 def test_auroc_equals_scikit_learn() -> None:
     p, y = made_up(decimals=9)
     p /= p.sum(axis=1, keepdims=True)
@@ -67,7 +110,8 @@ def test_auroc_equals_scikit_learn() -> None:
 def test_classes_that_never_occur_are_left_out() -> None:
     p, y = made_up(classes=3)
     wider = np.insert(p, 3, 0.0, axis=1)
-    assert score(wider, y) == pytest.approx(score(p, y))
+    narrow = score(p, y)
+    assert {name: score(wider, y)[name] for name in narrow} == pytest.approx(narrow)
 
 
 def test_auroc_of_one_class_is_not_a_number() -> None:
@@ -124,7 +168,9 @@ def test_confusion_counts_each_row_once() -> None:
 def test_score_has_the_agreed_keys() -> None:
     p, y = made_up()
     values = score(p, y)
-    assert list(values) == ["accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "ece"]
+    assert list(values) == [
+        "accuracy", "balanced_accuracy", "macro_f1", "auroc", "auprc", "nll", "brier", "ece", "classwise_ece", "top_3",
+    ]  # fmt: skip
     assert all(type(value) is float for value in values.values())
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,61 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up import BARE, Found, comparison, epochs, facts, mistakes
 
-from fusetune.evaluate import Interval, metrics
-from fusetune.report import Comparison, EpochRecord, Facts, GainRow, Input, write_report
+from fusetune.evaluate import Interval
+from fusetune.report import GainRow, Input, write_report
 from fusetune.report.page import class_rows, confused_pairs, render
 
 SECTIONS = [
-    "answer", "gain", "scores", "classes", "calibration", "curves", "data", "cost", "warnings", "configuration",
+    "answer", "gain", "modalities", "missing", "scores", "classes", "calibration", "sets", "selective", "mistakes",
+    "curves", "findings", "data", "cost", "warnings", "configuration", "card",
 ]  # fmt: skip
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 NASTY = '<script>alert("x")</script>&'
-
-
-def epochs(count: int) -> list[EpochRecord]:
-    return [EpochRecord(k, 1.0 / k, 0.5 + 1.0 / k, 0.7, 1e-4, 2.0) for k in range(1, count + 1)]
-
-
-def comparison(p: float = 0.01, low: float = 0.02, high: float = 0.1) -> Comparison:
-    accuracy = Interval((low + high) / 2, low, high)
-    return Comparison("the ensemble", 30, 15, p, p, accuracy, Interval(-0.1, -0.2, 0.01))
-
-
-def facts(classes: int = 3, rows: int = 60, **changes: Any) -> Facts:
-    random = np.random.default_rng(0)
-    labels = random.integers(0, classes, rows)
-    p = random.dirichlet(np.ones(classes), rows)
-    p[np.arange(rows), labels] += 0.1
-    p /= p.sum(axis=1, keepdims=True)
-    scores = {name: Interval(value, value * 0.9, value * 1.05) for name, value in metrics.score(p, labels).items()}
-    counts = np.bincount(labels, minlength=classes).tolist()
-    complete = Facts(
-        title="Where is it?", table="table.csv", label="region", command="fusetune fit table.csv", created="2025-01-02",
-        recipe="sound", seed=3, classes=[f"class {k}" for k in range(classes)],
-        rows={"train": 300, "valid": 50, "test": rows}, groups={"train": 90, "valid": 20, "test": 21},
-        group_column="patient", split_how="Split by patient.",
-        class_counts={"train": counts, "valid": counts, "test": counts},
-        inputs=[Input("picture", "image", "image", "paths of images"), Input("note", "text", "text", "many words")],
-        left_out=[Input("patient", "category", "", "names the group")],
-        probabilities=p, labels=labels, test=scores, valid=scores,
-        gain=[
-            GainRow("Majority", "the most frequent class", Interval(0.4, 0.3, 0.5), None, None),
-            GainRow("Two-stage", "", scores["accuracy"], scores["nll"], 0.5),
-        ],
-        comparisons=[comparison()], curves={"image": epochs(5), "text": epochs(1)}, best_epochs={"image": 4, "text": 1},
-        seconds={"stage_u": 75.0, "stage_m": 0.5, "total": 75.5}, encoder_passes={"image": 1200},
-        encoder_passes_paper=36000, warnings=["7 images could not be read."],
-        config={"train": {"epochs": 5, "folder": Path("runs")}}, versions={"torch": "2.9"}, hashes={"table": "abc123"},
-    )  # fmt: skip
-    return dataclasses.replace(complete, **changes)
-
-
-BARE: dict[str, Any] = {
-    "groups": None, "group_column": None, "class_counts": {}, "left_out": [], "valid": {}, "comparisons": [],
-    "curves": {}, "best_epochs": {}, "seconds": {}, "encoder_passes": {}, "encoder_passes_paper": None,
-    "warnings": [], "config": {}, "versions": {}, "hashes": {}, "inputs": [],
-}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -91,7 +51,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.text.append(data)
 
     def words(self) -> str:
@@ -119,10 +79,15 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     assert "url(" not in html
     assert "@import" not in html
     page = Page(html)
-    for tag in ("script", "link", "img", "iframe", "object"):
+    for tag in ("link", "iframe", "object"):
         assert not page.all(tag)
+    assert all(str(picture["src"]).startswith("data:image/jpeg;base64,") for picture in page.all("img"))
+    assert page.all("script") == [{}]
     policy = next(meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert str(policy["content"]).startswith("default-src 'none'")
+    code = html[html.index("<script>") + 8 : html.index("</script>")]
+    seal = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert f"script-src 'sha256-{seal}'" in str(policy["content"])
 
 
 def test_tables_and_drawings_can_be_read_aloud() -> None:
@@ -130,7 +95,8 @@ def test_tables_and_drawings_can_be_read_aloud() -> None:
     assert len(page.all("caption")) == len(page.all("table"))
     assert all("scope" in cell for cell in page.all("th"))
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in page.all("svg"))
-    assert len(page.all("svg")) == 3
+    assert len(page.all("svg")) == 5
+    assert all(picture["alt"] for picture in page.all("img"))
 
 
 def test_text_from_the_user_is_escaped_everywhere() -> None:
@@ -141,11 +107,19 @@ def test_text_from_the_user_is_escaped_everywhere() -> None:
         gain=[GainRow(NASTY, NASTY, Interval(0.5, 0.4, 0.6), None, None)], seconds={NASTY: 1.0},
         comparisons=[dataclasses.replace(comparison(), against=NASTY)], encoder_passes={NASTY: 3}, warnings=[NASTY],
         config={NASTY: NASTY}, versions={NASTY: NASTY}, hashes={NASTY: NASTY},
+        mistakes=[
+            dataclasses.replace(
+                mistakes()[0], row=NASTY, group=NASTY, label=NASTY, decision=NASTY, words={NASTY: NASTY},
+                shares={NASTY: 1},
+            )
+        ],
+        findings=[Found(NASTY, NASTY, [NASTY], [NASTY], {NASTY: NASTY}, NASTY)],
     )  # fmt: skip
     html = render(nasty)
-    assert "<script" not in html
+    assert html.count("<script") == html.count("</script") == 1
     page = Page(html)
-    assert not page.all("script")
+    (listed,) = [row for row in page.all("li") if "data-classes" in row]
+    assert json.loads(str(listed["data-classes"])) == [NASTY, NASTY]
     assert page.words().count("<script>") > 20
     assert any(NASTY in str(drawing["aria-label"]) for drawing in page.all("svg"))
 
@@ -197,9 +171,63 @@ def test_the_answer_states_value_interval_rows_and_groups() -> None:
     assert "it corrects 30 rows and spoils 15" in words
 
 
+def test_both_tests_must_speak_for_a_difference_where_there_are_groups() -> None:
+    one = dataclasses.replace(comparison(), p_group=0.2, p_group_holm=0.2)
+    assert comparison().verdict == "better"
+    assert one.verdict == "not shown"
+    assert "Groups swapped" in render(facts(comparisons=[one]))
+    alone = dataclasses.replace(comparison(), p_group=None, p_group_holm=None)
+    assert "Groups swapped" not in render(facts(comparisons=[alone]))
+
+
+def test_what_was_not_measured_is_said() -> None:
+    words = Page(render(facts(**BARE))).words()
+    for text in (
+        "Subsets of the inputs were not measured", "Missing inputs were not measured",
+        "Prediction sets were not measured",
+        "Risk and coverage were not measured", "No test row was decided wrongly", "Nothing was found",
+    ):  # fmt: skip
+        assert text in words
+        assert text not in Page(render(facts())).words()
+
+
+def test_findings_come_with_sentence_rows_and_remedy() -> None:
+    html = render(facts())
+    section = Page(html[html.index('<section id="findings"') : html.index('<section id="data"')]).words()
+    for text in (
+        "near duplicate",
+        "Six pairs of pictures",
+        "pairs: 6",
+        "12\N{NO-BREAK SPACE}rows: 0, 1,",
+        "Look at them",
+    ):
+        assert text.replace("\N{NO-BREAK SPACE}", " ") in section
+
+
+def test_thresholds_are_for_two_classes() -> None:
+    assert "Threshold for “class 1”" in Page(render(facts(2))).words()
+    assert "Threshold for" not in Page(render(facts(3))).words()
+
+
+def test_an_unused_temperature_is_said_to_be_unused() -> None:
+    given = facts()
+    heat = {**given.analysis["calibration"], "applied": False, "crossfitted": False}
+    words = Page(render(dataclasses.replace(given, analysis={**given.analysis, "calibration": heat}))).words()
+    assert "the model does without it" in words
+    assert "The same rows chose the head" in words
+
+
+def test_the_card_names_warnings_and_small_classes() -> None:
+    given = facts(labels=np.repeat([0, 1, 2], [50, 8, 2]))
+    card = Page(render(given)[render(given).index('<section id="card"') :].split("</main>")[0]).words()
+    assert "7 images could not be read" in card
+    assert "Fewer than 10 test rows are of class class 1, class 2" in card
+
+
 def test_missing_bounds_are_said_not_drawn() -> None:
     alone = Interval(0.5, math.nan, math.nan)
     given = facts(test=dict.fromkeys(facts().test, alone), gain=[GainRow("Two-stage", "", alone, alone, math.nan)])
+    given = dataclasses.replace(given, analysis={})
     html = render(given)
     assert "no interval, because that takes at least two groups" in html
     assert 'class="whisker"' not in html

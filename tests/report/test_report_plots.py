@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from fusetune.evaluate import metrics
+from fusetune.evaluate import Interval, metrics
 from fusetune.report import EpochRecord
-from fusetune.report.plots import Scale, learning_plot, reliability_plot, ticks
+from fusetune.report.plots import Line, Scale, learning_plot, reliability_plot, share_plot, ticks
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,17 @@ def test_chosen_epoch_is_marked_where_it_is() -> None:
     assert curve is not None
     assert curve[1].split()[1] == f"{kept[1]},{kept[2]}"
     assert "kept" not in learning_plot("image", [record(1, 1.0)], best=None)
+
+
+def test_share_plot_draws_lines_and_a_band_where_intervals_are_known() -> None:
+    known, unknown = Interval(0.5, 0.4, 0.6), Interval(0.7, math.nan, math.nan)
+    first = Line("a", "series-a", [(0.0, known), (0.5, unknown), (1.0, known)], True)
+    drawing = share_plot("Shares", [first, Line("b", "series-b", [(0.0, known)], False)], "across", "up")
+    (band,) = re.findall(r'polygon points="([^"]*)"', drawing)
+    assert len(band.split()) == 4
+    (line,) = re.findall(r'polyline class="series-a" points="([^"]*)"', drawing)
+    assert len(line.split()) == 3
+    assert "nan" not in drawing
 
 
 def test_reliability_draws_each_filled_bin_once() -> None:

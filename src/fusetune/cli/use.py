@@ -36,7 +36,7 @@ def evaluate(
             aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + group_words(scores["groups"]))
     for name, score in scores.items():
-        if isinstance(score, dict):
+        if isinstance(score, dict) and "value" in score:
             grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
     out.print(grid)
     if scores["unreadable"]:

@@ -274,6 +274,10 @@ class EvaluateConfig(Section):
     test_views: int = Field(
         0, ge=0, le=64, description="random views of images and texts whose probabilities join the mean at prediction"
     )
+    aim: str | None = Field(
+        None, description="for two classes: what the threshold is chosen for on validation rows: 'sensitivity >= 0.9'"
+    )
+    positive: str | None = Field(None, description="with aim: the positive class; default: the second one")
 
 
 class DoctorConfig(Section):

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from fusetune.evaluate.intervals import Interval, PairedTest, mcnemar, paired_difference, score_with_intervals
+from fusetune.evaluate.intervals import Interval, means, paired_difference, proportion, score_with_intervals
 from fusetune.evaluate.metrics import score
+from fusetune.evaluate.paired import PairedTest, holm, mcnemar, permutation_test
 
-__all__ = ["Interval", "PairedTest", "mcnemar", "paired_difference", "score", "score_with_intervals"]
+__all__ = [
+    "Interval",
+    "PairedTest",
+    "holm",
+    "mcnemar",
+    "means",
+    "paired_difference",
+    "permutation_test",
+    "proportion",
+    "score",
+    "score_with_intervals",
+]

@@ -2,8 +2,9 @@
 
 Drawing groups with replacement only changes how often each group counts. A metric of a resample thus follows from sums
 per group (correct rows, log-likelihoods, decisions per class, calibration gaps per bin) and from the number of times
-each group was drawn: a sparse product ``[sums, groups] @ [groups, resamples]``. AUROC takes one product per class: the
-rows of other classes are counted between the sorted scores of the class's own rows. Without groups each row is its own.
+each group was drawn: a sparse product ``[sums, groups] @ [groups, resamples]``. AUROC and AUPRC take one product per
+class: the rows of other classes are counted between the sorted scores of the class's own rows. Without groups each row
+is its own.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
 _CELLS_AT_ONCE = 1 << 21  # rows times resamples held at a time: the working set stays near the processor's caches
-_AUROC_WORK = 10**10  # multiply-adds, about 10 s on one core; beyond it AUROC gets fewer resamples
-_AUROC_FEWEST = 200
+_WORK = 10**10  # multiply-adds, about 10 s on one core; beyond it metrics that look at every class get fewer resamples
+_FEWEST = 200
 
 
 @dataclass(frozen=True)
@@ -53,34 +54,36 @@ def resampled_means(values: FloatArray, where: Clusters, *, resamples: int, seed
     cells = np.tile(np.arange(columns), rows)
     sums = _tally(cells, np.repeat(where.member, columns), columns, where.count, values.ravel())
     size = np.bincount(where.member, minlength=where.count)
-    chunks = _drawn_counts(where.count, rows, resamples, seed)
+    chunks = drawn_counts(where.count, rows, resamples, seed)
     return np.concatenate([((sums @ drawn) / (size @ drawn)).T for drawn in chunks])
 
 
 def resampled_metrics(
     p: FloatArray, y: IntArray, where: Clusters, *, resamples: int, seed: int, bins: int = 15
 ) -> dict[str, FloatArray]:
-    """Return each metric of ``metrics.score`` in each resample, ``float [resamples]``, and ``ece_noise``.
+    """Return each metric of ``metrics.score`` in each resample, ``float [resamples]``, and the noise of both ECEs.
 
     ``ece_noise`` is the distance (sum over bins) between the calibration gaps of the resample and those of the rows
-    themselves. NaN stands where a resample does not define a metric. AUROC has fewer resamples when there are very many
-    rows times classes, see ``intervals.score_with_intervals``.
+    themselves, ``classwise_ece_noise`` the same for each class, averaged. NaN stands where a resample does not define a
+    metric. AUROC, AUPRC and class-wise ECE have fewer resamples when there are very many rows times classes, see
+    ``intervals.score_with_intervals``.
     """
-    sums, area = _GroupSums.of(p, y, where, bins), _ClassAreas.of(p, y, where)
-    wanted = min(resamples, max(_AUROC_FEWEST, _AUROC_WORK // area.work))
+    sums, area, gaps = _GroupSums.of(p, y, where, bins), _ClassAreas.of(p, y, where), _ClassGaps.of(p, y, where, bins)
+    wanted = min(resamples, max(_FEWEST, _WORK // (area.work + gaps.work)))
     parts: dict[str, list[FloatArray]] = {}
     done = 0
-    for drawn in _drawn_counts(where.count, len(y), resamples, seed):
+    for drawn in drawn_counts(where.count, len(y), resamples, seed):
         found = sums.metrics(drawn)
         if done < wanted:
-            found["auroc"] = area.means(np.ascontiguousarray(drawn[:, : wanted - done]))
+            some = np.ascontiguousarray(drawn[:, : wanted - done])
+            found |= area.means(some) | gaps.means(some)
         done += drawn.shape[1]
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _drawn_counts(count: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
+def drawn_counts(count: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
     """Yield how often each group was drawn, ``float32 [groups, some resamples]``, until all resamples are out."""
     random = np.random.default_rng(seed)
     step = max(8, _CELLS_AT_ONCE // rows)
@@ -107,9 +110,12 @@ def _mean_over_known(values: FloatArray) -> FloatArray:
     return _ratio(np.nansum(values, axis=0), np.isfinite(values).sum(axis=0))
 
 
+_PLAIN = 5  # rows, correct rows, log-likelihood, squared distance, rows with the label among the top k
+
+
 @dataclass(frozen=True)
 class _GroupSums:
-    """Sums per group that all metrics but AUROC follow from, stacked as ``float [3 + bins + 3 * classes, groups]``."""
+    """Sums per group that most metrics follow from, stacked as ``float [5 + bins + 3 * classes, groups]``."""
 
     stacked: sparse.csr_array
     bins: int
@@ -119,12 +125,12 @@ class _GroupSums:
     def of(cls, p: FloatArray, y: IntArray, where: Clusters, bins: int) -> _GroupSums:
         right = metrics.correct_rows(p, y).astype(np.float64)
         one, classes = np.ones(len(y)), p.shape[1]
-        start = np.cumsum([3, bins, classes, classes])
+        start = np.cumsum([_PLAIN, bins, classes, classes])
         gap = p.max(axis=1) - right
+        top = metrics.top_rows(p, y, metrics.top_size(classes) or 1).astype(np.float64)
+        plain = (one, right, metrics.nll_rows(p, y), metrics.brier_rows(p, y), top)
         entries = [
-            (np.zeros(len(y), dtype=np.int64), one),
-            (np.ones(len(y), dtype=np.int64), right),
-            (np.full(len(y), 2), metrics.nll_rows(p, y)),
+            *((np.full(len(y), cell), values) for cell, values in enumerate(plain)),
             (start[0] + metrics.bin_of_rows(p, bins), gap),
             (start[1] + y, one),
             (start[2] + metrics.decisions(p), one),
@@ -133,20 +139,23 @@ class _GroupSums:
         cells = np.concatenate([cell for cell, _ in entries])
         values = np.concatenate([value for _, value in entries])
         member = np.tile(where.member, len(entries))
-        return cls(_tally(cells, member, 3 + bins + 3 * classes, where.count, values), bins, classes)
+        return cls(_tally(cells, member, _PLAIN + bins + 3 * classes, where.count, values), bins, classes)
 
     def metrics(self, drawn: FloatArray) -> dict[str, FloatArray]:
-        """Return each metric but AUROC for the drawn counts ``[groups, resamples]``."""
+        """Return the metrics for the drawn counts ``[groups, resamples]``."""
         sums = self.stacked @ drawn
         own = self.stacked.sum(axis=1)
-        rows, right, log_loss = sums[:3]
-        gaps, own_gaps = sums[3 : 3 + self.bins] / rows, own[3 : 3 + self.bins] / own[0]
-        labelled, decided, hits = sums[3 + self.bins :].reshape(3, self.classes, -1)
-        return {
+        rows, right, log_loss, squares, top = sums[:_PLAIN]
+        binned = slice(_PLAIN, _PLAIN + self.bins)
+        gaps, own_gaps = sums[binned] / rows, own[binned] / own[0]
+        labelled, decided, hits = sums[_PLAIN + self.bins :].reshape(3, self.classes, -1)
+        k = metrics.top_size(self.classes)
+        return ({} if k is None else {f"top_{k}": top / rows}) | {
             "accuracy": right / rows,
             "balanced_accuracy": _mean_over_known(_ratio(hits, labelled)),
             "macro_f1": _mean_over_known(_ratio(2 * hits, labelled + decided)),
             "nll": log_loss / rows,
+            "brier": squares / rows,
             "ece": np.abs(gaps).sum(axis=0),
             "ece_noise": np.abs(gaps - own_gaps[:, None]).sum(axis=0),
         }
@@ -186,18 +195,64 @@ class _ClassAreas:
         """Multiply-adds per resample."""
         return max(1, sum(int(own.nnz + other.nnz) for own, other in self.pairs))
 
-    def means(self, drawn: NDArray[np.float32]) -> FloatArray:
-        """Return the mean area over the classes that occur in each resample of the counts ``[groups, resamples]``."""
+    def means(self, drawn: NDArray[np.float32]) -> dict[str, FloatArray]:
+        """Return AUROC and AUPRC, means over the classes that occur in each resample ``[groups, resamples]``."""
         rows = sum((own @ drawn).sum(axis=0, dtype=np.float64) for own, _ in self.pairs)
-        return _mean_over_known(np.stack([self._area(own, other, drawn, rows) for own, other in self.pairs]))
+        areas = np.stack([self._areas(own, other, drawn, rows) for own, other in self.pairs])
+        return {"auroc": _mean_over_known(areas[:, 0]), "auprc": _mean_over_known(areas[:, 1])}
 
     @staticmethod
-    def _area(
+    def _areas(
         own: sparse.csr_array, other: sparse.csr_array, drawn: NDArray[np.float32], rows: FloatArray
     ) -> FloatArray:
+        """Return both areas of one class, ``float [2, resamples]``."""
         mine, rest = own @ drawn, other @ drawn
         tied = rest[1::2]
         below = np.cumsum(rest[0::2] + tied, axis=0) - tied
         wins = np.einsum("kb,kb->b", mine, below + 0.5 * tied, dtype=np.float64)
         total = mine.sum(axis=0, dtype=np.float64)
-        return _ratio(wins, total * (rows - total))
+        # At each own score: rows of the class at least as high, and the share that they are of all such rows.
+        found = total - np.cumsum(mine, axis=0) + mine
+        precision = found / np.maximum(found + (rows - total) - below, 1)
+        area = _ratio(np.einsum("kb,kb->b", mine, precision, dtype=np.float64), total)
+        area[total == rows] = np.nan
+        return np.stack([_ratio(wins, total * (rows - total)), area])
+
+
+@dataclass(frozen=True)
+class _ClassGaps:
+    """Calibration gaps of every class and bin by group, ``float [classes * bins, groups]``, and labels by class."""
+
+    gaps: sparse.csr_array
+    labelled: sparse.csr_array
+    classes: int
+    rows: IntArray
+
+    @classmethod
+    def of(cls, p: FloatArray, y: IntArray, where: Clusters, bins: int) -> _ClassGaps:
+        rows, classes = p.shape
+        cells = (metrics.bin_of(p, bins) + np.arange(classes) * bins).ravel()
+        values = (p - np.eye(classes)[y]).ravel()
+        gaps = _tally(cells, np.repeat(where.member, classes), classes * bins, where.count, values)
+        labelled = _tally(y, where.member, classes, where.count, np.ones(rows))
+        return cls(gaps, labelled, classes, np.bincount(where.member, minlength=where.count))
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds per resample."""
+        return int(self.gaps.nnz)
+
+    def means(self, drawn: NDArray[np.float32]) -> dict[str, FloatArray]:
+        """Return class-wise ECE and its noise, means over the classes that occur in each resample."""
+        rows = self.rows @ drawn
+        gaps = (self.gaps @ drawn) / rows
+        own = self.gaps.sum(axis=1)[:, None] / self.rows.sum()
+        occurs = (self.labelled @ drawn) > 0
+        return {
+            "classwise_ece": self._mean(np.abs(gaps), occurs),
+            "classwise_ece_noise": self._mean(np.abs(gaps - own), occurs),
+        }
+
+    def _mean(self, distances: FloatArray, occurs: NDArray[np.bool_]) -> FloatArray:
+        per_class = distances.reshape(self.classes, -1, distances.shape[1]).sum(axis=1)
+        return _mean_over_known(np.where(occurs, per_class, np.nan))

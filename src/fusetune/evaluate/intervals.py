@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from fusetune.errors import UserError
 from fusetune.evaluate import metrics
-from fusetune.evaluate.bootstrap import clusters, resampled_means, resampled_metrics
+from fusetune.evaluate.bootstrap import Clusters, clusters, resampled_means, resampled_metrics
 from fusetune.evaluate.metrics import FloatArray
+
+LEVEL = 0.95  # coverage of all intervals
+_LEAST_FREEDOM = 2.0  # fewer would make the bounds say nothing
 
 
 @dataclass(frozen=True)
@@ -39,43 +41,65 @@ class Interval:
         return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """The exact McNemar test of model a against model b on the same rows.
-
-    Attributes:
-        gained: Rows that a decides correctly and b does not.
-        lost: Rows that b decides correctly and a does not.
-        p: Two-sided p-value of the hypothesis that gains and losses are equally likely.
-    """
-
-    gained: int
-    lost: int
-    p: float
-
-
-def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion (Wilson 1927)."""
     bounds = binomtest(successes, trials).proportion_ci(confidence_level=level, method="wilson")
     return float(bounds.low), float(bounds.high)
 
 
-def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedTest:
-    """Return the exact two-sided McNemar test for two models judged on the same rows.
+def proportion(hits: ArrayLike, groups: ArrayLike | None = None, *, level: float = LEVEL) -> Interval:
+    """Return a share of rows with its interval.
+
+    Without groups this is Wilson's interval. With groups it is Wilson's for the number of independent rows that would
+    vary as much as the groups do (linearised variance of a ratio, Kish 1965; Korn and Graubard 1998; Dean and Pagano
+    2015), with Student's quantile. Its degrees of freedom say how well that variance is known: at most groups - 1, less
+    where a few groups carry it (Satterthwaite 1946, from the fourth moment). It covers better than the percentiles of a
+    group bootstrap when groups are few or the share is near 0 or 1 (``benchmarks/coverage.py``). Where all rows say the
+    same, groups cannot be seen to vary, and each counts as one observation.
 
     Args:
-        correct_a: Which rows the model in question decides correctly, ``bool [rows]``.
-        correct_b: The same for the model that it is compared with.
+        hits: ``bool [rows]``.
+        groups: The group of each row; missing values form one group.
+        level: Coverage of the interval.
 
-    Raises:
-        UserError: the two arrays differ in length.
+    Returns:
+        The share; NaN without rows, and NaN bounds with fewer than two rows or groups.
     """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    if a.shape != b.shape:
-        raise UserError(f"a paired test needs the same rows for both models; got {a.shape} and {b.shape}")
-    gained, lost = int((a & ~b).sum()), int((b & ~a).sum())
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return PairedTest(gained, lost, p)
+    right = np.asarray(hits, dtype=np.float64)
+    if not len(right):
+        return Interval(math.nan, math.nan, math.nan)
+    share, where = float(right.mean()), clusters(groups, len(right))
+    if where.count < 2:
+        return Interval(share, math.nan, math.nan)
+    if groups is None:
+        return Interval(share, *wilson(int(right.sum()), len(right), level))
+    z = float(norm.ppf((1 + level) / 2))
+    known = _effective_rows(right - share, where)
+    if known is None:
+        return Interval(share, *_wilson(share, where.count, z))
+    effective, freedom = known
+    return Interval(share, *_wilson(share, effective, float(student.ppf((1 + level) / 2, freedom))))
+
+
+def means(
+    values: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> list[Interval]:
+    """Return the mean of each column of ``values [rows, columns]``, with the bootstrap of ``score_with_intervals``.
+
+    All columns see the same resamples.
+    """
+    columns = np.asarray(values, dtype=np.float64)
+    where = clusters(groups, len(columns))
+    found = [float(column.mean()) if len(column) else math.nan for column in columns.T]
+    if where.count < 2:
+        return [Interval(value, math.nan, math.nan) for value in found]
+    draws = resampled_means(columns, where, resamples=resamples, seed=seed)
+    return [percentile(value, draws[:, at], where.count, level) for at, value in enumerate(found)]
 
 
 def score_with_intervals(
@@ -85,26 +109,24 @@ def score_with_intervals(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Return every metric of ``metrics.score`` with its interval.
 
-    With groups, whole groups are resampled with replacement. Without, accuracy gets the Wilson interval and the other
-    metrics a bootstrap over rows. Bounds are percentiles of the resamples, at levels widened for small numbers of
-    groups (Hesterberg 2015, arXiv 1411.5279, "expanded percentile interval"). Two metrics need more care:
-
-    * Accuracy with groups, when all rows are right or all are wrong: every resample then says the same. The bounds are
-      those of Wilson with each group counted as one observation, which is cautious.
-    * ECE is a sum of absolute gaps, which chance inflates, and resampling inflates once more. Its lower bound is the
-      value less the noise in the gaps themselves (triangle inequality: cautious, and zero for a calibrated model); its
-      upper bound is the lower percentile reflected at the value (basic bootstrap).
+    Accuracy and top-k get the interval of ``proportion``. For the other metrics whole groups (without groups: rows) are
+    resampled with replacement. Bounds are percentiles of the resamples, at levels widened for small numbers of groups
+    (Hesterberg 2015, arXiv 1411.5279, "expanded percentile interval"). Calibration errors need more care: they are sums
+    of absolute gaps, which chance inflates, and resampling inflates once more. Their lower bound is the value less the
+    noise in the gaps themselves (triangle inequality: cautious, and zero for a calibrated model); their upper bound is
+    the lower percentile reflected at the value (basic bootstrap).
 
     Args:
         probabilities: ``float [rows, classes]``, each row summing to one.
         labels: Class indices, ``int [rows]``.
         groups: The group of each row, ``[rows]``, any values that can be told apart. Missing values form one group.
-        resamples: Number of bootstrap resamples. AUROC, which needs ``rows * classes`` operations for each, takes fewer
-            (at least 200) when the work would exceed about ten seconds: 2,000 are used up to 5 million probabilities.
+        resamples: Number of bootstrap resamples. AUROC, AUPRC and class-wise ECE, which need ``rows * classes``
+            operations for each, take fewer (at least 200) when the work would exceed about ten seconds: 2,000 are used
+            up to 5 million probabilities.
         seed: Seed of the resampling; the same seed gives the same bounds.
         level: Coverage of the intervals.
 
@@ -120,13 +142,12 @@ def score_with_intervals(
     if where.count < 2:
         return {name: Interval(value, math.nan, math.nan) for name, value in values.items()}
     draws = resampled_metrics(p, y, where, resamples=resamples, seed=seed)
-    result = {name: _percentile(values[name], draws[name], where.count, level) for name in values}
-    hits = int(metrics.correct_rows(p, y).sum())
-    if groups is None:
-        result["accuracy"] = Interval(values["accuracy"], *wilson(hits, len(y), level))
-    elif hits in (0, len(y)):
-        result["accuracy"] = Interval(values["accuracy"], *wilson(where.count if hits else 0, where.count, level))
-    result["ece"] = _ece_interval(values["ece"], draws, where.count, level)
+    result = {name: percentile(values[name], draws[name], where.count, level) for name in values}
+    result["accuracy"] = proportion(metrics.correct_rows(p, y), groups, level=level)
+    if (k := metrics.top_size(p.shape[1])) is not None:
+        result[f"top_{k}"] = proportion(metrics.top_rows(p, y, k), groups, level=level)
+    for name in ("ece", "classwise_ece"):
+        result[name] = _ece_interval(values[name], draws[name], draws[f"{name}_noise"], where.count, level)
     return result
 
 
@@ -138,7 +159,7 @@ def paired_difference(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Return accuracy and NLL of model a minus those of model b on the same rows, with bootstrap intervals.
 
@@ -154,7 +175,7 @@ def paired_difference(
         return {name: Interval(float(rows.mean()), math.nan, math.nan) for name, rows in differences.items()}
     means = resampled_means(np.stack(list(differences.values()), axis=1), where, resamples=resamples, seed=seed)
     return {
-        name: _percentile(float(rows.mean()), means[:, column], where.count, level)
+        name: percentile(float(rows.mean()), means[:, column], where.count, level)
         for column, (name, rows) in enumerate(differences.items())
     }
 
@@ -167,18 +188,43 @@ def _tail(count: int, level: float) -> float:
     return float(norm.cdf(-reach))
 
 
-def _percentile(value: float, draws: FloatArray, count: int, level: float) -> Interval:
+def percentile(value: float, draws: FloatArray, count: int, level: float) -> Interval:
     """Return the expanded percentile interval of the resampled values; ``count`` is the number of things resampled."""
     known = draws[np.isfinite(draws)]
-    if not len(known):
+    if count < 2 or not len(known):
         return Interval(value, math.nan, math.nan)
     tail = _tail(count, level)
     low, high = np.quantile(known, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
-def _ece_interval(value: float, draws: dict[str, FloatArray], count: int, level: float) -> Interval:
-    """Return the interval of the expected calibration error, see ``score_with_intervals``."""
+def _ece_interval(value: float, draws: FloatArray, noise: FloatArray, count: int, level: float) -> Interval:
+    """Return the interval of an expected calibration error, see ``score_with_intervals``."""
     tail = _tail(count, level)
-    noise, lower = np.quantile(draws["ece_noise"], 1 - tail), np.quantile(draws["ece"], tail)
-    return Interval(value, max(0.0, value - float(noise)), max(value, 2 * value - float(lower)))
+    upper, lower = np.quantile(noise, 1 - tail), np.quantile(draws, tail)
+    return Interval(value, max(0.0, value - float(upper)), max(value, 2 * value - float(lower)))
+
+
+def _effective_rows(residuals: FloatArray, where: Clusters) -> tuple[float, float] | None:
+    """Return how many independent rows vary as much as these groups, and the degrees of freedom of that number.
+
+    None where the groups do not vary at all.
+    """
+    sums = np.bincount(where.member, weights=residuals, minlength=where.count)
+    square = float((sums**2).mean())
+    variance = where.count**2 / (where.count - 1) * square / len(residuals) ** 2
+    if variance < 1e-15:
+        return None
+    # Groups that vary less than independent rows would are taken for chance.
+    rows = min(float((residuals**2).mean()) / variance, float(len(residuals)))
+    heavy = max(float((sums**4).mean()) / square**2 - 3, 0.0)
+    freedom = max(2 / (heavy / where.count + 2 / (where.count - 1)), _LEAST_FREEDOM)
+    return rows, min(freedom, where.count - 1)
+
+
+def _wilson(share: float, rows: float, z: float) -> tuple[float, float]:
+    """Return Wilson's bounds for a number of rows that need not be whole."""
+    middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    reach = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
+    # The share itself is always inside; rounding must not move it out where all rows are right.
+    return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))

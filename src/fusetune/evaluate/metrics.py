@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, recall_score
 
 from fusetune.errors import UserError, listed
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
+Labels = NDArray[np.int64]
 
 # One probability of zero would make the mean infinite and hide every other row, so that probabilities are raised to
 # this value: a certain and wrong row costs 27.6 nats.
@@ -114,15 +115,55 @@ def auroc(probabilities: FloatArray, labels: IntArray) -> float:
     return float(np.mean(wins / (count * (len(labels) - count))))
 
 
+def auprc(probabilities: FloatArray, labels: IntArray) -> float:
+    """Return the mean one-against-rest average precision over the classes that occur in the labels.
+
+    This is the step-wise area under the precision-recall curve. Chance is the share of the class, not 0.5.
+
+    Returns:
+        The mean area, or NaN when all rows have the same label (nothing is then ranked).
+    """
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan")
+    return float(np.mean([average_precision_score(labels == k, probabilities[:, k]) for k in present]))
+
+
+def top_size(classes: int) -> int | None:
+    """Return the k of top-k: 5, or one less than the classes; None up to three classes, where it says little."""
+    return min(5, classes - 1) if classes > 3 else None
+
+
+def top_rows(probabilities: FloatArray, labels: IntArray, k: int) -> NDArray[np.bool_]:
+    """Return for which rows the label is among the k most probable classes, the first ones on ties, ``bool [rows]``."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return np.asarray((best == labels[:, None]).any(axis=1))
+
+
+def brier_rows(probabilities: FloatArray, labels: IntArray) -> FloatArray:
+    """Return the squared distance of each row's probabilities to its label, ``float [rows]`` from 0 to 2."""
+    return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
+
+
+def brier(probabilities: FloatArray, labels: IntArray) -> float:
+    """Return the mean squared distance of the probabilities to the label, summed over classes (Brier 1950)."""
+    return float(brier_rows(probabilities, labels).mean())
+
+
 def nll(probabilities: FloatArray, labels: IntArray) -> float:
     """Return the mean negative log-likelihood in nats; probabilities below 1e-12 count as 1e-12."""
     return float(nll_rows(probabilities, labels).mean())
 
 
-def bin_of_rows(probabilities: FloatArray, bins: int) -> IntArray:
-    """Return the equal-width bin ``(low, high]`` of each row's top probability, ``int [rows]``."""
-    upper = np.ceil(probabilities.max(axis=1) * bins).astype(np.int64)
+def bin_of(values: FloatArray, bins: int) -> IntArray:
+    """Return the equal-width bin ``(low, high]`` of each value between 0 and 1, in the shape of the values."""
+    upper = np.ceil(values * bins).astype(np.int64)
     return np.asarray(np.clip(upper - 1, 0, bins - 1))
+
+
+def bin_of_rows(probabilities: FloatArray, bins: int) -> IntArray:
+    """Return the bin of each row's top probability, ``int [rows]``."""
+    return bin_of(probabilities.max(axis=1), bins)
 
 
 def ece(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> float:
@@ -134,6 +175,18 @@ def ece(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> float:
     gap = probabilities.max(axis=1) - correct_rows(probabilities, labels)
     sums = np.bincount(bin_of_rows(probabilities, bins), weights=gap, minlength=bins)
     return float(np.abs(sums).sum() / len(labels))
+
+
+def classwise_ece(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> float:
+    """Return the class-wise expected calibration error (Kull et al. 2019, arXiv 1910.12656, equation 3).
+
+    For each class, the distance between its mean probability and its share of the rows, over bins of its probability;
+    then the mean over the classes that occur in the labels. Unlike ``ece`` it looks at all classes of a row.
+    """
+    member, present = bin_of(probabilities, bins), np.unique(labels)
+    gaps = probabilities - np.eye(probabilities.shape[1])[labels]
+    sums = [np.abs(np.bincount(member[:, k], weights=gaps[:, k], minlength=bins)).sum() for k in present]
+    return float(np.mean(sums) / len(labels))
 
 
 def reliability(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> Reliability:
@@ -153,7 +206,10 @@ def confusion(probabilities: FloatArray, labels: IntArray) -> IntArray:
 
 
 def score(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return every metric by name: accuracy, balanced_accuracy, macro_f1, auroc, nll and ece.
+    """Return every metric by name.
+
+    These are accuracy, balanced_accuracy, macro_f1, auroc, auprc, nll, brier, ece, classwise_ece, and with more than
+    three classes ``top_<k>``: the share of rows whose label is among the k most probable classes (``top_size``).
 
     Args:
         probabilities: ``float [rows, classes]``, each row summing to one.
@@ -163,11 +219,17 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         UserError: the arrays cannot be scored (see ``checked``).
     """
     p, y = checked(probabilities, labels)
-    return {
+    found = {
         "accuracy": accuracy(p, y),
         "balanced_accuracy": balanced_accuracy(p, y),
         "macro_f1": macro_f1(p, y),
         "auroc": auroc(p, y),
+        "auprc": auprc(p, y),
         "nll": nll(p, y),
+        "brier": brier(p, y),
         "ece": ece(p, y),
+        "classwise_ece": classwise_ece(p, y),
     }
+    if (k := top_size(p.shape[1])) is not None:
+        found[f"top_{k}"] = float(top_rows(p, y, k).mean())
+    return found

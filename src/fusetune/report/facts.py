@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fusetune.evaluate.intervals import Interval
@@ -60,6 +60,8 @@ class Comparison:
         p_holm: The same after Holm's correction for the number of comparisons.
         accuracy: Accuracy of the two-stage model minus that of the other.
         nll: The same difference of the NLL; negative speaks for the two-stage model.
+        p_group: Of the permutation test that swaps the two models group by group; None without groups.
+        p_group_holm: The same after Holm's correction.
     """
 
     against: str
@@ -69,15 +71,46 @@ class Comparison:
     p_holm: float
     accuracy: Interval
     nll: Interval
+    p_group: float | None = None
+    p_group_holm: float | None = None
 
     @property
     def verdict(self) -> Literal["better", "worse", "not shown"]:
-        """Better or worse only where the paired test and the interval of the difference both say so."""
-        if self.p_holm >= SIGNIFICANT or not self.accuracy.bounded:
+        """Better or worse only where the paired tests and the interval of the difference all say so."""
+        if max(self.p_holm, self.p_group_holm or 0.0) >= SIGNIFICANT or not self.accuracy.bounded:
             return "not shown"
         if self.accuracy.low > 0:
             return "better"
         return "worse" if self.accuracy.high < 0 else "not shown"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One row of the test part that the model decides wrongly.
+
+    Attributes:
+        row: Its id.
+        group: Its group, or None.
+        label: What it is.
+        decision: What the model says.
+        probability: How sure the model is of that.
+        label_probability: What it gives the right class.
+        picture: A small JPEG as a data URI, by modality.
+        words: What can be read in the row: column -> text.
+        shares: Modality -> its share of the decision's probability (exact Shapley values).
+        prior: Probability of the decision without any input: shares and prior sum to the probability.
+    """
+
+    row: str
+    group: str | None
+    label: str
+    decision: str
+    probability: float
+    label_probability: float
+    picture: dict[str, str]
+    words: dict[str, str]
+    shares: dict[str, float]
+    prior: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +148,9 @@ class Facts:
         config: The whole configuration, as plain values.
         versions: Package -> version.
         hashes: Name -> hash of an input or output.
+        analysis: What `metrics.json` holds about subsets, missing inputs, sets and so on; may be empty.
+        mistakes: The most certain mistakes on the test part, the most certain first.
+        findings: What is wrong with the table, each with kind, severity, rows, columns, evidence and remedy.
     """
 
     title: str
@@ -147,3 +183,6 @@ class Facts:
     config: dict[str, Any]
     versions: dict[str, str]
     hashes: dict[str, str]
+    analysis: dict[str, Any] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+    findings: list[Any] = field(default_factory=list)

@@ -1,10 +1,13 @@
-"""The report as one HTML file that needs nothing else: no network, no fonts, no scripts.
+"""The report as one HTML file that needs nothing else: no network, no fonts, one small script that it can do without.
 
-This module turns the facts into the rows that ``page.html`` prints; drawings come from ``plots``, words from ``prose``.
+This module turns the facts into the rows that ``page.html`` prints; drawings come from ``plots``, words from ``prose``,
+what was measured beyond the scores from ``panels``.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import os
@@ -14,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import IntArray
-from fusetune.report import plots, prose
+from fusetune.report import panels, plots, prose
 from fusetune.report.facts import Facts
+from fusetune.report.template import environment, script, style
 
 MANY_CLASSES = 20  # more do not fit a matrix on a page: the most frequent confusions are listed instead
 _SHOWN_FIRST = 15
@@ -29,8 +32,11 @@ _SCORES = {
     "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes: each class counts the same"),
     "macro_f1": ("Macro F1", "mean F1 of the classes"),
     "auroc": ("AUROC", "how well probabilities rank a class against the rest; 0.5 is chance"),
+    "auprc": ("AUPRC", "the same from precision and recall; chance is the share of the class"),
     "nll": ("NLL", "negative log-likelihood in nats; lower is better, certain errors cost most"),
+    "brier": ("Brier score", "squared distance of the probabilities to the label, 0 to 2; lower is better"),
     "ece": ("ECE", "mean distance between stated certainty and accuracy; lower is better"),
+    "classwise_ece": ("Class-wise ECE", "the same for the probabilities of every class; lower is better"),
 }
 _SHARES = {"accuracy", "balanced_accuracy"}
 
@@ -81,24 +87,10 @@ def write_report(path: Path, facts: Facts) -> None:
 
 def render(facts: Facts) -> str:
     """Return the report as HTML."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    for name in (
-        "percent",
-        "number",
-        "duration",
-        "count",
-        "percent_bounds",
-        "number_bounds",
-        "points",
-        "point_bounds",
-        "p_value",
-    ):
-        environment.filters[name] = getattr(prose, name)
-    css = (here / "page.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html").render(css=css, facts=facts, **_context(facts))
+    code = script()
+    seal = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    page = environment().get_template("page.html")
+    return page.render(css=style(), script=code, script_hash=seal, facts=facts, **_context(facts))
 
 
 def _context(facts: Facts) -> dict[str, Any]:
@@ -106,9 +98,16 @@ def _context(facts: Facts) -> dict[str, Any]:
     bins = metrics.reliability(facts.probabilities, facts.labels)
     few = len(facts.classes) <= MANY_CLASSES
     classes = class_rows(facts.classes, table)
+    subsets = facts.analysis.get("subsets") or []
     return {
         "answer": prose.answer(facts),
-        "axis": _accuracy_axis(facts),
+        "axis": panels.accuracy_axis(row.accuracy for row in facts.gain),
+        "subset_axis": panels.accuracy_axis(prose.interval(row["accuracy"]) for row in subsets),
+        "missing": panels.missing(facts),
+        "selective": panels.selective(facts),
+        "selective_words": panels.selective_words(facts),
+        "limits": panels.limits(facts),
+        "names": {key: name for key, (name, _) in _SCORES.items()},
         "scores": _scores(facts),
         "classes": classes if few else sorted(classes, key=_hardest_first),
         "shown_first": len(classes) if few else _SHOWN_FIRST,
@@ -161,25 +160,18 @@ def _hardest_first(row: ClassRow) -> tuple[bool, float, str]:
     return (row.rows == 0, row.f1, row.name)
 
 
-def _accuracy_axis(facts: Facts) -> dict[str, Any]:
-    """Return the common axis of the gain table: labels, positions in percent of its width, and the last row's value."""
-    known = [end for row in facts.gain for end in (row.accuracy.low, row.accuracy.value, row.accuracy.high)]
-    known = [value for value in known if math.isfinite(value)]
-    levels = plots.ticks(min(known, default=0.0), max(known, default=1.0), about=4)
-    scale = plots.Scale(levels[0], levels[-1])
-    return {"scale": scale, "levels": [(f"{100 * level:.0f}", scale(level)) for level in levels]}
-
-
 def _scores(facts: Facts) -> list[dict[str, Any]]:
     """Return the score table: name, meaning, and value with bounds on the test and validation parts."""
     rows = []
     for key, interval in facts.test.items():
-        name, meaning = _SCORES.get(key, (key, ""))
+        top = key.removeprefix("top_")
+        others = (f"Top {top}", f"share of rows whose label is among the {top} likeliest classes")
+        name, meaning = _SCORES.get(key, others)
         rows.append(
             {
                 "name": name,
                 "meaning": meaning,
-                "share": key in _SHARES,
+                "share": key in _SHARES or key not in _SCORES,
                 "test": interval,
                 "valid": facts.valid.get(key),
             }

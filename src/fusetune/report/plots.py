@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from fusetune.evaluate.intervals import Interval
 from fusetune.evaluate.metrics import Reliability
 from fusetune.report.prose import count, number, percent
 from fusetune.train.loop import EpochRecord
@@ -91,6 +92,43 @@ def learning_plot(modality: str, epochs: Sequence[EpochRecord], best: int | None
     parts.append(_text("axis", (_LEFT + _RIGHT) / 2, 224, "epoch", "middle"))
     parts.append(_text("axis", 0, 11, "nats", "start"))
     return _svg(230, f"Learning curve of {modality}: training loss and validation NLL per epoch", parts)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of shares, with or without a band of its intervals."""
+
+    name: str
+    kind: str
+    points: Sequence[tuple[float, Interval]]
+    band: bool
+
+
+def share_plot(description: str, lines: Sequence[Line], across: str, up: str) -> Markup:
+    """Draw shares against shares, the last line on top."""
+    shares = [(share, line.band) for line in lines for _, share in line.points]
+    ends = [end for share, band in shares for end in ([share.low, share.value, share.high] if band else [share.value])]
+    known = [end for end in ends if math.isfinite(end)]
+    levels = ticks(min(known, default=0.0), max(known, default=1.0))
+    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(levels[0], levels[-1], 190, _TOP)
+    quarters = {quarter / 4: f"{25 * quarter} %" for quarter in range(5)}
+    parts = [_levels(y, {level: f"{100 * level:.0f} %" for level in levels}), _labels(x, quarters, 207)]
+    for line in lines:
+        if line.band:
+            parts.append(_band([(x(at), y(share.low), y(share.high)) for at, share in line.points if share.bounded]))
+        parts.append(_line(line.kind, [(x(at), y(share.value)) for at, share in line.points]))
+        for at, share in line.points:
+            hint = f"{line.name}: {percent(share.value)} at {percent(at)}"
+            parts.append(_dot(line.kind, x(at), y(share.value), 3 if line.band else 1.5, hint))
+    parts.append(_text("axis", (_LEFT + _RIGHT) / 2, 224, across, "middle"))
+    parts.append(_text("axis", 0, 11, up, "start"))
+    return _svg(230, description, parts)
+
+
+def _band(edges: Sequence[tuple[float, float, float]]) -> Markup:
+    """Shade between the lower and the upper edges."""
+    around = [f"{x},{low}" for x, low, _ in edges] + [f"{x},{high}" for x, _, high in reversed(edges)]
+    return Markup('<polygon points="{}"/>').format(" ".join(around))
 
 
 def _decimals(levels: Sequence[float]) -> dict[float, str]:

@@ -6,7 +6,7 @@ The wording is cautious on purpose: a difference is called better or worse only 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.report.facts import Comparison, Facts
@@ -85,6 +85,12 @@ def point_bounds(interval: Interval) -> str:
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
+def interval(values: Mapping[str, float | None]) -> Interval:
+    """Return the interval that ``{"value", "low", "high"}`` stands for."""
+    given = (values["value"], values["low"], values["high"])
+    return Interval(*(math.nan if number is None else number for number in given))
+
+
 def answer(facts: Facts) -> list[str]:
     """Return the sentences of the first paragraph."""
     compared = [_compared(c) for c in facts.comparisons if c.verdict != "not shown"] + _undecided(facts.comparisons)
@@ -130,11 +136,13 @@ def _undecided(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _compared(comparison: Comparison) -> str:
     verdict, difference = _VERDICTS[comparison.verdict], comparison.accuracy
+    tests = f"exact McNemar test {p_value(comparison.p_holm)}"
+    if comparison.p_group_holm is not None:
+        tests += f", models swapped group by group {p_value(comparison.p_group_holm)}"
     return (
         f"The two-stage model {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
         f"spoils {count(comparison.lost)}, a difference of {points(difference.value)} percentage points "
-        f"({point_bounds(difference)}; exact McNemar test, {p_value(comparison.p)}, "
-        f"after Holm's correction {p_value(comparison.p_holm)})."
+        f"({point_bounds(difference)}; after Holm’s correction, {tests})."
     )
 
 

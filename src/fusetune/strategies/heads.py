@@ -233,6 +233,8 @@ class HeadFit:
         path: (penalty, validation NLL) pairs that were tried.
         said: Where choices were made by cross-validation: the logits that each row was given by the solution that did
             not see it, float64 [rows, classes].
+        tried: Logits of the rows that choices are made on by every candidate, float64 [rows, classes] each; empty where
+            they are not known.
     """
 
     head: Head
@@ -240,6 +242,7 @@ class HeadFit:
     choice: str
     path: list[tuple[float, float]] = field(default_factory=list)
     said: npt.NDArray[np.float64] | None = None
+    tried: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
 
 def drop_modalities(

@@ -108,3 +108,21 @@ class FusionModel(nn.Module):
             for name in f_m
         }
         return Outputs(z, f_m, f, dict(present))
+
+    def again(self, outputs: Outputs, present: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> Outputs:
+        """Return what the model says with other inputs present, or other features, without encoding anything.
+
+        Args:
+            outputs: What it said.
+            present: bool [batch] by modality; what was absent before stays absent.
+            z: Features to use in place of `outputs.z`, for some modalities.
+        """
+        device = next(self.head.parameters()).device
+        has = {name: (bits & outputs.present[name]).to(device) for name, bits in present.items()}
+        blocks = {}
+        for name, given in outputs.z.items():
+            known = (z or {}).get(name, given).to(device)
+            widths = [int(e.dim) for e, m in zip(self.encoders, self.wiring.modality_of, strict=True) if m == name]  # type: ignore[arg-type]
+            blocks[name] = iter(torch.split(torch.where(has[name][:, None], known, 0.0), widths, 1))
+        with torch.inference_mode():
+            return self.fuse([next(blocks[name]) for name in self.wiring.modality_of], has)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,14 @@ def _walk(problem: _Held, config: HeadConfig, names: list[str]) -> HeadFit:
     """Walk the penalty path, refine per block if asked, and solve for what was chosen."""
     ones = np.ones(len(names))
     path: Path = []
+    tried: list[npt.NDArray[np.float64]] = []
     solution = problem.zero()
     best, worse = (np.inf, 0.0, solution), 0
     for penalty in sorted(config.penalties, reverse=True):
         solution = problem.solve(penalty, ones, solution)
         nll = problem.nll(solution)
         path.append((penalty, nll))
+        tried.append(problem.said(solution))
         worse = 0 if nll < best[0] else worse + 1
         if nll < best[0]:
             best = (nll, penalty, solution)
@@ -75,9 +78,10 @@ def _walk(problem: _Held, config: HeadConfig, names: list[str]) -> HeadFit:
     factors, choice = ones, f"penalty {penalty:g}"
     if config.blockwise and len(names) > 1:
         nll, solution, factors = _blockwise(problem, penalty, nll, solution)
+        tried = []  # the penalties per block were chosen on all of these rows
         choice += ", per block " + ", ".join(f"{n} x{f:g}" for n, f in zip(names, factors, strict=True))
     # The path is walked roughly; what is kept is solved to convergence.
-    return problem.finish(penalty, factors, solution, choice, path)
+    return replace(problem.finish(penalty, factors, solution, choice, path), tried=tried)
 
 
 def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
@@ -85,16 +89,18 @@ def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int,
     problem = _Problem(data, valid, config, classes, seed)
     onehot = np.eye(classes)[problem.y]
     best: HeadFit | None = None
+    tried = []
     for penalty in config.penalties:
         model = Ridge(alpha=penalty * problem.w.sum()).fit(problem.x, onehot, sample_weight=problem.w)
         coef, bias = np.asarray(model.coef_).reshape(classes, -1), np.asarray(model.intercept_).reshape(-1)
         sharp = fit_temperature(problem.valid_logits((coef, bias)), problem.valid_y)
         solution = (coef / sharp, bias / sharp)
         nll = _nll(problem.valid_logits(solution), problem.valid_y)
+        tried.append(problem.valid_logits(solution))
         if best is None or nll < best.valid_nll:
             best = HeadFit(problem.head(solution), nll, f"penalty {penalty:g}, temperature {sharp:.2g}")
     assert best is not None
-    return best
+    return replace(best, tried=tried)
 
 
 def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:

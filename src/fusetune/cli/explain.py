@@ -1,0 +1,35 @@
+"""`fusetune explain`: why one row is decided as it is, as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fusetune
+from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.report.explanation import render_explanation
+
+
+@app.command(
+    short_help="Show why one row is decided as it is.",
+    epilog="Example:  fusetune explain runs/scans scans.csv --row case-017 --out case-017.html",
+)
+@guarded
+def explain(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Table with the row; the label is not needed.")],
+    row: Annotated[str, typer.Option("--row", metavar="ID", help="The row's id, or its number counted from 0.")],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the page (.html).")],
+    debug: Debug = False,
+) -> None:
+    """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
+    del debug
+    found = fusetune.load(folder).explain(table, row)
+    with written(out_file) as aside:
+        aside.write_text(render_explanation(found), encoding="utf-8")
+    out.print(f"row {row}: {found.decision} ({found.probability:.1%}); without any input {found.prior:.1%}")
+    for name, share in found.shares.items():
+        out.print(f"  {name}: {100 * share:+.1f} points" + (" (absent)" if name in found.absent else ""))
+    out.print(f"page  {out_file}", soft_wrap=True)

@@ -1,0 +1,111 @@
+"""What is learnt about a finished model on validation rows and goes with it: temperature, set sizes, threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
+from fusetune.evaluate.metrics import FloatArray, IntArray, Labels
+from fusetune.evaluate.temperature import Temperature, calibrate, crossfit, softmax
+from fusetune.evaluate.threshold import choose_threshold
+from fusetune.strategies.model import Outputs
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows that a model is judged on or calibrated with.
+
+    Attributes:
+        outputs: What the model says about them.
+        labels: Class indices, int64 [rows].
+        keys: Row keys, int64 [rows].
+        groups: The group of each row, or None.
+    """
+
+    outputs: Outputs
+    labels: Labels
+    keys: IntArray
+    groups: NDArray[Any] | None
+
+    @property
+    def pattern(self) -> NDArray[np.str_]:
+        """Which modalities each row has, in words."""
+        return patterns({name: bits.numpy() for name, bits in self.outputs.present.items()})
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was learnt on validation rows.
+
+    Attributes:
+        temperature: Logits are divided by it.
+        conformal: Thresholds of prediction sets.
+        aim: What the threshold of two classes was chosen for, such as "sensitivity >= 0.9".
+        positive: Index of the positive class.
+        threshold: Probability of the positive class from which a row counts as positive; None: no aim, or out of reach.
+    """
+
+    temperature: float = 1.0
+    conformal: Conformal = field(default_factory=Conformal)
+    aim: str | None = None
+    positive: int | None = None
+    threshold: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values; an infinite threshold (every class is in the set) becomes None."""
+        sets = self.conformal
+        by_pattern = {method: _finite(limits) for method, limits in sets.by_pattern.items()}
+        conformal = {"pooled": _finite(sets.pooled), "by_pattern": by_pattern, "seed": sets.seed}
+        return {**asdict(self), "conformal": conformal}
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> Calibration:
+        """Read what `describe` returned."""
+        sets = facts["conformal"]
+        by_pattern = {method: _infinite(limits) for method, limits in sets["by_pattern"].items()}
+        return cls(**{**facts, "conformal": Conformal(_infinite(sets["pooled"]), by_pattern, sets["seed"])})
+
+
+def learn(
+    rows: Judged,
+    tried: Sequence[FloatArray],
+    folds: IntArray,
+    *,
+    aim: str | None,
+    positive: int | None,
+    seed: int,
+) -> tuple[Calibration, Temperature]:
+    """Learn from validation rows what goes with the model.
+
+    Args:
+        rows: The validation rows, with the outputs of the finished model.
+        tried: Their logits by each candidate that the head was chosen from (see ``temperature.crossfit``); empty where
+            they are not known: then the finished model's own logits are used, which chose it.
+        folds: The fold of each row; rows of a group share one.
+        aim: What the threshold is for, or None.
+        positive: Index of the positive class, where there is an aim.
+        seed: Seed of the random share of APS.
+    """
+    crossfitted = len(tried) > 0 and len(np.unique(folds)) > 1
+    logits = crossfit(tried, rows.labels, folds) if crossfitted else rows.outputs.f.double().numpy()
+    heat, heats = calibrate(logits, rows.labels, folds, rows.groups)
+    # Each row's temperature comes from the other folds, too.
+    p = softmax(logits / heats[:, None])
+    threshold = None
+    if aim is not None and positive is not None:
+        threshold = choose_threshold(aim, p[:, positive], rows.labels == positive)
+    sets = fit_conformal(p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
+    return Calibration(heat.value, sets, aim, positive, threshold), heat
+
+
+def _finite(limits: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: limit if np.isfinite(limit) else None for name, limit in limits.items()}
+
+
+def _infinite(limits: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: float("inf") if limit is None else limit for name, limit in limits.items()}

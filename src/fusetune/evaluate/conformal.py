@@ -1,0 +1,185 @@
+"""Prediction sets that hold the label with a stated probability: split conformal prediction (Vovk et al. 2005).
+
+A threshold on a score is learnt on calibration rows; the set of a new row holds all classes whose score is not above
+it. LAC (Sadinle et al. 2019, arXiv 1609.00451) has the smallest sets: the score is 1 - p. APS (Romano et al. 2020,
+arXiv 2006.02544) adapts to hard rows: the score is the probability of all likelier classes and a random share of the
+class's own. Mondrian sets (Vovk 2012, arXiv 1209.2673) have a threshold for each pattern of missing modalities.
+
+Rows of one group resemble each other, so that they do not count as so many calibration rows. With groups, each group
+has the same weight, and the promise is about a random row of a new group (hierarchical conformal prediction, Lee,
+Barber and Willett 2023, arXiv 2306.06342). Without groups this is the usual method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from fusetune.augment.random import Moment, uniform
+from fusetune.evaluate.bootstrap import clusters
+from fusetune.evaluate.intervals import means, proportion
+from fusetune.evaluate.metrics import FloatArray, IntArray
+
+METHODS = ("lac", "aps")
+COVERAGE = 0.9
+OTHER = "all other patterns"
+POOLED = "all rows"
+CAVEAT = (
+    "The stated coverage holds for rows that are drawn like the calibration rows. Rows of one group are alike: the "
+    "promise is about a random row of a new group, on average over groups, and a single group may be covered much less."
+)
+
+
+def scores(method: str, probabilities: FloatArray, chance: FloatArray) -> FloatArray:
+    """Return the score of every class, ``float [rows, classes]``.
+
+    Args:
+        method: lac or aps.
+        probabilities: ``float [rows, classes]``.
+        chance: One uniform number per row, which APS needs for exact coverage, ``float [rows]``.
+    """
+    if method == "lac":
+        return np.asarray(1 - probabilities)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ordered = np.take_along_axis(probabilities, order, axis=1)
+    above = np.cumsum(ordered, axis=1) - ordered
+    found = np.empty_like(probabilities)
+    np.put_along_axis(found, order, above + chance[:, None] * ordered, axis=1)
+    return found
+
+
+def quantile(values: FloatArray, groups: ArrayLike | None = None, coverage: float = COVERAGE) -> float:
+    """Return the threshold: the smallest value below which lies the wanted weight, the new row counting as infinite.
+
+    Each group (without groups: row) and the new one weigh the same. For rows without groups this is the
+    ``ceil((n + 1) * coverage)``-th smallest value.
+
+    Returns:
+        The threshold, infinite where there are too few groups for the coverage: every class is then in the set.
+    """
+    if not len(values):
+        return float("inf")
+    where = clusters(groups, len(values))
+    weight = 1 / np.bincount(where.member, minlength=where.count)[where.member]
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weight[order]) >= coverage * (where.count + 1) - 1e-9
+    return float(values[order][reached.argmax()]) if reached.any() else float("inf")
+
+
+def patterns(present: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
+    """Return in words which modalities each row has, ``str [rows]``."""
+    rows = zip(*present.values(), strict=True)
+    named = [" + ".join(name for name, has in zip(present, row, strict=True) if has) or "nothing" for row in rows]
+    return np.array(named, dtype=np.str_)
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """Thresholds by method and, for Mondrian sets, by pattern of missing modalities.
+
+    Attributes:
+        pooled: Method -> threshold.
+        by_pattern: Method -> pattern -> threshold; patterns with too few calibration rows share one.
+        seed: Seed of the random share of APS.
+    """
+
+    pooled: dict[str, float] = field(default_factory=dict)
+    by_pattern: dict[str, dict[str, float]] = field(default_factory=dict)
+    seed: int = 0
+
+    def sets(
+        self, method: str, probabilities: FloatArray, keys: IntArray, pattern: NDArray[np.str_] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which classes are in each row's set, ``bool [rows, classes]``.
+
+        Args:
+            method: lac or aps.
+            probabilities: ``float [rows, classes]``.
+            keys: Row keys, ``int64 [rows]``: the same row always has the same set.
+            pattern: What each row has (see ``patterns``) for Mondrian sets.
+        """
+        limit: Any = self.pooled[method]
+        if pattern is not None:
+            known = self.by_pattern[method]
+            limit = np.array([known.get(str(name), known[OTHER]) for name in pattern])[:, None]
+        return np.asarray(scores(method, probabilities, chance(keys, self.seed)) <= limit)
+
+
+def chance(keys: IntArray, seed: int) -> FloatArray:
+    """Return one uniform number per row, a function of seed and row key."""
+    return np.asarray(uniform(Moment(seed), torch.from_numpy(np.asarray(keys)), "conformal", 1).numpy()[:, 0], float)
+
+
+def fit_conformal(
+    probabilities: FloatArray,
+    labels: IntArray,
+    keys: IntArray,
+    pattern: NDArray[np.str_],
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+) -> Conformal:
+    """Learn all thresholds from calibration rows, which must not have taken part in any choice."""
+    pooled, by_pattern = {}, {}
+    names, counts = np.unique(pattern, return_counts=True)
+    # Below 1 / (1 - coverage) rows no threshold can promise the coverage.
+    own = [str(name) for name, rows in zip(names, counts, strict=True) if rows >= 1 / (1 - COVERAGE)]
+    member = np.asarray(groups) if groups is not None else None
+    for method in METHODS:
+        found = scores(method, probabilities, chance(keys, seed))[np.arange(len(labels)), labels]
+        pooled[method] = quantile(found, member)
+        parts = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
+        by_pattern[method] = {
+            name: quantile(found[here], None if member is None else member[here]) for name, here in parts.items()
+        }
+    return Conformal(pooled, by_pattern, seed)
+
+
+def coverage(
+    conformal: Conformal,
+    probabilities: FloatArray,
+    labels: IntArray,
+    keys: IntArray,
+    pattern: NDArray[np.str_],
+    groups: ArrayLike | None = None,
+) -> list[dict[str, Any]]:
+    """Return how often the sets hold the label on judged rows, and how large they are.
+
+    Returns:
+        One entry per method, pooled and Mondrian: coverage over rows with its interval, mean set size, shares of empty
+        and of single-class sets, coverage by pattern, and with groups the mean and the lowest decile of their coverage.
+    """
+    found = []
+    for method in METHODS:
+        for mondrian in (False, True):
+            sets = conformal.sets(method, probabilities, keys, pattern if mondrian else None)
+            found.append(
+                {"method": method, "mondrian": mondrian, "target": COVERAGE, **_held(sets, labels, pattern, groups)}
+            )
+    return found
+
+
+def _held(
+    sets: NDArray[np.bool_], labels: IntArray, pattern: NDArray[np.str_], groups: ArrayLike | None
+) -> dict[str, Any]:
+    held, size = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
+    result: dict[str, Any] = {
+        "coverage": proportion(held, groups).as_dict(),
+        "size": means(size[:, None], groups)[0].as_dict(),
+        "empty": float((size == 0).mean()),
+        "single": float((size == 1).mean()),
+        "by_pattern": {
+            str(name): {"rows": int((pattern == name).sum()), "coverage": float(held[pattern == name].mean())}
+            for name in np.unique(pattern)
+        },
+        "by_group": None,
+    }
+    if groups is not None:
+        where = clusters(groups, len(labels))
+        share = np.bincount(where.member, weights=held) / np.bincount(where.member)
+        result["by_group"] = {"mean": float(share.mean()), "lowest_decile": float(np.quantile(share, 0.1))}
+    return result

@@ -1,0 +1,232 @@
+"""Why one row is decided as it is: what the decision's probability loses when a part of the row is taken away.
+
+Parts are image regions (occlusion, Zeiler and Fergus 2014, arXiv 1311.2901), words, cells and vector dimensions; whole
+modalities get exact Shapley shares. An effect is the probability with everything less the probability without the part:
+positive speaks for the decision. It says what the model uses, not what causes the label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.temperature import softmax
+from fusetune.progress import bar
+from fusetune.strategies.model import FusionModel, Outputs
+
+_BATCH = 32
+_GRID = 8  # windows per side; each covers a fifth of the side, so that neighbours overlap
+_WINDOW = 0.2
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One part of a row.
+
+    Attributes:
+        name: A word, or a column with its value.
+        effect: Probability of the decision with everything less that without the part.
+        typical: For a cell, the same when it is not missing but the training mean or the most frequent category.
+    """
+
+    name: str
+    effect: float
+    typical: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why one row is decided as it is.
+
+    Attributes:
+        row: Its id.
+        decision: What the model says.
+        probability: How sure it is.
+        prior: Probability of the decision without any input.
+        shares: Modality -> exact Shapley share; shares and prior sum to the probability. Absent modalities have 0.
+        probabilities: Class -> probability.
+        absent: Modalities that the row lacks.
+        pictures: Image modality -> what the encoder sees, uint8 [side, side, 3].
+        maps: Image modality -> mean effect of the windows over each pixel, float [side, side].
+        parts: Other modality -> effects of its words, cells or dimensions.
+    """
+
+    row: str
+    decision: str
+    probability: float
+    prior: float
+    shares: dict[str, float]
+    probabilities: dict[str, float]
+    absent: list[str]
+    pictures: dict[str, Pixels] = field(default_factory=dict)
+    maps: dict[str, FloatArray] = field(default_factory=dict)
+    parts: dict[str, list[Effect]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Asks the model about changed versions of one row.
+
+    Attributes:
+        network: The model.
+        outputs: What it says about the row as it is, batch of one.
+        temperature: Logits are divided by it.
+    """
+
+    network: FusionModel
+    outputs: Outputs
+    temperature: float
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """Probabilities of the row as it is, ``float [classes]``."""
+        return np.asarray(softmax(self.outputs.f.numpy(), self.temperature)[0])
+
+    def effects(self, modality: str, changed: Iterator[Any], count: int) -> FloatArray:
+        """Return how much the decision's probability loses by each change of one modality, ``float [changes]``.
+
+        Args:
+            modality: Whose encoders run; the other modalities' features are kept.
+            changed: Batches of encoder inputs on the model's device.
+            count: Number of batches.
+        """
+        found, decision = [], int(self.probabilities.argmax())
+        owners = self.network.wiring.modality_of
+        encoders = [e for e, owner in zip(self.network.encoders, owners, strict=True) if owner == modality]
+        with torch.inference_mode(), bar(f"explaining {modality}", count) as shown:
+            for inputs in changed:
+                z = torch.cat([encoder(inputs).float() for encoder in encoders], 1).cpu()
+                f = self.network.again(_repeated(self.outputs, len(z)), _present(self.outputs, len(z)), {modality: z}).f
+                found.append(softmax(f.cpu().numpy(), self.temperature)[:, decision])
+                shown.advance()
+        return np.asarray(self.probabilities[decision] - np.concatenate(found))
+
+
+def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
+    """Return the occlusion map of one image.
+
+    Windows of a fifth of the side take the image's mean colour, one at a time.
+
+    Args:
+        probe: The model and the row.
+        modality: The image's modality.
+        image: What the encoder sees, ``[1, 3, side, side]``.
+
+    Returns:
+        Mean effect of the windows that cover each pixel, ``float [side, side]``.
+    """
+    side = image.shape[-1]
+    window = max(1, round(_WINDOW * side))
+    starts = np.unique(np.linspace(0, side - window, _GRID).round().astype(int))
+    corners = [(int(top), int(left)) for top in starts for left in starts]
+    colour = image.mean((2, 3), keepdim=True)
+
+    def covered(some: Sequence[tuple[int, int]]) -> Tensor:
+        copies = image.repeat(len(some), 1, 1, 1)
+        for at, (top, left) in enumerate(some):
+            copies[at, :, top : top + window, left : left + window] = colour[0]
+        return copies
+
+    effects = probe.effects(modality, map(covered, _batches(corners)), -(-len(corners) // _BATCH))
+    total, times = np.zeros((side, side)), np.zeros((side, side))
+    for (top, left), effect in zip(corners, effects, strict=True):
+        total[top : top + window, left : left + window] += effect
+        times[top : top + window, left : left + window] += 1
+    return np.asarray(total / np.maximum(times, 1))
+
+
+def words(
+    probe: Probe, modality: str, inputs: Mapping[str, Tensor], named: Sequence[tuple[str, Sequence[int]]]
+) -> list[Effect]:
+    """Return the effect of leaving out each word.
+
+    Args:
+        probe: The model and the row.
+        modality: The text's modality.
+        inputs: ids and mask, ``[1, tokens]``.
+        named: Words with the positions of their tokens.
+    """
+    ids, mask = inputs["ids"], inputs["mask"]
+
+    def without(some: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
+        keep = mask.repeat(len(some), 1)
+        for at, (_, positions) in enumerate(some):
+            keep[at, list(positions)] = False
+        # What is left moves together, so that no gap tells where the word was.
+        order = torch.argsort((~keep).to(torch.int8), dim=1, stable=True)
+        return {"ids": torch.gather(ids.repeat(len(some), 1), 1, order), "mask": torch.gather(keep, 1, order)}
+
+    if not named:
+        return []
+    effects = probe.effects(modality, map(without, _batches(named)), -(-len(named) // _BATCH))
+    return [Effect(word, float(effect)) for (word, _), effect in zip(named, effects, strict=True)]
+
+
+def cells(
+    probe: Probe,
+    modality: str,
+    inputs: Mapping[str, Tensor],
+    numbers: Mapping[str, Sequence[int]],
+    codes: Mapping[str, int],
+    shown: Mapping[str, str],
+) -> list[Effect]:
+    """Return the effect of each cell, made missing and made typical.
+
+    Args:
+        probe: The model and the row.
+        modality: The cells' modality.
+        inputs: numbers, missing and codes, ``[1, ...]``.
+        numbers: Column -> its standardised numbers (a date has three); 0 is the training mean.
+        codes: Column -> its category; 0 is missing, 2 the most frequent one.
+        shown: Column -> its value, in words.
+    """
+    versions = []
+    for column in shown:
+        for missing in (True, False):
+            copy = {name: tensor.clone() for name, tensor in inputs.items()}
+            for at in numbers.get(column, ()):
+                copy["numbers"][0, at], copy["missing"][0, at] = 0.0, missing
+            if column in codes:
+                copy["codes"][0, codes[column]] = 0 if missing else 2
+            versions.append(copy)
+    batch = {name: torch.cat([version[name] for version in versions]) for name in inputs}
+    effects = probe.effects(modality, iter([batch]), 1).reshape(-1, 2)
+    return [
+        Effect(f"{column} = {value}", float(gone), float(typical))
+        for (column, value), (gone, typical) in zip(shown.items(), effects, strict=True)
+    ]
+
+
+def dimensions(probe: Probe, modality: str, vector: Tensor, names: Sequence[str]) -> list[Effect]:
+    """Return the effect of setting each dimension of a standardised vector ``[1, dimensions]`` to its training mean."""
+
+    def typical(some: Sequence[int]) -> Tensor:
+        copies = vector.repeat(len(some), 1)
+        copies[torch.arange(len(some)), torch.tensor(some)] = 0.0
+        return copies
+
+    places = range(vector.shape[1])
+    effects = probe.effects(modality, map(typical, _batches(places)), -(-len(places) // _BATCH))
+    return [Effect(name, float(effect)) for name, effect in zip(names, effects, strict=True)]
+
+
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
+
+
+def _present(outputs: Outputs, count: int) -> dict[str, Tensor]:
+    return {name: bits.expand(count) for name, bits in outputs.present.items()}
+
+
+def _repeated(outputs: Outputs, count: int) -> Outputs:
+    z = {name: features.expand(count, -1) for name, features in outputs.z.items()}
+    return Outputs(z, outputs.f_m, outputs.f, _present(outputs, count))

@@ -1,0 +1,119 @@
+"""One row of a table, taken apart: the regions, words, cells and dimensions that ``explain`` takes away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from fusetune.data.source import Source, to_device
+from fusetune.data.table import Table
+from fusetune.data.tabular import CellInput
+from fusetune.data.text import TextInput
+from fusetune.evaluate.analysis import row_shares, without_inputs
+from fusetune.evaluate.explain import Effect, Explanation, Probe, cells, dimensions, occlusion, words
+from fusetune.evaluate.temperature import softmax
+from fusetune.inputs import Reader
+from fusetune.strategies.model import FusionModel, Outputs
+
+
+def explain_row(
+    network: FusionModel,
+    readers: Mapping[str, Reader],
+    sources: Mapping[str, Source],
+    outputs: Outputs,
+    table: Table,
+    *,
+    name: str,
+    classes: Sequence[Any],
+    temperature: float,
+    device: torch.device,
+) -> Explanation:
+    """Explain the only row of a table.
+
+    Args:
+        network: The model.
+        readers: Fitted pre-processing by modality.
+        sources: The table's inputs by modality.
+        outputs: What the model says about the row.
+        table: The row.
+        name: Its id.
+        classes: Class names.
+        temperature: Logits are divided by it.
+        device: Where the model is.
+    """
+    probe = Probe(network, outputs, temperature)
+    p = softmax(outputs.f.numpy(), temperature)[0]
+    top = int(p.argmax())
+    found = Explanation(
+        row=name,
+        decision=str(classes[top]),
+        probability=float(p[top]),
+        prior=float(without_inputs(network, outputs, temperature)[0, top]),
+        shares={modality: float(share[0]) for modality, share in row_shares(network, outputs, temperature).items()},
+        probabilities={str(label): float(value) for label, value in zip(classes, p, strict=True)},
+        absent=[modality for modality, source in sources.items() if not source.present[0]],
+    )
+    for modality, reader in readers.items():
+        if modality in found.absent:
+            continue
+        inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), device))
+        if reader.modality.kind == "image":
+            found.pictures[modality] = _pixels(inputs)
+            found.maps[modality] = occlusion(probe, modality, inputs)
+        else:
+            found.parts[modality] = _parts(probe, reader, inputs, table)
+    return found
+
+
+def _parts(probe: Probe, reader: Reader, inputs: Any, table: Table) -> list[Effect]:
+    modality, fitted = reader.modality, reader.fitted
+    match fitted:
+        case TextInput():
+            text = str(table.column(fitted.column).iloc[0])
+            return words(probe, modality.name, inputs, word_tokens(fitted, text))
+        case CellInput():
+            return _cells(probe, modality.name, fitted, inputs, table)
+        case _:
+            columns = modality.columns
+            width = inputs.shape[1]
+            names = columns if len(columns) == width else [f"{columns[0]}[{at}]" for at in range(width)]
+            return dimensions(probe, modality.name, inputs, names)
+
+
+def word_tokens(fitted: TextInput, text: str) -> list[tuple[str, list[int]]]:
+    """Return each word of a text with the positions of its tokens; words that were cut off are left out."""
+    tokenizer = Tokenizer.from_str(fitted.tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(fitted.max_tokens)
+    encoding = tokenizer.encode(text.strip())
+    found: dict[int, list[int]] = {}
+    for position, word in enumerate(encoding.word_ids):
+        if word is not None:
+            found.setdefault(word, []).append(position)
+    named = []
+    for positions in found.values():
+        start, end = encoding.offsets[positions[0]][0], encoding.offsets[positions[-1]][1]
+        named.append((text.strip()[start:end].strip(), positions))
+    return named
+
+
+def _cells(probe: Probe, modality: str, fitted: CellInput, inputs: Mapping[str, Tensor], table: Table) -> list[Effect]:
+    numbers: dict[str, list[int]] = {}
+    for at, scale in enumerate(fitted.numbers):
+        numbers.setdefault(scale.column, []).append(at)
+    codes = {vocabulary.column: at for at, vocabulary in enumerate(fitted.categories)}
+    shown = {}
+    for column in fitted.kinds:
+        value = table.column(column).iloc[0]
+        shown[column] = "missing" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return cells(probe, modality, inputs, numbers, codes, shown)
+
+
+def _pixels(image: Tensor) -> Any:
+    return (image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

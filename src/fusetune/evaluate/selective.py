@@ -1,0 +1,113 @@
+"""What is gained by not answering where the model is unsure, and where it is worst: risk-coverage, groups, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from fusetune.evaluate import metrics
+from fusetune.evaluate.bootstrap import clusters, drawn_counts
+from fusetune.evaluate.intervals import LEVEL, percentile, proportion
+from fusetune.evaluate.metrics import FloatArray, IntArray
+
+Bits = NDArray[np.bool_]
+_POINTS = 10
+_LEAST_ROWS = 10  # a group of fewer rows is worst by chance
+
+
+def risk_coverage(
+    probabilities: FloatArray,
+    labels: IntArray,
+    groups: ArrayLike | None = None,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return error rates of the rows that are answered when the least sure ones are not (Geifman and El-Yaniv 2017).
+
+    Certainty is the top probability; rows of equal certainty are answered together. AURC is the mean error rate over
+    all levels: the one of each row's own certainty (Geifman et al. 2019, arXiv 1805.08206).
+
+    Returns:
+        ``aurc`` with its bootstrap interval; ``best``, the AURC if all errors were the least sure rows; and ``points``:
+        share of rows answered and their error rate with its interval.
+    """
+    sure, wrong = probabilities.max(axis=1), ~metrics.correct_rows(probabilities, labels)
+    order = np.argsort(-sure, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(sure[order])), len(order) - 1)
+    where = clusters(groups, len(labels))
+    value = float(_areas(wrong[order], ends, np.ones((len(order), 1)))[0])
+    member = where.member[order]
+    draws = [
+        _areas(wrong[order], ends, counts[member]) for counts in drawn_counts(where.count, len(order), resamples, seed)
+    ]
+    names = None if groups is None else np.asarray(groups)[order]
+    best = _areas(np.sort(wrong), np.arange(len(wrong)), np.ones((len(wrong), 1)))
+    return {
+        "aurc": percentile(value, np.concatenate(draws), where.count, LEVEL).as_dict(),
+        "best": float(best[0]),
+        "points": [_point(wrong[order], ends, names, share / _POINTS) for share in range(1, _POINTS + 1)],
+    }
+
+
+def _areas(wrong: Bits, ends: IntArray, weight: FloatArray) -> FloatArray:
+    """Return the AURC for each column of row weights; rows come in order of certainty, ``ends`` close ties."""
+    answered = np.cumsum(weight, axis=0)[ends]
+    errors = np.cumsum(wrong[:, None] * weight, axis=0)[ends]
+    risk = errors / np.maximum(answered, 1)
+    new = np.diff(answered, axis=0, prepend=0)
+    return np.asarray((risk * new).sum(axis=0) / answered[-1])
+
+
+def _point(wrong: Bits, ends: IntArray, groups: Any, share: float) -> dict[str, Any]:
+    """Return the error rate of at least this share of the rows, whole ties included."""
+    last = int(ends[np.searchsorted(ends, round(share * len(wrong)) - 1)]) + 1
+    error = proportion(wrong[:last], None if groups is None else groups[:last])
+    return {"coverage": last / len(wrong), "error": error.as_dict()}
+
+
+def worst(
+    probabilities: FloatArray, labels: IntArray, classes: Sequence[str], groups: ArrayLike | None = None
+) -> dict[str, Any]:
+    """Return the class and the group with the lowest share of correct rows, and how groups differ.
+
+    Only classes and groups with at least 10 rows are looked at. The lowest of many is low by chance too: ``judged``
+    says how many were compared, and the interval is that of the one alone. ``groups`` looks at all of them: the mean of
+    their shares and the lowest decile.
+    """
+    right = metrics.correct_rows(probabilities, labels)
+    names = np.array(classes, dtype=object)[labels]
+    return {
+        "class": _lowest(right, names, groups),
+        "group": None if groups is None else _lowest(right, np.asarray(groups), None),
+        "groups": None if groups is None else _spread(right, groups),
+    }
+
+
+def _spread(right: Bits, groups: ArrayLike) -> dict[str, float]:
+    where = clusters(groups, len(right))
+    share = np.bincount(where.member, weights=right) / np.bincount(where.member)
+    return {"count": where.count, "mean": float(share.mean()), "lowest_decile": float(np.quantile(share, 0.1))}
+
+
+def _lowest(right: Bits, names: Any, groups: ArrayLike | None) -> dict[str, Any] | None:
+    codes, found = pd.factorize(names, use_na_sentinel=False)
+    rows = np.bincount(codes)
+    large = np.flatnonzero(rows >= _LEAST_ROWS)
+    if not len(large):
+        return None
+    share = np.bincount(codes, weights=right) / rows
+    lowest = large[share[large].argmin()]
+    here = codes == lowest
+    accuracy = proportion(right[here], None if groups is None else np.asarray(groups)[here])
+    return {
+        "name": str(found[lowest]),
+        "rows": int(rows[lowest]),
+        "accuracy": accuracy.as_dict(),
+        "judged": len(large),
+        "of": len(found),
+    }

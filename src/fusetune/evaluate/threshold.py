@@ -1,0 +1,102 @@
+"""Two classes, one threshold: chosen on validation rows for a stated aim, judged on other rows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fusetune.errors import ConfigError, listed
+from fusetune.evaluate.intervals import proportion
+from fusetune.evaluate.metrics import FloatArray
+
+RATES = ("sensitivity", "specificity", "ppv", "npv")
+
+
+def parse_aim(aim: str) -> tuple[str, float]:
+    """Return the rate and its least value of an aim such as ``sensitivity >= 0.9``.
+
+    Raises:
+        ConfigError: it reads otherwise.
+    """
+    found = re.fullmatch(r"\s*(\w+)\s*>=\s*(0?\.\d+|0|1|1\.0*)\s*", aim.lower())
+    if not found or found[1] not in RATES:
+        raise ConfigError(f"evaluate.aim: '{aim}' must read like 'sensitivity >= 0.9'; rates are {listed(RATES)}")
+    return found[1], float(found[2])
+
+
+def positive_class(aim: str | None, positive: str | None, classes: Sequence[Any]) -> int | None:
+    """Check an aim against the classes and return the index of the positive class; None without an aim.
+
+    Raises:
+        ConfigError: there are not two classes, or the positive class is none of them.
+    """
+    if aim is None:
+        return None
+    parse_aim(aim)
+    names = [str(name) for name in classes]
+    if len(names) != 2:
+        raise ConfigError(f"evaluate.aim is for two classes; the label has {len(names)}: leave it out")
+    if positive is not None and positive not in names:
+        raise ConfigError(f"evaluate.positive: '{positive}' is no class; the classes are {listed(names)}")
+    return 1 if positive is None else names.index(positive)
+
+
+def choose_threshold(aim: str, probability: FloatArray, positive: NDArray[np.bool_]) -> float | None:
+    """Return the threshold that fulfils the aim and gives up least of the rate on the other side.
+
+    A row counts as positive when its probability is at or above the threshold. For sensitivity or NPV that is the
+    highest threshold that fulfils the aim, for specificity or PPV the lowest. Thresholds are midpoints between
+    neighbouring probabilities, so that rounding cannot change what was chosen.
+
+    Args:
+        aim: Such as ``sensitivity >= 0.9``.
+        probability: Of the positive class, ``float [rows]``.
+        positive: Which rows are positive, ``bool [rows]``.
+
+    Returns:
+        The threshold, or None where none fulfils the aim on these rows.
+    """
+    rate, least = parse_aim(aim)
+    levels = np.unique(probability)
+    limits = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [math.nextafter(1.0, 2.0)]])
+    reached = [limit for limit in limits if _rate(rate, probability >= limit, positive) >= least]
+    if not reached:
+        return None
+    return float(max(reached) if rate in ("sensitivity", "npv") else min(reached))
+
+
+def judge_threshold(
+    threshold: float, probability: FloatArray, positive: NDArray[np.bool_], groups: ArrayLike | None = None
+) -> dict[str, Any]:
+    """Return sensitivity, specificity, PPV and NPV with their intervals, and the four counts."""
+    called = probability >= threshold
+    member = None if groups is None else np.asarray(groups)
+    found: dict[str, Any] = {}
+    for rate in RATES:
+        right, counted = _parts(rate, called, positive)
+        found[rate] = proportion(right[counted], None if member is None else member[counted]).as_dict()
+    counts = {
+        "true_positive": called & positive,
+        "false_positive": called & ~positive,
+        "true_negative": ~called & ~positive,
+        "false_negative": ~called & positive,
+    }
+    return found | {"counts": {name: int(rows.sum()) for name, rows in counts.items()}}
+
+
+def _parts(
+    rate: str, called: NDArray[np.bool_], positive: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which rows are right and which are counted."""
+    counted = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}[rate]
+    return called == positive, counted
+
+
+def _rate(rate: str, called: NDArray[np.bool_], positive: NDArray[np.bool_]) -> float:
+    right, counted = _parts(rate, called, positive)
+    return float(right[counted].mean()) if counted.any() else math.nan

@@ -1,0 +1,176 @@
+"""The pages in a real browser: no error, no request, every section, the keyboard, contrast, phone width, print.
+
+Needs Chromium with its driver, and axe-core, which `make browser` fetches; without them these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import explanation, facts
+from test_report_page import SECTIONS
+
+from fusetune.report.explanation import render_explanation
+from fusetune.report.page import render
+
+AXE = Path(os.environ.get("FUSETUNE_AXE", Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"))
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if program is None or driver is None:
+        pytest.skip("chromium or chromedriver is not installed")
+    options = selenium.ChromeOptions()
+    options.binary_location = program
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    found = selenium.Chrome(options=options, service=selenium.ChromeService(executable_path=driver))
+    yield found
+    found.quit()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render(facts(5)), encoding="utf-8")
+    browser.get(path.as_uri())
+    yield browser
+
+
+def requests(browser: Any) -> list[str]:
+    """Return the addresses that pages asked for since the last call."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+
+def test_it_opens_from_disk_without_error_or_request(page: Any) -> None:
+    assert [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    asked = requests(page)
+    assert [url for url in asked if not url.startswith("data:")] == [page.current_url]
+    shown = page.execute_script("return [...document.querySelectorAll('section')].map(s => [s.id, s.offsetHeight])")
+    assert [name for name, _ in shown] == SECTIONS
+    assert all(height > 0 for _, height in shown)
+
+
+def test_a_foreign_script_would_not_run(browser: Any, tmp_path: Path) -> None:
+    html = render(facts(3)).replace("</body>", "<script>document.title = 'changed'</script></body>")
+    path = tmp_path / "changed.html"
+    path.write_text(html, encoding="utf-8")
+    browser.get(path.as_uri())
+    assert browser.title == "Where is it?"
+    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+    browser.back()
+
+
+def test_tables_sort_and_mistakes_filter(page: Any) -> None:
+    order = "return [...document.querySelectorAll('.subsets tbody th')].map(cell => cell.textContent)"
+    before = page.execute_script(order)
+    heads = "document.querySelectorAll('.subsets thead button')"
+    page.execute_script(f"{heads}[0].click()")
+    assert page.execute_script(order) == sorted(before)
+    page.execute_script(f"{heads}[0].click()")
+    assert page.execute_script(order) == sorted(before, reverse=True)
+    assert page.execute_script("return document.querySelector('.subsets thead th').ariaSort") == "descending"
+    choose = (
+        "const s = document.getElementById('filter-class');"
+        "s.value = arguments[0]; s.dispatchEvent(new Event('change'));"
+    )
+    visible = "return [...document.querySelectorAll('.mistakes > li')].filter(row => row.offsetHeight > 0).length"
+    page.execute_script(choose, "class 4")
+    assert page.execute_script(visible) == 0
+    page.execute_script(choose, "class 1")
+    assert page.execute_script(visible) == 3
+    page.execute_script(choose, "")
+
+
+def test_without_scripts_everything_is_there(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "plain.html"
+    path.write_text(render(facts(5)), encoding="utf-8")
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get(path.as_uri())
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert browser.execute_script("return document.querySelectorAll('thead button').length") == 0
+    assert browser.execute_script("return document.getElementById('filter').offsetHeight") == 0
+    assert browser.execute_script("return document.querySelectorAll('.mistakes > li').length") == 3
+    browser.back()
+
+
+def test_the_keyboard_reaches_links_buttons_and_scrolled_tables(page: Any) -> None:
+    reached, total = set(), "return document.querySelectorAll('a, button, select, summary, [tabindex=\"0\"]').length"
+    page.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
+    for _ in range(page.execute_script(total) + 2):
+        page.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "key": "Tab", "windowsVirtualKeyCode": 9})
+        page.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", "key": "Tab", "windowsVirtualKeyCode": 9})
+        reached.add(page.execute_script("return document.activeElement.tagName"))
+        outline = "const e = document.activeElement; return e === document.body || getComputedStyle(e).outlineStyle"
+        assert page.execute_script(outline) != "none"
+    assert {"A", "BUTTON", "SELECT", "SUMMARY", "DIV"} <= reached
+
+
+def serious(browser: Any, scheme: str) -> list[tuple[str, str, int]]:
+    """Return what axe-core calls serious on the page as it is, with all details open."""
+    if not AXE.is_file():
+        pytest.skip(f"axe-core is not at {AXE}: `make browser` fetches it, or FUSETUNE_AXE names it")
+    colours = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": colours})
+    # Through the protocol: the page's own policy does not let it in.
+    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text(encoding="utf-8")})
+    browser.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    asked = {"expression": "axe.run().then(r => JSON.stringify(r.violations))", "awaitPromise": True}
+    found = json.loads(browser.execute_cdp_cmd("Runtime.evaluate", asked)["result"]["value"])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    return [(v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found if v["impact"] in SERIOUS]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Any, scheme: str) -> None:
+    assert serious(page, scheme) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_explanation_is_as_accessible_and_loads_nothing(browser: Any, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "why.html"
+    path.write_text(render_explanation(explanation()), encoding="utf-8")
+    requests(browser)
+    browser.get(path.as_uri())
+    assert [url for url in requests(browser) if not url.startswith("data:")] == [path.as_uri()]
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    found = serious(browser, scheme)
+    browser.back()
+    assert found == []
+
+
+def test_a_phone_need_not_scroll_sideways(page: Any) -> None:
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert width <= 390
+
+
+def test_it_prints(page: Any) -> None:
+    # A4 less its margins, in pixels: a wider page would be cut or shrunk.
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    size = {"width": 672, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert width <= 672
+    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    assert printed.startswith(b"%PDF")
+    assert printed.count(b"/Type /Page\n") >= 4
