@@ -112,7 +112,7 @@ def _roles(schema: Schema) -> dict[str, str]:
 
 def _leaves(config: Config) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    rest: list[tuple[str, Any]] = list(config.model_dump(mode="json", exclude=set(NEUTRAL)).items())
+    rest: list[tuple[str, Any]] = list(config.model_dump(mode="json", exclude=NEUTRAL).items())
     while rest:
         name, value = rest.pop()
         if isinstance(value, dict):

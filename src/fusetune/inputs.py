@@ -20,8 +20,13 @@ from fusetune.augment.image import ImageAugment
 from fusetune.augment.tabular import CellAugment, Season, VectorAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
+<<<<<<< HEAD
 from fusetune.data.images import ImageInput
 from fusetune.data.schema import Kind, Modality, Schema
+=======
+from fusetune.data.images import ImageInput, Reading
+from fusetune.data.schema import Modality, Schema
+>>>>>>> 9edf32d (Decode JPEG with the strict decoder, keep decoded images, choose and print reading threads)
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
@@ -61,9 +66,9 @@ class Reader:
     fitted: Fitted
     size: int | None = None
 
-    def bind(self, table: Table) -> Source:
-        """Return the modality's source for a table."""
-        return self.fitted.bind(table)
+    def bind(self, table: Table, reading: Reading | None = None) -> Source:
+        """Return the modality's source for a table; `reading` says how images are read."""
+        return self.fitted.bind(table, reading) if isinstance(self.fitted, ImageInput) else self.fitted.bind(table)
 
     def plain(self) -> Augment:
         """Return the augmentation that does nothing, for prediction."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import random
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -17,6 +19,7 @@ from lightning_fabric import Fabric
 from fusetune.config import Config
 from fusetune.errors import ConfigError
 
+_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1
 
 
@@ -55,7 +58,7 @@ def start_runtime(config: Config) -> Runtime:
     automatic = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     precision = automatic if config.precision == "auto" else config.precision
     if config.threads or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(config.threads or _cores())
+        torch.set_num_threads(config.threads or cores())
     keep_freed_memory()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -86,6 +89,16 @@ def seed_everything(*words: int | str) -> None:
     random.seed(seed)
 
 
-def _cores() -> int:
-    # In a container the cores that this process may use can be fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def cores() -> int:
+    """Return how many cores this process may use, which in a container can be fewer than the machine has."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, math.ceil(min(allowed, _quota(_CPU_MAX))))
+
+
+def _quota(file: Path) -> float:
+    """Return the cores' worth of time that a container is given (cgroup v2), or infinity."""
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file elsewhere; "max" is no number
+        return math.inf

@@ -366,7 +366,7 @@ def coloured(tmp_path: Path, rows: int) -> list[str]:
 @pytest.mark.parametrize("memory", [0, images._MEMORY])
 def test_every_row_gets_its_own_pixels(tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_MEMORY", memory)
-    monkeypatch.setattr(images, "_CHUNK", 7)  # several rounds of the threads
+    monkeypatch.setattr(images, "_WINDOW", 7)  # several rounds of the threads
     names: list[str | None] = list(coloured(tmp_path, 40))
     order = np.random.default_rng(0).permutation(40)
     shuffled = [names[i] for i in order]

@@ -179,6 +179,7 @@ class DataConfig(Section):
         "error", description="an image that cannot be read stops the run, or counts as absent in that row"
     )
     pixel_limit: int = Field(200_000_000, ge=1, description="images with more pixels are refused unread")
+    workers: int | None = Field(None, ge=1, description="threads that read images; default: chosen, and said why")
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -254,6 +255,8 @@ class StoreConfig(Section):
 
     folder: str | None = Field(None, description="default: the user's cache folder")
     limit_gb: float = Field(20, gt=0, description="the oldest features go when the store grows beyond this")
+    images: bool = Field(True, description="also keep decoded images there, so that the next run need not decode them")
+    images_gb: float = Field(10, gt=0, description="the oldest images go when they take more than this")
 
 
 class EvaluateConfig(Section):

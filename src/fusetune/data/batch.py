@@ -10,12 +10,15 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fusetune.data.source import pinned
 from fusetune.data.split import Rows
 
 T = TypeVar("T")
 R = TypeVar("R")
 # Batches per bucket: enough that batches differ between epochs, few enough that texts in one are alike in length.
 _BUCKET = 16
+# Batches prepared ahead: one would do if all took alike; the second covers for one that took longer.
+AHEAD = 2
 
 
 def shuffled_batches(
@@ -49,8 +52,10 @@ def ordered_batches(rows: Rows, size: int, lengths: npt.NDArray[np.int64] | None
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = 2) -> Iterator[R]:
+def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = AHEAD) -> Iterator[R]:
     """Prepare items in a second thread, a few ahead of their use, in order.
+
+    Where a GPU is in use, tensors are also put into pinned memory there, from which `to_device` copies asynchronously.
 
     An error in the thread is raised where the item is asked for. Leaving the loop early stops the thread.
     """
@@ -62,7 +67,7 @@ def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = 2) -> I
             if stop.is_set():
                 return
             try:
-                queue.put((prepare(item), None))
+                queue.put((pinned(prepare(item)), None))
             except BaseException as error:  # handed to the consumer, who raises it
                 queue.put((None, error))
                 return

@@ -6,38 +6,42 @@ Local paths are taken relative to the table. URLs are opened through fsspec, tho
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator
+import json
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar, Literal
+from typing import Any, TypeVar
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from fusetune.data.batch import AHEAD
+from fusetune.data.cache import PixelCache
+from fusetune.data.decode import Pixels, load_pixels, opened, read_bytes
 from fusetune.data.split import Rows
+from fusetune.data.square import Fit, to_scale, to_square
 from fusetune.data.table import Table
+from fusetune.data.workers import choose_workers
 from fusetune.errors import ImageError, TableError
 from fusetune.progress import bar
 
-Pixels = npt.NDArray[np.uint8]
-_LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
-# Above this many bytes the decoded images are not kept in memory but decoded again for every batch.
+# Above this many bytes the decoded images are not kept in memory but fetched again for every batch.
 _MEMORY = 6 * 2**30
-# Images handed to the threads at a time: a waiting task is an object, and a table can have millions of rows.
-_CHUNK = 256
+# Rows that a thread reads in one go, and rows handed to the threads at a time: a waiting task is an object, and a table
+# can have millions of rows.
+_PIECE, _WINDOW = 8, 2048
 _GREY = 127
+# Part of every digest: to be raised when the same file and settings give other pixels than before.
+_DECODING = 1
+R = TypeVar("R")
 
 
 class ImageInput(BaseModel):
@@ -57,7 +61,7 @@ class ImageInput(BaseModel):
     model_config = ConfigDict(extra="forbid")
     column: str
     size: int
-    fit: Literal["stretch", "pad", "crop"]
+    fit: Fit
     background: int = 255
     spacing: str | None = None
     extent: float | None = None
@@ -73,7 +77,8 @@ class ImageInput(BaseModel):
         sides = []
         for row in usable:
             try:
-                with self._opened(str(paths.iloc[row]).strip(), table.root) as picture:
+                data = read_bytes(str(paths.iloc[row]).strip(), table.root, self.allow_remote)
+                with opened(data, self.pixel_limit) as picture:
                     sides.append(max(picture.size) * spacings[row])
             except ImageError:
                 continue  # reading the images reports it, with its row and path
@@ -84,14 +89,14 @@ class ImageInput(BaseModel):
             )
         return self.model_copy(update={"extent": float(np.quantile(sides, 0.95))})
 
-    def bind(self, table: Table) -> ImageSource:
+    def bind(self, table: Table, reading: Reading | None = None) -> ImageSource:
         """Decode a table's images.
 
         Rows without a path are absent; rows whose image cannot be read are absent and listed in `problems`.
         """
-        return ImageSource(self, table)
+        return ImageSource(self, table, reading or Reading())
 
-    def decode(self, value: str, root: Path, spacing: float = float("nan")) -> Pixels:
+    def decode(self, value: str, root: Path, spacing: float = math.nan) -> Pixels:
         """Read one image as a square.
 
         Args:
@@ -105,58 +110,56 @@ class ImageInput(BaseModel):
         Raises:
             ImageError: Saying what is wrong with the file.
         """
-        with self._opened(value, root) as picture:
-            return self._square(picture, spacing)
+        return self.square(read_bytes(value, root, self.allow_remote), spacing)
 
-    @contextmanager
-    def _opened(self, value: str, root: Path) -> Iterator[Image.Image]:
-        """Open an image whose size is within the limit; every failure, also while it is used, is an `ImageError`."""
-        data = _bytes(value, root, self.allow_remote)
-        try:
-            with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
-                self._check_size(picture)
-                yield picture
-        except ImageError:
-            raise
-        except UnidentifiedImageError as error:
-            raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF)") from error
-        except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
-            raise ImageError(f"damaged image: {error or type(error).__name__}") from error
-
-    def _check_size(self, picture: Image.Image) -> None:
-        if picture.width * picture.height > self.pixel_limit:
-            raise ImageError(
-                f"{picture.width:,} x {picture.height:,} pixels are more than data.pixel_limit={self.pixel_limit:,}; "
-                "make the image smaller or raise the limit"
-            )
-
-    def _square(self, picture: Image.Image, spacing: float) -> Pixels:
-        if self.extent is None:
-            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the cost.
-            picture.draft("RGB", (self.size, self.size))
-        upright = ImageOps.exif_transpose(picture)
-        colours = _to_rgb(upright, self.background)
-        side = (self.size, self.size)
-        if self.extent is not None:
+    def square(self, data: bytes, spacing: float = math.nan) -> Pixels:
+        """Decode the bytes of one image; see `decode`."""
+        with opened(data, self.pixel_limit) as picture:
+            if self.extent is None:
+                pixels = load_pixels(picture, data, (self.size, self.size), self.background)
+                return to_square(pixels, self.size, self.fit, self.background)
             if not np.isfinite(spacing) or spacing <= 0:
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
-            scaled = _resize(colours, spacing * self.size / self.extent, self.size)
-            colours = _centre(scaled, self.size, self.background)
-        elif self.fit == "pad":
-            colours = ImageOps.pad(colours, side, Image.Resampling.BILINEAR, color=(self.background,) * 3)
-        elif self.fit == "crop":
-            colours = ImageOps.fit(colours, side, Image.Resampling.BILINEAR)
-        else:
-            colours = colours.resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return np.asarray(colours, dtype=np.uint8)
+            return self._scaled(picture, data, spacing * self.size / self.extent)
+
+    def _scaled(self, picture: Image.Image, data: bytes, factor: float) -> Pixels:
+        width, height = picture.size
+        least = (math.ceil(min(1.0, factor) * width), math.ceil(min(1.0, factor) * height))
+        pixels = load_pixels(picture, data, least, self.background)
+        reduction = max(width, height) / max(pixels.shape[:2])
+        return to_scale(pixels, factor * reduction, self.size, self.background)
+
+    def digest(self, data: bytes, spacing: float) -> int:
+        """Return a 64-bit hash of a file's content and of everything else that its square depends on."""
+        chosen = self.model_dump(include={"size", "fit", "background", "extent"})
+        facts = json.dumps([_DECODING, chosen, None if self.extent is None else spacing])
+        digest = blake2b(facts.encode(), digest_size=8)
+        digest.update(data)
+        return int.from_bytes(digest.digest(), "little")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read; the pixels do not depend on it.
+
+    Attributes:
+        workers: Threads; None: chosen by what the machine has.
+        cache: Folder for decoded images, or None.
+        cache_gb: Most that they may take there.
+    """
+
+    workers: int | None = None
+    cache: Path | None = None
+    cache_gb: float = 0
 
 
 @dataclass
 class ImageSource:
-    """The images of one table, in memory where they fit."""
+    """The images of one table, in memory where they fit, else from the cache, else decoded for every batch."""
 
     settings: ImageInput
     table: Table
+    reading: Reading
     lengths: None = None
     problems: dict[int, str] = field(default_factory=dict)
 
@@ -165,60 +168,120 @@ class ImageSource:
         self.spacings = _spacings(self.table, self.settings.spacing)
         self.present = _has_path(self.paths)
         self.digests = np.zeros(len(self.table), dtype=np.uint64)
-        size = self.settings.size
+        size, where = self.settings.size, self.reading.cache
+        self.workers = choose_workers(self.reading.workers, self.paths)
+        self.cache = None if where is None else PixelCache(where, size, self.reading.cache_gb)
         keep = len(self.table) * size * size * 3 <= _MEMORY
         self.pixels: Pixels | None = np.zeros((len(self.table), size, size, 3), np.uint8) if keep else None
+        self.cached = 0
         self._scan()
+
+    def describe(self) -> str:
+        """Return one line about how the images were and will be read."""
+        column, found = self.settings.column, int(self.present.sum())
+        parts = [f"{column}: {found:,} images read with {self.workers.describe()}"]
+        if self.cache is not None:
+            parts.append(f"{self.cached:,} of them decoded by an earlier run")
+        if self.pixels is not None:
+            parts.append(f"kept in memory ({self.pixels.nbytes / 2**20:,.0f} MiB), batches {AHEAD} ahead")
+        else:
+            source = "decoded" if self.cache is None else "fetched from the cache"
+            parts.append(f"too many for memory, {source} for every batch, {AHEAD} ahead")
+        if self.cache is not None and self.cache.full:
+            parts.append(f"{self.cache.home} took no more of them (store.images_gb)")
+        return "; ".join(parts)
 
     def _scan(self) -> None:
         # Every image is read once before anything starts: a broken one is known now, not after an hour.
         rows = np.flatnonzero(self.present)
-        with bar(f"reading {self.settings.column}", len(rows)) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(rows), _CHUNK):
-                chunk = rows[start : start + _CHUNK]
-                for row, outcome in zip(chunk, pool.map(self._try, chunk), strict=True):
-                    shown.advance()
-                    self._keep(int(row), outcome)
+        with bar(f"reading {self.settings.column}", len(rows)) as shown:
+            for read, cached in self._spread(self._first, rows):
+                shown.advance(read)
+                self.cached += cached
+        self.problems = dict(sorted(self.problems.items()))
         if self.pixels is not None:
             self.pixels[~self.present] = _GREY
+        if self.cache is not None:
+            self.cache.flush()
 
-    def _keep(self, row: int, outcome: Pixels | ImageError) -> None:
-        if isinstance(outcome, ImageError):
-            self.present[row] = False
-            self.problems[row] = f"{self.paths.iloc[row]}: {outcome}"
-            return
-        self.digests[row] = np.frombuffer(blake2b(outcome.tobytes(), digest_size=8).digest(), np.uint64)[0]
+    def _spread(self, work: Callable[[Rows], R], items: Rows) -> Iterator[R]:
+        """Let the threads work on pieces of an array; results come in order."""
+        with ThreadPoolExecutor(self.workers.count, "reading") as pool:
+            for start in range(0, len(items), _WINDOW):
+                window = items[start : start + _WINDOW]
+                yield from pool.map(work, [window[i : i + _PIECE] for i in range(0, len(window), _PIECE)])
+
+    def _first(self, rows: Rows) -> tuple[int, int]:
+        """Read rows for the first time; return how many, and how many of them the cache knew."""
+        cached = 0
+        for row in map(int, rows):
+            try:
+                data = self._bytes(row)
+                key = self.settings.digest(data, float(self.spacings[row]))
+                known = self._recall(row, key)
+                if not known:
+                    self._decode(row, key, data)
+                self.digests[row], cached = key, cached + known
+            except ImageError as error:
+                self.present[row] = False
+                self.problems[row] = f"{self.paths.iloc[row]}: {error}"
+        return len(rows), cached
+
+    def _recall(self, row: int, key: int) -> bool:
+        """Take a row's pixels from the cache, or find that they are there if memory is not to hold them."""
+        if self.cache is None:
+            return False
+        if self.pixels is None:
+            return key in self.cache
+        found = self.cache.get(key)
+        if found is not None:
+            self.pixels[row] = found
+        return found is not None
+
+    def _decode(self, row: int, key: int, data: bytes) -> None:
+        square = self.settings.square(data, float(self.spacings[row]))
         if self.pixels is not None:
-            self.pixels[row] = outcome
+            self.pixels[row] = square
+        if self.cache is not None:
+            self.cache.put(key, square)
 
-    def _try(self, row: int) -> Pixels | ImageError:
-        try:
-            return self._decode(row)
-        except ImageError as error:
-            return error
-
-    def _decode(self, row: int) -> Pixels:
-        return self.settings.decode(str(self.paths.iloc[row]).strip(), self.table.root, float(self.spacings[row]))
+    def _bytes(self, row: int) -> bytes:
+        return read_bytes(str(self.paths.iloc[row]).strip(), self.table.root, self.settings.allow_remote)
 
     def read(self, rows: Rows) -> Tensor:
-        """Return uint8 [rows, 3, size, size]; absent rows are grey and must be masked by `present`.
+        """Return uint8 [rows, 3, size, size], channels last; absent rows are grey and must be masked by `present`.
 
         Raises:
-            ImageError: If an image that could be read at the start no longer can.
+            ImageError: If an image that could be read at the start no longer can, or has changed.
         """
         found = self._again(rows) if self.pixels is None else self.pixels[rows]
         return torch.from_numpy(found).permute(0, 3, 1, 2)
 
     def _again(self, rows: Rows) -> Pixels:
         found = np.full((len(rows), self.settings.size, self.settings.size, 3), _GREY, np.uint8)
-        places = np.flatnonzero(self.present[rows])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for place, outcome in zip(places, pool.map(self._try, rows[places]), strict=True):
-                if isinstance(outcome, ImageError):
-                    path = self.paths.iloc[rows[place]]
-                    raise ImageError(f"{path} (table row {rows[place]}) was readable before, but now: {outcome}")
-                found[place] = outcome
+
+        def fetch(places: Rows) -> None:
+            for place in places:
+                found[place] = self._fetched(int(rows[place]))
+
+        for _ in self._spread(fetch, np.flatnonzero(self.present[rows])):
+            pass
         return found
+
+    def _fetched(self, row: int) -> Pixels:
+        """Return a row's pixels from the cache or from its file."""
+        known = None if self.cache is None else self.cache.get(int(self.digests[row]))
+        if known is not None:
+            return known
+        name, spacing = f"{self.paths.iloc[row]} (table row {row})", float(self.spacings[row])
+        try:
+            data = self._bytes(row)
+            square = self.settings.square(data, spacing)
+        except ImageError as error:
+            raise ImageError(f"{name} was readable before, but now: {error}") from error
+        if self.settings.digest(data, spacing) != self.digests[row]:
+            raise ImageError(f"{name} was changed since the images were first read; start again")
+        return square
 
 
 def raise_for_problems(source: ImageSource, ids: pd.Series) -> None:
@@ -238,94 +301,9 @@ def raise_for_problems(source: ImageSource, ids: pd.Series) -> None:
         )
 
 
-class _OwnLimit:
-    """Switches Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
-
-    Pillow's is one global number with a warning below it; a warnings filter cannot be changed safely in threads.
-    """
-
-    _lock: ClassVar[Lock] = Lock()
-    _open: ClassVar[int] = 0
-    _before: ClassVar[int | None] = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if _OwnLimit._open == 0:
-                _OwnLimit._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            _OwnLimit._open += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            _OwnLimit._open -= 1
-            if _OwnLimit._open == 0:
-                Image.MAX_IMAGE_PIXELS = _OwnLimit._before
-
-
 def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:
     # A copy, since pandas hands out its own memory read-only and unreadable images are struck out later.
     return np.array(paths.notna() & (paths.astype("str").str.strip() != ""), dtype=bool)
-
-
-def _bytes(value: str, root: Path, allow_remote: bool) -> bytes:
-    try:
-        if "://" not in value:
-            # Only a leading "~/" is the home folder; "~x.png" is a file's name.
-            return (root / (Path(value).expanduser() if value.startswith("~/") else value)).read_bytes()
-        if not allow_remote:
-            _refuse_remote(value)
-        with fsspec.open(value, "rb") as file:
-            return bytes(file.read())
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file") from error
-    except Exception as error:  # every kind of remote storage has errors of its own
-        raise ImageError(f"cannot be opened: {error or type(error).__name__}") from error
-
-
-def _refuse_remote(address: str) -> None:
-    # Addresses can be chained: in "zip://a.png::https://host/b.zip" it is the last one that needs the network.
-    for part in address.split("::"):
-        protocol, sign, _ = part.partition("://")
-        if sign and protocol not in _LOCAL_PROTOCOLS:
-            raise ImageError(f"'{protocol}://' needs a network; set allow_download=true to read images from there")
-
-
-def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        return _to_8_bits(picture)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        behind = Image.new("RGBA", layer.size, (background, background, background, 255))
-        return Image.alpha_composite(behind, layer).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _to_8_bits(picture: Image.Image) -> Image.Image:
-    # 16-bit and float files rarely use their whole range (scanners give 12 bits): the image's own range becomes 0..255.
-    values = np.asarray(picture, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise ImageError("no pixel holds a finite number")
-    low, high = float(finite.min()), float(finite.max())
-    span = high - low if high > low else 1.0
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / span * 255
-    return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
-
-
-def _resize(picture: Image.Image, factor: float, most: int) -> Image.Image:
-    """Scale a picture and keep at most the middle `most` x `most` pixels, without ever making more than these."""
-    width, height = (min(most, max(1, round(side * factor))) for side in picture.size)
-    seen_x, seen_y = min(picture.width, width / factor), min(picture.height, height / factor)
-    left, top = (picture.width - seen_x) / 2, (picture.height - seen_y) / 2
-    box = (left, top, left + seen_x, top + seen_y)
-    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
-
-
-def _centre(picture: Image.Image, size: int, fill: int) -> Image.Image:
-    square = Image.new("RGB", (size, size), (fill, fill, fill))
-    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-    return square
 
 
 def _spacings(table: Table, column: str | None) -> npt.NDArray[Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fusetune.config import Config
-from fusetune.data.images import ImageSource, raise_for_problems
+from fusetune.data.images import ImageSource, Reading, raise_for_problems
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows, Split, make_split
@@ -28,7 +28,9 @@ from fusetune.runtime import Runtime, seed_everything
 from fusetune.strategies.context import Context
 
 # Settings that change how fast or where a run happens, but not its result.
-NEUTRAL = ("device", "threads", "onnx", "store", "evaluate", "allow_download")
+NEUTRAL = dict.fromkeys(("device", "threads", "onnx", "store", "evaluate", "allow_download"), True) | {
+    "data": {"workers": True}
+}
 
 
 def class_list(table: Table, label: str) -> list[Any]:
@@ -122,11 +124,12 @@ def prepare(
     train = split.rows("train")
     modalities, readers, pristine = schema.modalities(), {}, {}
     sources: dict[str, Source] = {}
+    reading = Reading(config.data.workers, _image_folder(config), config.store.images_gb)
     for name, modality in modalities.items():
         # Encoders that start from random weights must start from the same ones in every run and after a resume.
         seed_everything(config.seed, "encoder", name)
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
-        sources[name] = readers[name].bind(table)
+        sources[name] = readers[name].bind(table, reading)
         _report_source(name, sources[name], split.ids, config, log)
     augments = {name: readers[name].augment(config, sources[name], train) for name in modalities}
     encodings = {name: readers[name].encoding(augment, config) for name, augment in augments.items()}
@@ -162,12 +165,21 @@ def prepare(
     return context, readers
 
 
+def _image_folder(config: Config) -> Path | None:
+    """Return where decoded images are kept: beside the user's features, or within the folder that is given for both."""
+    if not config.store.images:
+        return None
+    return Path(config.store.folder) / "images" if config.store.folder else default_folder().with_name("images")
+
+
 def _report_source(name: str, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
     if isinstance(source, ImageSource) and source.problems:
         if config.data.unreadable == "error":
             raise_for_problems(source, ids)
         shown = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
         log.warn(f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent: {shown}")
+    if isinstance(source, ImageSource):
+        log.say(f"  {source.describe()}")
     if not source.present.any():
         raise TableError(f"input '{name}' is empty in every row; leave it out with --inputs")
     note = truncation_note(source, name)
@@ -206,7 +218,7 @@ def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tens
 def _key(config: Config, split: Split, sources: Any, labels: Rows) -> str:
     """Hash what the result of a training stage depends on."""
     digest = hashlib.sha256()
-    tree = config.model_dump(mode="json", exclude=set(NEUTRAL))
+    tree = config.model_dump(mode="json", exclude=NEUTRAL)
     digest.update(json.dumps(tree, sort_keys=True).encode())
     digest.update(split.hash.encode())
     digest.update(labels.tobytes())

@@ -1,0 +1,209 @@
+"""Decoded images on disk, memory-mapped, so that the next run on the same files need not decode them again.
+
+A record is one uint8 square, found by the digest of its file's content and of how it was decoded. Records lie in shards
+that are written whole or not at all and never changed, so any number of threads and processes may use one cache; two
+that write at once at worst keep a record twice. A checksum per record is verified whenever it is read. The oldest
+shards go when the cache grows beyond its limit, those of this run excepted: what no longer fits is then not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from fusetune.data.decode import Pixels
+from fusetune.files import written_aside
+
+_GIGABYTE = 2**30
+# Large enough that a run has few shards, small enough that one fits in memory for every thread that writes.
+_SHARD = 64 * 2**20
+_INDEX = np.dtype([("key", "<u8"), ("check", "<u4")])
+_ABANDONED = 24 * 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Some records: their keys and checksums [records], and their pixels [records, side, side, 3]."""
+
+    folder: Path
+    index: npt.NDArray[np.void]
+    pixels: Pixels
+
+    def verified(self, place: int) -> Pixels | None:
+        """Return one record, or None if it is not what was written."""
+        pixels: Pixels = self.pixels[place]
+        return pixels if zlib.crc32(pixels.data) == self.index["check"][place] else None
+
+
+class _Block:
+    """Records in memory that will be written as one shard."""
+
+    def __init__(self, side: int, size: int) -> None:
+        self.index = np.empty(size, _INDEX)
+        self.pixels = np.empty((size, side, side, 3), np.uint8)
+        self.count = 0
+
+    def add(self, key: int, pixels: Pixels) -> bool:
+        """Add a record, once; return whether the block is full now."""
+        if not (self.index["key"][: self.count] == key).any():
+            self.pixels[self.count] = pixels
+            self.index[self.count] = key, zlib.crc32(self.pixels[self.count].data)
+            self.count += 1
+        return self.count == len(self.index)
+
+    def save(self, path: Path) -> None:
+        """Write the records as a shard."""
+        with written_aside(path) as aside:
+            aside.mkdir(parents=True)
+            np.save(aside / "index.npy", self.index[: self.count])
+            np.save(aside / "pixels.npy", self.pixels[: self.count])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where every record is: keys, sorted; which of the shards each lies in; and its place there."""
+
+    keys: npt.NDArray[np.uint64]
+    owners: npt.NDArray[np.int32]
+    places: npt.NDArray[np.int32]
+    shards: list[_Shard]
+
+    @classmethod
+    def of(cls, shards: list[_Shard]) -> _Found:
+        """Index shards: 16 bytes per record."""
+        sizes = [len(shard.index) for shard in shards]
+        keys = np.concatenate([np.empty(0, np.uint64), *(shard.index["key"] for shard in shards)])
+        owners = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
+        places = np.concatenate([np.empty(0, np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
+        order = np.argsort(keys, kind="stable")
+        return cls(keys[order], owners[order], places[order], shards)
+
+
+class PixelCache:
+    """Squares of one size; may be used from several threads.
+
+    Args:
+        home: Folder of the caches of all sizes, which share the limit.
+        side: Side of the squares in pixels.
+        limit_gb: Most that all of them may take on disk.
+    """
+
+    def __init__(self, home: Path, side: int, limit_gb: float) -> None:
+        self.home, self.folder, self.side = home, home / str(side), side
+        self.limit = int(limit_gb * _GIGABYTE)
+        self.full = False
+        self._lock = Lock()
+        self._used: set[Path] = set()
+        self._block = self._new_block()
+        self._found = self._open()
+
+    def __contains__(self, key: int) -> bool:
+        """Return whether there is a record; whether it can be trusted is known when it is read."""
+        return self._locate(key) is not None
+
+    def get(self, key: int) -> Pixels | None:
+        """Return a record, read-only [side, side, 3], or None if there is none that can be trusted."""
+        located = self._locate(key)
+        if located is None:
+            return None
+        shard, place = located
+        pixels = shard.verified(place)
+        if pixels is None:
+            self._distrust(shard)
+        return pixels
+
+    def put(self, key: int, pixels: Pixels) -> None:
+        """Keep a record, unless there is no room for it. It is found from the next `flush` on."""
+        with self._lock:
+            if self.full or not self._block.add(key, pixels):
+                return
+            block, self._block = self._block, self._new_block()
+        self._publish(block)
+
+    def flush(self) -> None:
+        """Write what was put so far, and find from now on what this and other processes have written."""
+        with self._lock:
+            block, self._block = self._block, self._new_block()
+        if block.count:
+            self._publish(block)
+        self._found = self._open()
+
+    def _new_block(self) -> _Block:
+        return _Block(self.side, max(1, min(_SHARD, self.limit // 8) // (3 * self.side**2)))
+
+    def _publish(self, block: _Block) -> None:
+        path = self.folder / uuid4().hex[:16]
+        try:
+            if self._make_room(block.pixels[: block.count].nbytes):
+                self._used.add(path)
+                block.save(path)
+            else:
+                self.full = True
+        except OSError:  # no space, or a read-only folder: the images will be decoded again, which is only slower
+            self.full = True
+
+    def _open(self) -> _Found:
+        folders = sorted(path for path in self.folder.glob("*") if not path.name.startswith("."))
+        return _Found.of([shard for path in folders if (shard := _load(path, self.side)) is not None])
+
+    def _locate(self, key: int) -> tuple[_Shard, int] | None:
+        found = self._found
+        at = int(np.searchsorted(found.keys, np.uint64(key)))
+        if at == len(found.keys) or int(found.keys[at]) != key:
+            return None
+        shard = found.shards[int(found.owners[at])]
+        if shard.folder not in self._used:
+            self._used.add(shard.folder)
+            # Another process may remove the shard at any time; what is mapped here stays readable.
+            with contextlib.suppress(OSError):
+                os.utime(shard.folder)
+        return shard, int(found.places[at])
+
+    def _distrust(self, shard: _Shard) -> None:
+        """Forget and remove a shard with a damaged record; all its records are made anew."""
+        with self._lock:
+            self._found = _Found.of([other for other in self._found.shards if other.folder != shard.folder])
+        shutil.rmtree(shard.folder, ignore_errors=True)
+
+    def _make_room(self, needed: int) -> bool:
+        """Remove the oldest shards that this run has not used until so many bytes fit; return whether they do."""
+        entries = sorted(filter(None, map(_entry, self.home.glob("*/*/pixels.npy"))))
+        total = needed + sum(size for _, size, _ in entries)
+        for written, size, path in entries:
+            # Under a temporary name: another process is writing it, or was killed while it did.
+            half = path.name.startswith(".")
+            if time.time() - written > _ABANDONED if half else total > self.limit and path not in self._used:
+                shutil.rmtree(path, ignore_errors=True)
+                total -= size
+        return total <= self.limit
+
+
+def _load(folder: Path, side: int) -> _Shard | None:
+    """Open a shard, or remove it if it is damaged."""
+    try:
+        index = np.load(folder / "index.npy", allow_pickle=False)
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        if index.dtype == _INDEX and pixels.dtype == np.uint8 and pixels.shape == (len(index), side, side, 3):
+            return _Shard(folder, index, pixels)
+    except (OSError, EOFError, ValueError, TypeError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def _entry(file: Path) -> tuple[float, int, Path] | None:
+    """Return (last use, bytes, folder) of a shard, or None if it was just removed."""
+    try:
+        return file.parent.stat().st_mtime, file.stat().st_size, file.parent
+    except OSError:
+        return None

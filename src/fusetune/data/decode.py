@@ -1,0 +1,194 @@
+"""From the bytes of one image file to upright RGB pixels, no larger than they need to be.
+
+JPEG goes through libjpeg-turbo's own interface (`simplejpeg`), everything else through Pillow. Pillow is silent about
+JPEG data that end too early where an end marker follows, and fills the rest with grey; the strict decoder is not.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import ClassVar
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from fusetune.errors import ImageError
+
+Pixels = npt.NDArray[np.uint8]
+_LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
+_ORIENTATION = 0x0112
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def read_bytes(value: str, root: Path, allow_remote: bool) -> bytes:
+    """Read a file whole.
+
+    Args:
+        value: Path relative to `root`, absolute path, or URL.
+        root: The table's folder.
+        allow_remote: May URLs be opened that need a network?
+
+    Raises:
+        ImageError: Saying why the file cannot be opened.
+    """
+    try:
+        if "://" not in value:
+            # Only a leading "~/" is the home folder; "~x.png" is a file's name.
+            return (root / (Path(value).expanduser() if value.startswith("~/") else value)).read_bytes()
+        if not allow_remote:
+            _refuse_remote(value)
+        with fsspec.open(value, "rb") as file:
+            return bytes(file.read())
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file") from error
+    except Exception as error:  # every kind of remote storage has errors of its own
+        raise ImageError(f"cannot be opened: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def opened(data: bytes, pixel_limit: int) -> Iterator[Image.Image]:
+    """Open an image whose size is within the limit; only its header is read.
+
+    Raises:
+        ImageError: For every failure, also those of the block that uses the image.
+    """
+    try:
+        with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
+            _check_size(picture, pixel_limit)
+            yield picture
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF)") from error
+    except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
+        raise ImageError(f"damaged image: {error or type(error).__name__}") from error
+
+
+def load_pixels(picture: Image.Image, data: bytes, least: tuple[int, int], background: int) -> Pixels:
+    """Decode an opened image and turn it as its camera was held.
+
+    Args:
+        picture: What `opened` gave.
+        data: The file's bytes.
+        least: Width and height, as stored in the file, below which the pixels would be too few. A JPEG is decoded at
+            1/2, 1/4 or 1/8 of its size where that leaves this many, for a fraction of the cost.
+        background: Grey value behind transparency.
+
+    Returns:
+        uint8 [height, width, 3], writable.
+
+    Raises:
+        ImageError: If pixels are lost.
+    """
+    pixels = _jpeg(picture, data, least) if isinstance(picture, JpegImageFile) else None
+    if pixels is None:
+        picture.draft("RGB", least)
+        pixels = np.array(_to_rgb(picture, background), dtype=np.uint8)
+    # Asked after decoding, since Pillow turns TIFF files itself when it loads them.
+    turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _jpeg(picture: Image.Image, data: bytes, least: tuple[int, int]) -> Pixels | None:
+    """Decode a grey or colour JPEG, or return None where Pillow has to do it."""
+    if picture.mode not in ("RGB", "L"):
+        return None  # CMYK needs a conversion that libjpeg has not
+    factor = _reduction(picture.size, least)
+    width, height = (-(-side // factor) for side in picture.size)
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=factor)
+    except ValueError as error:
+        if _loses_pixels(str(error)):
+            raise ImageError(f"damaged image: {error}") from error
+        return None  # a harmless oddity, or something that only Pillow knows
+    return pixels
+
+
+def _reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
+    # Only these have fast code in libjpeg-turbo; 3/8, for example, takes longer than 1/2 although it yields less.
+    room = min(side // max(1, wanted) for side, wanted in zip(size, least, strict=True))
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
+
+
+def _loses_pixels(message: str) -> bool:
+    said = message.lower()
+    return ("premature end" in said or "corrupt jpeg data" in said) and "extraneous" not in said
+
+
+def _check_size(picture: Image.Image, pixel_limit: int) -> None:
+    if picture.width * picture.height > pixel_limit:
+        raise ImageError(
+            f"{picture.width:,} x {picture.height:,} pixels are more than data.pixel_limit={pixel_limit:,}; "
+            "make the image smaller or raise the limit"
+        )
+
+
+class _OwnLimit:
+    """Switches Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
+
+    Pillow's is one global number with a warning below it; a warnings filter cannot be changed safely in threads.
+    """
+
+    _lock: ClassVar[Lock] = Lock()
+    _open: ClassVar[int] = 0
+    _before: ClassVar[int | None] = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if _OwnLimit._open == 0:
+                _OwnLimit._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _OwnLimit._open += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            _OwnLimit._open -= 1
+            if _OwnLimit._open == 0:
+                Image.MAX_IMAGE_PIXELS = _OwnLimit._before
+
+
+def _refuse_remote(address: str) -> None:
+    # Addresses can be chained: in "zip://a.png::https://host/b.zip" it is the last one that needs the network.
+    for part in address.split("::"):
+        protocol, sign, _ = part.partition("://")
+        if sign and protocol not in _LOCAL_PROTOCOLS:
+            raise ImageError(f"'{protocol}://' needs a network; set allow_download=true to read images from there")
+
+
+def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
+    if picture.mode.startswith(("I", "F")):
+        return _to_8_bits(picture)
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        behind = Image.new("RGBA", layer.size, (background, background, background, 255))
+        return Image.alpha_composite(behind, layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    # 16-bit and float files rarely use their whole range (scanners give 12 bits): the image's own range becomes 0..255.
+    values = np.asarray(picture, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ImageError("no pixel holds a finite number")
+    low, high = float(finite.min()), float(finite.max())
+    span = high - low if high > low else 1.0
+    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / span * 255
+    return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
