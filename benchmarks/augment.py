@@ -1,0 +1,369 @@
+"""Batch augmentation against the published loader, a general library, decoding alone, and training without it.
+
+Both sides of every row run in turns within one process, one thread each unless a row says otherwise; the ratio is that
+of the medians. Rows with one thread count processor time, so that other programs on the machine do not count.
+
+- *from JPEG*: file bytes to a normalised batch of 32 at 224 pixels. Theirs: per image, Pillow (see `_photos`). Ours:
+  decode at reduced scale to 244 pixels, then one warp per batch with the policy `paper`. The same for five epochs, as
+  published: theirs decodes every time, ours once.
+- *from the cache*: theirs starts from decoded pictures, ours from the memory-mapped squares, checksums verified.
+- *kornia*: AugmentationSequential with the same operations on a batch of 128 that is in memory.
+- *decoding alone*: what is left of our time when nothing but decoding (at the same reduced scale) is done.
+- *views*: four views of each decoded picture against four passes from JPEG.
+- *stage U*: the training loop with a small CNN, freshly augmented, against the same loop on tensors made before.
+- *GPU*: warp and colour of 1024 x 224^2 from bytes against what copying the same bytes takes.
+
+Predictions, written before the first run, from the parts' known costs. From JPEG: 2 x at 256 pixels, 2.5 x at
+1024 x 768, 5 x at 4032 x 3024, for Huffman decoding, which both sides must do, is most of our time from there on; the
+goals of 6 and 10 need pixels that are kept, so over five epochs 4, 8 and 20 x. From the cache 4 x. Kornia 5 x. Ours
+takes 3 x the decoding at 256 pixels, 1.4 x at 1024, 1.1 x at 4032. Four views 1.5 x at 256 pixels. Stage U 0.95.
+GPU 60 % once the warp is one kernel, 25 % with separate ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from _photos import normalise, photograph, published, published_from, real_files
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusetune.augment.image import ImageAugment
+from fusetune.augment.random import Moment
+from fusetune.config import IMAGE_POLICIES, Config
+from fusetune.data.batch import shuffled_batches
+from fusetune.data.cache import PixelCache
+from fusetune.data.decode import Pixels, load_pixels, opened
+from fusetune.data.images import ImageInput
+from fusetune.encoders.image import SmallCNN
+from fusetune.progress import Log
+from fusetune.runtime import cores, start_runtime
+from fusetune.train.loop import Task, train
+
+_SIDE, _CANVAS, _BATCH = 224, 244, 32
+_EPOCHS, _VIEWS = 5, 4
+_PAPER = ImageAugment(IMAGE_POLICIES["paper"], _SIDE)
+_INPUT = ImageInput(column="image", size=_CANVAS, fit="stretch")
+Sides = dict[str, Callable[[], Any]]
+
+
+@dataclass
+class Row:
+    """One comparison: medians in milliseconds per image, and their ratio (theirs / ours unless the goal is a most)."""
+
+    name: str
+    ours: float
+    theirs: float
+    ratio: float
+    goal: str
+    predicted: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    repeats: int
+    small: int
+    middle: int
+    large: int
+    trained: int
+
+
+FULL, QUICK = Size(3, 256, 48, 6, 256), Size(3, 48, 8, 2, 64)
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(1)
+    size = QUICK if args.quick else FULL
+    rows = []
+    for row in _rows(size, Path(os.environ.get("FUSETUNE_DATA", "../shared/data")) / "medpix2" / "images"):
+        rows.append(row)
+        _show(row)
+    result = {"quick": args.quick, "machine": _machine(), "rows": [asdict(row) for row in rows]}
+    if args.plot:
+        result["curves"] = _curves(size)
+        _draw(result["curves"], Path(args.plot))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
+    parser.add_argument("--json", help="write the result to this file")
+    parser.add_argument("--plot", help="draw images/s against batch size, image size and threads (.png or .svg)")
+    parser.add_argument("--quick", action="store_true", help="few images: does it run?")
+    return parser.parse_args()
+
+
+def _rows(size: Size, folder: Path) -> Iterator[Row]:
+    small = real_files(folder, size.small)
+    sets = {
+        "256": (small, "3", "2"),
+        "1024 x 768": ([photograph(1024, 768, seed) for seed in range(size.middle)], "6", "2.5"),
+        "4032 x 3024": ([photograph(4032, 3024, seed) for seed in range(size.large)], "10", "5"),
+    }
+    for name, (files, goal, predicted) in sets.items():
+        yield from _from_jpeg(name, files, goal, predicted, size.repeats)
+    yield _from_cache(small, size.repeats)
+    yield _kornia(small, size.repeats)
+    yield _views(small, size.repeats)
+    yield _stage_u(small, size)
+    yield _gpu()
+
+
+def _from_jpeg(name: str, files: list[bytes], goal: str, predicted: str, repeats: int) -> Iterator[Row]:
+    five, most = {"256": ("4", "3"), "1024 x 768": ("8", "1.4"), "4032 x 3024": ("20", "1.1")}[name]
+    seconds = race(
+        {
+            "theirs": lambda: _each(files, published),
+            "ours": lambda: _batches(files, lambda part: _augmented(_squares(part))),
+            "decode": lambda: [_decoded(data) for data in files],
+            "warp": _augmenting(files),
+        },
+        repeats,
+    )
+    yield _row(f"from JPEG, {name}", seconds, files, f">= {goal}", predicted)
+    once = seconds["ours"] + (_EPOCHS - 1) * seconds["warp"]
+    repeated = {"ours": once, "theirs": _EPOCHS * seconds["theirs"]}
+    yield _row(f"from JPEG, {name}, {_EPOCHS} epochs", repeated, files * _EPOCHS, "", five)
+    floor = {"ours": seconds["ours"], "theirs": seconds["decode"]}
+    yield _row(f"decoding alone, {name}: ours / it", floor, files, "<= 1.6", most)
+
+
+def _from_cache(files: list[bytes], repeats: int) -> Row:
+    with TemporaryDirectory() as folder:
+        cache = PixelCache(Path(folder), _CANVAS, 1)
+        for key, data in enumerate(files, start=1):
+            cache.put(key, _INPUT.square(data))
+        cache.flush()
+        pictures = [Image.fromarray(_decoded(data)) for data in files]
+
+        def ours(keys: list[int]) -> Tensor:
+            return _augmented(np.stack([square for key in keys if (square := cache.get(key)) is not None]))
+
+        sides: Sides = {
+            "theirs": lambda: _each(pictures, published_from),
+            "ours": lambda: _batches(list(range(1, len(files) + 1)), ours),
+        }
+        return _row("from the cache", race(sides, repeats), files, ">= 4", "4")
+
+
+def _kornia(files: list[bytes], repeats: int) -> Row:
+    name, count = "kornia, batch of 128", 128
+    try:
+        from kornia.augmentation import (  # noqa: PLC0415
+            AugmentationSequential,
+            RandomCrop,
+            RandomHorizontalFlip,
+            RandomRotation,
+            RandomVerticalFlip,
+        )
+    except ImportError:
+        return Row(f"{name}: not installed", 0, 0, 0, ">= 6", "5")
+    squares = _squares([files[i % len(files)] for i in range(count)])
+    theirs = AugmentationSequential(
+        RandomRotation(15.0, p=1.0), RandomCrop((_SIDE, _SIDE), p=1.0), RandomHorizontalFlip(), RandomVerticalFlip()
+    )
+    sides: Sides = {
+        "theirs": lambda: normalise(theirs(_channels_first(squares).contiguous().float() / 255)),
+        "ours": lambda: _augmented(squares),
+    }
+    return _row(name, race(sides, repeats), [b""] * count, ">= 6", "5")
+
+
+def _views(files: list[bytes], repeats: int) -> Row:
+    def once(part: list[bytes]) -> None:
+        squares = _squares(part)
+        for view in range(_VIEWS):
+            _augmented(squares, view)
+
+    def again(part: list[bytes]) -> None:
+        for view in range(_VIEWS):
+            _augmented(_squares(part), view)
+
+    sides: Sides = {"ours": lambda: _batches(files, once), "theirs": lambda: _batches(files, again)}
+    return _row(f"{_VIEWS} views of one decoding", race(sides, repeats), files * _VIEWS, ">= 2", "1.5")
+
+
+def _stage_u(files: list[bytes], size: Size) -> Row:
+    """Train for an epoch on augmented images and on tensors made before."""
+    count = size.trained
+    squares = torch.from_numpy(_squares([files[i % len(files)] for i in range(count)])).permute(0, 3, 1, 2)
+    made = torch.rand(_BATCH, 3, _SIDE, _SIDE)
+
+    def augmented(rows: Any, raw: Tensor, epoch: int) -> Tensor:
+        return _PAPER.draw(raw, torch.from_numpy(rows), Moment(0, epoch))
+
+    sides: Sides = {
+        "ours": lambda: _train(count, lambda rows: squares[torch.from_numpy(rows)], augmented),
+        "theirs": lambda: _train(count, lambda rows: made[: len(rows)], lambda rows, raw, epoch: raw),
+    }
+    return _row("stage U of a small CNN", race(sides, size.repeats), [b""] * count, ">= 0.9", "0.95")
+
+
+def _train(count: int, read: Callable[[Any], Tensor], seen: Callable[[Any, Tensor, int], Tensor]) -> None:
+    config = Config.build({"device": "cpu", "threads": 1, "image": {"train": {"epochs": 1}}})
+    model = nn.Sequential(SmallCNN(), nn.Linear(SmallCNN.dim, 5))
+    task = Task(
+        name="stage U",
+        batches=lambda epoch: shuffled_batches(np.arange(count), _BATCH, 0, epoch),
+        read=read,
+        loss=lambda rows, raw, epoch: F.cross_entropy(model(seen(rows, raw, epoch)), torch.from_numpy(rows % 5)),
+        validate=lambda: (1.0, 0.0),
+        set_training=lambda: None,
+        row_name=str,
+    )
+    groups: list[dict[str, object]] = [{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.0}]
+    train(model, groups, task, config.image.train, runtime=start_runtime(config), seed=0, log=Log(None, quiet=True))
+
+
+def _gpu() -> Row:
+    name = "GPU: 1024 images, share of copy bandwidth"
+    if not torch.cuda.is_available():
+        return Row(f"{name}: no GPU here", 0, 0, 0, ">= 0.6", "0.6")
+    images = torch.randint(0, 256, (1024, 3, _SIDE, _SIDE), dtype=torch.uint8, device="cuda")
+    result = torch.empty(images.shape, device="cuda")
+    keys, augment = torch.arange(1024, device="cuda"), ImageAugment(IMAGE_POLICIES["light"], _SIDE)
+    # Reading bytes and writing floats is five bytes per value: a copy that moves as many takes this long.
+    copied = torch.empty(5 * images.numel() // 2, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(copied)
+
+    def waited(work: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(20):
+                work()
+            torch.cuda.synchronize()
+
+        return run
+
+    sides: Sides = {
+        "ours": waited(lambda: result.copy_(augment.draw(images, keys, Moment(0)))),
+        "theirs": waited(lambda: target.copy_(copied)),
+    }
+    return _row(name, race(sides, 5, time.perf_counter), [b""] * 1024 * 20, ">= 0.6", "0.6")
+
+
+def race(sides: Sides, repeats: int, clock: Callable[[], float] = time.process_time) -> dict[str, float]:
+    """Run all sides in turns and return each one's median seconds; a first run of each does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
+        for name, run in sides.items():
+            started = clock()
+            run()
+            if repeat:
+                seconds[name].append(clock() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _row(name: str, seconds: dict[str, float], files: list[bytes], goal: str, predicted: str) -> Row:
+    ours, theirs = (1000 * seconds[side] / len(files) for side in ("ours", "theirs"))
+    return Row(name, ours, theirs, ours / theirs if goal.startswith("<=") else theirs / ours, goal, predicted)
+
+
+def _each(items: list[Any], augment: Callable[[Any], Tensor]) -> None:
+    for start in range(0, len(items), _BATCH):
+        torch.stack([augment(item) for item in items[start : start + _BATCH]])
+
+
+def _batches(items: list[Any], work: Callable[[list[Any]], Any]) -> None:
+    for start in range(0, len(items), _BATCH):
+        work(items[start : start + _BATCH])
+
+
+def _squares(files: list[bytes]) -> Pixels:
+    return np.stack([_INPUT.square(data) for data in files])
+
+
+def _decoded(data: bytes) -> Pixels:
+    with opened(data, 10**9) as picture:
+        return load_pixels(picture, data, (_CANVAS, _CANVAS), 255)
+
+
+def _channels_first(squares: Pixels) -> Tensor:
+    return torch.from_numpy(squares).permute(0, 3, 1, 2)
+
+
+def _augmented(squares: Pixels, view: int = 0) -> Tensor:
+    keys = torch.arange(len(squares))
+    return normalise(_PAPER.draw(_channels_first(squares), keys, Moment(0, 0, view)))
+
+
+def _augmenting(files: list[bytes]) -> Callable[[], None]:
+    squares = _squares(files)
+    return lambda: _batches(list(range(len(files))), lambda part: _augmented(squares[part]))
+
+
+def _curves(size: Size) -> dict[str, dict[int, float]]:
+    """Return images per second by batch size, by side of the result and by number of reading threads."""
+    squares = _squares([photograph(256, 306, seed) for seed in range(8)])
+    per_batch = {count: _rate(squares[np.arange(count) % 8], _PAPER) for count in (1, 4, 16, 64, 256)}
+    per_side = {}
+    for side in (96, 160, 224, 320, 448):
+        scaled = np.stack(
+            [_INPUT.model_copy(update={"size": round(side * _CANVAS / _SIDE)}).square(photograph(512, 512, 0))]
+        )
+        per_side[side] = _rate(scaled.repeat(32, 0), ImageAugment(_PAPER.policy, side))
+    files = [photograph(1024, 768, seed) for seed in range(8)] * (size.middle // 8)
+    per_thread = {}
+    for threads in sorted({1, 2, cores(), 2 * cores()}):
+        with ThreadPoolExecutor(threads) as pool:
+            per_thread[threads] = len(files) / _wall(lambda pool=pool: list(pool.map(_INPUT.square, files)))  # type: ignore[misc]
+    return {"batch size": per_batch, "side of the result": per_side, "threads, from JPEG 1024 x 768": per_thread}
+
+
+def _rate(squares: Pixels, augment: ImageAugment) -> float:
+    raw, keys = _channels_first(squares), torch.arange(len(squares))
+    rounds = max(1, 64 // len(squares))
+    return rounds * len(squares) / _wall(lambda: [augment.draw(raw, keys, Moment(0)) for _ in range(rounds)])
+
+
+def _wall(work: Callable[[], Any]) -> float:
+    return race({"it": work}, 3, time.perf_counter)["it"]
+
+
+def _draw(curves: dict[str, dict[int, float]], path: Path) -> None:
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, panels = plt.subplots(1, len(curves), figsize=(12, 3.6), constrained_layout=True)
+    for panel, (name, curve) in zip(panels, curves.items(), strict=True):
+        panel.plot(list(curve), list(curve.values()), marker="o")
+        panel.set(xlabel=name, xscale="log", xticks=list(curve), xticklabels=list(curve), ylim=(0, None))
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("images per second")
+    figure.savefig(path, dpi=120)
+
+
+def _machine() -> dict[str, Any]:
+    return {"cores": cores(), "processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+
+
+def _show(row: Row) -> None:
+    print(
+        f"{row.name:44}  ours {row.ours:8.3f} ms  theirs {row.theirs:8.3f} ms  ratio {row.ratio:6.2f}  "
+        f"goal {row.goal or '-':7} predicted {row.predicted}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The cache of decoded images: what comes out is what went in, whoever writes, dies or damages files meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from fusetune.data import cache as module
+from fusetune.data.cache import PixelCache
+
+SIDE = 16
+RECORD = SIDE * SIDE * 3
+GIGABYTE = 2**30
+
+WRITER = """
+import sys
+from pathlib import Path
+from fusetune.data import cache as module
+from tests_cache import record, SIDE
+module._SHARD = 4 * 768
+first, last = int(sys.argv[2]), int(sys.argv[3])
+cache = module.PixelCache(Path(sys.argv[1]), SIDE, 1)
+key = first
+while key < last or last == 0:
+    cache.put(key, record(key))
+    key += 1
+    if key % 16 == 0:
+        print(key, flush=True)
+cache.flush()
+"""
+HELPER = "from test_data_cache import record, SIDE\n"
+
+
+def record(key: int) -> npt.NDArray[np.uint8]:
+    """Pixels that are a function of their key, so that any mix-up shows."""
+    return np.random.default_rng(key).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def filled(folder: Path, keys: range, limit_gb: float = 1) -> PixelCache:
+    cache = PixelCache(folder, SIDE, limit_gb)
+    for key in keys:
+        cache.put(key, record(key))
+    cache.flush()
+    return cache
+
+
+def check(cache: PixelCache, keys: range) -> int:
+    """Every record that is found must be right; return how many are."""
+    found = [(key, pixels) for key in keys if (pixels := cache.get(key)) is not None]
+    assert all(np.array_equal(pixels, record(key)) for key, pixels in found)
+    return len(found)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(module, "_SHARD", 4 * RECORD)
+    yield
+
+
+def test_records_come_back_to_this_and_the_next_run(tmp_path: Path, small_shards: None) -> None:
+    cache = filled(tmp_path, range(10))
+    assert len(list((tmp_path / str(SIDE)).iterdir())) == 3  # 4 + 4 + 2 records
+    for one in (cache, PixelCache(tmp_path, SIDE, 1)):
+        assert check(one, range(10)) == 10
+        assert 3 in one
+        assert 10 not in one
+        assert one.get(2**64 - 1) is None
+    assert PixelCache(tmp_path, SIDE + 1, 1).get(3) is None
+
+
+def test_one_record_is_kept_once(tmp_path: Path) -> None:
+    cache = PixelCache(tmp_path, SIDE, 1)
+    for _ in range(5):
+        cache.put(7, record(7))
+    cache.flush()
+    (shard,) = (tmp_path / str(SIDE)).iterdir()
+    assert np.load(shard / "pixels.npy").shape[0] == 1
+
+
+def test_an_empty_cache_writes_nothing(tmp_path: Path) -> None:
+    cache = filled(tmp_path / "cache", range(0))
+    assert cache.get(1) is None
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("how", ["byte", "cut", "empty", "zeros", "index", "gone", "text"])
+def test_damage_is_noticed_and_what_was_damaged_is_made_again(tmp_path: Path, small_shards: None, how: str) -> None:
+    filled(tmp_path, range(8))
+    shard = sorted((tmp_path / str(SIDE)).iterdir())[0]
+    victim = shard / ("index.npy" if how == "index" else "pixels.npy")
+    data = bytearray(victim.read_bytes())
+    if how in ("byte", "index"):
+        data[-5] ^= 1
+    elif how == "zeros":
+        data[-RECORD:] = bytes(RECORD)
+    elif how in ("cut", "empty"):
+        del data[0 if how == "empty" else len(data) - 100 :]
+    elif how == "text":
+        data = bytearray(b"these are no pixels")
+    victim.unlink() if how == "gone" else victim.write_bytes(data)
+    cache = PixelCache(tmp_path, SIDE, 1)
+    assert 4 <= check(cache, range(8)) < 8
+    assert check(cache, range(8)) == 4  # nothing of a shard that lied is believed any more
+    assert not shard.exists()
+    for key in range(8):
+        cache.put(key, record(key))
+    cache.flush()
+    assert check(PixelCache(tmp_path, SIDE, 1), range(8)) == 8
+
+
+def test_the_oldest_go_first_and_those_in_use_stay(tmp_path: Path, small_shards: None) -> None:
+    limit = 16 * RECORD / GIGABYTE
+    for start in (0, 4, 8, 12):
+        before = set((tmp_path / str(SIDE)).glob("*"))
+        filled(tmp_path, range(start, start + 4), limit)
+        for path in set((tmp_path / str(SIDE)).glob("*")) - before:
+            os.utime(path, (start, start))
+    cache = PixelCache(tmp_path, SIDE, limit)
+    assert 0 in cache  # used now, though the oldest
+    for key in range(100, 104):
+        cache.put(key, record(key))
+    cache.flush()
+    assert not cache.full
+    found = [check(PixelCache(tmp_path, SIDE, limit), range(start, start + 4)) for start in (0, 4, 8, 12, 100)]
+    assert found == [4, 2, 4, 4, 4] or found == [4, 0, 4, 4, 4]
+
+
+def test_a_table_larger_than_the_limit_keeps_its_first_part(tmp_path: Path, small_shards: None) -> None:
+    limit = 16 * RECORD / GIGABYTE
+    first = filled(tmp_path, range(40), limit)
+    assert first.full
+    kept = check(first, range(40))
+    assert 12 <= kept <= 16
+    again = PixelCache(tmp_path, SIDE, limit)
+    hits = [key for key in range(40) if key in again]
+    for key in range(40):
+        if key not in hits:
+            again.put(key, record(key))
+    again.flush()
+    assert [key for key in range(40) if key in again] == hits  # no record that is needed makes room for another
+    assert hits == list(range(kept))
+    assert sum(file.stat().st_size for file in tmp_path.rglob("pixels.npy")) <= 17 * RECORD
+
+
+def test_sizes_share_the_limit(tmp_path: Path, small_shards: None) -> None:
+    filled(tmp_path, range(4))
+    os.utime(next((tmp_path / str(SIDE)).iterdir()), (0, 0))
+    other = PixelCache(tmp_path, 2 * SIDE, 4 * 4 * RECORD / GIGABYTE)
+    for key in range(4):
+        other.put(key, np.zeros((2 * SIDE, 2 * SIDE, 3), np.uint8))
+    other.flush()
+    assert check(PixelCache(tmp_path, SIDE, 1), range(4)) == 0
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = filled(tmp_path / "file" / "cache", range(3))
+    assert cache.full
+    assert check(cache, range(3)) == 0
+
+
+def test_threads_never_see_a_record_of_another(tmp_path: Path, small_shards: None) -> None:
+    cache = PixelCache(tmp_path, SIDE, 1)
+
+    def work(thread: int) -> None:
+        for key in range(60):
+            found = cache.get(key)
+            assert found is None or np.array_equal(found, record(key))
+            if found is None:
+                cache.put(key, record(key))
+            if key % 20 == thread:
+                cache.flush()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    cache.flush()
+    assert check(cache, range(60)) == 60
+
+
+def writer(tmp_path: Path, first: int, last: int) -> subprocess.Popen[str]:
+    """Start a process that writes records first..last, or without end for last = 0."""
+    (tmp_path / "tests_cache.py").write_text(HELPER)
+    paths = [str(tmp_path), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "cache"), str(first), str(last)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_write_one_cache_at_once_while_another_reads(tmp_path: Path) -> None:
+    writers = [writer(tmp_path, 0, 200), writer(tmp_path, 100, 300)]
+    while any(process.poll() is None for process in writers):
+        check(PixelCache(tmp_path / "cache", SIDE, 1), range(300))
+        time.sleep(0.02)
+    assert [process.wait() for process in writers] == [0, 0]
+    assert check(PixelCache(tmp_path / "cache", SIDE, 1), range(300)) == 300
+
+
+def test_a_killed_writer_leaves_nothing_that_is_believed(tmp_path: Path) -> None:
+    process = writer(tmp_path, 0, 0)
+    assert process.stdout is not None
+    reached = [int(process.stdout.readline()) for _ in range(20)][-1]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    cache = PixelCache(tmp_path / "cache", SIDE, 1)
+    assert reached - 4 <= check(cache, range(reached)) <= reached
+
+
+def test_what_a_killed_writer_left_half_is_removed_when_it_is_old(tmp_path: Path, small_shards: None) -> None:
+    filled(tmp_path, range(4))
+    home = tmp_path / str(SIDE)
+    halves = [home / f".{'0' * 16}.{name}" for name in ("aaaaaaaa", "bbbbbbbb")]
+    for half in halves:
+        half.mkdir()
+        (half / "pixels.npy").write_bytes(b"half")
+    os.utime(halves[0], (0, 0))
+    assert check(filled(tmp_path, range(4, 8)), range(8)) == 8
+    assert [half.exists() for half in halves] == [False, True]
+
+
+def test_no_thread_is_started(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    filled(tmp_path, range(3))
+    assert set(threading.enumerate()) == before
