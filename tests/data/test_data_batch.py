@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from fusetune.data.batch import ordered_batches, prefetch, shuffled_batches
+from fusetune.data.source import pinned, to_device
+from fusetune.errors import ImageError
 
 ROWS = np.arange(100, 357)
 
@@ -114,6 +117,52 @@ def test_nothing_is_prepared_further_ahead_than_asked() -> None:
     assert len(prepared) <= 1 + 3 + 1
     stream.close()  # type: ignore[attr-defined]
     assert not alive()
+
+
+def test_an_error_beside_a_slow_consumer_ends_the_thread() -> None:
+    def prepare(item: int) -> int:
+        if item == 1:
+            raise ImageError("b.png (table row 1): damaged image")
+        return item
+
+    stream = prefetch(range(10), prepare, ahead=1)
+    assert next(stream) == 0
+    time.sleep(0.02)
+    with pytest.raises(ImageError, match=r"b\.png \(table row 1\)"):
+        next(stream)
+    assert not alive()
+
+
+def test_without_a_gpu_nothing_is_pinned_or_copied() -> None:
+    batch = (np.arange(2), {"image": torch.zeros(2, 3), "text": {"ids": torch.ones(2, 4)}}, None)
+    assert pinned(batch) is batch
+    moved = to_device({"ids": batch[1]["text"]["ids"]}, torch.device("cpu"))  # type: ignore[index]
+    assert moved["ids"].data_ptr() == batch[1]["text"]["ids"].data_ptr()  # type: ignore[index]
+
+
+def test_with_a_gpu_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: seen.append(self) or self + 1)
+    rows = np.arange(2)
+    ((found_rows, found),) = prefetch([rows], lambda rows: (rows, {"a": torch.zeros(2), "b": {"c": torch.ones(3)}}))
+    assert found_rows is rows
+    assert found["a"].tolist() == [1, 1]
+    assert found["b"]["c"].tolist() == [2, 2, 2]
+    assert len(seen) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_pinned_batches_reach_the_gpu_whole() -> None:
+    device = torch.device("cuda")
+    torch.zeros(1, device=device)  # a GPU is in use
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).reshape(2, 8, 8, 3).permute(0, 3, 1, 2)
+    for found in prefetch(range(3), lambda item: images + item):
+        assert found.is_pinned()
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    moved = to_device(found, device)
+    assert isinstance(moved, torch.Tensor)
+    assert torch.equal(moved.cpu(), images + 2)
 
 
 def alive() -> list[threading.Thread]:

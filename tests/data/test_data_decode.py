@@ -81,7 +81,7 @@ def test_the_reduced_picture_is_the_whole_one_made_smaller() -> None:
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_cut_file_is_refused_even_where_pillow_shows_grey(progressive: bool) -> None:
     data = jpeg(scene(160, 160), progressive=progressive)
-    for share in (0.5, 0.8, 0.97):
+    for share in (0.5, 0.75, 0.97):  # within a scan; a progressive file with fewer scans is whole, but coarser
         cut = data[: int(len(data) * share)]
         for damaged in (cut, cut + END):
             with pytest.raises(ImageError, match="damaged image"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from fusetune.data import images
-from fusetune.data.images import ImageInput, ImageSource, raise_for_problems
+from fusetune.data.images import ImageInput, ImageSource, Reading, raise_for_problems
 from fusetune.data.table import Table
 from fusetune.errors import ImageError, TableError
 
@@ -405,7 +406,92 @@ def test_reading_on_demand_equals_reading_from_memory(tmp_path: Path, monkeypatc
         fresh.read(np.array([2]))
 
 
-def test_digests_follow_the_pixels(tmp_path: Path) -> None:
+def test_a_file_that_changes_in_the_middle_of_a_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = coloured(tmp_path, 3)
+    monkeypatch.setattr(images, "_MEMORY", 0)
+    source = settings().bind(table(tmp_path, image=names))
+    (tmp_path / "1.png").write_bytes((tmp_path / "2.png").read_bytes())
+    with pytest.raises(ImageError, match=r"1\.png \(table row 1\) was changed since the images were first read"):
+        source.read(np.array([0, 1]))
+
+
+@pytest.mark.parametrize("memory", [0, images._MEMORY])
+def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MEMORY", memory)
+    names: list[str | None] = list(coloured(tmp_path, 30))
+    (tmp_path / "copy.png").write_bytes((tmp_path / "3.png").read_bytes())
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    rows = table(tmp_path, image=[*names, None, "copy.png", "broken.png"])
+    plain = settings().bind(rows)
+    reading = Reading(workers=3, cache=tmp_path / "cache", cache_gb=1)
+    first = settings().bind(rows, reading)
+    assert first.cached == 0
+    decoded: list[bytes] = []
+    square = ImageInput.square
+    monkeypatch.setattr(ImageInput, "square", lambda self, data, *more: decoded.append(data) or square(self, data))
+    second = settings().bind(rows, reading)
+    assert second.cached == 31
+    for source in (first, second):
+        assert torch.equal(source.read(np.arange(33)), plain.read(np.arange(33)))
+        assert np.array_equal(source.digests, plain.digests)
+        assert source.present.tolist() == [True] * 30 + [False, True, False]
+        assert list(source.problems) == [32]
+    ours = [data for data in decoded if data != b"no picture"]
+    assert len(ours) == (0 if memory else 62)  # by `plain`, which has no cache and was read twice
+    assert settings(background=3).bind(rows, reading).cached == 0
+    assert "31 images read with 3 threads (data.workers=3); 31 of them decoded by an earlier run" in second.describe()
+    told = "kept in memory" if memory else "too many for memory, fetched from the cache"
+    assert told in second.describe()
+    assert "decoded for every batch" in plain.describe() or memory
+
+
+def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table(tmp_path, image=coloured(tmp_path, 6))
+    reading = Reading(cache=tmp_path / "cache", cache_gb=1)
+    expected = settings().bind(rows, reading).read(np.arange(6))
+    (stored,) = (tmp_path / "cache").rglob("pixels.npy")
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 255
+    stored.write_bytes(data)
+    monkeypatch.setattr(images, "_MEMORY", 0)
+    during = settings().bind(rows, reading)
+    assert during.cached == 6  # whether it can be trusted is known when it is read
+    assert torch.equal(during.read(np.arange(6)), expected)
+    assert settings().bind(rows, reading).cached == 0
+    assert settings().bind(rows, reading).cached == 6
+
+
+def test_the_same_file_at_another_scale_is_another_image(tmp_path: Path) -> None:
+    disc(40, 20).save(tmp_path / "a.png")
+    rows = table(tmp_path, image=["a.png", "a.png", "a.png"], mm=[1.0, 2.0, 1.0])
+    fitted = settings(spacing="mm").fit_extent(rows, np.arange(3))
+    source = fitted.bind(rows, Reading(cache=tmp_path / "cache", cache_gb=1))
+    first, second, third = source.digests
+    assert first == third != second
+    assert torch.equal(
+        fitted.bind(rows, Reading(cache=tmp_path / "cache", cache_gb=1)).read(np.arange(3)), source.read(np.arange(3))
+    )
+
+
+def test_reading_a_long_table_keeps_no_object_per_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 100_000
+    names = pd.Series([f"{row}.png" for row in range(rows)], dtype="str")
+    long = table(tmp_path, image=names)
+    one = np.zeros((1, 1, 3), np.uint8)
+    monkeypatch.setattr(images, "read_bytes", lambda value, *_: value.encode())
+    monkeypatch.setattr(ImageInput, "digest", lambda self, data, _: int(data[:-4]))
+    monkeypatch.setattr(ImageInput, "square", lambda self, data, _: one)
+    tracemalloc.start()
+    source = settings(size=1).bind(long, Reading(workers=1))
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert source.digests[-1] == rows - 1
+    # present, spacing, digest and pixels are 20 bytes per row; a Python object alone would be 28 or more.
+    assert kept < 24 * rows
+    assert most < 60 * rows
+
+
+def test_digests_follow_the_content(tmp_path: Path) -> None:
     coloured(tmp_path, 3)
     (tmp_path / "copy.png").write_bytes((tmp_path / "1.png").read_bytes())
     found = settings().bind(table(tmp_path, image=["0.png", "1.png", "2.png", "copy.png"])).digests

@@ -42,7 +42,8 @@ class _Shard:
     def verified(self, place: int) -> Pixels | None:
         """Return one record, or None if it is not what was written."""
         pixels: Pixels = self.pixels[place]
-        return pixels if zlib.crc32(pixels.data) == self.index["check"][place] else None
+        key, check = self.index[place]
+        return pixels if _checksum(int(key), pixels) == check else None
 
 
 class _Block:
@@ -57,7 +58,7 @@ class _Block:
         """Add a record, once; return whether the block is full now."""
         if not (self.index["key"][: self.count] == key).any():
             self.pixels[self.count] = pixels
-            self.index[self.count] = key, zlib.crc32(self.pixels[self.count].data)
+            self.index[self.count] = key, _checksum(key, self.pixels[self.count])
             self.count += 1
         return self.count == len(self.index)
 
@@ -186,6 +187,11 @@ class PixelCache:
                 shutil.rmtree(path, ignore_errors=True)
                 total -= size
         return total <= self.limit
+
+
+def _checksum(key: int, pixels: Pixels) -> int:
+    # The key too, so that a damaged index does not hand out one image as another.
+    return zlib.crc32(pixels.data, zlib.crc32(key.to_bytes(8, "little")))
 
 
 def _load(folder: Path, side: int) -> _Shard | None:

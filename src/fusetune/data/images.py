@@ -37,7 +37,7 @@ from fusetune.progress import bar
 _MEMORY = 6 * 2**30
 # Rows that a thread reads in one go, and rows handed to the threads at a time: a waiting task is an object, and a table
 # can have millions of rows.
-_PIECE, _WINDOW = 8, 2048
+_PIECE, _WINDOW = 16, 4096
 _GREY = 127
 # Part of every digest: to be raised when the same file and settings give other pixels than before.
 _DECODING = 1
@@ -214,9 +214,9 @@ class ImageSource:
     def _first(self, rows: Rows) -> tuple[int, int]:
         """Read rows for the first time; return how many, and how many of them the cache knew."""
         cached = 0
-        for row in map(int, rows):
+        for row, path in zip(rows.tolist(), self.paths.iloc[rows].tolist(), strict=True):
             try:
-                data = self._bytes(row)
+                data = self._bytes(path)
                 key = self.settings.digest(data, float(self.spacings[row]))
                 known = self._recall(row, key)
                 if not known:
@@ -224,7 +224,7 @@ class ImageSource:
                 self.digests[row], cached = key, cached + known
             except ImageError as error:
                 self.present[row] = False
-                self.problems[row] = f"{self.paths.iloc[row]}: {error}"
+                self.problems[row] = f"{path}: {error}"
         return len(rows), cached
 
     def _recall(self, row: int, key: int) -> bool:
@@ -245,8 +245,8 @@ class ImageSource:
         if self.cache is not None:
             self.cache.put(key, square)
 
-    def _bytes(self, row: int) -> bytes:
-        return read_bytes(str(self.paths.iloc[row]).strip(), self.table.root, self.settings.allow_remote)
+    def _bytes(self, path: object) -> bytes:
+        return read_bytes(str(path).strip(), self.table.root, self.settings.allow_remote)
 
     def read(self, rows: Rows) -> Tensor:
         """Return uint8 [rows, 3, size, size], channels last; absent rows are grey and must be masked by `present`.
@@ -273,9 +273,10 @@ class ImageSource:
         known = None if self.cache is None else self.cache.get(int(self.digests[row]))
         if known is not None:
             return known
-        name, spacing = f"{self.paths.iloc[row]} (table row {row})", float(self.spacings[row])
+        path, spacing = self.paths.iloc[row], float(self.spacings[row])
+        name = f"{path} (table row {row})"
         try:
-            data = self._bytes(row)
+            data = self._bytes(path)
             square = self.settings.square(data, spacing)
         except ImageError as error:
             raise ImageError(f"{name} was readable before, but now: {error}") from error
