@@ -37,7 +37,7 @@ def photograph(width: int, height: int, seed: int) -> bytes:
 
 def _enlarged(values: npt.NDArray[np.float64], width: int, height: int) -> npt.NDArray[np.float32]:
     small = Image.fromarray((values * 255).astype(np.uint8))
-    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32) / np.float32(255)
 
 
 def published(data: bytes) -> Tensor:
