@@ -13,6 +13,7 @@ of the medians. Rows with one thread count processor time, so that other program
 - *decoding alone*: what is left of our time when nothing but decoding (at the same reduced scale) is done.
 - *views*: four views of each decoded picture against four passes from JPEG.
 - *stage U*: the training loop with a small CNN, freshly augmented, against the same loop on tensors made before.
+- *channels last*: forward and backward of EfficientNet-Lite0 with channels outermost against innermost.
 - *GPU*: warp and colour of 1024 x 224^2 from bytes against what copying the same bytes takes.
 
 Predictions, written before the first run, from the parts' known costs. From JPEG: 2 x at 256 pixels, 2.5 x at
@@ -29,10 +30,8 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +40,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from _curves import curves, draw
 from _photos import drafted, normalise, photograph, published, published_from, real_files
+from _race import Row, Sides, make_row, race, show
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +55,7 @@ from fusetune.data.cache import PixelCache
 from fusetune.data.decode import Pixels, load_pixels, opened
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.table import Table
-from fusetune.encoders.image import SmallCNN
+from fusetune.encoders.image import EfficientNetLite, SmallCNN
 from fusetune.progress import Log
 from fusetune.runtime import cores, keep_freed_memory, start_runtime
 from fusetune.train.loop import Task, train
@@ -63,19 +64,6 @@ _SIDE, _CANVAS, _BATCH = 224, 244, 32
 _EPOCHS, _VIEWS = 5, 4
 _PAPER = ImageAugment(IMAGE_POLICIES["paper"], _SIDE)
 _INPUT = ImageInput(column="image", size=_CANVAS, fit="stretch")
-Sides = dict[str, Callable[[], Any]]
-
-
-@dataclass
-class Row:
-    """One comparison: medians in milliseconds per image, and their ratio (theirs / ours unless the goal is a most)."""
-
-    name: str
-    ours: float
-    theirs: float
-    ratio: float
-    goal: str
-    predicted: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +88,11 @@ def main() -> None:
     rows = []
     for row in _rows(size, Path(os.environ.get("FUSETUNE_DATA", "../shared/data")) / "medpix2" / "images"):
         rows.append(row)
-        _show(row)
+        show(row)
     result = {"quick": args.quick, "machine": _machine(), "rows": [asdict(row) for row in rows]}
     if args.plot:
-        result["curves"] = _curves(size)
-        _draw(result["curves"], Path(args.plot))
+        result["curves"] = curves(size.middle)
+        draw(result["curves"], Path(args.plot))
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
@@ -131,6 +119,7 @@ def _rows(size: Size, folder: Path) -> Iterator[Row]:
     yield _kornia(small, size.repeats)
     yield _views(small, size.repeats)
     yield _stage_u(small, size)
+    yield _channels_last(size.repeats)
     yield _gpu()
 
 
@@ -149,14 +138,14 @@ def _from_jpeg(name: str, files: list[bytes], goal: str, predicted: str, repeats
         },
         repeats,
     )
-    yield _row(f"from JPEG, {name}", seconds, files, f">= {goal}", predicted)
+    yield make_row(f"from JPEG, {name}", seconds, files, f">= {goal}", predicted)
     once = seconds["ours"] + (_EPOCHS - 1) * seconds["warp"]
     repeated = {"ours": once, "theirs": _EPOCHS * seconds["theirs"]}
-    yield _row(f"from JPEG, {name}, {_EPOCHS} epochs", repeated, files * _EPOCHS, "", five)
+    yield make_row(f"from JPEG, {name}, {_EPOCHS} epochs", repeated, files * _EPOCHS, "", five)
     squares = {"ours": seconds["square"], "theirs": seconds["draft"]}
-    yield _row(f"Pillow's draft, {name}", squares, files, "", draft)
+    yield make_row(f"Pillow's draft, {name}", squares, files, "", draft)
     floor = {"ours": seconds["ours"], "theirs": seconds["decode"]}
-    yield _row(f"decoding alone, {name}: ours / it", floor, files, "<= 1.6", most)
+    yield make_row(f"decoding alone, {name}: ours / it", floor, files, "<= 1.6", most)
 
 
 def _from_cache(files: list[bytes], repeats: int) -> Row:
@@ -174,7 +163,7 @@ def _from_cache(files: list[bytes], repeats: int) -> Row:
             "theirs": lambda: _each(pictures, published_from),
             "ours": lambda: _batches(list(range(1, len(files) + 1)), ours),
         }
-        return _row("from the cache", race(sides, repeats), files, ">= 4", "4")
+        return make_row("from the cache", race(sides, repeats), files, ">= 4", "4")
 
 
 def _second_run(files: list[bytes], repeats: int) -> Row:
@@ -189,7 +178,7 @@ def _second_run(files: list[bytes], repeats: int) -> Row:
             "theirs": lambda: _INPUT.bind(table, Reading(1)),
             "ours": lambda: _INPUT.bind(table, cached),
         }
-        return _row("a table's second run, 256", race(sides, repeats), files, "", "3")
+        return make_row("a table's second run, 256", race(sides, repeats), files, "", "3")
 
 
 def _kornia(files: list[bytes], repeats: int) -> Row:
@@ -212,7 +201,7 @@ def _kornia(files: list[bytes], repeats: int) -> Row:
         "theirs": lambda: normalise(theirs(_channels_first(squares).contiguous().float() / 255)),
         "ours": lambda: _augmented(squares),
     }
-    return _row(name, race(sides, repeats), [b""] * count, ">= 6", "5")
+    return make_row(name, race(sides, repeats), [b""] * count, ">= 6", "5")
 
 
 def _views(files: list[bytes], repeats: int) -> Row:
@@ -226,7 +215,7 @@ def _views(files: list[bytes], repeats: int) -> Row:
             _augmented(_squares(part), view)
 
     sides: Sides = {"ours": lambda: _batches(files, once), "theirs": lambda: _batches(files, again)}
-    return _row(f"{_VIEWS} views of one decoding", race(sides, repeats), files * _VIEWS, ">= 2", "1.5")
+    return make_row(f"{_VIEWS} views of one decoding", race(sides, repeats), files * _VIEWS, ">= 2", "1.5")
 
 
 def _stage_u(files: list[bytes], size: Size) -> Row:
@@ -242,7 +231,7 @@ def _stage_u(files: list[bytes], size: Size) -> Row:
         "ours": lambda: _train(count, lambda rows: squares[torch.from_numpy(rows)], augmented),
         "theirs": lambda: _train(count, lambda rows: made[: len(rows)], lambda rows, raw, epoch: raw),
     }
-    return _row("stage U of a small CNN", race(sides, size.repeats), [b""] * count, ">= 0.9", "0.95")
+    return make_row("stage U of a small CNN", race(sides, size.repeats), [b""] * count, ">= 0.9", "0.95")
 
 
 def _train(count: int, read: Callable[[Any], Tensor], seen: Callable[[Any, Tensor, int], Tensor]) -> None:
@@ -259,6 +248,18 @@ def _train(count: int, read: Callable[[Any], Tensor], seen: Callable[[Any, Tenso
     )
     groups: list[dict[str, object]] = [{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.0}]
     train(model, groups, task, config.image.train, runtime=start_runtime(config), seed=0, log=Log(None, quiet=True))
+
+
+def _channels_last(repeats: int) -> Row:
+    encoder, images = EfficientNetLite(0).train(), torch.rand(8, 3, _SIDE, _SIDE)
+    extract: Any = encoder.network.extract_features
+    sides: Sides = {
+        "theirs": lambda: extract(encoder.normalise(images).contiguous()).mean().backward(),
+        "ours": lambda: (
+            extract(encoder.normalise(images).contiguous(memory_format=torch.channels_last)).mean().backward()
+        ),
+    }
+    return make_row("channels last, step of EfficientNet-Lite0", race(sides, repeats), [b""] * 8, "", "-")
 
 
 def _gpu() -> Row:
@@ -284,24 +285,7 @@ def _gpu() -> Row:
         "ours": waited(lambda: result.copy_(augment.draw(images, keys, Moment(0)))),
         "theirs": waited(lambda: target.copy_(copied)),
     }
-    return _row(name, race(sides, 5, time.perf_counter), [b""] * 1024 * 20, ">= 0.6", "0.6")
-
-
-def race(sides: Sides, repeats: int, clock: Callable[[], float] = time.process_time) -> dict[str, float]:
-    """Run all sides in turns and return each one's median seconds; a first run of each does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
-        for name, run in sides.items():
-            started = clock()
-            run()
-            if repeat:
-                seconds[name].append(clock() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def _row(name: str, seconds: dict[str, float], files: list[bytes], goal: str, predicted: str) -> Row:
-    ours, theirs = (1000 * seconds[side] / len(files) for side in ("ours", "theirs"))
-    return Row(name, ours, theirs, ours / theirs if goal.startswith("<=") else theirs / ours, goal, predicted)
+    return make_row(name, race(sides, 5, time.perf_counter), [b""] * 1024 * 20, ">= 0.6", "0.6")
 
 
 def _each(items: list[Any], augment: Callable[[Any], Tensor]) -> None:
@@ -337,60 +321,8 @@ def _augmenting(files: list[bytes]) -> Callable[[], None]:
     return lambda: _batches(list(range(len(files))), lambda part: _augmented(squares[part]))
 
 
-def _curves(size: Size) -> dict[str, dict[int, float]]:
-    """Return images per second by batch size, by side of the result and by number of reading threads."""
-    squares = _squares([photograph(256, 306, seed) for seed in range(8)])
-    per_batch = {count: _rate(squares[np.arange(count) % 8], _PAPER) for count in (1, 4, 16, 64, 256)}
-    per_side = {}
-    for side in (96, 160, 224, 320, 448):
-        scaled = np.stack(
-            [_INPUT.model_copy(update={"size": round(side * _CANVAS / _SIDE)}).square(photograph(512, 512, 0))]
-        )
-        per_side[side] = _rate(scaled.repeat(32, 0), ImageAugment(_PAPER.policy, side))
-    files = [photograph(1024, 768, seed) for seed in range(8)] * (size.middle // 8)
-    per_thread = {}
-    for threads in sorted({1, 2, cores(), 2 * cores()}):
-        with ThreadPoolExecutor(threads) as pool:
-            per_thread[threads] = len(files) / _wall(lambda pool=pool: list(pool.map(_INPUT.square, files)))  # type: ignore[misc]
-    return {"batch size": per_batch, "side of the result": per_side, "threads, from JPEG 1024 x 768": per_thread}
-
-
-def _rate(squares: Pixels, augment: ImageAugment) -> float:
-    raw, keys = _channels_first(squares), torch.arange(len(squares))
-    rounds = max(1, 64 // len(squares))
-    return rounds * len(squares) / _wall(lambda: [augment.draw(raw, keys, Moment(0)) for _ in range(rounds)])
-
-
-def _wall(work: Callable[[], Any]) -> float:
-    return race({"it": work}, 3, time.perf_counter)["it"]
-
-
-def _draw(curves: dict[str, dict[int, float]], path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    figure, panels = plt.subplots(1, len(curves), figsize=(12, 3.6), constrained_layout=True)
-    for panel, (name, curve) in zip(panels, curves.items(), strict=True):
-        panel.plot(list(curve), list(curve.values()), marker="o")
-        panel.set(xlabel=name, xscale="log", xticks=list(curve), xticklabels=list(curve), ylim=(0, None))
-        panel.minorticks_off()
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("images per second")
-    figure.savefig(path, dpi=120)
-
-
 def _machine() -> dict[str, Any]:
     return {"cores": cores(), "processor": platform.processor() or platform.machine(), "torch": torch.__version__}
-
-
-def _show(row: Row) -> None:
-    print(
-        f"{row.name:44}  ours {row.ours:8.3f} ms  theirs {row.theirs:8.3f} ms  ratio {row.ratio:6.2f}  "
-        f"goal {row.goal or '-':7} predicted {row.predicted}",
-        flush=True,
-    )
 
 
 if __name__ == "__main__":
