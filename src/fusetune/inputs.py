@@ -20,13 +20,8 @@ from fusetune.augment.image import ImageAugment
 from fusetune.augment.tabular import CellAugment, Season, VectorAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
-<<<<<<< HEAD
-from fusetune.data.images import ImageInput
-from fusetune.data.schema import Kind, Modality, Schema
-=======
 from fusetune.data.images import ImageInput, Reading
-from fusetune.data.schema import Modality, Schema
->>>>>>> 9edf32d (Decode JPEG with the strict decoder, keep decoded images, choose and print reading threads)
+from fusetune.data.schema import Kind, Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table

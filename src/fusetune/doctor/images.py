@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import UnidentifiedImageError
 
+from fusetune.data.decode import opened, read_bytes
 from fusetune.data.images import ImageInput
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
@@ -136,9 +137,10 @@ def _keep(found: Pictures, row: int, look: _Look) -> None:
 
 def _look(reader: ImageInput, path: str, root: Path) -> _Look:
     try:
-        with reader._opened(path, root) as picture:
+        data = read_bytes(path, root, reader.allow_remote)
+        with opened(data, reader.pixel_limit) as picture:
             width, height = picture.size
-            square = reader._square(picture, float("nan"))
+        square = reader.square(data)
     except ImageError as error:
         state = _state(error, root / path)
         return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
