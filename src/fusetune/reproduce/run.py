@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,11 +88,18 @@ class Facts:
     distance: float
     side_alone: Interval
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values; an unknown distance is null."""
+        distance = self.distance if math.isfinite(self.distance) else None
+        return {**vars(self), "distance": distance, "side_alone": self.side_alone.as_dict()}
+
 
 @dataclass
 class Series:
-    """All experiments of one recipe on one task."""
+    """All experiments of one form (paper, sound, sound with a flaw) on one task."""
 
+    task: str
+    form: str
     outcomes: list[Outcome] = field(default_factory=list)
     facts: Facts | None = None
 
@@ -111,14 +119,14 @@ def run_series(
     """Run experiments that share rows, parts, fine-tuned networks and text scores."""
     bench = Bench(material, flaws, runtime, log, seed, cache, allow_download)
     lab = _Lab(bench)
-    series = Series()
+    series = Series(material.task, form)
     for recipe in recipes:
         started = time.perf_counter()
         bench.passes.clear()
         judge = lab.judge(recipe)
         series.outcomes.append(_outcome(bench, recipe, form, judge, started))
         log.say(f"  {recipe.title}: test accuracy {series.outcomes[-1].test.value:.4f}")
-    if material.groups is not None and "L2" not in flaws:
+    if material.groups is not None:
         series.facts = _facts(bench)
     return series
 

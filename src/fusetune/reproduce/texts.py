@@ -67,7 +67,7 @@ def misaligned(bench: Bench, rows: Rows) -> Rows:
     share of the rows. The dropped row and the last one, which the notebook loses, keep their own scores here, so that
     all switches work on the same rows.
     """
-    titles = bench.material.table.frame["text"].iloc[rows].astype("str")
+    titles = bench.material.table.frame["text"].iloc[rows].fillna("").astype("str")
     short = np.flatnonzero(titles.str.len() < 2)
     dropped = int(short[0]) if len(short) else int(_DROPPED * len(rows))
     place = np.arange(len(rows))

@@ -1,0 +1,121 @@
+"""Results as a table and sentences for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table as Grid
+from rich.text import Text
+
+from fusetune.evaluate.intervals import Interval
+from fusetune.reproduce.cost import published_passes, stored_passes
+from fusetune.reproduce.flaws import FLAWS, flaws_of, in_order
+from fusetune.reproduce.run import Outcome, Series
+
+# Rows of the real UPMC Food-101 in the published stage M, and without the leak.
+_FOOD = {"train": 67970, "valid": 6797, "test": 22716}
+
+
+def outcome_grid(results: Sequence[Series]) -> Grid:
+    """Return one line per experiment and form."""
+    grid = Grid("task", "experiment", "form", "published", "valid", "test [95 %]", "NLL", "n", "streams", "seed", "flaws on")
+    for outcome in _sorted(results):
+        grid.add_row(
+            Text(outcome.task),
+            Text(outcome.title),
+            Text(outcome.form),
+            "" if outcome.published is None else f"{outcome.published:.4f}",
+            f"{outcome.valid.value:.4f}",
+            bounds(outcome.test),
+            f"{outcome.nll:.3f}",
+            f"{outcome.rows['test']:,}",
+            "" if outcome.groups is None else str(outcome.groups),
+            str(outcome.seed),
+            flaw_words(outcome),
+        )
+    return grid
+
+
+def bounds(interval: Interval) -> str:
+    """Return a value and its interval."""
+    if not interval.bounded:
+        return f"{interval.value:.4f} [unknown]"
+    return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def flaw_words(outcome: Outcome) -> str:
+    """Return which flaws were on, in few letters."""
+    return ", ".join(outcome.flaws) if len(outcome.flaws) < 4 else f"{len(outcome.flaws)} of 16"
+
+
+def fact_lines(results: Sequence[Series]) -> list[str]:
+    """Return what the division of the rows gives away, and where validation accuracy is not to be believed."""
+    lines = []
+    for series in results:
+        if series.facts and "L2" not in _flaws(series):
+            facts = series.facts
+            near = "" if math.isnan(facts.distance) else f" ({facts.distance:.2f} frames away on average)"
+            lines.append(
+                f"{series.task}, {series.form}: {facts.shared} of {facts.streams} test streams also have training frames; "
+                f"the nearest training frame's label alone: {facts.nearest:.4f}{near}; the stream's name alone: "
+                f"{bounds(facts.side_alone)}"
+            )
+        elif series.facts:
+            lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
+        lines += [
+            f"{series.task}, {series.form}, {o.title}: validation accuracy {o.valid.value:.4f} is above the interval of "
+            f"the test accuracy {bounds(o.test)}"
+            for o in series.outcomes
+            if o.test.bounded and o.valid.value > o.test.high
+        ]
+    return lines
+
+
+def leak_words(series: Series) -> str:
+    """Return whether test streams have training frames."""
+    assert series.facts is not None
+    return f"{series.facts.shared} of {series.facts.streams} test streams also have training frames"
+
+
+def cost_lines(results: Sequence[Series]) -> list[str]:
+    """Return the image passes of stage M by form, and those of the real UPMC Food-101 by formula."""
+    lines = []
+    for outcome in _sorted(results):
+        total = sum(outcome.passes.get(part, 0) for part in ("train", "valid", "test"))
+        if total and outcome.passes.get("train"):
+            lines.append(f"{outcome.task}, {outcome.title}, {outcome.form}: {total:,} image passes in stage M")
+    if lines:
+        repaired = {**_FOOD, "train": 61174}
+        stored = ", ".join(f"{stored_passes(**repaired, views=v):,} with {v} view(s)" for v in (1, 2, 5))
+        lines.append(
+            f"stage M on the whole of UPMC Food-101: published {published_passes(**_FOOD, epochs=5):,} image passes and a "
+            f"gradient that nobody uses; every view encoded once: {stored}"
+        )
+    return lines
+
+
+def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
+    """Return what each single flaw changed, or which flaws are no switch on this data set."""
+    sound = {(o.recipe, o.task): o for s in results if s.form == "sound" for o in s.outcomes}
+    lines = [
+        f"{o.task}, {o.title}: {', '.join(o.flaws)} ({FLAWS[o.flaws[0]].title if len(o.flaws) == 1 else 'together'}) "
+        f"changes validation accuracy by {o.valid.value - base.valid.value:+.4f}, test accuracy by "
+        f"{o.test.value - base.test.value:+.4f}"
+        for o in _sorted(results)
+        if o.form.startswith("sound +") and (base := sound.get((o.recipe, o.task)))
+    ]
+    return lines or [
+        f"{name} is not on: {FLAWS[name].elsewhere[data]}" for name in in_order(set(FLAWS) - flaws_of(data))
+    ]
+
+
+def _flaws(series: Series) -> list[str]:
+    return series.outcomes[0].flaws if series.outcomes else []
+
+
+def _sorted(results: Sequence[Series]) -> list[Outcome]:
+    """Return outcomes with the forms of one experiment beside each other."""
+    outcomes = [outcome for series in results for outcome in series.outcomes]
+    titles = list(dict.fromkeys((o.task, o.title) for o in outcomes))
+    return sorted(outcomes, key=lambda o: titles.index((o.task, o.title)))
