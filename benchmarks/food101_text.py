@@ -178,7 +178,9 @@ def _row(name: str, p: Array, target: Array, test: pd.DataFrame, inside: Array |
 
 
 def _show(result: dict[str, Any]) -> None:
-    print(f"trained on {result['titles']:,} titles; {'':24}{'cross-val.':>10}{'test':>8}  95 %{'':14}{'named':>7}{'not':>7}")
+    print(
+        f"trained on {result['titles']:,} titles; {'':24}{'cross-val.':>10}{'test':>8}  95 %{'':14}{'named':>7}{'not':>7}"
+    )
     for row in result["rows"]:
         inside = "" if row["cross-validated"] is None else f"{row['cross-validated']:.4f}"
         low, high = row["interval"]

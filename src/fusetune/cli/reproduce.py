@@ -57,7 +57,9 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few rows, small network, one epoch: does it run? The numbers mean nothing.")
     ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the results here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the results here.")
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Keep log and encoded features here for the next run.")
     ] = None,

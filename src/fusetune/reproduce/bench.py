@@ -164,5 +164,3 @@ def image_policy(recipe: Recipe, flips: bool) -> ImagePolicy:
     """Return the published augmentation at a recipe's sizes, with or without flips."""
     policy = IMAGE_POLICIES["paper"].model_copy(update={"crop": recipe.size / recipe.canvas})
     return policy if flips else policy.model_copy(update={"flip_horizontal": 0.0, "flip_vertical": 0.0})
-
-

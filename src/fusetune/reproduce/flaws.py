@@ -174,7 +174,9 @@ def chosen(names: Iterable[str], data: str) -> frozenset[str]:
         ConfigError: A name is unknown, or the switch changes nothing on this data set; the message says why.
     """
     found = [name.strip().upper() for name in names if name.strip()]
-    problems = [f"'{name}' is no flaw{did_you_mean(name, FLAWS)}; they are L1 to L16" for name in found if name not in FLAWS]
+    problems = [
+        f"'{name}' is no flaw{did_you_mean(name, FLAWS)}; they are L1 to L16" for name in found if name not in FLAWS
+    ]
     problems += [
         f"{name} ({FLAWS[name].title}) changes nothing on {data}: {FLAWS[name].elsewhere[data]}"
         for name in found

@@ -11,9 +11,9 @@ import pandas as pd
 
 from fusetune.data.split import Codes
 from fusetune.data.table import Table
-from fusetune.errors import TableError
+from fusetune.datasets.streams import LOCATIONS
+from fusetune.errors import TableError, listed
 
-PLACES = ("aroundabd", "longrec", "aroundhead", "aroundarms", "aroundlegs")
 _PLACE_COLUMNS = ("head_up", "front_view", "location", "probe")
 _PROBES = {"horizontal": 0.0, "vertical": 1.0}
 
@@ -77,16 +77,19 @@ def place_numbers(material: Material, ordinal: bool) -> npt.NDArray[np.float64]:
 
     Args:
         material: The rows.
-        ordinal: As published (L14): head up, front view, location / 4 in the order of `PLACES`, probe. Else the
+        ordinal: As published (L14): head up, front view, location / 4 in the order of `LOCATIONS`, probe. Else the
             location has one column per place.
     """
     frame = material.table.frame
     for column in _PLACE_COLUMNS:
         material.table.column(column)  # raises where it is absent
-    places = pd.Categorical(frame["location"], categories=PLACES)
-    if (places.codes < 0).any():
-        raise TableError(f"column 'location' of {material.table.name}: '{frame['location'][places.codes < 0].iloc[0]}' is unknown")
-    where = places.codes[:, None] / 4 if ordinal else np.eye(len(PLACES))[places.codes]
+    codes = pd.Index(LOCATIONS).get_indexer(frame["location"])
+    if (codes < 0).any():
+        unknown = frame["location"].iloc[int(np.flatnonzero(codes < 0)[0])]
+        raise TableError(
+            f"column 'location' of {material.table.name} holds '{unknown}', which is no place; use {listed(LOCATIONS)}"
+        )
+    where = codes[:, None] / 4 if ordinal else np.eye(len(LOCATIONS))[codes]
     probe = frame["probe"].map(_PROBES).to_numpy(dtype=np.float64)
     first = frame[["head_up", "front_view"]].to_numpy(dtype=np.float64)
     return np.column_stack([first, where, probe]).astype(np.float64)

@@ -102,7 +102,7 @@ def fuse(bench: Bench, recipe: Recipe, encoder: Encoder, side: dict[str, Scores]
 
 def _solved_head(bench: Bench, recipe: Recipe, encoder: Encoder, side: dict[str, Scores]) -> Judge:
     """Standardised blocks and multinomial logistic regression solved to convergence on stored views."""
-    train_rows, valid = bench.parts.train, bench.parts.valid
+    train_rows, valid = bench.parts.head, bench.parts.valid
     moments = [bench.moment(view) for view in range(recipe.views)]
     views = _views(bench, recipe, encoder, train_rows, moments)
 
@@ -148,7 +148,7 @@ def _published_head(bench: Bench, recipe: Recipe, encoder: Encoder, side: dict[s
     them.
     """
     assert recipe.head is not None
-    settings, rows, valid = recipe.head.training(), bench.parts.train, bench.parts.valid
+    settings, rows, valid = recipe.head.training(), bench.parts.head, bench.parts.valid
     place = np.zeros(len(bench.material.labels), dtype=np.int64)
     place[rows] = np.arange(len(rows))
     seen = torch.from_numpy(np.concatenate([np.zeros((len(rows), 0)), *(s.train for s in side.values())], 1))

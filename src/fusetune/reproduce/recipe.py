@@ -60,7 +60,9 @@ class Recipe(Section):
     notebook: int | None = Field(None, ge=1, le=11, description="number of the published notebook")
     title: str
     data: Literal["fpus23", "upmc-food101", "phantom"]
-    stage: Literal["image", "text", "fused"] = Field(description="what is judged: one network alone, or the head on all")
+    stage: Literal["image", "text", "fused"] = Field(
+        description="what is judged: one network alone, or the head on all"
+    )
     encoder: str | None = Field(None, description="image encoder: a hub id, a local folder or a package")
     size: int = Field(224, ge=16)
     canvas: int = Field(244, ge=16, description="side of the picture that training crops are taken from")

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from fusetune.data.split import Rows
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.progress import Log
-from fusetune.reproduce.baselines import nearest_frame, shared_groups
+from fusetune.reproduce.baselines import constant_by, nearest_frame, shared_groups
 from fusetune.reproduce.bench import Bench
 from fusetune.reproduce.flaws import in_order
 from fusetune.reproduce.material import Material, place_numbers
@@ -28,6 +28,7 @@ from fusetune.reproduce.recipe import Recipe
 from fusetune.reproduce.texts import Scores, text_scores
 from fusetune.runtime import Runtime
 from fusetune.strategies.unimodal import Unimodal
+
 
 @dataclass
 class Outcome:
@@ -80,6 +81,7 @@ class Facts:
         nearest: Test accuracy of the nearest training frame's label.
         distance: Mean distance to that frame; NaN where no stream is shared.
         side_alone: Test accuracy of what the stream's name says, alone.
+        constants: Accuracy of the best constant per stream and per location on all rows they were chosen on.
     """
 
     shared: int
@@ -87,6 +89,7 @@ class Facts:
     nearest: float
     distance: float
     side_alone: Interval
+    constants: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values; an unknown distance is null."""
@@ -100,6 +103,7 @@ class Series:
 
     task: str
     form: str
+    flaws: frozenset[str]
     outcomes: list[Outcome] = field(default_factory=list)
     facts: Facts | None = None
 
@@ -119,7 +123,7 @@ def run_series(
     """Run experiments that share rows, parts, fine-tuned networks and text scores."""
     bench = Bench(material, flaws, runtime, log, seed, cache, allow_download)
     lab = _Lab(bench)
-    series = Series(material.task, form)
+    series = Series(material.task, form, flaws)
     for recipe in recipes:
         started = time.perf_counter()
         bench.passes.clear()
@@ -171,7 +175,7 @@ class _Lab:
         side = {}
         if "place" in recipe.side:
             numbers = place_numbers(self.bench.material, ordinal=self.bench.on("L14"))
-            side["place"] = Scores(numbers[self.bench.parts.train], numbers)
+            side["place"] = Scores(numbers[self.bench.parts.head], numbers)
         if "text" in recipe.side:
             side["text"] = self._text(recipe)
         return side
@@ -195,7 +199,7 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
         valid=_scores(bench, on_valid, valid)["accuracy"],
         test=scores["accuracy"],
         nll=scores["nll"].value,
-        rows={"train": len(bench.parts.train), "valid": len(valid), "test": len(test)},
+        rows={"train": len(bench.parts.head), "valid": len(valid), "test": len(test)},
         groups=None if material.groups is None else int(material.groups.iloc[test].nunique()),
         seed=bench.seed,
         passes=passes,
@@ -206,11 +210,12 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
 
 
 def _facts(bench: Bench) -> Facts:
-    material, train, test = bench.material, bench.parts.train, bench.test()
+    material, train, test = bench.material, bench.parts.split.rows("train"), bench.test()
     numbers = place_numbers(material, ordinal=False)
     model = LogisticRegression(max_iter=1000).fit(numbers[train], material.labels[train])
     alone = _scores(bench, np.asarray(model.predict_proba(numbers[test])), test)["accuracy"]
-    return Facts(*shared_groups(material, train, test), *nearest_frame(material, train, test), alone)
+    constants = (constant_by(material, "stream"), constant_by(material, "location"))
+    return Facts(*shared_groups(material, train, test), *nearest_frame(material, train, test), alone, constants)
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -221,5 +226,8 @@ def _scores(bench: Bench, probabilities: npt.NDArray[np.float64], rows: Rows) ->
     """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
     groups = bench.material.groups
     return score_with_intervals(
-        probabilities, bench.material.labels[rows], None if groups is None else groups.iloc[rows].to_numpy(), resamples=500
+        probabilities,
+        bench.material.labels[rows],
+        None if groups is None else groups.iloc[rows].to_numpy(),
+        resamples=500,
     )

@@ -21,7 +21,6 @@ from fusetune.data.split import Rows, deal
 from fusetune.data.text import TextInput, TextSource
 from fusetune.encoders import Encoder, ShallowText, load_text_encoder, special_ids, train_word_tokenizer
 from fusetune.reproduce.bench import Bench
-from fusetune.reproduce.parts import shifted_join
 from fusetune.reproduce.recipe import TextStage
 from fusetune.runtime import seed_everything
 from fusetune.strategies.unimodal import Unimodal
@@ -29,8 +28,6 @@ from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups
 
 _FOLDS = 5
-# The row that the notebook drops, as a share of its rows: 39,338 of 67,972.
-_DROPPED = 39338 / 67972
 Array = npt.NDArray[np.float64]
 
 
@@ -49,45 +46,29 @@ class Scores:
 
 def text_scores(bench: Bench, stage: TextStage) -> Scores:
     """Train the text network and score every row (raw logits, one column per class)."""
-    rows = bench.parts.text
+    parts = bench.parts
     if bench.on("L4"):
-        whole = _score(bench, stage, rows, "text")
-        seen = whole[rows]
-    else:
-        seen, whole = _out_of_fold(bench, stage, rows)
-    if bench.on("L6"):
-        seen = seen[misaligned(bench, rows)]
-    return Scores(seen, whole)
-
-
-def misaligned(bench: Bench, rows: Rows) -> Rows:
-    """Return for each training row, by its place, the place of the row whose scores it gets (L6).
-
-    The dropped row is the first whose title has fewer than two characters; where there is none, the one at the same
-    share of the rows. The dropped row and the last one, which the notebook loses, keep their own scores here, so that
-    all switches work on the same rows.
-    """
-    titles = bench.material.table.frame["text"].iloc[rows].fillna("").astype("str")
-    short = np.flatnonzero(titles.str.len() < 2)
-    dropped = int(short[0]) if len(short) else int(_DROPPED * len(rows))
-    place = np.arange(len(rows))
-    kept, source = shifted_join(len(rows), dropped)
-    place[kept] = source
-    return place
+        whole = _score(bench, stage, parts.text, "text")
+        return Scores(whole[parts.source], whole)
+    seen, whole = _out_of_fold(bench, stage, parts.text)
+    return Scores(seen[parts.source], whole)
 
 
 def _out_of_fold(bench: Bench, stage: TextStage, rows: Rows) -> tuple[Array, Array]:
-    """Return scores of training rows by networks that never saw them, and the mean of all networks for every row."""
+    """Return all rows' scores by networks that never saw them, and the mean of all networks for every row.
+
+    For rows that no network saw, the two are the same.
+    """
     material = bench.material
     units = material.ids if material.groups is None else material.groups
-    folds = deal(material.ids.iloc[rows], material.labels[rows], units.iloc[rows], (1 / _FOLDS,) * _FOLDS, bench.seed + 1)
-    seen = np.zeros((len(rows), len(material.classes)))
-    every = np.zeros((len(material.labels), len(material.classes)))
-    for fold in range(_FOLDS):
-        scores = _score(bench, stage, rows[folds != fold], f"text, fold {fold + 1} of {_FOLDS}")
-        seen[folds == fold] = scores[rows[folds == fold]]
-        every += scores / _FOLDS
-    return seen, every
+    shares = (1 / _FOLDS,) * _FOLDS
+    folds = deal(material.ids.iloc[rows], material.labels[rows], units.iloc[rows], shares, bench.seed + 1)
+    said = [_score(bench, stage, rows[folds != fold], f"text, fold {fold + 1} of {_FOLDS}") for fold in range(_FOLDS)]
+    whole = np.mean(said, axis=0)
+    seen = whole.copy()
+    for fold, scores in enumerate(said):
+        seen[rows[folds == fold]] = scores[rows[folds == fold]]
+    return seen, whole
 
 
 def _score(bench: Bench, stage: TextStage, rows: Rows, name: str) -> Array:

@@ -19,7 +19,9 @@ _FOOD = {"train": 67970, "valid": 6797, "test": 22716}
 
 def outcome_grid(results: Sequence[Series]) -> Grid:
     """Return one line per experiment and form."""
-    grid = Grid("task", "experiment", "form", "published", "valid", "test [95 %]", "NLL", "n", "streams", "seed", "flaws on")
+    grid = Grid(
+        "task", "experiment", "form", "published", "valid", "test [95 %]", "NLL", "n", "streams", "seed", "flaws on"
+    )
     for outcome in _sorted(results):
         grid.add_row(
             Text(outcome.task),
@@ -53,13 +55,14 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
     """Return what the division of the rows gives away, and where validation accuracy is not to be believed."""
     lines = []
     for series in results:
-        if series.facts and "L2" not in _flaws(series):
+        if series.facts and "L2" not in series.flaws:
             facts = series.facts
             near = "" if math.isnan(facts.distance) else f" ({facts.distance:.2f} frames away on average)"
             lines.append(
                 f"{series.task}, {series.form}: {facts.shared} of {facts.streams} test streams also have training frames; "
                 f"the nearest training frame's label alone: {facts.nearest:.4f}{near}; the stream's name alone: "
-                f"{bounds(facts.side_alone)}"
+                f"{bounds(facts.side_alone)}; the best constant per stream {facts.constants[0]:.4f}, per location "
+                f"{facts.constants[1]:.4f} (chosen and judged on all frames)"
             )
         elif series.facts:
             lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
@@ -108,10 +111,6 @@ def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
     return lines or [
         f"{name} is not on: {FLAWS[name].elsewhere[data]}" for name in in_order(set(FLAWS) - flaws_of(data))
     ]
-
-
-def _flaws(series: Series) -> list[str]:
-    return series.outcomes[0].flaws if series.outcomes else []
 
 
 def _sorted(results: Sequence[Series]) -> list[Outcome]:
