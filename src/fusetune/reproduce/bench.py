@@ -1,4 +1,4 @@
-"""What all stages of an experiment share: rows and parts, which flaws are on, pictures and texts, and counted passes."""
+"""What all stages of an experiment share: rows and parts, which flaws are on, pictures, and counted passes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which rows each stage gets: one division of the rows, and what the published notebooks make of it.
 
-A stage of the paper does not always keep to its part. `Parts` says which rows every stage really sees, so that a leak is
-a union of two parts in one place and not a side effect of how files were written.
+A stage of the paper does not always keep to its part. `Parts` says which rows every stage really sees, so that a leak
+is a union of two parts in one place and not a side effect of how files were written.
 """
 
 from __future__ import annotations

@@ -59,16 +59,15 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
             facts = series.facts
             near = "" if math.isnan(facts.distance) else f" ({facts.distance:.2f} frames away on average)"
             lines.append(
-                f"{series.task}, {series.form}: {facts.shared} of {facts.streams} test streams also have training frames; "
-                f"the nearest training frame's label alone: {facts.nearest:.4f}{near}; the stream's name alone: "
-                f"{bounds(facts.side_alone)}; the best constant per stream {facts.constants[0]:.4f}, per location "
+                f"{series.task}, {series.form}: {leak_words(series)}; the nearest training frame's label alone: "
+                f"{facts.nearest:.4f}{near}; the stream's name alone: {bounds(facts.side_alone)}; the best constant per stream {facts.constants[0]:.4f}, per location "
                 f"{facts.constants[1]:.4f} (chosen and judged on all frames)"
             )
         elif series.facts:
             lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
         lines += [
-            f"{series.task}, {series.form}, {o.title}: validation accuracy {o.valid.value:.4f} is above the interval of "
-            f"the test accuracy {bounds(o.test)}"
+            f"{series.task}, {series.form}, {o.title}: validation accuracy {o.valid.value:.4f} is above the interval "
+            f"of the test accuracy {bounds(o.test)}"
             for o in series.outcomes
             if o.test.bounded and o.valid.value > o.test.high
         ]
@@ -92,8 +91,8 @@ def cost_lines(results: Sequence[Series]) -> list[str]:
         repaired = {**_FOOD, "train": 61174}
         stored = ", ".join(f"{stored_passes(**repaired, views=v):,} with {v} view(s)" for v in (1, 2, 5))
         lines.append(
-            f"stage M on the whole of UPMC Food-101: published {published_passes(**_FOOD, epochs=5):,} image passes and a "
-            f"gradient that nobody uses; every view encoded once: {stored}"
+            f"stage M on the whole of UPMC Food-101: published {published_passes(**_FOOD, epochs=5):,} image passes "
+            f"and a gradient that nobody uses; every view encoded once: {stored}"
         )
     return lines
 
