@@ -26,7 +26,7 @@ from fusetune.reproduce.run import Series, run_series
 from fusetune.runtime import start_runtime
 
 
-def memorable(count: int = 30, frames: int = 12) -> Material:
+def memorable(count: int = 60, frames: int = 6) -> Material:
     """Return sentences that tell the stream, not the target: each stream has one target, a tenth of the rows another.
 
     A network that memorises does well on frames of streams it knows, perfectly on rows it knows, and by chance on new
@@ -57,7 +57,7 @@ def test_the_flaws_inflate_and_the_repairs_do_not(tmp_path: Path) -> None:
     published = text_series(material, flaws_of(PHANTOM), tmp_path)
     sound = text_series(material, frozenset(), tmp_path)
     (bad,), (good,) = published.outcomes, sound.outcomes
-    assert bad.test.value > good.test.high + 0.1  # by frame against by stream
+    assert bad.test.value > good.test.value + 0.25  # by frame against by stream
     assert bad.valid.value > bad.test.value  # validation rows are training rows
     assert good.test.low <= good.valid.value <= good.test.high
     assert published.facts is not None

@@ -83,7 +83,7 @@ def reproduce(
         raise ConfigError(f"--recipe {recipe}: use one of {', '.join(_FORMS)}{did_you_mean(recipe, _FORMS)}")
     if folder is None:
         raise ConfigError("name the folder with --data DIR" + (" (it may be new)" if data == PHANTOM else ""))
-    plans = _plans(data, recipe, commas(flaws))
+    plans, names = _plans(data, recipe, commas(flaws)), _names(data, commas(only))
     with TemporaryDirectory() as temporary:
         kept = out_folder or Path(temporary)
         log = Log(kept / "log.jsonl" if out_folder else None)
@@ -96,7 +96,7 @@ def reproduce(
                 log.say(f"{name}, {form}: {len(material.table):,} rows")
                 series = run_series(
                     material,
-                    _recipes(data, published, commas(only), encoder, quick, material.has("image")),
+                    _recipes(names, published, encoder, quick, material.has("image")),
                     form,
                     switches,
                     runtime=runtime,
@@ -125,18 +125,21 @@ def _plans(data: str, recipe: str, flaws: list[str] | None) -> list[tuple[str, s
     return [plan for plan in plans if recipe in (plan[0], "both")]
 
 
-def _recipes(
-    data: str, form: str, only: list[str] | None, encoder: str | None, quick: bool, pictures: bool
-) -> list[Recipe]:
-    """Return the experiments to run; without pictures, those that need none."""
-    found = recipes_of(data, "paper" if form == "paper" else "sound")
+def _names(data: str, only: list[str] | None) -> list[str]:
+    """Return the experiments on a data set that were asked for."""
+    known = [recipe.name for recipe in recipes_of(data, "paper")]
     for name in only or ():
-        if name not in [recipe.name for recipe in found]:
-            raise ConfigError(f"--only {name}: not an experiment on {data}{did_you_mean(name, recipe_names())}")
-    found = [recipe for recipe in found if recipe.name in (only or [recipe.name])]
+        if name not in known:
+            raise ConfigError(f"--only {name}: not an experiment on {data}{did_you_mean(name, known)}; see --list")
+    return [name for name in known if name in (only or known)]
+
+
+def _recipes(names: list[str], form: str, encoder: str | None, quick: bool, pictures: bool) -> list[Recipe]:
+    """Return the experiments to run; without pictures, those that need none."""
+    found = [load_recipe(name, "paper" if form == "paper" else "sound") for name in names]
     found = [recipe for recipe in found if pictures or recipe.stage == "text"]
     if encoder:
-        found = [recipe.model_copy(update={"encoder": encoder}) for recipe in found]
+        found = [r.model_copy(update={"encoder": encoder}) if r.encoder else r for r in found]
     return [quicker(recipe) for recipe in found] if quick else found
 
 

@@ -186,7 +186,7 @@ def _published_head(bench: Bench, recipe: Recipe, encoder: Encoder, side: dict[s
         read=bench.images(recipe).read if stored is None else lambda batch: batch,
         loss=loss,
         validate=validate,
-        set_training=lambda: _set_frozen(encoder, bench.on("L13")),
+        set_training=lambda: _set_frozen(encoder, bench.on("L13") and stored is None),
         row_name=lambda row: str(bench.material.ids.iloc[row]),
     )
     groups = parameter_groups([], list(head.parameters()), settings)
