@@ -62,7 +62,8 @@ def test_the_flaws_inflate_and_the_repairs_do_not(tmp_path: Path) -> None:
     assert good.test.low <= good.valid.value <= good.test.high
     assert published.facts is not None
     assert sound.facts is not None
-    assert published.facts.shared == published.facts.streams > 0 == sound.facts.shared
+    assert published.facts.shared > 0.9 * published.facts.streams
+    assert sound.facts.shared == 0
 
 
 def test_experiments_share_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
             near = "" if math.isnan(facts.distance) else f" ({facts.distance:.2f} frames away on average)"
             lines.append(
                 f"{series.task}, {series.form}: {leak_words(series)}; the nearest training frame's label alone: "
-                f"{facts.nearest:.4f}{near}; the stream's name alone: {bounds(facts.side_alone)}; the best constant per stream {facts.constants[0]:.4f}, per location "
-                f"{facts.constants[1]:.4f} (chosen and judged on all frames)"
+                f"{facts.nearest:.4f}{near}; the stream's name alone: {bounds(facts.side_alone)}; the best constant per"
+                f" stream {facts.constants[0]:.4f}, per location {facts.constants[1]:.4f} (chosen and judged on all)"
             )
         elif series.facts:
             lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
