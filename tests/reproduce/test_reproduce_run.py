@@ -18,8 +18,9 @@ from fusetune.data.table import Table
 from fusetune.datasets.phantom import write_phantom
 from fusetune.datasets.script import Knobs
 from fusetune.progress import Log
+from fusetune.reproduce.baselines import constant_by
 from fusetune.reproduce.flaws import PHANTOM, flaws_of
-from fusetune.reproduce.load import load_material
+from fusetune.reproduce.load import TASKS, load_material
 from fusetune.reproduce.material import Material, material_of
 from fusetune.reproduce.recipe import TextStage, recipe_names
 from fusetune.reproduce.run import Series, run_series
@@ -152,9 +153,16 @@ def test_baselines_on_the_real_annotations(shared_data: object) -> None:
         for flaws in (frozenset({"L1"}), frozenset[str]())
     ]  # fmt: skip
     by_frame, by_stream = (s.facts for s in series)
+    table = load_material("fpus23", folder, "head").table
+    constants = {
+        task: [round(constant_by(material_of("fpus23", table, task), by), 4) for by in ("stream", "location")]
+        for task in TASKS["phantom"]
+    }
+    assert constants == {
+        "head": [0.9606, 0.9053], "abdomen": [0.9129, 0.8293], "arms": [0.9248, 0.8735], "legs": [0.9706, 0.9248]
+    }  # fmt: skip
     assert by_frame is not None
     assert by_stream is not None
-    assert [round(value, 4) for value in by_frame.constants] == [0.9606, 0.9053]
     assert by_frame.nearest >= 0.993
     assert by_frame.distance == pytest.approx(1.19, abs=0.03)
     assert by_frame.shared == by_frame.streams == 39

@@ -18,9 +18,10 @@ from fusetune.errors import ConfigError, did_you_mean
 from fusetune.progress import Log
 from fusetune.reproduce.flaws import DATA, FLAWS, FOOD101, FPUS23, PHANTOM, chosen, flaws_of
 from fusetune.reproduce.load import TASKS, load_material, thinned
+from fusetune.reproduce.published import PRINTED
 from fusetune.reproduce.recipe import Recipe, load_recipe, quicker, recipe_names, recipes_of
 from fusetune.reproduce.run import Series, run_series
-from fusetune.reproduce.words import cost_lines, fact_lines, flaw_lines, outcome_grid
+from fusetune.reproduce.words import bounds, cost_lines, fact_lines, flaw_lines, outcome_grid
 from fusetune.runtime import start_runtime
 
 _FORMS = ("paper", "sound", "both")
@@ -92,6 +93,8 @@ def reproduce(
         for name in commas(task) or TASKS[data]:
             material = load_material(data, folder, name)
             material = thinned(material) if quick else material
+            if not material.has("image"):
+                log.warn(f"{folder} has no pictures: only what needs none is run")
             for form, published, switches in plans:
                 log.say(f"{name}, {form}: {len(material.table):,} rows")
                 series = run_series(
@@ -155,10 +158,12 @@ def _show(data: str, results: list[Series], quick: bool) -> None:
 
 
 def _list() -> None:
-    grid = Grid("experiment", "notebook", "data", "what")
+    grid = Grid("experiment", "notebook", "data", "what", "published test [95 %, rows independent]")
     for name in recipe_names():
         recipe = load_recipe(name, "paper")
-        grid.add_row(Text(name), str(recipe.notebook or ""), recipe.data, Text(recipe.title))
+        number = recipe.notebook
+        published = "" if number is None else bounds(PRINTED[number].interval)
+        grid.add_row(Text(name), str(number or ""), recipe.data, Text(recipe.title), Text(published))
     out.print(grid)
     switches = Grid("flaw", "what is done", "what sound does instead", "no switch on")
     for flaw in FLAWS.values():

@@ -16,7 +16,7 @@ from fusetune.reproduce.material import Material, material_of
 
 TASKS = {FPUS23: ["head"], FOOD101: ["label"], PHANTOM: ["head", "abdomen", "arms", "legs"]}
 _QUICK = 240
-# Streams whose names and sentences say little, so that what is learned comes from pictures: there, by-frame splits show.
+# Names and sentences that say little, so that what is learned comes from pictures: there, by-frame splits show.
 PHANTOM_KNOBS = Knobs(frames=24, metadata_share=0.3, text_share=0.3)
 
 

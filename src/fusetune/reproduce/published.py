@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fusetune.evaluate.intervals import Interval, wilson
+
 Curve = tuple[float, ...]
 
 
@@ -12,29 +14,34 @@ class Printed:
     """The printed outputs of one notebook.
 
     Attributes:
+        kept_test: Test accuracy that the notebook ends with.
+        rows: Test rows.
         train: Accuracy on the training rows by epoch, measured during the epoch, with augmentation.
         valid: Accuracy on the validation rows by epoch; empty where there is no validation part.
         test: Accuracy on the test rows by epoch, as far as it was printed.
         kept_valid: Validation accuracy of the checkpoint that was kept.
-        kept_test: Test accuracy that the notebook ends with.
-        rows: Test rows.
         losses: Losses by epoch, by part.
         minutes: Running time.
     """
 
+    kept_test: float
+    rows: int
     train: Curve = ()
     valid: Curve = ()
     test: Curve = ()
     kept_valid: float | None = None
-    kept_test: float | None = None
-    rows: int = 0
     losses: dict[str, Curve] | None = None
     minutes: float | None = None
 
     @property
-    def correct(self) -> int | None:
+    def correct(self) -> int:
         """Test rows decided correctly."""
-        return None if self.kept_test is None else round(self.kept_test * self.rows)
+        return round(self.kept_test * self.rows)
+
+    @property
+    def interval(self) -> Interval:
+        """Test accuracy with its Wilson interval, as if rows were independent (frames of one video are not)."""
+        return Interval(self.kept_test, *wilson(self.correct, self.rows))
 
 
 PRINTED: dict[int, Printed] = {
