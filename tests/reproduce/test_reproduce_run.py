@@ -128,6 +128,9 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     assert code == 0
     assert "drawn, not scanned" in text
     assert "487,415" in text
+    words = text.replace("\n", " ")
+    assert "head, paper: no baseline (L2); LEAK by stream" in words
+    assert "head, sound: no leak by stream" in words
     found = json.loads(file.read_text())
     assert found["quick"] is True
     assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}

@@ -195,7 +195,8 @@ def load_text_encoder(
     """
     if name in UNTRAINED:
         if tokenizer is None:
-            raise ConfigError(f"The text encoder '{name}' needs a tokenizer that was made from the training texts.")
+            maker = "train_tokenizer" if name == "builtin" else "train_word_tokenizer"
+            raise ConfigError(f"The text encoder '{name}' needs a tokenizer: train one with {maker}(texts).")
         size = tokenizer.get_vocab_size()
         return (SmallTextTransformer(size, max_tokens) if name == "builtin" else ShallowText(size)), tokenizer
     source = locate(name, TEXT_PACKAGES, allow_download=allow_download)

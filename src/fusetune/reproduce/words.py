@@ -75,9 +75,12 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
 
 
 def leak_words(series: Series) -> str:
-    """Return whether test streams have training frames."""
+    """Return whether test streams have training frames: the one place that says whether a division leaks."""
     assert series.facts is not None
-    return f"{series.facts.shared} of {series.facts.streams} test streams also have training frames"
+    shared, streams = series.facts.shared, series.facts.streams
+    if not shared:
+        return f"no leak by stream: none of {streams} test streams has training frames"
+    return f"LEAK by stream: {shared} of {streams} test streams also have training frames"
 
 
 def cost_lines(results: Sequence[Series]) -> list[str]:
