@@ -160,7 +160,8 @@ def _shallow(table: pd.DataFrame, form: str, runtime: Runtime, cache: Path) -> A
     assert stage is not None
     bench = Bench(material, flaws, runtime, Log(None, quiet=True), 0, cache)
     # All test titles, also the first, which the notebook loses: one row in 22,716.
-    return softmax(text_scores(bench, stage).all[np.flatnonzero(material.table.frame["split"] == "test")], axis=1)
+    asked = np.flatnonzero(material.table.frame["split"] == "test")
+    return np.asarray(softmax(text_scores(bench, stage).all[asked], axis=1))
 
 
 def _row(name: str, p: Array, target: Array, test: pd.DataFrame, inside: Array | None, labels: Array) -> dict[str, Any]:

@@ -121,10 +121,11 @@ class Bench:
 
         From the store, where rows are encoded and counted once; with L12 by running the network again every time.
         """
+        views: Sequence[Moment | None] = moments or [None]
         if self.on("L12"):
-            self.passes[purpose] += len(rows) * len(moments or [None])
-            return np.stack([self._run(recipe, encoder, rows, moment) for moment in moments or [None]])
-        self.passes[purpose] = self.passes[purpose] or len(rows) * len(moments or [None])
+            self.passes[purpose] += len(rows) * len(views)
+            return np.stack([self._run(recipe, encoder, rows, moment) for moment in views])
+        self.passes[purpose] = self.passes[purpose] or len(rows) * len(views)
         what = Encoding("image", encoder, self.images(recipe), self.augment(recipe), self.keys, _BATCH)
         return self.store.encode(what, rows, moments)
 

@@ -83,7 +83,7 @@ def place_numbers(material: Material, ordinal: bool) -> npt.NDArray[np.float64]:
     frame = material.table.frame
     for column in _PLACE_COLUMNS:
         material.table.column(column)  # raises where it is absent
-    codes = pd.Index(LOCATIONS).get_indexer(frame["location"].to_numpy())
+    codes = pd.Index(LOCATIONS).get_indexer(pd.Index(frame["location"]))
     if (codes < 0).any():
         unknown = frame["location"].iloc[int(np.flatnonzero(codes < 0)[0])]
         raise TableError(
