@@ -99,7 +99,9 @@ def _read(src: Path) -> pd.DataFrame:
     elif manifest:
         return _manifest_rows(manifest)
     else:
-        raise UserError(f"{src} holds neither texts/train_titles.csv and texts/test_titles.csv, nor train.jsonl and so on")
+        raise UserError(
+            f"{src} holds neither texts/train_titles.csv and texts/test_titles.csv, nor train.jsonl and so on"
+        )
     return pd.DataFrame(rows)
 
 
@@ -163,7 +165,9 @@ def _with_images(
     if extra := sorted(there - set(table["path"])):
         warn(f"{len(extra):,} files in {src / 'images'} belong to no title and are left out: {listed(extra, 3)}")
     if absent.any():
-        found = f"{int(absent.sum()):,} of {len(table):,} rows have no picture in {src}: {listed(table['path'][absent], 3)}"
+        found = (
+            f"{int(absent.sum()):,} of {len(table):,} rows have no picture in {src}: {listed(table['path'][absent], 3)}"
+        )
         if missing == "error" or absent.all():
             raise UserError(
                 f"{found}. Fetch them, leave these rows out with --missing drop, or make a table of titles alone with "

@@ -133,7 +133,9 @@ def _numbers(files: pd.Series, path: Path) -> pd.Series:
     """Return the frames' numbers, read from their file names."""
     numbers = files.str.extract(r"(\d+)\.\w+$", expand=False)
     if numbers.isna().any():
-        raise UserError(f"{path}: '{files[numbers.isna()].iloc[0]}' does not end in a frame number, as frame_000012.png")
+        raise UserError(
+            f"{path}: '{files[numbers.isna()].iloc[0]}' does not end in a frame number, as frame_000012.png"
+        )
     return numbers.astype("int64")
 
 

@@ -53,9 +53,12 @@ class Stream:
 
     def contradictions(self, tags: dict[str, str]) -> list[str]:
         """Return what tags of a frame say otherwise than the name."""
-        said = {"Orientation.Pose": self.pose, "location.View_fetus": SEEN[self.location], "Probe.orientation": self.probe}
+        said = {
+            "Orientation.Pose": self.pose,
+            "location.View_fetus": SEEN[self.location],
+            "Probe.orientation": self.probe,
+        }
         return [f"{tag} is {tags[tag]}" for tag, word in said.items() if tags.get(tag) and tags[tag] != word]
-
 
 
 def read_stream(name: str) -> Stream:
@@ -83,7 +86,9 @@ def stream_names() -> list[str]:
     return sorted(name.replace("huvb_aroundabd", "huvb_aroundsbd") for name in names)
 
 
-def _check(name: str, what: Literal["pose", "location", "probe orientation"], word: str, known: tuple[str, ...]) -> None:
+def _check(
+    name: str, what: Literal["pose", "location", "probe orientation"], word: str, known: tuple[str, ...]
+) -> None:
     if word not in known:
         raise UserError(
             f"the folder '{name}' names an unknown {what} '{word}'{did_you_mean(word, known)}; known: {listed(known)}. "
