@@ -58,7 +58,7 @@ _FOLDS = 5
 
 def main() -> None:
     args = _arguments()
-    table = pd.read_csv(args.data / "manifest.csv.gz")
+    table = pd.read_csv(args.data / "manifest.csv.gz", keep_default_na=False)  # one title reads "nan"
     if args.quick:
         table = table.groupby(["label", "split"]).head(7)
     runtime = start_runtime(Config())

@@ -19,22 +19,20 @@ _FOOD = {"train": 67970, "valid": 6797, "test": 22716}
 
 def outcome_grid(results: Sequence[Series]) -> Grid:
     """Return one line per experiment and form."""
-    grid = Grid(
-        "task", "experiment", "form", "published", "valid", "test [95 %]", "NLL", "n", "streams", "seed", "flaws on"
-    )
-    for outcome in _sorted(results):
+    outcomes = _sorted(results)
+    seeds = sorted({outcome.seed for outcome in outcomes})
+    title = f"test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
+    grid = Grid("task", "experiment", "form", "printed", "valid", "test", "rows", title=title)
+    for outcome in outcomes:
+        groups = "" if outcome.groups is None else f", {outcome.groups} streams"
         grid.add_row(
             Text(outcome.task),
             Text(outcome.title),
-            Text(outcome.form),
+            Text(form_words(outcome)),
             "" if outcome.published is None else f"{outcome.published:.4f}",
             f"{outcome.valid.value:.4f}",
             bounds(outcome.test),
-            f"{outcome.nll:.3f}",
-            f"{outcome.rows['test']:,}",
-            "" if outcome.groups is None else str(outcome.groups),
-            str(outcome.seed),
-            flaw_words(outcome),
+            f"{outcome.rows['test']:,}{groups}",
         )
     return grid
 
@@ -46,9 +44,9 @@ def bounds(interval: Interval) -> str:
     return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def flaw_words(outcome: Outcome) -> str:
-    """Return which flaws were on, in few letters."""
-    return ", ".join(outcome.flaws) if len(outcome.flaws) < 4 else f"{len(outcome.flaws)} of 16"
+def form_words(outcome: Outcome) -> str:
+    """Return the form of an experiment and how many flaws are on."""
+    return outcome.form if outcome.form != "paper" else f"paper, {len(outcome.flaws)} flaws"
 
 
 def fact_lines(results: Sequence[Series]) -> list[str]:
