@@ -20,7 +20,8 @@ ORDER = (
 ALLOWED = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "datasets": {"errors", "files", "progress", "data", "datasets"},
     "__init__": {"api", "config", "model", "version"},
-    "cli": {*ORDER, "datasets", "cli", "__init__"},
+    "reproduce": {*ORDER, "datasets", "reproduce"},
+    "cli": {*ORDER, "datasets", "reproduce", "cli", "__init__"},
     "__main__": {"cli"},
 }
 

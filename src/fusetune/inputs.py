@@ -39,8 +39,10 @@ from fusetune.encoders import (
     load_text_encoder,
     special_ids,
     train_tokenizer,
+    train_word_tokenizer,
 )
 from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
+from fusetune.encoders.text import UNTRAINED
 from fusetune.errors import BundleError, WeightsError
 from fusetune.files import write_text
 from fusetune.progress import Log
@@ -215,11 +217,15 @@ def _prepare_text(
     text = config.text
     name = _automatic(text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
     tokenizer = None
-    if name == "builtin":
-        known = table.column(column).iloc[train].dropna().astype("str")
-        tokenizer = train_tokenizer(known.tolist())
+    if name in UNTRAINED:
+        known = table.column(column).iloc[train].dropna().astype("str").tolist()
+        tokenizer = train_tokenizer(known) if name == "builtin" else train_word_tokenizer(known)
     encoder, tokenizer = load_text_encoder(
-        name, max_tokens=text.max_tokens, allow_download=config.allow_download, tokenizer=tokenizer
+        name,
+        max_tokens=text.max_tokens,
+        allow_download=config.allow_download,
+        pooling=text.pooling,
+        tokenizer=tokenizer,
     )
     return Reader(modality, TextInput(column, tokenizer, special_ids(tokenizer).pad, text.max_tokens)), encoder
 

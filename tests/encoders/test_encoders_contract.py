@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import (
+    CausalText,
     ColumnsMLP,
     EfficientNetLite,
     Encoder,
     FTTransformer,
     Identity,
+    ShallowText,
     SmallCNN,
     SmallTextTransformer,
     TransformersImage,
@@ -62,10 +64,19 @@ def bert() -> Encoder:
     return TransformersText(BERT | {"intermediate_size": 32, "vocab_size": 50, "max_position_embeddings": 16})
 
 
+GPT = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 50,
+       "eos_token_id": 0, "bos_token_id": 0}  # fmt: skip
+RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+          "layer_type": "bottleneck", "downsample_in_bottleneck": True}  # fmt: skip
+
 CASES: dict[str, tuple[Callable[[], Encoder], Callable[[], Any], int]] = {
     "small cnn": (SmallCNN, pixels, 4),
     "lite": (lambda: EfficientNetLite(0), pixels, 17),
     "vit": (vit, pixels, 3),
+    "resnet": (lambda: TransformersImage(RESNET, **PIXELS), pixels, 3),
+    "gpt2, last": (lambda: CausalText(GPT, "last", 9), tokens, 3),
+    "gpt2, flat": (lambda: CausalText(GPT, "flat", 9), tokens, 3),
+    "shallow": (lambda: ShallowText(50, width=8, hidden=12), tokens, 3),
     "small text": (lambda: SmallTextTransformer(50, 16, width=16), tokens, 3),
     "bert": (bert, tokens, 3),
     "columns": (lambda: ColumnsMLP(3, [4, 5], width=8), cells, 3),

@@ -140,7 +140,10 @@ class ImageConfig(Section):
 class TextConfig(Section):
     """Text inputs."""
 
-    encoder: str = Field("auto", description="auto, builtin, all-MiniLM-L6-v2, a local folder or a hub id")
+    encoder: str = Field("auto", description="auto, builtin, shallow, all-MiniLM-L6-v2, a local folder or a hub id")
+    pooling: Literal["mean", "cls", "last", "flat"] = Field(
+        "mean", description="one vector per text; last and flat (all positions) are for causal language models"
+    )
     max_tokens: int = Field(128, ge=4, le=8192, description="longer texts are cut; the report says how many")
     augment: TextPolicy = TextPolicy()
     words: bool = Field(

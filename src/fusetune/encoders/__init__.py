@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fusetune.encoders.base import Encoder, ImageEncoder
+from fusetune.encoders.causal import CausalText
 from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
+from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
 from fusetune.encoders.tabular import CellIdentity, ColumnsMLP, FTTransformer
 from fusetune.encoders.text import (
     SmallTextTransformer,
@@ -21,6 +23,7 @@ from fusetune.encoders.words import WordCounts
 from fusetune.errors import BundleError
 
 __all__ = [
+    "CausalText",
     "CellIdentity",
     "ColumnsMLP",
     "EfficientNetLite",
@@ -28,6 +31,7 @@ __all__ = [
     "FTTransformer",
     "Identity",
     "ImageEncoder",
+    "ShallowText",
     "SmallCNN",
     "SmallTextTransformer",
     "SpecialIds",
@@ -42,6 +46,7 @@ __all__ = [
     "load_text_encoder",
     "special_ids",
     "train_tokenizer",
+    "train_word_tokenizer",
 ]
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -53,6 +58,8 @@ ENCODERS: dict[str, type[Encoder]] = {
         TimmImage,
         SmallTextTransformer,
         TransformersText,
+        CausalText,
+        ShallowText,
         CellIdentity,
         ColumnsMLP,
         FTTransformer,
@@ -65,7 +72,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 def is_pretrained(encoder: Encoder) -> bool:
     """Return whether an encoder starts from weights that were trained on other data."""
-    return isinstance(encoder, (EfficientNetLite, TransformersImage, TimmImage, TransformersText))
+    return isinstance(encoder, (EfficientNetLite, TransformersImage, TimmImage, TransformersText, CausalText))
 
 
 def build_encoder(description: dict[str, Any]) -> Encoder:

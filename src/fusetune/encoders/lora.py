@@ -35,7 +35,11 @@ def add_lora(encoder: Encoder, rank: int, alpha: float) -> None:
         raise ConfigError(f"{type(encoder).__name__} has no linear layer or 1x1 convolution that LoRA could adapt.")
     peft = _import_peft()
     encoder.requires_grad_(False)
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
+    # GPT-2 keeps its linear layers transposed, under a name of their own.
+    transposed = all(type(encoder.get_submodule(name)).__name__ == "Conv1D" for name in targets)
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none", fan_in_fan_out=transposed
+    )
     peft.inject_adapter_in_model(config, encoder)
 
 
@@ -53,7 +57,7 @@ def merge_lora(encoder: Encoder) -> None:
 
 def _adaptable(module: nn.Module) -> bool:
     pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
-    return pointwise or isinstance(module, nn.Linear)
+    return pointwise or isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _import_peft() -> Any:

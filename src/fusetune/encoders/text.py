@@ -14,7 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 
 from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.causal import CausalText
 from fusetune.encoders.layers import SelfAttention
+from fusetune.encoders.pooling import attended, masked_mean
 from fusetune.encoders.pretrained import (
     TEXT_PACKAGES,
     build_backbone,
@@ -26,30 +28,15 @@ from fusetune.encoders.pretrained import (
     side_file,
     transformers,
 )
+from fusetune.encoders.shallow import ShallowText
 from fusetune.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Pooling = Literal["mean", "cls"]
+Pooling = Literal["mean", "cls", "last", "flat"]
+UNTRAINED = ("builtin", "shallow")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the tokens where the mask is True; zeros for a row without any.
-
-    Args:
-        tokens: ``[batch, tokens, width]``.
-        mask: ``[batch, tokens]`` bool.
-    """
-    weights = mask.unsqueeze(-1).to(tokens.dtype)
-    return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1.0)
-
-
-def _attended(mask: Tensor) -> Tensor:
-    """Let a row without any token look at its first position: attention over nothing would be NaN."""
-    first = torch.arange(mask.shape[1], device=mask.device) == 0
-    return mask | (first & ~mask.any(1, keepdim=True))
 
 
 class TransformersText(Encoder):
@@ -85,7 +72,7 @@ class TransformersText(Encoder):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Encode ``{"ids": long [batch, tokens], "mask": bool [batch, tokens]}`` to ``[batch, dim]``."""
         mask = inputs["mask"]
-        output = self.network(input_ids=inputs["ids"], attention_mask=_attended(mask).long())
+        output = self.network(input_ids=inputs["ids"], attention_mask=attended(mask).long())
         hidden: Tensor = output.last_hidden_state.float()
         vector = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
         return nn.functional.normalize(vector, dim=1) * self.dim**0.5 if self.normalise else vector
@@ -167,7 +154,7 @@ class SmallTextTransformer(Encoder):
         """Encode ``{"ids": long [batch, tokens], "mask": bool [batch, tokens]}`` to ``[batch, width]``."""
         ids, mask = inputs["ids"], inputs["mask"]
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
-        visible = _attended(mask)
+        visible = attended(mask)
         for layer in self.layers:
             x = layer(x, visible)
         return masked_mean(self.norm(x).float(), mask)
@@ -192,26 +179,34 @@ def load_text_encoder(
     """Return a text encoder with its pretrained weights, and its tokenizer without truncation and padding.
 
     Args:
-        name: ``builtin`` (random weights), ``all-MiniLM-L6-v2`` (installed package), a local folder or a hub id.
+        name: ``builtin`` or ``shallow`` (random weights), ``all-MiniLM-L6-v2`` (installed package), a local folder or
+            a hub id.
         max_tokens: Longest text in tokens that will be encoded, special tokens included.
         allow_download: Whether weights that are not on this machine may be fetched from a model hub.
-        pooling: ``mean`` over the tokens, or ``cls`` for the first token; ``builtin`` knows only ``mean``.
-        tokenizer: For ``builtin``: what `train_tokenizer` made from the training texts.
+        pooling: ``mean`` over the tokens or ``cls`` for the first token; for causal language models ``last`` for the
+            last token or ``flat`` for all `max_tokens` positions. Networks with random weights know only ``mean``.
+        tokenizer: For networks with random weights: what was made from the training texts by `train_tokenizer`, or for
+            ``shallow`` by `train_word_tokenizer`.
 
     Raises:
         WeightsError: The weights are not on this machine and may not be fetched, or do not fit the network.
-        ConfigError: `max_tokens` is more than the network has positions for, or ``builtin`` got no tokenizer.
+        ConfigError: `max_tokens` is more than the network has positions for, or a network with random weights got no
+            tokenizer.
     """
-    if name == "builtin":
+    if name in UNTRAINED:
         if tokenizer is None:
-            raise ConfigError("The built-in text encoder needs a tokenizer: train one with train_tokenizer(texts).")
-        return SmallTextTransformer(tokenizer.get_vocab_size(), max_tokens), tokenizer
+            maker = "train_tokenizer" if name == "builtin" else "train_word_tokenizer"
+            raise ConfigError(f"The text encoder '{name}' needs a tokenizer: train one with {maker}(texts).")
+        size = tokenizer.get_vocab_size()
+        return (SmallTextTransformer(size, max_tokens) if name == "builtin" else ShallowText(size)), tokenizer
     source = locate(name, TEXT_PACKAGES, allow_download=allow_download)
     backbone = load_backbone(source, name, TEXT_PACKAGES, allow_download=allow_download)
     _check_network(backbone, name, max_tokens)
+    tokens = _load_tokenizer(source, name, allow_download=allow_download)
+    if pooling in ("last", "flat"):
+        return CausalText(config_json(backbone), pooling, max_tokens, backbone).eval(), tokens
     normalise = _is_normalised(source, allow_download=allow_download)
-    encoder = TransformersText(config_json(backbone), pooling, normalise, backbone).eval()
-    return encoder, _load_tokenizer(source, name, allow_download=allow_download)
+    return TransformersText(config_json(backbone), pooling, normalise, backbone).eval(), tokens
 
 
 def _check_network(backbone: PreTrainedModel, name: str, max_tokens: int) -> None:

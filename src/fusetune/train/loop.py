@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from fusetune.train.checkpoint import Checkpoints, State
 from fusetune.train.optim import build_optimiser, rate_factor, set_rate
 
 _WORTH_A_LINE = 1.0  # seconds
+Keep = Literal["nll", "accuracy", "last"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class History:
     start_nll: float = math.inf
     best_epoch: int = -1
     best_nll: float = math.inf
+    best_accuracy: float = -1.0
     rows_seen: int = 0
 
 
@@ -98,8 +100,9 @@ def train(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     start_counts: bool = True,
+    keep: Keep = "nll",
 ) -> History:
-    """Train a model and leave it with the weights of the epoch of lowest validation NLL.
+    """Train a model and leave it with the weights of the best epoch.
 
     Args:
         model: The model whose state is saved and restored.
@@ -112,6 +115,8 @@ def train(
         checkpoints: Where to save; None: nothing is saved.
         resume: Continue from the newest checkpoint, if there is one.
         start_counts: Do the weights before the first step compete with those of the epochs?
+        keep: What makes an epoch the best: the lowest validation NLL, the highest validation accuracy (the first of
+            equals), or being the last. With the latter two, the weights before the first step are not judged.
 
     Raises:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
@@ -126,9 +131,10 @@ def train(
         best = checkpoints.best()["model"]
         log.say(f"  {task.name}: resuming after epoch {start} of {settings.epochs}")
     else:
-        history.start_nll, accuracy = _validate(task, "before training")
-        history.best_nll = history.start_nll if start_counts else math.inf
-        log.say(f"  {task.name}: before training  valid NLL {history.start_nll:.3f}  accuracy {accuracy:.1%}")
+        if keep == "nll":
+            history.start_nll, accuracy = _validate(task, "before training")
+            history.best_nll = history.start_nll if start_counts else math.inf
+            log.say(f"  {task.name}: before training  valid NLL {history.start_nll:.3f}  accuracy {accuracy:.1%}")
         if checkpoints:
             checkpoints.save_best({"model": best, "epoch": -1})
     for epoch in range(start, settings.epochs):
@@ -138,13 +144,13 @@ def train(
         loss = _run_epoch(model, optimiser, task, settings, epoch, runtime, seed, history, average)
         with average.applied() if average else nullcontext():
             nll, accuracy = _validate(task, f"after epoch {epoch + 1}")
-            candidate = copy.deepcopy(model.state_dict()) if nll < history.best_nll else None
+            candidate = copy.deepcopy(model.state_dict()) if _is_better(history, nll, accuracy, keep) else None
         rate = float(optimiser.param_groups[-1]["lr"])
         record = EpochRecord(epoch, loss, nll, accuracy, rate, time.perf_counter() - started)
         history.records.append(record)
         log.record("epoch", stage=task.name, **asdict(record))
         if candidate is not None:
-            history.best_nll, history.best_epoch = nll, epoch
+            history.best_nll, history.best_accuracy, history.best_epoch = nll, accuracy, epoch
             best = candidate
             if checkpoints:
                 checkpoints.save_best({"model": best, "epoch": epoch})
@@ -164,6 +170,10 @@ def train(
             checkpoints.save(epoch, _state(model, optimiser, history, finished, average))
     model.load_state_dict(best)
     return history
+
+
+def _is_better(history: History, nll: float, accuracy: float, keep: Keep) -> bool:
+    return {"nll": nll < history.best_nll, "accuracy": accuracy > history.best_accuracy, "last": True}[keep]
 
 
 def _moment(epoch: int) -> str:

@@ -1,0 +1,233 @@
+"""Run the experiments of a data set under one recipe and collect what is to be printed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+
+from fusetune.data.split import Rows
+from fusetune.evaluate.intervals import Interval, score_with_intervals
+from fusetune.progress import Log
+from fusetune.reproduce.baselines import constant_by, nearest_frame, shared_groups
+from fusetune.reproduce.bench import Bench
+from fusetune.reproduce.flaws import in_order
+from fusetune.reproduce.material import Material, place_numbers
+from fusetune.reproduce.paper import Judge, fine_tune, fuse, image_logits
+from fusetune.reproduce.published import PRINTED
+from fusetune.reproduce.recipe import Recipe
+from fusetune.reproduce.texts import Scores, text_scores
+from fusetune.runtime import Runtime
+from fusetune.strategies.unimodal import Unimodal
+
+
+@dataclass
+class Outcome:
+    """One experiment's result.
+
+    Attributes:
+        recipe: The experiment.
+        task: What was predicted.
+        form: paper, sound, or sound with single flaws.
+        flaws: The switches that were on, in order.
+        valid: Accuracy on the validation rows, with its 95 % interval.
+        test: Accuracy on the test rows, with its 95 % interval.
+        nll: NLL on the test rows.
+        rows: Rows by part; the validation rows may be training rows (L5).
+        groups: Streams among the test rows, or None.
+        seed: Of everything random.
+        passes: Rows that went through the image encoder in stage M, by what for.
+        published: Test accuracy that the notebook ends with.
+        seconds: Time of the stages that belong to it.
+    """
+
+    recipe: str
+    title: str
+    task: str
+    form: str
+    flaws: list[str]
+    valid: Interval
+    test: Interval
+    nll: float
+    rows: dict[str, int]
+    groups: int | None
+    seed: int
+    passes: dict[str, int]
+    published: float | None
+    published_valid: float | None
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**vars(self), "valid": self.valid.as_dict(), "test": self.test.as_dict()}
+
+
+@dataclass
+class Facts:
+    """What the division of the rows gives away, without any image network.
+
+    Attributes:
+        shared: How many of the test rows' streams have training rows too.
+        streams: How many streams the test rows have.
+        nearest: Test accuracy of the nearest training frame's label.
+        distance: Mean distance to that frame; NaN where no stream is shared.
+        side_alone: Test accuracy of what the stream's name says, alone.
+        constants: Accuracy of the best constant per stream and per location on all rows they were chosen on.
+    """
+
+    shared: int
+    streams: int
+    nearest: float
+    distance: float
+    side_alone: Interval
+    constants: tuple[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values; an unknown distance is null."""
+        distance = self.distance if math.isfinite(self.distance) else None
+        return {**vars(self), "distance": distance, "side_alone": self.side_alone.as_dict()}
+
+
+@dataclass
+class Series:
+    """All experiments of one form (paper, sound, sound with a flaw) on one task."""
+
+    task: str
+    form: str
+    flaws: frozenset[str]
+    outcomes: list[Outcome] = field(default_factory=list)
+    facts: Facts | None = None
+
+
+def run_series(
+    material: Material,
+    recipes: Sequence[Recipe],
+    form: str,
+    flaws: frozenset[str],
+    *,
+    runtime: Runtime,
+    log: Log,
+    seed: int,
+    cache: Path,
+    allow_download: bool = False,
+) -> Series:
+    """Run experiments that share rows, parts, fine-tuned networks and text scores."""
+    bench = Bench(material, flaws, runtime, log, seed, cache, allow_download)
+    lab = _Lab(bench)
+    series = Series(material.task, form, flaws)
+    for recipe in recipes:
+        started = time.perf_counter()
+        bench.passes.clear()
+        judge = lab.judge(recipe)
+        series.outcomes.append(_outcome(bench, recipe, form, judge, started))
+        log.say(f"  {recipe.title}: test accuracy {series.outcomes[-1].test.value:.4f}")
+    if material.groups is not None:
+        series.facts = _facts(bench)
+    return series
+
+
+class _Lab:
+    """Trains each network once, whatever number of experiments uses it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.tuned: dict[tuple[str | None, str], Unimodal] = {}
+        self.texts: dict[str, Scores] = {}
+
+    def judge(self, recipe: Recipe) -> Judge:
+        bench = self.bench
+        match recipe.stage:
+            case "image":
+                model = self._tuned(recipe)
+                return Judge(lambda rows: _softmax(image_logits(bench, recipe, model, rows).double().numpy()))
+            case "text":
+                scores = self._text(recipe)
+                return Judge(lambda rows: _softmax(scores.all[rows]))
+            case _:
+                # A copy: stage M may change the encoder's statistics (L13), and others use the same network.
+                encoder = bench.encoder(recipe) if recipe.image is None else copy.deepcopy(self._tuned(recipe).encoder)
+                return fuse(bench, recipe, encoder, self._side(recipe))
+
+    def _tuned(self, recipe: Recipe) -> Unimodal:
+        assert recipe.image is not None
+        key = (recipe.encoder, recipe.image.model_dump_json())
+        if key not in self.tuned:
+            self.tuned[key] = fine_tune(self.bench, recipe)
+        return self.tuned[key]
+
+    def _text(self, recipe: Recipe) -> Scores:
+        assert recipe.text is not None
+        key = recipe.text.model_dump_json()
+        if key not in self.texts:
+            self.texts[key] = text_scores(self.bench, recipe.text)
+        return self.texts[key]
+
+    def _side(self, recipe: Recipe) -> dict[str, Scores]:
+        side = {}
+        if "place" in recipe.side:
+            numbers = place_numbers(self.bench.material, ordinal=self.bench.on("L14"))
+            side["place"] = Scores(numbers[self.bench.parts.head], numbers)
+        if "text" in recipe.side:
+            side["text"] = self._text(recipe)
+        return side
+
+
+def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: float) -> Outcome:
+    material, valid = bench.material, bench.parts.valid
+    passes = dict(bench.passes)
+    on_valid = judge.predict(valid)
+    test = bench.test()  # every choice has been made
+    on_test = judge.predict(test)
+    passes.setdefault("test", len(test) if recipe.stage == "fused" else 0)  # watched in every epoch with L8
+    scores = _scores(bench, on_test, test)
+    printed = PRINTED.get(recipe.notebook or 0)
+    return Outcome(
+        recipe=recipe.name,
+        title=recipe.title,
+        task=material.task,
+        form=form,
+        flaws=in_order(bench.flaws),
+        valid=_scores(bench, on_valid, valid)["accuracy"],
+        test=scores["accuracy"],
+        nll=scores["nll"].value,
+        rows={"train": len(bench.parts.head), "valid": len(valid), "test": len(test)},
+        groups=None if material.groups is None else int(material.groups.iloc[test].nunique()),
+        seed=bench.seed,
+        passes=passes,
+        published=printed.kept_test if printed else None,
+        published_valid=printed.kept_valid if printed else None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _facts(bench: Bench) -> Facts:
+    material, train, test = bench.material, bench.parts.split.rows("train"), bench.test()
+    numbers = place_numbers(material, ordinal=False)
+    model = LogisticRegression(max_iter=1000).fit(numbers[train], material.labels[train])
+    alone = _scores(bench, np.asarray(model.predict_proba(numbers[test])), test)["accuracy"]
+    constants = (constant_by(material, "stream"), constant_by(material, "location"))
+    return Facts(*shared_groups(material, train, test), *nearest_frame(material, train, test), alone, constants)
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(softmax(logits, axis=1))
+
+
+def _scores(bench: Bench, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
+    """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
+    groups = bench.material.groups
+    return score_with_intervals(
+        probabilities,
+        bench.material.labels[rows],
+        None if groups is None else groups.iloc[rows].to_numpy(),
+        resamples=500,
+    )

@@ -1,0 +1,120 @@
+"""Results as a table and sentences for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table as Grid
+from rich.text import Text
+
+from fusetune.evaluate.intervals import Interval
+from fusetune.reproduce.cost import published_passes, stored_passes
+from fusetune.reproduce.flaws import FLAWS, flaws_of, in_order
+from fusetune.reproduce.run import Outcome, Series
+
+# Rows of the real UPMC Food-101 in the published stage M, and without the leak.
+_FOOD = {"train": 67970, "valid": 6797, "test": 22716}
+
+
+def outcome_grid(results: Sequence[Series]) -> Grid:
+    """Return one line per experiment and form."""
+    outcomes = _sorted(results)
+    seeds = sorted({outcome.seed for outcome in outcomes})
+    title = f"test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
+    grid = Grid("task", "experiment", "form", "printed", "valid", "test", "rows", title=title)
+    for outcome in outcomes:
+        groups = "" if outcome.groups is None else f", {outcome.groups} streams"
+        grid.add_row(
+            Text(outcome.task),
+            Text(outcome.title),
+            Text(form_words(outcome)),
+            "" if outcome.published is None else f"{outcome.published:.4f}",
+            f"{outcome.valid.value:.4f}",
+            bounds(outcome.test),
+            f"{outcome.rows['test']:,}{groups}",
+        )
+    return grid
+
+
+def bounds(interval: Interval) -> str:
+    """Return a value and its interval."""
+    if not interval.bounded:
+        return f"{interval.value:.4f} [unknown]"
+    return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def form_words(outcome: Outcome) -> str:
+    """Return the form of an experiment and how many flaws are on."""
+    return outcome.form if outcome.form != "paper" else f"paper, {len(outcome.flaws)} flaws"
+
+
+def fact_lines(results: Sequence[Series]) -> list[str]:
+    """Return what the division of the rows gives away, and where validation accuracy is not to be believed."""
+    lines = []
+    for series in results:
+        if series.facts and "L2" not in series.flaws:
+            facts = series.facts
+            near = "" if math.isnan(facts.distance) else f" ({facts.distance:.2f} frames away on average)"
+            lines.append(
+                f"{series.task}, {series.form}: {leak_words(series)}; the nearest training frame's label alone: "
+                f"{facts.nearest:.4f}{near}; the stream's name alone: {bounds(facts.side_alone)}; the best constant per"
+                f" stream {facts.constants[0]:.4f}, per location {facts.constants[1]:.4f} (chosen and judged on all)"
+            )
+        elif series.facts:
+            lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
+        lines += [
+            f"{series.task}, {series.form}, {o.title}: validation accuracy {o.valid.value:.4f} is above the interval "
+            f"of the test accuracy {bounds(o.test)}"
+            for o in series.outcomes
+            if o.test.bounded and o.valid.value > o.test.high
+        ]
+    return lines
+
+
+def leak_words(series: Series) -> str:
+    """Return whether test streams have training frames: the one place that says whether a division leaks."""
+    assert series.facts is not None
+    shared, streams = series.facts.shared, series.facts.streams
+    if not shared:
+        return f"no leak by stream: none of {streams} test streams has training frames"
+    return f"LEAK by stream: {shared} of {streams} test streams also have training frames"
+
+
+def cost_lines(results: Sequence[Series]) -> list[str]:
+    """Return the image passes of stage M by form, and those of the real UPMC Food-101 by formula."""
+    lines = []
+    for outcome in _sorted(results):
+        total = sum(outcome.passes.get(part, 0) for part in ("train", "valid", "test"))
+        if total and outcome.passes.get("train"):
+            lines.append(f"{outcome.task}, {outcome.title}, {outcome.form}: {total:,} image passes in stage M")
+    if lines:
+        repaired = {**_FOOD, "train": 61174}
+        stored = ", ".join(f"{stored_passes(**repaired, views=v):,} with {v} view(s)" for v in (1, 2, 5))
+        lines.append(
+            f"stage M on the whole of UPMC Food-101: published {published_passes(**_FOOD, epochs=5):,} image passes "
+            f"and a gradient that nobody uses; every view encoded once: {stored}"
+        )
+    return lines
+
+
+def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
+    """Return what each single flaw changed, or which flaws are no switch on this data set."""
+    sound = {(o.recipe, o.task): o for s in results if s.form == "sound" for o in s.outcomes}
+    lines = [
+        f"{o.task}, {o.title}: {', '.join(o.flaws)} ({FLAWS[o.flaws[0]].title if len(o.flaws) == 1 else 'together'}) "
+        f"changes validation accuracy by {o.valid.value - base.valid.value:+.4f}, test accuracy by "
+        f"{o.test.value - base.test.value:+.4f}"
+        for o in _sorted(results)
+        if o.form.startswith("sound +") and (base := sound.get((o.recipe, o.task)))
+    ]
+    return lines or [
+        f"{name} is not on: {FLAWS[name].elsewhere[data]}" for name in in_order(set(FLAWS) - flaws_of(data))
+    ]
+
+
+def _sorted(results: Sequence[Series]) -> list[Outcome]:
+    """Return outcomes with the forms of one experiment beside each other."""
+    outcomes = [outcome for series in results for outcome in series.outcomes]
+    titles = list(dict.fromkeys((o.task, o.title) for o in outcomes))
+    return sorted(outcomes, key=lambda o: titles.index((o.task, o.title)))

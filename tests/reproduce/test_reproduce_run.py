@@ -1,0 +1,173 @@
+"""Whole experiments: what the flaws do to validation and test scores, and what the command prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import HEAD, IMAGE, TEXT, place, recipe
+from typer.testing import CliRunner
+
+import fusetune.cli  # noqa: F401  # registers the commands
+from fusetune.cli.frame import app
+from fusetune.config import Config
+from fusetune.data.table import Table
+from fusetune.datasets.phantom import write_phantom
+from fusetune.datasets.script import Knobs
+from fusetune.progress import Log
+from fusetune.reproduce.baselines import constant_by
+from fusetune.reproduce.flaws import PHANTOM, flaws_of
+from fusetune.reproduce.load import TASKS, load_material
+from fusetune.reproduce.material import Material, material_of
+from fusetune.reproduce.recipe import TextStage, recipe_names
+from fusetune.reproduce.run import Series, run_series
+from fusetune.runtime import start_runtime
+
+
+def memorable(count: int = 60, frames: int = 6) -> Material:
+    """Return sentences that tell the stream, not the target: each stream has one target, a tenth of the rows another.
+
+    A network that memorises does well on frames of streams it knows, perfectly on rows it knows, and by chance on new
+    streams.
+    """
+    generator = np.random.default_rng(3)
+    rows = []
+    for stream in range(count):
+        for number in range(frames):
+            odd = generator.random() < 0.1
+            words = f"sweep stream{stream} " + (f"oddity{stream}x{number}" if odd else "")
+            target = (stream * 7 % count < count // 2) ^ odd
+            rows.append({"id": f"s{stream:02d}/{number}", "stream": f"s{stream:02d}", "frame": number, "text": words,
+                         "head": int(target), **place(stream)})  # fmt: skip
+    return material_of(PHANTOM, Table(pd.DataFrame(rows), "made up", Path()), "head")
+
+
+def text_series(material: Material, flaws: frozenset[str], folder: Path) -> Series:
+    stage = TextStage(epochs=30, batch_size=64, lr=5e-3)
+    runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
+    quiet = Log(None, quiet=True)
+    plan = recipe(stage="text", encoder=None, head=None, text=stage)
+    return run_series(material, [plan], "x", flaws, runtime=runtime, log=quiet, seed=0, cache=folder)
+
+
+def test_the_flaws_inflate_and_the_repairs_do_not(tmp_path: Path) -> None:
+    material = memorable()
+    published = text_series(material, flaws_of(PHANTOM), tmp_path)
+    sound = text_series(material, frozenset(), tmp_path)
+    (bad,), (good,) = published.outcomes, sound.outcomes
+    assert bad.test.value > good.test.value + 0.25  # by frame against by stream
+    assert bad.valid.value > bad.test.value  # validation rows are training rows
+    assert good.test.low <= good.valid.value <= good.test.high
+    assert published.facts is not None
+    assert sound.facts is not None
+    assert published.facts.shared > 0.9 * published.facts.streams
+    assert sound.facts.shared == 0
+
+
+def test_experiments_share_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_phantom(tmp_path / "synthetic", Knobs(streams=10, frames=6, width=64))
+    material = load_material(PHANTOM, tmp_path / "synthetic", "head")
+    trained = []
+    from fusetune.reproduce import run
+
+    real = run.fine_tune
+    monkeypatch.setattr(run, "fine_tune", lambda *args: trained.append(args) or real(*args))
+    image = IMAGE.model_copy(update={"epochs": 1})
+    plans = [
+        recipe(stage="image", image=image, head=None),
+        recipe(image=image, text=TEXT, side=("place", "text"), head=HEAD),
+        recipe(title="as pretrained"),
+    ]
+    runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
+    series = run_series(material, plans, "paper", flaws_of(PHANTOM), runtime=runtime, log=Log(None, quiet=True),
+                        seed=0, cache=tmp_path / "store")  # fmt: skip
+    assert len(trained) == 1
+    assert [outcome.rows["test"] for outcome in series.outcomes] == [12, 12, 12]
+    assert all(0 <= outcome.test.value <= 1 for outcome in series.outcomes)
+    json.dumps([outcome.as_dict() for outcome in series.outcomes])
+
+
+def command(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["reproduce", *words], terminal_width=200)
+    return done.exit_code, done.output
+
+
+def test_the_list_names_every_experiment_and_flaw() -> None:
+    code, text = command("--list")
+    assert code == 0
+    assert all(f"L{number} " in text for number in range(1, 17))
+    assert len(recipe_names()) == 14
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("fpus32", "--data", "x"), "did you mean 'fpus23'"),
+        (("fpus23",), "--data DIR"),
+        (("fpus23", "--data", "x", "--recipe", "papers"), "did you mean 'paper'"),
+        (("fpus23", "--data", "x", "--flaws", "L6"), "no text network"),
+        (("fpus23", "--data", "x"), "there is no folder x"),
+        (("fpus23", "--data", "x", "--task", "arm"), "did you mean 'arms'"),
+        (("upmc-food101", "--data", "x", "--only", "fpus23-unimodal-vit"), "--only"),
+    ],
+)
+def test_wrong_input_is_explained(words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = command(*words)
+    assert code == 2
+    assert expected in (text + capsys.readouterr().err).replace("\n", " ")
+
+
+def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> None:
+    folder = tmp_path / "synthetic"
+    write_phantom(folder, Knobs(streams=10, frames=6, width=64))
+    file = tmp_path / "found.json"
+    code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--json", str(file))
+    assert code == 0
+    assert "drawn, not scanned" in text
+    assert "487,415" in text
+    words = text.replace("\n", " ")
+    assert "head, paper: no baseline (L2); LEAK by stream" in words
+    assert "head, sound: no leak by stream" in words
+    found = json.loads(file.read_text())
+    assert found["quick"] is True
+    assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}
+    assert {row["recipe"] for row in found["outcomes"]} == {name for name in recipe_names() if "phantom" in name}
+    assert all(set(row["test"]) == {"value", "low", "high"} for row in found["outcomes"])
+
+
+def test_single_flaws_are_compared_with_sound(tmp_path: Path) -> None:
+    folder = tmp_path / "synthetic"
+    write_phantom(folder, Knobs(streams=10, frames=6, width=64))
+    code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--only", "phantom-text",
+                         "--flaws", "L5,L1")  # fmt: skip
+    assert code == 0
+    for words in ("L1 (split by frame)", "L5 (validation rows are training rows)", "L1, L5 (together)"):
+        assert words in text.replace("\n", " ")
+
+
+def test_baselines_on_the_real_annotations(shared_data: object) -> None:
+    folder = shared_data("fpus23_annotations")  # type: ignore[operator]
+    series = [
+        run_series(load_material("fpus23", folder, "head"), [], "x", flaws, seed=0, cache=folder,
+                   runtime=start_runtime(Config.build({"threads": 1, "device": "cpu"})), log=Log(None, quiet=True))
+        for flaws in (frozenset({"L1"}), frozenset[str]())
+    ]  # fmt: skip
+    by_frame, by_stream = (s.facts for s in series)
+    table = load_material("fpus23", folder, "head").table
+    constants = {
+        task: [round(constant_by(material_of("fpus23", table, task), by), 4) for by in ("stream", "location")]
+        for task in TASKS["phantom"]
+    }
+    assert constants == {
+        "head": [0.9606, 0.9053], "abdomen": [0.9129, 0.8293], "arms": [0.9248, 0.8735], "legs": [0.9706, 0.9248]
+    }  # fmt: skip
+    assert by_frame is not None
+    assert by_stream is not None
+    assert by_frame.nearest >= 0.993
+    assert by_frame.distance == pytest.approx(1.19, abs=0.03)
+    assert by_frame.shared == by_frame.streams == 39
+    assert by_stream.shared == 0
+    assert by_stream.nearest < 0.8
