@@ -14,6 +14,7 @@ import fusetune
 from fusetune.augment.random import Moment
 from fusetune.data.table import read_table
 from fusetune.errors import SchemaError, TableError
+from fusetune.evaluate.temperature import softmax
 from fusetune.model import Model
 
 INPUTS = {"scan": ["scan"], "note": ["note"], "columns": ["age", "site"], "genes": ["v_0", "v_1", "v_2", "v_3"]}
@@ -226,7 +227,8 @@ def test_views_at_prediction_are_a_mean_of_probabilities(made: tuple[Model, pd.D
             inputs[name] = augment.draw(raw[name], keys, Moment(model.config.seed, 2_000_000, int(view or 0)))
         with torch.inference_mode():
             shares.append(torch.softmax(model.network(inputs, present).f.double(), 1).numpy())
-    np.testing.assert_allclose(found[SHARES], np.mean(shares, 0), rtol=0, atol=1e-5)
+    expected = softmax(np.log(np.mean(shares, 0)), model.calibration.temperature)
+    np.testing.assert_allclose(found[SHARES], expected, rtol=0, atol=1e-5)
     assert np.abs(shares[1] - shares[2]).max() > 1e-3
     assert not np.allclose(found[SHARES], told(made, frame)[SHARES], atol=1e-4)
 

@@ -82,8 +82,9 @@ def _vector_block(case: Case, columns: list[str], rows: Codes) -> Features:
 
 
 def _reduced(values: npt.NDArray[np.float32]) -> Features:
+    values = values[:, values.std(0) > 0]  # pictures that are all alike have no components
     width = min(_WIDTH, *values.shape)
-    if width == values.shape[1]:
+    if width in (0, values.shape[1]):
         return _scaled(values)
     return _scaled(PCA(width, svd_solver="randomized", random_state=0).fit_transform(values))
 
