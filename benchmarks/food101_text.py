@@ -58,6 +58,9 @@ _FOLDS = 5
 
 def main() -> None:
     args = _arguments()
+    if not args.data.is_dir():
+        print(f"left out, there is no {args.data}")
+        return
     table = pd.read_csv(args.data / "manifest.csv.gz", keep_default_na=False)  # one title reads "nan"
     if args.quick:
         table = table.groupby(["label", "split"]).head(7)
