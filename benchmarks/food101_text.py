@@ -13,8 +13,8 @@ texts, words and vectors in one model (.8452).
 
 Prediction for the mean with a second encoder, written before the test titles were read: cross-validation says 84.5 %
 (99 % of the titles with the dish's name, 45 % of the others), so the test says about 84.8 %, above the paper's networks
-at one fourteenth of their titles, and the aim of 86 % is missed: TF-IDF trained on four times as many titles only reached
-85.2 %.
+at one fourteenth of their titles, and the aim of 86 % is missed: TF-IDF trained on four times as many titles only
+reached 85.2 %.
 """
 
 from __future__ import annotations
