@@ -12,9 +12,8 @@ from made import streams, titles
 from fusetune.data.table import Table
 from fusetune.datasets.streams import LOCATIONS
 from fusetune.errors import TableError
-from fusetune.reproduce.baselines import constant_by, nearest_frame, shared_groups
 from fusetune.reproduce.material import Material, material_of, place_numbers
-from fusetune.reproduce.parts import divide, shifted_join, test_rows
+from fusetune.reproduce.parts import divide, shared_groups, shifted_join, test_rows
 
 test_rows.__test__ = False  # type: ignore[attr-defined]
 
@@ -110,24 +109,3 @@ def test_an_unknown_place_and_a_single_class_are_refused(frames: Material) -> No
         place_numbers(material, ordinal=True)
     with pytest.raises(TableError, match="single class"):
         material_of("fpus23", Table(frame, "t", Path()), "none")
-
-
-def test_nearest_frame_against_a_loop(frames: Material) -> None:
-    generator = np.random.default_rng(1)
-    order = generator.permutation(len(frames.labels))
-    train, test = order[:50], order[50:]
-    frame, hits, gaps = frames.table.frame, 0, []
-    for row in test:
-        near = [t for t in train if frame["stream"][t] == frame["stream"][row]]
-        best = min(near, key=lambda t: abs(frame["frame"][t] - frame["frame"][row]))
-        gaps.append(abs(frame["frame"][best] - frame["frame"][row]))
-        ties = [t for t in near if abs(frame["frame"][t] - frame["frame"][row]) == gaps[-1]]
-        hits += frames.labels[next(t for t in train if t in ties)] == frames.labels[row]
-    accuracy, distance = nearest_frame(frames, train, test)
-    assert accuracy == pytest.approx(hits / len(test))
-    assert distance == pytest.approx(np.mean(gaps))
-
-
-def test_a_constant_per_value_by_hand() -> None:
-    frame = pd.DataFrame({"id": list("abcde"), "stream": list("xxxyy"), "head": [1, 1, 0, 0, 0]})
-    assert constant_by(material_of("fpus23", Table(frame, "t", Path()), "head"), "stream") == 0.8

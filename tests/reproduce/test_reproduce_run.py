@@ -15,10 +15,10 @@ import fusetune.cli  # noqa: F401  # registers the commands
 from fusetune.cli.frame import app
 from fusetune.config import Config
 from fusetune.data.table import Table
+from fusetune.datasets.baselines import constant_accuracy
 from fusetune.datasets.phantom import write_phantom
 from fusetune.datasets.script import Knobs
 from fusetune.progress import Log
-from fusetune.reproduce.baselines import constant_by
 from fusetune.reproduce.flaws import PHANTOM, flaws_of
 from fusetune.reproduce.load import TASKS, load_material
 from fusetune.reproduce.material import Material, material_of
@@ -158,9 +158,11 @@ def test_baselines_on_the_real_annotations(shared_data: object) -> None:
     by_frame, by_stream = (s.facts for s in series)
     table = load_material("fpus23", folder, "head").table
     constants = {
-        task: [round(constant_by(material_of("fpus23", table, task), by), 4) for by in ("stream", "location")]
+        task: [round(constant_accuracy(table.frame[task], table.frame[by]), 4) for by in ("stream", "location")]
         for task in TASKS["phantom"]
     }
+    assert by_frame is not None
+    assert [round(value, 4) for value in by_frame.constants] == constants["head"]
     assert constants == {
         "head": [0.9606, 0.9053], "abdomen": [0.9129, 0.8293], "arms": [0.9248, 0.8735], "legs": [0.9706, 0.9248]
     }  # fmt: skip

@@ -111,3 +111,10 @@ def _dealt(material: Material, flaws: frozenset[str], seed: int) -> Split:
         fractions=FRACTIONS,
         seed=seed,
     )
+
+
+def shared_groups(material: Material, train: Rows, test: Rows) -> tuple[int, int]:
+    """Return how many of the test rows' streams also have training rows, and how many streams the test rows have."""
+    assert material.groups is not None
+    found = set(material.groups.iloc[test])
+    return len(found & set(material.groups.iloc[train])), len(found)

@@ -15,14 +15,15 @@ import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from fusetune.data.split import Rows
+from fusetune.data.split import PARTS, Rows
+from fusetune.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.progress import Log
-from fusetune.reproduce.baselines import constant_by, nearest_frame, shared_groups
 from fusetune.reproduce.bench import Bench
 from fusetune.reproduce.flaws import in_order
 from fusetune.reproduce.material import Material, place_numbers
 from fusetune.reproduce.paper import Judge, fine_tune, fuse, image_logits
+from fusetune.reproduce.parts import shared_groups
 from fusetune.reproduce.published import PRINTED
 from fusetune.reproduce.recipe import Recipe
 from fusetune.reproduce.texts import Scores, text_scores
@@ -89,7 +90,7 @@ class Facts:
     nearest: float
     distance: float
     side_alone: Interval
-    constants: tuple[float, float]
+    constants: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values; an unknown distance is null."""
@@ -214,8 +215,11 @@ def _facts(bench: Bench) -> Facts:
     numbers = place_numbers(material, ordinal=False)
     model = LogisticRegression(max_iter=1000).fit(numbers[train], material.labels[train])
     alone = _scores(bench, np.asarray(model.predict_proba(numbers[test])), test)["accuracy"]
-    constants = (constant_by(material, "stream"), constant_by(material, "location"))
-    return Facts(*shared_groups(material, train, test), *nearest_frame(material, train, test), alone, constants)
+    frame = material.table.frame
+    constants = tuple(constant_accuracy(frame[material.task], frame[key]) for key in ("stream", "location"))
+    near = nearest_frame(frame.assign(split=np.array(PARTS)[bench.parts.split.part]), material.task)
+    distance = float(near.distances.mean()) if len(near.distances) else math.nan
+    return Facts(*shared_groups(material, train, test), near.accuracy, distance, alone, constants)
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
