@@ -59,3 +59,22 @@ def test_an_augmentation_with_its_own_way_is_asked() -> None:
             return "its own way"
 
     assert draw_views(Own(TextPolicy(), (), 0), {}, KEYS, MOMENTS) == "its own way"
+
+
+@pytest.mark.parametrize(
+    ("augment", "varies"),
+    [
+        (ImageAugment(ImagePolicy(), 16), False),
+        (ImageAugment(ImagePolicy(erase_area=0.5, border="reflect"), 16), False),
+        (ImageAugment(ImagePolicy(crop=0.9), 16), True),
+        (ImageAugment(ImagePolicy(noise=0.1), 16), True),
+        (TextAugment(TextPolicy(drop=0), (), 0), False),
+        (TextAugment(TextPolicy(drop=0, swap=0.1), (), 0), True),
+        (CellAugment(ColumnPolicy(corrupt=0), cells()), False),
+        (CellAugment(ColumnPolicy(corrupt=0, missing=0.1), cells()), True),
+        (VectorAugment(ColumnPolicy(corrupt=0), torch.ones(4, 6)), False),
+        (VectorAugment(ColumnPolicy(corrupt=0, jitter=0.1), torch.ones(4, 6)), True),
+    ],
+)
+def test_it_is_known_whether_views_can_differ(augment: Any, varies: bool) -> None:
+    assert augment.varies is varies

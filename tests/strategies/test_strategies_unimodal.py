@@ -300,3 +300,14 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         assert np.mean(hits) > 0.99
     else:
         assert abs(np.mean(hits) - 1 / 3) < 0.08
+
+
+@pytest.mark.parametrize(("drop", "passes"), [(0.0, 1), (0.3, 3)])
+def test_views_that_cannot_differ_are_encoded_once(tmp_path: Path, drop: float, passes: int) -> None:
+    ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note"], views=3, text__augment__drop=drop)
+    rows = ctx.split.rows("train")
+    found = ctx.encode("note", ctx.fresh_encoder("note"), rows, ctx.views())
+    assert found.shape[:2] == (3, len(rows))
+    distinct = len(np.unique(ctx.sources["note"].digests[rows])) if passes == 1 else passes * len(rows)
+    assert ctx.store.passes["note"] == distinct
+    assert np.array_equal(found[0], found[2]) == (passes == 1)

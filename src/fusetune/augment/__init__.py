@@ -12,6 +12,11 @@ from fusetune.augment.random import Moment
 class Augment(Protocol):
     """Turns raw inputs of one modality into what its encoder sees."""
 
+    @property
+    def varies(self) -> bool:
+        """Can two views of the same input differ?"""
+        ...
+
     def describe(self) -> dict[str, object]:
         """Return what the results depend on."""
         ...

@@ -37,6 +37,11 @@ class ImageAugment:
     policy: ImagePolicy
     size: int
 
+    @property
+    def varies(self) -> bool:
+        """Can two views of the same input differ?"""
+        return bool(self.policy.operations) or self.policy.crop < 1
+
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
         return {"engine": 2, "size": self.size, **self.policy.model_dump()}

@@ -140,6 +140,11 @@ class OwnAugment:
         """What happens before the call."""
         return ImageAugment(self.own.before, self.size)
 
+    @property
+    def varies(self) -> bool:
+        """Can two views of the same input differ?"""
+        return True
+
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
         return {"own": self.own.label, "form": self.own.form, **self.before.describe()}

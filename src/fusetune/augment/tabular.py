@@ -59,6 +59,11 @@ class CellAugment:
     truths: tuple[int, ...] = ()
     seasons: tuple[Season, ...] = ()
 
+    @property
+    def varies(self) -> bool:
+        """Can two views of the same input differ?"""
+        return any(self.policy.model_dump().values())
+
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
         layout = {"columns": self.columns, "truths": self.truths, "seasons": [asdict(s) for s in self.seasons]}
@@ -131,6 +136,11 @@ class VectorAugment:
 
     policy: ColumnPolicy
     donors: Tensor
+
+    @property
+    def varies(self) -> bool:
+        """Can two views of the same input differ?"""
+        return any(self.policy.model_dump().values())
 
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""

@@ -44,6 +44,11 @@ class TextAugment:
                 "(networks that predict the next word are trained without one); use text.augment.drop"
             )
 
+    @property
+    def varies(self) -> bool:
+        """Can two views of the same input differ?"""
+        return any(self.policy.model_dump(exclude={"span_share"}).values())
+
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
         return {**self.policy.model_dump(), "special": list(self.special), "mask id": self.mask}
@@ -64,7 +69,7 @@ class TextAugment:
             The same, as wide as the longest text that is left.
         """
         p, ids, real = self.policy, inputs["ids"], inputs["mask"]
-        if not (p.swap or p.mask or p.span or p.drop):
+        if not self.varies:
             return inputs
         ordinary = real & ~torch.isin(ids, torch.tensor(self.special, device=ids.device))
         if p.swap:

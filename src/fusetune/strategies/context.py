@@ -109,7 +109,10 @@ class Context:
         return draw_views(self.augments[name], to_device(raw, self.runtime.device), self.row_keys(rows), moments)
 
     def encode(self, name: str, encoder: Encoder, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
-        """Return features of some rows, [views or 1, rows, dim]."""
+        """Return features of some rows, [views or 1, rows, dim]; views that cannot differ are encoded once."""
+        if views is not None and not self.encodings[name].varies:
+            plain = self.encode(name, encoder, rows)
+            return np.broadcast_to(plain, (len(views), *plain.shape[1:]))
         batch_size = max(32, self.settings(name).batch_size)
         what = Encoding(name, encoder, self.sources[name], self.encodings[name], self.keys, batch_size)
         return self.store.encode(what, rows, views)
