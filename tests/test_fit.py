@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import fusetune
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
+from fusetune.judge import _note
+from fusetune.train.loop import History
 
 HOW: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
 FILES = {
@@ -452,3 +455,17 @@ def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> 
     run = fusetune.fit(pd.concat([frame, copy]), "organ", config=off, out=tmp_path / "unchecked", **options)
     assert sum(run.metrics["rows"].values()) == len(frame) + 1
     assert not (run.folder / "findings.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("best", "note"),
+    [
+        ({"scan": 2}, "fine-tuned"),
+        ({"scan": -1}, "linear classifier on its features"),
+        ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": 3}, "fine-tuned, mean of 2 networks"),
+        ({"scanner": 3, "other, fold 1 of 2": 3}, "linear classifier on its features"),
+    ],
+)
+def test_the_gain_table_says_what_a_modality_alone_is(best: dict[str, int], note: str) -> None:
+    told = SimpleNamespace(histories={stage: History(best_epoch=epoch) for stage, epoch in best.items()})
+    assert _note(told, "scan") == note  # type: ignore[arg-type]

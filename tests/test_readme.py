@@ -56,7 +56,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_commands_of_the_readme_work(scans: Path) -> None:
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("fusetune ")]
-    assert [line.split()[1] for line in lines] == "check augment fit show evaluate predict explain".split()
+    assert [line.split()[1] for line in lines] == ["check", "augment", "fit", "show", "evaluate", "predict", "explain"]
     for line in lines:
         done = run([sys.executable, "-m", "fusetune.cli", *shlex.split(line, comments=True)[1:]], scans)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

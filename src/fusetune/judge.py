@@ -281,8 +281,11 @@ def _holm(comparisons: list[Comparison]) -> list[Comparison]:
 
 
 def _note(ctx: Context, name: str) -> str:
-    history = ctx.histories.get(name)
-    return "fine-tuned" if history and history.best_epoch >= 0 else "linear classifier on its features"
+    """Say what a modality alone is; cross-fitted ones have a history per fold."""
+    told = [history for stage, history in ctx.histories.items() if stage == name or stage.startswith(f"{name}, fold ")]
+    if not any(history.best_epoch >= 0 for history in told):
+        return "linear classifier on its features"
+    return "fine-tuned" if len(told) == 1 else f"fine-tuned, mean of {len(told)} networks"
 
 
 def _softmax(logits: Tensor) -> Probabilities:
