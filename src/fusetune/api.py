@@ -242,7 +242,10 @@ def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination |
     """Examine the table, unless that is switched off, and apply the policy."""
     if not config.doctor.check:
         return None, Treatment(table, schema, {}, {}, [])
-    found = examine(table, schema, pixel_limit=config.data.pixel_limit, allow_remote=config.allow_download)
+    data = config.data
+    found = examine(
+        table, schema, pixel_limit=data.pixel_limit, allow_remote=config.allow_download, outside=data.outside
+    )
     return found, treat(found, config.doctor.policy)
 
 

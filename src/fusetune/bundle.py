@@ -10,8 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_numpy
-from safetensors.numpy import save_file as save_numpy
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save as numpy_bytes
+from safetensors.torch import load_file
+from safetensors.torch import save as torch_bytes
 from torch import nn
 
 from fusetune.config import Config
@@ -49,8 +50,9 @@ def save_bundle(model: Model, folder: Path) -> None:
         state = {
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()
         }
-        save_file(state, str(aside / "weights.safetensors"))
-        save_numpy({"digests": model.seen}, str(aside / "seen.safetensors"))
+        # As bytes, since the library's own files do not tell a full disk from any other failure.
+        (aside / "weights.safetensors").write_bytes(torch_bytes(state))
+        (aside / "seen.safetensors").write_bytes(numpy_bytes({"digests": model.seen}))
         model.schema.save(aside / "schema.json")
         write_text(aside / "config.yaml", model.config.to_yaml())
         folders = {}

@@ -50,6 +50,10 @@ class BundleError(UserError):
     """A model folder is missing a file, was changed after it was written, or is of a newer format."""
 
 
+class WriteError(UserError, OSError):
+    """Something cannot be written: the disk is full, or nothing may be written there."""
+
+
 class RunError(FusetuneError):
     """Something failed while running."""
 

@@ -1,14 +1,28 @@
-"""Writing files so that a reader never sees half of one: write aside, flush to disk, then rename."""
+"""Writing files so that a reader never sees half of one: write aside, flush to disk, then rename.
+
+A process that is killed while it writes leaves what it wrote aside under a name that begins with a dot. Nobody takes
+that for a result, and `sweep` removes it.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from fusetune.errors import WriteError
+
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, then do the same again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place where files may be written"),
+}
 
 
 @contextmanager
@@ -16,10 +30,13 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the name of `path` only if the block succeeds.
 
     Works for files and for folders (an existing folder of that name is replaced).
+
+    Raises:
+        WriteError: If the disk is full, nothing may be written there, or the block raises another `OSError`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         if aside.is_dir():
             _replace_folder(aside, path)
@@ -27,11 +44,28 @@ def written_aside(path: Path) -> Iterator[Path]:
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     finally:
         if aside.is_dir():
             shutil.rmtree(aside)
         else:
             aside.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> WriteError:
+    """Return the error that says what cannot be written, why, and what to do."""
+    # Files within a folder that is written aside have no names yet that would tell anybody anything.
+    cause = error.__cause__ if isinstance(error, WriteError) and isinstance(error.__cause__, OSError) else error
+    remedy = _REMEDIES.get(cause.errno or 0, "look at the space and the rights there")
+    return WriteError(f"cannot write {path}: {cause.strerror or cause}; {remedy}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that nobody else is writing to."""
+    for path in folder.iterdir():
+        if _ASIDE.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

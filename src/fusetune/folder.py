@@ -14,6 +14,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
+from fusetune.files import sweep
 from fusetune.strategies.prepare import NEUTRAL
 
 # What a run writes before it has trained anything.
@@ -52,6 +53,8 @@ def open_folder(out: str | Path | None, table: Table, label: str, resume: bool) 
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's folder: a second process that wants it is refused. The lock ends with the process, however it ends.
 
+    What a killed run left half-written there is removed first.
+
     Raises:
         UserError: If another run is working in the folder, or nothing can be written there.
     """
@@ -63,6 +66,7 @@ def held(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
     try:
+        sweep(folder)
         yield
     finally:
         lock.release()

@@ -119,8 +119,8 @@ class Reader:
         """Write the pre-processing into a folder."""
         facts: dict[str, Any] = {"size": self.size}
         if isinstance(self.fitted, TextInput):
-            self.fitted.tokenizer.save(str(folder / "tokenizer.json"))
             text = self.fitted
+            write_text(folder / "tokenizer.json", text.tokenizer.to_str(pretty=True))
             facts["fitted"] = {"column": text.column, "pad": text.pad, "max_tokens": text.max_tokens}
         else:
             facts["fitted"] = self.fitted.model_dump(mode="json")
@@ -207,6 +207,7 @@ def _prepare_image(
         spacing=image.spacing,
         pixel_limit=config.data.pixel_limit,
         allow_remote=config.allow_download,
+        outside=config.data.outside,
     )
     return Reader(modality, fitted.fit_extent(table, train), image.encode_side), encoder
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from fusetune.augment.random import Moment
 from fusetune.config import Config
 from fusetune.data.batch import prefetch
+from fusetune.data.images import ImageInput
 from fusetune.data.schema import Kind, Schema
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
@@ -203,6 +204,16 @@ class Model:
     def bind(self, table: Table) -> dict[str, Source]:
         """Return the sources of a table, by modality."""
         return {name: reader.bind(table) for name, reader in self.readers.items()}
+
+    def confined(self) -> Model:
+        """Return the same model, reading no image but files within a table's folder: for tables of strangers."""
+        readers = {
+            name: replace(reader, fitted=reader.fitted.model_copy(update={"outside": "refuse"}))
+            if isinstance(reader.fitted, ImageInput)
+            else reader
+            for name, reader in self.readers.items()
+        }
+        return replace(self, readers=readers)
 
     def _certainty(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         """Return calibrated probabilities."""

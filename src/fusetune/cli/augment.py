@@ -13,7 +13,7 @@ import typer
 
 from fusetune.augment.random import Moment
 from fusetune.augment.sheet import Cell, column_cells, draw_sheet, image_cells, text_cells
-from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_yaml
 from fusetune.data.images import ImageInput, ImageSource, raise_for_problems
@@ -23,6 +23,7 @@ from fusetune.data.table import Table, read_table, row_keys
 from fusetune.data.tabular import CellInput
 from fusetune.data.text import TextInput
 from fusetune.errors import UserError, did_you_mean
+from fusetune.files import written_aside
 from fusetune.inputs import prepare_modality
 from fusetune.progress import Log
 
@@ -69,7 +70,7 @@ def augment(
     chosen = np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).round().astype(np.int64))
     grids = _grids(data, names, config, chosen, [Moment(seed, 0, view) for view in range(views)])
     sheet = draw_sheet([cells for grouped in zip(*grids, strict=True) for cells in grouped], max(160, size))
-    with written(out_file) as aside:
+    with written_aside(out_file) as aside:
         sheet.save(aside, format="PNG")
     out.print(f"{len(chosen)} rows, {views} views -> {out_file}", soft_wrap=True)
 

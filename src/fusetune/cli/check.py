@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import commas, pairs
 from fusetune.config import Config
 from fusetune.data.schema import infer_schema
@@ -16,6 +16,7 @@ from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import Finding, counts
 from fusetune.errors import UserError, listed
+from fusetune.files import written_aside
 from fusetune.report.checks import render_checks
 
 _WARNED = 3
@@ -82,13 +83,19 @@ def check(
         row_id=row_id,
     )
     settings = Config.build(sets=set_ or ())
-    found = examine(data, schema, pixel_limit=settings.data.pixel_limit, allow_remote=settings.allow_download)
+    found = examine(
+        data,
+        schema,
+        pixel_limit=settings.data.pixel_limit,
+        allow_remote=settings.allow_download,
+        outside=settings.data.outside,
+    )
     if json_file:
-        with written(json_file) as aside:
+        with written_aside(json_file) as aside:
             listing = {"findings": [finding.as_dict() for finding in found.findings]}
             aside.write_text(json.dumps(listing, indent=1, ensure_ascii=False), encoding="utf-8")
     if html_file:
-        with written(html_file) as aside:
+        with written_aside(html_file) as aside:
             aside.write_text(render_checks(found), encoding="utf-8")
     for finding in found.findings:
         _print(finding)

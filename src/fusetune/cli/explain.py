@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.files import written_aside
 from fusetune.report.explanation import render_explanation
 
 
@@ -27,7 +28,7 @@ def explain(
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
     found = fusetune.load(folder).explain(table, row)
-    with written(out_file) as aside:
+    with written_aside(out_file) as aside:
         aside.write_text(render_explanation(found), encoding="utf-8")
     out.print(f"row {row}: {found.decision} ({found.probability:.1%}); without any input {found.prior:.1%}")
     for name, share in found.shares.items():

@@ -1,11 +1,10 @@
-"""What all commands share: the application, exit codes, errors as one readable block, files written whole."""
+"""What all commands share: the application, exit codes, errors as one readable block, tables written whole."""
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec
@@ -98,15 +97,5 @@ def check_table_name(path: Path) -> None:
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a table in the format that its name ends in, whole or not at all."""
     check_table_name(path)
-    with written(path) as aside:
+    with written_aside(path) as aside:
         WRITERS[path.suffix](frame, aside)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file takes its name when it is complete."""
-    try:
-        with written_aside(path) as aside:
-            yield aside
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -11,10 +11,11 @@ import typer
 from rich.table import Table as Grid
 from rich.text import Text
 
-from fusetune.cli.frame import Debug, app, guarded, out, written
+from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean
+from fusetune.files import written_aside
 from fusetune.progress import Log
 from fusetune.reproduce.flaws import DATA, FLAWS, FOOD101, FPUS23, PHANTOM, chosen, flaws_of
 from fusetune.reproduce.load import TASKS, load_material, thinned
@@ -111,7 +112,7 @@ def reproduce(
                 results.append(series)
     _show(data, results, quick)
     if json_file:
-        with written(json_file) as aside:
+        with written_aside(json_file) as aside:
             rows = [outcome.as_dict() for series in results for outcome in series.outcomes]
             facts = [{"task": s.task, "form": s.form, **s.facts.as_dict()} for s in results if s.facts]
             aside.write_text(json.dumps({"outcomes": rows, "facts": facts, "quick": quick}, indent=1), encoding="utf-8")

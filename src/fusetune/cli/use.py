@@ -11,8 +11,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, check_table_name, guarded, out, write_table, written
-from fusetune.cli.words import group_words, interval, number
+from fusetune.cli.frame import Debug, app, check_table_name, guarded, out, write_table
+from fusetune.cli.words import group_words, interval, number, without_formulas
+from fusetune.files import written_aside
 
 
 @app.command(
@@ -32,7 +33,7 @@ def evaluate(
     del debug
     scores = fusetune.load(folder).evaluate(table)
     if json_file:
-        with written(json_file) as aside:
+        with written_aside(json_file) as aside:
             aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + group_words(scores["groups"]))
     for name, score in scores.items():
@@ -62,15 +63,31 @@ def predict(
         str, typer.Argument(metavar="TABLE", help="Table with the same input columns; empty cells are allowed.")
     ],
     out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .csv, .parquet or .jsonl.")],
+    confined: Annotated[
+        bool, typer.Option("--confined", help="Read no image outside the table's folder: for a table of a stranger.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Predict every row of a table, in its order; rows that could not be read in full are marked."""
+    """Predict every row of a table, in its order; rows that could not be read in full are marked.
+
+    In a .csv file, words that a spreadsheet would run as formulas get an apostrophe in front.
+    """
     del debug
     check_table_name(out_file)
-    result = fusetune.load(folder).predict_table(table)
+    model = fusetune.load(folder)
+    result = (model.confined() if confined else model).predict_table(table)
+    formulas = 0
+    if out_file.suffix == ".csv":
+        result, formulas = without_formulas(result)
     write_table(result, out_file)
     marked = int((result["problem"] != "").sum())
     out.print(
         f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""),
         soft_wrap=True,
     )
+    if formulas:
+        out.print(
+            f"{formulas:,} cell(s) that a spreadsheet would run as formulas got an apostrophe in front; .parquet and "
+            ".jsonl files keep them as they are",
+            soft_wrap=True,
+        )

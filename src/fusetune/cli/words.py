@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from typing import Any
 
+import pandas as pd
 from rich.table import Table as Grid
 from rich.text import Text
 
 from fusetune.errors import UserError
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def commas(text: str | None) -> list[str] | None:
@@ -28,6 +32,28 @@ def pairs(items: list[str] | None, option: str, example: str) -> dict[str, str]:
             raise UserError(f"{option} {item}: write it as {example}")
         pairs[name] = value
     return pairs
+
+
+def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Put an apostrophe before words that a spreadsheet would run as formulas; return also how many there were.
+
+    Those begin with = + - @, a tab or a return (CSV injection). Plain numbers stay as they are.
+    """
+    changed = 0
+
+    def tamed(cell: object) -> object:
+        nonlocal changed
+        if (
+            not isinstance(cell, str)
+            or not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+            or _NUMBER.fullmatch(cell)
+        ):
+            return cell
+        changed += 1
+        return f"'{cell}"
+
+    words = frame.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]]
+    return frame.assign(**{name: frame[name].map(tamed) for name in words}), changed
 
 
 def gain_grid(metrics: dict[str, Any]) -> Grid:

@@ -189,6 +189,9 @@ class DataConfig(Section):
         "error", description="an image that cannot be read stops the run, or counts as absent in that row"
     )
     pixel_limit: int = Field(200_000_000, ge=1, description="images with more pixels are refused unread")
+    outside: Literal["allow", "refuse"] = Field(
+        "allow", description="images outside the table's folder, links followed; refuse: also every address"
+    )
     workers: int | None = Field(None, ge=1, description="threads that read images; default: chosen, and said why")
 
     @field_validator("class_weights", mode="before")

@@ -7,6 +7,7 @@ JPEG data that end too early where an end marker follows, and fills the rest wit
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,23 +37,25 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def read_bytes(value: str, root: Path, allow_remote: bool) -> bytes:
+def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = False) -> bytes:
     """Read a file whole.
 
     Args:
         value: Path relative to `root`, absolute path, or URL.
         root: The table's folder.
         allow_remote: May URLs be opened that need a network?
+        confined: Must it be a file within `root`, links followed?
 
     Raises:
         ImageError: Saying why the file cannot be opened.
     """
     try:
-        if "://" not in value:
+        local = value.removeprefix("file://")
+        if "://" not in local:
             # Only a leading "~/" is the home folder; "~x.png" is a file's name.
-            return (root / (Path(value).expanduser() if value.startswith("~/") else value)).read_bytes()
-        if not allow_remote:
-            _refuse_remote(value)
+            path = root / (Path(local).expanduser() if local.startswith("~/") else local)
+            return _read_local(path.resolve(), root.resolve() if confined else None)
+        _check_address(value, allow_remote, confined)
         with fsspec.open(value, "rb") as file:
             return bytes(file.read())
     except ImageError:
@@ -60,7 +63,16 @@ def read_bytes(value: str, root: Path, allow_remote: bool) -> bytes:
     except FileNotFoundError as error:
         raise ImageError("there is no such file") from error
     except Exception as error:  # every kind of remote storage has errors of its own
-        raise ImageError(f"cannot be opened: {error or type(error).__name__}") from error
+        raise ImageError(f"cannot be opened: {str(error) or type(error).__name__}") from error
+
+
+def _read_local(path: Path, root: Path | None) -> bytes:
+    if root is not None and not path.is_relative_to(root):
+        raise ImageError(f"it is outside the table's folder {root}, and data.outside=refuse reads nothing there")
+    # A device such as /dev/zero has no end, and a pipe keeps its reader waiting for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImageError("cannot be opened: it is a folder, a device or a pipe, not a file")
+    return path.read_bytes()
 
 
 @contextmanager
@@ -79,7 +91,7 @@ def opened(data: bytes, pixel_limit: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF)") from error
     except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
-        raise ImageError(f"damaged image: {error or type(error).__name__}") from error
+        raise ImageError(f"damaged image: {str(error) or type(error).__name__}") from error
 
 
 def load_pixels(picture: Image.Image, data: bytes, least: tuple[int, int], background: int) -> Pixels:
@@ -164,7 +176,11 @@ class _OwnLimit:
                 Image.MAX_IMAGE_PIXELS = _OwnLimit._before
 
 
-def _refuse_remote(address: str) -> None:
+def _check_address(address: str, allow_remote: bool, confined: bool) -> None:
+    if confined:
+        raise ImageError("it is an address, and data.outside=refuse reads nothing but files in the table's folder")
+    if allow_remote:
+        return
     # Addresses can be chained: in "zip://a.png::https://host/b.zip" it is the last one that needs the network.
     for part in address.split("::"):
         protocol, sign, _ = part.partition("://")

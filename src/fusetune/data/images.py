@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
 from fusetune.data.table import Table
 from fusetune.data.workers import choose_workers
-from fusetune.errors import ImageError, TableError
+from fusetune.errors import ImageError, RunError, TableError
 from fusetune.progress import bar
 
 # Above this many bytes the decoded images are not kept in memory but fetched again for every batch.
@@ -56,6 +56,7 @@ class ImageInput(BaseModel):
         extent: With `spacing`: side of the square in its unit, so that all images share one scale.
         pixel_limit: Larger images are refused unread.
         allow_remote: May URLs be opened that need a network?
+        outside: May files be read that are not in the table's folder?
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,6 +68,7 @@ class ImageInput(BaseModel):
     extent: float | None = None
     pixel_limit: int = 200_000_000
     allow_remote: bool = False
+    outside: Literal["allow", "refuse"] = "allow"
 
     def fit_extent(self, table: Table, train: Rows) -> ImageInput:
         """Choose the physical side of the square so that 95 % of the training images fit in whole."""
@@ -77,7 +79,7 @@ class ImageInput(BaseModel):
         sides = []
         for row in usable:
             try:
-                data = read_bytes(str(paths.iloc[row]).strip(), table.root, self.allow_remote)
+                data = self.fetch(str(paths.iloc[row]), table.root)
                 with opened(data, self.pixel_limit) as picture:
                     sides.append(max(picture.size) * spacings[row])
             except ImageError:
@@ -110,7 +112,11 @@ class ImageInput(BaseModel):
         Raises:
             ImageError: Saying what is wrong with the file.
         """
-        return self.square(read_bytes(value, root, self.allow_remote), spacing)
+        return self.square(self.fetch(value, root), spacing)
+
+    def fetch(self, value: str, root: Path) -> bytes:
+        """Return the bytes of one file; see `decode`."""
+        return read_bytes(value.strip(), root, self.allow_remote, self.outside == "refuse")
 
     def square(self, data: bytes, spacing: float = math.nan) -> Pixels:
         """Decode the bytes of one image; see `decode`."""
@@ -225,6 +231,11 @@ class ImageSource:
             except ImageError as error:
                 self.present[row] = False
                 self.problems[row] = f"{path}: {error}"
+            except Exception as error:  # a thread must not end without telling at which row
+                raise RunError(
+                    f"reading {path} (column '{self.settings.column}', table row {row}) failed: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         return len(rows), cached
 
     def _recall(self, row: int, key: int) -> bool:
@@ -246,7 +257,7 @@ class ImageSource:
             self.cache.put(key, square)
 
     def _bytes(self, path: object) -> bytes:
-        return read_bytes(str(path).strip(), self.table.root, self.settings.allow_remote)
+        return self.settings.fetch(str(path), self.table.root)
 
     def read(self, rows: Rows) -> Tensor:
         """Return uint8 [rows, 3, size, size], channels last; absent rows are grey and must be masked by `present`.

@@ -233,8 +233,19 @@ def _roles(table: Table, named: Mapping[Role, str | None]) -> dict[str, Role]:
         table.column(name)
         if name in roles:
             raise SchemaError(f"column '{name}' cannot be both {roles[name]} and {role}; name two columns")
+        _refuse_lists(table, name, role)
         roles[name] = role
     return roles
+
+
+def _refuse_lists(table: Table, name: str, role: Role) -> None:
+    """Refuse a column of single answers that holds lists, which cannot be compared or counted."""
+    series = table.frame[name]
+    if series.dtype == object and (nested := np.flatnonzero(series.map(pd.api.types.is_list_like))).size:
+        raise TableError(
+            f"{role} column '{name}' of {table.name} holds {str(series.iloc[nested[0]])[:40]} in row {nested[0]}: it "
+            "needs words or numbers, not lists"
+        )
 
 
 def _grouped(groups: Mapping[str, list[str]], roles: Mapping[str, Role]) -> set[str]:

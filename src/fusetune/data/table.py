@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,24 +122,30 @@ def _read_file(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise TableError(f"there is no file {path}")
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix.lower() not in READERS:
+        raise TableError(f"{path.name}: cannot read '{suffix}' files; use one of {listed(READERS, 9)}")
     try:
         match suffix.lower():
             case ".csv" | ".tsv":
                 return _read_csv(path, "\t" if suffix.lower() == ".tsv" else ",")
             case ".parquet":
                 return pd.read_parquet(path)
-            case ".jsonl" | ".ndjson":
+            case _:
                 # A quoted number in JSON is a string on purpose, so nothing is converted.
                 return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
-            case _:
-                raise TableError(f"{path.name}: cannot read '{suffix}' files; use one of {listed(READERS, 9)}")
     except UnicodeDecodeError as error:
         raise TableError(
             f"{path.name} is not UTF-8 text (byte {error.start}: {error.reason}); "
             "save it as UTF-8, for example with `iconv -f latin1 -t utf-8`"
         ) from error
-    except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
-        raise TableError(f"{path.name} cannot be read: {error}") from error
+    except TableError:
+        raise
+    except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
+        said = str(error) or type(error).__name__
+        hint = (
+            "; every row needs as many cells as the header, and quotes around a comma" if "columns, got" in said else ""
+        )
+        raise TableError(f"{path.name} cannot be read: {said}{hint}") from error
 
 
 def _read_csv(path: Path, separator: str) -> pd.DataFrame:

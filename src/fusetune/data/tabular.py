@@ -243,7 +243,13 @@ def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
                 raise TableError(
                     f"{table.name}: column '{columns[0]}' holds {size} numbers, but {len(value)} in row {row}"
                 )
-            values[row] = _finite(np.asarray(value, dtype=np.float64))
+            try:
+                values[row] = _finite(np.asarray(value, dtype=np.float64))
+            except (TypeError, ValueError) as error:
+                raise TableError(
+                    f"{table.name}: column '{columns[0]}' holds {listed(value, 3)} in row {row}, which are no numbers; "
+                    "a vector needs numbers"
+                ) from error
     return values
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from fusetune.data.images import ImageInput
 from fusetune.data.schema import Kind, Schema
 from fusetune.data.split import Split
 from fusetune.data.table import Table
@@ -12,6 +14,7 @@ from fusetune.doctor.columns import column_findings, leak_findings, score_column
 from fusetune.doctor.duplicates import Copies, copy_findings, copy_findings_across, find_copies
 from fusetune.doctor.findings import Finding, by_severity
 from fusetune.doctor.groups import group_findings, group_findings_across
+from fusetune.doctor.hashes import SIDE
 from fusetune.doctor.images import Pictures, look_at_pictures, picture_findings
 from fusetune.doctor.labels import label_findings
 from fusetune.doctor.leaks import neighbour_findings
@@ -46,7 +49,14 @@ class Examination:
         self.findings = by_severity([*self.findings, *_across(self.case, self.copies, self.features)])
 
 
-def examine(table: Table, schema: Schema, *, pixel_limit: int, allow_remote: bool = False) -> Examination:
+def examine(
+    table: Table,
+    schema: Schema,
+    *,
+    pixel_limit: int,
+    allow_remote: bool = False,
+    outside: Literal["allow", "refuse"] = "allow",
+) -> Examination:
     """Check a table.
 
     Args:
@@ -54,12 +64,17 @@ def examine(table: Table, schema: Schema, *, pixel_limit: int, allow_remote: boo
         schema: What its columns are. Checks of the split are made where it names a split column.
         pixel_limit: Larger images are reported unread.
         allow_remote: May images be opened that need a network?
+        outside: May images be opened that are not in the table's folder?
 
     Raises:
         TableError: If the id column has missing or repeated values.
     """
     case = Case.of(table, schema)
-    pictures = [look_at_pictures(case, name, pixel_limit, allow_remote) for name in case.columns(Kind.IMAGE)]
+    limits = ImageInput(
+        column="", size=SIDE, fit="stretch", pixel_limit=pixel_limit, allow_remote=allow_remote, outside=outside
+    )
+    readers = [limits.model_copy(update={"column": name}) for name in case.columns(Kind.IMAGE)]
+    pictures = [look_at_pictures(case, reader) for reader in readers]
     with bar("checking", _STEPS) as shown:
         texts = [look_at_texts(case, name) for name in case.columns(Kind.TEXT)]
         shown.advance(note="copies")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import UnidentifiedImageError
 
-from fusetune.data.decode import opened, read_bytes
+from fusetune.data.decode import opened
 from fusetune.data.images import ImageInput
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
@@ -90,8 +90,9 @@ class Pictures:
         return self.having("fine")
 
 
-def look_at_pictures(case: Case, column: str, pixel_limit: int, allow_remote: bool) -> Pictures:
+def look_at_pictures(case: Case, reader: ImageInput) -> Pictures:
     """Open every picture of a column once, several at a time."""
+    column = reader.column
     rows = len(case.ids)
     paths = case.table.column(column)
     words = paths.astype("str").str.strip()
@@ -105,7 +106,6 @@ def look_at_pictures(case: Case, column: str, pixel_limit: int, allow_remote: bo
         np.zeros((rows, THUMB, THUMB), dtype=np.uint8),
         {},
     )
-    reader = ImageInput(column=column, size=SIDE, fit="stretch", pixel_limit=pixel_limit, allow_remote=allow_remote)
     root = case.table.root
     with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(present), _CHUNK):
@@ -137,7 +137,7 @@ def _keep(found: Pictures, row: int, look: _Look) -> None:
 
 def _look(reader: ImageInput, path: str, root: Path) -> _Look:
     try:
-        data = read_bytes(path, root, reader.allow_remote)
+        data = reader.fetch(path, root)
         with opened(data, reader.pixel_limit) as picture:
             width, height = picture.size
         square = reader.square(data)

