@@ -31,7 +31,7 @@ def _of_lists(shop: Workshop, column: str, value: object, **how: object) -> None
 
 
 def _ragged_lists(shop: Workshop) -> None:
-    shop.fit(shop.frame.assign(v=pd.Series([[1.0] * (1 + row % 2) for row in range(ROWS)])), inputs=["v"])
+    shop.fit(shop.frame.assign(v=pd.Series([[float(row)] * (1 + row % 2) for row in range(ROWS)])), inputs=["v"])
 
 
 def _mark(shop: Workshop) -> None:

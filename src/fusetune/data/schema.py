@@ -326,7 +326,7 @@ def _infer_lists(values: pd.Series) -> tuple[Kind, str, bool]:
 def _is_vector(value: Sequence[object]) -> bool:
     try:
         return np.asarray(value, dtype=np.float64).ndim == 1
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -161,6 +161,8 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
         raise TableError(f"{path.name} is empty")
     names = [name if name else f"Unnamed: {place}" for place, name in enumerate(header)]
     _refuse_repeated(names, path.name)
+    if data.count(b'"') % 2:
+        _refuse_open_quote(data, separator)
     found = arrow_csv.read_csv(
         pa.BufferReader(data),
         read_options=arrow_csv.ReadOptions(
@@ -171,8 +173,6 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
             column_types=dict.fromkeys(names, pa.string()), null_values=MISSING_WORDS, strings_can_be_null=True
         ),
     )
-    if data.count(b'"') % 2:
-        _refuse_open_quote(data, separator)
     frame = found.to_pandas()
     return pd.DataFrame({name: _typed(frame[name]) for name in names})
 

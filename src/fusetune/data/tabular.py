@@ -234,23 +234,30 @@ def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
             pd.to_numeric(table.column(c), errors="coerce").to_numpy(np.float64, na_value=np.nan) for c in columns
         ]
         return _finite(np.stack(numbers, 1))
-    series = table.column(columns[0])
-    size = next((len(value) for value in series if np.ndim(value) == 1), 0)
-    values = np.full((len(series), size), np.nan)
-    for row, value in enumerate(series):
-        if np.ndim(value) == 1:
-            if len(value) != size:
-                raise TableError(
-                    f"{table.name}: column '{columns[0]}' holds {size} numbers, but {len(value)} in row {row}"
-                )
-            try:
-                values[row] = _finite(np.asarray(value, dtype=np.float64))
-            except (TypeError, ValueError) as error:
-                raise TableError(
-                    f"{table.name}: column '{columns[0]}' holds {listed(value, 3)} in row {row}, which are no numbers; "
-                    "a vector needs numbers"
-                ) from error
+    name = columns[0]
+    found = [_vector(table.name, name, row, value) for row, value in enumerate(table.column(name))]
+    size = next((len(vector) for vector in found if vector is not None), 0)
+    values = np.full((len(found), size), np.nan)
+    for row, vector in enumerate(found):
+        if vector is None:
+            continue
+        if len(vector) != size:
+            raise TableError(f"{table.name}: column '{name}' holds {size} numbers, but {len(vector)} in row {row}")
+        values[row] = _finite(vector)
     return values
+
+
+def _vector(table: str, column: str, row: int, value: object) -> npt.NDArray[np.float64] | None:
+    """Return a cell as numbers, or None where it is no list of them but one value or none."""
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        return None
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TableError(
+            f"{table}: column '{column}' holds {listed(value, 3)} in row {row}, which are no numbers; a vector needs numbers"
+        ) from error
+    return numbers if numbers.ndim == 1 else None
 
 
 def _digest(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

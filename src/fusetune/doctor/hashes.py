@@ -116,4 +116,8 @@ def equal_sets(hashes: Hashes, use: npt.NDArray[np.bool_]) -> list[npt.NDArray[n
 
 
 def _as_bytes(value: Any) -> str:
-    return np.asarray(value, dtype=np.float64).tobytes().hex() if np.ndim(value) else str(value)
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):  # words, lists of words, lists of lists of other lengths
+        return str(value.tolist() if isinstance(value, np.ndarray) else value)
+    return numbers.tobytes().hex() if numbers.ndim else str(value)
