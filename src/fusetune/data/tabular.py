@@ -255,7 +255,8 @@ def _vector(table: str, column: str, row: int, value: object) -> npt.NDArray[np.
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise TableError(
-            f"{table}: column '{column}' holds {listed(value, 3)} in row {row}, which are no numbers; a vector needs numbers"
+            f"{table}: column '{column}' holds {listed(value, 3)} in row {row}, which are no numbers; a vector needs "
+            "numbers"
         ) from error
     return numbers if numbers.ndim == 1 else None
 
