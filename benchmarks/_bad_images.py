@@ -106,20 +106,20 @@ def _stranger(shop: Workshop) -> None:
 
 _REFUSE = "data.outside=refuse"
 _REMEDY = "Repair the files or empty the cells; data.unreadable=mask"
-_OUTSIDE = f"row 3: .*outside the table's folder.*{_REMEDY}"
+_OUTSIDE = f"row case-3: .*outside the table's folder.*{_REMEDY}"
 
 IMAGES = [
-    Fault("image of 0 bytes", "in training", _with(b""), f"row 3: .*broken.img: not an image.*{_REMEDY}"),
+    Fault("image of 0 bytes", "in training", _with(b""), f"row case-3: .*broken.img: not an image.*{_REMEDY}"),
     Fault("image of 0 bytes", "at prediction", _predicted),
     *(
-        Fault("image cut short", form, _with(picture(form)[:1500]), f"row 3: .*broken.img: damaged image.*{_REMEDY}")
+        Fault("image cut short", form, _with(picture(form)[:1500]), f"row case-3: .*broken.img: damaged image.*{_REMEDY}")
         for form in FORMATS
     ),
     Fault("image of 1 x 1 pixel", "png", _one_pixel),
-    Fault("image of 20,000 x 20,000", "png", _with(bomb()), f"row 3: .*20,000 x 20,000 pixels are more.*{_REMEDY}"),
-    Fault("images unreadable", "some", partial(_some), r"3 image\(s\).*row 3: .*row 37: .*row 44: .*" + _REMEDY),
+    Fault("image of 20,000 x 20,000", "png", _with(bomb()), f"row case-3: .*20,000 x 20,000 pixels are more.*{_REMEDY}"),
+    Fault("images unreadable", "some", partial(_some), r"3 image\(s\).*row case-3: .*row case-37: .*row case-44: .*" + _REMEDY),
     Fault("images unreadable", "some, masked", lambda s: _some(s, "data.unreadable=mask")),
-    Fault("images unreadable", "all", partial(_all), r"48 image\(s\).*row 0: .*and 38 more.*" + _REMEDY),
+    Fault("images unreadable", "all", partial(_all), r"48 image\(s\).*row case-0: .*and 38 more.*" + _REMEDY),
     Fault(
         "images unreadable",
         "all, masked",
@@ -141,20 +141,20 @@ IMAGES = [
         "address",
         "where only files may be read",
         lambda s: _confined(s, lambda _: "memory://a/b.png", _REFUSE),
-        "row 3: .*it is an address",
+        "row case-3: .*it is an address",
     ),
     Fault(
         "address",
         "that needs a network",
         lambda s: _confined(s, lambda _: "https://example.invalid/a.png"),
-        "row 3: .*needs a network; set allow_download",
+        "row case-3: .*needs a network; set allow_download",
     ),
     Fault(
         "no ordinary file",
         "endless device",
         lambda s: _confined(s, lambda _: "/dev/zero"),
-        "row 3: .*a device or a pipe",
+        "row case-3: .*a device or a pipe",
     ),
-    Fault("no ordinary file", "pipe", lambda s: _confined(s, _pipe), "row 3: .*a device or a pipe"),
-    Fault("no ordinary file", "folder", lambda s: _confined(s, lambda _: "../in"), "row 3: .*it is a folder"),
+    Fault("no ordinary file", "pipe", lambda s: _confined(s, _pipe), "row case-3: .*a device or a pipe"),
+    Fault("no ordinary file", "folder", lambda s: _confined(s, lambda _: "../in"), "row case-3: .*it is a folder"),
 ]

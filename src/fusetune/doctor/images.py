@@ -85,6 +85,11 @@ class Pictures:
         return found
 
     @property
+    def read(self) -> npt.NDArray[np.bool_]:
+        """Rows whose picture could be decoded, whatever it shows."""
+        return (self.status > 0) & ~self.having(*_BROKEN)
+
+    @property
     def usable(self) -> npt.NDArray[np.bool_]:
         """Rows whose picture could be decoded and shows something."""
         return self.having("fine")
