@@ -76,7 +76,7 @@ def _read_only_predictions(shop: Workshop) -> None:
 
 
 def _predict(shop: Workshop, out: Path) -> None:
-    table = shop.file(shop.csv())
+    table = shop.file(shop.csv(pd.concat([shop.frame] * 4)))
     answer = CliRunner().invoke(app, ["predict", str(shop.made), str(table), "--out", str(out)])
     if answer.exit_code == UserError.exit_code and not out.exists():
         raise UserError(str(answer.exception and answer.exception.__context__))

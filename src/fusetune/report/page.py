@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 
 from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import IntArray
+from fusetune.files import write_text
 from fusetune.report import panels, plots, prose
 from fusetune.report.facts import Facts
 from fusetune.report.template import environment, script, style
@@ -74,15 +74,10 @@ def write_report(path: Path, facts: Facts) -> None:
     """Write the report of a run; a file that is already there is replaced in one step.
 
     Args:
-        path: The HTML file to write; its folder must exist.
+        path: The HTML file to write.
         facts: What to report. The same facts give the same bytes.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(render(facts), encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(path, render(facts))
 
 
 def render(facts: Facts) -> str:
