@@ -7,7 +7,6 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,21 +104,21 @@ def _stranger(shop: Workshop) -> None:
 
 
 _REFUSE = "data.outside=refuse"
-_REMEDY = "Repair the files or empty the cells; data.unreadable=mask"
-_OUTSIDE = f"row case-3: .*outside the table's folder.*{_REMEDY}"
+_MEND = "Repair the files or empty the cells; data.unreadable=mask"
+_OUTSIDE = f"row case-3: .*outside the table's folder.*{_MEND}"
 
 IMAGES = [
-    Fault("image of 0 bytes", "in training", _with(b""), f"row case-3: .*broken.img: not an image.*{_REMEDY}"),
+    Fault("image of 0 bytes", "in training", _with(b""), f"row case-3: .*broken.img: not an image.*{_MEND}"),
     Fault("image of 0 bytes", "at prediction", _predicted),
     *(
-        Fault("image cut short", form, _with(picture(form)[:1500]), f"row case-3: .*broken.img: damaged image.*{_REMEDY}")
+        Fault("image cut short", form, _with(picture(form)[:1500]), f"row case-3: .*broken.img: damaged image.*{_MEND}")
         for form in FORMATS
     ),
     Fault("image of 1 x 1 pixel", "png", _one_pixel),
-    Fault("image of 20,000 x 20,000", "png", _with(bomb()), f"row case-3: .*20,000 x 20,000 pixels are more.*{_REMEDY}"),
-    Fault("images unreadable", "some", partial(_some), r"3 image\(s\).*row case-3: .*row case-37: .*row case-44: .*" + _REMEDY),
+    Fault("image of 20,000 x 20,000", "png", _with(bomb()), f"row case-3: .*20,000 x 20,000 pixels are more.*{_MEND}"),
+    Fault("images unreadable", "some", _some, r"3 image\(s\).*row case-3: .*row case-37: .*row case-44: .*" + _MEND),
     Fault("images unreadable", "some, masked", lambda s: _some(s, "data.unreadable=mask")),
-    Fault("images unreadable", "all", partial(_all), r"48 image\(s\).*row case-0: .*and 38 more.*" + _REMEDY),
+    Fault("images unreadable", "all", _all, r"48 image\(s\).*row case-0: .*and 38 more.*" + _MEND),
     Fault(
         "images unreadable",
         "all, masked",

@@ -78,8 +78,10 @@ def _read_only_predictions(shop: Workshop) -> None:
 def _predict(shop: Workshop, out: Path) -> None:
     table = shop.file(shop.csv(pd.concat([shop.frame] * 4)))
     answer = CliRunner().invoke(app, ["predict", str(shop.made), str(table), "--out", str(out)])
-    if answer.exit_code == UserError.exit_code and not out.exists():
-        raise UserError(str(answer.exception and answer.exception.__context__))
+    assert answer.exit_code in (0, UserError.exit_code), answer.output
+    if answer.exit_code:
+        assert not out.exists()
+        raise UserError(" ".join(answer.output.split()))
 
 
 def _held(shop: Workshop) -> None:
