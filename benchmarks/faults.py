@@ -58,7 +58,8 @@ def inject_all(shop: Workshop, faults: list[Fault]) -> dict[str, Any]:
     """Inject faults one by one; return per name how many were tried and survived, and which were not, and why."""
     tried: Counter[str] = Counter()
     survived: Counter[str] = Counter()
-    wrong, left_out = {}, {}
+    wrong: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     for number, fault in enumerate(track(faults, "injecting faults")):
         case = f"{fault.name}: {fault.case}"
         folder = shop.folder / str(number)

@@ -47,10 +47,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        else:
-            aside.unlink(missing_ok=True)
+        _discard(aside)
 
 
 def cannot_write(path: Path, error: OSError) -> WriteError:
@@ -65,7 +62,7 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in a folder that nobody else is writing to."""
     for path in folder.iterdir():
         if _ASIDE.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _discard(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,6 +83,14 @@ def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _discard(path: Path) -> None:
+    # Asked first, since on a read-only disk even the removal of what is not there is an error.
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
 
 
 def _replace_folder(aside: Path, path: Path) -> None:

@@ -52,7 +52,7 @@ def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         changed += 1
         return f"'{cell}"
 
-    words = frame.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]]
+    words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     return frame.assign(**{name: frame[name].map(tamed) for name in words}), changed
 
 
