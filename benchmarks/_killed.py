@@ -30,6 +30,9 @@ def end_in(stage: str, number: int) -> None:
     owner: Any = importlib.import_module(module)
     for part in owners:
         owner = getattr(owner, part)
+    if number == signal.SIGINT:
+        # A shell lets what it starts in the background ignore Ctrl-C, and children inherit that.
+        signal.signal(number, signal.default_int_handler)
     plain, calls = getattr(owner, name), itertools.count(1)
 
     def until(*args: Any, **more: Any) -> Any:
