@@ -18,6 +18,7 @@ import pandas as pd
 from PIL import UnidentifiedImageError
 
 from fusetune.data.decode import opened, read_bytes
+from fusetune.data.dicom import FRAME
 from fusetune.data.images import ImageInput
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
@@ -142,7 +143,7 @@ def _look(reader: ImageInput, path: str, root: Path) -> _Look:
             width, height = picture.size
         square = reader.square(data)
     except ImageError as error:
-        state = _state(error, root / path)
+        state = _state(error, root / FRAME.sub("", path))
         return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
     grey = square.astype(np.float32).mean(2)
     state, problem = "fine", ""
