@@ -1,4 +1,4 @@
-"""Pages that are made when the site is built: one per command, from its own help, and two from the top of the project."""
+"""Pages made when the site is built: one per command, from its own help, and two from the top of the project."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that no file in docs/ holds."""
     for words in _commands():
         text = CliRunner().invoke(app, [*words, "--help"], prog_name="fusetune").output
-        files.append(File.generated(config, _address(words), content=f"# fusetune {' '.join(words)}\n\n```text\n{text}```\n"))
+        files.append(
+            File.generated(config, _address(words), content=f"# fusetune {' '.join(words)}\n\n```text\n{text}```\n")
+        )
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         files.append(File.generated(config, name, content=(ROOT / name).read_text("utf-8")))
     return files

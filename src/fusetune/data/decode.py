@@ -114,6 +114,8 @@ def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], backgroun
         ImageError: If pixels are lost.
     """
     if isinstance(picture, DicomPicture):
+        if picture.jpeg is not None:
+            _strictly(picture.jpeg)  # pydicom decodes through Pillow
         return picture.pixels()
     pixels = _jpeg(picture, data, least) if isinstance(picture, JpegImageFile) else None
     if pixels is None:
@@ -130,12 +132,17 @@ def _jpeg(picture: Image.Image, data: bytes, least: tuple[int, int]) -> Pixels |
         return None  # CMYK needs a conversion that libjpeg has not
     factor = _reduction(picture.size, least)
     width, height = (-(-side // factor) for side in picture.size)
+    return _strictly(data, min_width=width, min_height=height, min_factor=factor)
+
+
+def _strictly(data: bytes, **reduction: int) -> Pixels | None:
+    """Decode a JPEG, or return None where it has a harmless oddity, or something that only Pillow knows."""
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=factor)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **reduction)
     except ValueError as error:
         if _loses_pixels(str(error)):
             raise ImageError(f"damaged image: {error}") from error
-        return None  # a harmless oddity, or something that only Pillow knows
+        return None
     return pixels
 
 

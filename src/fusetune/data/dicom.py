@@ -65,6 +65,16 @@ class DicomPicture:
         """Width and height in pixels."""
         return int(self.header.Columns), int(self.header.Rows)
 
+    @property
+    def jpeg(self) -> bytes | None:
+        """The frame's own file, where it is a baseline JPEG."""
+        from pydicom.encaps import get_frame  # noqa: PLC0415
+        from pydicom.uid import JPEGBaseline8Bit  # noqa: PLC0415
+
+        if self.header.file_meta.TransferSyntaxUID != JPEGBaseline8Bit:
+            return None
+        return bytes(get_frame(self.header.PixelData, self.frame, number_of_frames=_count(self.header)))
+
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Decode the frame to uint8 [height, width, 3]."""
         from pydicom.pixels import apply_color_lut, pixel_array  # noqa: PLC0415
@@ -101,7 +111,7 @@ def open_dicom(data: bytes) -> DicomPicture:
     if not hasattr(header.file_meta, "TransferSyntaxUID"):
         header.file_meta.TransferSyntaxUID = _guess_syntax(header)
     _check_syntax(header)
-    return DicomPicture(header, _chosen(data, int(header.get("NumberOfFrames") or 1)))
+    return DicomPicture(header, _chosen(data, _count(header)))
 
 
 def _check_whole(header: Dataset, data: bytes) -> None:
@@ -133,6 +143,10 @@ def _check_syntax(header: Dataset) -> None:
             f"nothing that is installed decodes its transfer syntax '{syntax.name}' ({syntax}); pip install pylibjpeg "
             "pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the file first: gdcmconv --raw IN.dcm OUT.dcm"
         )
+
+
+def _count(header: Dataset) -> int:
+    return int(header.get("NumberOfFrames") or 1)
 
 
 def _chosen(data: bytes, count: int) -> int:

@@ -37,6 +37,8 @@ _STATES = (
     "image_tiny", "image_blank",
 )  # fmt: skip
 _BROKEN = _STATES[2:7]
+# What Pillow, libjpeg and pydicom say of a file that ends too early.
+_TOO_SHORT = ("truncated", "premature end", "less than expected")
 _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_missing": ("error", "correct the paths (they start at the table's folder), or empty the cells"),
     "image_empty": ("error", "the files have no bytes: copy them again, or empty the cells"),
@@ -165,7 +167,7 @@ def _state(error: ImageError, path: Path) -> str:
     if path.is_file() and path.stat().st_size == 0:
         return "image_empty"
     said = str(cause).lower()
-    if not isinstance(cause, UnidentifiedImageError) and ("truncated" in said or "premature end" in said):
+    if not isinstance(cause, UnidentifiedImageError) and any(word in said for word in _TOO_SHORT):
         return "image_truncated"
     return "image_unreadable"
 
