@@ -35,6 +35,7 @@ lint: $(ENV)  ## check style, format and types
 
 docs: $(ENV)  ## build the documentation into site/; a warning, such as a link that leads nowhere, is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The documentation is $(abspath site/index.html)"
 
 bench: $(ENV)  ## run every benchmark in its quick form
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file --quick; done
