@@ -339,7 +339,7 @@ def test_the_doctor_calls_a_truncated_file_truncated() -> None:
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = dataset(FRAMES)
     made.Rows = made.Columns = 20000
-    monkeypatch.setattr("pydicom.pixels.pixel_array", None)
+    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", None)
     with pytest.raises(ImageError, match=r"20,000 x 20,000 pixels are more than data.pixel_limit=1,000,000"):
         load(made)
 

@@ -77,7 +77,8 @@ class DicomPicture:
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """Decode the frame to uint8 [height, width, 3]."""
-        from pydicom.pixels import apply_color_lut, pixel_array  # noqa: PLC0415
+        from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415
+        from pydicom.pixels.utils import pixel_array  # noqa: PLC0415
 
         header = _of_frame(self.header, self.frame)
         stored = pixel_array(header, index=self.frame)  # YCbCr has become RGB
@@ -131,7 +132,7 @@ def _guess_syntax(header: Dataset) -> str:
 
 
 def _check_syntax(header: Dataset) -> None:
-    from pydicom.pixels import get_decoder  # noqa: PLC0415
+    from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
 
     syntax = header.file_meta.TransferSyntaxUID
     try:
@@ -171,7 +172,7 @@ def _of_frame(header: Dataset, frame: int) -> Dataset:
 
 def _grey(stored: npt.NDArray[Any], header: Dataset) -> npt.NDArray[np.float64]:
     """Return shares of white [height, width]: stored values -> modality (say, Hounsfield units) -> window."""
-    from pydicom.pixels import apply_modality_lut, apply_voi  # noqa: PLC0415
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi  # noqa: PLC0415
 
     values = apply_modality_lut(stored, header)
     if header.get("VOILUTSequence"):
