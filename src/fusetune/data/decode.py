@@ -1,7 +1,8 @@
 """From the bytes of one image file to upright RGB pixels, no larger than they need to be.
 
-JPEG goes through libjpeg-turbo's own interface (`simplejpeg`), everything else through Pillow. Pillow is silent about
-JPEG data that end too early where an end marker follows, and fills the rest with grey; the strict decoder is not.
+JPEG goes through libjpeg-turbo's own interface (`simplejpeg`), DICOM through `dicom`, everything else through Pillow.
+Pillow is silent about JPEG data that end too early where an end marker follows, and fills the rest with grey; the
+strict decoder is not.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from fusetune.data.dicom import FRAME, DicomPicture, is_dicom, open_dicom, with_frame
 from fusetune.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
+Picture = Image.Image | DicomPicture
 _LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
 _ORIENTATION = 0x0112
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
@@ -41,7 +44,7 @@ def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = Fals
     """Read a file whole.
 
     Args:
-        value: Path relative to `root`, absolute path, or URL.
+        value: Path relative to `root`, absolute path, or URL; `#frame=3` at its end chooses a frame of a DICOM file.
         root: The table's folder.
         allow_remote: May URLs be opened that need a network?
         confined: Must it be a file within `root`, links followed?
@@ -49,6 +52,9 @@ def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = Fals
     Raises:
         ImageError: Saying why the file cannot be opened.
     """
+    frame = FRAME.search(value)
+    if frame is not None:
+        return with_frame(read_bytes(value[: frame.start()], root, allow_remote), int(frame[1]))
     try:
         local = value.removeprefix("file://")
         if "://" not in local:
@@ -76,25 +82,34 @@ def _read_local(path: Path, root: Path | None) -> bytes:
 
 
 @contextmanager
-def opened(data: bytes, pixel_limit: int) -> Iterator[Image.Image]:
+def opened(data: bytes, pixel_limit: int) -> Iterator[Picture]:
     """Open an image whose size is within the limit; only its header is read.
 
     Raises:
         ImageError: For every failure, also those of the block that uses the image.
     """
     try:
-        with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
-            _check_size(picture, pixel_limit)
+        with _picture(data) as picture:
+            _check_size(picture.size, pixel_limit)
             yield picture
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF)") from error
+        raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF, DICOM)") from error
     except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
         raise ImageError(f"damaged image: {str(error) or type(error).__name__}") from error
 
 
-def load_pixels(picture: Image.Image, data: bytes, least: tuple[int, int], background: int) -> Pixels:
+@contextmanager
+def _picture(data: bytes) -> Iterator[Picture]:
+    if is_dicom(data):
+        yield open_dicom(data)
+    else:
+        with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
+            yield picture
+
+
+def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], background: int) -> Pixels:
     """Decode an opened image and turn it as its camera was held.
 
     Args:
@@ -110,6 +125,10 @@ def load_pixels(picture: Image.Image, data: bytes, least: tuple[int, int], backg
     Raises:
         ImageError: If pixels are lost.
     """
+    if isinstance(picture, DicomPicture):
+        if picture.jpeg is not None:
+            _strictly(picture.jpeg)  # pydicom decodes through Pillow
+        return picture.pixels()
     pixels = _jpeg(picture, data, least) if isinstance(picture, JpegImageFile) else None
     if pixels is None:
         picture.draft("RGB", least)
@@ -125,12 +144,17 @@ def _jpeg(picture: Image.Image, data: bytes, least: tuple[int, int]) -> Pixels |
         return None  # CMYK needs a conversion that libjpeg has not
     factor = _reduction(picture.size, least)
     width, height = (-(-side // factor) for side in picture.size)
+    return _strictly(data, min_width=width, min_height=height, min_factor=factor)
+
+
+def _strictly(data: bytes, **reduction: int) -> Pixels | None:
+    """Decode a JPEG, or return None where it has a harmless oddity, or something that only Pillow knows."""
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=factor)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **reduction)
     except ValueError as error:
         if _loses_pixels(str(error)):
             raise ImageError(f"damaged image: {error}") from error
-        return None  # a harmless oddity, or something that only Pillow knows
+        return None
     return pixels
 
 
@@ -145,10 +169,11 @@ def _loses_pixels(message: str) -> bool:
     return ("premature end" in said or "corrupt jpeg data" in said) and "extraneous" not in said
 
 
-def _check_size(picture: Image.Image, pixel_limit: int) -> None:
-    if picture.width * picture.height > pixel_limit:
+def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
+    width, height = size
+    if width * height > pixel_limit:
         raise ImageError(
-            f"{picture.width:,} x {picture.height:,} pixels are more than data.pixel_limit={pixel_limit:,}; "
+            f"{width:,} x {height:,} pixels are more than data.pixel_limit={pixel_limit:,}; "
             "make the image smaller or raise the limit"
         )
 

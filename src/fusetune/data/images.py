@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Pixels, load_pixels, opened, read_bytes
+from fusetune.data.decode import Picture, Pixels, load_pixels, opened, read_bytes
 from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
 from fusetune.data.table import Table
@@ -102,7 +101,7 @@ class ImageInput(BaseModel):
         """Read one image as a square.
 
         Args:
-            value: Path relative to `root`, absolute path, or URL.
+            value: Path relative to `root`, absolute path, or URL; see `read_bytes`.
             root: The table's folder.
             spacing: Physical size of a pixel of the file, if images are brought to one scale.
 
@@ -128,7 +127,7 @@ class ImageInput(BaseModel):
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
             return self._scaled(picture, data, spacing * self.size / self.extent)
 
-    def _scaled(self, picture: Image.Image, data: bytes, factor: float) -> Pixels:
+    def _scaled(self, picture: Picture, data: bytes, factor: float) -> Pixels:
         width, height = picture.size
         least = (math.ceil(min(1.0, factor) * width), math.ceil(min(1.0, factor) * height))
         pixels = load_pixels(picture, data, least, self.background)

@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from fusetune.data.dicom import FRAME
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import LEADING_ZERO, Table, first_is_day, parse_dates
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 from fusetune.files import write_text
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
 COLUMNS = "columns"
 TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f"})
@@ -333,7 +334,7 @@ def _is_vector(value: Sequence[object]) -> bool:
 def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     distinct = values.nunique()
     sample = values.drop_duplicates().head(_SAMPLE).str.strip()
-    share = _share(sample.str.lower().str.endswith(IMAGE_SUFFIXES))
+    share = _share(sample.str.lower().str.replace(FRAME, "", regex=True).str.endswith(IMAGE_SUFFIXES))
     if share >= 0.9:
         return Kind.IMAGE, f"{share:.0%} of the values end like image files", True
     if distinct == 1:

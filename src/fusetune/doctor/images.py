@@ -18,6 +18,7 @@ import pandas as pd
 from PIL import UnidentifiedImageError
 
 from fusetune.data.decode import opened
+from fusetune.data.dicom import FRAME
 from fusetune.data.images import ImageInput
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
@@ -36,6 +37,8 @@ _STATES = (
     "image_tiny", "image_blank",
 )  # fmt: skip
 _BROKEN = _STATES[2:7]
+# What Pillow, libjpeg and pydicom say of a file that ends too early.
+_TOO_SHORT = ("truncated", "premature end", "less than expected")
 _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_missing": ("error", "correct the paths (they start at the table's folder), or empty the cells"),
     "image_empty": ("error", "the files have no bytes: copy them again, or empty the cells"),
@@ -147,7 +150,7 @@ def _look(reader: ImageInput, path: str, root: Path) -> _Look:
             width, height = picture.size
         square = reader.square(data)
     except ImageError as error:
-        state = _state(error, root / path)
+        state = _state(error, root / FRAME.sub("", path))
         return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
     grey = square.astype(np.float32).mean(2)
     state, problem = "fine", ""
@@ -169,7 +172,7 @@ def _state(error: ImageError, path: Path) -> str:
     if path.is_file() and path.stat().st_size == 0:
         return "image_empty"
     said = str(cause).lower()
-    if not isinstance(cause, UnidentifiedImageError) and ("truncated" in said or "premature end" in said):
+    if not isinstance(cause, UnidentifiedImageError) and any(word in said for word in _TOO_SHORT):
         return "image_truncated"
     return "image_unreadable"
 

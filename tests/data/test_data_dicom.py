@@ -1,0 +1,366 @@
+"""DICOM: every kind of pixel comes out as the formulas of the standard say; everything else is refused by name."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from PIL import Image
+from pydicom import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+from fusetune.data.decode import load_pixels, opened, read_bytes
+from fusetune.data.images import ImageInput
+from fusetune.data.schema import Kind, infer_kind
+from fusetune.doctor.images import _state
+from fusetune.errors import ImageError
+
+Array = npt.NDArray[Any]
+INPUT = ImageInput(column="image", size=8, fit="stretch")
+NAME = "Doe^Jane"
+
+
+def dataset(stored: Array, bits: int | None = None, syntax: str = ExplicitVRLittleEndian, **elements: Any) -> Dataset:
+    """A file in memory: `stored` is [rows, columns], [frames, rows, columns] or, with three samples, [.., 3]."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = syntax
+    made.PatientName = NAME
+    samples = 3 if stored.shape[-1] == 3 else 1
+    shape = stored.shape[: stored.ndim - (samples == 3)]
+    made.Rows, made.Columns = shape[-2:]
+    if len(shape) == 3:
+        made.NumberOfFrames = shape[0]
+    made.SamplesPerPixel = samples
+    made.PhotometricInterpretation = "RGB" if samples == 3 else "MONOCHROME2"
+    if samples == 3:
+        made.PlanarConfiguration = 0
+    made.BitsAllocated = 8 * stored.dtype.itemsize
+    made.BitsStored = bits or made.BitsAllocated
+    made.HighBit = made.BitsStored - 1
+    made.PixelRepresentation = int(stored.dtype.kind == "i")
+    data = stored.tobytes()
+    made.PixelData = data + b"\0" * (len(data) % 2)
+    made["PixelData"].VR = "OW" if made.BitsAllocated > 8 else "OB"
+    for name, value in elements.items():
+        setattr(made, name, value)
+    return made
+
+
+def written(made: Dataset) -> bytes:
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=False)
+    return file.getvalue()
+
+
+def with_preamble(made: Dataset) -> bytes:
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3"
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def load(made: Dataset) -> Array:
+    return decoded(with_preamble(made))
+
+
+def decoded(data: bytes, limit: int = 10**6) -> Array:
+    with opened(data, limit) as picture:
+        pixels = load_pixels(picture, data, (1, 1), 255)
+        assert pixels.shape[:2] == picture.size[::-1]
+    assert pixels.dtype == np.uint8
+    return pixels
+
+
+def grey(pixels: Array) -> Array:
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0]
+
+
+def naive(values: Array, center: float, width: float, function: str = "LINEAR") -> Array:
+    """The standard's pseudo-code, one pixel at a time."""
+    out = np.empty(values.shape)
+    for place, x in np.ndenumerate(values.astype(float)):
+        if function == "SIGMOID":
+            out[place] = 255 / (1 + math.exp(-4 * (x - center) / width))
+        elif function == "LINEAR_EXACT":
+            low, high = center - width / 2, center + width / 2
+            out[place] = 0 if x <= low else 255 if x > high else ((x - center) / width + 0.5) * 255
+        else:
+            low, high = center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2
+            out[place] = 0 if x <= low else 255 if x > high else ((x - (center - 0.5)) / (width - 1) + 0.5) * 255
+    return out.round().astype(np.uint8)
+
+
+def ramp(dtype: str, low: int, high: int) -> Array:
+    return np.linspace(low, high, 30).reshape(5, 6).astype(dtype)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_hounsfield_units_go_through_the_window(function: str, syntax: str) -> None:
+    stored = ramp("<u2", 0, 4000)
+    elements = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
+    found = load(dataset(stored, 12, syntax, VOILUTFunction=function, **elements))
+    assert (grey(found) == naive(stored.astype(float) * 2 - 1024, 40, 400, function)).all()
+
+
+def test_signed_values_and_the_first_of_several_windows() -> None:
+    stored = ramp("<i2", -1000, 1000)
+    found = load(dataset(stored, WindowCenter=[-50, 300], WindowWidth=[600, 10]))
+    assert (grey(found) == naive(stored, -50, 600)).all()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", "<i2"])
+@pytest.mark.parametrize(
+    "window", [{}, {"WindowCenter": None, "WindowWidth": None}, {"WindowCenter": 9, "WindowWidth": 0}]
+)
+def test_without_a_window_the_own_range_is_used(dtype: str, window: dict[str, Any]) -> None:
+    stored = ramp(dtype, 20, 120)
+    expected = ((stored.astype(float) - 20) / 100 * 255).round()
+    assert (grey(load(dataset(stored, **window))) == expected).all()
+    assert (load(dataset(np.full((4, 4), 7, dtype), **window)) == 0).all()
+
+
+def test_a_window_one_wide_is_a_threshold() -> None:
+    found = grey(load(dataset(ramp("u1", 0, 29), WindowCenter=10, WindowWidth=1)))
+    assert found.ravel().tolist() == [0] * 10 + [255] * 20
+
+
+def test_inverted_grey() -> None:
+    stored = ramp("u1", 0, 255)
+    found = load(dataset(stored, PhotometricInterpretation="MONOCHROME1", WindowCenter=128, WindowWidth=256))
+    assert (grey(found) == 255 - naive(stored, 128, 256)).all()
+
+
+def test_padding_does_not_widen_the_range() -> None:
+    stored = ramp("<i2", 0, 290)
+    stored[0, 0] = -2000
+    found = grey(load(dataset(stored, PixelPaddingValue=-2000)))
+    assert found[0, 0] == 0 and found[0, 1] == 0 and found[-1, -1] == 255
+    assert len(np.unique(found)) == 29
+    found = grey(load(dataset(stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=10)))
+    assert found[0, 2] == 0
+
+
+def test_a_table_of_grey_values_is_followed() -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 12], [(i * 997) % 4096 for i in range(256)]
+    table["LUTData"].VR = "US"
+    stored = ramp("u1", 0, 255)
+    found = load(dataset(stored, VOILUTSequence=[table], WindowCenter=1, WindowWidth=2))
+    assert (grey(found) == ((stored.astype(int) * 997) % 4096 / 4095 * 255).round()).all()
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+def test_colour(planar: int, dtype: str) -> None:
+    top = 255 if dtype == "u1" else 65535
+    stored = np.random.default_rng(0).integers(0, top, (6, 5, 3), endpoint=True).astype(dtype)
+    made = dataset(stored, PlanarConfiguration=planar)
+    made.PixelData = (np.moveaxis(stored, 2, 0) if planar else stored).tobytes()
+    assert (load(made) == (stored / top * 255).round()).all()
+
+
+def test_luminance_and_chrominance_become_colour() -> None:
+    stored = np.random.default_rng(1).integers(60, 190, (4, 4, 3)).astype("u1")
+    y, cb, cr = np.moveaxis(stored.astype(float), 2, 0)
+    red, blue = y + 1.402 * (cr - 128), y + 1.772 * (cb - 128)
+    green = (y - 0.299 * red - 0.114 * blue) / 0.587
+    expected = np.stack([red, green, blue], 2).clip(0, 255)
+    found = load(dataset(stored, PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(found - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_palette(bits: int) -> None:
+    stored = np.arange(20, dtype="u1").reshape(4, 5)
+    palettes = np.random.default_rng(2).integers(0, 2**bits, (3, 20)).astype(f"<u{bits // 8}")
+    elements: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name, palette in zip(("Red", "Green", "Blue"), palettes, strict=True):
+        elements[f"{name}PaletteColorLookupTableDescriptor"] = [20, 0, bits]
+        elements[f"{name}PaletteColorLookupTableData"] = palette.tobytes()
+    assert (load(dataset(stored, **elements)) == (palettes.T[stored] / (2**bits - 1) * 255).round()).all()
+
+
+FRAMES = np.stack([np.full((4, 6), 10 * frame, "u1") for frame in range(1, 6)])
+WIDE = {"WindowCenter": 128, "WindowWidth": 256}
+
+
+@pytest.mark.parametrize(("suffix", "frame"), [("", 3), ("#frame=1", 1), ("#frame=2", 2), ("#frame=5", 5)])
+def test_frames_are_chosen_by_the_path(tmp_path: Path, suffix: str, frame: int) -> None:
+    (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES, **WIDE)))
+    pixels = INPUT.decode(f"film.dcm{suffix}", tmp_path)
+    assert (pixels == 10 * frame).all()
+
+
+def test_the_middle_of_an_even_number_is_the_earlier_one() -> None:
+    assert (load(dataset(FRAMES[:4], **WIDE)) == 20).all()
+
+
+@pytest.mark.parametrize("frame", [0, 6, 10**12])
+def test_a_frame_that_does_not_exist(tmp_path: Path, frame: int) -> None:
+    (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
+    with pytest.raises(ImageError, match=rf"there is no frame {frame}: frames are counted from 1 to 5"):
+        INPUT.decode(f"film.dcm#frame={frame}", tmp_path)
+
+
+def test_frames_belong_to_dicom_files(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="'#frame=' names a frame of a DICOM file, and this is none"):
+        INPUT.decode("a.png#frame=1", tmp_path)
+    with pytest.raises(ImageError, match="there is no such file"):
+        INPUT.decode("b.dcm#frame=1", tmp_path)
+
+
+def test_each_frame_has_a_digest_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
+    paths = ["film.dcm", "film.dcm#frame=3", "film.dcm#frame=4", "film.dcm#frame=4"]
+    digests = [INPUT.digest(read_bytes(path, tmp_path, False), math.nan) for path in paths]
+    assert len(set(digests)) == 3 and digests[2] == digests[3]
+
+
+def test_the_grey_scale_of_an_enhanced_file_is_that_of_the_frame() -> None:
+    def groups(center: float, slope: float) -> Dataset:
+        window, rescale, group = Dataset(), Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = center, 100
+        rescale.RescaleSlope, rescale.RescaleIntercept = slope, 5
+        group.FrameVOILUTSequence, group.PixelValueTransformationSequence = [window], [rescale]
+        return group
+
+    stored = np.stack([ramp("<u2", 0, 200)] * 3)
+    shared = groups(1, 1)
+    made = dataset(stored, SharedFunctionalGroupsSequence=[shared])
+    made.PerFrameFunctionalGroupsSequence = [groups(40, 1), groups(90, 2), groups(20, 3)]
+    assert (grey(load(made)) == naive(stored[1] * 2.0 + 5, 90, 100)).all()
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_files_without_a_preamble_are_recognised(syntax: str, tmp_path: Path) -> None:
+    stored = ramp("u1", 0, 255)
+    made = dataset(stored, syntax=syntax, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    del made.file_meta
+    file = io.BytesIO()
+    made.save_as(file, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    assert file.getvalue()[128:132] != b"DICM"
+    (tmp_path / "old").write_bytes(file.getvalue())
+    for name in ("old", "old#frame=1"):
+        assert (grey(decoded(read_bytes(name, tmp_path, False))) == stored).all()
+
+
+def test_big_endian_files() -> None:
+    stored = ramp(">u2", 0, 4000)
+    made = dataset(stored, 12, ExplicitVRBigEndian, WindowCenter=2000, WindowWidth=3000)
+    assert (grey(load(made)) == naive(stored, 2000, 3000)).all()
+
+
+def test_run_length_encoding() -> None:
+    made = dataset(FRAMES, **WIDE)
+    made.compress(RLELossless, generate_instance_uid=False)
+    assert (load(made) == 30).all()
+
+
+def jpeg_file(picture: Image.Image, cut: float = 1) -> Dataset:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    data = file.getvalue()
+    made = dataset(np.asarray(picture), syntax=JPEGBaseline8Bit)
+    made.PixelData = encapsulate([data[: int(len(data) * cut)] + (b"" if cut == 1 else b"\xff\xd9")])
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    return made
+
+
+def test_jpeg_inside() -> None:
+    stored = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype("u1")
+    made = jpeg_file(Image.fromarray(stored))
+    made.WindowCenter, made.WindowWidth = 128, 256
+    assert np.abs(grey(load(made)).astype(int) - stored).max() <= 4
+    with pytest.raises(ImageError, match="damaged image"):
+        load(jpeg_file(Image.fromarray(stored), 0.7))
+
+
+def test_colour_jpeg_inside() -> None:
+    x, y = np.meshgrid(np.linspace(0, 255, 64), np.linspace(0, 255, 64))
+    stored = np.stack([x, y, 255 - x], 2).astype("u1")
+    made = jpeg_file(Image.fromarray(stored))
+    made.PhotometricInterpretation = "YBR_FULL_422"
+    assert np.abs(load(made).astype(int) - stored).mean() < 4
+
+
+def test_a_compression_that_nothing_decodes_is_named_with_the_remedy() -> None:
+    made = jpeg_file(Image.new("L", (8, 8)))
+    made.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    with pytest.raises(ImageError, match=r"JPEG Lossless.*1\.2\.840\.10008\.1\.2\.4\.70.*pylibjpeg.*gdcmconv --raw"):
+        load(made)
+    made.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # a film in MPEG2
+    with pytest.raises(ImageError, match="MPEG2"):
+        load(made)
+
+
+def test_a_file_without_pixels() -> None:
+    made = dataset(FRAMES)
+    del made.PixelData
+    with pytest.raises(ImageError, match=r"holds no image.*PixelData missing"):
+        load(made)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.filterwarnings("default")
+def test_a_truncated_file_is_never_a_picture(share: float) -> None:
+    data = with_preamble(dataset(ramp("<u2", 0, 4000).repeat(20, 0)))
+    with pytest.raises(ImageError):
+        decoded(data[: int(len(data) * share)])
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_doctor_calls_a_truncated_file_truncated() -> None:
+    data = with_preamble(dataset(ramp("<u2", 0, 4000).repeat(20, 0)))
+    with pytest.raises(ImageError) as caught:
+        decoded(data[:-200])
+    assert _state(caught.value, Path("none")) == "image_truncated"
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dataset(FRAMES)
+    made.Rows = made.Columns = 20000
+    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", None)
+    with pytest.raises(ImageError, match=r"20,000 x 20,000 pixels are more than data.pixel_limit=1,000,000"):
+        load(made)
+
+
+def test_no_error_speaks_of_the_patient() -> None:
+    broken = [dataset(FRAMES, PhotometricInterpretation="CMYK"), dataset(FRAMES, BitsAllocated=24)]
+    del broken[0].PixelData
+    for made in broken:
+        with pytest.raises(ImageError) as caught:
+            load(made)
+        assert "Doe" not in str(caught.value)
+
+
+def test_without_pydicom_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_preamble(dataset(FRAMES))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImageError, match=r"pip install 'fusetune\[dicom\]'"):
+        decoded(data)
+
+
+@pytest.mark.parametrize("name", ["s{}.DCM", "f.dcm#frame={}", "f.dicom"])
+def test_paths_of_dicom_files_are_images(name: str) -> None:
+    kind, reason, _ = infer_kind(pd.Series([name.format(i) for i in range(12)]))
+    assert kind is Kind.IMAGE, reason
