@@ -197,7 +197,10 @@ PLACES = [
         Fault("model: a changed byte", name, _changed_byte(name), f"{name} (was changed|is damaged).*copy")
         for name in _MODEL
     ),
-    *(Fault("model: a missing file", name, _missing_file(name), f"{name}.*") for name in _MODEL),
+    *(
+        Fault("model: a missing file", name, _missing_file(name), f"{name} is missing; copy|it has no {name}")
+        for name in _MODEL
+    ),
     Fault(
         "model: a newer format", "2", _newer, "format 2, this fusetune .* reads format 1; .*9.0: install that version"
     ),
