@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
@@ -102,7 +103,7 @@ def _killed(stage: str, number: signal.Signals) -> Callable[[Workshop], object]:
         assert ended.returncode == (-number if number == signal.SIGKILL else 1), ended.stderr[-2000:]
         assert number == signal.SIGKILL or "--resume" in ended.stderr, ended.stderr[-2000:]
         assert not (out / "metrics.json").exists()
-        how = {"inputs": ["note", "age"], "config": config}
+        how: dict[str, Any] = {"inputs": ["note", "age"], "config": config}
         shop.fit(table, resume=True, **how)
         whole = shop.made.parent / "whole"
         if not whole.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def _vectors(shop: Workshop) -> None:
     assert shop.fit(shop.frame.assign(v=pd.Series(lists)), inputs=["v"]).report.exists()
 
 
-def _of_lists(shop: Workshop, column: str, value: object, **how: object) -> None:
+def _of_lists(shop: Workshop, column: str, value: object, **how: Any) -> None:
     shop.fit(shop.frame.assign(**{column: pd.Series([value] * ROWS)}), **how)
 
 
@@ -66,7 +67,9 @@ def _formulas(shop: Workshop) -> None:
 
 
 def _extra(shop: Workshop) -> None:
-    told, plain = (shop.model().predict_table(frame) for frame in (shop.frame.assign(extra=[[1]] * ROWS), shop.frame))
+    told, plain = (
+        shop.model().predict_table(frame) for frame in (shop.frame.assign(extra=pd.Series([[1]] * ROWS)), shop.frame)
+    )
     pd.testing.assert_frame_equal(told, plain)
 
 

@@ -20,6 +20,7 @@ from fusetune.errors import ImageError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 FRAME = re.compile(r"#frame=(\d+)$")
 _PREAMBLE, _MAGIC = 128, b"DICM"
@@ -125,7 +126,7 @@ def _check_whole(header: Dataset, data: bytes) -> None:
         )
 
 
-def _guess_syntax(header: Dataset) -> str:
+def _guess_syntax(header: Dataset) -> UID:
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian  # noqa: PLC0415
 
     return ImplicitVRLittleEndian if header.original_encoding[0] else ExplicitVRLittleEndian
