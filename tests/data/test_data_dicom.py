@@ -229,6 +229,15 @@ def test_frames_belong_to_dicom_files(tmp_path: Path) -> None:
         INPUT.decode("b.dcm#frame=1", tmp_path)
 
 
+def test_a_frame_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    assert read_bytes("../film.dcm#frame=1", inside, False)
+    with pytest.raises(ImageError):
+        read_bytes("../film.dcm#frame=1", inside, False, confined=True)
+
+
 def test_each_frame_has_a_digest_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     paths = ["film.dcm", "film.dcm#frame=3", "film.dcm#frame=4", "film.dcm#frame=4"]

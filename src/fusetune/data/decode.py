@@ -54,7 +54,7 @@ def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = Fals
     """
     frame = FRAME.search(value)
     if frame is not None:
-        return with_frame(read_bytes(value[: frame.start()], root, allow_remote), int(frame[1]))
+        return with_frame(read_bytes(value[: frame.start()], root, allow_remote, confined), int(frame[1]))
     try:
         local = value.removeprefix("file://")
         if "://" not in local:
