@@ -17,6 +17,7 @@ from _cases import CASES, DATA, opened
 
 from fusetune.evaluate import score_with_intervals
 from fusetune.model import Model
+from fusetune.strategies.plan import make_plan
 from fusetune.strategies.two_stage import two_stage
 
 VARIANTS = {
@@ -25,6 +26,7 @@ VARIANTS = {
     "tuning": (["train.epochs=0"], []),
     "views": (["views=1"], ["views=2"], ["views=4"]),
     "groups": (["data.group_weights=none"], ["data.group_weights=equal"]),
+    "sentences": (["text.encoder=all-MiniLM-L6-v2"], ["text.encoder=all-mpnet-base-v2"]),
     "words": (["text.words=false"], ["text.words=true"]),
     "features": ([], ["head.augment.noise=0.3"], ["head.augment.scale=0.3"]),
     # With k-fold cross-fitting, what is said of validation rows is said of plain inputs.
@@ -38,6 +40,10 @@ def main() -> None:
     parser.add_argument("set", nargs="?", default="hc18", choices=list(CASES), help="which data set")
     parser.add_argument("--vary", default="crossfit", choices=list(VARIANTS), help="which setting")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="KEY=VALUE for all variants")
+    parser.add_argument(
+        "--rows", default="valid", choices=["valid", "all"],
+        help="judge validation rows, or all but the test part as cross-validation of the head tells them",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="write the result to this file")
     parser.add_argument("--quick", action="store_true", help="frozen encoders and one view: does it run?")
@@ -47,29 +53,34 @@ def main() -> None:
         print(f"{args.set}: left out, there is no {table}")
         return
     quick = ["train.epochs=0", "views=1", "evaluate.resamples=100"] if args.quick else []
-    print(f"{args.set}, seed {args.seed}, validation part\n")
+    print(f"{args.set}, seed {args.seed}, rows: {args.rows}\n")
     print("| variant | accuracy | 95 % interval | NLL | 95 % interval | seconds |")
     print("|---|---|---|---|---|---|")
     results = {}
     for variant in VARIANTS[args.vary]:
         name = " ".join(variant) or "default"
-        results[name] = _judge(args.set, [*args.sets, *quick, *variant], args.seed)
+        results[name] = _judge(args.set, [*args.sets, *quick, *variant], args.seed, args.rows)
         _show(name, results[name])
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def _judge(name: str, sets: list[str], seed: int) -> dict[str, Any]:
-    """Run all stages up to the head and judge it on the validation part."""
+def _judge(name: str, sets: list[str], seed: int, which: str) -> dict[str, Any]:
+    """Run all stages up to the head and judge it on rows that it has not learnt from."""
     started = time.perf_counter()
     with opened(name, sets, seed) as (ctx, readers, schema):
-        network, _ = two_stage(ctx)
+        network, fit = two_stage(ctx)
         rows = ctx.split.rows("valid")
         model = Model(network, readers, schema, ctx.classes, ctx.config, ctx.runtime)
         # Where validation rows were also learnt from, what is said of them without them is judged.
         found = ctx.honest or model.outputs(ctx.sources, rows)
+        logits = found.f.double()
+        if which == "all":
+            if fit.said is None:
+                raise SystemExit("--rows all needs crossfit.how=k and head.kind=logistic")
+            rows, logits = make_plan(ctx).choice_rows, torch.from_numpy(fit.said)
     groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
-    probabilities = torch.softmax(found.f.double(), 1).numpy()
+    probabilities = torch.softmax(logits, 1).numpy()
     scores = score_with_intervals(probabilities, ctx.labels[rows], groups, resamples=ctx.config.evaluate.resamples)
     return {**{key: scores[key].as_dict() for key in ("accuracy", "nll")}, "seconds": time.perf_counter() - started}
 
