@@ -66,7 +66,8 @@ def test_what_was_not_survived_is_noticed(shop: Workshop, tmp_path: Path) -> Non
 
 def test_damaged_bytes_end_in_a_result_or_a_clear_error() -> None:
     for found in (fuzz_images(60, seed=1) | fuzz_tables(150, seed=1)).values():
-        assert found.keys() == {"ok", "clear error"}
+        assert found["clear error"] > 0
+        assert found.keys() <= {"ok", "clear error"}
 
 
 @settings(max_examples=20, **FAST)

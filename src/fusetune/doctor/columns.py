@@ -84,9 +84,10 @@ def _named(columns: Sequence[Column], kind: str, what: str, remedy: str) -> list
 
 def _distinct(series: pd.Series) -> int:
     values = series.dropna()
-    if len(values) and np.ndim(values.iloc[0]):
-        return 2 if values.map(str).nunique() > 1 else 1
-    return int(values.nunique())
+    try:
+        return int(values.nunique())
+    except TypeError:  # lists cannot be hashed
+        return int(values.map(str).nunique())
 
 
 def _counts_rows(series: pd.Series) -> bool:
