@@ -2,7 +2,7 @@
 
 Whoever calls an estimator keeps rows for judging, so none are put aside as a test part here, nothing is judged, and no
 report is written. Nor is the table examined: a fold cannot tell which of its rows have copies in another one
-(`fusetune check` looks at the whole table).
+(`fusetune check` looks at the whole table). A policy for findings is refused, since nothing would follow it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sklearn.utils.validation import (
 
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
+from fusetune.config.checks import DEFAULTS
 from fusetune.data.schema import infer_schema
 from fusetune.data.split import split_without_test
 from fusetune.data.table import read_table
@@ -181,6 +182,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _refuse_unused(config: Config) -> None:
     """Refuse settings that only a run with a folder of its own follows, rather than pass over them."""
     plain = {"data.schema_file": config.data.schema_file is None, "track": config.track == "none"}
+    plain["doctor.policy"] = config.doctor.policy == DEFAULTS
     plain["split.how"] = config.split.how in ("auto", "stratified", "grouped")
     wrong = [name for name, unset in plain.items() if not unset]
     if wrong:
