@@ -15,11 +15,12 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "fusetune"
 ORDER = (
     "errors", "version", "files", "progress", "config", "runtime", "data", "augment", "encoders", "inputs", "features",
-    "train", "strategies", "evaluate", "doctor", "report", "model", "judge", "bundle", "folder", "api",
+    "train", "strategies", "evaluate", "doctor", "report", "model", "judge", "bundle", "folder",
+    "track", "training", "estimator", "api",
 )  # fmt: skip
 ALLOWED = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "datasets": {"errors", "files", "progress", "data", "datasets"},
-    "__init__": {"api", "config", "model", "version"},
+    "__init__": {"api", "config", "estimator", "model", "version"},
     "reproduce": {*ORDER, "datasets", "reproduce"},
     "cli": {*ORDER, "datasets", "reproduce", "cli", "__init__"},
     "__main__": {"cli"},

@@ -2,7 +2,8 @@
 
 from fusetune.api import Run, fit, load
 from fusetune.config import Config
+from fusetune.estimator import FusionClassifier
 from fusetune.model import Model
 from fusetune.version import VERSION as __version__
 
-__all__ = ["Config", "Model", "Run", "__version__", "fit", "load"]
+__all__ = ["Config", "FusionClassifier", "Model", "Run", "__version__", "fit", "load"]

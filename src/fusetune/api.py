@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import sys
@@ -20,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.augment.own import GIVEN, Own, as_own
+from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
-from fusetune.config import Config, ImagePolicy
+from fusetune.config import Config
 from fusetune.data.schema import Kind, Schema, infer_schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
@@ -35,7 +34,7 @@ from fusetune.features.store import weights_hash
 from fusetune.files import write_text, written_aside
 from fusetune.folder import held, is_finished, open_folder, refuse_other_run
 from fusetune.judge import Judgement, judge
-from fusetune.model import Model, encode_labels, row_digests
+from fusetune.model import Model, encode_labels
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
 from fusetune.report.facts import Facts, Input, Mistake
@@ -44,7 +43,8 @@ from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies.context import Context
 from fusetune.strategies.prepare import class_list, prepare, split_rows
-from fusetune.strategies.two_stage import two_stage
+from fusetune.track import tracked
+from fusetune.training import gather, train_model
 from fusetune.version import VERSION
 
 _PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
@@ -128,14 +128,13 @@ def fit(
         RunError: If something fails while running.
     """
     started = time.perf_counter()
-    given = {name: value for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
-    own = _own(augment, given)
-    settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, given, sets=sets)
+    settings, own = gather(recipe, seed, augment, config, sets)
     data = read_table(table)
     folder = open_folder(out, data, label, resume)
     roles = _Roles(label, inputs, kinds, vectors, group, split, row_id)
-    with held(folder):
-        return _fit(data, roles, settings, own, folder, resume, quiet, started)
+    log = Log(folder / "log.jsonl", quiet)
+    with held(folder), tracked(settings, folder, log):
+        return _fit(data, roles, settings, own, folder, resume, log, started)
 
 
 @dataclass(frozen=True)
@@ -158,11 +157,10 @@ def _fit(
     own: Own | None,
     folder: Path,
     resume: bool,
-    quiet: bool,
+    log: Log,
     started: float,
 ) -> Run:
     label = roles.label
-    log = Log(folder / "log.jsonl", quiet)
     schema = _schema(data, roles, settings)
     examination, treatment = _doctor(data, schema, settings)
     data, schema = treatment.table, treatment.schema
@@ -188,10 +186,7 @@ def _fit(
     _announce(log, schema)
     ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
     _warn_about_parts(ctx)
-    network, head = two_stage(ctx)
-    learnt = np.concatenate([rows.rows("train"), rows.rows("valid")])
-    seen = np.unique(row_digests(ctx.sources, len(data))[learnt])
-    model = Model(network, readers, schema, classes, settings, runtime, seen)
+    model, head = train_model(ctx, readers, schema)
     with log.timed(ctx.seconds, "judge"):
         found = judge(ctx, model, head)
     model.calibration = found.calibration
@@ -207,21 +202,6 @@ def _fit(
     shutil.rmtree(folder / "stages", ignore_errors=True)  # optimiser states, of use only to an unfinished run
     log.record("done", seconds=ctx.seconds["total"], accuracy=found.test["accuracy"].value)
     return Run(folder, model, metrics)
-
-
-def _own(augment: Mapping[str, Any] | None, given: dict[str, Any]) -> Own | None:
-    """Put the augmentation among the given settings; return it if it is a callable."""
-    if not augment:
-        return None
-    if set(augment) != {"image"}:
-        raise UserError(f"augment: only 'image' can be given, not {listed(sorted(set(augment) - {'image'}))}")
-    value = augment["image"]
-    if isinstance(value, str | Mapping | ImagePolicy):
-        given["image"] = {"augment": value.model_dump() if isinstance(value, ImagePolicy) else value}
-        return None
-    own = as_own(value)
-    given["image"] = {"augment": GIVEN + own.label}
-    return own
 
 
 def _schema(table: Table, roles: _Roles, config: Config) -> Schema:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -87,7 +86,7 @@ def refuse_other_run(folder: Path, settings: Config, schema: Schema) -> None:
         return
     changed: list[str] = []
     if (folder / "config.yaml").exists():
-        before, now = _leaves(Config.build(folder / "config.yaml")), _leaves(settings)
+        before, now = Config.build(folder / "config.yaml").leaves(NEUTRAL), settings.leaves(NEUTRAL)
         changed += [f"{key}: {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
     if (folder / "schema.json").exists():
         old, new = _roles(Schema.load(folder / "schema.json")), _roles(schema)
@@ -112,15 +111,3 @@ def _untrained(folder: Path) -> bool:
 def _roles(schema: Schema) -> dict[str, str]:
     found = {column.name: f"{column.role}, {column.kind}" for column in schema.columns}
     return found | {f"vector {name}": listed(columns) for name, columns in schema.vectors.items()}
-
-
-def _leaves(config: Config) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    rest: list[tuple[str, Any]] = list(config.model_dump(mode="json", exclude=NEUTRAL).items())
-    while rest:
-        name, value = rest.pop()
-        if isinstance(value, dict):
-            rest += [(f"{name}.{key}", inner) for key, inner in value.items()]
-        else:
-            found[name] = value
-    return found

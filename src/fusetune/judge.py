@@ -112,6 +112,12 @@ def judge(ctx: Context, model: Model, head: HeadFit) -> Judgement:
     )
 
 
+def calibrate(ctx: Context, model: Model, head: HeadFit) -> Calibration:
+    """Return what validation rows teach about a model that is judged elsewhere; the test part stays shut."""
+    valid, tried = _validation(ctx, model, head)
+    return _calibration(ctx, valid, tried)[0]
+
+
 def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: Rows) -> GainRow:
     valid_nll = mean_nll(candidate.valid, valid_labels)
     return GainRow(candidate.name, candidate.note, scores["accuracy"], scores["nll"], valid_nll)

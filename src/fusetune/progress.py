@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,8 @@ from fusetune.files import cannot_write
 console = Console(stderr=True, highlight=False)
 _DELAY = 1.0
 T = TypeVar("T")
+# Called with the name and the facts of each record.
+Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 @contextmanager
@@ -88,6 +90,7 @@ class Log:
     def __init__(self, path: Path | None = None, quiet: bool = False) -> None:
         self.path, self.quiet = path, quiet
         self.warnings: list[str] = []
+        self.listeners: list[Listener] = []
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -104,16 +107,17 @@ class Log:
             self.record("warning", text=text)
 
     def record(self, event: str, **facts: Any) -> None:
-        """Append one JSON line; raises `WriteError` where that is not possible."""
-        if self.path is None:
-            return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        """Append one JSON line and tell the listeners; raises `WriteError` where the line cannot be written."""
+        if self.path is not None:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:
+                raise cannot_write(self.path, error) from error
+        for listener in list(self.listeners):
+            listener(event, facts)
 
     @contextmanager
     def timed(self, seconds: dict[str, float], name: str) -> Iterator[None]:

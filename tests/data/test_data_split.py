@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from fusetune.data.split import PARTS, Split, deal, make_split, seeded_order
+from fusetune.data.split import PARTS, Split, deal, make_split, seeded_order, split_without_test
 from fusetune.errors import LockedTestError, SplitError
 
 Codes = npt.NDArray[np.int64]
@@ -152,6 +152,25 @@ def test_every_row_is_in_test_and_in_valid_once_over_all_folds() -> None:
             [125] * 4, abs=15 if given is not None else 1
         )
         assert splits[1].how == "fold 1 of 4 is the test part"
+
+
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_without_a_test_part_all_rows_are_dealt_to_the_two_others(with_groups: bool) -> None:
+    labels, groups = labelled(1000, 4), grouped(1000, 150)
+    split = split_without_test(
+        ids(1000), labels, groups=groups if with_groups else None, fractions=(0.6, 0.2, 0.2), seed=3
+    )
+    counts = split.counts()
+    assert counts["test"] == 0
+    assert counts["train"] + counts["valid"] == 1000
+    assert counts["valid"] == pytest.approx(250, abs=25 if with_groups else 4)
+    if with_groups:
+        assert pd.Series(split.part).groupby(groups).nunique().max() == 1
+
+
+def test_without_a_test_part_too_few_groups_are_refused() -> None:
+    with pytest.raises(SplitError, match="no row is left for valid"):
+        split_without_test(ids(6), np.array([0, 1, 0, 1, 0, 1]), groups=pd.Series(["one"] * 6))
 
 
 def test_given_names_have_aliases() -> None:

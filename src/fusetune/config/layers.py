@@ -69,6 +69,18 @@ class Config(Tree):
         """Return the whole tree as YAML, readable by `Config.build`."""
         return write_yaml(self.model_dump(mode="json"))
 
+    def leaves(self, exclude: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return every setting as dotted name -> plain value; `exclude` as for `model_dump`."""
+        found: dict[str, Any] = {}
+        rest: list[tuple[str, Any]] = list(self.model_dump(mode="json", exclude=dict(exclude or {})).items())
+        while rest:
+            name, value = rest.pop()
+            if isinstance(value, dict):
+                rest += [(f"{name}.{key}", inner) for key, inner in value.items()]
+            else:
+                found[name] = value
+        return found
+
 
 def _as_mapping(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
     if isinstance(layer, Config):

@@ -314,6 +314,12 @@ class Tree(Section):
     allow_download: bool = Field(False, description="may weights be fetched from a model hub?")
     onnx: bool = Field(True, description="encode on CPU through ONNX Runtime where it is installed and agrees")
     views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
+    track: Literal["none", "mlflow", "tensorboard"] = Field("none", description="who else is told how the run goes")
+    track_to: str | None = Field(
+        None,
+        description="mlflow: its tracking address; default: mlflow.db beside the run's folder. tensorboard: a folder; "
+        "default: tensorboard within the run's folder",
+    )
     data: DataConfig = DataConfig()
     doctor: DoctorConfig = DoctorConfig()
     split: SplitConfig = SplitConfig()

@@ -188,6 +188,30 @@ def make_split(
     return split
 
 
+def split_without_test(
+    ids: pd.Series,
+    labels: Codes,
+    *,
+    groups: pd.Series | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> Split:
+    """Divide rows into train and valid only, for a model that is judged on rows kept elsewhere.
+
+    Args: as for `make_split`; the share of the test part goes to the two others in proportion.
+
+    Raises:
+        SplitError: If a part would be empty, or a class cannot be placed.
+    """
+    if groups is not None:
+        _refuse_empty_groups(ids, groups)
+    share = fractions[1] / (fractions[0] + fractions[1])
+    part = deal(ids, labels, ids if groups is None else groups, (1 - share, share), seed).astype(np.int8)
+    split = Split(ids, part, "no test part")
+    _check_parts(split, labels, groups, PARTS[:2])
+    return split
+
+
 def deal(
     ids: pd.Series, labels: Codes, units: pd.Series, shares: tuple[float, ...], seed: int
 ) -> npt.NDArray[np.int64]:
@@ -280,8 +304,9 @@ def _by_time(
     return np.select([rank <= fractions[0], rank <= fractions[0] + fractions[1]], [0, 1], 2).astype(np.int8)
 
 
-def _check_parts(split: Split, labels: Codes, groups: pd.Series | None) -> None:
-    empty = [name for name, count in split.counts().items() if count == 0]
+def _check_parts(split: Split, labels: Codes, groups: pd.Series | None, needed: tuple[Part, ...] = PARTS) -> None:
+    counts = split.counts()
+    empty = [name for name in needed if counts[name] == 0]
     if empty:
         raise SplitError(f"no row is left for {' and '.join(empty)} ({split.how}); give more rows or groups")
     if groups is not None:

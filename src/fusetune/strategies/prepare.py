@@ -30,16 +30,21 @@ from fusetune.runtime import Runtime, seed_everything
 from fusetune.strategies.context import Context
 
 # Settings that change how fast or where a run happens, but not its result.
-NEUTRAL = dict.fromkeys(("device", "threads", "onnx", "store", "evaluate", "allow_download"), True) | {
-    "data": {"workers": True}
-}
+NEUTRAL = dict.fromkeys(
+    ("device", "threads", "onnx", "store", "evaluate", "allow_download", "track", "track_to"), True
+) | {"data": {"workers": True}}
 
 
-def class_list(table: Table, label: str) -> list[Any]:
+def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
     """Return the classes, sorted, as plain Python values.
 
+    Args:
+        table: The table.
+        label: Its label column.
+        least: How many rows a class must have; two to train and judge.
+
     Raises:
-        TableError: If a label is missing, all are equal, or a class has a single row.
+        TableError: If a label is missing, all are equal, or a class has too few rows.
     """
     series = table.column(label)
     if series.isna().any():
@@ -51,9 +56,9 @@ def class_list(table: Table, label: str) -> list[Any]:
     counts = counts[counts > 0]  # a categorical column also counts categories that no row has
     if len(counts) < 2:
         raise TableError(
-            f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: nothing to learn"
+            f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: one class, nothing to learn"
         )
-    if counts.min() < 2:
+    if counts.min() < least:
         raise TableError(
             f"label column '{label}': {listed(counts[counts < 2].index)} occur(s) in one row only, "
             "too few to train and judge; merge or drop such classes"

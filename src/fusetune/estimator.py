@@ -1,0 +1,198 @@
+"""`FusionClassifier`: the same training as a scikit-learn estimator over DataFrames, for cross-validation and search.
+
+Whoever calls an estimator keeps rows for judging, so none are put aside as a test part here, nothing is judged, and no
+report is written. Nor is the table examined: a fold cannot tell which of its rows have copies in another one
+(`fusetune check` looks at the whole table). A policy for findings is refused, since nothing would follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from fusetune.bundle import load_bundle, save_bundle
+from fusetune.config import Config
+from fusetune.config.checks import DEFAULTS
+from fusetune.data.schema import infer_schema
+from fusetune.data.split import split_without_test
+from fusetune.data.table import read_table
+from fusetune.errors import ConfigError, UserError
+from fusetune.judge import calibrate
+from fusetune.model import Model, encode_labels
+from fusetune.progress import Log
+from fusetune.runtime import start_runtime
+from fusetune.strategies.prepare import class_list, prepare
+from fusetune.training import gather, train_model
+
+_LABEL = "label"
+# Fields of a fitted estimator that a pickle holds in another form: the model as the files of its bundle.
+_MODEL, _FILES = "model_", "_bundle"
+
+
+class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier on images, text and table columns.
+
+    `X` is a DataFrame; columns of an array are called x0, x1 and so on. With `crossfit.how=k` (the default) every row
+    is learnt from; otherwise `split.fractions` says how many rows choices are made on.
+
+    Args:
+        inputs: Columns to use; default: all but the group and ids.
+        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
+        vectors: Name -> pattern of number columns that form one vector.
+        group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
+        recipe: sound, fast or paper.
+        seed: Decides folds, augmentation and training.
+        augment: ``{"image": it}``, a policy or a callable, as for `fusetune.fit`.
+        config: A `Config`, a mapping or a YAML file.
+        sets: Overrides such as ``("image.train.epochs=3",)``.
+        verbose: Print what happens.
+
+    Attributes:
+        model_: The trained `Model`.
+        classes_: The labels, sorted.
+        warnings_: What a report would have warned of.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: Iterable[str] | None = None,
+        kinds: Mapping[str, str] | None = None,
+        vectors: Mapping[str, str] | None = None,
+        group: str | None = None,
+        recipe: str | None = None,
+        seed: int | None = None,
+        augment: Mapping[str, Any] | None = None,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        sets: Iterable[str] = (),
+        verbose: bool = False,
+    ) -> None:
+        self.inputs, self.kinds, self.vectors, self.group = inputs, kinds, vectors, group
+        self.recipe, self.seed, self.augment, self.config, self.sets = recipe, seed, augment, config, sets
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on all rows.
+
+        Args:
+            X: DataFrame or array [rows, columns].
+            y: Labels [rows].
+
+        Raises:
+            ValueError: If table, labels or configuration cannot be used; the message says where and what to do.
+        """
+        validate_data(self, X, y, skip_check_array=True)
+        frame = self._frame(X, reset=True)
+        labels = column_or_1d(y, warn=True)
+        assert_all_finite(labels, input_name="y")
+        check_classification_targets(labels)
+        check_consistent_length(frame, labels)
+        with _as_value_errors(), TemporaryDirectory() as folder:
+            self.model_, self.warnings_ = self._train(frame, labels, Path(folder))
+        self.classes_ = np.array(self.model_.classes, dtype=labels.dtype)
+        return self
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities [rows, classes], in the order of `classes_`."""
+        check_is_fitted(self)
+        frame = self._frame(X, reset=False)
+        with _as_value_errors():
+            found: npt.NDArray[np.float64] = self.model_.predict_proba(frame).to_numpy()
+        return found
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the most probable label per row."""
+        best = self.predict_proba(X).argmax(1)
+        found: npt.NDArray[Any] = self.classes_[best]
+        return found
+
+    def _train(self, frame: pd.DataFrame, y: npt.NDArray[Any], folder: Path) -> tuple[Model, list[str]]:
+        config, own = gather(self.recipe, self.seed, self.augment, self.config, self.sets)
+        _refuse_unused(config)
+        label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
+        table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
+        schema = infer_schema(
+            table, label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group
+        )
+        classes = class_list(table, label, least=1)  # rows of a class may lie in other folds
+        codes, ids = encode_labels(table, label, classes), table.ids(schema.named("id"))
+        groups = None if self.group is None else table.column(self.group)
+        how: dict[str, Any] = {"fractions": config.split.fractions, "seed": config.seed}
+        split = split_without_test(ids, codes, groups=groups, **how)
+        log = Log(quiet=not self.verbose)
+        runtime = start_runtime(config)
+        ctx, readers = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own)
+        model, head = train_model(ctx, readers, schema)
+        model.calibration = calibrate(ctx, model, head)
+        return model, log.warnings
+
+    def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:
+        """Check names and shape as scikit-learn does, and return a DataFrame with a name for each column."""
+        if isinstance(X, pd.DataFrame):
+            validate_data(self, X, skip_check_array=True, reset=reset)
+            frame = X
+        else:
+            how: dict[str, Any] = {"dtype": None, "ensure_all_finite": "allow-nan", "ensure_min_samples": 1 + reset}
+            frame = pd.DataFrame(validate_data(self, X, reset=reset, **how)).infer_objects()
+        names = getattr(self, "feature_names_in_", [f"x{place}" for place in range(self.n_features_in_)])
+        return frame.set_axis(list(names), axis=1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a pickle; what is learnt is the bundle's files, which are checked when they are read."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if _MODEL in state:
+            with TemporaryDirectory() as folder:
+                save_bundle(state.pop(_MODEL), Path(folder) / "model")
+                files = [path for path in Path(folder).rglob("*") if path.is_file()]
+                state[_FILES] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        files = state.pop(_FILES, None)
+        super().__setstate__(state)
+        if files is not None:
+            with TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                    (Path(folder) / name).write_bytes(content)
+                self.model_ = load_bundle(folder)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
+        return tags
+
+
+def _refuse_unused(config: Config) -> None:
+    """Refuse settings that only a run with a folder of its own follows, rather than pass over them."""
+    plain = {"data.schema_file": config.data.schema_file is None, "track": config.track == "none"}
+    plain["doctor.policy"] = config.doctor.policy == DEFAULTS
+    plain["split.how"] = config.split.how in ("auto", "stratified", "grouped")
+    wrong = [name for name, unset in plain.items() if not unset]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} has no meaning for FusionClassifier; leave it out, or use fusetune.fit")
+
+
+@contextmanager
+def _as_value_errors() -> Iterator[None]:
+    """Turn errors in the input into those that scikit-learn's tools expect."""
+    try:
+        yield
+    except UserError as error:
+        raise ValueError(str(error)) from error
