@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fusetune.augment.text import TextAugment
 from fusetune.data.split import Rows
 from fusetune.data.text import TextSource
 from fusetune.encoders import Encoder, WordCounts
@@ -163,10 +164,11 @@ def _as_pretrained(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None
 
 def _words(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None:
     """A classifier on the words themselves; the head reads its logits."""
-    source, special = ctx.sources[name], ctx.augments[name].describe().get("special", ())
+    source, augment = ctx.sources[name], ctx.augments[name]
     assert isinstance(source, TextSource)
+    assert isinstance(augment, TextAugment)
     texts = [source.text(row) for row in plan.rows[source.present[plan.rows]]]
-    encoder = WordCounts.fit(texts, special).to(ctx.runtime.device)  # type: ignore[arg-type]
+    encoder = WordCounts.fit(texts, augment.special).to(ctx.runtime.device)
     if not encoder.dim:
         return
     with ctx.log.timed(ctx.seconds, "stage_u"):
