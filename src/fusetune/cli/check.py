@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
 from fusetune.cli.words import commas, pairs
 from fusetune.config import Config
 from fusetune.data.schema import infer_schema
@@ -29,33 +30,15 @@ _STYLES = {"error": "bold red", "warn": "yellow", "info": "dim"}
 )
 @guarded
 def check(
-    table: Annotated[
-        str,
-        typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder."),
-    ],
+    table: TableFile,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict.")] = None,
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN,...", help="Columns to check as inputs. Default: all but label, group, split and ids."
-        ),
-    ] = None,
-    kind: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=KIND", help="Where the guess is wrong (repeatable).")
-    ] = None,
-    vectors: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PATTERN", help="Number columns that form one vector (repeatable)."),
-    ] = None,
-    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column whose rows belong together.")] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column with train / valid (val, dev) / test.")
-    ] = None,
-    row_id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names the rows.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as data.pixel_limit=1e8 (repeatable)."),
-    ] = None,
+    inputs: Inputs = None,
+    kind: Kinds = None,
+    vectors: Vectors = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    row_id: RowId = None,
+    set_: Sets = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all findings, with all row ids.")
     ] = None,

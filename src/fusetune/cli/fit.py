@@ -9,9 +9,8 @@ import typer
 
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
 from fusetune.cli.words import commas, gain_grid, pairs, verdicts
-
-_KINDS = ("image", "text", "number", "category", "boolean", "date", "vector")
 
 
 @app.command(
@@ -21,37 +20,14 @@ _KINDS = ("image", "text", "number", "category", "boolean", "date", "vector")
 )
 @guarded
 def fit(
-    table: Annotated[
-        str,
-        typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder."),
-    ],
+    table: TableFile,
     label: Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.")],
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN,...",
-            help="Columns to use, separated by commas (a name with a comma in double quotes). Default: all but label, "
-            "group, split and ids.",
-        ),
-    ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=KIND", help=f"Where the guess is wrong (repeatable). Kinds: {', '.join(_KINDS)}."),
-    ] = None,
-    vectors: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATTERN", help="Number columns that form one vector, such as 'mrna=mrna__*' (repeatable)."
-        ),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column whose rows belong together (patient, video); never split apart."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column with train / valid (val, dev) / test.")
-    ] = None,
-    row_id: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names the rows.")] = None,
+    inputs: Inputs = None,
+    kind: Kinds = None,
+    vectors: Vectors = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    row_id: RowId = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -67,10 +43,7 @@ def fit(
             "if set, holds your own defaults.",
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
-    ] = None,
+    set_: Sets = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Default: runs/<table>-<label>.")
     ] = None,

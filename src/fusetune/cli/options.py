@@ -1,0 +1,44 @@
+"""Options that several commands share: what the columns of a table are, and single settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fusetune.data.schema import Kind
+
+TableFile = Annotated[
+    str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")
+]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN,...",
+        help="Columns to use, separated by commas (a name with a comma in double quotes). Default: all but label, "
+        "group, split and ids.",
+    ),
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=KIND",
+        help=f"Where the guess is wrong (repeatable). Kinds: {', '.join(Kind)}.",
+    ),
+]
+Vectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATTERN", help="Number columns that form one vector, such as 'mrna=mrna__*' (repeatable)."
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column whose rows belong together (patient, video); never split apart."),
+]
+SplitColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with train / valid (val, dev) / test.")]
+RowId = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names the rows.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
+]
