@@ -131,6 +131,8 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words
     assert "head, sound: no leak by stream" in words
+    assert "head, paper: the doctor refuses this division: group_across_parts" in words
+    assert "head, sound: the doctor finds no error" in words
     found = json.loads(file.read_text())
     assert found["quick"] is True
     assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}
@@ -173,3 +175,5 @@ def test_baselines_on_the_real_annotations(shared_data: object) -> None:
     assert by_frame.shared == by_frame.streams == 39
     assert by_stream.shared == 0
     assert by_stream.nearest < 0.8
+    assert {found.kind for found in by_frame.errors} == {"group_across_parts", "neighbours_across_parts"}
+    assert not by_stream.errors

@@ -96,6 +96,15 @@ def examine(
     return Examination(case, by_severity(found), pictures, copies, features)
 
 
+def examine_split(case: Case) -> list[Finding]:
+    """Check a split by groups, the numbers of rows within them and the columns, without opening any picture.
+
+    Args:
+        case: The table, with parts.
+    """
+    return by_severity([*group_findings_across(case), *neighbour_findings(case, sketch(case, []))])
+
+
 def _across(case: Case, copies: Copies, features: Features) -> list[Finding]:
     return [
         *group_findings_across(case),

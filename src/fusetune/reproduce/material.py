@@ -14,7 +14,7 @@ from fusetune.data.table import Table
 from fusetune.datasets.streams import LOCATIONS
 from fusetune.errors import TableError, listed
 
-_PLACE_COLUMNS = ("head_up", "front_view", "location", "probe")
+PLACE_COLUMNS = ("head_up", "front_view", "location", "probe")
 _PROBES = {"horizontal": 0.0, "vertical": 1.0}
 
 
@@ -81,7 +81,7 @@ def place_numbers(material: Material, ordinal: bool) -> npt.NDArray[np.float64]:
             location has one column per place.
     """
     frame = material.table.frame
-    for column in _PLACE_COLUMNS:
+    for column in PLACE_COLUMNS:
         material.table.column(column)  # raises where it is absent
     codes = pd.Index(LOCATIONS).get_indexer(pd.Index(frame["location"]))
     if (codes < 0).any():

@@ -15,13 +15,17 @@ import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
+from fusetune.data.schema import infer_schema
 from fusetune.data.split import PARTS, Rows
 from fusetune.datasets.baselines import constant_accuracy, nearest_frame
+from fusetune.doctor.case import Case
+from fusetune.doctor.examine import examine_split
+from fusetune.doctor.findings import Finding
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.progress import Log
 from fusetune.reproduce.bench import Bench
 from fusetune.reproduce.flaws import in_order
-from fusetune.reproduce.material import Material, place_numbers
+from fusetune.reproduce.material import PLACE_COLUMNS, Material, place_numbers
 from fusetune.reproduce.paper import Judge, fine_tune, fuse, image_logits
 from fusetune.reproduce.parts import shared_groups
 from fusetune.reproduce.published import PRINTED
@@ -83,6 +87,7 @@ class Facts:
         distance: Mean distance to that frame; NaN where no stream is shared.
         side_alone: Test accuracy of what the stream's name says, alone.
         constants: Accuracy of the best constant per stream and per location on all rows they were chosen on.
+        findings: What the doctor says of the division.
     """
 
     shared: int
@@ -91,11 +96,21 @@ class Facts:
     distance: float
     side_alone: Interval
     constants: tuple[float, ...]
+    findings: list[Finding]
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What makes results on such a division wrong."""
+        return [finding for finding in self.findings if finding.severity == "error"]
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values; an unknown distance is null."""
-        distance = self.distance if math.isfinite(self.distance) else None
-        return {**vars(self), "distance": distance, "side_alone": self.side_alone.as_dict()}
+        return {
+            **vars(self),
+            "distance": self.distance if math.isfinite(self.distance) else None,
+            "side_alone": self.side_alone.as_dict(),
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
 
 
 @dataclass
@@ -219,7 +234,9 @@ def _facts(bench: Bench) -> Facts:
     constants = tuple(constant_accuracy(frame[material.task], frame[key]) for key in ("stream", "location"))
     near = nearest_frame(frame.assign(split=np.array(PARTS)[bench.parts.split.part]), material.task)
     distance = float(near.distances.mean()) if len(near.distances) else math.nan
-    return Facts(*shared_groups(material, train, test), near.accuracy, distance, alone, constants)
+    schema = infer_schema(material.table, material.task, inputs=PLACE_COLUMNS, group="stream", row_id="id")
+    findings = examine_split(Case.of(material.table, schema).with_split(bench.parts.split))
+    return Facts(*shared_groups(material, train, test), near.accuracy, distance, alone, constants, findings)
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

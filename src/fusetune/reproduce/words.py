@@ -11,7 +11,7 @@ from rich.text import Text
 from fusetune.evaluate.intervals import Interval
 from fusetune.reproduce.cost import published_passes, stored_passes
 from fusetune.reproduce.flaws import FLAWS, flaws_of, in_order
-from fusetune.reproduce.run import Outcome, Series
+from fusetune.reproduce.run import Facts, Outcome, Series
 
 # Rows of the real UPMC Food-101 in the published stage M, and without the leak.
 _FOOD = {"train": 67970, "valid": 6797, "test": 22716}
@@ -63,6 +63,8 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
             )
         elif series.facts:
             lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
+        if series.facts:
+            lines.append(f"{series.task}, {series.form}: {doctor_words(series.facts)}")
         lines += [
             f"{series.task}, {series.form}, {o.title}: validation accuracy {o.valid.value:.4f} is above the interval "
             f"of the test accuracy {bounds(o.test)}"
@@ -70,6 +72,15 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
             if o.test.bounded and o.valid.value > o.test.high
         ]
     return lines
+
+
+def doctor_words(facts: Facts) -> str:
+    """Return what the doctor, which sees streams, frame numbers and names but no picture, says of a division."""
+    if not facts.errors:
+        return "the doctor finds no error in this division"
+    return "the doctor refuses this division: " + "; ".join(
+        f"{found.kind}: {found.evidence['what']}" for found in facts.errors
+    )
 
 
 def leak_words(series: Series) -> str:
