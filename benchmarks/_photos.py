@@ -45,10 +45,14 @@ def published(data: bytes) -> Tensor:
     return published_from(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def published_from(picture: Image.Image) -> Tensor:
-    """Resize to 244, rotate by up to 15 degrees, crop 224 at random, flip both ways, normalise."""
+def published_from(picture: Image.Image, turning: Image.Resampling = Image.Resampling.NEAREST) -> Tensor:
+    """Resize to 244, rotate by up to 15 degrees, crop 224 at random, flip both ways, normalise.
+
+    As published, the rotation takes the nearest pixel, which is torchvision's default and costs a fifth of
+    interpolation, unless `turning` says otherwise.
+    """
     picture = picture.resize((_CANVAS, _CANVAS), Image.Resampling.BILINEAR)
-    picture = picture.rotate(random.uniform(-_ANGLE, _ANGLE))
+    picture = picture.rotate(random.uniform(-_ANGLE, _ANGLE), turning)
     left, top = random.randint(0, _CANVAS - _SIDE), random.randint(0, _CANVAS - _SIDE)
     picture = picture.crop((left, top, left + _SIDE, top + _SIDE))
     if random.random() < 0.5:
