@@ -209,8 +209,8 @@ def test_a_killed_writer_leaves_nothing_that_is_believed(tmp_path: Path, small_s
         time.sleep(0.001)
     process.kill()
     process.join()
-    written = progress.value
-    assert written - 8 <= check(PixelCache(tmp_path, SIDE, 1), range(written + 1)) <= written
+    written = progress.value  # it may have been killed between writing the next one and saying so
+    assert check(PixelCache(tmp_path, SIDE, 1), range(written + 1)) >= written - 8
 
 
 def test_what_a_killed_writer_left_half_is_removed_when_it_is_old(tmp_path: Path, small_shards: None) -> None:

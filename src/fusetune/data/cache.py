@@ -66,7 +66,7 @@ class _Block:
         """Write the records as a shard."""
         with written_aside(path) as aside:
             aside.mkdir(parents=True)
-            np.save(aside / "index.npy", self.index[: self.count])
+            np.save(aside / "index.npy", _sealed(self.index[: self.count]))
             np.save(aside / "pixels.npy", self.pixels[: self.count])
 
 
@@ -204,6 +204,19 @@ def _checksum(key: int, pixels: Pixels) -> int:
     return (int((words * factors[:-2]).sum()) + ends) % 2**64
 
 
+def _sealed(index: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Append a record with the number and the checksum of the others."""
+    seal = np.array([(len(index), _checksum(len(index), index.view(np.uint8)))], _INDEX)
+    return np.concatenate([index, seal])
+
+
+def _unsealed(index: npt.NDArray[np.void]) -> npt.NDArray[np.void] | None:
+    """Return the index without its last record, or None if that says that something else was written."""
+    if index.dtype != _INDEX or not len(index) or not np.array_equal(_sealed(index[:-1])[-1:], index[-1:]):
+        return None
+    return index[:-1]
+
+
 @cache
 def _factors(count: int) -> npt.NDArray[np.uint64]:
     return np.random.default_rng(0).integers(0, 2**64, count, np.uint64) | np.uint64(1)
@@ -212,9 +225,9 @@ def _factors(count: int) -> npt.NDArray[np.uint64]:
 def _load(folder: Path, side: int) -> _Shard | None:
     """Open a shard, or remove it if it is damaged."""
     try:
-        index = np.load(folder / "index.npy", allow_pickle=False)
+        index = _unsealed(np.load(folder / "index.npy", allow_pickle=False))
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        if index.dtype == _INDEX and pixels.dtype == np.uint8 and pixels.shape == (len(index), side, side, 3):
+        if index is not None and pixels.dtype == np.uint8 and pixels.shape == (len(index), side, side, 3):
             return _Shard(folder, index, pixels)
     except (OSError, EOFError, ValueError, TypeError):
         pass
