@@ -24,6 +24,7 @@ VARIANTS = {
     "crossfit": (["crossfit.how=off"], ["crossfit.how=holdout"], ["crossfit.how=k"]),
     "pretrained": (["head.pretrained=false"], ["head.pretrained=true"]),
     "tuning": (["train.epochs=0"], []),
+    "frozen": (["image.train.epochs=0", "text.train.epochs=0"], ["image.train.epochs=0"], []),
     "views": (["views=1"], ["views=2"], ["views=4"]),
     "groups": (["data.group_weights=none"], ["data.group_weights=equal"]),
     "sentences": (["text.encoder=all-MiniLM-L6-v2"], ["text.encoder=all-mpnet-base-v2"]),
