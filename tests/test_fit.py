@@ -70,7 +70,9 @@ def strict_json(path: Path) -> Any:
 
 def test_every_file_is_there(done: Done) -> None:
     assert {path.name for path in done.run.folder.iterdir()} >= FILES | {"model"}
-    assert done.run.report.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+    report = done.run.report.read_text(encoding="utf-8")
+    assert report.lstrip().lower().startswith("<!doctype html")
+    assert "scan: what it was shown" in report
     assert Config.build(done.run.folder / "config.yaml") == Config.build(done.settings)
     assert yaml.safe_load((done.run.folder / "config.yaml").read_text())["views"] == 2
     for line in (done.run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines():

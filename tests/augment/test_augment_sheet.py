@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageFont
+from PIL import ImageFont
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -22,7 +21,7 @@ from fusetune.augment.sheet import (
     column_cells,
     draw_sheet,
     image_cells,
-    sheet_png,
+    small_sheet,
     text_cells,
 )
 from fusetune.augment.tabular import CellAugment
@@ -102,7 +101,6 @@ def test_nothing_overlaps_in_a_sheet() -> None:
     assert len(starts) >= 6
 
 
-def test_reports_get_a_png() -> None:
-    data = sheet_png(ImageAugment(IMAGE_POLICIES["medium"], 20), IMAGES, KEYS, seed=3, views=2, width=40)
-    with Image.open(io.BytesIO(data)) as sheet:
-        assert sheet.size[0] == 10 + 3 * 50
+def test_reports_get_a_small_sheet() -> None:
+    sheet = small_sheet(ImageAugment(IMAGE_POLICIES["medium"], 20), IMAGES, KEYS, seed=3, views=2, width=40)
+    assert sheet.shape[1:] == (10 + 3 * 50, 3)

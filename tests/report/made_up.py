@@ -99,6 +99,9 @@ def epochs(count: int) -> list[EpochRecord]:
     return [EpochRecord(k, 1.0 / k, 0.5 + 1.0 / k, 0.7, 1e-4, 2.0) for k in range(1, count + 1)]
 
 
+PIXEL = data_uri(np.full((4, 12, 3), 128, np.uint8))
+
+
 def comparison(p: float = 0.01, low: float = 0.02, high: float = 0.1) -> Comparison:
     accuracy = Interval((low + high) / 2, low, high)
     return Comparison("the ensemble", 30, 15, p, p, accuracy, Interval(-0.1, -0.2, 0.01), p, p)
@@ -129,7 +132,7 @@ def facts(classes: int = 3, rows: int = 60, **changes: Any) -> Facts:
         seconds={"stage_u": 75.0, "stage_m": 0.5, "total": 75.5}, encoder_passes={"image": 1200},
         encoder_passes_paper=36000, warnings=["7 images could not be read."],
         config={"train": {"epochs": 5, "folder": Path("runs")}}, versions={"torch": "2.9"}, hashes={"table": "abc123"},
-        analysis=analysis(classes), mistakes=mistakes(), findings=[FINDING],
+        analysis=analysis(classes), mistakes=mistakes(), findings=[FINDING], sheets={"image": PIXEL},
     )  # fmt: skip
     return dataclasses.replace(complete, **changes)
 
@@ -138,7 +141,7 @@ BARE: dict[str, Any] = {
     "groups": None, "group_column": None, "class_counts": {}, "left_out": [], "valid": {}, "comparisons": [],
     "curves": {}, "best_epochs": {}, "seconds": {}, "encoder_passes": {}, "encoder_passes_paper": None,
     "warnings": [], "analysis": {}, "mistakes": [], "findings": [], "config": {}, "versions": {}, "hashes": {},
-    "inputs": [],
+    "inputs": [], "sheets": {},
 }  # fmt: skip
 
 

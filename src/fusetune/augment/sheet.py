@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -115,12 +114,12 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], width: int = 200) -> Image.Image:
     return sheet
 
 
-def sheet_png(augment: Any, images: Tensor, keys: Tensor, seed: int, views: int = 4, width: int = 160) -> bytes:
-    """Return a small sheet of image views as PNG, for a report."""
+def small_sheet(
+    augment: Any, images: Tensor, keys: Tensor, seed: int, views: int = 4, width: int = 130
+) -> npt.NDArray[np.uint8]:
+    """Return a small sheet of image views for a report, uint8 [height, width, 3]; see `image_cells`."""
     rows = image_cells(augment, images, keys, [Moment(seed, 0, view) for view in range(views)])
-    buffer = io.BytesIO()
-    draw_sheet(rows, width).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return np.asarray(draw_sheet(rows, width))
 
 
 def _pixels(picture: Tensor) -> npt.NDArray[np.uint8]:

@@ -151,6 +151,7 @@ class Facts:
         analysis: What `metrics.json` holds about subsets, missing inputs, sets and so on; may be empty.
         mistakes: The most certain mistakes on the test part, the most certain first.
         findings: What is wrong with the table, each with kind, severity, rows, columns, evidence and remedy.
+        sheets: Modality -> data URI of training pictures and of random views as its encoder saw them.
     """
 
     title: str
@@ -186,3 +187,4 @@ class Facts:
     analysis: dict[str, Any] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
     findings: list[Any] = field(default_factory=list)
+    sheets: dict[str, str] = field(default_factory=dict)
