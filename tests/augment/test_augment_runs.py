@@ -37,8 +37,8 @@ def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: P
     CALLS.clear()
     given = settings(tmp_path / "store")
     run = fusetune.fit(table, "organ", config=given, out=tmp_path / "run", augment={"image": darker}, **HOW)
-    # Two epochs and two views for the head, each training row by itself.
-    assert len(CALLS) == 72 * (2 + 2)
+    # Two epochs and two views for the head, each training row by itself; four views of four rows in the report.
+    assert len(CALLS) == 72 * (2 + 2) + 4 * 4
     assert set(CALLS) == {1}
     assert "given:" in (tmp_path / "run" / "config.yaml").read_text()
     CALLS.clear()
@@ -47,7 +47,7 @@ def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: P
     assert not CALLS
     # The same callable finds its features in the store; without it the configuration cannot be used again.
     fusetune.fit(table, "organ", config=given, out=tmp_path / "again", augment={"image": darker}, **HOW)
-    assert len(CALLS) == 72 * 2
+    assert len(CALLS) == 72 * 2 + 4 * 4
     with pytest.raises(ConfigError, match="give the same one again"):
         fusetune.fit(table, "organ", config=tmp_path / "run" / "config.yaml", out=tmp_path / "third", **HOW)
 
