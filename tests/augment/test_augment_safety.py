@@ -33,11 +33,21 @@ def check(policy: object, names: tuple[str, ...] = ("age", "eye"), **image: obje
         ({"rotate": 90}, {"orientation": "eye"}, r"image\.augment\.rotate: 90"),
         ("scan", {"orientation": "eyes"}, r"image\.orientation: the table has no column 'eyes', did you mean 'eye'"),
         ("light", {"spacing": "mm"}, r"image\.augment\.scale: 0\.08 .*image\.spacing=mm: physical sizes"),
+        ("scan", {"spacing": "mm", "size": 160, "encode_size": 184}, r"image\.encode_size: 184 .*set it to 160"),
+        ("paper", {"spacing": "mm", "size": 224, "encode_size": 224}, r"image\.encode_size: 224 .*set it to 244"),
     ],
 )
 def test_contradictions_are_refused(policy: object, image: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(policy, **image)
+
+
+@pytest.mark.parametrize(("policy", "side"), [("scan", 160), ("paper", 174)])
+def test_physical_scale_is_that_of_training(policy: str, side: int) -> None:
+    """A whole picture of `side` pixels has as many pixels per millimetre as its crop of 160 pixels."""
+    config = Config.build({"image": {"augment": policy, "size": 160, "spacing": "mm"}})
+    assert config.image.encode_side == side
+    assert check(policy, size=160, spacing="mm") == []
 
 
 @pytest.mark.parametrize("policy", ["none", "scan", "ultrasound", "xray"])

@@ -22,7 +22,8 @@ def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: L
 
     Raises:
         ConfigError: If `image.orientation` names no column of the table; if pictures are flipped or turned beyond 45
-            degrees beside it; or if their size is changed beside `image.spacing`.
+            degrees beside it; or if their size is changed beside `image.spacing`, by a policy or between training and
+            prediction.
     """
     names = [column.name for column in schema.columns]
     if image.orientation is not None and image.orientation not in names:
@@ -37,6 +38,12 @@ def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: L
     if problems:
         raise ConfigError(
             "\n".join([*problems, "Set it to 0, or choose image.augment=scan, which keeps sides and sizes."])
+        )
+    if image.spacing is not None and abs(image.encode_side - image.true_side) > 1:
+        raise ConfigError(
+            f"image.encode_size: {image.encode_side} cannot go with image.spacing={image.spacing}: pictures would be "
+            f"larger or smaller than in training; leave it out, or set it to {image.true_side}, which is image.size "
+            "divided by image.augment.crop"
         )
     for text in _doubts(image, policy, [column.name for column in schema.columns if column.role == "input"]):
         log.warn(text)

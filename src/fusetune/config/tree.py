@@ -80,7 +80,8 @@ class ImageConfig(Section):
         ge=16,
         le=4096,
         description="side in pixels for features and prediction; default: 1.15 x size, since random crops show objects "
-        "larger in training than whole pictures do (FixRes, arXiv 1906.06423)",
+        "larger in training than whole pictures do (FixRes, arXiv 1906.06423); with image.spacing the same scale as in "
+        "training",
     )
     margin: float = Field(
         1.1, ge=1, le=2, description="images are kept at this times the larger size, for a warp to sample from"
@@ -129,7 +130,14 @@ class ImageConfig(Section):
     @property
     def encode_side(self) -> int:
         """Side in pixels of what the encoder sees when it encodes and predicts."""
-        return self.encode_size or round(1.15 * self.size)
+        if self.encode_size:
+            return self.encode_size
+        return round(1.15 * self.size) if self.spacing is None else self.true_side
+
+    @property
+    def true_side(self) -> int:
+        """Side in pixels at which whole pictures are shown at the scale that training shows them at."""
+        return round(self.size / self.policy.crop)
 
     @property
     def policy(self) -> ImagePolicy:
