@@ -27,6 +27,10 @@ from fusetune.strategies.prepare import class_list, prepare, split_rows
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 
 
+# Does it run? Each kind of input by name, for a case may have said how long it is trained.
+QUICK = ("train.epochs=0", "image.train.epochs=0", "text.train.epochs=0", "views=1")
+
+
 @dataclass(frozen=True)
 class Case:
     """One data set: how to fit it and what to compare with."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cases import CASES, DATA, opened
+from _cases import CASES, DATA, QUICK, opened
 
 from fusetune.evaluate import score_with_intervals
 from fusetune.model import Model
@@ -53,7 +53,7 @@ def main() -> None:
     if not table.exists():
         print(f"{args.set}: left out, there is no {table}")
         return
-    quick = ["train.epochs=0", "views=1", "evaluate.resamples=100"] if args.quick else []
+    quick = [*QUICK, "evaluate.resamples=100"] if args.quick else []
     print(f"{args.set}, seed {args.seed}, rows: {args.rows}\n")
     print("| variant | accuracy | 95 % interval | NLL | 95 % interval | seconds |")
     print("|---|---|---|---|---|---|")

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from _cases import CASES, DATA
+from _cases import CASES, DATA, QUICK
 
 import fusetune
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 def _fit(name: str, table: Path, seed: int, out: Path, quick: bool) -> dict[str, Any]:
     case = CASES[name]
-    sets = [*case.sets, *(["train.epochs=0", "views=1"] if quick else [])]
+    sets = [*case.sets, *(QUICK if quick else ())]
     folder = out / f"{name}-{'quick-' if quick else ''}{seed}"
     run = fusetune.fit(table, case.label, seed=seed, sets=sets, out=folder, resume=folder.exists(), **case.options)
     return run.metrics
