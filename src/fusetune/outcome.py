@@ -31,7 +31,7 @@ from fusetune.version import VERSION
 
 _PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
 _PAPER_EPOCHS = 5
-_SHEET_ROWS = 4
+_SHEET_ROWS = _SHEET_EPOCHS = 4
 
 
 def metrics_of(ctx: Context, found: Judgement) -> dict[str, Any]:
@@ -160,7 +160,9 @@ def _sheets(ctx: Context) -> dict[str, str]:
         if modality.kind != "image" or not len(rows) or not has_training(ctx.settings(name), ctx.pristine[name]):
             continue
         pictures: Any = ctx.sources[name].read(rows)
-        sheet = small_sheet(ctx.augments[name], pictures, torch.from_numpy(ctx.keys[rows]), ctx.config.seed)
+        # One view per epoch: those that training drew.
+        moments = [ctx.moment(epoch, 0) for epoch in range(_SHEET_EPOCHS)]
+        sheet = small_sheet(ctx.augments[name], pictures, torch.from_numpy(ctx.keys[rows]), moments)
         found[name] = data_uri(sheet)
     return found
 

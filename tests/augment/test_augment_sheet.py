@@ -102,5 +102,5 @@ def test_nothing_overlaps_in_a_sheet() -> None:
 
 
 def test_reports_get_a_small_sheet() -> None:
-    sheet = small_sheet(ImageAugment(IMAGE_POLICIES["medium"], 20), IMAGES, KEYS, seed=3, views=2, width=40)
+    sheet = small_sheet(ImageAugment(IMAGE_POLICIES["medium"], 20), IMAGES, KEYS, [Moment(3), Moment(4)], width=40)
     assert sheet.shape[1:] == (10 + 3 * 50, 3)

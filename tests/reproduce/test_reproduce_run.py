@@ -131,8 +131,8 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words
     assert "head, sound: no leak by stream" in words
-    assert "head, paper: the doctor refuses this division: group_across_parts" in words
-    assert "head, sound: the doctor finds no error" in words
+    assert "also have training frames; the doctor: group_across_parts" in words
+    assert "has training frames, and the doctor finds no error" in words
     found = json.loads(file.read_text())
     assert found["quick"] is True
     assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}

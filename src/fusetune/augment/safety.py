@@ -39,11 +39,12 @@ def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: L
         raise ConfigError(
             "\n".join([*problems, "Set it to 0, or choose image.augment=scan, which keeps sides and sizes."])
         )
-    if image.spacing is not None and abs(image.encode_side - image.true_side) > 1:
+    same = round(image.size / policy.crop)
+    if image.spacing is not None and abs(image.encode_side - same) > 1:
         raise ConfigError(
             f"image.encode_size: {image.encode_side} cannot go with image.spacing={image.spacing}: pictures would be "
-            f"larger or smaller than in training; leave it out, or set it to {image.true_side}, which is image.size "
-            "divided by image.augment.crop"
+            f"larger or smaller than in training; leave it out, or set it to {same}, which is image.size divided by "
+            "the share that the policy crops"
         )
     for text in _doubts(image, policy, [column.name for column in schema.columns if column.role == "input"]):
         log.warn(text)

@@ -115,11 +115,10 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], width: int = 200) -> Image.Image:
 
 
 def small_sheet(
-    augment: Any, images: Tensor, keys: Tensor, seed: int, views: int = 4, width: int = 130
+    augment: Any, images: Tensor, keys: Tensor, moments: Sequence[Moment], width: int = 130
 ) -> npt.NDArray[np.uint8]:
     """Return a small sheet of image views for a report, uint8 [height, width, 3]; see `image_cells`."""
-    rows = image_cells(augment, images, keys, [Moment(seed, 0, view) for view in range(views)])
-    return np.asarray(draw_sheet(rows, width))
+    return np.asarray(draw_sheet(image_cells(augment, images, keys, moments), width))
 
 
 def _pixels(picture: Tensor) -> npt.NDArray[np.uint8]:

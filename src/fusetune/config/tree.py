@@ -132,12 +132,7 @@ class ImageConfig(Section):
         """Side in pixels of what the encoder sees when it encodes and predicts."""
         if self.encode_size:
             return self.encode_size
-        return round(1.15 * self.size) if self.spacing is None else self.true_side
-
-    @property
-    def true_side(self) -> int:
-        """Side in pixels at which whole pictures are shown at the scale that training shows them at."""
-        return round(self.size / self.policy.crop)
+        return round(1.15 * self.size if self.spacing is None else self.size / self.policy.crop)
 
     @property
     def policy(self) -> ImagePolicy:

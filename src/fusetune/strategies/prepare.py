@@ -60,7 +60,7 @@ def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
         )
     if counts.min() < least:
         raise TableError(
-            f"label column '{label}': {listed(counts[counts < 2].index)} occur(s) in one row only, "
+            f"label column '{label}': {listed(counts[counts < least].index)} occur(s) in one row only, "
             "too few to train and judge; merge or drop such classes"
         )
     if len(counts) > 0.5 * len(series) and len(series) > 20:
