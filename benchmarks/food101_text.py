@@ -84,7 +84,7 @@ def main() -> None:
         found |= _average(found)
         found |= {f"shallow network, {form}": _shallow(table, form, runtime, cache) for form in ("paper", "sound")}
         if args.fine_tune:
-            found["MiniLM, fine-tuned, and words: fusetune.fit"] = _fitted(table, classes, cache)
+            found["MiniLM, fine-tuned, and words: fusetune.fit"] = _fitted(table, classes, 0 if args.quick else 2)
     rows = [_row(name, found[name], target, test, inside.get(name), labels) for name in found]
     result = {"rows": rows, "chosen by cross-validation": best, "titles": len(dev), "quick": args.quick}
     _show(result)
@@ -174,15 +174,15 @@ def _shallow(table: pd.DataFrame, form: str, runtime: Runtime, cache: Path) -> A
     return np.asarray(softmax(text_scores(bench, stage).all[asked], axis=1))
 
 
-def _fitted(table: pd.DataFrame, classes: Array, folder: Path) -> Array:
+def _fitted(table: pd.DataFrame, classes: Array, epochs: int) -> Array:
     """Return the test rows' probabilities of a whole run that fine-tunes MiniLM and also reads the words."""
     rows = table[["text", "label"]].assign(split=table["split"].replace("dev", "train"))
-    settings = {"max_tokens": 32, "train": {"epochs": 2, "lr": 1e-4, "head_lr": 1e-3}}
+    settings = {"max_tokens": 32, "train": {"epochs": epochs, "lr": 1e-4, "head_lr": 1e-3}}
     config = {"text": settings, "doctor": {"check": False}, "evaluate": {"resamples": 200}}
-    run = fusetune.fit(
-        rows, "label", inputs=["text"], kinds={"text": "text"}, split="split", config=config, out=folder / "run"
-    )
-    said = pd.read_parquet(run.folder / "predictions.parquet")
+    how: dict[str, Any] = {"inputs": ["text"], "kinds": {"text": "text"}, "split": "split", "config": config}
+    with TemporaryDirectory() as folder:
+        run = fusetune.fit(rows, "label", out=Path(folder) / "run", **how)
+        said = pd.read_parquet(run.folder / "predictions.parquet")
     return said[said["part"] == "test"][[f"p({name})" for name in classes]].to_numpy()
 
 
