@@ -151,7 +151,7 @@ class Facts:
         analysis: What `metrics.json` holds about subsets, missing inputs, sets and so on; may be empty.
         mistakes: The most certain mistakes on the test part, the most certain first.
         findings: What is wrong with the table, each with kind, severity, rows, columns, evidence and remedy.
-        sheets: Modality -> data URI of training pictures and of random views as its encoder saw them.
+        sheets: Modality -> data URI of training pictures and of the views that were drawn of them.
     """
 
     title: str
