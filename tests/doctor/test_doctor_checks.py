@@ -22,7 +22,7 @@ from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding, counts
 from fusetune.doctor.groups import constant_accuracy
 from fusetune.doctor.labels import doubt, margins, ranked_suspects, with_group
-from fusetune.doctor.leaks import nearest_agreement, nearest_numbers
+from fusetune.doctor.leaks import nearest_agreement
 from fusetune.doctor.treat import treat
 from fusetune.errors import TableError
 
@@ -197,13 +197,6 @@ def test_equally_near_rows_share_the_vote() -> None:
     features = np.zeros((5, 1), dtype=np.float32)
     same, _ = nearest_agreement(features, np.array([0, 0, 1, 1, 1]), np.array([0]), np.array([1, 2, 3, 4]), None)
     assert same.tolist() == [0.25]
-
-
-def test_nearest_numbers_stay_in_their_group() -> None:
-    groups, order = np.array([0, 0, 0, 1, 1]), np.array([1.0, 4.0, 9.0, 2.0, 100.0])
-    nearest, distance = nearest_numbers(groups, order, np.array([1, 3]), np.array([0, 2, 4]))
-    assert nearest.tolist() == [0, 4]
-    assert distance.tolist() == [3.0, 98.0]
 
 
 def test_confident_learning_by_its_definition() -> None:

@@ -40,7 +40,7 @@ def augment(
     out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the picture (PNG).")],
     policy: Annotated[
         str, typer.Option(metavar="NAME|FILE", help=f"YAML file, or one of: {', '.join(IMAGE_POLICIES)}.")
-    ] = "medium",
+    ] = "light",
     rows: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Rows, spread over the table.")] = 8,
     views: Annotated[int, typer.Option(min=1, max=50, metavar="N", help="Random views per row.")] = 6,
     image: Annotated[

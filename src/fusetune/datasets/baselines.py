@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from fusetune.data.neighbours import nearest_numbers
+
 
 @dataclass(frozen=True)
 class Nearest:
@@ -49,25 +51,12 @@ def consecutive_agreement(table: pd.DataFrame, task: str) -> float:
 
 def nearest_frame(table: pd.DataFrame, task: str) -> Nearest:
     """Predict test frames by the nearest training frame of their stream; the earlier one where two are as near."""
-    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
-    known = {stream: rows.sort_values("frame") for stream, rows in train.groupby("stream")}
-    common = train[task].mode()[0]
-    hits, distances = 0, [np.empty(0, dtype=np.int64)]
-    for stream, rows in test.groupby("stream"):
-        if stream not in known:
-            hits += int((rows[task] == common).sum())
-            continue
-        place, away = _nearest(known[stream]["frame"].to_numpy(), rows["frame"].to_numpy())
-        hits += int((known[stream][task].to_numpy()[place] == rows[task].to_numpy()).sum())
-        distances.append(away)
-    return Nearest(hits / len(test), len(test), pd.Series(np.concatenate(distances)))
-
-
-def _nearest(sorted_numbers: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position of, and the distance to, the nearest of the sorted numbers."""
-    after = np.searchsorted(sorted_numbers, wanted).clip(1, max(len(sorted_numbers) - 1, 1))
-    both = np.stack([after - 1, np.minimum(after, len(sorted_numbers) - 1)])
-    away = np.abs(sorted_numbers[both] - wanted)
-    first = away.argmin(0)
-    rows = np.arange(len(wanted))
-    return both[first, rows], away[first, rows]
+    part, labels = table["split"].to_numpy(), table[task].to_numpy()
+    streams, numbers = pd.factorize(table["stream"])[0].astype(np.int64), table["frame"].to_numpy(dtype=np.float64)
+    train, test = np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
+    alone = ~np.isin(streams[test], streams[train])
+    near, away = nearest_numbers(streams, numbers, test[~alone], train)
+    hits = (labels[near] == labels[test[~alone]]).sum() + (
+        labels[test[alone]] == table[task].iloc[train].mode()[0]
+    ).sum()
+    return Nearest(float(hits / len(test)), len(test), pd.Series(away))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.data.neighbours import nearest_numbers
 from fusetune.doctor.case import Case, Codes
 from fusetune.doctor.findings import Finding
 from fusetune.doctor.groups import constant_accuracy
@@ -148,19 +149,6 @@ def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
         "next_to_it": round(float((distance <= 1).mean()), 4),
     }
     return Agreement(test, (labels[nearest] == labels[test]).astype(np.float64), None, evidence)
-
-
-def nearest_numbers(
-    groups: Codes, order: npt.NDArray[np.float64], test: Codes, train: Codes
-) -> tuple[Codes, npt.NDArray[np.float64]]:
-    """Return each test row's training row of its group with the nearest number (of equals the lower), and how far."""
-    # One line of numbers on which groups lie further apart than any two rows of one group.
-    line = (order - np.nanmin(order)) + groups * (4 * (np.nanmax(order) - np.nanmin(order)) + 4)
-    ordered = train[np.argsort(line[train], kind="stable")]
-    place = np.searchsorted(line[ordered], line[test])
-    before, after = ordered[np.maximum(place - 1, 0)], ordered[np.minimum(place, len(ordered) - 1)]
-    left, right = np.abs(line[test] - line[before]), np.abs(line[after] - line[test])
-    return np.where(left <= right, before, after), np.minimum(left, right)
 
 
 def _row_numbers(case: Case) -> tuple[str, npt.NDArray[np.float64]] | None:
