@@ -16,7 +16,8 @@ from typing import Any
 
 from fusetune.config import Config
 from fusetune.data.schema import Schema, infer_schema
-from fusetune.data.table import read_table
+from fusetune.data.split import PART_WORDS
+from fusetune.data.table import Table, read_table
 from fusetune.inputs import Reader
 from fusetune.model import encode_labels
 from fusetune.progress import Log
@@ -90,7 +91,7 @@ CASES = {
 
 @contextmanager
 def opened(
-    name: str, sets: Sequence[str], seed: int, inputs: list[str] | None = None
+    name: str, sets: Sequence[str], seed: int, inputs: list[str] | None = None, outer: bool = False
 ) -> Iterator[tuple[Context, dict[str, Reader], Schema]]:
     """Prepare a data set as `fusetune.fit` would; its test part stays locked, and nothing is kept but the store.
 
@@ -99,27 +100,38 @@ def opened(
         sets: KEY=VALUE settings, above those of the case.
         seed: The run's seed.
         inputs: Columns to use instead of the case's.
+        outer: Leave the test part out; the validation part takes its place, and some of the training rows its.
     """
     case = CASES[name]
     config = Config.build({"seed": seed}, sets=[*case.sets, *sets])
     options = case.options | ({"inputs": inputs} if inputs else {})
-    with prepared(DATA / case.folder / "manifest.csv", case.label, options, config) as found:
+    table = read_table(DATA / case.folder / "manifest.csv")
+    if outer:
+        table = _one_part_less(table, case.options["split"])
+    with prepared(table, case.label, options, config) as found:
         yield found
+
+
+def _one_part_less(table: Table, split: str) -> Table:
+    parts = table.frame[split].map(PART_WORDS)
+    if "valid" not in set(parts):
+        raise SystemExit(f"{table.name} names no validation rows that could take the place of its test part")
+    frame = table.frame.assign(**{split: parts.replace({"valid": "test"})})[parts != "test"]
+    return Table(frame.reset_index(drop=True), table.name, table.root)
 
 
 @contextmanager
 def prepared(
-    path: Path, label: str, options: dict[str, Any], config: Config
+    table: Table, label: str, options: dict[str, Any], config: Config
 ) -> Iterator[tuple[Context, dict[str, Reader], Schema]]:
     """Prepare a table as `fusetune.fit` would, up to the first training step.
 
     Args:
-        path: The table.
+        table: The table.
         label: Its label column.
         options: More of `infer_schema`.
         config: The settings.
     """
-    table = read_table(path)
     schema = infer_schema(table, label, **options)
     classes = class_list(table, label)
     labels = encode_labels(table, label, classes)

@@ -42,8 +42,9 @@ def main() -> None:
     parser.add_argument("--vary", default="crossfit", choices=list(VARIANTS), help="which setting")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="KEY=VALUE for all variants")
     parser.add_argument(
-        "--rows", default="valid", choices=["valid", "all"],
-        help="judge validation rows, or all but the test part as cross-validation of the head tells them",
+        "--rows", default="valid", choices=["valid", "all", "outer"],
+        help="judge validation rows; or all but the test part, as cross-validation of the head tells them; or "
+        "validation rows that were kept out like a test part, while some of the training rows served for choices",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="write the result to this file")
@@ -69,12 +70,14 @@ def main() -> None:
 def _judge(name: str, sets: list[str], seed: int, which: str) -> dict[str, Any]:
     """Run all stages up to the head and judge it on rows that it has not learnt from."""
     started = time.perf_counter()
-    with opened(name, sets, seed) as (ctx, readers, schema):
+    with opened(name, sets, seed, outer=which == "outer") as (ctx, readers, schema):
         network, fit = two_stage(ctx)
-        rows = ctx.split.rows("valid")
+        if which == "outer":
+            ctx.split.unlock_test()
+        rows = ctx.split.rows("test" if which == "outer" else "valid")
         model = Model(network, readers, schema, ctx.classes, ctx.config, ctx.runtime)
         # Where validation rows were also learnt from, what is said of them without them is judged.
-        found = ctx.honest or model.outputs(ctx.sources, rows)
+        found = model.outputs(ctx.sources, rows) if which == "outer" or ctx.honest is None else ctx.honest
         logits = found.f.double()
         if which == "all":
             if fit.said is None:

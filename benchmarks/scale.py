@@ -132,7 +132,7 @@ def _stage_m(path: Path) -> float:
 
     with TemporaryDirectory() as store:
         sets = ["head.kind=mlp", "head.epochs=1", "views=1", "crossfit.how=off", f"store.folder={store}"]
-        with prepared(path, "label", _OPTIONS, Config.build({}, sets=sets)) as (ctx, _, _):
+        with prepared(read_table(path), "label", _OPTIONS, Config.build({}, sets=sets)) as (ctx, _, _):
             plan = make_plan(ctx)
             encoders = {name: ctx.fresh_encoder(name) for name in ctx.modalities}
             drawn, plain = (

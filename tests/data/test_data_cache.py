@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
 import os
@@ -223,6 +224,36 @@ def test_what_a_killed_writer_left_half_is_removed_when_it_is_old(tmp_path: Path
     os.utime(halves[0], (0, 0))
     assert check(filled(tmp_path, range(4, 8)), range(8)) == 8
     assert [half.exists() for half in halves] == [False, True]
+
+
+def test_what_others_keep_in_the_folder_is_never_touched(tmp_path: Path, small_shards: None) -> None:
+    theirs = [
+        tmp_path / str(SIDE) / "series1" / "slice.png",
+        tmp_path / str(SIDE) / "series1" / "pixels.npy",
+        tmp_path / str(SIDE) / ("0" * 16) / "pixels.npy",
+        tmp_path / str(SIDE) / ("0" * 16) / "notes.txt",
+        tmp_path / "photographs" / ("f" * 16) / "pixels.png",
+        tmp_path / str(SIDE) / ("a" * 16),
+    ]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        os.utime(path.parent, (0, 0))
+    for start in range(0, 40, 4):  # with a limit that makes the cache remove its own
+        filled(tmp_path, range(start, start + 4), 20 * RECORD / GIGABYTE)
+    assert all(path.read_bytes() == b"mine" for path in theirs)
+
+
+def test_a_sound_shard_outlives_a_failure_to_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, range(4))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", refuse)
+        assert check(PixelCache(tmp_path, SIDE, 1), range(4)) == 0
+    assert check(PixelCache(tmp_path, SIDE, 1), range(4)) == 4
 
 
 def test_no_thread_is_started(tmp_path: Path) -> None:

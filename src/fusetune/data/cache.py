@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +29,10 @@ _GIGABYTE = 2**30
 _SHARD = 64 * 2**20
 _INDEX = np.dtype([("key", "<u8"), ("check", "<u8")])
 _ABANDONED = 24 * 3600.0  # seconds
+# What a shard's folder is called, also while it is being written, and all that it holds. The cache may lie beside
+# somebody's images: nothing else is ever opened, counted or removed.
+_NAME = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{8}")
+_FILES = ("index.npy", "pixels.npy")
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class _Block:
         """Write the records as a shard."""
         with written_aside(path) as aside:
             aside.mkdir(parents=True)
-            np.save(aside / "index.npy", _sealed(self.index[: self.count]))
-            np.save(aside / "pixels.npy", self.pixels[: self.count])
+            for name, array in zip(_FILES, (_sealed(self.index[: self.count]), self.pixels[: self.count]), strict=True):
+                np.save(aside / name, array)
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class PixelCache:
             self.full = True
 
     def _open(self) -> _Found:
-        folders = sorted(path for path in self.folder.glob("*") if not path.name.startswith("."))
+        folders = sorted(path for path in self.folder.glob("*") if _is_shard(path) and not path.name.startswith("."))
         return _Found.of([shard for path in folders if (shard := _load(path, self.side)) is not None])
 
     def _locate(self, key: int) -> tuple[_Shard, int] | None:
@@ -174,17 +178,17 @@ class PixelCache:
         """Forget and remove a shard with a damaged record; all its records are made anew."""
         with self._lock:
             self._found = _Found.of([other for other in self._found.shards if other.folder != shard.folder])
-        shutil.rmtree(shard.folder, ignore_errors=True)
+        _remove(shard.folder)
 
     def _make_room(self, needed: int) -> bool:
         """Remove the oldest shards that this run has not used until so many bytes fit; return whether they do."""
-        entries = sorted(filter(None, map(_entry, self.home.glob("*/*/pixels.npy"))))
+        entries = sorted(filter(None, map(_entry, filter(_is_shard, self.home.glob("*/*")))))
         total = needed + sum(size for _, size, _ in entries)
         for written, size, path in entries:
             # Under a temporary name: another process is writing it, or was killed while it did.
             half = path.name.startswith(".")
             if time.time() - written > _ABANDONED if half else total > self.limit and path not in self._used:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
                 total -= size
         return total <= self.limit
 
@@ -222,6 +226,24 @@ def _factors(count: int) -> npt.NDArray[np.uint64]:
     return np.random.default_rng(0).integers(0, 2**64, count, np.uint64) | np.uint64(1)
 
 
+def _is_shard(path: Path) -> bool:
+    """Return whether a cache wrote this folder: its name has the form, and nothing else lies in it."""
+    if not _NAME.fullmatch(path.name):
+        return False
+    try:
+        return all(entry.name in _FILES for entry in path.iterdir())
+    except OSError:  # just removed by another process, or no folder
+        return False
+
+
+def _remove(folder: Path) -> None:
+    """Remove a shard, but nothing that somebody may have put into its folder."""
+    with contextlib.suppress(OSError):
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def _load(folder: Path, side: int) -> _Shard | None:
     """Open a shard, or remove it if it is damaged."""
     try:
@@ -229,15 +251,17 @@ def _load(folder: Path, side: int) -> _Shard | None:
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
         if index is not None and pixels.dtype == np.uint8 and pixels.shape == (len(index), side, side, 3):
             return _Shard(folder, index, pixels)
-    except (OSError, EOFError, ValueError, TypeError):
+    except (EOFError, ValueError, TypeError, FileNotFoundError):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # too many open files, a network drive that is away: the shard itself may be sound
+        return None
+    _remove(folder)
     return None
 
 
-def _entry(file: Path) -> tuple[float, int, Path] | None:
+def _entry(folder: Path) -> tuple[float, int, Path] | None:
     """Return (last use, bytes, folder) of a shard, or None if it was just removed."""
     try:
-        return file.parent.stat().st_mtime, file.stat().st_size, file.parent
+        return folder.stat().st_mtime, (folder / _FILES[1]).stat().st_size, folder
     except OSError:
         return None
