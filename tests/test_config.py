@@ -150,7 +150,7 @@ def test_a_saved_configuration_comes_back_equal(tmp_path: Path, recipe: str) -> 
         ("crossfit.how=off", "crossfit.how", "off"),
         ("split.fractions=[0.6, 0.2, 0.2]", "split.fractions", (0.6, 0.2, 0.2)),
         ("image.augment=none", "image.augment", "none"),
-        ("image.augment.rotate=3", "image.augment", ImagePolicy(rotate=3)),
+        ("image.augment.rotate=3", "image.augment", IMAGE_POLICIES["light"].model_copy(update={"rotate": 3.0})),
         ("image.encoder=a=b", "image.encoder", "a=b"),
         ("data.class_weights.1=2", "data.class_weights", {"1": 2.0}),
         ("data.class_weights={a: 1, b: 2}", "data.class_weights", {"a": 1.0, "b": 2.0}),
@@ -230,3 +230,12 @@ def test_the_policy_of_the_doctor_knows_its_kinds_and_what_can_be_done() -> None
         Config.build(sets=["doctor.policy.image_emty=mask"])
     with pytest.raises(ConfigError, match="'drop' is not possible for label_errors; use error or keep"):
         Config.build(sets=["doctor.policy.label_errors=drop"])
+
+
+def test_a_mapping_is_a_policy_of_its_own_and_a_set_changes_the_named_one() -> None:
+    alone = Config.build({"image": {"augment": {"rotate": 3}}}).image.policy
+    assert alone == ImagePolicy(rotate=3)
+    changed = Config.build({"image": {"augment": "scan"}}, sets=["image.augment.rotate=3", "views=2"]).image.policy
+    assert changed == IMAGE_POLICIES["scan"].model_copy(update={"rotate": 3.0})
+    added = Config.build({"image": {"augment": {"rotate": 3}}}, sets=["image.augment.blur=1"]).image.policy
+    assert added == ImagePolicy(rotate=3, blur=1)

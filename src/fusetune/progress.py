@@ -22,7 +22,7 @@ from rich.progress import (
 
 from fusetune.files import cannot_write
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 _DELAY = 1.0
 T = TypeVar("T")
 # Called with the name and the facts of each record.

@@ -399,3 +399,12 @@ def test_a_gpu_draws_the_same_parameters_and_views() -> None:
     assert all(torch.equal(here[name], there[name]) for name in here)
     seen = augment.draw(images.cuda(), KEYS[:6].cuda(), moment).cpu()
     assert (seen - augment.draw(images, KEYS[:6], moment)).abs().max() <= 1 / 255
+
+
+def test_where_one_is_chosen_its_probability_still_counts() -> None:
+    policy = ImagePolicy(choose="one", rotate=5, flip_horizontal=0.2, blur=2, effects=0)
+    drawn = ImageAugment(policy, 20).parameters(torch.arange(4000) * 7919, Moment(0))
+    # Of four choices (nothing is one) each is made 1,000 times; 30 is one standard deviation.
+    assert 850 < int((drawn["angle"] != 0).sum()) < 1150
+    assert 140 < int(drawn["flip_x"].sum()) < 260
+    assert int((drawn["blur"] != 0).sum()) == 0

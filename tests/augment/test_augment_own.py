@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fusetune.augment.image import ImageAugment
-from fusetune.augment.own import Own, OwnAugment, as_own, chosen, imported
+from fusetune.augment.own import Own, OwnAugment, as_own, chosen, imported, try_out
 from fusetune.augment.random import Moment
 from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.errors import ConfigError, UserError
@@ -84,12 +84,36 @@ def test_functions_on_single_images() -> None:
     [
         (lambda batch: batch[..., :5], r"shape \(3, 20, 5\).*3 x 20 x 20 is needed"),
         (lambda batch: batch * float("nan"), "not finite"),
-        (lambda batch: (batch - 0.5) / 0.1, "leave normalisation out"),
+        (lambda batch: batch * 255, "leave normalisation out"),
+        (lambda batch: batch.no_such_thing, r"failed on a picture in the form 'batch' \(float tensor.*no_such_thing"),
+        (lambda batch: None, "failed on a picture"),
     ],
 )
 def test_wrong_results_are_refused(call: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         OwnAugment(Own(call), 20).draw(pictures(2), KEYS[:2], Moment(0))
+    with pytest.raises(UserError, match=message):
+        try_out(Own(call), 20)
+
+
+@pytest.mark.parametrize("middle", [0.5, 0.485])
+@pytest.mark.parametrize("deviation", [1.0, 0.5, 0.225])
+def test_normalisation_is_found_before_it_can_do_harm(middle: float, deviation: float) -> None:
+    with pytest.raises(UserError, match="leave normalisation out"):
+        try_out(Own(lambda batch: (batch - middle) / deviation), 20)
+
+
+def test_noise_may_leave_the_range_and_is_cut_off() -> None:
+    noisy = Own(lambda batch: batch + 0.5 * torch.randn_like(batch))
+    try_out(noisy, 20)
+    found = OwnAugment(noisy, 20).draw(pictures(2), KEYS[:2], Moment(0))
+    assert found.min() == 0
+    assert found.max() == 1
+
+
+def test_a_form_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="form 'numpyy' is none of batch, numpy, pil"):
+        Own(jitter, "numpyy")  # type: ignore[arg-type]
 
 
 def test_prediction_sees_plain_pictures() -> None:

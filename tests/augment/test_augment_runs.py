@@ -37,8 +37,9 @@ def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: P
     CALLS.clear()
     given = settings(tmp_path / "store")
     run = fusetune.fit(table, "organ", config=given, out=tmp_path / "run", augment={"image": darker}, **HOW)
-    # Two epochs and two views for the head, each training row by itself; four views of four rows in the report.
-    assert len(CALLS) == 72 * (2 + 2) + 4 * 4
+    # Six trials; two epochs and two views for the head, each training row by itself; four views of four rows in the
+    # report.
+    assert len(CALLS) == 6 + 72 * (2 + 2) + 4 * 4
     assert set(CALLS) == {1}
     assert "given:" in (tmp_path / "run" / "config.yaml").read_text()
     CALLS.clear()
@@ -47,7 +48,7 @@ def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: P
     assert not CALLS
     # The same callable finds its features in the store; without it the configuration cannot be used again.
     fusetune.fit(table, "organ", config=given, out=tmp_path / "again", augment={"image": darker}, **HOW)
-    assert len(CALLS) == 72 * 2 + 4 * 4
+    assert len(CALLS) == 6 + 72 * 2 + 4 * 4
     with pytest.raises(ConfigError, match="give the same one again"):
         fusetune.fit(table, "organ", config=tmp_path / "run" / "config.yaml", out=tmp_path / "third", **HOW)
 
@@ -62,7 +63,7 @@ def test_only_images_can_be_given_a_callable(table: Path, tmp_path: Path) -> Non
 def test_a_flip_beside_an_orientation_is_refused_before_images_are_read(table: Path, tmp_path: Path) -> None:
     config = settings(tmp_path / "store", image__orientation="site")
     with pytest.raises(ConfigError, match=r"image\.augment\.flip_horizontal.*image\.orientation=site"):
-        fusetune.fit(table, "organ", config=config, out=tmp_path / "run", **HOW)
+        fusetune.fit(table, "organ", config=config, augment={"image": "medium"}, out=tmp_path / "run", **HOW)
     with pytest.raises(ConfigError, match=r"image\.augment\.flip_vertical"):
         fusetune.fit(table, "organ", config=config, augment={"image": "paper"}, out=tmp_path / "other", **HOW)
 
@@ -71,6 +72,8 @@ def test_the_command_draws_a_sheet(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "policy.yaml").write_text("rotate: 10\nflip_horizontal: 0.5\n")
+    (tmp_path / "settings.yaml").write_text("image: {augment: {rotate: 3}}\ncolumns: {augment: {corrupt: 0.5}}\n")
+    (tmp_path / "broken.yaml").write_text("rotate: [")
 
     def ask(*words: object) -> int:
         monkeypatch.setattr(sys, "argv", ["fusetune", "augment", str(table), *map(str, words)])
@@ -88,9 +91,12 @@ def test_the_command_draws_a_sheet(
     assert "2 rows, 3 views" in capsys.readouterr().out
     with Image.open(out) as sheet:
         assert sheet.size[0] == 10 + 4 * 170
+    for policy in (tmp_path / "settings.yaml", f"import:{__name__}:darker"):
+        assert ask("--policy", policy, *options, "--out", out) == 0
     for words, message in (
         (("--policy", "mediun"), "did you mean 'medium'"),
-        (("--policy", tmp_path / "none.yaml"), "cannot be read"),
+        (("--policy", tmp_path / "none.yaml"), "cannot read the configuration"),
+        (("--policy", tmp_path / "broken.yaml"), "is not valid YAML"),
         (("--image", "skan"), "no column 'skan'"),
         (("--policy", "paper", "--out", tmp_path / "sheet.jpg"), "must end in .png"),
     ):

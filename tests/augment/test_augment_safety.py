@@ -69,6 +69,22 @@ def test_names_that_tell_pixel_sizes_are_pointed_out(name: str) -> None:
     assert "image.spacing=" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("label", "classes", "shown"),
+    [("laterality", ("a", "b"), "laterality"), ("finding", ("left", "right", "none"), "left, right")],
+)
+def test_labels_that_tell_sides_are_pointed_out(label: str, classes: tuple[str, ...], shown: str) -> None:
+    def warned(policy: str) -> list[str]:
+        config, log = Config.build({"image": {"augment": policy}}), Log(None, quiet=True)
+        columns = [Column(name=label, kind=Kind.CATEGORY, role="label", reason="given")]
+        check_policy(config.image, config.image.policy, Schema(columns=columns), log, classes)
+        return log.warnings
+
+    (warning,) = warned("medium")
+    assert f"sounds as if it told sides ({shown})" in warning
+    assert warned("light") == []
+
+
 def test_other_names_are_not() -> None:
     assert (
         check("medium", ("residence", "upright", "insider", "copyright", "outside", "pixels", "side_effects_x")[:5])
@@ -79,6 +95,7 @@ def test_other_names_are_not() -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
+        ({"crop": 1e-9}, r"image\.augment\.crop: .*greater than or equal to 0\.05"),
         ({"crop": 1.2}, r"crop of 1\.2 x the picture's side is larger than the picture"),
         ({"flip_horizontal": 1.5}, r"image\.augment\.flip_horizontal: .*less than or equal to 1 \(got 1\.5\)"),
         ({"erase": -0.1}, r"image\.augment\.erase: .*greater than or equal to 0"),

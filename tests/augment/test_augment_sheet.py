@@ -39,6 +39,21 @@ IMAGES = torch.full((3, 3, 24, 24), 200, dtype=torch.uint8)
 def test_captions_name_what_did_something() -> None:
     drawn = {"angle": -7.25, "zoom": 1.0, "flip_x": 1.0, "brightness": 0.0, "contrast": 1.2, "erase_width": 0.25}
     assert caption(drawn) == ["turn -7.2°", "flip left-right", "contrast 1.20", "erase 25% wide"]
+    assert caption({"erase_width": 0.25, "erase_height": 0.5}) == ["erase 25% wide", "and 50% high"]
+
+
+def test_shifts_are_shown_as_they_are_seen() -> None:
+    bright = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    bright[..., 19:21, 19:21] = 255
+    for key in range(8):
+        augment, keys = ImageAugment(ImagePolicy(translate=0.3), 40), torch.tensor([key])
+        seen = augment.draw(bright, keys, Moment(0))[0, 0].double()
+        places = torch.arange(40) - 19.5
+        for name, weights in (("shift x", seen.sum(0)), ("shift y", seen.sum(1))):
+            moved = float((weights * places).sum() / weights.sum()) / 40
+            words = caption({key: float(value) for key, value in augment.parameters(keys, Moment(0)).items()})
+            (said,) = [word for word in words if word.startswith(name)]
+            assert abs(float(said.split()[-1].rstrip("%")) / 100 - moved) < 0.01
 
 
 def test_pictures_stand_beside_their_original() -> None:
@@ -77,6 +92,16 @@ def test_cells_that_changed_are_marked() -> None:
     seen = {word for row in cells for cell in row[1:] for word, mark in cell.words if mark == "new"}
     assert seen
     assert seen <= {"age: 20", "age: 50", "age: 80", "age: missing", "sex: f", "sex: m"}
+
+
+def test_rare_categories_are_shown_by_their_name() -> None:
+    frame = pd.DataFrame({"city": ["Rome", "Oslo", "Oslo", "Oslo"]})
+    fitted = CellInput.fit(read_table(frame), {"city": Kind.CATEGORY}, np.arange(4))
+    inputs = fitted.bind(read_table(frame)).read(np.arange(4))
+    rare = frame.to_dict("records")
+    cells = column_cells(CellAugment(ColumnPolicy(corrupt=0), inputs), inputs, fitted, torch.arange(4), MOMENTS, rare)
+    assert [row[0].words for row in cells[:2]] == [[("city: Rome (rare)", "")], [("city: Oslo", "")]]
+    assert cells[0][1].words == [("unchanged", "")]
 
 
 def test_words_fit_into_their_cell() -> None:

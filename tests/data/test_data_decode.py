@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -167,3 +170,42 @@ def test_the_common_scale_uses_the_reduced_decoding_and_keeps_sizes() -> None:
         reduced = load(data, (round(480 * factor), round(480 * factor)))
         again = to_scale(reduced, factor * 480 / reduced.shape[0], 64, 0)
         assert np.abs(whole.astype(int) - again).mean() < 3
+
+
+def deep(channels: int, kind: str, top: int = 4095) -> tuple[npt.NDArray[np.uint16], bytes]:
+    """Return 16-bit channels that only use values up to `top`, and their file."""
+    ramp = np.linspace(0, top, 24 * 32).reshape(24, 32).round().astype(np.uint16)
+    planes = np.dstack([ramp, ramp[::-1], ramp[:, ::-1], np.full_like(ramp, 65535)][:channels])
+    order = [2, 1, 0, 3][:channels]  # OpenCV writes blue first
+    return planes, cv2.imencode(kind, planes[..., order])[1].tobytes()
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_deep_colours_fill_the_whole_range(kind: str) -> None:
+    """A scanner's 12 bits in a file of 16 are not nearly black: the picture's own range becomes 0..255, as in grey."""
+    planes, data = deep(3, kind)
+    assert np.array_equal(load(data), (planes / 4095 * 255).round())
+
+
+def test_deep_colours_with_transparency() -> None:
+    planes, data = deep(4, ".png", 65535)
+    assert np.array_equal(load(data), (planes[..., :3] / 65535 * 255).round())
+    planes[..., 3] = 0
+    hidden = cv2.imencode(".png", planes[..., [2, 1, 0, 3]])[1].tobytes()
+    assert (load(hidden) == 255).all()  # the background
+
+
+def test_deep_colours_are_turned_upright() -> None:
+    planes, data = deep(3, ".png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    assert np.array_equal(load(data[:33] + chunk + data[33:]), np.rot90((planes / 4095 * 255).round(), -1))
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_half_of_a_deep_picture_is_refused(kind: str) -> None:
+    _, data = deep(3, kind)
+    with pytest.raises(ImageError):
+        load(data[: len(data) // 2])

@@ -95,12 +95,13 @@ class _Source:
         """Return 1 where the operation happens and 0 elsewhere."""
         if operation not in self.operations:
             return self.none
+        its_turn = self.none + 1
         if self.policy.choose == "one":
-            return (self.chosen == self.operations.index(operation)).double()
-        if operation in _CHANCES:
-            chance: float = getattr(self.policy, _CHANCES[operation])
-            return (self.numbers[f"{operation}?"] < chance).double()
-        return self.none + 1
+            its_turn = (self.chosen == self.operations.index(operation)).double()
+        if operation not in _CHANCES:
+            return its_turn
+        chance: float = getattr(self.policy, _CHANCES[operation])
+        return its_turn * (self.numbers[f"{operation}?"] < chance)
 
     def unsigned(self, operation: str) -> Tensor:
         """Return numbers in [0, 1), or 0 where the operation does not happen."""

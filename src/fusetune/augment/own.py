@@ -11,21 +11,19 @@ Only training is affected: predictions see plain pictures, so a model is saved a
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import inspect
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fusetune.augment.fingerprint import fingerprint
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment, integers
 from fusetune.config import IMAGE_POLICIES, ImagePolicy
@@ -34,6 +32,13 @@ from fusetune.errors import ConfigError, UserError
 
 IMPORT, GIVEN = OWN
 Form = Literal["batch", "numpy", "pil"]
+_FORMS: dict[Form, str] = {
+    "batch": "float tensor [1, 3, side, side] in 0..1",
+    "numpy": "uint8 array [side, side, 3]",
+    "pil": "RGB PIL.Image",
+}
+# How far the mean of a picture may lie outside 0..1, and how many views are tried out.
+_OUTSIDE, _TRIALS = 0.25, 3
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,11 @@ class Own:
         form: batch: float tensor [1, 3, side, side] in 0..1 to the same; numpy: uint8 array [side, side, 3] to the
             same; pil: an RGB `PIL.Image` to the same.
         policy: What happens before the call: a policy or the name of one. The picture always gets its final size first.
-        name: Part of the key under which features are stored; by default the callable's name and a hash of its code
-            or, for objects, of what they print as. Values that a function takes from around it are not seen by that:
-            give a new name when they change.
+        name: Part of the key under which features are stored; by default the callable's name and a fingerprint of its
+            code and of all that it works with, taken now.
+
+    Raises:
+        ConfigError: If it cannot be called, or the form or the policy is none of those that exist.
     """
 
     call: Callable[..., Any]
@@ -58,6 +65,13 @@ class Own:
     def __post_init__(self) -> None:
         if not callable(self.call):
             raise ConfigError(f"image.augment: {self.call!r} cannot be called")
+        if self.form not in get_args(Form):
+            raise ConfigError(f"image.augment: form '{self.form}' is none of {', '.join(get_args(Form))}")
+        if self.name is None:
+            thing = self.call if hasattr(self.call, "__qualname__") else type(self.call)
+            made = f"{thing.__module__}:{thing.__qualname__}#{fingerprint(self.call)}"
+            # Now, for a callable may change what it holds whenever it is called.
+            object.__setattr__(self, "name", made)
         if isinstance(self.policy, str) and self.policy not in IMAGE_POLICIES:
             raise ConfigError(f"image.augment: '{self.policy}' is no policy; known: {', '.join(IMAGE_POLICIES)}")
 
@@ -68,11 +82,9 @@ class Own:
 
     @property
     def label(self) -> str:
-        """The name, or one made from the callable."""
-        if self.name:
-            return self.name
-        thing = self.call if hasattr(self.call, "__qualname__") else type(self.call)
-        return f"{thing.__module__}:{thing.__qualname__}#{_digest(self.call)[:12]}"
+        """The name, or the one made from the callable."""
+        assert self.name is not None
+        return self.name
 
 
 def as_own(value: Any) -> Own:
@@ -118,7 +130,8 @@ def chosen(augment: ImagePolicy | str, given: Own | None) -> Own | None:
     if given is None or augment != GIVEN + given.label:
         raise ConfigError(
             f"image.augment: '{augment}' is a callable that was given from Python; give the same one again, as in "
-            "fusetune.fit(..., augment={'image': it})"
+            "fusetune.fit(..., augment={'image': it}); if it holds what cannot be compared, give it a name: "
+            "fusetune.augment.own.Own(it, name='...')"
         )
     return given
 
@@ -154,10 +167,10 @@ class OwnAugment:
         return self.before.plain(images)
 
     def draw(self, images: Tensor, keys: Tensor, moment: Moment) -> Tensor:
-        """Draw one random view of every picture, float32 [rows, 3, size, size] in 0..1.
+        """Draw one random view of every picture, float32 [rows, 3, size, size] in 0..1; what lies outside is cut off.
 
         Raises:
-            UserError: If the callable returns something else than a picture of the same size in 0..1.
+            UserError: If the callable fails, or returns something else than a picture of the same size in about 0..1.
         """
         return self.draw_views(images, keys, [moment])
 
@@ -167,22 +180,43 @@ class OwnAugment:
         seeds = torch.cat([integers(moment, keys.cpu(), "own", 1, 2**32)[:, 0] for moment in moments]).tolist()
         for place, seed in enumerate(seeds):
             with _seeded(seed, self.own.call, views.device):
-                found = _called(self.own, views[place])
-            views[place] = self._checked(found)
+                found = self._found(views[place])
+            views[place] = found.clamp(0, 1)
         return views
 
-    def _checked(self, found: Tensor) -> Tensor:
+    def _found(self, image: Tensor) -> Tensor:
+        try:
+            found = _called(self.own, image)
+        except Exception as error:
+            raise UserError(
+                f"image.augment: {self.own.label} failed on a picture in the form '{self.own.form}' "
+                f"({_FORMS[self.own.form]}): {type(error).__name__}: {error}"
+            ) from error
         if found.shape != (3, self.size, self.size) or not bool(found.isfinite().all()):
             raise UserError(
                 f"image.augment: {self.own.label} returned values of shape {tuple(found.shape)}, some perhaps not "
                 f"finite; a picture of 3 x {self.size} x {self.size} is needed (leave cropping and resizing out)"
             )
-        if float(found.min()) < -1 or float(found.max()) > 2:
+        # The mean, for noise may carry single pixels anywhere.
+        if not -_OUTSIDE < float(found.mean()) < 1 + _OUTSIDE:
             raise UserError(
                 f"image.augment: {self.own.label} returned values from {float(found.min()):.3g} to "
                 f"{float(found.max()):.3g}; a picture in 0..1 is needed (leave normalisation out, the encoder does it)"
             )
-        return found.clamp(0, 1)
+        return found
+
+
+def try_out(own: Own, size: int) -> None:
+    """Call a callable on a black and on a white picture, so that what cannot work fails before anything is trained.
+
+    Normalisation, which the encoder does itself, makes black darker than black or white brighter than white.
+
+    Raises:
+        UserError: If the callable fails, or returns something else than a picture of the same size in about 0..1.
+    """
+    for value in (0, 255):
+        picture = torch.full((1, size, size, 3), value, dtype=torch.uint8).permute(0, 3, 1, 2)
+        OwnAugment(own, size).draw(picture.expand(_TRIALS, -1, -1, -1), torch.arange(_TRIALS), Moment(0))
 
 
 def _called(own: Own, image: Tensor) -> Tensor:
@@ -219,12 +253,3 @@ def _seeded(seed: int, call: Any, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-def _digest(call: Callable[..., Any]) -> str:
-    try:
-        text = inspect.getsource(call) if hasattr(call, "__code__") else repr(call)
-    except (OSError, TypeError):
-        text = repr((call.__code__.co_code, call.__code__.co_consts)) if hasattr(call, "__code__") else repr(call)
-    # Where an object lies in memory says nothing about what it does.
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", text).encode()).hexdigest()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fusetune.config import ImagePolicy
 from fusetune.config.tree import ImageConfig
 from fusetune.data.schema import Schema
-from fusetune.errors import ConfigError, did_you_mean
+from fusetune.errors import ConfigError, did_you_mean, listed
 from fusetune.progress import Log
 
 _SIDE = re.compile(r"(^|[\W_])(left|right|laterality|orientation|side)([\W_]|$)", re.IGNORECASE)
@@ -17,8 +18,10 @@ _SPACING = re.compile(r"(^|[\W_])(spacing|pixel[\W_]?(size|spacing|mm)|mm[\W_]pe
 _TURN = 45
 
 
-def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: Log) -> None:
-    """Refuse what contradicts another column, and warn where a column's name says that it might.
+def check_policy(
+    image: ImageConfig, policy: ImagePolicy, schema: Schema, log: Log, classes: Sequence[Any] = ()
+) -> None:
+    """Refuse what contradicts another column, and warn where the name of a column or a class says that it might.
 
     Raises:
         ConfigError: If `image.orientation` names no column of the table; if pictures are flipped or turned beyond 45
@@ -48,6 +51,12 @@ def check_policy(image: ImageConfig, policy: ImagePolicy, schema: Schema, log: L
         )
     for text in _doubts(image, policy, [column.name for column in schema.columns if column.role == "input"]):
         log.warn(text)
+    sided = [str(name) for name in (schema.named("label"), *classes) if name is not None and _SIDE.search(str(name))]
+    if sided and _flips(policy) and image.orientation is None:
+        log.warn(
+            f"what is predicted sounds as if it told sides ({listed(sided)}), and image.augment.{_flips(policy)[0]} "
+            "mirrors pictures but not labels; if so, choose a policy without flips such as image.augment=scan"
+        )
 
 
 def _flips(policy: ImagePolicy) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import repeat
@@ -20,6 +20,7 @@ from fusetune.augment.random import Moment
 from fusetune.data.tabular import FIRST, CellInput
 
 Mark = Literal["", "gone", "new"]
+_UNSEEN = "unseen"
 _FONT = 13
 _LINE = 17
 _GAP = 10
@@ -32,8 +33,10 @@ _WORDS = {
     "contrast": "contrast {:.2f}", "saturation": "saturation {:.2f}", "gamma": "gamma {:.2f}", "blur": "blur {:.1f} px",
     "sharpness": "sharpness {:.2f}", "posterize": "{:.0f} bits", "solarize": "solarize {:.2f}",
     "autocontrast": "autocontrast", "equalize": "equalize", "speckle": "speckle {:.2f}", "noise": "noise {:.3f}",
-    "erase_width": "erase {:.0%} wide",
+    "erase_width": "erase {:.0%} wide", "erase_height": "and {:.0%} high",
 }  # fmt: skip
+# Drawn is where an output pixel is taken from; shown is where the picture goes: to the right and down.
+_OPPOSITE = ("shift_x", "shift_y")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ def image_cells(augment: Any, images: Tensor, keys: Tensor, moments: Sequence[Mo
 
 def caption(drawn: dict[str, float]) -> list[str]:
     """Return the parameters that did something, in words."""
-    return [text.format(drawn[name]) for name, text in _WORDS.items() if name in drawn and drawn[name] != NEUTRAL[name]]
+    return [
+        text.format(-drawn[name] if name in _OPPOSITE else drawn[name])
+        for name, text in _WORDS.items()
+        if name in drawn and drawn[name] != NEUTRAL[name]
+    ]
 
 
 def text_cells(
@@ -80,11 +87,28 @@ def text_cells(
 
 
 def column_cells(
-    augment: Augment, inputs: dict[str, Tensor], fitted: CellInput, keys: Tensor, moments: Sequence[Moment]
+    augment: Augment,
+    inputs: dict[str, Tensor],
+    fitted: CellInput,
+    keys: Tensor,
+    moments: Sequence[Moment],
+    rare: Sequence[Mapping[str, str]] | None = None,
 ) -> list[list[Cell]]:
-    """Return one list per row: the cells, and per view the cells that changed."""
+    """Return one list per row: the cells, and per view the cells that changed.
+
+    Args:
+        augment: What changes cells.
+        inputs: Encoded cells.
+        fitted: How they were encoded.
+        keys: Row keys, int64 [rows].
+        moments: One per view.
+        rare: Per row, by column, what stands in the table; shown for categories that have no code of their own.
+    """
     before = _cells(inputs, fitted)
-    shown = [[Cell([(f"{name}: {value}", "") for name, value in row.items()])] for row in before]
+    shown = []
+    for row, cells in enumerate(before):
+        told = {name: f"{rare[row][name]} (rare)" for name in cells if rare and cells[name] == _UNSEEN}
+        shown.append([Cell([(f"{name}: {told.get(name, value)}", "") for name, value in cells.items()])])
     for moment in moments:
         for row, after in enumerate(_cells(augment.draw(inputs, keys, moment), fitted)):
             changes = [(f"{name}: {value}", "new") for name, value in after.items() if value != before[row][name]]
@@ -149,7 +173,7 @@ def _cells(inputs: dict[str, Tensor], fitted: CellInput) -> list[dict[str, str]]
             cells[name] = "missing" if bool(inputs["missing"][row, place]) else f"{value:.4g}"
         for place, vocabulary in enumerate(fitted.categories):
             code = int(inputs["codes"][row, place])
-            words = ["missing", "unseen", *vocabulary.categories]
+            words = ["missing", _UNSEEN, *vocabulary.categories]
             cells[vocabulary.column] = words[code] if code < FIRST + len(vocabulary.categories) else str(code)
         found.append(cells)
     return found

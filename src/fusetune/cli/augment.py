@@ -15,8 +15,9 @@ from fusetune.augment.random import Moment
 from fusetune.augment.sheet import Cell, column_cells, draw_sheet, image_cells, text_cells
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import commas
-from fusetune.config import IMAGE_POLICIES, Config, read_yaml
-from fusetune.data.images import ImageInput, ImageSource, raise_for_problems
+from fusetune.config import IMAGE_POLICIES, Config, read_layer
+from fusetune.config.tree import OWN
+from fusetune.data.images import ImageSource, raise_for_problems
 from fusetune.data.schema import CELL_KINDS, Column, Kind, Schema, infer_kind
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table, row_keys
@@ -39,7 +40,12 @@ def augment(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file.")],
     out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the picture (PNG).")],
     policy: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help=f"YAML file, or one of: {', '.join(IMAGE_POLICIES)}.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE|import:M:N",
+            help=f"One of: {', '.join(IMAGE_POLICIES)}; a YAML file (an image policy, or settings as fit takes them); "
+            "or import:package.module:name for a callable of your own.",
+        ),
     ] = "light",
     rows: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Rows, spread over the table.")] = 8,
     views: Annotated[int, typer.Option(min=1, max=50, metavar="N", help="Random views per row.")] = 6,
@@ -64,7 +70,7 @@ def augment(
     del debug
     if out_file.suffix.lower() != ".png":
         raise UserError(f"--out {out_file}: the name must end in .png")
-    config = Config.build({"image": {"augment": _policy(policy), "size": size, "encode_size": size}})
+    config = Config.build(_policy(policy), {"image": {"size": size, "encode_size": size}})
     data = read_table(table)
     names = _columns(data, image, text, commas(columns))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).round().astype(np.int64))
@@ -75,18 +81,17 @@ def augment(
     out.print(f"{len(chosen)} rows, {views} views -> {out_file}", soft_wrap=True)
 
 
-def _policy(name: str) -> Any:
-    if name in IMAGE_POLICIES:
-        return name
+def _policy(name: str) -> dict[str, Any]:
+    """Return the settings that a policy's name, address or file stands for."""
+    if name in IMAGE_POLICIES or name.startswith(OWN):
+        return {"image": {"augment": name}}
     if Path(name).suffix not in (".yaml", ".yml"):
         raise UserError(
             f"--policy {name}: no policy has this name{did_you_mean(name, IMAGE_POLICIES)}; name a YAML file or one of "
             f"{', '.join(IMAGE_POLICIES)}"
         )
-    try:
-        return read_yaml(Path(name).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise UserError(f"--policy {name} cannot be read: {error.strerror}") from error
+    found = read_layer(Path(name))
+    return found if set(found) & set(Config.model_fields) else {"image": {"augment": found}}
 
 
 def _columns(table: Table, image: str | None, text: str | None, cells: list[str] | None) -> dict[str, list[str]]:
@@ -115,8 +120,9 @@ def _grids(
     ids = table.ids(None).iloc[chosen].reset_index(drop=True)
     keys, here = torch.from_numpy(row_keys(ids)), np.arange(len(chosen))
     grids = []
-    for columns in names.values():
-        kinds = {name: infer_kind(table.column(name))[0] for name in columns}
+    for what, columns in names.items():
+        given = {"image": Kind.IMAGE, "text": Kind.TEXT}.get(what)
+        kinds = {name: given or infer_kind(table.column(name))[0] for name in columns}
         schema = Schema(columns=[Column(name=n, kind=k, role="input", reason="shown") for n, k in kinds.items()])
         modality = next(iter(schema.modalities().values()))
         reader, _ = prepare_modality(modality, table, schema, every, config, Log(None, quiet=True))
@@ -124,12 +130,16 @@ def _grids(
         if isinstance(source, ImageSource):
             raise_for_problems(source, ids)
         raw: Any = source.read(here)
-        if isinstance(reader.fitted, ImageInput):
-            grids.append(image_cells(reader.augment(config, source, here), raw, keys, moments))
-        elif isinstance(reader.fitted, TextInput):
-            drawn = reader.augment(config, source, here)
-            grids.append(text_cells(drawn, raw, reader.fitted.tokenizer, keys, moments))
-        elif isinstance(reader.fitted, CellInput):
+        if isinstance(reader.fitted, CellInput):
             drawn = reader.augment(config, reader.bind(table), every)
-            grids.append(column_cells(drawn, raw, reader.fitted, keys, moments))
+            rare = [dict(zip(columns, map(str, row), strict=True)) for row in few.frame[columns].to_numpy()]
+            grids.append(column_cells(drawn, raw, reader.fitted, keys, moments, rare))
+            continue
+        drawn = reader.augment(config, source, here)
+        if isinstance(reader.fitted, TextInput):
+            cells = text_cells(drawn, raw, reader.fitted.tokenizer, keys, moments)
+        else:
+            cells = image_cells(drawn, raw, keys, moments)
+        absent = [Cell([(f"no {what}", "")])]
+        grids.append([row if has else absent for row, has in zip(cells, source.present, strict=True)])
     return grids

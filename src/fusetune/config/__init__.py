@@ -1,6 +1,6 @@
 """One typed configuration tree (`tree`, `policy`), recipes for it (`recipes`), and how layers combine (`layers`)."""
 
-from fusetune.config.layers import Config
+from fusetune.config.layers import Config, read_layer
 from fusetune.config.policy import (
     IMAGE_POLICIES,
     ColumnPolicy,
@@ -28,5 +28,6 @@ __all__ = [
     "TextPolicy",
     "TrainConfig",
     "Tree",
+    "read_layer",
     "read_yaml",
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fusetune.config.policy import IMAGE_POLICIES
 from fusetune.config.recipes import RECIPES
 from fusetune.config.tree import KINDS, TrainConfig, Tree
 from fusetune.config.yaml12 import read_yaml, write_yaml
@@ -44,7 +45,7 @@ class Config(Tree):
             ConfigError: Naming every unknown key and wrong value of all layers.
         """
         problems: list[str] = []
-        given = [_as_mapping(layer) for layer in layers if layer is not None]
+        given = [read_layer(layer) for layer in layers if layer is not None]
         given.append(_from_sets(sets, problems))
         recipe = next((layer["recipe"] for layer in reversed(given) if "recipe" in layer), "sound")
         # A complete configuration, such as a run's config.yaml, leaves a recipe nothing to decide.
@@ -55,6 +56,8 @@ class Config(Tree):
         ]
         tree = cls().model_dump()
         for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *given]:
+            if layer is given[-1]:  # --set
+                _unfold_policy(tree, layer)
             _merge(tree, _spread_train(layer, problems))
         try:
             config = cls.model_validate(tree)
@@ -82,7 +85,12 @@ class Config(Tree):
         return found
 
 
-def _as_mapping(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+def read_layer(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """Return what one layer says: a mapping, the settings of a configuration, or a YAML file.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds no mapping.
+    """
     if isinstance(layer, Config):
         return layer.model_dump(exclude_unset=True)
     if isinstance(layer, Mapping):
@@ -137,6 +145,19 @@ def _spread_train(layer: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     spread: dict[str, Any] = {kind: {"train": deepcopy(understood)} for kind in KINDS}
     _merge(spread, rest)
     return spread
+
+
+def _unfold_policy(tree: dict[str, Any], sets: Mapping[str, Any]) -> None:
+    """Write a policy that is given by name out where `--set image.augment.X` changes a part of it.
+
+    A mapping in a file, on the other hand, is a policy of its own.
+    """
+    image, changed = tree["image"], sets.get("image")
+    if not isinstance(image, dict) or not isinstance(changed, Mapping):
+        return
+    policy = IMAGE_POLICIES.get(str(image.get("augment")))
+    if policy is not None and isinstance(changed.get("augment"), Mapping):
+        image["augment"] = policy.model_dump()
 
 
 def _merge(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -23,13 +23,14 @@ class ImagePolicy(Section):
     """
 
     choose: Literal["all", "one"] = Field(
-        "all", description="all: every operation, one on top of the other; one: a single one of them per picture"
+        "all",
+        description="all: every operation, one on top of the other; one: a single one per picture, each equally often",
     )
     rotate: float = Field(0.0, ge=0, le=180, description="largest angle in degrees")
     scale: float = Field(0.0, ge=0, lt=1, description="largest relative change of size")
     translate: float = Field(0.0, ge=0, le=1, description="largest shift as a share of the side")
     shear: float = Field(0.0, ge=0, lt=1, description="largest slant along either axis, as its tangent")
-    crop: float = Field(1.0, gt=0, description="side of a randomly placed crop as a share of the picture's side")
+    crop: float = Field(1.0, ge=0.05, description="side of a randomly placed crop as a share of the picture's side")
     flip_horizontal: Probability = Field(0.0, ge=0, le=1)
     flip_vertical: Probability = Field(0.0, ge=0, le=1)
     border: Literal["edge", "constant", "reflect"] = Field(
@@ -92,7 +93,7 @@ IMAGE_POLICIES: dict[str, ImagePolicy] = {
     # 224; brightness is added here where the paper multiplies.
     "trivial": ImagePolicy(
         choose="one", rotate=135, translate=32 / 224, shear=0.99, brightness=0.99, contrast=0.99, saturation=0.99,
-        sharpness=0.99, posterize=2, solarize=0, autocontrast=True, equalize=True, border="constant",
+        sharpness=0.99, posterize=2, solarize=0, autocontrast=True, equalize=True, effects=1, border="constant",
     ),
     # Nothing that changes the size of what is seen or its left and right: safe beside columns such as a pixel size.
     "scan": ImagePolicy(rotate=15, translate=0.06, brightness=0.15, contrast=0.2),

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
+import cv2
 import fsspec
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +131,9 @@ def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], backgroun
             _strictly(picture.jpeg)  # pydicom decodes through Pillow
         return picture.pixels()
     pixels = _jpeg(picture, data, least) if isinstance(picture, JpegImageFile) else None
+    if ";16" in str(getattr(picture, "tile", "")) and not picture.mode.startswith("I"):
+        picture.load()  # which notices damage that OpenCV only mentions
+        pixels = _deep_colours(data, background)
     if pixels is None:
         picture.draft("RGB", least)
         pixels = np.array(_to_rgb(picture, background), dtype=np.uint8)
@@ -215,7 +219,7 @@ def _check_address(address: str, allow_remote: bool, confined: bool) -> None:
 
 def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
-        return _to_8_bits(picture)
+        return Image.fromarray(_to_8_bits(np.asarray(picture, dtype=np.float64))).convert("RGB")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         behind = Image.new("RGBA", layer.size, (background, background, background, 255))
@@ -223,13 +227,25 @@ def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _to_8_bits(picture: Image.Image) -> Image.Image:
+def _deep_colours(data: bytes, background: int) -> Pixels | None:
+    """Decode a picture of 16 bits per channel, of which Pillow keeps the upper 8; None where OpenCV cannot read it."""
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None or found.dtype != np.uint16 or found.ndim != 3:
+        return None
+    pixels = _to_8_bits(found[..., 2::-1].astype(np.float64))
+    if found.shape[2] == 4:
+        alpha = found[..., 3:] / 65535
+        pixels = (alpha * pixels + (1 - alpha) * background).round().astype(np.uint8)
+    return pixels
+
+
+def _to_8_bits(values: npt.NDArray[np.float64]) -> Pixels:
     # 16-bit and float files rarely use their whole range (scanners give 12 bits): the image's own range becomes 0..255.
-    values = np.asarray(picture, dtype=np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise ImageError("no pixel holds a finite number")
     low, high = float(finite.min()), float(finite.max())
     span = high - low if high > low else 1.0
     scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / span * 255
-    return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    found: Pixels = scaled.round().astype(np.uint8)
+    return found

@@ -247,8 +247,10 @@ def _load(path: Path) -> Array | None:
         array: Array = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
         if facts["format"] == _FORMAT and facts["sha256"] == _array_hash(array):
             return array
-    except (OSError, EOFError, ValueError, TypeError, KeyError):
+    except (EOFError, ValueError, TypeError, KeyError, FileNotFoundError):
         pass
+    except OSError:  # too many open files, a network drive that is away: what is stored may be sound
+        return None
     shutil.rmtree(path, ignore_errors=True)
     return None
 

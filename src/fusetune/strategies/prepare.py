@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fusetune.augment.own import Own, chosen
+from fusetune.augment.own import Own, chosen, try_out
 from fusetune.augment.safety import check_policy
 from fusetune.config import Config
 from fusetune.data.images import ImageSource, Reading, raise_for_problems
@@ -130,7 +130,9 @@ def prepare(
         WeightsError: If an encoder's weights are not on this machine.
     """
     call = chosen(config.image.augment, own)
-    check_policy(config.image, config.image.policy if call is None else call.before, schema, log)
+    if call is not None:
+        try_out(call, config.image.size)
+    check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes)
     train = split.rows("train")
     modalities, readers, pristine = schema.modalities(), {}, {}
     sources: dict[str, Source] = {}
