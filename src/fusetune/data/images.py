@@ -38,6 +38,8 @@ _MEMORY = 6 * 2**30
 # can have millions of rows.
 _PIECE, _WINDOW = 16, 4096
 _GREY = 127
+# The reason for the number of batches that are prepared ahead of use.
+_WHY = " (one waits while another is made)"
 # Part of every digest: to be raised when the same file and settings give other pixels than before.
 _DECODING = 1
 R = TypeVar("R")
@@ -188,10 +190,10 @@ class ImageSource:
         if self.cache is not None:
             parts.append(f"{self.cached:,} of them decoded by an earlier run")
         if self.pixels is not None:
-            parts.append(f"kept in memory ({self.pixels.nbytes / 2**20:,.0f} MiB), batches {AHEAD} ahead")
+            parts.append(f"kept in memory ({self.pixels.nbytes / 2**20:,.0f} MiB), batches {AHEAD} ahead{_WHY}")
         else:
             source = "decoded" if self.cache is None else "fetched from the cache"
-            parts.append(f"too many for memory, {source} for every batch, {AHEAD} ahead")
+            parts.append(f"too many for memory, {source} for every batch, {AHEAD} ahead{_WHY}")
         if self.cache is not None and self.cache.full:
             parts.append(f"{self.cache.home} took no more of them (store.images_gb)")
         return "; ".join(parts)
