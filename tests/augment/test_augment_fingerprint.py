@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +97,23 @@ def test_the_code_of_its_class_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint(Dark(1))
     monkeypatch.setattr(Dark, "__call__", lambda self, batch: batch - self.factor)
     assert fingerprint(Dark(1)) != before
+
+
+def test_the_code_of_other_files_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(strength: float) -> str:
+        for name in ("my_helpers_of_a_test", "my_transforms_of_a_test"):
+            sys.modules.pop(name, None)
+        (tmp_path / "my_helpers_of_a_test.py").write_text(f"def dark(batch):\n    return batch * {strength}\n")
+        (tmp_path / "my_transforms_of_a_test.py").write_text(
+            "from my_helpers_of_a_test import dark\n\ndef apply(batch):\n    return dark(batch)\n"
+        )
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        return fingerprint(importlib.import_module("my_transforms_of_a_test").apply)
+
+    assert found(0.5) == found(0.5) != found(0.75)
 
 
 def test_random_states_do_not_count_and_circles_end() -> None:

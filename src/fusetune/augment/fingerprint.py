@@ -11,10 +11,11 @@ import hashlib
 import random
 import re
 import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from uuid import uuid4
 
@@ -32,8 +33,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 def fingerprint(call: Any) -> str:
     """Return 16 hexadecimal digits that depend on what a callable does.
 
-    Looked into are the code of functions and classes of the callable's own module, defaults, values from around a
-    function, the attributes of objects, arrays and tensors. Code of other modules is named, with its package's version.
+    Looked into are the code of functions and classes of the callable's own module and of all that are not installed as
+    packages, defaults, values from around a function, the attributes of objects, arrays and tensors. Code of installed
+    packages is named, with its version.
     """
     reader = _Reader(_module(call))
     reader.read(call)
@@ -85,8 +87,11 @@ class _Reader:
         self._say(tensor.dtype, tuple(tensor.shape))
         self._array(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
 
+    def _looks_into(self, module: str | None) -> bool:
+        return module == self.home or _is_users(module or "")
+
     def _function(self, function: types.FunctionType) -> None:
-        if function.__module__ != self.home:
+        if not self._looks_into(function.__module__):
             # Its code comes from a package with a version, but what it holds may be the user's.
             self._named(function.__module__ or "", function.__qualname__)
         else:
@@ -107,7 +112,7 @@ class _Reader:
     def _class(self, kind: type) -> None:
         self._named(kind.__module__, kind.__qualname__)
         for base in kind.__mro__:
-            if base.__module__ == self.home:
+            if self._looks_into(base.__module__):
                 own = {name: value for name, value in vars(base).items() if not _is_housekeeping(name, value)}
                 self._each((name, own[name]) for name in sorted(own))
 
@@ -159,6 +164,16 @@ def _module(call: Any) -> str:
     return str(getattr(thing, "__module__", None) or type(thing).__module__)
 
 
+@functools.cache
+def _is_users(module: str) -> bool:
+    """Return whether a module is somebody's file rather than part of an installed package."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.partition(".")[0] == "fusetune":
+        return False
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return not any(Path(file).is_relative_to(place) for place in installed)
+
+
 def _names(code: types.CodeType) -> set[str]:
     """Return every name that a code looks up, also in the functions it defines."""
     inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
@@ -167,9 +182,8 @@ def _names(code: types.CodeType) -> set[str]:
 
 def _slots(kind: type) -> tuple[str, ...]:
     found = vars(kind).get("__slots__", ())
-    return (
-        (found,) if isinstance(found, str) else tuple(name for name in found if name not in ("__dict__", "__weakref__"))
-    )
+    names = (found,) if isinstance(found, str) else tuple(found)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def _is_housekeeping(name: str, value: Any) -> bool:
