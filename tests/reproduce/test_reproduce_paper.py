@@ -155,6 +155,22 @@ def test_stage_u_keeps_the_epoch_of_the_best_accuracy(
     torch.testing.assert_close(image_logits(made, plan, model, made.parts.valid), states[1])
 
 
+def test_stage_m_keeps_the_epoch_of_the_best_accuracy(
+    frames: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, plan = bench(frames, tmp_path, "L16"), recipe(head=HEAD.model_copy(update={"epochs": 4}))
+    told, states = iter([(9.0, 0.5), (5.0, 0.8), (1.0, 0.8), (0.5, 0.7)]), []
+
+    def judged(logits: torch.Tensor, _: torch.Tensor) -> tuple[float, float]:
+        states.append(logits.softmax(1).numpy())
+        return next(told)
+
+    monkeypatch.setattr("fusetune.reproduce.paper.scored", judged)
+    found = fuse(made, plan, made.encoder(plan), beside(frames, made.parts.head)).predict(made.parts.valid)
+    assert np.abs(states[2] - states[1]).max() > 1e-6
+    np.testing.assert_allclose(found, states[1], atol=1e-12)
+
+
 def test_l10_brings_the_statistics_of_cifar(frames: Material, tmp_path: Path) -> None:
     wrong, right = (bench(frames, tmp_path, *flaws).encoder(recipe()) for flaws in (("L10",), ()))
     assert (tuple(wrong.mean), tuple(wrong.std)) == (CIFAR_MEAN, CIFAR_STD)

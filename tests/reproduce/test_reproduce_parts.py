@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from made import streams, titles
 from fusetune.data.table import Table
 from fusetune.datasets.streams import LOCATIONS
 from fusetune.errors import TableError
+from fusetune.reproduce.flaws import flaws_of
 from fusetune.reproduce.material import Material, material_of, place_numbers
 from fusetune.reproduce.parts import divide, shared_groups, shifted_join, test_rows
+from fusetune.reproduce.recipe import load_recipe
 
 test_rows.__test__ = False  # type: ignore[attr-defined]
 
@@ -44,7 +47,7 @@ def test_the_join_is_what_pandas_makes_of_it() -> None:
 def test_sound_parts_are_disjoint_and_whole_streams(frames: Material) -> None:
     parts = divide(frames, frozenset(), 0)
     parts.split.unlock_test()
-    test = test_rows(frames, parts, frozenset())
+    test = test_rows(frames, parts, frozenset(), image=True)
     assert not set(parts.head) & set(parts.valid)
     assert shared_groups(frames, parts.head, test)[0] == 0
     assert (parts.source == parts.head).all()
@@ -79,9 +82,50 @@ def test_the_notebooks_rows_on_the_whole_of_food101() -> None:
     assert set(parts.valid) <= set(parts.head)
     assert int((parts.source != parts.head).sum()) == 28632
     parts.split.unlock_test()
-    assert len(test_rows(material, parts, flaws)) == 22715
+    assert len(test_rows(material, parts, flaws, image=True)) == 22715
+    assert len(test_rows(material, parts, flaws, image=False)) == 22716  # as the text and fused notebooks print
     sound = divide(material, frozenset(), 0)
     assert len(sound.head) + len(sound.valid) == 67972
+
+
+def test_the_gpt2_notebook_divides_its_rows_honestly() -> None:
+    """61,174 / 6,797 / 22,716 rows, disjoint; the one row less than here has a title that is too short."""
+    recipe = load_recipe("food101-text-gpt2", "paper")
+    split = np.repeat(["train", "test"], [67972, 22716])
+    frame = pd.DataFrame({"id": np.arange(len(split)).astype(str), "text": "soup", "split": split})
+    frame["label"] = np.arange(len(split)) % 101
+    material = material_of("upmc-food101", Table(frame, "t", Path()), "label")
+    flaws = flaws_of("upmc-food101") - frozenset(recipe.without)
+    parts = divide(material, flaws, 0)
+    assert (len(parts.text), len(parts.valid)) == (61174, 6798)
+    assert not set(parts.valid) & set(parts.text)
+    parts.split.unlock_test()
+    assert len(test_rows(material, parts, flaws, image=False)) == 22716
+
+
+def test_frames_are_dealt_as_the_publisher_deals_them(frames: Material) -> None:
+    order = np.random.default_rng(0).permutation(len(frames.labels))
+    given = np.array(["train", "valid", "test"], dtype=object)[order % 3]
+    published = replace(frames, by_frame=given)
+    parts = divide(published, frozenset({"L1"}), 0)
+    assert np.array_equal(parts.split.rows("valid"), np.flatnonzero(given == "valid"))
+    whole = divide(published, frozenset(), 0).split.rows("valid")
+    assert not np.array_equal(whole, np.flatnonzero(given == "valid"))
+
+
+def test_a_dev_file_is_the_validation_part_but_for_l5() -> None:
+    frame = titles().table.frame.copy()
+    frame.loc[[0, 8, 40], "split"] = "valid"
+    made = material_of("upmc-food101", Table(frame, "t", Path()), "label", dev=True)
+    assert divide(made, frozenset(), 0).split.rows("valid").tolist() == [0, 8, 40]
+    assert divide(made, frozenset({"L5"}), 0).split.rows("valid").tolist() != [0, 8, 40]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_without_training_or_test_rows_nothing_is_reproduced(part: str) -> None:
+    frame = titles().table.frame.assign(split=part)
+    with pytest.raises(TableError, match=f"has no {'test' if part == 'train' else 'training'} rows"):
+        material_of("upmc-food101", Table(frame, "t", Path()), "label")
 
 
 def test_the_row_with_a_title_that_is_too_short_is_dropped() -> None:

@@ -8,22 +8,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import HEAD, IMAGE, TEXT, place, recipe
+from made import HEAD, IMAGE, TEXT, place, recipe, streams, titles
 from typer.testing import CliRunner
 
 import fusetune.cli  # noqa: F401  # registers the commands
 from fusetune.cli.frame import app
+from fusetune.cli.reproduce import _recipes
 from fusetune.config import Config
 from fusetune.data.table import Table
 from fusetune.datasets.baselines import constant_accuracy
 from fusetune.datasets.phantom import write_phantom
 from fusetune.datasets.script import Knobs
+from fusetune.errors import ConfigError
 from fusetune.progress import Log
+from fusetune.reproduce.bench import Bench
 from fusetune.reproduce.flaws import PHANTOM, flaws_of
 from fusetune.reproduce.load import TASKS, load_material
 from fusetune.reproduce.material import Material, material_of
-from fusetune.reproduce.recipe import TextStage, recipe_names
+from fusetune.reproduce.paper import Judge
+from fusetune.reproduce.recipe import Recipe, TextStage, recipe_names
 from fusetune.reproduce.run import Series, run_series
+from fusetune.reproduce.texts import Scores
+from fusetune.reproduce.words import ranges
 from fusetune.runtime import start_runtime
 
 
@@ -112,6 +118,8 @@ def test_the_list_names_every_experiment_and_flaw() -> None:
         (("fpus23", "--data", "x"), "there is no folder x"),
         (("fpus23", "--data", "x", "--task", "arm"), "did you mean 'arms'"),
         (("upmc-food101", "--data", "x", "--only", "fpus23-unimodal-vit"), "--only"),
+        (("fpus23", "--data", "x", "--recipe", "paper", "--flaws", "L1"), "leave --recipe out"),
+        (("fpus23", "--data", "x", "--missing", "drp"), "did you mean 'drop'"),
     ],
 )
 def test_wrong_input_is_explained(words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +135,7 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--json", str(file))
     assert code == 0
     assert "drawn, not scanned" in text
+    assert "SYNTHETIC frames; test accuracy" in text
     assert "487,415" in text
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words
@@ -137,6 +146,8 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     assert found["quick"] is True
     assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}
     assert {row["recipe"] for row in found["outcomes"]} == {name for name in recipe_names() if "phantom" in name}
+    assert all(row["synthetic"] for row in found["outcomes"])
+    assert {row["encoder"] for row in found["outcomes"]} == {"builtin", "shallow", "builtin + shallow"}
     assert all(set(row["test"]) == {"value", "low", "high"} for row in found["outcomes"])
 
 
@@ -148,6 +159,71 @@ def test_single_flaws_are_compared_with_sound(tmp_path: Path) -> None:
     assert code == 0
     for words in ("L1 (split by frame)", "L5 (validation rows are training rows)", "L1, L5 (together)"):
         assert words in text.replace("\n", " ")
+
+
+def test_flaws_are_named_in_short() -> None:
+    assert ranges([f"L{number}" for number in (1, 2, 3, 4, 5, 6, 8, 16, 14, 13)]) == "L1-L6, L8, L13-L14, L16"
+    assert ranges([]) == ""
+
+
+def test_what_was_found_before_a_failure_is_shown_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "synthetic", tmp_path / "found.json"
+    write_phantom(folder, Knobs(streams=10, frames=6, width=64))
+
+    def fail(*_: object) -> None:
+        raise ConfigError("no more")
+
+    monkeypatch.setattr("fusetune.reproduce.run.fuse", fail)
+    code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--json", str(file),
+                         "--recipe", "sound")  # fmt: skip
+    assert code == 2
+    assert "no more" in text + capsys.readouterr().err
+    assert [row["recipe"] for row in json.loads(file.read_text())["outcomes"]] == ["phantom-image"]
+    assert "image alone" in text
+
+
+def test_absent_weights_are_noticed_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "titles"
+    folder.mkdir()
+    titles().table.frame.assign(image_path_original="").to_csv(folder / "manifest.csv", index=False)
+    monkeypatch.setattr("fusetune.reproduce.run.text_scores", lambda *_: pytest.fail("something was trained"))
+    code, text = command("upmc-food101", "--data", str(folder), "--recipe", "paper")
+    said = " ".join((text + capsys.readouterr().err).split())
+    assert code != 0
+    assert "nothing was trained: - text alone, GPT-2 (food101-text-gpt2)" in said
+    assert "With --allow-download" in said
+
+
+def test_another_encoder_is_named_in_every_title_and_l15_takes_the_published_batches() -> None:
+    (fused,) = _recipes(["food101-multimodal-resnet50"], "sound", "builtin", False, True, frozenset())
+    assert fused.title.endswith("(here: builtin)")
+    assert fused.head is not None
+    assert fused.head.batch_size == 24
+    (unequal,) = _recipes(["food101-multimodal-resnet50"], "sound", None, False, True, frozenset({"L15"}))
+    assert unequal.head is not None
+    assert unequal.image is not None
+    assert (unequal.head.batch_size, unequal.image.batch_size) == (60, 64)
+
+
+def test_side_information_is_ordinal_with_l14_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, int] = {}
+
+    def fuse(bench: Bench, recipe: Recipe, encoder: object, side: dict[str, Scores]) -> Judge:
+        seen["ordinal" if bench.on("L14") else "sound"] = side["place"].all.shape[1]
+        classes = len(bench.material.classes)
+        return Judge(lambda rows: np.full((len(rows), classes), 1 / classes))
+
+    monkeypatch.setattr("fusetune.reproduce.run.fuse", fuse)
+    material = streams(tmp_path)
+    how = {"seed": 0, "cache": tmp_path / "store", "log": Log(None, quiet=True)}
+    runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
+    for flaws in (frozenset({"L14"}), frozenset[str]()):
+        run_series(material, [recipe(image=None)], "x", flaws, runtime=runtime, **how)  # type: ignore[arg-type]
+    assert seen == {"ordinal": 4, "sound": 8}
 
 
 def test_baselines_on_the_real_annotations(shared_data: object) -> None:

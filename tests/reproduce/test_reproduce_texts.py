@@ -85,3 +85,15 @@ def test_networks_without_the_shifted_labels_have_no_l7(tmp_path: Path) -> None:
 def test_same_seed_same_scores(tmp_path: Path) -> None:
     first, second = (text_scores(bench(titles(), tmp_path, "L4"), TEXT).all for _ in range(2))
     assert (first == second).all()
+
+
+def test_padding_counts_with_l9_alone(tmp_path: Path) -> None:
+    for flaws in ((), ("L9",)):
+        made = bench(titles(), tmp_path, *flaws)
+        _, encoder = texts._network(made, TEXT, made.parts.text)
+        ids = torch.tensor([[2, 3, 4]])
+        longer = torch.tensor([[2, 3, 4, 0, 0, 0]])
+        with torch.inference_mode():
+            alone = encoder({"ids": ids, "mask": ids > 0})
+            padded = encoder({"ids": longer, "mask": longer > 0})
+        assert torch.allclose(alone, padded, atol=1e-6) == (not flaws)

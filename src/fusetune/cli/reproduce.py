@@ -8,24 +8,24 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.table import Table as Grid
+from rich.padding import Padding
 from rich.text import Text
 
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean
-from fusetune.files import written_aside
+from fusetune.files import write_text
 from fusetune.progress import Log
-from fusetune.reproduce.flaws import DATA, FLAWS, FOOD101, FPUS23, PHANTOM, chosen, flaws_of
+from fusetune.reproduce.flaws import DATA, FLAWS, FOOD101, FPUS23, PHANTOM, chosen, flaws_of, in_order
 from fusetune.reproduce.load import TASKS, load_material, thinned
 from fusetune.reproduce.published import PRINTED
-from fusetune.reproduce.recipe import Recipe, load_recipe, quicker, recipe_names, recipes_of
+from fusetune.reproduce.recipe import Recipe, load_recipe, quicker, recipe_names, recipes_of, with_batches_of
 from fusetune.reproduce.run import Series, run_series
 from fusetune.reproduce.words import bounds, cost_lines, fact_lines, flaw_lines, outcome_grid
 from fusetune.runtime import start_runtime
 
-_FORMS = ("paper", "sound", "both")
+_FORMS, _MISSING = ("paper", "sound", "both"), ("error", "drop")
 
 
 @app.command(
@@ -42,8 +42,9 @@ def reproduce(
         ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="paper: every flaw; sound: none; both: side by side.")
-    ] = "both",
+        str | None,
+        typer.Option(metavar="NAME", help="paper: every flaw; sound: none; both (the default): side by side."),
+    ] = None,
     flaws: Annotated[
         str | None,
         typer.Option(metavar="L1,L2,...", help="Single flaws on top of `sound`: what is each worth? See --list."),
@@ -56,6 +57,9 @@ def reproduce(
         str | None, typer.Option(metavar="NAME", help="Another image encoder: a folder, a package or a hub id.")
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Decides split, start and augmentation.")] = 0,
+    missing: Annotated[
+        str, typer.Option(metavar="HOW", help="Rows whose picture is not there: error (the default), or drop.")
+    ] = "error",
     quick: Annotated[
         bool, typer.Option("--quick", help="Few rows, small network, one epoch: does it run? The numbers mean nothing.")
     ] = False,
@@ -79,43 +83,64 @@ def reproduce(
     if show_list:
         _list()
         return
-    if data not in DATA:
-        raise ConfigError(f"'{data}' is no data set of the paper{did_you_mean(data, DATA)}; known: {', '.join(DATA)}")
-    if recipe not in _FORMS:
-        raise ConfigError(f"--recipe {recipe}: use one of {', '.join(_FORMS)}{did_you_mean(recipe, _FORMS)}")
-    if folder is None:
-        raise ConfigError("name the folder with --data DIR" + (" (it may be new)" if data == PHANTOM else ""))
+    recipe = _refuse_nonsense(data, folder, recipe, flaws, missing)
+    assert folder is not None
     plans, names = _plans(data, recipe, commas(flaws)), _names(data, commas(only))
     with TemporaryDirectory() as temporary:
         kept = out_folder or Path(temporary)
         log = Log(kept / "log.jsonl" if out_folder else None)
         runtime = start_runtime(Config())
-        results = []
-        for name in commas(task) or TASKS[data]:
-            material = load_material(data, folder, name)
-            material = thinned(material) if quick else material
-            if not material.has("image"):
-                log.warn(f"{folder} has no pictures: only what needs none is run")
-            for form, published, switches in plans:
-                log.say(f"{name}, {form}: {len(material.table):,} rows")
-                series = run_series(
-                    material,
-                    _recipes(names, published, encoder, quick, material.has("image")),
-                    form,
-                    switches,
-                    runtime=runtime,
-                    log=log,
-                    seed=seed,
-                    cache=kept / "features",
-                    allow_download=allow_download,
-                )
-                results.append(series)
-    _show(data, results, quick)
-    if json_file:
-        with written_aside(json_file) as aside:
-            rows = [outcome.as_dict() for series in results for outcome in series.outcomes]
-            facts = [{"task": s.task, "form": s.form, **s.facts.as_dict()} for s in results if s.facts]
-            aside.write_text(json.dumps({"outcomes": rows, "facts": facts, "quick": quick}, indent=1), encoding="utf-8")
+        results: list[Series] = []
+        try:
+            for name in commas(task) or TASKS[data]:
+                material = load_material(data, folder, name, seed, "drop" if missing == "drop" else "error")
+                material = thinned(material) if quick else material
+                if not material.has("image"):
+                    log.warn(f"{folder} has no pictures: only what needs none is run")
+                    idle = [flaw for flaw in in_order(set(commas(flaws) or ()) & set(FLAWS)) if FLAWS[flaw].pictures]
+                    if idle:
+                        log.warn(f"without pictures, nothing is measured of {', '.join(idle)}")
+                for form, published, switches in plans:
+                    log.say(f"{name}, {form}: {len(material.table):,} rows")
+                    run_series(
+                        material,
+                        _recipes(names, published, encoder, quick, material.has("image"), switches),
+                        form,
+                        switches,
+                        runtime=runtime,
+                        log=log,
+                        seed=seed,
+                        cache=kept / "features",
+                        allow_download=allow_download,
+                        into=results,
+                    )
+        finally:  # what was found before something failed took hours
+            if any(series.outcomes or series.facts for series in results):
+                _show(data, results, quick)
+                if json_file:
+                    _save(json_file, results, quick)
+
+
+def _refuse_nonsense(data: str, folder: Path | None, recipe: str | None, flaws: str | None, missing: str) -> str:
+    """Return the recipe, if what was asked for makes sense."""
+    if data not in DATA:
+        raise ConfigError(f"'{data}' is no data set of the paper{did_you_mean(data, DATA)}; known: {', '.join(DATA)}")
+    if recipe is not None and flaws:
+        raise ConfigError("--flaws turns single flaws on on top of `sound`, beside it; leave --recipe out")
+    recipe = recipe or "both"
+    if recipe not in _FORMS:
+        raise ConfigError(f"--recipe {recipe}: use one of {', '.join(_FORMS)}{did_you_mean(recipe, _FORMS)}")
+    if missing not in _MISSING:
+        raise ConfigError(f"--missing {missing}: use one of {', '.join(_MISSING)}{did_you_mean(missing, _MISSING)}")
+    if folder is None:
+        raise ConfigError("name the folder with --data DIR" + (" (it may be new)" if data == PHANTOM else ""))
+    return recipe
+
+
+def _save(path: Path, results: list[Series], quick: bool) -> None:
+    rows = [outcome.as_dict() for series in results for outcome in series.outcomes]
+    facts = [{"task": s.task, "form": s.form, **s.facts.as_dict()} for s in results if s.facts]
+    write_text(path, json.dumps({"outcomes": rows, "facts": facts, "quick": quick}, indent=1))
 
 
 def _plans(data: str, recipe: str, flaws: list[str] | None) -> list[tuple[str, str, frozenset[str]]]:
@@ -138,12 +163,17 @@ def _names(data: str, only: list[str] | None) -> list[str]:
     return [name for name in known if name in (only or known)]
 
 
-def _recipes(names: list[str], form: str, encoder: str | None, quick: bool, pictures: bool) -> list[Recipe]:
+def _recipes(
+    names: list[str], form: str, encoder: str | None, quick: bool, pictures: bool, flaws: frozenset[str]
+) -> list[Recipe]:
     """Return the experiments to run; without pictures, those that need none."""
     found = [load_recipe(name, "paper" if form == "paper" else "sound") for name in names]
+    if "L15" in flaws:
+        found = [with_batches_of(recipe, load_recipe(recipe.name, "paper")) for recipe in found]
     found = [recipe for recipe in found if pictures or recipe.stage == "text"]
     if encoder:
-        found = [r.model_copy(update={"encoder": encoder}) if r.encoder else r for r in found]
+        said = f" (here: {encoder})"
+        found = [r.model_copy(update={"encoder": encoder, "title": r.title + said}) if r.encoder else r for r in found]
     return [quicker(recipe) for recipe in found] if quick else found
 
 
@@ -152,22 +182,25 @@ def _show(data: str, results: list[Series], quick: bool) -> None:
         out.print(outcome_grid(results))
     for line in [*fact_lines(results), *cost_lines(results), *flaw_lines(data, results)]:
         out.print(line, soft_wrap=True)
-    if data == PHANTOM:
-        out.print("These frames were drawn, not scanned: they show what the flaws do, not how good anything is.")
+    if any(outcome.synthetic for series in results for outcome in series.outcomes):
+        out.print("SYNTHETIC: drawn, not scanned. These frames show what the flaws do, not how good anything is.")
     if quick:
         out.print("--quick: these numbers mean nothing.")
 
 
 def _list() -> None:
-    grid = Grid("experiment", "notebook", "data", "what", "published test [95 %, rows independent]")
     for name in recipe_names():
         recipe = load_recipe(name, "paper")
-        number = recipe.notebook
-        published = "" if number is None else bounds(PRINTED[number].interval)
-        grid.add_row(Text(name), str(number or ""), recipe.data, Text(recipe.title), Text(published))
-    out.print(grid)
-    switches = Grid("flaw", "what is done", "what sound does instead", "no switch on")
+        printed = (
+            "" if recipe.notebook is None else f", printed test accuracy {bounds(PRINTED[recipe.notebook].interval)}"
+        )
+        number = "" if recipe.notebook is None else f", notebook {recipe.notebook}"
+        out.print(name)
+        out.print(Padding(Text(f"{recipe.data}{number}: {recipe.title}{printed}"), (0, 0, 0, 5)))
+    out.print("\nIntervals are Wilson's at 95 %, as if rows were independent.\n")
     for flaw in FLAWS.values():
         where = ", ".join(name for name in (FPUS23, FOOD101, PHANTOM) if name in flaw.elsewhere)
-        switches.add_row(flaw.name, Text(flaw.title), Text(flaw.repair), Text(where))
-    out.print(switches)
+        out.print(f"{flaw.name}  {flaw.title}")
+        out.print(Padding(Text(f"evidence: {flaw.evidence}\nsound: {flaw.repair}"), (0, 0, 0, 5)))
+        if where:
+            out.print(Padding(Text(f"changes nothing on: {where}"), (0, 0, 0, 5)))

@@ -38,6 +38,7 @@ _MEMORY = 6 * 2**30
 # can have millions of rows.
 _PIECE, _WINDOW = 16, 4096
 _GREY = 127
+_REMEDY = "Repair the files or empty the cells; data.unreadable=mask trains with these images marked as absent."
 # The reason for the number of batches that are prepared ahead of use.
 _WHY = " (one waits while another is made)"
 # Part of every digest: to be raised when the same file and settings give other pixels than before.
@@ -297,8 +298,13 @@ class ImageSource:
         return square
 
 
-def raise_for_problems(source: ImageSource, ids: pd.Series) -> None:
+def raise_for_problems(source: ImageSource, ids: pd.Series, remedy: str = _REMEDY) -> None:
     """Refuse a table with unreadable images.
+
+    Args:
+        source: What was read.
+        ids: Row ids.
+        remedy: What the user can do.
 
     Raises:
         ImageError: Naming the rows and paths.
@@ -310,7 +316,7 @@ def raise_for_problems(source: ImageSource, ids: pd.Series) -> None:
             f"{len(source.problems):,} image(s) of column '{source.settings.column}' cannot be read:\n"
             + "\n".join(shown)
             + more
-            + "\nRepair the files or empty the cells; data.unreadable=mask trains with these images marked as absent."
+            + f"\n{remedy}"
         )
 
 

@@ -29,6 +29,7 @@ from fusetune.runtime import Runtime, seed_everything
 # No epoch of training has this number, so that a head's views are not those that the network was trained on.
 _HEAD_EPOCH = 1_000_000
 _BATCH = 64
+_REMEDY = "Repair them, or remove them and leave their rows out with --missing drop."
 
 
 @dataclass
@@ -67,11 +68,11 @@ class Bench:
         """Return whether a flaw is switched on."""
         return flaw in self.flaws
 
-    def test(self) -> Rows:
-        """Return the test rows; the first call unlocks them."""
+    def test(self, image: bool = False) -> Rows:
+        """Return the test rows, or those that image networks are judged on (L15); the first call unlocks them."""
         if self.parts.split.unlocked_at is None:
             self.parts.split.unlock_test()
-        return test_rows(self.material, self.parts, self.flaws)
+        return test_rows(self.material, self.parts, self.flaws, image)
 
     def targets(self, rows: Rows) -> Tensor:
         """Return class indices on the device."""
@@ -86,8 +87,7 @@ class Bench:
         if recipe.canvas not in self._sources:
             settings = ImageInput(column="image", size=recipe.canvas, fit="stretch")
             source = settings.bind(self.material.table)
-            if source.problems:
-                raise_for_problems(source, self.material.ids)
+            raise_for_problems(source, self.material.ids, _REMEDY)
             self._sources[recipe.canvas] = source
         return self._sources[recipe.canvas]
 

@@ -34,7 +34,13 @@ class Flaw:
     repair: str
     elsewhere: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def pictures(self) -> bool:
+        """Does it act only where there are pictures?"""
+        return self.name in _OF_PICTURES
 
+
+_OF_PICTURES = ("L3", "L6", "L8", "L10", "L11", "L12", "L13", "L14", "L15", "L16")
 _NO_TEXT = {FPUS23: "no text network is part of these experiments"}
 _NO_STREAMS = {FOOD101: "its rows are single photographs, not frames of a video"}
 
@@ -144,8 +150,8 @@ _ALL = (
         "a lost row, unequal batch sizes, one seed, no interval",
         "the first row is read as a header (67,971 of 67,972; 22,715 of 22,716); the compared runs have batches of 60 "
         "and 24",
-        "all rows, one batch size, seeds and intervals. Intervals are printed for `paper` too: the switch covers rows "
-        "and batches",
+        "all rows and one batch size, which is what the switch changes; intervals stand beside `paper` too, and --seed "
+        "repeats either with other seeds",
         {
             FPUS23: "no row is lost and batches are equal there; intervals are always printed",
             PHANTOM: "no row is lost and batches are equal there; intervals are always printed",

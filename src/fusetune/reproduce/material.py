@@ -29,7 +29,8 @@ class Material:
         labels: Class index per row, int64 [rows].
         classes: The classes' names.
         groups: The stream of each row, or None.
-        given: train or test per row, or None where the rows are divided here.
+        given: train, valid or test per row, or None where the rows are divided here; valid only where a file says so.
+        by_frame: train, valid or test per row as the publisher deals single frames (L1), or None.
     """
 
     data: str
@@ -39,6 +40,12 @@ class Material:
     classes: list[Any]
     groups: pd.Series | None
     given: npt.NDArray[np.object_] | None
+    by_frame: npt.NDArray[np.object_] | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Were the pictures drawn? The annotations of a phantom say so."""
+        return self.has("source") and bool(self.table.frame["source"].astype("str").str.contains("synthetic").any())
 
     @property
     def ids(self) -> pd.Series:
@@ -50,7 +57,7 @@ class Material:
         return column in self.table.frame
 
 
-def material_of(data: str, table: Table, task: str) -> Material:
+def material_of(data: str, table: Table, task: str, dev: bool = False) -> Material:
     """Take a target, groups and given parts from a table.
 
     Args:
@@ -58,9 +65,10 @@ def material_of(data: str, table: Table, task: str) -> Material:
         table: With the columns id and `task`, and, as far as they exist, image, text, stream, frame, split and what a
             stream's name says (head_up, front_view, location, probe).
         task: The target's column.
+        dev: Is the table's valid part that of a file of its own, and not dealt from the training rows?
 
     Raises:
-        TableError: The target has one class only.
+        TableError: The target has one class only, or there are no training rows.
     """
     frame = table.frame
     values = table.column(task)
@@ -68,7 +76,13 @@ def material_of(data: str, table: Table, task: str) -> Material:
     if len(classes) < 2:
         raise TableError(f"the target '{task}' of {table.name} has a single class; choose another task")
     groups = frame["stream"].astype("str") if "stream" in frame else None
-    given = None if groups is not None else np.where(frame["split"] == "test", "test", "train").astype(object)
+    parts = frame["split"].to_numpy(dtype=object) if "split" in frame else None
+    if groups is not None or parts is None:
+        return Material(data, task, table, labels.astype(np.int64), list(classes), groups, None, parts)
+    given = parts if dev else np.where(parts == "test", "test", "train").astype(object)
+    if not (given == "train").any() or not (given == "test").any():
+        missing = "training" if (given == "test").any() else "test"
+        raise TableError(f"{table.name} has no {missing} rows; both are needed to reproduce anything")
     return Material(data, task, table, labels.astype(np.int64), list(classes), groups, given)
 
 

@@ -53,7 +53,7 @@ def fine_tune(bench: Bench, recipe: Recipe) -> Unimodal:
     settings = recipe.image.training()
     model = Unimodal(bench.encoder(recipe), len(bench.material.classes), 0.0).to(bench.runtime.device)
     source, rows = bench.images(recipe), bench.parts.image
-    judged = bench.test() if bench.on("L8") else bench.parts.valid
+    judged = bench.test(image=True) if bench.on("L8") else bench.parts.valid
 
     def loss(batch: Rows, raw: Any, epoch: int) -> Tensor:
         return F.cross_entropy(model(bench.seen(recipe, raw, batch, Moment(bench.seed, epoch))), bench.targets(batch))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from fusetune.data.split import Rows, Split, make_split
+from fusetune.data.split import PARTS, Rows, Split, make_split
 from fusetune.reproduce.material import Material
 
 # 9,065 / 3,022 / 3,021 frames in the notebooks on FPUS23.
@@ -47,8 +48,9 @@ def divide(material: Material, flaws: frozenset[str], seed: int) -> Parts:
     """Divide the rows.
 
     Given train and test parts are kept, and every tenth training row is a validation row, as published; otherwise the
-    shares are 60, 20 and 20 %, by whole group or (L1) by row. L3 and L5 add the validation rows to what the stages are
-    trained on, L6 joins scores by position, and L15 loses the first row of each given part.
+    shares are 60, 20 and 20 %, by whole group or (L1) by frame, as published. L3 and L5 add the validation rows to what
+    the stages are trained on, L6 joins scores by position, and L15 loses the first row of what image networks are
+    trained on.
     """
     split = _given(material, flaws) if material.given is not None else _dealt(material, flaws, seed)
     train, valid = split.rows("train"), split.rows("valid")
@@ -61,10 +63,10 @@ def divide(material: Material, flaws: frozenset[str], seed: int) -> Parts:
     return Parts(split, image, text, head, source, valid)
 
 
-def test_rows(material: Material, parts: Parts, flaws: frozenset[str]) -> Rows:
-    """Return the test rows, which must have been unlocked; L15 loses the first one of a given part."""
+def test_rows(material: Material, parts: Parts, flaws: frozenset[str], image: bool) -> Rows:
+    """Return the test rows, which must have been unlocked; with L15, image networks lose the first of a given part."""
     rows = parts.split.rows("test")
-    return rows[1:] if "L15" in flaws and material.given is not None else rows
+    return rows[1:] if image and "L15" in flaws and material.given is not None else rows
 
 
 def shifted_join(count: int, dropped: int) -> tuple[Rows, Rows]:
@@ -94,6 +96,9 @@ def _joined(material: Material, rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _given(material: Material, flaws: frozenset[str]) -> Split:
+    assert material.given is not None
+    if "L5" not in flaws and (material.given == "valid").any():
+        return Split(material.ids, _codes(material.given), "given")
     part = np.where(material.given == "test", 2, 0).astype(np.int8)
     train = np.flatnonzero(part == 0)
     # The notebook takes every tenth of the rows that its join has kept.
@@ -101,7 +106,13 @@ def _given(material: Material, flaws: frozenset[str]) -> Split:
     return Split(material.ids, part, "given; every tenth training row is a validation row")
 
 
+def _codes(parts: npt.NDArray[np.object_]) -> npt.NDArray[np.int8]:
+    return np.array([PARTS.index(part) for part in parts], dtype=np.int8)
+
+
 def _dealt(material: Material, flaws: frozenset[str], seed: int) -> Split:
+    if "L1" in flaws and material.by_frame is not None:
+        return Split(material.ids, _codes(material.by_frame), "frames at random, as published")
     by_row = "L1" in flaws or material.groups is None
     return make_split(
         material.ids,

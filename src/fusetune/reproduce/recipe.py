@@ -70,6 +70,7 @@ class Recipe(Section):
     image: SgdStage | None = Field(None, description="stage U; without it the encoder stays as it was pretrained")
     text: TextStage | None = None
     head: SgdStage | None = None
+    without: tuple[str, ...] = Field((), description="flaws of the data set's notebooks that this one has not")
     views: int = Field(2, ge=1, description="augmented views per training row where every view is encoded once")
 
 
@@ -101,6 +102,15 @@ def recipes_of(data: str, form: Literal["paper", "sound"]) -> list[Recipe]:
     """Return the recipes of a data set in the order of their notebooks."""
     found = [recipe for name in recipe_names() if (recipe := load_recipe(name, form)).data == data]
     return sorted(found, key=lambda recipe: (recipe.notebook or 0, recipe.name))
+
+
+def with_batches_of(recipe: Recipe, other: Recipe) -> Recipe:
+    """Return a recipe with the batch sizes of another form (L15: those of compared runs differ)."""
+    tree, theirs = recipe.model_dump(), other.model_dump()
+    for stage in ("image", "head"):
+        if tree[stage] and theirs[stage]:
+            tree[stage]["batch_size"] = theirs[stage]["batch_size"]
+    return Recipe(**tree)
 
 
 def quicker(recipe: Recipe) -> Recipe:

@@ -21,6 +21,7 @@ from fusetune.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune.doctor.case import Case
 from fusetune.doctor.examine import examine_split
 from fusetune.doctor.findings import Finding
+from fusetune.errors import WeightsError
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.progress import Log
 from fusetune.reproduce.bench import Bench
@@ -30,7 +31,7 @@ from fusetune.reproduce.paper import Judge, fine_tune, fuse, image_logits
 from fusetune.reproduce.parts import shared_groups
 from fusetune.reproduce.published import PRINTED
 from fusetune.reproduce.recipe import Recipe
-from fusetune.reproduce.texts import Scores, text_scores
+from fusetune.reproduce.texts import Scores, load_network, text_scores
 from fusetune.runtime import Runtime
 from fusetune.strategies.unimodal import Unimodal
 
@@ -41,6 +42,8 @@ class Outcome:
 
     Attributes:
         recipe: The experiment.
+        title: What it is, in words.
+        encoder: Its image or text network.
         task: What was predicted.
         form: paper, sound, or sound with single flaws.
         flaws: The switches that were on, in order.
@@ -50,6 +53,7 @@ class Outcome:
         rows: Rows by part; the validation rows may be training rows (L5).
         groups: Streams among the test rows, or None.
         seed: Of everything random.
+        synthetic: Were the pictures drawn?
         passes: Rows that went through the image encoder in stage M, by what for.
         published: Test accuracy that the notebook ends with.
         seconds: Time of the stages that belong to it.
@@ -57,6 +61,7 @@ class Outcome:
 
     recipe: str
     title: str
+    encoder: str
     task: str
     form: str
     flaws: list[str]
@@ -66,6 +71,7 @@ class Outcome:
     rows: dict[str, int]
     groups: int | None
     seed: int
+    synthetic: bool
     passes: dict[str, int]
     published: float | None
     published_valid: float | None
@@ -135,20 +141,76 @@ def run_series(
     seed: int,
     cache: Path,
     allow_download: bool = False,
+    into: list[Series] | None = None,
 ) -> Series:
-    """Run experiments that share rows, parts, fine-tuned networks and text scores."""
-    bench = Bench(material, flaws, runtime, log, seed, cache, allow_download)
-    lab = _Lab(bench)
+    """Run experiments that share rows, parts, fine-tuned networks and text scores.
+
+    Args:
+        material: The rows.
+        recipes: The experiments.
+        form: What this form is called.
+        flaws: The switches that are on, but for those that a recipe says its notebook has not.
+        runtime: Device and precision.
+        log: Told what happens.
+        seed: Decides split, start, order and augmentation.
+        cache: Folder of the feature store.
+        allow_download: May weights be fetched from a hub?
+        into: Given the series at once, which then fills: if an experiment fails, those before it are not lost.
+
+    Raises:
+        WeightsError: Weights of an encoder are not on this machine; before anything is trained.
+    """
     series = Series(material.task, form, flaws)
+    if into is not None:
+        into.append(series)
+    whole = _Lab(Bench(material, flaws, runtime, log, seed, cache, allow_download))
+    labs = {flaws: whole}
+    for recipe in recipes:
+        its = flaws - frozenset(recipe.without)
+        if its not in labs:  # a notebook that divides its rows in another way
+            labs[its] = _Lab(Bench(material, its, runtime, log, seed, cache, allow_download))
+    _refuse_absent_weights([(labs[flaws - frozenset(recipe.without)].bench, recipe) for recipe in recipes])
     for recipe in recipes:
         started = time.perf_counter()
-        bench.passes.clear()
+        lab = labs[flaws - frozenset(recipe.without)]
+        lab.bench.passes.clear()
         judge = lab.judge(recipe)
-        series.outcomes.append(_outcome(bench, recipe, form, judge, started))
+        series.outcomes.append(_outcome(lab.bench, recipe, form, judge, started))
         log.say(f"  {recipe.title}: test accuracy {series.outcomes[-1].test.value:.4f}")
     if material.groups is not None:
-        series.facts = _facts(bench)
+        series.facts = _facts(whole.bench)
     return series
+
+
+def _refuse_absent_weights(experiments: Sequence[tuple[Bench, Recipe]]) -> None:
+    """Load every network once before anything is trained: what is missing must not cost hours.
+
+    Raises:
+        WeightsError: Naming the experiments whose networks cannot be loaded.
+    """
+    problems: dict[str, str] = {}
+    for bench, recipe in experiments:
+        networks = networks_of(recipe)
+        if networks in problems:
+            continue
+        try:
+            if recipe.encoder:
+                bench.encoder(recipe)
+            if recipe.text:
+                load_network(bench, recipe.text)
+        except WeightsError as error:
+            problems[networks] = f"  - {recipe.title} ({recipe.name}): {error}"
+    if problems:
+        raise WeightsError(
+            "\n".join(["not all networks can be loaded, and nothing was trained:", *problems.values()])
+            + "\nWith --allow-download, reproduce fetches them; --encoder names another image network; --only runs "
+            "some of the experiments."
+        )
+
+
+def networks_of(recipe: Recipe) -> str:
+    """Return the names of an experiment's networks."""
+    return " + ".join(([recipe.encoder] if recipe.encoder else []) + ([recipe.text.encoder] if recipe.text else []))
 
 
 class _Lab:
@@ -201,7 +263,7 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
     material, valid = bench.material, bench.parts.valid
     passes = dict(bench.passes)
     on_valid = judge.predict(valid)
-    test = bench.test()  # every choice has been made
+    test = bench.test(image=recipe.stage == "image")  # every choice has been made
     on_test = judge.predict(test)
     passes.setdefault("test", len(test) if recipe.stage == "fused" else 0)  # watched in every epoch with L8
     scores = _scores(bench, on_test, test)
@@ -209,6 +271,7 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
     return Outcome(
         recipe=recipe.name,
         title=recipe.title,
+        encoder=networks_of(recipe),
         task=material.task,
         form=form,
         flaws=in_order(bench.flaws),
@@ -218,6 +281,7 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
         rows={"train": len(bench.parts.head), "valid": len(valid), "test": len(test)},
         groups=None if material.groups is None else int(material.groups.iloc[test].nunique()),
         seed=bench.seed,
+        synthetic=material.synthetic,
         passes=passes,
         published=printed.kept_test if printed else None,
         published_valid=printed.kept_valid if printed else None,

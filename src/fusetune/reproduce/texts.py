@@ -115,11 +115,22 @@ def _network(bench: Bench, stage: TextStage, rows: Rows) -> tuple[TextSource, En
         tokenizer = train_word_tokenizer(texts.iloc[rows].dropna().astype("str").tolist())
         encoder: Encoder = ShallowText(tokenizer.get_vocab_size(), masked=not bench.on("L9"))
     else:
-        encoder, tokenizer = load_text_encoder(
-            stage.encoder, max_tokens=stage.max_tokens, allow_download=bench.allow_download, pooling=stage.pooling
-        )
+        encoder, tokenizer = load_network(bench, stage)
     fitted = TextInput("text", tokenizer, special_ids(tokenizer).pad, stage.max_tokens)
     return fitted.bind(bench.material.table), encoder
+
+
+def load_network(bench: Bench, stage: TextStage) -> Any:
+    """Return the pretrained text encoder of a stage and its tokenizer, or None if it has none.
+
+    Raises:
+        WeightsError: Its weights are not on this machine.
+    """
+    if stage.encoder == "shallow":
+        return None
+    return load_text_encoder(
+        stage.encoder, max_tokens=stage.max_tokens, allow_download=bench.allow_download, pooling=stage.pooling
+    )
 
 
 def _logits(bench: Bench, model: Unimodal, source: TextSource, rows: Rows) -> Tensor:

@@ -21,7 +21,8 @@ def outcome_grid(results: Sequence[Series]) -> Grid:
     """Return one line per experiment and form."""
     outcomes = _sorted(results)
     seeds = sorted({outcome.seed for outcome in outcomes})
-    title = f"test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
+    drawn = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
+    title = f"{drawn}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
     grid = Grid("task", "experiment", "form", "printed", "valid", "test", "rows", title=title)
     for outcome in outcomes:
         groups = "" if outcome.groups is None else f", {outcome.groups} streams"
@@ -45,8 +46,20 @@ def bounds(interval: Interval) -> str:
 
 
 def form_words(outcome: Outcome) -> str:
-    """Return the form of an experiment and how many flaws are on."""
-    return outcome.form if outcome.form != "paper" else f"paper, {len(outcome.flaws)} flaws"
+    """Return the form of an experiment and which flaws are on: `paper (L1-L6, L8)`."""
+    return outcome.form if outcome.form != "paper" else f"paper ({ranges(outcome.flaws)})"
+
+
+def ranges(flaws: Sequence[str]) -> str:
+    """Return names of flaws in short: L1-L3, L5."""
+    numbers = sorted(int(name[1:]) for name in flaws)
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"L{run[0]}" if len(run) == 1 else f"L{run[0]}-L{run[-1]}" for run in runs)
 
 
 def fact_lines(results: Sequence[Series]) -> list[str]:
@@ -100,7 +113,7 @@ def cost_lines(results: Sequence[Series]) -> list[str]:
 
 
 def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
-    """Return what each single flaw changed, or which flaws are no switch on this data set."""
+    """Return what each single flaw changed, or which flaws are no part of the published form on this data set."""
     sound = {(o.recipe, o.task): o for s in results if s.form == "sound" for o in s.outcomes}
     lines = [
         f"{o.task}, {o.title}: {', '.join(o.flaws)} ({FLAWS[o.flaws[0]].title if len(o.flaws) == 1 else 'together'}) "
@@ -109,8 +122,11 @@ def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
         for o in _sorted(results)
         if o.form.startswith("sound +") and (base := sound.get((o.recipe, o.task)))
     ]
-    return lines or [
-        f"{name} is not on: {FLAWS[name].elsewhere[data]}" for name in in_order(set(FLAWS) - flaws_of(data))
+    if lines or not any(series.form == "paper" for series in results):
+        return lines
+    return [
+        f"{name} is no part of `paper` here: {FLAWS[name].elsewhere[data]}"
+        for name in in_order(set(FLAWS) - flaws_of(data))
     ]
 
 
