@@ -94,6 +94,18 @@ def test_rows_that_are_none(tmp_path: Path, row: str) -> None:
         food101_table(folder)
 
 
+def test_files_in_another_encoding_and_without_training_rows(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    path = tmp_path / "texts" / "test_titles.csv"
+    path.write_bytes("soup_1.jpg,Soup,soup\nsoup_2.jpg,Crème,soup\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"test_titles\.csv: line 2 is not UTF-8.*iconv"):
+        food101_table(tmp_path, images=False, warn=lambda _: None)
+    path.write_text("soup_1.jpg,Soup,soup\nsoup_2.jpg,Crème,soup\n", encoding="utf-8")
+    said: list[str] = []
+    food101_table(tmp_path, images=False, warn=said.append)
+    assert any("no training titles" in text for text in said)
+
+
 def test_missing_and_extra_pictures(tmp_path: Path) -> None:
     folder = plant(tmp_path)
     (folder / "images/train/hot_dog/hot_dog_3.jpg").rename(folder / "images/train/hot_dog/other.jpg")

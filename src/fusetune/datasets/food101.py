@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def food101_table(
     if (classes := table["label"].nunique()) != CLASSES:
         warn(f"{src} has {classes} classes, the whole data set has {CLASSES}")
     table["split"] = _divided(table, valid, seed)
+    if not (table["split"] == "train").any():
+        warn(f"{src} has no training titles, only a test part: nothing can be trained on this table alone")
     table["dish_in_title"] = [int(names_dish(t, d)) for t, d in zip(table["text"], table["label"], strict=True)]
     table["text"] = table["text"].mask(table["text"].str.strip() == "")
     if images:
@@ -108,7 +111,7 @@ def _read(src: Path) -> pd.DataFrame:
 def _title_rows(path: Path) -> list[dict[str, str]]:
     part = path.name.split("_")[0]
     rows = []
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.StringIO(_text(path), newline="") as file:
         for number, fields in enumerate(csv.reader(file), 1):
             if len(fields) != 3 or not fields[0].lower().endswith(IMAGE_SUFFIXES):
                 raise UserError(f"{path}: row {number} is not `image,title,label` with an image's file name: {fields}")
@@ -118,9 +121,19 @@ def _title_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}: line {line} is not UTF-8; fetch the file anew, or convert it: iconv -f latin1 -t utf-8"
+        ) from error
+
+
 def _json_rows(path: Path) -> list[dict[str, str]]:
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         try:
             row: dict[str, Any] = json.loads(line)
             found = {"id": row["id"], "text": row["text"], "label": row["label"], "path": row["img"]}
