@@ -136,6 +136,7 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     assert code == 0
     assert "drawn, not scanned" in text
     assert "SYNTHETIC frames; test accuracy" in text
+    assert "paper: L1-L6, L8-L14, L16" in text
     assert "487,415" in text
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words

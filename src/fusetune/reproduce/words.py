@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table as Grid
 from rich.text import Text
 
+from fusetune.errors import listed
 from fusetune.evaluate.intervals import Interval
 from fusetune.reproduce.cost import published_passes, stored_passes
 from fusetune.reproduce.flaws import FLAWS, flaws_of, in_order
@@ -23,13 +24,15 @@ def outcome_grid(results: Sequence[Series]) -> Grid:
     seeds = sorted({outcome.seed for outcome in outcomes})
     drawn = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
     title = f"{drawn}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
-    grid = Grid("task", "experiment", "form", "printed", "valid", "test", "rows", title=title)
+    grid = Grid(
+        "task", "experiment", "form", "printed", "valid", "test", "rows", title=title, caption=flaw_caption(outcomes)
+    )
     for outcome in outcomes:
         groups = "" if outcome.groups is None else f", {outcome.groups} streams"
         grid.add_row(
             Text(outcome.task),
             Text(outcome.title),
-            Text(form_words(outcome)),
+            Text(outcome.form),
             "" if outcome.published is None else f"{outcome.published:.4f}",
             f"{outcome.valid.value:.4f}",
             bounds(outcome.test),
@@ -45,9 +48,14 @@ def bounds(interval: Interval) -> str:
     return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def form_words(outcome: Outcome) -> str:
-    """Return the form of an experiment and which flaws are on: `paper (L1-L6, L8)`."""
-    return outcome.form if outcome.form != "paper" else f"paper ({ranges(outcome.flaws)})"
+def flaw_caption(outcomes: Sequence[Outcome]) -> str:
+    """Return which flaws the published form has, and for which experiment they are others."""
+    published = [outcome for outcome in outcomes if outcome.form == "paper"]
+    sets = list(dict.fromkeys(tuple(outcome.flaws) for outcome in published))
+    if len(sets) < 2:
+        return "".join(f"paper: {ranges(flaws)}" for flaws in sets)
+    titles = {flaws: list(dict.fromkeys(o.title for o in published if tuple(o.flaws) == flaws)) for flaws in sets}
+    return "; ".join(f"paper, {listed(titles[flaws], 99)}: {ranges(flaws)}" for flaws in sets)
 
 
 def ranges(flaws: Sequence[str]) -> str:
