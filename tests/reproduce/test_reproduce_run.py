@@ -199,6 +199,14 @@ def test_absent_weights_are_noticed_before_anything_is_trained(
     assert "With --allow-download" in said
 
 
+def test_flaws_of_pictures_are_named_where_there_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    titles().table.frame.assign(image_path_original="").to_csv(tmp_path / "manifest.csv", index=False)
+    code, text = command("upmc-food101", "--data", str(tmp_path), "--quick", "--only", "food101-text-shallow",
+                         "--flaws", "l10,L9")  # fmt: skip
+    assert code == 0
+    assert "nothing is measured of L10" in " ".join((text + capsys.readouterr().err).split())
+
+
 def test_another_encoder_is_named_in_every_title_and_l15_takes_the_published_batches() -> None:
     (fused,) = _recipes(["food101-multimodal-resnet50"], "sound", "builtin", False, True, frozenset())
     assert fused.title.endswith("(here: builtin)")

@@ -97,9 +97,7 @@ def reproduce(
                 material = thinned(material) if quick else material
                 if not material.has("image"):
                     log.warn(f"{folder} has no pictures: only what needs none is run")
-                    idle = [flaw for flaw in in_order(set(commas(flaws) or ()) & set(FLAWS)) if FLAWS[flaw].pictures]
-                    if idle:
-                        log.warn(f"without pictures, nothing is measured of {', '.join(idle)}")
+                    _warn_of_idle(plans, log)
                 for form, published, switches in plans:
                     log.say(f"{name}, {form}: {len(material.table):,} rows")
                     run_series(
@@ -135,6 +133,14 @@ def _refuse_nonsense(data: str, folder: Path | None, recipe: str | None, flaws: 
     if folder is None:
         raise ConfigError("name the folder with --data DIR" + (" (it may be new)" if data == PHANTOM else ""))
     return recipe
+
+
+def _warn_of_idle(plans: list[tuple[str, str, frozenset[str]]], log: Log) -> None:
+    """Say which of the single flaws that were asked for act on nothing where there are no pictures."""
+    asked = set().union(*(switches for _, form, switches in plans if form == "sound"))
+    idle = in_order(name for name in asked if FLAWS[name].pictures)
+    if idle:
+        log.warn(f"without pictures, nothing is measured of {', '.join(idle)}")
 
 
 def _save(path: Path, results: list[Series], quick: bool) -> None:
