@@ -136,7 +136,9 @@ def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> N
     assert code == 0
     assert "drawn, not scanned" in text
     assert "SYNTHETIC frames; test accuracy" in text
-    assert "paper: L1-L6, L8-L14, L16" in text
+    said = " ".join(text.split())
+    assert "fine-tuned image + name + sentence: L1-L6, L8-L14, L16" in said
+    assert "sentence alone, shallow network: L1-L2, L4-L5, L9" in said
     assert "487,415" in text
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words
@@ -156,8 +158,9 @@ def test_single_flaws_are_compared_with_sound(tmp_path: Path) -> None:
     folder = tmp_path / "synthetic"
     write_phantom(folder, Knobs(streams=10, frames=6, width=64))
     code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--only", "phantom-text",
-                         "--flaws", "L5,L1")  # fmt: skip
+                         "--flaws", "L5,L1,L13")  # fmt: skip
     assert code == 0
+    assert "L13 (" not in text  # which does nothing where only sentences are read
     for words in ("L1 (split by frame)", "L5 (validation rows are training rows)", "L1, L5 (together)"):
         assert words in text.replace("\n", " ")
 

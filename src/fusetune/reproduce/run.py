@@ -25,7 +25,7 @@ from fusetune.errors import WeightsError
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.progress import Log
 from fusetune.reproduce.bench import Bench
-from fusetune.reproduce.flaws import in_order
+from fusetune.reproduce.flaws import FLAWS, in_order
 from fusetune.reproduce.material import PLACE_COLUMNS, Material, place_numbers
 from fusetune.reproduce.paper import Judge, fine_tune, fuse, image_logits
 from fusetune.reproduce.parts import shared_groups
@@ -46,7 +46,7 @@ class Outcome:
         encoder: Its image or text network.
         task: What was predicted.
         form: paper, sound, or sound with single flaws.
-        flaws: The switches that were on, in order.
+        flaws: The switches that were on and act on such an experiment, in order.
         valid: Accuracy on the validation rows, with its 95 % interval.
         test: Accuracy on the test rows, with its 95 % interval.
         nll: NLL on the test rows.
@@ -274,7 +274,7 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
         encoder=networks_of(recipe),
         task=material.task,
         form=form,
-        flaws=in_order(bench.flaws),
+        flaws=in_order(flaw for flaw in bench.flaws if recipe.stage != "text" or not FLAWS[flaw].pictures),
         valid=_scores(bench, on_valid, valid)["accuracy"],
         test=scores["accuracy"],
         nll=scores["nll"].value,

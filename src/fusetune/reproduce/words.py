@@ -128,7 +128,7 @@ def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
         f"changes validation accuracy by {o.valid.value - base.valid.value:+.4f}, test accuracy by "
         f"{o.test.value - base.test.value:+.4f}"
         for o in _sorted(results)
-        if o.form.startswith("sound +") and (base := sound.get((o.recipe, o.task)))
+        if o.form.startswith("sound +") and o.flaws and (base := sound.get((o.recipe, o.task)))
     ]
     if lines or not any(series.form == "paper" for series in results):
         return lines
