@@ -205,6 +205,19 @@ def test_best_weights_come_back(runtime: Runtime, told: list[float], patience: i
         assert torch.equal(value, seen[best + 1][name])
 
 
+def test_the_start_need_not_compete(runtime: Runtime) -> None:
+    model, answers, seen = make_net(), iter([1.0, 4.0, 3.0, 3.5]), []
+
+    def validate() -> tuple[float, float]:
+        seen.append(copy.deepcopy(model.state_dict()))
+        return next(answers), 0.5
+
+    settings = TrainConfig(epochs=3, patience=0)
+    history = run(model, settings, runtime, make_task(model, validate), start_counts=False)
+    assert (history.start_nll, history.best_nll, history.best_epoch) == (1.0, 3.0, 1)
+    assert all(torch.equal(value, seen[2][name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_with_its_rows(runtime: Runtime, bad: float) -> None:
     model = make_net()

@@ -191,6 +191,7 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
     history = train(
         model, groups, task, settings,
         runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=checkpoints, resume=ctx.resume,
+        start_counts=not reads_pretrained(ctx.config, ctx.pristine[name]),
     )  # fmt: skip
     if settings.lora_rank:
         merge_lora(model.encoder)

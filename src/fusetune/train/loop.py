@@ -99,6 +99,7 @@ def train(
     log: Log,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    start_counts: bool = True,
     keep: Keep = "nll",
 ) -> History:
     """Train a model and leave it with the weights of the best epoch.
@@ -113,6 +114,7 @@ def train(
         log: Receives a record per epoch.
         checkpoints: Where to save; None: nothing is saved.
         resume: Continue from the newest checkpoint, if there is one.
+        start_counts: Do the weights before the first step compete with those of the epochs?
         keep: What makes an epoch the best: the lowest validation NLL, the highest validation accuracy (the first of
             equals), or being the last. With the latter two, the weights before the first step are not judged.
 
@@ -131,7 +133,7 @@ def train(
     else:
         if keep == "nll":
             history.start_nll, accuracy = _validate(task, "before training")
-            history.best_nll = history.start_nll  # the weights before the first step compete with those of the epochs
+            history.best_nll = history.start_nll if start_counts else math.inf
             log.say(f"  {task.name}: before training  valid NLL {history.start_nll:.3f}  accuracy {accuracy:.1%}")
         if checkpoints:
             checkpoints.save_best({"model": best, "epoch": -1})
