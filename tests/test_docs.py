@@ -33,8 +33,7 @@ def test_commands_of_the_pages_work(page: Path, scans: Path) -> None:
 
 @pytest.mark.parametrize("page", CODED, ids=names(CODED))
 def test_python_of_the_pages_works(page: Path, scans: Path) -> None:
-    (code,) = blocks(page, "python")
-    assert run_python(code, scans)
+    assert all(run_python(code, scans) for code in blocks(page, "python"))
 
 
 def test_every_option_that_the_pages_name_exists() -> None:
