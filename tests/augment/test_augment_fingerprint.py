@@ -127,6 +127,19 @@ def test_what_cannot_be_looked_into_is_equal_to_nothing() -> None:
     assert fingerprint(Dark(object())) != fingerprint(Dark(object()))
 
 
+def test_what_fails_when_it_is_looked_into_stops_nothing() -> None:
+    class Silent:
+        def __repr__(self) -> str:
+            raise RuntimeError("no words")
+
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    for held in (Silent(), deep):
+        assert len(fingerprint(Dark(held))) == 16
+        assert fingerprint(Dark(held)) != fingerprint(Dark(held))
+
+
 def test_a_transform_that_was_used_is_still_the_same() -> None:
     albumentations = pytest.importorskip("albumentations")
     kornia = pytest.importorskip("kornia.augmentation")

@@ -38,7 +38,10 @@ def fingerprint(call: Any) -> str:
     packages is named, with its version.
     """
     reader = _Reader(_module(call))
-    reader.read(call)
+    try:
+        reader.read(call)
+    except Exception:  # somebody's `__repr__` fails, or objects lie within each other a thousand deep
+        return uuid4().hex[:16]
     return reader.digest.hexdigest()[:16]
 
 
