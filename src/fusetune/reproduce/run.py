@@ -163,22 +163,24 @@ def run_series(
     series = Series(material.task, form, flaws)
     if into is not None:
         into.append(series)
-    whole = _Lab(Bench(material, flaws, runtime, log, seed, cache, allow_download))
-    labs = {flaws: whole}
-    for recipe in recipes:
-        its = flaws - frozenset(recipe.without)
-        if its not in labs:  # a notebook that divides its rows in another way
+    labs: dict[frozenset[str], _Lab] = {}
+
+    def lab_with(its: frozenset[str]) -> _Lab:
+        """Return what experiments with the same flaws share; a notebook that lacks some divides its rows otherwise."""
+        if its not in labs:
             labs[its] = _Lab(Bench(material, its, runtime, log, seed, cache, allow_download))
-    _refuse_absent_weights([(labs[flaws - frozenset(recipe.without)].bench, recipe) for recipe in recipes])
-    for recipe in recipes:
+        return labs[its]
+
+    plans = [(lab_with(flaws - frozenset(recipe.without)), recipe) for recipe in recipes]
+    _refuse_absent_weights([(lab.bench, recipe) for lab, recipe in plans])
+    for lab, recipe in plans:
         started = time.perf_counter()
-        lab = labs[flaws - frozenset(recipe.without)]
         lab.bench.passes.clear()
         judge = lab.judge(recipe)
         series.outcomes.append(_outcome(lab.bench, recipe, form, judge, started))
         log.say(f"  {recipe.title}: test accuracy {series.outcomes[-1].test.value:.4f}")
     if material.groups is not None:
-        series.facts = _facts(whole.bench)
+        series.facts = _facts(lab_with(flaws).bench)
     return series
 
 
@@ -188,21 +190,18 @@ def _refuse_absent_weights(experiments: Sequence[tuple[Bench, Recipe]]) -> None:
     Raises:
         WeightsError: Naming the experiments whose networks cannot be loaded.
     """
-    problems: dict[str, str] = {}
-    for bench, recipe in experiments:
-        networks = networks_of(recipe)
-        if networks in problems:
-            continue
+    problems = []
+    for bench, recipe in {networks_of(recipe): (bench, recipe) for bench, recipe in experiments}.values():
         try:
             if recipe.encoder:
                 bench.encoder(recipe)
             if recipe.text:
                 load_network(bench, recipe.text)
         except WeightsError as error:
-            problems[networks] = f"  - {recipe.title} ({recipe.name}): {error}"
+            problems.append(f"  - {recipe.title} ({recipe.name}): {error}")
     if problems:
         raise WeightsError(
-            "\n".join(["not all networks can be loaded, and nothing was trained:", *problems.values()])
+            "\n".join(["not all networks can be loaded, and nothing was trained:", *problems])
             + "\nWith --allow-download, reproduce fetches them; --encoder names another image network; --only runs "
             "some of the experiments."
         )
