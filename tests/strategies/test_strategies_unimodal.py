@@ -302,6 +302,65 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         assert abs(np.mean(hits) - 1 / 3) < 0.08
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "undone"),
+    [
+        ([0.9, 0.9, 0.9], [0.8, 0.8, 0.8], False),
+        ([0.9, 0.9, 0.9], [1.2, 0.7, 0.7], False),  # worse in one fold only
+        ([0.9, 0.9, 0.9], [0.8, 0.8, 1.2], True),  # better in two folds, and worse together
+        ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], True),
+    ],
+)
+def test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[float], after: list[float], undone: bool
+) -> None:
+    ctx = with_normed(tmp_path, crossfit__how="k")
+    pairs = iter(zip(before, after, strict=True))
+    plain = two_stage.fine_tune
+
+    def said_to_be(ctx: Context, name: str, rows: Any, stage: str, held: Any) -> Unimodal:
+        network = plain(ctx, name, rows, stage, held)
+        start, best = next(pairs)
+        ctx.histories[stage].start_nll, ctx.histories[stage].best_nll = start, best
+        return network
+
+    monkeypatch.setattr(two_stage, "fine_tune", said_to_be)
+    monkeypatch.setattr(unimodal, "is_pretrained", lambda encoder: True)
+    model, _ = two_stage.two_stage(ctx)
+    pristine = weights_hash(ctx.pristine["genes"])
+    assert weights_hash(model.encoders[-1]) == pristine  # the head reads it in either case
+    assert {h.best_epoch >= 0 for h in ctx.histories.values()} == {not undone}
+    if undone:
+        assert model.wiring.networks == {"genes": [0]}
+        assert model.wiring.features == {"genes": 0}
+        assert not model.wiring.logits
+    else:
+        assert model.wiring.networks == {"genes": [0, 1, 2]}
+        assert model.wiring.features == {"genes as pretrained": 3}
+        assert all(weights_hash(encoder) != pristine for encoder in model.encoders[:3])
+
+
+@pytest.mark.parametrize(("rate", "undone"), [(3.0, True), (3e-3, False)])
+def test_one_network_that_fine_tuning_did_not_help_is_read_once_and_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, undone: bool
+) -> None:
+    ctx = with_normed(tmp_path, vector__train__lr=rate)
+    monkeypatch.setattr(unimodal, "is_pretrained", lambda encoder: True)
+    model, _ = two_stage.two_stage(ctx)
+    assert (ctx.histories["genes"].best_epoch < 0) == undone
+    assert model.wiring.features == ({"genes": 0} if undone else {"genes": 0, "genes as pretrained": 1})
+    assert (weights_hash(model.encoders[0]) == weights_hash(ctx.pristine["genes"])) == undone
+
+
+def test_fine_tuning_is_not_undone_where_the_head_may_not_read_the_encoder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = with_normed(tmp_path, crossfit__how="k", head__pretrained=False, vector__train__lr=3.0)
+    monkeypatch.setattr(unimodal, "is_pretrained", lambda encoder: True)
+    model, _ = two_stage.two_stage(ctx)
+    assert model.wiring.networks == {"genes": [0, 1, 2]}
+
+
 @pytest.mark.parametrize(("drop", "passes"), [(0.0, 1), (0.3, 3)])
 def test_views_that_cannot_differ_are_encoded_once(tmp_path: Path, drop: float, passes: int) -> None:
     ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note"], views=3, text__augment__drop=drop)

@@ -7,7 +7,9 @@ own training rows (`crossfit`), because that is surer than what the same network
 
 With k-fold cross-fitting no row needs to be set aside for choices: validation rows join the training rows, each network
 stops by the fold that it does not see, and the head's penalty is chosen by cross-validation. What is then said of
-validation rows comes from networks and solutions that did not learn from them.
+validation rows comes from networks and solutions that did not learn from them. Where fine-tuning a pretrained encoder
+does not lower the NLL of the held-out folds taken together, its networks are dropped, and the head reads the encoder as
+it was: one fold is too few rows to decide that by, and networks that are no better dilute what the head learns.
 """
 
 from __future__ import annotations
@@ -70,13 +72,20 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
     plan, blocks = make_plan(ctx), _Blocks()
     for name in ctx.modalities:
         trained = has_training(ctx.settings(name), ctx.pristine[name])
+        beside = trained and reads_pretrained(ctx.config, ctx.pristine[name])
         if not plan.pooled:
             _plain(ctx, name, blocks, plan)
+            beside = beside and ctx.histories[name].best_epoch >= 0  # or it would read the same encoder twice
         elif trained:
-            _cross_fitted(ctx, name, blocks, plan)
+            networks = [_left_out(ctx, name, fold, plan) for fold in range(ctx.config.crossfit.folds)]
+            if beside and _undone(ctx, name, plan):
+                beside = False
+                _solved(ctx, name, blocks, plan)
+            else:
+                _cross_fitted(ctx, name, networks, blocks, plan)
         else:
             _solved(ctx, name, blocks, plan)
-        if trained and reads_pretrained(ctx.config, ctx.pristine[name]):
+        if beside:
             _as_pretrained(ctx, name, blocks, plan)
         if plan.pooled and ctx.modalities[name].kind == "text" and ctx.config.text.words:
             _words(ctx, name, blocks, plan)
@@ -130,20 +139,51 @@ def _one_network(ctx: Context, name: str, blocks: _Blocks, network: Unimodal, dr
     blocks.drawn[name], blocks.plain[name] = drawn, plain
 
 
-def _cross_fitted(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None:
-    """Train k networks, each without one fold: the head reads logits (stacking, arXiv 2111.02705).
+def _left_out(ctx: Context, name: str, fold: int, plan: Plan) -> Unimodal:
+    """Train a network without one fold."""
+    held = plan.folds == fold
+    with ctx.log.timed(ctx.seconds, "stage_u"):
+        return fine_tune(ctx, name, plan.rows[~held], _stage(ctx, name, fold), plan.rows[held])
+
+
+def _stage(ctx: Context, name: str, fold: int) -> str:
+    return f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}"
+
+
+def _undone(ctx: Context, name: str, plan: Plan) -> bool:
+    """Return whether fine-tuning is undone: it did not lower the NLL of the held-out rows of all folds together.
+
+    The best epochs were chosen by these rows and what they are compared with was not, which favours fine-tuning a
+    little: what is undone would not have helped new rows either.
+    """
+    histories = [ctx.histories[_stage(ctx, name, fold)] for fold in range(ctx.config.crossfit.folds)]
+    counts = np.bincount(plan.folds[ctx.sources[name].present[plan.rows]], minlength=len(histories))
+    before = float(np.average([history.start_nll for history in histories], weights=counts))
+    after = float(np.average([history.best_nll for history in histories], weights=counts))
+    if after < before:
+        return False
+    ctx.log.say(
+        f"  {name}: fine-tuning did not lower the NLL of held-out rows ({before:.3f} before, {after:.3f} at best), so "
+        "it is undone"
+    )
+    ctx.log.record("undone", stage=name, before=before, after=after)
+    for history in histories:
+        history.best_epoch, history.best_nll = -1, history.start_nll
+    return True
+
+
+def _cross_fitted(ctx: Context, name: str, networks: list[Unimodal], blocks: _Blocks, plan: Plan) -> None:
+    """Give the head the logits of k networks, each trained without one fold (stacking, arXiv 2111.02705).
 
     A row's logits come from the network that never saw it; those of new rows are the mean over the k networks. Features
     would not do: those of separately trained encoders cannot be compared.
     """
-    rows, count = plan.rows, ctx.config.crossfit.folds
+    rows = plan.rows
     drawn = np.zeros((ctx.config.views, len(rows), len(ctx.classes)), np.float32)
     plain = np.zeros((1, len(rows), len(ctx.classes)), np.float32)
     blocks.wiring.networks[name] = []
-    for fold in range(count):
+    for fold, network in enumerate(networks):
         held = plan.folds == fold
-        with ctx.log.timed(ctx.seconds, "stage_u"):
-            network = fine_tune(ctx, name, rows[~held], f"{name}, fold {fold + 1} of {count}", rows[held])
         with ctx.log.timed(ctx.seconds, "encode"):
             views, same = _both(ctx, name, network.encoder, rows[held])
         drawn[:, held], plain[:, held] = _logits(network, views), _logits(network, same)

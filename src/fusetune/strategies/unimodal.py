@@ -2,8 +2,8 @@
 
 The classifier starts from the solution on frozen features, not from random weights (linear probing, then fine-tuning:
 Kumar et al. 2022, arXiv 2202.10054). The untouched encoder counts as the first candidate: where fine-tuning does not
-lower the validation NLL, the encoder stays as it was. Where the head reads the untouched encoder anyway, the weighing
-is left to the head, and the best epoch is taken.
+lower the validation NLL, the encoder stays as it was. With one network per fold beside an untouched encoder that the
+head reads anyway, the best epoch is taken, and all folds together decide whether fine-tuning is undone (`two_stage`).
 
 With `repeats`, a batch holds several views of each row, which is read once, and the loss is the mean over all of them
 (batch augmentation in the sense of arXiv 1901.09335). An epoch then costs `repeats` times as many passes: for equal
@@ -74,7 +74,7 @@ def fine_tune(
         The network with the weights of the epoch of lowest validation NLL, frozen. Without epochs, or without anything
         to train, the encoder is as it was and the classifier is solved on its features.
     """
-    stage, settings = stage or name, ctx.settings(name)
+    stage, settings, single = stage or name, ctx.settings(name), held is None
     rows = ctx.split.rows("train") if rows is None else rows
     if held is None:
         ctx.split.check(rows, "train")
@@ -84,7 +84,8 @@ def fine_tune(
     model = Unimodal(ctx.fresh_encoder(name), len(ctx.classes), settings.dropout).to(ctx.runtime.device)
     model.head = _probe(ctx, name, model.encoder, rows, held, stage).to(ctx.runtime.device)
     if has_training(settings, model.encoder):
-        _train(ctx, name, model, rows, held, stage, settings)
+        start_counts = single or not reads_pretrained(ctx.config, ctx.pristine[name])
+        _train(ctx, name, model, rows, held, stage, settings, start_counts)
     freeze(model)
     return model
 
@@ -165,7 +166,16 @@ def freeze(model: nn.Module) -> None:
         parameter.grad = None
 
 
-def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, stage: str, settings: TrainConfig) -> None:
+def _train(
+    ctx: Context,
+    name: str,
+    model: Unimodal,
+    rows: Rows,
+    held: Rows,
+    stage: str,
+    settings: TrainConfig,
+    start_counts: bool,
+) -> None:
     source = ctx.sources[name]
     rows, weights = _distinct(ctx, name, rows[source.present[rows]])
     valid = held[source.present[held]]
@@ -191,7 +201,7 @@ def _train(ctx: Context, name: str, model: Unimodal, rows: Rows, held: Rows, sta
     history = train(
         model, groups, task, settings,
         runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=checkpoints, resume=ctx.resume,
-        start_counts=not reads_pretrained(ctx.config, ctx.pristine[name]),
+        start_counts=start_counts,
     )  # fmt: skip
     if settings.lora_rank:
         merge_lora(model.encoder)
