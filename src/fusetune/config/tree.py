@@ -245,8 +245,10 @@ class HeadConfig(Section):
     inputs: Literal["features", "logits"] = Field(
         "features", description="what the head reads: encoder features, or each modality's own class scores"
     )
+    # Off: the cross-validated NLL was lower without it on medpix2 and hc18 (docs/results.md). Where fine-tuning does
+    # not help, the head reads the encoder as it was in any case.
     pretrained: bool = Field(
-        True, description="let the head also read each fine-tuned encoder as it was before fine-tuning"
+        False, description="let the head also read each fine-tuned encoder as it was before fine-tuning"
     )
     penalties: tuple[float, ...] = Field(
         (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5), description="L2 path; the best validation NLL wins"

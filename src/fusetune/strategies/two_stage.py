@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fusetune.augment.text import TextAugment
 from fusetune.data.split import Rows
 from fusetune.data.text import TextSource
-from fusetune.encoders import Encoder, WordCounts
+from fusetune.encoders import Encoder, WordCounts, is_pretrained
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
 from fusetune.strategies.heads import PRETRAINED, WORDS, HeadFit
@@ -34,7 +34,6 @@ from fusetune.strategies.unimodal import (
     fine_tune,
     freeze,
     has_training,
-    reads_pretrained,
     solve_crossed,
 )
 
@@ -72,13 +71,14 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
     plan, blocks = make_plan(ctx), _Blocks()
     for name in ctx.modalities:
         trained = has_training(ctx.settings(name), ctx.pristine[name])
-        beside = trained and reads_pretrained(ctx.config, ctx.pristine[name])
+        pretrained = is_pretrained(ctx.pristine[name])
+        beside = trained and pretrained and ctx.config.head.pretrained
         if not plan.pooled:
             _plain(ctx, name, blocks, plan)
             beside = beside and ctx.histories[name].best_epoch >= 0  # or it would read the same encoder twice
         elif trained:
             networks = [_left_out(ctx, name, fold, plan) for fold in range(ctx.config.crossfit.folds)]
-            if beside and _undone(ctx, name, plan):
+            if pretrained and _undone(ctx, name, plan):
                 beside = False
                 _solved(ctx, name, blocks, plan)
             else:

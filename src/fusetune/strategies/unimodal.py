@@ -2,8 +2,8 @@
 
 The classifier starts from the solution on frozen features, not from random weights (linear probing, then fine-tuning:
 Kumar et al. 2022, arXiv 2202.10054). The untouched encoder counts as the first candidate: where fine-tuning does not
-lower the validation NLL, the encoder stays as it was. With one network per fold beside an untouched encoder that the
-head reads anyway, the best epoch is taken, and all folds together decide whether fine-tuning is undone (`two_stage`).
+lower the validation NLL, the encoder stays as it was. With one network per fold, a pretrained encoder's best epoch is
+taken, and all folds together decide whether fine-tuning is undone (`two_stage`).
 
 With `repeats`, a batch holds several views of each row, which is read once, and the loss is the mean over all of them
 (batch augmentation in the sense of arXiv 1901.09335). An epoch then costs `repeats` times as many passes: for equal
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.augment.mix import EMBEDDED, draw_mixing, join_views, plain_loss
-from fusetune.config import Config, HeadConfig, TrainConfig
+from fusetune.config import HeadConfig, TrainConfig
 from fusetune.data.batch import ordered_batches, prefetch, shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder, is_pretrained
@@ -84,7 +84,7 @@ def fine_tune(
     model = Unimodal(ctx.fresh_encoder(name), len(ctx.classes), settings.dropout).to(ctx.runtime.device)
     model.head = _probe(ctx, name, model.encoder, rows, held, stage).to(ctx.runtime.device)
     if has_training(settings, model.encoder):
-        start_counts = single or not reads_pretrained(ctx.config, ctx.pristine[name])
+        start_counts = single or not is_pretrained(ctx.pristine[name])
         _train(ctx, name, model, rows, held, stage, settings, start_counts)
     freeze(model)
     return model
@@ -93,11 +93,6 @@ def fine_tune(
 def has_training(settings: TrainConfig, encoder: Encoder) -> bool:
     """Return whether fine-tuning would change anything."""
     return settings.epochs > 0 and settings.freeze < 1 and any(True for _ in encoder.parameters())
-
-
-def reads_pretrained(config: Config, encoder: Encoder) -> bool:
-    """Return whether the head reads the encoder from before fine-tuning beside the fine-tuned one."""
-    return config.head.pretrained and is_pretrained(encoder)
 
 
 def solve_crossed(
