@@ -56,7 +56,7 @@ def test_all_problems_are_named_at_once_with_hints() -> None:
         ({"split": {"how": "time"}}, "split: how: time needs the column's name in split.time"),
         ({"split": {"fold": 5}}, "split: fold must be below folds (5)"),
         ({"text": {"train": {"mix": {"kind": "cutmix"}}}}, "text.train: mix.kind cutmix pastes rectangles of pictures"),
-        ({"image": {"train": {"mix": {"kind": "mixup"}, "batch_size": 1}}}, "image.train: mix.kind mixes rows"),
+        ({"image": {"train": {"mix": {"kind": "mixup"}, "batch_size": 1}}}, "image.train: mix.kind mixup mixes rows"),
         ({"head": {"mix": {"kind": "mixup"}}}, "head: mix.kind mixup needs batches, and kind logistic is solved"),
         ({"head": {"kind": "mlp", "mix": {"kind": "cutmix"}}}, "head: mix.kind cutmix pastes rectangles of pictures"),
         ({"vector": {"augment": {"missing": 0.1}}}, "vector.augment: missing must be 0: a number of a vector has no"),

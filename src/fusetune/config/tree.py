@@ -56,7 +56,10 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _has_partners(self) -> Self:
         if self.mix.kind != "off" and self.batch_size < 2:
-            raise ValueError("mix.kind mixes rows of a batch with each other: batch_size must be 2 or more")
+            raise ValueError(
+                f"mix.kind {self.mix.kind} mixes rows of a batch with each other: batch_size must be 2 or more, "
+                "or mix.kind off"
+            )
         return self
 
 
@@ -91,7 +94,9 @@ class ImageConfig(Section):
     )
     background: int = Field(255, ge=0, le=255, description="grey value behind transparent pixels")
     spacing: str | None = Field(
-        None, description="number column with the physical size of a pixel; images are resampled to one common spacing"
+        None,
+        description="number column with the physical size of a pixel; images are resampled to one common spacing; "
+        "where the size of things is the label, image.train.mix.kind=off is worth a try",
     )
     orientation: str | None = Field(
         None, description="column that tells left from right or which way is up: policies that flip are refused"
@@ -104,9 +109,10 @@ class ImageConfig(Section):
         "light", description="a policy or its name, or import:package.module:name for a callable of your own"
     )
     # All blocks at a high rate and few pixels: on a CPU this reached lower NLL in the same time than half of the blocks
-    # at 224 pixels (medpix2, hc18).
+    # at 224 pixels (medpix2, hc18). Half of the pictures mixed: docs/results.md.
     train: TrainConfig = TrainConfig(
         epochs=10,
+        mix=MixPolicy(kind="cutmix", alpha=1.0, share=0.5),
         lr=1e-3,
         head_lr=1e-3,
         weight_decay=0.02,
@@ -114,7 +120,6 @@ class ImageConfig(Section):
         batch_norm="frozen",
         layer_decay=0.9,
         clip=5.0,
-        label_smoothing=0.1,
         dropout=0.2,
         average=0.98,
         patience=4,
