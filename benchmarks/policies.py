@@ -106,9 +106,7 @@ def _read(path: Path | None, settings: dict[str, Any]) -> dict[str, Any]:
 def _fit(name: str, policy: str, repeats: int, seed: int, args: argparse.Namespace, store: str) -> dict[str, Any]:
     """Fine-tune the image encoder once and return what it says about each validation row."""
     train = {"epochs": args.epochs // repeats, "batch_size": args.batch // repeats, "repeats": repeats, "patience": 0}
-    plain = ["image.train.mix.kind=off", "image.train.label_smoothing=0.1"]
-    sets = [f"image.augment={policy}", f"threads={args.threads}", f"store.folder={store}", "onnx=false", *plain]
-    sets += args.sets
+    sets = [f"image.augment={policy}", f"threads={args.threads}", f"store.folder={store}", "onnx=false", *args.sets]
     sets += [f"image.train.{key}={value}" for key, value in train.items()]
     started = time.process_time()
     with opened(name, sets, seed, ["image"]) as (ctx, _, _):

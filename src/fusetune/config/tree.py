@@ -94,9 +94,7 @@ class ImageConfig(Section):
     )
     background: int = Field(255, ge=0, le=255, description="grey value behind transparent pixels")
     spacing: str | None = Field(
-        None,
-        description="number column with the physical size of a pixel; images are resampled to one common spacing; "
-        "where the size of things is the label, image.train.mix.kind=off is worth a try",
+        None, description="number column with the physical size of a pixel; images are resampled to one common spacing"
     )
     orientation: str | None = Field(
         None, description="column that tells left from right or which way is up: policies that flip are refused"
@@ -109,10 +107,9 @@ class ImageConfig(Section):
         "light", description="a policy or its name, or import:package.module:name for a callable of your own"
     )
     # All blocks at a high rate and few pixels: on a CPU this reached lower NLL in the same time than half of the blocks
-    # at 224 pixels (medpix2, hc18). Half of the pictures mixed: docs/results.md.
+    # at 224 pixels (medpix2, hc18).
     train: TrainConfig = TrainConfig(
         epochs=10,
-        mix=MixPolicy(kind="cutmix", alpha=1.0, share=0.5),
         lr=1e-3,
         head_lr=1e-3,
         weight_decay=0.02,
@@ -120,6 +117,7 @@ class ImageConfig(Section):
         batch_norm="frozen",
         layer_decay=0.9,
         clip=5.0,
+        label_smoothing=0.1,
         dropout=0.2,
         average=0.98,
         patience=4,
