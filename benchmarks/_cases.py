@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fusetune.config import Config
-from fusetune.data.schema import Schema, infer_schema
+from fusetune.data.infer import infer_schema
+from fusetune.data.schema import Schema
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import Table, read_table
 from fusetune.inputs import Reader

@@ -12,7 +12,7 @@ import numpy as np
 from _bad_images import FORMATS, picture
 
 from fusetune.data.images import ImageInput
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.errors import FusetuneError
 

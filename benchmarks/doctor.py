@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from _faults import false_alarms, found_of, plant
 
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.labels import doubt, margins

@@ -30,7 +30,7 @@ from _cases import prepared
 from torch import nn
 
 from fusetune.config import Config
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import counts

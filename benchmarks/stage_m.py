@@ -29,7 +29,7 @@ from fusetune.augment.image import ImageAugment
 from fusetune.bundle import load_bundle
 from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.data.batch import ordered_batches, shuffled_batches
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.split import Rows
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder

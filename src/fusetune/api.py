@@ -18,7 +18,8 @@ import pandas as pd
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
-from fusetune.data.schema import Schema, infer_schema
+from fusetune.data.infer import infer_schema
+from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
 from fusetune.doctor.examine import Examination, examine

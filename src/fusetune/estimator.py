@@ -29,7 +29,7 @@ from sklearn.utils.validation import (
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.split import split_without_test
 from fusetune.data.table import read_table
 from fusetune.errors import ConfigError, UserError

@@ -22,7 +22,8 @@ from fusetune.augment.tabular import CellAugment, Season, VectorAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
 from fusetune.data.images import ImageInput, Reading
-from fusetune.data.schema import Kind, Modality, Schema
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table

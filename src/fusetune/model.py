@@ -18,7 +18,8 @@ from fusetune.augment.random import Moment
 from fusetune.config import Config
 from fusetune.data.batch import prefetch
 from fusetune.data.images import ImageInput
-from fusetune.data.schema import Kind, Schema
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Schema
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table, row_keys

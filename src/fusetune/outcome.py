@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 
 from fusetune.augment.sheet import small_sheet
-from fusetune.data.schema import Kind, Schema
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table
 from fusetune.features.store import weights_hash

@@ -8,7 +8,8 @@ import pytest
 
 from fusetune.augment.safety import check_policy
 from fusetune.config import IMAGE_POLICIES, Config
-from fusetune.data.schema import Column, Kind, Schema
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Column, Schema
 from fusetune.errors import ConfigError
 from fusetune.progress import Log
 

@@ -27,7 +27,7 @@ from fusetune.augment.sheet import (
 from fusetune.augment.tabular import CellAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, TextPolicy
-from fusetune.data.schema import Kind
+from fusetune.data.kinds import Kind
 from fusetune.data.table import read_table
 from fusetune.data.tabular import CellInput
 

@@ -26,7 +26,7 @@ from pydicom.uid import (
 
 from fusetune.data.decode import load_pixels, opened, read_bytes
 from fusetune.data.images import ImageInput
-from fusetune.data.schema import Kind, infer_kind
+from fusetune.data.kinds import Kind, infer_kind
 from fusetune.doctor.images import _state
 from fusetune.errors import ImageError
 

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odd import tables
 
-from fusetune.data.schema import Kind, Schema, infer_kind, infer_schema
+from fusetune.data.infer import infer_schema
+from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import FusetuneError, SchemaError, TableError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusetune.data.schema import Kind
+from fusetune.data.kinds import Kind
 from fusetune.data.table import Table
 from fusetune.data.tabular import MISSING, UNSEEN, CellInput, VectorInput
 from fusetune.errors import TableError

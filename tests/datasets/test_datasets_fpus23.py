@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.datasets.baselines import constant_accuracy, fitted_constant, nearest_frame
 from fusetune.datasets.cvat import Box, Frame, write_cvat

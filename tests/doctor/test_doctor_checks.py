@@ -12,7 +12,7 @@ from tiny import tiny_table
 
 import fusetune.doctor.case as cases
 from fusetune.config.checks import ACTIONS, DEFAULTS
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.split import make_split
 from fusetune.data.table import Table, read_table
 from fusetune.doctor.case import Case

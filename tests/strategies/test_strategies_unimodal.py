@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fusetune.augment.mix import draw_mixing
 from fusetune.augment.random import Moment
 from fusetune.config import Config
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.errors import SplitError, UserError

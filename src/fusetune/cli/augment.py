@@ -18,7 +18,8 @@ from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_layer
 from fusetune.config.tree import OWN
 from fusetune.data.images import ImageSource, raise_for_problems
-from fusetune.data.schema import CELL_KINDS, Column, Kind, Schema, infer_kind
+from fusetune.data.kinds import CELL_KINDS, Kind, infer_kind
+from fusetune.data.schema import Column, Schema
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table, row_keys
 from fusetune.data.tabular import CellInput

@@ -12,7 +12,7 @@ from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
 from fusetune.cli.words import commas, pairs
 from fusetune.config import Config
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import Finding, counts

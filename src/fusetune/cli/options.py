@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fusetune.data.schema import Kind
+from fusetune.data.kinds import Kind
 
 TableFile = Annotated[
     str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from fusetune.data.schema import FALSE_WORDS, TRUE_WORDS, Kind
+from fusetune.data.kinds import FALSE_WORDS, TRUE_WORDS, Kind
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, first_is_day, parse_dates
 from fusetune.errors import TableError, listed

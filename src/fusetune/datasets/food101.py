@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from fusetune.data.schema import IMAGE_SUFFIXES
+from fusetune.data.kinds import IMAGE_SUFFIXES
 from fusetune.data.split import deal
 from fusetune.datasets.paths import relative_path
 from fusetune.errors import UserError, listed

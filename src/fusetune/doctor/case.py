@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.schema import CELL_KINDS, Kind, Schema
+from fusetune.data.kinds import CELL_KINDS, Kind
+from fusetune.data.schema import Schema
 from fusetune.data.split import PART_WORDS, PARTS, Rows, Split, seeded_order
 from fusetune.data.table import Table
 

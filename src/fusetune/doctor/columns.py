@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
 
-from fusetune.data.schema import Column, Kind
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Column
 from fusetune.data.table import Table, first_is_day, parse_dates
 from fusetune.data.tabular import CellInput
 from fusetune.doctor.case import FOLDS, Case, Codes

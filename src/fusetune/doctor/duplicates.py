@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fusetune.data.schema import Kind
+from fusetune.data.kinds import Kind
 from fusetune.doctor.case import Case, Codes, part_name
 from fusetune.doctor.findings import Finding, Severity, shown_sets
 from fusetune.doctor.hashes import Pairs, column_hashes, combined, equal_sets, near_pairs

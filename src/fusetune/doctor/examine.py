@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fusetune.data.images import ImageInput
-from fusetune.data.schema import Kind, Schema
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Schema
 from fusetune.data.split import Split
 from fusetune.data.table import Table
 from fusetune.doctor.case import Case

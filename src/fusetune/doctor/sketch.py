@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from fusetune.data.schema import Kind
+from fusetune.data.kinds import Kind
 from fusetune.data.table import Table
 from fusetune.data.tabular import VectorInput
 from fusetune.doctor.case import Case, Codes

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from fusetune.data.schema import infer_schema
+from fusetune.data.infer import infer_schema
 from fusetune.data.split import PARTS, Rows
 from fusetune.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune.doctor.case import Case

@@ -1,0 +1,160 @@
+"""What the values of a column are, told from the values, with the reason; and whether others are of the same kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from fusetune.data.dicom import FRAME
+from fusetune.data.split import PART_WORDS
+from fusetune.data.table import LEADING_ZERO, first_is_day, parse_dates
+from fusetune.errors import listed
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
+TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
+FALSE_WORDS = frozenset({"false", "no", "n", "f"})
+_TRUTH_WORDS = {*TRUE_WORDS, *FALSE_WORDS, "1", "0", "1.0", "0.0"}
+# A year of four digits first or last, or day, month and two digits of a year; 1.2.3 is a version, not a date.
+_DATE_SHAPE = re.compile(
+    r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d{1,2}:\d{2}(:\d{2})?.*)?\s*$"
+)
+_SAMPLE = 2000
+
+
+class Kind(StrEnum):
+    """What the values of a column are."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    NUMBER = "number"
+    CATEGORY = "category"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    VECTOR = "vector"
+
+
+CELL_KINDS = (Kind.NUMBER, Kind.CATEGORY, Kind.BOOLEAN, Kind.DATE)
+
+
+def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
+    """Return a column's kind, the reason, and whether it is of use as an input."""
+    values = series.dropna()
+    if values.empty:
+        return Kind.CATEGORY, "empty in every row", False
+    if is_list(values.iloc[0]):
+        return _infer_lists(values)
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return _unless_constant(values, Kind.CATEGORY, "the column's own type is categorical")
+    if pd.api.types.is_bool_dtype(series):
+        return _unless_constant(values, Kind.BOOLEAN, "true/false values")
+    if pd.api.types.is_complex_dtype(series):
+        return Kind.CATEGORY, "complex numbers, which no input can hold", False
+    if pd.api.types.is_numeric_dtype(series):
+        return _unless_constant(values, Kind.NUMBER, "all values are numbers")
+    if pd.api.types.is_datetime64_any_dtype(series):
+        return _unless_constant(values, Kind.DATE, "all values are dates")
+    return _infer_strings(values.map(str).astype("str"))
+
+
+def is_list(value: object) -> bool:
+    """Return whether a cell holds several values."""
+    return isinstance(value, (list, tuple, np.ndarray))
+
+
+def _unless_constant(values: pd.Series, kind: Kind, reason: str) -> tuple[Kind, str, bool]:
+    if values.nunique() == 1:
+        return kind, f"the same {kind} in every row ({values.iloc[0]})", False
+    return kind, reason, True
+
+
+def _infer_lists(values: pd.Series) -> tuple[Kind, str, bool]:
+    sizes = {len(value) if is_list(value) and np.ndim(value) else -1 for value in values}
+    if -1 in sizes:
+        return Kind.CATEGORY, "lists beside single values, which no input can hold", False
+    if len(sizes) > 1:
+        return Kind.VECTOR, f"lists of different lengths ({min(sizes)} to {max(sizes)}), which no input can hold", False
+    if not all(_is_vector(value) for value in values):
+        return Kind.VECTOR, "lists of something other than numbers, which no input can hold", False
+    return Kind.VECTOR, f"lists of {min(sizes)} numbers", min(sizes) > 0
+
+
+def _is_vector(value: Sequence[object]) -> bool:
+    try:
+        return np.asarray(value, dtype=np.float64).ndim == 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
+    distinct = values.nunique()
+    sample = values.drop_duplicates().head(_SAMPLE).str.strip()
+    share = _share(sample.str.lower().str.replace(FRAME, "", regex=True).str.endswith(IMAGE_SUFFIXES))
+    if share >= 0.9:
+        return Kind.IMAGE, f"{share:.0%} of the values end like image files", True
+    if distinct == 1:
+        return Kind.CATEGORY, "the same value in every row", False
+    if set(sample.str.lower()) <= set(PART_WORDS):
+        return (
+            Kind.CATEGORY,
+            f"only the words {listed(sorted(set(sample)))}, parts of a split: name it with --split",
+            False,
+        )
+    if set(sample.str.lower()) <= TRUE_WORDS | FALSE_WORDS:
+        return Kind.BOOLEAN, f"only the words {listed(sorted(set(sample)))}", True
+    numbers = pd.to_numeric(sample, errors="coerce").notna()
+    if _share(numbers) >= 0.95 and not sample.str.match(LEADING_ZERO).any():
+        return Kind.NUMBER, _with_rest(sample, numbers, "numbers"), True
+    dates = sample.str.match(_DATE_SHAPE)
+    if _share(dates) >= 0.95 and _share(parse_dates(sample, first_is_day(sample)).notna()) >= 0.95:
+        return Kind.DATE, _with_rest(sample, dates, "dates"), True
+    words = float(sample.str.count(r"\s+").mean()) + 1
+    length = float(sample.str.len().mean())
+    seen = f"{distinct:,} distinct values in {len(values):,} rows, {words:.1f} words on average"
+    if words >= 4 or length >= 40:
+        return Kind.TEXT, seen, True
+    if distinct == len(values) and words < 1.5 and len(values) > 20:
+        return Kind.CATEGORY, f"every value differs ({seen}), so it can only name the row", False
+    if distinct <= max(20, 0.3 * len(values)) or words < 1.5:
+        return Kind.CATEGORY, seen, True
+    return Kind.TEXT, seen, True
+
+
+def _with_rest(sample: pd.Series, fitting: pd.Series, what: str) -> str:
+    if fitting.all():
+        return f"all values are {what}"
+    rest = listed(sample[~fitting].str.slice(0, 40), 3)
+    return f"{_share(fitting):.0%} of the values are {what}; others, such as {rest}, count as missing"
+
+
+def fits(series: pd.Series, kind: Kind) -> bool:
+    """Return whether at least half of a column's values can be read as a kind; absent ones do not count."""
+    values = series.dropna()
+    if values.empty:
+        return True
+    match kind:
+        case Kind.NUMBER:
+            if is_list(values.iloc[0]) or pd.api.types.is_datetime64_any_dtype(series):
+                return False
+            return _share(pd.to_numeric(values, errors="coerce").notna()) >= 0.5
+        case Kind.DATE:
+            if pd.api.types.is_numeric_dtype(series) or is_list(values.iloc[0]):
+                return False
+            return _share(parse_dates(values, first_is_day(values)).notna()) >= 0.5
+        case Kind.BOOLEAN:
+            numeric = pd.api.types.is_numeric_dtype(series)
+            return numeric or _share(values.astype("str").str.strip().str.lower().isin(_TRUTH_WORDS)) >= 0.5
+        case Kind.VECTOR:
+            return pd.api.types.is_numeric_dtype(series) or is_list(values.iloc[0])
+        case Kind.IMAGE | Kind.TEXT:
+            dates = pd.api.types.is_datetime64_any_dtype(series)
+            return not (dates or pd.api.types.is_numeric_dtype(series) or is_list(values.iloc[0]))
+        case _:
+            return not is_list(values.iloc[0])
+
+
+def _share(found: pd.Series) -> float:
+    return float(found.mean()) if len(found) else 0.0
