@@ -75,8 +75,8 @@ CASES = {
         "92.4 % / .32",
         ">= 96 %",
         {"inputs": ["image", "text", "retail_price", "discounted_price", "brand"], "split": "split"},
-        # Frozen: on 800 photographs, a fine-tuned image encoder was worse on held-out folds than an untouched one; the
-        # text encoder as for medpix2.
+        # Frozen: on 800 photographs, a fine-tuned image encoder was worse on held-out folds than an untouched one and
+        # would be undone; the text encoder as for medpix2.
         ("text.encoder=all-mpnet-base-v2", "text.train.epochs=0", "text.augment.drop=0", "image.train.epochs=0"),
     ),
     "rosmap": Case(

@@ -32,6 +32,10 @@ VARIANTS = {
     "features": ([], ["head.augment.noise=0.3"], ["head.augment.scale=0.3"]),
     # With k-fold cross-fitting, what is said of validation rows is said of plain inputs.
     "test_views": (["crossfit.how=off"], ["crossfit.how=off", "evaluate.test_views=4"]),
+    "mix": (
+        [],
+        [f"image.train.{s}" for s in ("mix.kind=cutmix", "mix.alpha=1", "mix.share=0.5", "label_smoothing=0")],
+    ),
     "head": (["head.kind=logistic"], ["head.kind=mlp"], ["head.kind=gated"], ["head.kind=bilinear"]),
 }
 
