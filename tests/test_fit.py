@@ -463,7 +463,8 @@ def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> 
     ("best", "note"),
     [
         ({"scan": 2}, "fine-tuned"),
-        ({"scan": -1}, "linear classifier on its features"),
+        ({"scan": -1}, "linear classifier on its features, fine-tuning undone"),
+        ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": -1}, "linear classifier on its features, fine-tuning undone"),
         ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": 3}, "fine-tuned, mean of 2 networks"),
         ({"scanner": 3, "other, fold 1 of 2": 3}, "linear classifier on its features"),
     ],

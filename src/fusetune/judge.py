@@ -290,7 +290,7 @@ def _note(ctx: Context, name: str) -> str:
     """Say what a modality alone is; cross-fitted ones have a history per fold."""
     told = [history for stage, history in ctx.histories.items() if stage == name or stage.startswith(f"{name}, fold ")]
     if not any(history.best_epoch >= 0 for history in told):
-        return "linear classifier on its features"
+        return "linear classifier on its features" + (", fine-tuning undone" if told else "")
     return "fine-tuned" if len(told) == 1 else f"fine-tuned, mean of {len(told)} networks"
 
 

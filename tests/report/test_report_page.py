@@ -73,6 +73,13 @@ def test_every_section_is_there_and_well_formed(classes: int, changes: dict[str,
     assert "nan" not in page.words().lower().split()
 
 
+def test_learning_curves_say_which_epoch_was_kept_or_that_none_was() -> None:
+    words = Page(render(facts(best_epochs={"image": 4, "text": 0}))).words()
+    assert "Epoch 4 of 5 was kept." in words
+    assert "None of its 1 epoch was kept: the weights are those from before." in words
+    assert "Epoch 0" not in words
+
+
 def test_nothing_is_loaded_from_elsewhere() -> None:
     html = render(facts())
     assert "://" not in html

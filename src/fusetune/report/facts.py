@@ -140,7 +140,7 @@ class Facts:
         gain: The models of the gain table; the last one is the two-stage model.
         comparisons: The two-stage model against others.
         curves: Modality -> epochs of fine-tuning its encoder, counted from 1.
-        best_epochs: Modality -> the epoch whose weights were kept.
+        best_epochs: Modality -> the epoch whose weights were kept; 0: those from before the first.
         seconds: Stage -> duration; ``total`` is shown as the sum.
         encoder_passes: What was encoded -> number of rows sent through an encoder.
         encoder_passes_paper: Passes that training the head on re-encoded images in every epoch would have taken.
