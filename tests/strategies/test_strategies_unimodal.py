@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,28 @@ def test_networks_that_are_not_pretrained_are_never_undone(tmp_path: Path) -> No
     ctx = with_normed(tmp_path, crossfit__how="k", vector__train__lr=3.0)
     model, _ = two_stage.two_stage(ctx)
     assert model.wiring.networks == {"genes": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("with_words", [0.4, 0.5, 0.6])
+def test_words_are_read_only_where_they_lower_the_nll_of_the_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_words: float
+) -> None:
+    ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note", "genes"], crossfit__how="k", train__epochs=0)
+    plain = two_stage.fit_on
+
+    def said_to_be(ctx: Context, plan: Plan, drawn: Any, *rest: Any) -> Any:
+        fit, said = plain(ctx, plan, drawn, *rest)
+        return replace(fit, valid_nll=with_words if "note words" in drawn else 0.5), said
+
+    monkeypatch.setattr(two_stage, "fit_on", said_to_be)
+    model, fit = two_stage.two_stage(ctx)
+    assert fit.valid_nll == min(with_words, 0.5)
+    assert ("note words" in model.wiring.networks) == (with_words < 0.5)
+    assert len(model.encoders) == (3 if with_words < 0.5 else 2)
+    rows = ctx.split.rows("valid")
+    inputs = {name: ctx.plain(name, source.read(rows)) for name, source in ctx.sources.items()}
+    present = {name: torch.from_numpy(source.present[rows]) for name, source in ctx.sources.items()}
+    assert model(inputs, present).f.shape == (len(rows), 3)
 
 
 @pytest.mark.parametrize(("drop", "passes"), [(0.0, 1), (0.3, 3)])

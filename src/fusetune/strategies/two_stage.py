@@ -87,10 +87,11 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
             _solved(ctx, name, blocks, plan)
         if beside:
             _as_pretrained(ctx, name, blocks, plan)
-        if plan.pooled and ctx.modalities[name].kind == "text" and ctx.config.text.words:
-            _words(ctx, name, blocks, plan)
     with ctx.log.timed(ctx.seconds, "stage_m"):
         fit, fused = fit_on(ctx, plan, blocks.drawn, blocks.plain, ctx.config.head)
+    for name, modality in ctx.modalities.items():
+        if plan.pooled and modality.kind == "text" and ctx.config.text.words:
+            fit, fused = _with_words(ctx, name, blocks, plan, fit, fused)
     if plan.pooled:
         valid = plan.valid_places
         f_m = {name: torch.from_numpy(said[valid]) for name, said in blocks.said.items()}
@@ -202,24 +203,48 @@ def _as_pretrained(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None
     blocks.wiring.features[block] = blocks.add(name, encoder)
 
 
-def _words(ctx: Context, name: str, blocks: _Blocks, plan: Plan) -> None:
-    """A classifier on the words themselves; the head reads its logits."""
-    source, augment = ctx.sources[name], ctx.augments[name]
+def _with_words(
+    ctx: Context, name: str, blocks: _Blocks, plan: Plan, fit: HeadFit, fused: Tensor
+) -> tuple[HeadFit, Tensor]:
+    """Let the head also read the logits of a classifier on the words themselves, where that lowers its NLL.
+
+    Args:
+        ctx: The run.
+        name: A text modality.
+        blocks: What the head reads; the words join them if they help.
+        plan: Which rows do what.
+        fit: The head without the words.
+        fused: What it says of the validation rows, logits [rows, classes].
+
+    Returns:
+        The better head of the two, and what it says.
+    """
+    source, augment, block = ctx.sources[name], ctx.augments[name], name + WORDS
     assert isinstance(source, TextSource)
     assert isinstance(augment, TextAugment)
     texts = [source.text(row) for row in plan.rows[source.present[plan.rows]]]
     encoder = WordCounts.fit(texts, augment.special).to(ctx.runtime.device)
     if not encoder.dim:
-        return
+        return fit, fused
     with ctx.log.timed(ctx.seconds, "stage_u"):
-        plain = ctx.encode(name, encoder, plan.rows)
-        network, said = solve_crossed(ctx, name, encoder, plain, plan.rows, plan.choice_folds, words=True)
-    block = name + WORDS
+        counts = ctx.encode(name, encoder, plan.rows)
+        network, said = solve_crossed(ctx, name, encoder, counts, plan.rows, plan.choice_folds, words=True)
+    drawn = blocks.drawn | {block: np.broadcast_to(said, (ctx.config.views, *said.shape))}
+    plain = blocks.plain | {block: said[None]}
+    with ctx.log.timed(ctx.seconds, "stage_m"):
+        tried, also = fit_on(ctx, plan, drawn, plain, ctx.config.head)
+    ctx.log.record("words", stage=block, without=fit.valid_nll, valid_nll=tried.valid_nll)
+    if tried.valid_nll >= fit.valid_nll:
+        ctx.log.say(
+            f"  {name}: a classifier on its words would not lower the head's {plan.score} ({tried.valid_nll:.3f}, "
+            f"{fit.valid_nll:.3f} without), so it is left out"
+        )
+        return fit, fused
     blocks.wiring.networks[block] = [blocks.add(name, encoder)]
     blocks.wiring.logits.append(block)
     blocks.classifiers.append(network.head)
-    blocks.plain[block] = said[None]
-    blocks.drawn[block] = np.broadcast_to(said, (ctx.config.views, *said.shape))
+    blocks.drawn, blocks.plain = drawn, plain
+    return tried, also
 
 
 def _both(ctx: Context, name: str, encoder: Encoder, rows: Rows) -> tuple[Array, Array]:
