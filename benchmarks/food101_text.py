@@ -179,7 +179,8 @@ def _fitted(table: pd.DataFrame, classes: Array, epochs: int) -> Array:
     rows = table[["text", "label"]].assign(split=table["split"].replace("dev", "train"))
     settings = {"max_tokens": 32, "train": {"epochs": epochs, "lr": 1e-4, "head_lr": 1e-3}}
     # As it was when the test titles were read: the head reads MiniLM both ways, which is no longer the default.
-    config = {"text": settings, "head": {"pretrained": True}, "doctor": {"check": False}, "evaluate": {"resamples": 200}}
+    config = {"text": settings, "head": {"pretrained": True}}
+    config |= {"doctor": {"check": False}, "evaluate": {"resamples": 200}}
     how: dict[str, Any] = {"inputs": ["text"], "kinds": {"text": "text"}, "split": "split", "config": config}
     with TemporaryDirectory() as folder:
         run = fusetune.fit(rows, "label", out=Path(folder) / "run", **how)
