@@ -19,7 +19,7 @@ import fusetune
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
-from fusetune.judge import _note
+from fusetune.judge import _note, _whole_note
 from fusetune.train.loop import History
 
 HOW: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
@@ -472,3 +472,16 @@ def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> 
 def test_the_gain_table_says_what_a_modality_alone_is(best: dict[str, int], note: str) -> None:
     told = SimpleNamespace(histories={stage: History(best_epoch=epoch) for stage, epoch in best.items()})
     assert _note(told, "scan") == note  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("best", "note"),
+    [
+        ({"scan": 2, "note": -1}, "each encoder fine-tuned alone, one head on all"),
+        ({"scan": -1, "note": -1}, "encoders as they were, one head on all, fine-tuning undone"),
+        ({}, "encoders as they were, one head on all"),
+    ],
+)
+def test_the_gain_table_says_what_the_two_stage_model_is(best: dict[str, int], note: str) -> None:
+    told = SimpleNamespace(histories={stage: History(best_epoch=epoch) for stage, epoch in best.items()})
+    assert _whole_note(told) == note  # type: ignore[arg-type]

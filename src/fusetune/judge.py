@@ -88,8 +88,7 @@ def judge(ctx: Context, model: Model, head: HeadFit) -> Judgement:
         "valid": softmax(valid.outputs.f.numpy(), heat.value),
         "test": softmax(test.outputs.f.numpy(), heat.value),
     }
-    note = "each encoder fine-tuned alone, one head on all"
-    ours = _Candidate(TWO_STAGE, note, fused["valid"], fused["test"])
+    ours = _Candidate(TWO_STAGE, _whole_note(ctx), fused["valid"], fused["test"])
     candidates = [*_simple(ctx, valid, test), *_frozen(ctx), ours]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
     scores = {c.name: score_with_intervals(c.test, test.labels, test.groups, **how) for c in candidates}
@@ -284,6 +283,13 @@ def _holm(comparisons: list[Comparison]) -> list[Comparison]:
     if not known:
         return found
     return [replace(c, p_group_holm=p) for c, p in zip(found, holm(known), strict=True)]
+
+
+def _whole_note(ctx: Context) -> str:
+    """Say what the two-stage model is."""
+    if any(history.best_epoch >= 0 for history in ctx.histories.values()):
+        return "each encoder fine-tuned alone, one head on all"
+    return "encoders as they were, one head on all" + (", fine-tuning undone" if ctx.histories else "")
 
 
 def _note(ctx: Context, name: str) -> str:
