@@ -28,7 +28,6 @@ VARIANTS = {
     "views": (["views=1"], ["views=2"], ["views=4"]),
     "groups": (["data.group_weights=none"], ["data.group_weights=equal"]),
     "sentences": (["text.encoder=all-MiniLM-L6-v2"], ["text.encoder=all-mpnet-base-v2"]),
-    "words": (["text.words=false"], ["text.words=true"]),
     "features": ([], ["head.augment.noise=0.3"], ["head.augment.scale=0.3"]),
     # With k-fold cross-fitting, what is said of validation rows is said of plain inputs.
     "test_views": (["crossfit.how=off"], ["crossfit.how=off", "evaluate.test_views=4"]),

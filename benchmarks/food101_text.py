@@ -178,7 +178,8 @@ def _fitted(table: pd.DataFrame, classes: Array, epochs: int) -> Array:
     """Return the test rows' probabilities of a whole run that fine-tunes MiniLM and also reads the words."""
     rows = table[["text", "label"]].assign(split=table["split"].replace("dev", "train"))
     settings = {"max_tokens": 32, "train": {"epochs": epochs, "lr": 1e-4, "head_lr": 1e-3}}
-    # As it was when the test titles were read: the head reads MiniLM both ways, which is no longer the default.
+    # When the test titles were read, the head read MiniLM both ways and the words whether or not they helped; the first
+    # is no longer the default, the second no longer possible, and the run says what it reads.
     config = {"text": settings, "head": {"pretrained": True}}
     config |= {"doctor": {"check": False}, "evaluate": {"resamples": 200}}
     how: dict[str, Any] = {"inputs": ["text"], "kinds": {"text": "text"}, "split": "split", "config": config}

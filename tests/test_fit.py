@@ -16,6 +16,7 @@ import yaml
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
+from fusetune import judge
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
@@ -460,28 +461,34 @@ def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("best", "note"),
+    ("best", "pretrained", "note"),
     [
-        ({"scan": 2}, "fine-tuned"),
-        ({"scan": -1}, "linear classifier on its features, fine-tuning undone"),
-        ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": -1}, "linear classifier on its features, fine-tuning undone"),
-        ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": 3}, "fine-tuned, mean of 2 networks"),
-        ({"scanner": 3, "other, fold 1 of 2": 3}, "linear classifier on its features"),
+        ({"scan": 2}, True, "fine-tuned"),
+        ({"scan": -1}, True, "linear classifier on its features, fine-tuning undone"),
+        ({"scan": -1}, False, "linear classifier on its features"),
+        ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": 3}, True, "fine-tuned, mean of 2 networks"),
+        ({"scanner": 3, "other, fold 1 of 2": 3}, True, "linear classifier on its features"),
     ],
 )
-def test_the_gain_table_says_what_a_modality_alone_is(best: dict[str, int], note: str) -> None:
-    told = SimpleNamespace(histories={stage: History(best_epoch=epoch) for stage, epoch in best.items()})
+def test_the_gain_table_says_what_a_modality_alone_is(
+    monkeypatch: pytest.MonkeyPatch, best: dict[str, int], pretrained: bool, note: str
+) -> None:
+    monkeypatch.setattr(judge, "is_pretrained", lambda encoder: pretrained)
+    histories = {stage: History(best_epoch=epoch) for stage, epoch in best.items()}
+    told = SimpleNamespace(histories=histories, pristine={"scan": None})
     assert _note(told, "scan") == note  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("best", "note"),
     [
-        ({"scan": 2, "note": -1}, "each encoder fine-tuned alone, one head on all"),
-        ({"scan": -1, "note": -1}, "encoders as they were, one head on all, fine-tuning undone"),
-        ({}, "encoders as they were, one head on all"),
+        ({"scan": 2, "note, fold 1 of 2": 0}, "each encoder fine-tuned alone, one head on all"),
+        ({"scan": 2, "note": -1}, "scan fine-tuned alone, one head on all"),
+        ({"scan": -1, "note": -1}, "no encoder fine-tuned, one head on all"),
+        ({}, "no encoder fine-tuned, one head on all"),
     ],
 )
 def test_the_gain_table_says_what_the_two_stage_model_is(best: dict[str, int], note: str) -> None:
-    told = SimpleNamespace(histories={stage: History(best_epoch=epoch) for stage, epoch in best.items()})
+    histories = {stage: History(best_epoch=epoch) for stage, epoch in best.items()}
+    told = SimpleNamespace(histories=histories, modalities={"scan": None, "note": None})
     assert _whole_note(told) == note  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fusetune.data.split import Part, Rows, deal
-from fusetune.encoders import CellIdentity, Encoder
+from fusetune.encoders import CellIdentity, Encoder, is_pretrained
 from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
 from fusetune.evaluate.calibration import Calibration, Judged, learn
@@ -28,6 +28,7 @@ from fusetune.strategies.ensemble import ensemble, fit_temperatures
 from fusetune.strategies.heads import HeadFit
 from fusetune.strategies.model import Outputs
 from fusetune.strategies.plan import fit_on, logits_of, make_plan
+from fusetune.train.loop import History
 
 Probabilities = npt.NDArray[np.floating[Any]]
 Present = Mapping[str, Tensor]
@@ -287,17 +288,27 @@ def _holm(comparisons: list[Comparison]) -> list[Comparison]:
 
 def _whole_note(ctx: Context) -> str:
     """Say what the two-stage model is."""
-    if any(history.best_epoch >= 0 for history in ctx.histories.values()):
+    tuned = [name for name in ctx.modalities if any(history.best_epoch >= 0 for history in _told(ctx, name))]
+    if len(tuned) == len(ctx.modalities):
         return "each encoder fine-tuned alone, one head on all"
-    return "encoders as they were, one head on all" + (", fine-tuning undone" if ctx.histories else "")
+    return (
+        f"{' and '.join(tuned)} fine-tuned alone, one head on all"
+        if tuned
+        else "no encoder fine-tuned, one head on all"
+    )
 
 
 def _note(ctx: Context, name: str) -> str:
     """Say what a modality alone is; cross-fitted ones have a history per fold."""
-    told = [history for stage, history in ctx.histories.items() if stage == name or stage.startswith(f"{name}, fold ")]
+    told = _told(ctx, name)
     if not any(history.best_epoch >= 0 for history in told):
-        return "linear classifier on its features" + (", fine-tuning undone" if told else "")
+        undone = len(told) > 0 and is_pretrained(ctx.pristine[name])
+        return "linear classifier on its features" + (", fine-tuning undone" if undone else "")
     return "fine-tuned" if len(told) == 1 else f"fine-tuned, mean of {len(told)} networks"
+
+
+def _told(ctx: Context, name: str) -> list[History]:
+    return [history for stage, history in ctx.histories.items() if stage == name or stage.startswith(f"{name}, fold ")]
 
 
 def _softmax(logits: Tensor) -> Probabilities:

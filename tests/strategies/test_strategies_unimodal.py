@@ -365,6 +365,7 @@ def test_networks_that_are_not_pretrained_are_never_undone(tmp_path: Path) -> No
     """What they were before the first step is one of the candidates within each fold, and no encoder worth reading."""
     ctx = with_normed(tmp_path, crossfit__how="k", vector__train__lr=3.0)
     model, _ = two_stage.two_stage(ctx)
+    assert all(history.best_epoch < 0 for history in ctx.histories.values())
     assert model.wiring.networks == {"genes": [0, 1, 2]}
 
 

@@ -157,7 +157,7 @@ class TextConfig(Section):
     words: bool = Field(
         True,
         description="let the head also read a classifier on the words themselves (TF-IDF), where that lowers its "
-        "cross-validated NLL; with crossfit.how=k",
+        "NLL on rows it has not seen; with crossfit.how=k",
     )
     train: PlainTrainConfig = TrainConfig(epochs=3, lr=2e-5, head_lr=2e-4, layer_decay=0.9, label_smoothing=0.05)
 

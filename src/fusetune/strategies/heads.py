@@ -228,7 +228,7 @@ class HeadFit:
 
     Attributes:
         head: The head.
-        valid_nll: Its NLL on the validation rows.
+        valid_nll: Its NLL on the validation rows or, where choices were made by cross-validation, on all rows.
         choice: What was chosen, in words.
         path: (penalty, validation NLL) pairs that were tried.
         said: Where choices were made by cross-validation: the logits that each row was given by the solution that did
@@ -243,6 +243,11 @@ class HeadFit:
     path: list[tuple[float, float]] = field(default_factory=list)
     said: npt.NDArray[np.float64] | None = None
     tried: list[npt.NDArray[np.float64]] = field(default_factory=list)
+
+    @property
+    def score(self) -> str:
+        """What the NLL that the head was chosen by is called."""
+        return "valid NLL" if self.said is None else "cross-validated NLL"
 
 
 def drop_modalities(

@@ -48,11 +48,6 @@ class Plan:
         """Are the validation rows among the rows that are learnt from?"""
         return len(self.folds) > 0
 
-    @property
-    def score(self) -> str:
-        """What the NLL that choices are made by is called."""
-        return "cross-validated NLL" if self.pooled else "valid NLL"
-
 
 def make_plan(ctx: Context) -> Plan:
     """Say which rows do what, as `crossfit.how` asks.

@@ -71,19 +71,14 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
     plan, blocks = make_plan(ctx), _Blocks()
     for name in ctx.modalities:
         trained = has_training(ctx.settings(name), ctx.pristine[name])
-        pretrained = is_pretrained(ctx.pristine[name])
-        beside = trained and pretrained and ctx.config.head.pretrained
+        beside = trained and is_pretrained(ctx.pristine[name]) and ctx.config.head.pretrained
         if not plan.pooled:
             _plain(ctx, name, blocks, plan)
             beside = beside and ctx.histories[name].best_epoch >= 0  # or it would read the same encoder twice
-        elif trained:
-            networks = [_left_out(ctx, name, fold, plan) for fold in range(ctx.config.crossfit.folds)]
-            if pretrained and _undone(ctx, name, plan):
-                beside = False
-                _solved(ctx, name, blocks, plan)
-            else:
-                _cross_fitted(ctx, name, networks, blocks, plan)
+        elif networks := _fold_networks(ctx, name, plan) if trained else []:
+            _cross_fitted(ctx, name, networks, blocks, plan)
         else:
+            beside = False
             _solved(ctx, name, blocks, plan)
         if beside:
             _as_pretrained(ctx, name, blocks, plan)
@@ -97,7 +92,7 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
         f_m = {name: torch.from_numpy(said[valid]) for name, said in blocks.said.items()}
         present = {name: torch.from_numpy(ctx.sources[name].present[plan.rows[valid]]) for name in f_m}
         ctx.honest = Outputs({}, f_m, fused, present)
-    ctx.log.say(f"  head on {', '.join(blocks.drawn)}: {fit.choice}, {plan.score} {fit.valid_nll:.3f}")
+    ctx.log.say(f"  head on {', '.join(blocks.drawn)}: {fit.choice}, {fit.score} {fit.valid_nll:.3f}")
     ctx.log.record("head", blocks=list(blocks.drawn), choice=fit.choice, valid_nll=fit.valid_nll, path=fit.path)
     model = FusionModel(blocks.encoders, blocks.classifiers, fit.head, blocks.wiring).to(ctx.runtime.device)
     freeze(model)
@@ -140,11 +135,14 @@ def _one_network(ctx: Context, name: str, blocks: _Blocks, network: Unimodal, dr
     blocks.drawn[name], blocks.plain[name] = drawn, plain
 
 
-def _left_out(ctx: Context, name: str, fold: int, plan: Plan) -> Unimodal:
-    """Train a network without one fold."""
-    held = plan.folds == fold
-    with ctx.log.timed(ctx.seconds, "stage_u"):
-        return fine_tune(ctx, name, plan.rows[~held], _stage(ctx, name, fold), plan.rows[held])
+def _fold_networks(ctx: Context, name: str, plan: Plan) -> list[Unimodal]:
+    """Train k networks, each without one fold; none are returned where that did not help a pretrained encoder."""
+    networks = []
+    for fold in range(ctx.config.crossfit.folds):
+        held = plan.folds == fold
+        with ctx.log.timed(ctx.seconds, "stage_u"):
+            networks.append(fine_tune(ctx, name, plan.rows[~held], _stage(ctx, name, fold), plan.rows[held]))
+    return [] if is_pretrained(ctx.pristine[name]) and _undone(ctx, name, plan) else networks
 
 
 def _stage(ctx: Context, name: str, fold: int) -> str:
@@ -154,8 +152,8 @@ def _stage(ctx: Context, name: str, fold: int) -> str:
 def _undone(ctx: Context, name: str, plan: Plan) -> bool:
     """Return whether fine-tuning is undone: it did not lower the NLL of the held-out rows of all folds together.
 
-    The best epochs were chosen by these rows and what they are compared with was not, which favours fine-tuning a
-    little: what is undone would not have helped new rows either.
+    Both sides are a little too good, since these rows chose the best epochs and the penalties of the linear classifiers
+    that the networks started from.
     """
     histories = [ctx.histories[_stage(ctx, name, fold)] for fold in range(ctx.config.crossfit.folds)]
     counts = np.bincount(plan.folds[ctx.sources[name].present[plan.rows]], minlength=len(histories))
@@ -236,7 +234,7 @@ def _with_words(
     ctx.log.record("words", stage=block, without=fit.valid_nll, valid_nll=tried.valid_nll)
     if tried.valid_nll >= fit.valid_nll:
         ctx.log.say(
-            f"  {name}: a classifier on its words would not lower the head's {plan.score} ({tried.valid_nll:.3f}, "
+            f"  {name}: a classifier on its words would not lower the head's {fit.score} ({tried.valid_nll:.3f}, "
             f"{fit.valid_nll:.3f} without), so it is left out"
         )
         return fit, fused
