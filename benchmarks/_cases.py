@@ -29,8 +29,11 @@ from fusetune.strategies.prepare import class_list, prepare, split_rows
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 
 
-# Does it run? Each kind of input by name, for a case may have said how long it is trained.
-QUICK = ("train.epochs=0", "image.train.epochs=0", "text.train.epochs=0", "views=1")
+# Does it run? Each kind of input by name, for a case may have said how long it is trained; and with what `make env`
+# installs.
+QUICK = (
+    "train.epochs=0", "image.train.epochs=0", "text.train.epochs=0", "text.encoder=all-MiniLM-L6-v2", "views=1",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
