@@ -71,16 +71,18 @@ def two_stage(ctx: Context) -> tuple[FusionModel, HeadFit]:
     plan, blocks = make_plan(ctx), _Blocks()
     for name in ctx.modalities:
         trained = has_training(ctx.settings(name), ctx.pristine[name])
-        beside = trained and is_pretrained(ctx.pristine[name]) and ctx.config.head.pretrained
+        networks = _fold_networks(ctx, name, plan) if plan.pooled and trained else []
         if not plan.pooled:
             _plain(ctx, name, blocks, plan)
-            beside = beside and ctx.histories[name].best_epoch >= 0  # or it would read the same encoder twice
-        elif networks := _fold_networks(ctx, name, plan) if trained else []:
+            tuned = name in ctx.histories and ctx.histories[name].best_epoch >= 0
+        elif networks:
             _cross_fitted(ctx, name, networks, blocks, plan)
+            tuned = True
         else:
-            beside = False
             _solved(ctx, name, blocks, plan)
-        if beside:
+            tuned = False
+        # Where nothing was tuned, it would read the same encoder twice.
+        if tuned and ctx.config.head.pretrained and is_pretrained(ctx.pristine[name]):
             _as_pretrained(ctx, name, blocks, plan)
     with ctx.log.timed(ctx.seconds, "stage_m"):
         fit, fused = fit_on(ctx, plan, blocks.drawn, blocks.plain, ctx.config.head)
