@@ -23,8 +23,8 @@ from fusetune.inputs import Reader
 from fusetune.model import encode_labels
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies.context import Context
-from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.context import Context
+from fusetune.prepare import class_list, prepare, split_rows
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 

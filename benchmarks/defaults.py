@@ -17,7 +17,7 @@ from _cases import CASES, DATA, QUICK, opened
 
 from fusetune.evaluate import score_with_intervals
 from fusetune.model import Model
-from fusetune.strategies.plan import make_plan
+from fusetune.heads.folds import make_folds
 from fusetune.strategies.two_stage import two_stage
 
 VARIANTS = {

@@ -35,8 +35,8 @@ from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import counts
 from fusetune.progress import track
-from fusetune.strategies.heads import Head
-from fusetune.strategies.plan import fit_on, make_plan
+from fusetune.heads.base import Head
+from fusetune.heads.folds import fit_on, make_folds
 
 _WIDTH = 32
 PARTS = ("read", "check", "stage M")

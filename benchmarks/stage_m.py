@@ -36,9 +36,9 @@ from fusetune.encoders import Encoder
 from fusetune.model import encode_labels
 from fusetune.progress import Log, bar
 from fusetune.runtime import start_runtime
-from fusetune.strategies.context import Context
-from fusetune.strategies.fit import fit_head
-from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.context import Context
+from fusetune.heads.trained import fit_head
+from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.strategies.unimodal import fine_tune
 
 _EPOCHS, _BATCH, _RATE, _MOMENTUM = 5, 20, 5e-4, 0.9

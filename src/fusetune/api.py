@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.arguments import gather
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
+from fusetune.context import Context
 from fusetune.data.infer import infer_schema
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS, Split
@@ -32,14 +34,14 @@ from fusetune.folder import held, is_finished, open_folder, refuse_other_run
 from fusetune.judge import judge
 from fusetune.model import Model, encode_labels
 from fusetune.outcome import facts_of, metrics_of, save_predictions
+from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
-from fusetune.strategies.context import Context
-from fusetune.strategies.prepare import class_list, prepare, split_rows
+from fusetune.strategies import strategy_of
+from fusetune.strategies.rivals import fit_rivals
 from fusetune.track import tracked
-from fusetune.training import gather, train_model
 from fusetune.version import VERSION
 
 # Below this many independent units, bootstrap intervals are too uncertain to lean on.
@@ -87,6 +89,7 @@ def fit(
     row_id: str | None = None,
     recipe: str | None = None,
     seed: int | None = None,
+    strategy: str | Mapping[str, Any] | None = None,
     augment: Mapping[str, Any] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
     sets: Iterable[str] = (),
@@ -107,6 +110,8 @@ def fit(
         row_id: Column that names rows; default: one that looks like an id, else the row number.
         recipe: sound (default), fast (frozen encoders) or paper (the published settings).
         seed: Decides split, augmentation and training.
+        strategy: How the model is fitted, by name: two-stage (default), ume, umt, joint and so on
+            (`fusetune.strategies.STRATEGIES`), or a mapping with its settings: ``{"name": "umt", "weight": 5}``.
         augment: ``{"image": it}``, where it is a policy or its name, or any callable on a batch of pictures, such as a
             kornia or albumentations transform; `fusetune.augment.own.Own` says what else it may take.
         config: A `Config`, a mapping or a YAML file. A file named by the environment variable FUSETUNE_CONFIG comes
@@ -121,7 +126,7 @@ def fit(
         RunError: If something fails while running.
     """
     started = time.perf_counter()
-    settings, own = gather(recipe, seed, augment, config, sets)
+    settings, own = gather(recipe, seed, strategy, augment, config, sets)
     data = read_table(table)
     folder = open_folder(out, data, label, resume)
     roles = _Roles(label, inputs, kinds, vectors, group, split, row_id)
@@ -177,11 +182,15 @@ def _fit(
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
     _announce(log, schema)
-    ctx, readers = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
+    ctx = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
     _warn_about_parts(ctx)
-    model, head = train_model(ctx, readers, schema)
+    strategy, own_settings = strategy_of(settings.strategy)
+    fitted = strategy.fit(ctx, own_settings)
+    with log.timed(ctx.seconds, "baselines"):
+        rivals = fit_rivals(ctx, strategy, fitted)
     with log.timed(ctx.seconds, "judge"):
-        found = judge(ctx, model, head)
+        found = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
+    model = Model.of(ctx, fitted.network, schema)
     model.calibration = found.calibration
     ctx.seconds["total"] = time.perf_counter() - started
     save_bundle(model, folder / "model")

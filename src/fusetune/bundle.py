@@ -13,21 +13,19 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save as numpy_bytes
 from safetensors.torch import load_file
 from safetensors.torch import save as torch_bytes
-from torch import nn
 
 from fusetune.config import Config
 from fusetune.data.schema import Schema
-from fusetune.encoders import build_encoder
 from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.evaluate.calibration import Calibration
 from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
-from fusetune.strategies.heads import build_head
-from fusetune.strategies.model import FusionModel, Wiring
+from fusetune.networks import FusionNetwork, Network, build_network
 from fusetune.version import VERSION
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)
 _MANIFEST = "bundle.json"
 _DAMAGE = (
     KeyError,
@@ -66,9 +64,7 @@ def save_bundle(model: Model, folder: Path) -> None:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "classes": model.classes,
             "inputs": folders,
-            "encoders": [encoder.describe() for encoder in model.network.encoders],  # type: ignore[operator]
-            "head": model.network.head.describe(),
-            "wiring": model.network.wiring.describe(),
+            "network": model.network.describe(),
             "calibration": model.calibration.describe(),
             "files": {path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
         }
@@ -105,12 +101,9 @@ def load_bundle(folder: str | Path) -> Model:
     return rebuild(network, readers, schema, facts["classes"], config, seen, calibration)
 
 
-def _network(facts: dict[str, Any]) -> FusionModel:
-    encoders = [build_encoder(description) for description in facts["encoders"]]
-    wiring = Wiring(**facts["wiring"])
-    used = [index for indices in wiring.networks.values() for index in indices]
-    classifiers = [nn.Linear(encoders[index].dim, len(facts["classes"])) for index in used]
-    return FusionModel(encoders, classifiers, build_head(facts["head"]), wiring)
+def _network(facts: dict[str, Any]) -> Network:
+    # Format 1 knew one kind of network, and wrote its description among the other facts.
+    return build_network(facts["network"] if facts["format"] > 1 else {"kind": FusionNetwork.kind, **facts})
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -121,9 +114,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is not a model folder: it has no {_MANIFEST}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path / _MANIFEST} is damaged: {error}; copy the model again from its source") from error
-    if version != FORMAT:
+    if version not in _READABLE:
         raise BundleError(
-            f"{path} has format {version}, this fusetune ({VERSION}) reads format {FORMAT}; "
+            f"{path} has format {version}, this fusetune ({VERSION}) reads formats {listed(_READABLE)}; "
             f"it was written by fusetune {facts.get('fusetune', '?')}: install that version"
         )
     if facts.pop("checksum", None) != _checksum(facts):

@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from fusetune.arguments import gather
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
@@ -35,10 +36,10 @@ from fusetune.data.table import read_table
 from fusetune.errors import ConfigError, UserError
 from fusetune.judge import calibrate
 from fusetune.model import Model, encode_labels
+from fusetune.prepare import class_list, prepare
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies.prepare import class_list, prepare
-from fusetune.training import gather, train_model
+from fusetune.strategies import strategy_of
 
 _LABEL = "label"
 # Fields of a fitted estimator that a pickle holds in another form: the model as the files of its bundle.
@@ -58,6 +59,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
         recipe: sound, fast or paper.
         seed: Decides folds, augmentation and training.
+        strategy: How the model is fitted, as for `fusetune.fit`.
         augment: ``{"image": it}``, a policy or a callable, as for `fusetune.fit`.
         config: A `Config`, a mapping or a YAML file.
         sets: Overrides such as ``("image.train.epochs=3",)``.
@@ -78,13 +80,15 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         group: str | None = None,
         recipe: str | None = None,
         seed: int | None = None,
+        strategy: str | Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
         config: Config | Mapping[str, Any] | str | Path | None = None,
         sets: Iterable[str] = (),
         verbose: bool = False,
     ) -> None:
         self.inputs, self.kinds, self.vectors, self.group = inputs, kinds, vectors, group
-        self.recipe, self.seed, self.augment, self.config, self.sets = recipe, seed, augment, config, sets
+        self.recipe, self.seed, self.strategy = recipe, seed, strategy
+        self.augment, self.config, self.sets = augment, config, sets
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -123,7 +127,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def _train(self, frame: pd.DataFrame, y: npt.NDArray[Any], folder: Path) -> tuple[Model, list[str]]:
-        config, own = gather(self.recipe, self.seed, self.augment, self.config, self.sets)
+        config, own = gather(self.recipe, self.seed, self.strategy, self.augment, self.config, self.sets)
         _refuse_unused(config)
         label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
@@ -137,9 +141,11 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         split = split_without_test(ids, codes, groups=groups, **how)
         log = Log(quiet=not self.verbose)
         runtime = start_runtime(config)
-        ctx, readers = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own)
-        model, head = train_model(ctx, readers, schema)
-        model.calibration = calibrate(ctx, model, head)
+        ctx = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own)
+        strategy, own_settings = strategy_of(config.strategy)
+        fitted = strategy.fit(ctx, own_settings)
+        model = Model.of(ctx, fitted.network, schema)
+        model.calibration = calibrate(ctx, fitted)
         return model, log.warnings
 
     def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
 from fusetune.files import sweep
-from fusetune.strategies.prepare import NEUTRAL
+from fusetune.prepare import NEUTRAL
 
 # What a run writes before it has trained anything.
 _START = {"config.yaml", "schema.json", "split.parquet", "log.jsonl", "findings.json", "findings.html"}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor
 
-from fusetune.augment.random import Moment
 from fusetune.config import Config
-from fusetune.data.batch import prefetch
+from fusetune.context import Context
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
-from fusetune.data.source import Source, to_device
+from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
@@ -31,13 +27,9 @@ from fusetune.evaluate.explain import Explanation
 from fusetune.evaluate.parts import explain_row
 from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
-from fusetune.progress import bar
+from fusetune.networks import Network, Outputs
+from fusetune.networks.run import outputs_of
 from fusetune.runtime import Runtime, start_runtime
-from fusetune.strategies.model import FusionModel, Outputs
-
-_BATCH = 64
-# No training epoch and no view of the head has this number: what is drawn at prediction was never trained on.
-_TEST_EPOCH = 2_000_000
 
 
 @dataclass
@@ -45,7 +37,7 @@ class Model:
     """A fused classifier with everything that it needs to read a table.
 
     Attributes:
-        network: Encoders, unimodal classifiers and head, frozen.
+        network: Encoders and what is made of their features, frozen.
         readers: Fitted pre-processing by modality.
         schema: The columns that it was trained on.
         classes: The labels, in the order of the probabilities.
@@ -54,7 +46,7 @@ class Model:
         calibration: What was learnt about it on validation rows: its temperature, prediction sets, threshold.
     """
 
-    network: FusionModel
+    network: Network
     readers: dict[str, Reader]
     schema: Schema
     classes: list[Any]
@@ -62,6 +54,13 @@ class Model:
     runtime: Runtime
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
     calibration: Calibration = field(default_factory=Calibration)
+
+    @classmethod
+    def of(cls, ctx: Context, network: Network, schema: Schema) -> Model:
+        """Return the model of a network that was trained in a run, not yet calibrated."""
+        learnt = np.concatenate([ctx.split.rows("train"), ctx.split.rows("valid")])
+        seen = np.unique(row_digests(ctx.sources, len(ctx.ids))[learnt])
+        return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen)
 
     def predict(self, table: str | Path | pd.DataFrame) -> pd.Series:
         """Return the most probable label per row, in the table's order.
@@ -126,7 +125,7 @@ class Model:
             "unreadable": sum(bool(p) for p in problems),
             "seen": int(np.isin(digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
-            **analyse(self.network, self.calibration, rows, self.classes, {}, **how),
+            **analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how),
         }
 
     def explain(self, table: str | Path | pd.DataFrame, row: str) -> Explanation:
@@ -154,53 +153,15 @@ class Model:
         )  # fmt: skip
 
     def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
-        """Return features, unimodal and fused logits of some rows, on CPU; with `evaluate.test_views`, see `mean_view`.
+        """Return features, unimodal and fused logits of some rows, on CPU (see `networks.run.outputs_of`).
 
         Args:
             sources: Bound inputs by modality.
             rows: Row positions.
             description: What the progress bar says.
         """
-        batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
-        parts: list[Outputs] = []
-
-        def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
-            has = {name: batch[source.present[batch]] for name, source in sources.items()}
-            return batch, {name: sources[name].read(some) for name, some in has.items() if len(some)}
-
-        self.network.eval()
-        with torch.inference_mode(), bar(description, len(batches)) as shown:
-            for batch, raw in prefetch(batches, read):
-                device = self.runtime.device
-                present = {n: torch.from_numpy(s.present[batch]).to(device) for n, s in sources.items()}
-                views = []
-                for inputs in self._views(
-                    sources, batch, {name: to_device(some, device) for name, some in raw.items()}
-                ):
-                    with self.runtime.fabric.autocast():
-                        views.append(_to_cpu(self.network(inputs, present)))
-                parts.append(mean_view(views))
-                shown.advance()
-        return _join(parts)
-
-    def _views(self, sources: Mapping[str, Source], batch: Rows, raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the plain inputs, then `evaluate.test_views` random views of those inputs that have any.
-
-        A view depends on the content of the input alone: not on the row's name or its place in the table, so that equal
-        rows are predicted alike.
-        """
-        plain = {name: self.readers[name].plain().plain(some) for name, some in raw.items()}
-        yield plain
-        augments = {name: self.readers[name].test_augment(self.config) for name in raw}
-        moments = [Moment(self.config.seed, _TEST_EPOCH, view) for view in range(self.config.evaluate.test_views)]
-        for moment in moments if any(augments.values()) else []:
-            drawn = {}
-            for name, augment in augments.items():
-                if augment is not None:
-                    digests = sources[name].digests[batch[sources[name].present[batch]]]
-                    keys = torch.from_numpy(digests.view(np.int64)).to(self.runtime.device)
-                    drawn[name] = augment.draw(raw[name], keys, moment)
-            yield plain | drawn
+        how: dict[str, Any] = {"config": self.config, "runtime": self.runtime, "description": description}
+        return outputs_of({"": self.network}, self.readers, sources, rows, **how)[""]
 
     def bind(self, table: Table) -> dict[str, Source]:
         """Return the sources of a table, by modality."""
@@ -296,7 +257,7 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
 
 
 def rebuild(
-    network: FusionModel,
+    network: Network,
     readers: dict[str, Reader],
     schema: Schema,
     classes: list[Any],
@@ -310,34 +271,3 @@ def rebuild(
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
     return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen, calibration)
-
-
-def mean_view(views: Sequence[Outputs]) -> Outputs:
-    """Return the mean of several views' probabilities as logits, beside the features of the first view.
-
-    Probabilities, not logits: p(y | x) = E_v p(y | x, v) is what a classifier of random views says about a row, and one
-    overconfident view has no more than its share in it. softmax(log p) = p gives the mean back exactly.
-    """
-    if len(views) == 1:
-        return views[0]
-
-    def mean(logits: Sequence[Tensor]) -> Tensor:
-        return torch.logsumexp(torch.log_softmax(torch.stack(list(logits)).double(), 2), 0) - math.log(len(views))
-
-    f_m = {name: mean([view.f_m[name] for view in views]).float() for name in views[0].f_m}
-    return replace(views[0], f_m=f_m, f=mean([view.f for view in views]).float())
-
-
-def _to_cpu(outputs: Outputs) -> Outputs:
-    def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.float().cpu() for name, tensor in tensors.items()}
-
-    present = {name: bits.cpu() for name, bits in outputs.present.items()}
-    return Outputs(move(outputs.z), move(outputs.f_m), outputs.f.float().cpu(), present)
-
-
-def _join(parts: list[Outputs]) -> Outputs:
-    def join(pick: str) -> dict[str, Tensor]:
-        return {name: torch.cat([getattr(part, pick)[name] for part in parts]) for name in getattr(parts[0], pick)}
-
-    return Outputs(join("z"), join("f_m"), torch.cat([part.f for part in parts]), join("present"))

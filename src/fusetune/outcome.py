@@ -15,19 +15,19 @@ import pandas as pd
 import torch
 
 from fusetune.augment.sheet import small_sheet
+from fusetune.context import Context
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table
 from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
+from fusetune.heads.folds import has_training
 from fusetune.judge import Judgement
 from fusetune.model import Model
 from fusetune.report.explanation import data_uri
 from fusetune.report.facts import Facts, Input, Mistake
 from fusetune.report.mistakes import most_certain_mistakes
-from fusetune.strategies.context import Context
-from fusetune.strategies.unimodal import has_training
 from fusetune.version import VERSION
 
 _PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
@@ -92,7 +92,7 @@ def _passes(ctx: Context) -> dict[str, int]:
 
 
 def save_predictions(ctx: Context, found: Judgement, path: Path) -> None:
-    """Write what the two-stage model says of validation and test rows."""
+    """Write what the judged model says of validation and test rows."""
     frames = []
     for part, probabilities in found.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]

@@ -29,14 +29,14 @@ from fusetune.evaluate.modalities import (
     subsets,
 )
 from fusetune.evaluate.temperature import softmax
-from fusetune.strategies.heads import LinearHead
-from fusetune.strategies.model import FusionModel, Outputs, Wiring
+from fusetune.heads.linear import LinearHead
+from fusetune.networks import FusionNetwork, Outputs, Wiring
 
 HOW = {"resamples": 100, "seed": 0}
 WIDTHS = {"image": 3, "text": 2}
 
 
-def model() -> FusionModel:
+def model() -> FusionNetwork:
     """Two encoders for the image (its features and its logits are read), one for the text."""
     torch.manual_seed(0)
     encoders = [Identity(3), Identity(2), Identity(3)]
@@ -45,11 +45,11 @@ def model() -> FusionModel:
     head = LinearHead({"image as pretrained": 3, "text": 2, "image": 3}, 3)
     nn.init.normal_(head.linear.weight, std=2.0)
     classifiers = [nn.Linear(3, 3), nn.Linear(2, 3)]
-    return FusionModel(encoders, classifiers, head, wiring).eval().requires_grad_(False)
+    return FusionNetwork(encoders, classifiers, head, wiring).eval().requires_grad_(False)
 
 
 def told(
-    network: FusionModel, rows: int = 40, every: bool = False
+    network: FusionNetwork, rows: int = 40, every: bool = False
 ) -> tuple[Outputs, dict[str, torch.Tensor], np.ndarray]:
     """Outputs, raw inputs and labels; a few rows lack something."""
     generator = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ def told(
     return outputs, raw, np.arange(rows) % 3
 
 
-def run(network: FusionModel, raw: dict[str, torch.Tensor], present: dict[str, torch.Tensor]) -> Outputs:
+def run(network: FusionNetwork, raw: dict[str, torch.Tensor], present: dict[str, torch.Tensor]) -> Outputs:
     with torch.inference_mode():
         return network({name: x[present[name]] for name, x in raw.items()}, present)
 

@@ -15,19 +15,18 @@ from torch.nn import functional as F
 from fusetune.augment.mix import draw_mixing
 from fusetune.augment.random import Moment
 from fusetune.config import Config
+from fusetune.context import Context
 from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.errors import SplitError, UserError
 from fusetune.features.store import weights_hash
+from fusetune.heads.base import HeadData
 from fusetune.model import encode_labels
+from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies import two_stage, unimodal
-from fusetune.strategies.context import Context
-from fusetune.strategies.heads import HeadData
-from fusetune.strategies.plan import Plan
-from fusetune.strategies.prepare import class_list, prepare, split_rows
 from fusetune.strategies.unimodal import Unimodal, fine_tune
 
 

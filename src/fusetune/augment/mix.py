@@ -184,30 +184,35 @@ def mix_batch(
     kinds: Mapping[str, str],
     present: Mapping[str, Tensor],
     keys: Tensor,
-    moment: Moment,
+    moments: Sequence[Moment],
     policy: MixPolicy,
-) -> tuple[dict[str, Any], Mixing]:
-    """Mix the inputs of all modalities.
+) -> tuple[dict[str, Any], Mixing | None]:
+    """Mix the inputs of all modalities, each view within itself.
 
-    The outputs of the encoders of kinds in `EMBEDDED` are still to be mixed, ``mixing.only(present[name]).blend(z)``,
-    and so are the labels, ``mixing.loss``.
+    The outputs of the encoders of kinds in `EMBEDDED` are still to be mixed, ``mixing.blend(z)``, and so are the
+    labels, ``mixing.loss``.
 
     Args:
-        inputs: Encoder inputs by modality, of the rows that have it (first dimension = present.sum()).
+        inputs: Encoder inputs by modality, of the rows that have it: all of the first view, then the next
+            (first dimension = views x present.sum()).
         kinds: Kind of each modality.
         present: bool [rows] by modality.
         keys: Row keys, int64 [rows].
-        moment: Seed, epoch and view.
+        moments: Seed, epoch and view of each view.
         policy: MixUp or CutMix.
 
     Returns:
-        The mixed inputs, and what they were mixed by.
+        The mixed inputs, and what they were mixed by: None where the policy asks for nothing, or where it asks for
+        CutMix and no row of the batch has a picture.
     """
     sides = [inputs[name].shape[-1] for name, kind in kinds.items() if kind == "image" and name in inputs]
-    mixing = draw_mixing(
-        policy, keys, moment, side=next(iter(sides), None), present=[present[name] for name in sorted(present)]
-    )
-    return {name: mixing.only(present[name]).inputs(kinds[name], some) for name, some in inputs.items()}, mixing
+    if policy.kind == "off" or (policy.kind == "cutmix" and not sides):
+        return dict(inputs), None
+    has = [present[name] for name in sorted(present)]
+    mixings = [draw_mixing(policy, keys, moment, side=next(iter(sides), None), present=has) for moment in moments]
+    mixing = join_views(mixings)
+    views = {name: bits.repeat(len(moments)) for name, bits in present.items()}
+    return {name: mixing.only(views[name]).inputs(kinds[name], some) for name, some in inputs.items()}, mixing
 
 
 def _partners(keys: Tensor, moment: Moment, present: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.int64]:

@@ -11,7 +11,17 @@ from fusetune.config.policy import (
     TextPolicy,
 )
 from fusetune.config.recipes import RECIPES
-from fusetune.config.tree import KINDS, HeadConfig, TrainConfig, Tree
+from fusetune.config.tree import (
+    KINDS,
+    EncoderConfig,
+    HeadConfig,
+    HeadTrainConfig,
+    LoopConfig,
+    StageConfig,
+    StrategyConfig,
+    TrainConfig,
+    Tree,
+)
 from fusetune.config.yaml12 import read_yaml
 
 __all__ = [
@@ -20,11 +30,16 @@ __all__ = [
     "RECIPES",
     "ColumnPolicy",
     "Config",
+    "EncoderConfig",
     "FeaturePolicy",
     "HeadConfig",
+    "HeadTrainConfig",
     "ImagePolicy",
+    "LoopConfig",
     "MixPolicy",
     "Section",
+    "StageConfig",
+    "StrategyConfig",
     "TextPolicy",
     "TrainConfig",
     "Tree",

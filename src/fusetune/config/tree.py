@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fusetune.config.checks import ACTIONS, DEFAULTS, Action
 from fusetune.config.policy import (
@@ -25,32 +25,27 @@ KINDS = ("image", "text", "columns", "vector")
 OWN = ("import:", "given:")
 
 
-class TrainConfig(Section):
-    """How one encoder is fine-tuned (stage U)."""
+class LoopConfig(Section):
+    """How any training loop runs: epochs, batches, optimiser, schedule, and when it ends."""
 
     epochs: int = Field(8, ge=0, description="passes over the training part; 0 leaves the encoder as it is")
     batch_size: int = Field(32, ge=1, description="rows per batch, each counted once")
-    repeats: int = Field(1, ge=1, le=64, description="views of each row in its batch (arXiv 1901.09335)")
-    mix: MixPolicy = MixPolicy()
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(3e-4, gt=0, description="learning rate of the last block of the encoder")
-    head_lr: float = Field(1e-3, gt=0, description="learning rate of the new classification layer")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(0.01, ge=0)
-    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block towards the input")
-    freeze: float = Field(0.0, ge=0, le=1, description="share of the encoder's blocks, from the input, that stay fixed")
-    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank instead of the weights; 0: off")
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps with linearly rising learning rate")
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    dropout: float = Field(0.1, ge=0, lt=1, description="on the features, before the classification layer")
-    batch_norm: Literal["train", "frozen"] = Field(
-        "train", description="do batch-norm statistics follow the data in blocks that are trained?"
-    )
     average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of the weights; 0: off")
     patience: int = Field(3, ge=0, description="epochs without better validation NLL before stopping; 0: never stop")
+
+
+class StageConfig(LoopConfig):
+    """A loop over freshly augmented inputs: how often each row is seen, what is mixed, how many checkpoints are kept."""
+
+    repeats: int = Field(1, ge=1, le=64, description="views of each row in its batch (arXiv 1901.09335)")
+    mix: MixPolicy = MixPolicy()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     keep: int = Field(2, ge=1, description="how many epoch checkpoints are kept")
 
     @model_validator(mode="after")
@@ -61,6 +56,26 @@ class TrainConfig(Section):
                 "or mix.kind off"
             )
         return self
+
+
+class EncoderConfig(Section):
+    """How an encoder is fine-tuned, alone or with others: rates, decay, and which of its weights move."""
+
+    lr: float = Field(3e-4, gt=0, description="learning rate of the last block of the encoder")
+    weight_decay: float = Field(0.01, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block towards the input")
+    freeze: float = Field(0.0, ge=0, le=1, description="share of the encoder's blocks, from the input, that stay fixed")
+    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank instead of the weights; 0: off")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on the features, before the classification layer")
+    batch_norm: Literal["train", "frozen"] = Field(
+        "train", description="do batch-norm statistics follow the data in blocks that are trained?"
+    )
+
+
+class TrainConfig(StageConfig, EncoderConfig):
+    """How one encoder is fine-tuned alone (stage U): the loop, and what moves in the encoder."""
+
+    head_lr: float = Field(1e-3, gt=0, description="learning rate of the new classification layer")
 
 
 def _no_pictures(train: TrainConfig) -> TrainConfig:
@@ -231,6 +246,14 @@ class SplitConfig(Section):
         return self
 
 
+class StrategyConfig(BaseModel):
+    """Which strategy is fitted; beside its name stand settings of its own, which the strategy checks."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field("two-stage", description="see `fusetune show strategies`")
+
+
 class CrossfitConfig(Section):
     """Whether the head sees outputs of encoders that never saw the row (arXiv 2111.02705 calls this stacking)."""
 
@@ -241,6 +264,17 @@ class CrossfitConfig(Section):
     )
     folds: int = Field(3, ge=2, le=20, description="for k")
     share: float = Field(0.25, gt=0, lt=1, description="for holdout: part of the training rows kept for the head")
+
+
+class HeadTrainConfig(LoopConfig):
+    """How a head is trained that cannot be solved."""
+
+    epochs: int = Field(60, ge=1, description="passes over the stored features")
+    batch_size: int = Field(128, ge=1, description="rows per batch")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with linearly rising learning rate")
+    patience: int = Field(12, ge=0, description="epochs without better validation NLL before stopping; 0: never stop")
+    lr: float = Field(1e-2, gt=0, description="learning rate")
+    weight_decay: float = Field(0.02, ge=0)
 
 
 class HeadConfig(Section):
@@ -262,9 +296,19 @@ class HeadConfig(Section):
     modality_dropout: Probability = Field(
         0.15, ge=0, lt=1, description="weight of training rows with a random modality taken away"
     )
-    epochs: int = Field(60, ge=1, description="for mlp, gated and bilinear")
+    train: HeadTrainConfig = Field(HeadTrainConfig(), description="for mlp, gated and bilinear")
     augment: FeaturePolicy = FeaturePolicy()
     mix: MixPolicy = Field(MixPolicy(), description="for mlp, gated and bilinear")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_place_of_epochs(cls, values: Any) -> Any:
+        # Settings files and saved models from before trained heads had settings of their own say `head.epochs`.
+        if isinstance(values, dict) and "epochs" in values:
+            epochs = {"epochs": values["epochs"]}
+            rest = {key: value for key, value in values.items() if key != "epochs"}
+            return rest | {"train": dict(rest.get("train") or {}) | epochs}
+        return values
 
     @model_validator(mode="after")
     def _possible_mix(self) -> Self:
@@ -339,6 +383,7 @@ class Tree(Section):
     text: TextConfig = TextConfig()
     columns: ColumnsConfig = ColumnsConfig()
     vector: VectorConfig = VectorConfig()
+    strategy: StrategyConfig = StrategyConfig()
     crossfit: CrossfitConfig = CrossfitConfig()
     head: HeadConfig = HeadConfig()
     store: StoreConfig = StoreConfig()

@@ -28,11 +28,12 @@ from fusetune.evaluate.modalities import (
 from fusetune.evaluate.selective import risk_coverage, worst
 from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import judge_threshold
-from fusetune.strategies.model import FusionModel, Outputs
+from fusetune.networks import Network, Outputs
 
 
 def analyse(
-    network: FusionModel,
+    network: Network,
+    name: str,
     calibration: Calibration,
     rows: Judged,
     classes: Sequence[Any],
@@ -44,7 +45,8 @@ def analyse(
     """Return subsets, shapley, missing, interference, conformal, risk_coverage, worst_group and threshold.
 
     Args:
-        network: The fused model.
+        network: The network.
+        name: What its method is called among the rivals.
         calibration: What was learnt on other rows.
         rows: The judged rows.
         classes: Class names.
@@ -64,7 +66,7 @@ def analyse(
     return {
         "subsets": few and subset_table(few, y, groups, **how),
         "shapley": few and shapley_table(few, y, groups, **how),
-        "missing": missing_table({"two-stage": masked, **rivals}, names, y, rows.keys, groups, **how),
+        "missing": missing_table({name: masked, **rivals}, names, y, rows.keys, groups, **how),
         "interference": interference_table(network, rows.outputs, y, heat, groups, **how),
         "conformal": _sets(calibration.conformal, p, rows),
         "risk_coverage": risk_coverage(p, y, groups, **how),
@@ -73,7 +75,7 @@ def analyse(
     }
 
 
-def row_shares(network: FusionModel, outputs: Outputs, temperature: float) -> dict[str, FloatArray]:
+def row_shares(network: Network, outputs: Outputs, temperature: float) -> dict[str, FloatArray]:
     """Return each modality's share of each row's decision, ``float [rows]``, exact Shapley values.
 
     The value of a subset is the probability of the class that all modalities together decide for, so that a row's
@@ -86,7 +88,7 @@ def row_shares(network: FusionModel, outputs: Outputs, temperature: float) -> di
     return shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
 
 
-def without_inputs(network: FusionModel, outputs: Outputs, temperature: float) -> FloatArray:
+def without_inputs(network: Network, outputs: Outputs, temperature: float) -> FloatArray:
     """Return the probabilities that the model gives when it sees nothing, ``float [rows, classes]``."""
     nothing: Subset = frozenset()
     return softmax(network.again(outputs, keep_only(outputs, nothing)).f.cpu().numpy(), temperature)

@@ -13,7 +13,7 @@ from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
 from fusetune.evaluate.metrics import FloatArray, IntArray, Labels
 from fusetune.evaluate.temperature import Temperature, calibrate, crossfit, softmax
 from fusetune.evaluate.threshold import choose_threshold
-from fusetune.strategies.model import Outputs
+from fusetune.networks import Outputs
 
 
 @dataclass(frozen=True)
@@ -71,36 +71,52 @@ class Calibration:
         return cls(**{**facts, "conformal": Conformal(_infinite(sets["pooled"]), by_pattern, sets["seed"])})
 
 
-def learn(
-    rows: Judged,
-    tried: Sequence[FloatArray],
-    folds: IntArray,
-    *,
-    aim: str | None,
-    positive: int | None,
-    seed: int,
-) -> tuple[Calibration, Temperature]:
-    """Learn from validation rows what goes with the model.
+@dataclass(frozen=True)
+class Scaled:
+    """Held-out rows under the one rule by which every method's certainty is corrected.
+
+    Attributes:
+        heat: The temperature, and whether it is used.
+        p: Probabilities of the rows, each at the temperature that the other folds gave, ``float [rows, classes]``.
+        crossfitted: Was what is said of these rows chosen without them?
+    """
+
+    heat: Temperature
+    p: FloatArray
+    crossfitted: bool
+
+
+def scale(rows: Judged, tried: Sequence[FloatArray], folds: IntArray, *, chosen_elsewhere: bool) -> Scaled:
+    """Fit a temperature on held-out rows, used only where it helps rows that it was not fitted on.
 
     Args:
-        rows: The validation rows, with the outputs of the finished model.
-        tried: Their logits by each candidate that the head was chosen from (see ``temperature.crossfit``); empty where
-            they are not known: then the finished model's own logits are used, which chose it.
+        rows: The rows, with the outputs of the finished network.
+        tried: Their logits by each candidate that it was chosen from on these rows (see ``temperature.crossfit``); empty
+            where they are not known.
         folds: The fold of each row; rows of a group share one.
-        aim: What the threshold is for, or None.
-        positive: Index of the positive class, where there is an aim.
-        seed: Seed of the random share of APS.
+        chosen_elsewhere: Was the network chosen without these rows, so that candidates are not needed?
     """
     crossfitted = len(tried) > 0 and len(np.unique(folds)) > 1
     logits = crossfit(tried, rows.labels, folds) if crossfitted else rows.outputs.f.double().numpy()
     heat, heats = calibrate(logits, rows.labels, folds, rows.groups)
-    # Each row's temperature comes from the other folds, too.
-    p = softmax(logits / heats[:, None])
+    return Scaled(heat, softmax(logits / heats[:, None]), crossfitted or chosen_elsewhere)
+
+
+def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None, seed: int) -> Calibration:
+    """Learn from validation rows what goes with the model.
+
+    Args:
+        rows: The validation rows.
+        scaled: Their probabilities, each by a temperature from other folds.
+        aim: What the threshold is for, or None.
+        positive: Index of the positive class, where there is an aim.
+        seed: Seed of the random share of APS.
+    """
     threshold = None
     if aim is not None and positive is not None:
-        threshold = choose_threshold(aim, p[:, positive], rows.labels == positive)
-    sets = fit_conformal(p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
-    return Calibration(heat.value, sets, aim, positive, threshold), heat
+        threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
+    sets = fit_conformal(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
+    return Calibration(scaled.heat.value, sets, aim, positive, threshold)
 
 
 def _finite(limits: Mapping[str, float]) -> dict[str, float | None]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.temperature import softmax
+from fusetune.networks import Network, Outputs
 from fusetune.progress import bar
-from fusetune.strategies.model import FusionModel, Outputs
 
 _BATCH = 32
 _GRID = 8  # windows per side; each covers a fifth of the side, so that neighbours overlap
@@ -82,7 +82,7 @@ class Probe:
         temperature: Logits are divided by it.
     """
 
-    network: FusionModel
+    network: Network
     outputs: Outputs
     temperature: float
 
@@ -100,7 +100,7 @@ class Probe:
             count: Number of batches.
         """
         found, decision = [], int(self.probabilities.argmax())
-        owners = self.network.wiring.modality_of
+        owners = self.network.owners
         encoders = [e for e, owner in zip(self.network.encoders, owners, strict=True) if owner == modality]
         with torch.inference_mode(), bar(f"explaining {modality}", count) as shown:
             for inputs in changed:

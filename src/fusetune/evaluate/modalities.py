@@ -1,6 +1,6 @@
 """What each modality is worth: every subset of them, their Shapley shares, missing and misleading inputs.
 
-Everything follows from features that were encoded once (``FusionModel.again``): no encoder runs here.
+Everything follows from features that were encoded once (``Network.again``): no encoder runs here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fusetune.evaluate import metrics
 from fusetune.evaluate.intervals import means, proportion
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.temperature import softmax
+from fusetune.networks import Network, Outputs
 from fusetune.progress import track
-from fusetune.strategies.model import FusionModel, Outputs
 
 Subset = frozenset[str]
 Masked = Callable[[Mapping[str, Tensor]], FloatArray]
@@ -43,7 +43,7 @@ def keep_only(outputs: Outputs, kept: Subset) -> dict[str, Tensor]:
     return {name: bits if name in kept else torch.zeros_like(bits) for name, bits in outputs.present.items()}
 
 
-def subset_probabilities(network: FusionModel, outputs: Outputs, temperature: float) -> dict[Subset, FloatArray]:
+def subset_probabilities(network: Network, outputs: Outputs, temperature: float) -> dict[Subset, FloatArray]:
     """Return the model's probabilities with each subset of its modalities, ``float [rows, classes]``."""
     return {
         kept: softmax(network.again(outputs, keep_only(outputs, kept)).f.cpu().numpy(), temperature)
@@ -136,7 +136,7 @@ def missing_table(
 
 
 def interference_table(
-    network: FusionModel,
+    network: Network,
     outputs: Outputs,
     labels: IntArray,
     temperature: float,
@@ -155,6 +155,8 @@ def interference_table(
             f = network.again(outputs, outputs.present, {name: z}).f.cpu().numpy()
             told.append(softmax(f, temperature))
             places.append({"modality": name, "kind": kind})
+    if not places:  # a network that reads nothing
+        return []
     losses = means(np.stack([metrics.nll_rows(p, labels) for p in told], axis=1), groups, **how)
     return [
         place | {"accuracy": proportion(metrics.correct_rows(p, labels), groups).as_dict(), "nll": loss.as_dict()}

@@ -19,11 +19,11 @@ from fusetune.evaluate.analysis import row_shares, without_inputs
 from fusetune.evaluate.explain import Effect, Explanation, Probe, cells, dimensions, occlusion, words
 from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
-from fusetune.strategies.model import FusionModel, Outputs
+from fusetune.networks import Network, Outputs
 
 
 def explain_row(
-    network: FusionModel,
+    network: Network,
     readers: Mapping[str, Reader],
     sources: Mapping[str, Source],
     outputs: Outputs,
@@ -60,7 +60,7 @@ def explain_row(
         absent=[modality for modality, source in sources.items() if not source.present[0]],
     )
     for modality, reader in readers.items():
-        if modality in found.absent:
+        if modality in found.absent or modality not in network.owners:
             continue
         inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), device))
         if reader.modality.kind == "image":

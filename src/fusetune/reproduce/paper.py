@@ -22,12 +22,12 @@ from fusetune.config import HeadConfig
 from fusetune.data.batch import ordered_batches, shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
+from fusetune.heads.base import HeadData
+from fusetune.heads.solver import fit_logistic
 from fusetune.reproduce.bench import Bench
 from fusetune.reproduce.recipe import Recipe
 from fusetune.reproduce.texts import Scores
 from fusetune.runtime import seed_everything
-from fusetune.strategies.heads import HeadData
-from fusetune.strategies.solve import fit_logistic
 from fusetune.strategies.unimodal import Unimodal
 from fusetune.train.loop import Task, train
 from fusetune.train.optim import parameter_groups

@@ -1,0 +1,59 @@
+"""Ways to fit a network, one file each, all judged, saved and served alike; chosen by `strategy: {name: ...}`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from fusetune.config import StrategyConfig
+from fusetune.errors import ConfigError, did_you_mean, listed
+from fusetune.strategies.alone import Alone
+from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.joint import Joint
+from fusetune.strategies.linear_probe import LinearProbe
+from fusetune.strategies.majority import Majority
+from fusetune.strategies.mmpareto import MMPareto
+from fusetune.strategies.multi_loss import MultiLoss
+from fusetune.strategies.ogm_ge import OGMGE
+from fusetune.strategies.two_stage import TwoStage
+from fusetune.strategies.ume import UME
+from fusetune.strategies.umt import UMT
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    strategy.name: strategy
+    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
+}
+
+
+def strategy_of(config: StrategyConfig) -> tuple[type[Strategy], Any]:
+    """Return the strategy that a configuration names and its checked settings.
+
+    Raises:
+        ConfigError: If there is no such strategy, or it has no such setting.
+    """
+    name = config.name
+    if name not in STRATEGIES:
+        raise ConfigError(
+            f"strategy.name: there is no strategy '{name}'{did_you_mean(name, STRATEGIES)}; "
+            f"known: {listed(STRATEGIES, 40)}"
+        )
+    strategy = STRATEGIES[name]
+    try:
+        return strategy, strategy.Settings(**(config.model_extra or {}))
+    except ValidationError as error:
+        problems = [_explained(item, strategy) for item in error.errors()]
+        raise ConfigError("\n".join(problems)) from error
+
+
+def _explained(item: Any, strategy: type[Strategy]) -> str:
+    where = ".".join(map(str, item["loc"]))
+    if item["type"] == "extra_forbidden":
+        known = list(strategy.Settings.model_fields)
+        return f"strategy.{where}: the strategy '{strategy.name}' has no such setting{did_you_mean(where, known)}; " + (
+            f"it has {listed(known, 40)}" if known else "it has none"
+        )
+    return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
+
+
+__all__ = ["STRATEGIES", "WHOLE", "Fitted", "Strategy", "strategy_of"]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.config import TrainConfig
+from fusetune.config import LoopConfig
 from fusetune.data.batch import prefetch
 from fusetune.data.split import Rows
 from fusetune.errors import NonFiniteLossError, listed
@@ -71,28 +71,45 @@ class Task:
         name: For progress and messages.
         batches: epoch -> row positions of each batch.
         read: Row positions -> raw inputs on CPU; runs in another thread, ahead of use.
-        loss: (rows, raw inputs, epoch) -> mean loss of the batch.
+        gradients: (rows, raw inputs, epoch, share) -> mean loss of the batch; adds `share` times the loss's gradient to
+            every `.grad`, or to whatever `before_step` makes gradients from.
         validate: () -> (NLL, accuracy) on the validation part.
         set_training: Puts the model into training mode, frozen parts excepted.
         row_name: Row position -> id, for messages.
         repeats: How often each row of a batch goes through the model.
+        before_epoch: Told the epoch's number before its first batch.
+        before_step: Called once per optimiser step, when all of its batches' gradients are there and none is clipped.
     """
 
     name: str
     batches: Callable[[int], Sequence[Rows]]
     read: Callable[[Rows], Any]
-    loss: Callable[[Rows, Any, int], Tensor]
+    gradients: Callable[[Rows, Any, int, float], float]
     validate: Callable[[], tuple[float, float]]
     set_training: Callable[[], None]
     row_name: Callable[[int], str]
     repeats: int = 1
+    before_epoch: Callable[[int], None] = lambda epoch: None
+    before_step: Callable[[], None] = lambda: None
+
+
+def by_loss(runtime: Runtime, loss: Callable[[Rows, Any, int], Tensor]) -> Callable[[Rows, Any, int, float], float]:
+    """Return the plain way to gradients: one loss, (rows, raw inputs, epoch) -> its mean, and one backward pass."""
+
+    def gradients(rows: Rows, raw: Any, epoch: int, share: float) -> float:
+        with runtime.fabric.autocast():
+            mean = loss(rows, raw, epoch)
+        runtime.fabric.backward(mean * share)
+        return float(mean.detach())
+
+    return gradients
 
 
 def train(
     model: nn.Module,
     groups: list[dict[str, object]],
     task: Task,
-    settings: TrainConfig,
+    settings: LoopConfig,
     *,
     runtime: Runtime,
     seed: int,
@@ -184,7 +201,7 @@ def _run_epoch(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     task: Task,
-    settings: TrainConfig,
+    settings: LoopConfig,
     epoch: int,
     runtime: Runtime,
     seed: int,
@@ -195,31 +212,30 @@ def _run_epoch(
     batches = task.batches(epoch)
     steps = math.ceil(len(batches) / settings.accumulate)
     task.set_training()
+    task.before_epoch(epoch)
     total, count, pending = 0.0, 0, []
     optimiser.zero_grad(set_to_none=True)
-    with bar(f"{task.name}, epoch {epoch + 1}/{settings.epochs}", len(batches)) as shown:
+    with bar(f"{task.name}, epoch {epoch + 1}/{settings.epochs}", len(batches)) as progress:
         for index, (rows, raw) in enumerate(prefetch(batches, lambda rows: (rows, task.read(rows)))):
-            with runtime.fabric.autocast():
-                loss = task.loss(rows, raw, epoch)
-            value = float(loss.detach())
             pending.append(rows)
-            if not math.isfinite(value):
-                raise _not_finite("loss", value, task, settings, epoch, rows)
             first = index - index % settings.accumulate
-            runtime.fabric.backward(loss / min(settings.accumulate, len(batches) - first))
+            value = task.gradients(rows, raw, epoch, 1 / min(settings.accumulate, len(batches) - first))
+            if not math.isfinite(value):
+                raise _not_finite("loss", value, task, optimiser, epoch, rows)
             if (index + 1) % settings.accumulate == 0 or index + 1 == len(batches):
                 set_rate(
                     optimiser,
                     rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings),
                 )
+                task.before_step()
                 norm = _step(model, optimiser, settings.clip)
                 if not math.isfinite(norm):
-                    raise _not_finite("gradient", norm, task, settings, epoch, np.concatenate(pending))
+                    raise _not_finite("gradient", norm, task, optimiser, epoch, np.concatenate(pending))
                 pending.clear()
                 if average:
                     average.update()
             total, count = total + value * len(rows), count + len(rows)
-            shown.advance(note=f"loss {total / count:.3f}")
+            progress.advance(note=f"loss {total / count:.3f}")
     history.rows_seen += count * task.repeats
     return total / count
 
@@ -240,12 +256,12 @@ def _validate(task: Task, when: str) -> tuple[float, float]:
 
 
 def _not_finite(
-    what: str, value: float, task: Task, settings: TrainConfig, epoch: int, rows: Rows
+    what: str, value: float, task: Task, optimiser: torch.optim.Optimizer, epoch: int, rows: Rows
 ) -> NonFiniteLossError:
     return NonFiniteLossError(
         f"{task.name}: the {what} became {value} in epoch {epoch + 1}; the rows behind it are "
         f"{listed((task.row_name(int(row)) for row in rows), 64)}. Look at these rows, or lower train.lr "
-        f"(now {settings.lr:g}) or use train.clip"
+        f"(now {max(group['base_lr'] for group in optimiser.param_groups):g}) or use train.clip"
     )
 
 
@@ -266,9 +282,9 @@ def _restore(
 ) -> int:
     model.load_state_dict(saved["model"])
     optimiser.load_state_dict(saved["optimiser"])
-    told = dict(saved["history"])
-    history.records = [EpochRecord(**record) for record in told.pop("records")]
-    for name, value in told.items():
+    values = dict(saved["history"])
+    history.records = [EpochRecord(**record) for record in values.pop("records")]
+    for name, value in values.items():
         setattr(history, name, value)
     if average:
         average.restore(**saved["average"])

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fusetune.config import TrainConfig
+from fusetune.config import EncoderConfig, LoopConfig
 
 Blocks = Sequence[Sequence[nn.Parameter]]
 
 
-def parameter_groups(blocks: Blocks, head: Sequence[nn.Parameter], settings: TrainConfig) -> list[dict[str, object]]:
-    """Group parameters by learning rate and weight decay; freeze the first blocks.
+def encoder_groups(blocks: Blocks, settings: EncoderConfig) -> list[dict[str, object]]:
+    """Group an encoder's parameters by learning rate and weight decay; freeze the first blocks.
 
     The last block learns at ``lr``, each block before it at ``layer_decay`` times the rate of the next. Biases and
     normalisation parameters (one-dimensional) are not decayed.
@@ -26,11 +26,11 @@ def parameter_groups(blocks: Blocks, head: Sequence[nn.Parameter], settings: Tra
             # LoRA has its own idea of what is trainable; freezing only ever takes away.
             parameter.requires_grad_(parameter.requires_grad and depth >= frozen)
         rate = settings.lr * settings.layer_decay ** (len(blocks) - 1 - depth)
-        groups += _decayed([p for p in block if p.requires_grad], rate, settings.weight_decay)
-    return groups + _decayed(head, settings.head_lr, settings.weight_decay)
+        groups += weight_groups([p for p in block if p.requires_grad], rate, settings.weight_decay)
+    return groups
 
 
-def build_optimiser(groups: list[dict[str, object]], settings: TrainConfig) -> torch.optim.Optimizer:
+def build_optimiser(groups: list[dict[str, object]], settings: LoopConfig) -> torch.optim.Optimizer:
     """Return AdamW or SGD with momentum over the groups."""
     for group in groups:
         group["base_lr"] = group["lr"]
@@ -39,7 +39,7 @@ def build_optimiser(groups: list[dict[str, object]], settings: TrainConfig) -> t
     return torch.optim.AdamW(groups)
 
 
-def rate_factor(step: int, steps: int, settings: TrainConfig) -> float:
+def rate_factor(step: int, steps: int, settings: LoopConfig) -> float:
     """Return the share of the base rate at a step: linear warm-up, then cosine to zero or constant."""
     warm = settings.warmup * steps
     if step < warm:
@@ -55,7 +55,8 @@ def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def _decayed(parameters: Sequence[nn.Parameter], rate: float, decay: float) -> list[dict[str, object]]:
+def weight_groups(parameters: Sequence[nn.Parameter], rate: float, decay: float) -> list[dict[str, object]]:
+    """Group parameters that learn at one rate: biases and normalisation parameters are not decayed."""
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]
     pairs = ((matrices, decay), (vectors, 0.0))

@@ -10,20 +10,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusetune.config import HeadConfig
+from fusetune.config import HeadConfig, TrainConfig
+from fusetune.context import Context
 from fusetune.data.split import Rows, deal
+from fusetune.encoders import Encoder
 from fusetune.features.store import Array
-from fusetune.strategies.context import Context
-from fusetune.strategies.fit import fit_head, with_augmented
-from fusetune.strategies.heads import HeadData, HeadFit
-from fusetune.strategies.solve import fit_crossed
-from fusetune.strategies.unimodal import has_training
+from fusetune.heads.base import HeadData, HeadFit, logits_of
+from fusetune.heads.solver import fit_crossed
+from fusetune.heads.trained import fit_head, with_augmented
 
-_CHOICE_FOLDS = 5
+_HEAD_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class Folds:
     """Which rows do what.
 
     Attributes:
@@ -31,26 +31,31 @@ class Plan:
         encoder_rows: Rows that encoders learn from, where a modality has one network.
         choice_rows: Rows that choices are made on: the validation rows or, where these are pooled with the training
             rows, all of them, each judged by what did not learn from it.
-        folds: Fold of each of `rows` for the encoders, int64; empty where nothing is pooled.
-        choice_folds: The same for the head.
+        encoder: Fold of each of `rows` for the encoders, int64; empty where nothing is pooled.
+        head: The same for the head.
         valid_places: Where the validation rows stand among `choice_rows`.
     """
 
     rows: Rows
     encoder_rows: Rows
     choice_rows: Rows
-    folds: Rows
-    choice_folds: Rows
+    encoder: Rows
+    head: Rows
     valid_places: Rows
 
     @property
     def pooled(self) -> bool:
         """Are the validation rows among the rows that are learnt from?"""
-        return len(self.folds) > 0
+        return len(self.encoder) > 0
 
 
-def make_plan(ctx: Context) -> Plan:
-    """Say which rows do what, as `crossfit.how` asks.
+def has_training(settings: TrainConfig, encoder: Encoder) -> bool:
+    """Return whether fine-tuning would change anything."""
+    return settings.epochs > 0 and settings.freeze < 1 and any(True for _ in encoder.parameters())
+
+
+def make_folds(ctx: Context) -> Folds:
+    """Say which rows do what, as `crossfit.how` asks; the same answer for every strategy of a run.
 
     - k: validation rows join the training rows; encoders and head are cross-fitted.
     - holdout: a part of the training rows is kept for the head.
@@ -59,59 +64,65 @@ def make_plan(ctx: Context) -> Plan:
     Where a class has too few groups or rows to be on both sides of a fold, this is not possible: then it is off, and a
     warning says so.
     """
+    return ctx.remember("folds", lambda: _make_folds(ctx))
+
+
+def _make_folds(ctx: Context) -> Folds:
     settings, train, valid = ctx.config.crossfit, ctx.split.rows("train"), ctx.split.rows("valid")
     nothing, everything = np.zeros(0, dtype=np.int64), np.arange(len(valid))
     trained = any(has_training(ctx.settings(name), ctx.pristine[name]) for name in ctx.modalities)
     if settings.how == "k":
         rows = np.sort(np.concatenate([train, valid]))
-        folds = _deal(ctx, rows, (1 / settings.folds,) * settings.folds, 1)
-        choices = _deal(ctx, rows, (1 / _CHOICE_FOLDS,) * _CHOICE_FOLDS, 2)
-        if all(_covers(ctx, rows, dealt != fold) for dealt in (folds, choices) for fold in range(int(dealt.max()) + 1)):
-            return Plan(rows, rows, rows, folds, choices, np.flatnonzero(np.isin(rows, valid)))
+        encoder = _deal(ctx, rows, (1 / settings.folds,) * settings.folds, 1)
+        head = _deal(ctx, rows, (1 / _HEAD_FOLDS,) * _HEAD_FOLDS, 2)
+        if all(_covers(ctx, rows, folds != fold) for folds in (encoder, head) for fold in range(int(folds.max()) + 1)):
+            return Folds(rows, rows, rows, encoder, head, np.flatnonzero(np.isin(rows, valid)))
     if settings.how == "holdout" and (trained or ctx.config.head.inputs == "logits"):
         kept = _deal(ctx, train, (1 - settings.share, settings.share), 1) == 1
         if _covers(ctx, train, kept) and _covers(ctx, train, ~kept):
-            return Plan(train[kept], train[~kept], valid, nothing, nothing, everything)
-    return Plan(train, train, valid, nothing, nothing, everything)
+            return Folds(train[kept], train[~kept], valid, nothing, nothing, everything)
+    return Folds(train, train, valid, nothing, nothing, everything)
 
 
 def fit_on(
-    ctx: Context, plan: Plan, drawn: Mapping[str, Array], plain: Mapping[str, Array], config: HeadConfig
+    ctx: Context, folds: Folds, views: Mapping[str, Array], plain: Mapping[str, Array], config: HeadConfig
 ) -> tuple[HeadFit, Tensor]:
-    """Fit a head as a plan says.
+    """Fit a head on the rows that the folds say.
 
     Args:
         ctx: The run.
-        plan: Which rows do what.
-        drawn: Augmented views of `plan.rows` by block, [views, rows, dim].
-        plain: `plan.choice_rows` without augmentation by block, [1, rows, dim].
+        folds: Which rows do what.
+        views: Augmented views of `folds.rows` by block, [views, rows, dim].
+        plain: `folds.choice_rows` without augmentation by block, [1, rows, dim].
         config: The head's settings.
 
     Returns:
-        The head, and the logits of the validation rows from a head that did not learn from them, [rows, classes].
+        The head, and logits of rows by heads that did not learn from them: of all `choice_rows` where the head is
+        cross-fitted, else of the validation rows, [rows, classes].
     """
-    data, judged = ctx.with_labels(drawn, plan.rows), ctx.with_labels(plain, plan.choice_rows)
-    shown = judged.some(plan.valid_places)
-    if plan.pooled and config.kind == "logistic":
+    data, choices = HeadData.of(ctx, views, folds.rows), HeadData.of(ctx, plain, folds.choice_rows)
+    if folds.pooled and config.kind == "logistic":
         data = with_augmented(data, config, len(ctx.classes), ctx.config.seed)
-        fit = fit_crossed(data, judged, plan.choice_folds, config, len(ctx.classes), ctx.config.seed)
-        assert fit.said is not None
-        return fit, torch.from_numpy(fit.said[plan.valid_places]).float()
-    if plan.pooled:  # other heads need rows to stop by
-        data = data.some(np.setdiff1d(np.arange(len(plan.rows)), plan.valid_places))
+        fit = fit_crossed(data, choices, folds.head, config, len(ctx.classes), ctx.config.seed)
+        assert fit.held is not None
+        return fit, torch.from_numpy(fit.held).float()
+    if folds.pooled:  # other heads need rows to stop by
+        data = data.some(np.setdiff1d(np.arange(len(folds.rows)), folds.valid_places))
+    valid = choices.some(folds.valid_places)
     fit = fit_head(
-        data, shown, config,
+        data, valid, config,
         classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log,
     )  # fmt: skip
-    return fit, logits_of(fit, shown)
+    return fit, logits_of(fit.head, valid)
 
 
-def logits_of(fit: HeadFit, data: HeadData) -> Tensor:
-    """Return a head's logits for rows without augmentation, [rows, classes]."""
-    z = {name: torch.from_numpy(np.array(block[0])) for name, block in data.z.items()}
-    with torch.inference_mode():
-        logits: Tensor = fit.head.eval()(z, {name: torch.from_numpy(bits) for name, bits in data.present.items()})
-    return logits.float()
+def row_folds(ctx: Context, rows: Rows, most: int = _HEAD_FOLDS) -> Rows:
+    """Deal held-out rows, or whole groups of them, into up to five folds for what is learnt on them; all 0: too few."""
+    units = (ctx.ids if ctx.groups is None else ctx.groups).iloc[rows]
+    count = min(most, int(units.nunique()))
+    if count < 2:
+        return np.zeros(len(rows), dtype=np.int64)
+    return _deal(ctx, rows, (1 / count,) * count, 3)
 
 
 def _deal(ctx: Context, rows: Rows, shares: Sequence[float], salt: int) -> Rows:

@@ -15,19 +15,13 @@ from torch.nn import functional as F
 from fusetune.augment.mix import Mixing
 from fusetune.augment.random import Moment
 from fusetune.config import Config, HeadConfig
+from fusetune.heads import HEADS, build_head
+from fusetune.heads.base import PRETRAINED, HeadData, HeadFit, drop_modalities
+from fusetune.heads.linear import LinearHead
+from fusetune.heads.solver import fit_crossed, fit_logistic, fit_temperature
+from fusetune.heads.trained import fit_head, with_augmented
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, start_runtime
-from fusetune.strategies.fit import fit_head, with_augmented
-from fusetune.strategies.heads import (
-    HEADS,
-    PRETRAINED,
-    HeadData,
-    HeadFit,
-    LinearHead,
-    build_head,
-    drop_modalities,
-)
-from fusetune.strategies.solve import fit_crossed, fit_logistic, fit_temperature
 
 Matrix = npt.NDArray[np.float64]
 KINDS = ["logistic", "ridge", "mlp", "gated", "bilinear"]
@@ -308,9 +302,9 @@ def test_the_crossed_fit_equals_one_solution_per_fold_written_down(classes: int)
     best = min(scores, key=lambda penalty: scores[penalty])
     assert dict(fit.path) == pytest.approx(scores, abs=2e-3)
     assert fit.choice == f"penalty {best:g}"
-    assert fit.said is not None
+    assert fit.held is not None
     centre = lambda z: z - z.mean(1, keepdims=True)  # noqa: E731
-    np.testing.assert_allclose(centre(fit.said), centre(said[best]), atol=0.05)
+    np.testing.assert_allclose(centre(fit.held), centre(said[best]), atol=0.05)
     weight, bias = solve(x, data.labels, data.weights, best, classes)
     all_rows = centre(x @ weight.T + bias)
     np.testing.assert_allclose(centre(logits(fit.head, data).double().numpy()), all_rows, atol=2e-3)
@@ -321,8 +315,8 @@ def test_the_crossed_fit_finds_nothing_where_there_is_nothing() -> None:
     noise = {"a": generator.normal(size=(300, 60)), "b": generator.normal(size=(300, 60))}
     data = make_data(noise, generator.integers(0, 3, 300))
     fit = fit_crossed(data, data, np.arange(300) % 5, HeadConfig(), 3, seed=0)
-    assert fit.said is not None
-    assert abs((fit.said.argmax(1) == data.labels).mean() - 1 / 3) < 0.09
+    assert fit.held is not None
+    assert abs((fit.held.argmax(1) == data.labels).mean() - 1 / 3) < 0.09
     assert fit.valid_nll > math.log(3) - 0.02
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.augment.random import Moment, uniform
+from fusetune.context import Context
+from fusetune.data.split import Rows
 from fusetune.features.store import Array
 
 PRETRAINED = " as pretrained"
@@ -48,6 +50,12 @@ class HeadData:
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     keys: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, ctx: Context, z: Mapping[str, Array], rows: Rows) -> HeadData:
+        """Put labels, weights and what is absent beside blocks of features, [views, rows, dim]."""
+        present = {block: ctx.sources[owner(block)].present[rows] for block in z}
+        return cls(dict(z), present, ctx.labels[rows], ctx.row_weights(rows), ctx.keys[rows])
 
     def some(self, rows: npt.NDArray[Any]) -> HeadData:
         """Keep some rows, by position or mask."""
@@ -86,13 +94,13 @@ class Head(nn.Module):
         as a whole is scaled.
         """
         for index, (name, dim) in enumerate(self.dims.items()):
-            known = data.z[name][:, data.present[name]].reshape(-1, dim).astype(np.float64)
-            if not len(known):
+            rows = data.z[name][:, data.present[name]].reshape(-1, dim).astype(np.float64)
+            if not len(rows):
                 continue
-            std = known.std(0) if each else np.full(dim, float(np.sqrt(known.var(0).mean())))
+            std = rows.std(0) if each else np.full(dim, float(np.sqrt(rows.var(0).mean())))
             # A feature that hardly varies in training must not explode on the first row where it does.
             floor = max(1e-3 * float(np.median(std[std > 0])) if (std > 0).any() else 1.0, 1e-12)
-            self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(known.mean(0)))
+            self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(rows.mean(0)))
             self.get_buffer(f"scale_{index}").copy_(torch.from_numpy(1 / (np.maximum(std, floor) * dim**0.5)))
 
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
@@ -103,123 +111,29 @@ class Head(nn.Module):
 
     def blocks(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[Tensor]:
         """Return standardised blocks [batch, dim], zero where absent."""
-        found = []
+        blocks = []
         for index, name in enumerate(self.dims):
             block = (z[name] - self.get_buffer(f"mean_{index}")) * self.get_buffer(f"scale_{index}")
             # Not a product: what is stored for an absent modality may be anything, NaN included.
-            found.append(block.masked_fill(~present[name][:, None], 0.0))
-        return found
+            blocks.append(block.masked_fill(~present[name][:, None], 0.0))
+        return blocks
 
     def absent(self, present: Mapping[str, Tensor]) -> Tensor:
         """Return the absence bits, float [batch, modalities]."""
         return torch.stack([~present[name] for name in self.dims], 1).float()
 
+    def joined(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Return all blocks and the absence bits side by side, [batch, `width`]."""
+        return torch.cat([*self.blocks(z, present), self.absent(present)], 1)
+
+    @property
+    def width(self) -> int:
+        """Width of `joined`."""
+        return sum(self.dims.values()) + len(self.dims)
+
     def describe(self) -> dict[str, Any]:
         """Return what `build_head` needs to make this head again."""
         return {"kind": self.kind, "dims": self.dims, "classes": self.classes}
-
-
-class LinearHead(Head):
-    """f = b + sum_m (W_m z_m if present, else c_m)."""
-
-    kind = "linear"
-
-    def __init__(self, dims: Mapping[str, int], classes: int) -> None:
-        super().__init__(dims, classes)
-        width = sum(self.dims.values()) + len(self.dims)
-        self.linear = nn.Linear(width, classes)
-
-    def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Return logits [batch, classes]."""
-        logits: Tensor = self.linear(torch.cat([*self.blocks(z, present), self.absent(present)], 1))
-        return logits
-
-    def as_linear(self) -> nn.Linear:
-        """Return the same function of one present modality's raw features as a plain linear layer."""
-        (dim,) = self.dims.values()
-        mean, scale = self.get_buffer("mean_0"), self.get_buffer("scale_0")
-        plain = nn.Linear(dim, self.classes)
-        with torch.no_grad():
-            plain.weight.copy_(self.linear.weight[:, :dim] * scale)
-            plain.bias.copy_(self.linear.bias - plain.weight @ mean)
-        return plain
-
-
-class MLPHead(Head):
-    """One hidden layer on the concatenation, beside a linear path."""
-
-    kind = "mlp"
-
-    def __init__(self, dims: Mapping[str, int], classes: int, hidden: int = 128) -> None:
-        super().__init__(dims, classes)
-        width = sum(self.dims.values()) + len(self.dims)
-        self.inner = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.2))
-        self.outer = nn.Linear(hidden, classes)
-        self.linear = nn.Linear(width, classes)
-        nn.init.zeros_(self.outer.weight)
-
-    def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Return logits [batch, classes]."""
-        x = torch.cat([*self.blocks(z, present), self.absent(present)], 1)
-        logits: Tensor = self.linear(x) + self.outer(self.inner(x))
-        return logits
-
-
-class GatedHead(Head):
-    """Each present modality's projection weighted by a gate: z = sum_m softmax(g_m) h_m."""
-
-    kind = "gated"
-
-    def __init__(self, dims: Mapping[str, int], classes: int, hidden: int = 128) -> None:
-        super().__init__(dims, classes)
-        self.project = nn.ModuleList(nn.Linear(dim, hidden) for dim in self.dims.values())
-        self.gate = nn.ModuleList(nn.Linear(dim, 1) for dim in self.dims.values())
-        self.outer = nn.Sequential(nn.GELU(), nn.Dropout(0.2), nn.Linear(hidden, classes))
-
-    def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Return logits [batch, classes]; a row without any modality gets the logits of a zero vector."""
-        blocks = self.blocks(z, present)
-        scores = torch.cat([gate(block) for gate, block in zip(self.gate, blocks, strict=True)], 1)
-        has = torch.stack([present[name] for name in self.dims], 1)
-        gates = torch.softmax(scores.masked_fill(~has, -1e9), 1) * has
-        hidden = torch.stack([layer(block) for layer, block in zip(self.project, blocks, strict=True)], 1)
-        logits: Tensor = self.outer((gates[:, :, None] * hidden).sum(1))
-        return logits
-
-
-class BilinearHead(Head):
-    """A linear path plus low-rank products of every pair of modalities."""
-
-    kind = "bilinear"
-
-    def __init__(self, dims: Mapping[str, int], classes: int, rank: int = 32) -> None:
-        super().__init__(dims, classes)
-        width = sum(self.dims.values()) + len(self.dims)
-        self.linear = nn.Linear(width, classes)
-        self.factor = nn.ModuleList(nn.Linear(dim, rank) for dim in self.dims.values())
-        pairs = len(self.dims) * (len(self.dims) - 1) // 2
-        self.outer = nn.Linear(max(pairs, 1) * rank, classes)
-        nn.init.zeros_(self.outer.weight)
-
-    def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Return logits [batch, classes]."""
-        blocks = self.blocks(z, present)
-        linear = self.linear(torch.cat([*blocks, self.absent(present)], 1))
-        factors = [
-            layer(block) * present[name][:, None]
-            for layer, block, name in zip(self.factor, blocks, self.dims, strict=True)
-        ]
-        products = [a * b for i, a in enumerate(factors) for b in factors[i + 1 :]]
-        logits: Tensor = linear + self.outer(torch.cat(products or factors, 1))
-        return logits
-
-
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead)}
-
-
-def build_head(description: Mapping[str, Any]) -> Head:
-    """Make a head from its description, with untrained weights."""
-    return HEADS[description["kind"]](description["dims"], description["classes"])
 
 
 @dataclass(frozen=True)
@@ -231,8 +145,8 @@ class HeadFit:
         valid_nll: Its NLL on the validation rows or, where choices were made by cross-validation, on all rows.
         choice: What was chosen, in words.
         path: (penalty, validation NLL) pairs that were tried.
-        said: Where choices were made by cross-validation: the logits that each row was given by the solution that did
-            not see it, float64 [rows, classes].
+        held: Where choices were made by cross-validation: the logits of each row by the solution that did not see it,
+            float64 [rows, classes].
         tried: Logits of the rows that choices are made on by every candidate, float64 [rows, classes] each; empty where
             they are not known.
     """
@@ -241,13 +155,13 @@ class HeadFit:
     valid_nll: float
     choice: str
     path: list[tuple[float, float]] = field(default_factory=list)
-    said: npt.NDArray[np.float64] | None = None
+    held: npt.NDArray[np.float64] | None = None
     tried: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     @property
     def score(self) -> str:
         """What the NLL that the head was chosen by is called."""
-        return "valid NLL" if self.said is None else "cross-validated NLL"
+        return "valid NLL" if self.held is None else "cross-validated NLL"
 
 
 def drop_modalities(
@@ -263,3 +177,11 @@ def drop_modalities(
     drop &= u[:, :1] < share
     kept = {name: has[:, i] & ~drop[:, i] for i, name in enumerate(names)}
     return {block: kept[owner(block)] for block in present}
+
+
+def logits_of(head: Head, data: HeadData) -> Tensor:
+    """Return a head's logits for rows without augmentation, [rows, classes]."""
+    z = {name: torch.from_numpy(np.array(block[0])) for name, block in data.z.items()}
+    with torch.inference_mode():
+        logits: Tensor = head.eval()(z, {name: torch.from_numpy(bits) for name, bits in data.present.items()})
+    return logits.float()

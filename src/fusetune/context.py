@@ -1,13 +1,13 @@
-"""What a strategy works with: the table's modalities as sources, the split, the labels, the store and the settings."""
+"""One run as its stages see it: the table's modalities as sources, the split, the labels, the store and the settings."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,37 @@ from fusetune.data.source import Inputs, Source, to_device
 from fusetune.data.split import Rows, Split
 from fusetune.encoders import Encoder
 from fusetune.features.store import Array, Encoding, FeatureStore
+from fusetune.inputs import Reader
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
-from fusetune.strategies.heads import HeadData, owner
-from fusetune.strategies.model import Outputs
 from fusetune.train.loop import History
 
+T = TypeVar("T")
 # Epoch number of the head's views: no training epoch has it, so the head sees draws that no encoder was trained on.
 _HEAD_EPOCH = 1_000_000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was spent.
+
+    Attributes:
+        seconds: By stage.
+        passes: Rows through an encoder, by modality and purpose.
+    """
+
+    seconds: dict[str, float]
+    passes: dict[str, float]
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(_sum(self.seconds, other.seconds, 1), _sum(self.passes, other.passes, 1))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(_sum(self.seconds, other.seconds, -1), _sum(self.passes, other.passes, -1))
+
+
+def _sum(one: dict[str, float], other: dict[str, float], sign: int) -> dict[str, float]:
+    return {name: one.get(name, 0) + sign * other.get(name, 0) for name in {**one, **other}}
 
 
 @dataclass
@@ -40,6 +63,7 @@ class Context:
 
     Attributes:
         modalities: The model's inputs by name.
+        readers: Each modality's fitted pre-processing.
         sources: Raw inputs of the run's table, by modality.
         augments: What may happen to them in training, by modality.
         encodings: What may happen to them when features are stored and predictions made, by modality.
@@ -54,14 +78,13 @@ class Context:
         key: Hash of everything that the stages depend on.
         histories: What each training stage did.
         trained_rows: Row passes through each encoder in training.
-        honest: Where validation rows were also learnt from: what is said of them by networks and solutions that did not
-            learn from them (features left out).
     """
 
     config: Config
     runtime: Runtime
     log: Log
     modalities: dict[str, Modality]
+    readers: dict[str, Reader]
     sources: dict[str, Source]
     augments: dict[str, Augment]
     encodings: dict[str, Augment]
@@ -80,7 +103,8 @@ class Context:
     histories: dict[str, History] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     trained_rows: Counter[str] = field(default_factory=Counter)
-    honest: Outputs | None = None
+    _memory: dict[str, tuple[Any, Cost]] = field(default_factory=dict)
+    _reused: Cost = field(default_factory=lambda: Cost({}, {}))
 
     def settings(self, name: str) -> TrainConfig:
         """Return the training settings of a modality."""
@@ -90,6 +114,41 @@ class Context:
     def fresh_encoder(self, name: str) -> Encoder:
         """Return a copy of a modality's pretrained encoder, on the device."""
         return copy.deepcopy(self.pristine[name]).to(self.runtime.device)
+
+    def frozen_encoder(self, name: str) -> Encoder:
+        """Return a modality's encoder as it is before any training: one for all who only read it, never to be trained."""
+
+        def make() -> Encoder:
+            return self.fresh_encoder(name).eval().requires_grad_(False)
+
+        return self.remember(f"{name} as it is", make)
+
+    def remember(self, what: str, make: Callable[[], T]) -> T:
+        """Return what was made under this name before, or make it: several strategies pay for one training.
+
+        Whoever gets it must not change it. What it cost counts for everybody who asks for it (`cost`).
+        """
+        if what in self._memory:
+            self._reused += self._memory[what][1]
+        else:
+            before = self.cost()
+            self._memory[what] = (make(), self.cost() - before)
+        return self._memory[what][0]  # type: ignore[no-any-return]
+
+    def remembers(self, what: str) -> bool:
+        """Return whether something was made under this name."""
+        return what in self._memory
+
+    def forget(self, start: str) -> None:
+        """Let go of what was made under names with this beginning: nobody will ask for it again."""
+        for what in [name for name in self._memory if name.startswith(start)]:
+            del self._memory[what]
+
+    def cost(self) -> Cost:
+        """Return what the run has cost up to now; what was remembered counts each time that it was asked for."""
+        passes: dict[str, float] = {f"{name}, training": rows for name, rows in self.trained_rows.items()}
+        passes |= {f"{name}, features": rows for name, rows in self.store.passes.items()}
+        return Cost(dict(self.seconds), passes) + self._reused
 
     def moment(self, epoch: int, view: int = 0) -> Moment:
         """Return the moment of a random view of this run."""
@@ -103,7 +162,7 @@ class Context:
         """Return the keys of some rows on the device, int64 [rows]."""
         return torch.from_numpy(self.keys[rows]).to(self.runtime.device)
 
-    def drawn(self, name: str, raw: Inputs, rows: Rows, epoch: int, views: int = 1) -> Any:
+    def augmented(self, name: str, raw: Inputs, rows: Rows, epoch: int, views: int = 1) -> Any:
         """Return a modality's inputs on the device, freshly augmented: all rows of the first view, then the next."""
         moments = [self.moment(epoch, view) for view in range(views)]
         return draw_views(self.augments[name], to_device(raw, self.runtime.device), self.row_keys(rows), moments)
@@ -120,20 +179,6 @@ class Context:
     def views(self) -> list[Moment]:
         """Return the moments of the head's augmented views."""
         return [self.moment(_HEAD_EPOCH, view) for view in range(self.config.views)]
-
-    def head_data(self, encoders: Mapping[str, Encoder], rows: Rows) -> HeadData:
-        """Encode rows for a head, without augmentation.
-
-        Args:
-            encoders: Frozen encoders by modality.
-            rows: Row positions.
-        """
-        return self.with_labels({name: self.encode(name, encoder, rows) for name, encoder in encoders.items()}, rows)
-
-    def with_labels(self, z: Mapping[str, Array], rows: Rows) -> HeadData:
-        """Put labels, weights and what is absent beside blocks of features [views, rows, dim]."""
-        present = {block: self.sources[owner(block)].present[rows] for block in z}
-        return HeadData(dict(z), present, self.labels[rows], self.row_weights(rows), self.keys[rows])
 
     def row_weights(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return loss weights with mean 1: the class weight, and with `data.group_weights` each group counts alike.

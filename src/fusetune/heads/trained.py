@@ -1,4 +1,4 @@
-"""Stage M: fit the head that the configuration names; the non-linear ones are trained with the common loop."""
+"""Heads that have no closed form are trained with the common loop, on features that were encoded before."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from torch.nn import functional as F
 from fusetune.augment.features import FeatureAugment
 from fusetune.augment.mix import draw_mixing, plain_loss
 from fusetune.augment.random import Moment
-from fusetune.config import FeaturePolicy, HeadConfig, TrainConfig
+from fusetune.config import FeaturePolicy, HeadConfig
 from fusetune.data.batch import shuffled_batches
+from fusetune.heads import HEADS
+from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
+from fusetune.heads.linear import LinearHead
+from fusetune.heads.solver import fit_logistic, fit_ridge
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, seed_everything
-from fusetune.strategies.heads import HEADS, Head, HeadData, HeadFit, LinearHead, drop_modalities
-from fusetune.strategies.solve import fit_logistic, fit_ridge
-from fusetune.train.loop import Task, train
-from fusetune.train.optim import parameter_groups
+from fusetune.train.loop import Task, by_loss, train
+from fusetune.train.optim import weight_groups
 
 
 def fit_head(
@@ -48,9 +50,7 @@ def _fit_network(
 ) -> HeadFit:
     """Train a non-linear head with the common loop; epoch e sees view e mod V."""
     head.fit_scale(data)
-    settings = TrainConfig(
-        epochs=config.epochs, batch_size=128, lr=1e-2, head_lr=1e-2, weight_decay=0.02, patience=12, warmup=0.05
-    )
+    settings = config.train
     head.to(runtime.device)
     rows = np.arange(len(data.labels))
     augments = _augments(head, config.augment)
@@ -80,12 +80,12 @@ def _fit_network(
         name=f"head ({head.kind})",
         batches=lambda epoch: shuffled_batches(rows, settings.batch_size, seed, epoch),
         read=lambda at: at,
-        loss=loss,
+        gradients=by_loss(runtime, loss),
         validate=validate,
-        set_training=lambda: _set_training(head),
+        set_training=head.train,
         row_name=str,
     )
-    groups = parameter_groups([list(head.parameters())], [], settings)
+    groups = weight_groups(list(head.parameters()), settings.lr, settings.weight_decay)
     quiet = Log(log.path, quiet=True)
     history = train(head, groups, task, settings, runtime=runtime, seed=seed, log=quiet)
     head.eval()
@@ -94,11 +94,7 @@ def _fit_network(
 
 def _augments(head: Head, policy: FeaturePolicy) -> dict[str, FeatureAugment]:
     """Return each block's augmentation, by the training statistics that the head has learnt."""
-    found = {}
-    for name in head.dims:
-        mean, std = head.statistics(name)
-        found[name] = FeatureAugment(policy, name, mean, std)
-    return found
+    return {name: FeatureAugment(policy, name, *head.statistics(name)) for name in head.dims}
 
 
 def with_augmented(data: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadData:
@@ -107,16 +103,12 @@ def with_augmented(data: HeadData, config: HeadConfig, classes: int, seed: int) 
         return data
     scaled = LinearHead({name: z.shape[-1] for name, z in data.z.items()}, classes)
     scaled.fit_scale(data)
-    keys, found = torch.from_numpy(data.keys), {}
+    keys, z = torch.from_numpy(data.keys), {}
     for name, augment in _augments(scaled, config.augment).items():
         views = [torch.from_numpy(np.array(view)) for view in data.z[name]]
-        drawn = [augment.draw(view, keys, Moment(seed, view=index)).numpy() for index, view in enumerate(views)]
-        found[name] = np.concatenate([data.z[name], np.stack(drawn)])
-    return replace(data, z=found)
-
-
-def _set_training(head: Head) -> None:
-    head.train()
+        fresh = [augment.draw(view, keys, Moment(seed, view=index)).numpy() for index, view in enumerate(views)]
+        z[name] = np.concatenate([data.z[name], np.stack(fresh)])
+    return replace(data, z=z)
 
 
 def _judge(head: Head, z: dict[str, Tensor], data: HeadData) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Linear heads solved to convergence: multinomial logistic regression along a penalty path, ridge, temperature."""
+"""Linear heads solved to convergence: multinomial logistic regression along a penalty path, and ridge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
-from fusetune.strategies.heads import Head, HeadData, HeadFit, LinearHead, drop_modalities, owner
+from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities, owner
+from fusetune.heads.linear import LinearHead
 
 
 def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
@@ -25,7 +26,7 @@ def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: i
     The objective is the weighted mean NLL + penalty / 2 * |W|^2 on standardised blocks; biases are not penalised.
     With `blockwise`, each block's own penalty is then doubled, halved, ... as long as validation NLL falls.
     """
-    return _walk(_Held(_Problem(data, valid, config, classes, seed)), config, list(data.z))
+    return _walk(_SetAside(_Problem(data, valid, config, classes, seed)), config, list(data.z))
 
 
 def fit_crossed(
@@ -52,12 +53,12 @@ def fit_crossed(
         each: Standardise every feature, or only blocks as a whole.
 
     Returns:
-        The head; `said` holds what each row was given by the solution that did not see it, and `valid_nll` its NLL.
+        The head; `held` holds what each row was given by the solution that did not see it, and `valid_nll` its NLL.
     """
     return _walk(_Crossed(_Problem(data, plain, config, classes, seed, each), folds), config, list(data.z))
 
 
-def _walk(problem: _Held, config: HeadConfig, names: list[str]) -> HeadFit:
+def _walk(problem: _SetAside, config: HeadConfig, names: list[str]) -> HeadFit:
     """Walk the penalty path, refine per block if asked, and solve for what was chosen."""
     ones = np.ones(len(names))
     path: Path = []
@@ -68,7 +69,7 @@ def _walk(problem: _Held, config: HeadConfig, names: list[str]) -> HeadFit:
         solution = problem.solve(penalty, ones, solution)
         nll = problem.nll(solution)
         path.append((penalty, nll))
-        tried.append(problem.said(solution))
+        tried.append(problem.logits(solution))
         worse = 0 if nll < best[0] else worse + 1
         if nll < best[0]:
             best = (nll, penalty, solution)
@@ -106,10 +107,10 @@ def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int,
 def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
     """Return T > 0 that minimises the NLL of softmax(logits / T) (arXiv 1706.04599)."""
     values, target = torch.as_tensor(np.asarray(logits, dtype=np.float64)), torch.as_tensor(labels)
-    found = minimize_scalar(
+    best = minimize_scalar(
         lambda log_t: float(F.cross_entropy(values / np.exp(log_t), target)), bounds=(-6, 6), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(best.x))
 
 
 Solution = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -196,7 +197,7 @@ class _Problem:
         return self.layout
 
 
-class _Held:
+class _SetAside:
     """Choices are made on rows that were set aside; a solution is a list of one."""
 
     def __init__(self, problem: _Problem) -> None:
@@ -208,12 +209,12 @@ class _Held:
     def solve(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> list[Solution]:
         return [self.problem.solve(penalty, factors, start[0])]
 
-    def said(self, solutions: list[Solution]) -> npt.NDArray[np.float64]:
+    def logits(self, solutions: list[Solution]) -> npt.NDArray[np.float64]:
         """Return the logits of the rows that choices are made on."""
         return self.problem.valid_logits(solutions[0])
 
     def nll(self, solutions: list[Solution]) -> float:
-        return _nll(self.said(solutions), self.problem.valid_y)
+        return _nll(self.logits(solutions), self.problem.valid_y)
 
     def finish(
         self, penalty: float, factors: npt.NDArray[Any], start: list[Solution], choice: str, path: Path
@@ -222,7 +223,7 @@ class _Held:
         return HeadFit(self.problem.head(solution), self.nll([solution]), choice, path)
 
 
-class _Crossed(_Held):
+class _Crossed(_SetAside):
     """Choices are made by cross-validation; a solution has one part per fold, solved without that fold."""
 
     def __init__(self, problem: _Problem, folds: npt.NDArray[np.int64]) -> None:
@@ -237,7 +238,7 @@ class _Crossed(_Held):
             self.problem.solve(penalty, factors, near, rows=~held) for near, held in zip(start, self.held, strict=True)
         ]
 
-    def said(self, solutions: list[Solution]) -> npt.NDArray[np.float64]:
+    def logits(self, solutions: list[Solution]) -> npt.NDArray[np.float64]:
         """Return what each row was given by the part that did not see it, [rows, classes]."""
         logits = np.zeros((self.problem.rows, self.problem.classes))
         for solution, held in zip(solutions, self.held, strict=True):
@@ -248,7 +249,7 @@ class _Crossed(_Held):
         self, penalty: float, factors: npt.NDArray[Any], start: list[Solution], choice: str, path: Path
     ) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start[0], fine=True)
-        return HeadFit(self.problem.head(solution), self.nll(start), choice, path, self.said(start))
+        return HeadFit(self.problem.head(solution), self.nll(start), choice, path, self.logits(start))
 
 
 def _nll(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
@@ -262,7 +263,7 @@ def _design(head: Head, data: HeadData, view: int, present: dict[str, npt.NDArra
 
 
 def _blockwise(
-    problem: _Held, penalty: float, nll: float, solution: list[Solution]
+    problem: _SetAside, penalty: float, nll: float, solution: list[Solution]
 ) -> tuple[float, list[Solution], npt.NDArray[Any]]:
     factors = np.ones(len(problem.problem.names))
     for block in range(len(factors)):
@@ -271,8 +272,8 @@ def _blockwise(
                 trial = factors.copy()
                 trial[block] *= step
                 candidate = problem.solve(penalty, trial, solution)
-                found = problem.nll(candidate)
-                if found >= nll - 1e-4:
+                lower = problem.nll(candidate)
+                if lower >= nll - 1e-4:
                     break
-                nll, solution, factors = found, candidate, trial
+                nll, solution, factors = lower, candidate, trial
     return nll, solution, factors

@@ -17,6 +17,7 @@ from torch import Tensor
 from fusetune.augment.own import Own, chosen, try_out
 from fusetune.augment.safety import check_policy
 from fusetune.config import Config
+from fusetune.context import Context
 from fusetune.data.images import ImageSource, Reading, raise_for_problems
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
@@ -27,7 +28,6 @@ from fusetune.features.store import FeatureStore, default_folder
 from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, seed_everything
-from fusetune.strategies.context import Context
 
 # Settings that change how fast or where a run happens, but not its result.
 NEUTRAL = dict.fromkeys(
@@ -122,8 +122,8 @@ def prepare(
     folder: Path,
     resume: bool,
     own: Own | None = None,
-) -> tuple[Context, dict[str, Reader]]:
-    """Read all inputs, load all encoders, and return the context of a run with each modality's pre-processing.
+) -> Context:
+    """Read all inputs, load all encoders, and return the context of a run.
 
     Raises:
         ImageError: If images cannot be read and `data.unreadable` is error.
@@ -134,7 +134,8 @@ def prepare(
         try_out(call, config.image.size)
     check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes)
     train = split.rows("train")
-    modalities, readers, pristine = schema.modalities(), {}, {}
+    modalities, pristine = schema.modalities(), {}
+    readers: dict[str, Reader] = {}
     sources: dict[str, Source] = {}
     reading = Reading(config.data.workers, _image_folder(config), config.store.images_gb)
     for name, modality in modalities.items():
@@ -153,11 +154,12 @@ def prepare(
         config.onnx,
     )
     group = schema.named("group")
-    context = Context(
+    return Context(
         config=config,
         runtime=runtime,
         log=log,
         modalities=modalities,
+        readers=readers,
         sources=sources,
         augments=augments,
         encodings=encodings,
@@ -174,7 +176,6 @@ def prepare(
         key=_key(config, split, sources.values(), labels),
         resume=resume,
     )
-    return context, readers
 
 
 def _image_folder(config: Config) -> Path | None:
@@ -228,9 +229,9 @@ def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tens
 
 
 def _key(config: Config, split: Split, sources: Any, labels: Rows) -> str:
-    """Hash what the result of a training stage depends on."""
+    """Hash what a training stage depends on; stage U is the same whatever strategy asks for it."""
     digest = hashlib.sha256()
-    tree = config.model_dump(mode="json", exclude=NEUTRAL)
+    tree = config.model_dump(mode="json", exclude=NEUTRAL | {"strategy": True})
     digest.update(json.dumps(tree, sort_keys=True).encode())
     digest.update(split.hash.encode())
     digest.update(labels.tobytes())

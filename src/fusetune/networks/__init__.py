@@ -1,0 +1,20 @@
+"""Networks as they are trained, judged, saved and served: inputs of all modalities -> features and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fusetune.networks.base import Network, Outputs
+from fusetune.networks.ensemble import EnsembleNetwork
+from fusetune.networks.fusion import FusionNetwork, Wiring
+
+NETWORKS: dict[str, type[Network]] = {network.kind: network for network in (FusionNetwork, EnsembleNetwork)}
+
+
+def build_network(description: Mapping[str, Any]) -> Network:
+    """Make a network from its description, with untrained weights."""
+    return NETWORKS[description["kind"]].build(description)
+
+
+__all__ = ["NETWORKS", "EnsembleNetwork", "FusionNetwork", "Network", "Outputs", "Wiring", "build_network"]

@@ -1,0 +1,158 @@
+"""What every network is: encoders, and what is made of their features; and what a network says of some rows.
+
+A network has two halves. `encode` runs the encoders, which takes the time; `fuse` makes logits from their features, and
+can be asked again, with less present or other features, without encoding anything.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from fusetune.encoders import Encoder, build_encoder
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of some rows.
+
+    Attributes:
+        z: Features by modality, [rows, dim], those of all its encoders side by side; zero where absent.
+        f_m: Logits of each modality alone, [rows, classes].
+        f: Fused logits, [rows, classes].
+        present: Whether the row has the modality, by modality, bool [rows].
+    """
+
+    z: dict[str, Tensor]
+    f_m: dict[str, Tensor]
+    f: Tensor
+    present: dict[str, Tensor]
+
+    def some(self, rows: Any) -> Outputs:
+        """Keep some rows, by position, mask or slice."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to_float(self) -> Outputs:
+        """Return the same in float32."""
+        return self._each(lambda tensor: tensor if tensor.dtype == torch.bool else tensor.float())
+
+    def to_cpu(self) -> Outputs:
+        """Return the same on the CPU, in float32."""
+        return self.to_float()._each(lambda tensor: tensor.cpu())
+
+    def _each(self, change: Any) -> Outputs:
+        def mapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(tensor) for name, tensor in tensors.items()}
+
+        return Outputs(mapped(self.z), mapped(self.f_m), change(self.f), mapped(self.present))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Put the outputs of several batches one after the other."""
+
+        def cat(field: str) -> dict[str, Tensor]:
+            return {name: torch.cat([getattr(p, field)[name] for p in parts]) for name in getattr(parts[0], field)}
+
+        return cls(cat("z"), cat("f_m"), torch.cat([part.f for part in parts]), cat("present"))
+
+
+class Network(nn.Module, ABC):
+    """Encoders, each of one modality, and what is made of their features.
+
+    Args:
+        encoders: All encoders.
+        owners: The modality of each.
+        classes: Number of classes.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, encoders: Sequence[Encoder], owners: Sequence[str], classes: int) -> None:
+        super().__init__()
+        # Modality names may hold dots, which module names may not: modules are kept by position.
+        self.encoders = nn.ModuleList(encoders)
+        self.owners, self.classes = list(owners), classes
+
+    @abstractmethod
+    def fuse(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Outputs:
+        """Return logits for features [rows, dim] by modality, as `encode` returns them, on the network's device."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON description from which `build_network` makes this network again, with random weights."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, description: Mapping[str, Any]) -> Self:
+        """Make a network from what `describe` returned, with untrained weights."""
+
+    def encode(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor], memory: dict[int, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Run the encoders.
+
+        Args:
+            inputs: Encoder inputs by modality, for the rows that have it only (first dimension = present.sum()).
+            present: bool [rows] by modality.
+            memory: Features of this batch by encoder (its `id`): what is there is not encoded again, and what is
+                encoded is put there. Networks that share encoders share it.
+
+        Returns:
+            Features by modality, [rows, dim], those of all its encoders side by side; zero where absent.
+        """
+        memory = {} if memory is None else memory
+        z: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(self.owners)}
+        for name, encoder in zip(self.owners, self.encoders, strict=True):
+            if id(encoder) not in memory:
+                memory[id(encoder)] = _encoded(encoder, inputs.get(name), present[name])  # type: ignore[arg-type]
+            z[name].append(memory[id(encoder)])
+        return {name: torch.cat(blocks, 1) for name, blocks in z.items()}
+
+    def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> Outputs:
+        """Return features, unimodal logits and fused logits; arguments as for `encode`."""
+        return self.fuse(self.encode(inputs, present), present)
+
+    def by_encoder(self, z: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the features of each encoder, [rows, dim], from those of each modality."""
+        parts = {}
+        for name in z:
+            widths = [encoder.dim for owner, encoder in zip(self.owners, self.encoders, strict=True) if owner == name]
+            parts[name] = iter(torch.split(z[name], widths, 1))  # type: ignore[arg-type]
+        return [next(parts[owner]) for owner in self.owners]
+
+    def again(self, outputs: Outputs, present: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> Outputs:
+        """Return what the network says with less present, or other features, without encoding anything.
+
+        Args:
+            outputs: What it said.
+            present: bool [rows] by modality; what was absent before stays absent.
+            z: Features to use in place of `outputs.z`, for some modalities.
+        """
+        has = {name: (bits & outputs.present[name]).to(self.device) for name, bits in present.items()}
+        features = {name: (z or {}).get(name, own).to(self.device) for name, own in outputs.z.items()}
+        with torch.inference_mode():
+            return self.fuse({name: torch.where(has[name][:, None], own, 0.0) for name, own in features.items()}, has)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+
+
+def _encoded(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
+    if bool(has.all()) and len(has):
+        return encoder(inputs).float()  # type: ignore[no-any-return]
+    z = torch.zeros(len(has), encoder.dim, device=has.device)
+    if bool(has.any()):
+        z[has] = encoder(inputs).float()
+    return z
+
+
+def build_encoders(descriptions: Sequence[Mapping[str, Any]]) -> list[Encoder]:
+    """Make encoders from their descriptions, with random weights."""
+    return [build_encoder(dict(description)) for description in descriptions]

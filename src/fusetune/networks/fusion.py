@@ -1,0 +1,86 @@
+"""Encoders, linear classifiers on them, and one head on all modalities that knows what is absent.
+
+The head reads blocks. A block is either the features of one encoder or the mean logits of all networks of a modality,
+of which there are several after k-fold cross-fitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from fusetune.encoders import Encoder
+from fusetune.heads import build_head
+from fusetune.heads.base import Head, owner
+from fusetune.networks.base import Network, Outputs, build_encoders
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Which encoder serves what, by position in the network.
+
+    Attributes:
+        modality_of: The modality of each encoder.
+        networks: Modality (or block, for words) -> encoders that have a classifier; their logits are averaged.
+        features: Block of the head -> the encoder whose features it is.
+        logits: Blocks of the head that are the mean logits of the networks of that name.
+    """
+
+    modality_of: list[str]
+    networks: dict[str, list[int]]
+    features: dict[str, int]
+    logits: list[str]
+
+
+class FusionNetwork(Network):
+    """f = head(blocks), f_m = mean_k (W_mk z_mk + b_mk).
+
+    Args:
+        encoders: All encoders.
+        classifiers: Linear(dim, classes) for each encoder of `wiring.networks`, in that order.
+        head: The fused head.
+        wiring: What belongs to what.
+    """
+
+    kind = "fusion"
+
+    def __init__(
+        self, encoders: Sequence[Encoder], classifiers: Sequence[nn.Linear], head: Head, wiring: Wiring
+    ) -> None:
+        super().__init__(encoders, wiring.modality_of, head.classes)
+        self.classifiers = nn.ModuleList(classifiers)
+        self.head, self.wiring = head, wiring
+
+    def fuse(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Outputs:
+        """Return all outputs for features [rows, dim] by modality."""
+        features, layers = self.by_encoder(z), iter(self.classifiers)
+        logits = {
+            name: torch.stack([next(layers)(features[at]) for at in places]).mean(0)
+            for name, places in self.wiring.networks.items()
+        }
+        blocks = {block: features[at] for block, at in self.wiring.features.items()}
+        blocks |= {name: logits[name] for name in self.wiring.logits}
+        f = self.head(blocks, {block: present[owner(block)] for block in blocks})
+        f_m = {name: own for name, own in logits.items() if owner(name) == name}
+        return Outputs(dict(z), f_m, f, dict(present))
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "kind": self.kind,
+            "encoders": [encoder.describe() for encoder in self.encoders],  # type: ignore[operator]
+            "head": self.head.describe(),
+            "wiring": asdict(self.wiring),
+        }
+
+    @classmethod
+    def build(cls, description: Mapping[str, Any]) -> Self:
+        """Make a network from what `describe` returned, with untrained weights."""
+        encoders, wiring = build_encoders(description["encoders"]), Wiring(**description["wiring"])
+        head = build_head(description["head"])
+        used = [at for places in wiring.networks.values() for at in places]
+        return cls(encoders, [nn.Linear(encoders[at].dim, head.classes) for at in used], head, wiring)

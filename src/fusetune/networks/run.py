@@ -1,0 +1,125 @@
+"""Networks over the rows of a table: each batch is read once, and an encoder that several networks share runs once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusetune.augment.random import Moment
+from fusetune.config import Config
+from fusetune.data.batch import prefetch
+from fusetune.data.source import Source, to_device
+from fusetune.data.split import Rows
+from fusetune.inputs import Reader
+from fusetune.networks.base import Network, Outputs
+from fusetune.progress import bar
+from fusetune.runtime import Runtime
+
+_BATCH = 64
+# No training epoch and no view of the head has this number: what is drawn at prediction was never trained on.
+_TEST_EPOCH = 2_000_000
+
+
+def outputs_of(
+    networks: Mapping[str, Network],
+    readers: Mapping[str, Reader],
+    sources: Mapping[str, Source],
+    rows: Rows,
+    *,
+    config: Config,
+    runtime: Runtime,
+    description: str,
+) -> dict[str, Outputs]:
+    """Return what networks say of some rows, on the CPU; with `evaluate.test_views`, see `mean_view`.
+
+    Args:
+        networks: The networks by name.
+        readers: Fitted pre-processing by modality.
+        sources: Bound inputs by modality.
+        rows: Row positions.
+        config: How many views are drawn, and by which seed.
+        runtime: Device and precision.
+        description: What the progress bar says.
+    """
+    batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+    parts: dict[str, list[Outputs]] = {name: [] for name in networks}
+
+    def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
+        return batch, read_present(sources, batch)
+
+    for network in networks.values():
+        network.eval()
+    with torch.inference_mode(), bar(description, len(batches)) as progress:
+        for batch, raw in prefetch(batches, read):
+            present = present_bits(sources, batch, runtime.device)
+            on_device = {name: to_device(some, runtime.device) for name, some in raw.items()}
+            views: dict[str, list[Outputs]] = {name: [] for name in networks}
+            for inputs in _views(readers, sources, batch, on_device, config, runtime):
+                memory: dict[int, Tensor] = {}
+                for name, network in networks.items():
+                    with runtime.fabric.autocast():
+                        views[name].append(network.fuse(network.encode(inputs, present, memory), present).to_cpu())
+            for name, several in views.items():
+                parts[name].append(mean_view(several))
+            progress.advance()
+    return {name: Outputs.joined(several) for name, several in parts.items()}
+
+
+def read_present(sources: Mapping[str, Source], rows: Rows) -> dict[str, Any]:
+    """Return raw inputs by modality, of the rows that have it; modalities that none has are left out."""
+    have = {name: rows[source.present[rows]] for name, source in sources.items()}
+    return {name: sources[name].read(some) for name, some in have.items() if len(some)}
+
+
+def present_bits(sources: Mapping[str, Source], rows: Rows, device: torch.device) -> dict[str, Tensor]:
+    """Return which rows have each modality, bool [rows]."""
+    return {name: torch.from_numpy(source.present[rows]).to(device) for name, source in sources.items()}
+
+
+def mean_view(views: Sequence[Outputs]) -> Outputs:
+    """Return the mean of several views' probabilities as logits, beside the features of the first view.
+
+    Probabilities, not logits: p(y | x) = E_v p(y | x, v) is what a classifier of random views says about a row, and one
+    overconfident view has no more than its share in it. softmax(log p) = p gives the mean back exactly.
+    """
+    if len(views) == 1:
+        return views[0]
+
+    def mean(logits: Sequence[Tensor]) -> Tensor:
+        return torch.logsumexp(torch.log_softmax(torch.stack(list(logits)).double(), 2), 0) - math.log(len(views))
+
+    f_m = {name: mean([view.f_m[name] for view in views]).float() for name in views[0].f_m}
+    return replace(views[0], f_m=f_m, f=mean([view.f for view in views]).float())
+
+
+def _views(
+    readers: Mapping[str, Reader],
+    sources: Mapping[str, Source],
+    batch: Rows,
+    raw: Mapping[str, Any],
+    config: Config,
+    runtime: Runtime,
+) -> Iterator[dict[str, Any]]:
+    """Yield the plain inputs, then `evaluate.test_views` random views of those inputs that have any.
+
+    A view depends on the content of the input alone: not on the row's name or its place in the table, so that equal
+    rows are predicted alike.
+    """
+    plain = {name: readers[name].plain().plain(some) for name, some in raw.items()}
+    yield plain
+    augments = {name: readers[name].test_augment(config) for name in raw}
+    moments = [Moment(config.seed, _TEST_EPOCH, view) for view in range(config.evaluate.test_views)]
+    for moment in moments if any(augments.values()) else []:
+        views = {}
+        for name, augment in augments.items():
+            if augment is not None:
+                digests = sources[name].digests[batch[sources[name].present[batch]]]
+                views[name] = augment.draw(
+                    raw[name], torch.from_numpy(digests.view("int64")).to(runtime.device), moment
+                )
+        yield plain | views

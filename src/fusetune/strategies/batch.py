@@ -1,0 +1,115 @@
+"""One multi-modal batch: every row freshly augmented, and mixed with one partner in all modalities and the label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusetune.augment.mix import EMBEDDED, Mixing, mix_batch, plain_loss
+from fusetune.config import StageConfig
+from fusetune.context import Context
+from fusetune.data.batch import ordered_batches, prefetch
+from fusetune.data.split import Rows
+from fusetune.networks import Network
+from fusetune.networks.run import present_bits, read_present
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows on their way through a network; with several views, all rows of the first come before the next.
+
+    Attributes:
+        rows: Row positions, each once.
+        inputs: Encoder inputs by modality, of the rows that have it, mixed where they can be.
+        present: bool [views x rows] by modality.
+        target: Class index, int64 [views x rows].
+        weight: Loss weight, float [views x rows].
+        mixing: Partner and weight of each row; None: nothing is mixed.
+        smoothing: Label smoothing.
+        unmixed: Modalities whose features are still to be mixed, since their inputs have no mean.
+    """
+
+    rows: Rows
+    inputs: dict[str, Any]
+    present: dict[str, Tensor]
+    target: Tensor
+    weight: Tensor
+    mixing: Mixing | None
+    smoothing: float
+    unmixed: frozenset[str]
+
+    def features(self, network: Network) -> dict[str, Tensor]:
+        """Run the encoders, and mix the features of those whose inputs could not be mixed, [views x rows, dim]."""
+        z = network.encode(self.inputs, self.present)
+        return {
+            name: self.mixing.blend(own) if self.mixing and name in self.unmixed else own for name, own in z.items()
+        }
+
+    def losses(self, logits: Tensor) -> Tensor:
+        """Return the weighted cross-entropy of each row with its (mixed, smoothed) label, float [views x rows]."""
+        if self.mixing is None:
+            return plain_loss(logits, self.target, self.weight, self.smoothing)
+        return self.mixing.loss(logits, self.target, self.weight, self.smoothing)
+
+    def loss(self, logits: Tensor, has: Tensor | None = None) -> Tensor:
+        """Return the mean loss over the rows, or over those where `has`; zero where there are none."""
+        losses = self.losses(logits)
+        return losses.mean() if has is None else (losses * has).sum() / has.sum().clamp(min=1)
+
+
+def draw_batch(
+    ctx: Context,
+    names: Sequence[str],
+    rows: Rows,
+    raw: Mapping[str, Any],
+    weight: Tensor,
+    epoch: int,
+    loop: StageConfig,
+) -> Batch:
+    """Draw `loop.repeats` views of some rows.
+
+    Args:
+        ctx: The run.
+        names: The modalities that are looked at.
+        rows: Row positions.
+        raw: Raw inputs by modality, of the rows that have it.
+        weight: Loss weight of each row, float [rows].
+        epoch: With the view, decides what is drawn.
+        loop: Views, mixing and label smoothing.
+    """
+    present = {
+        name: bits for name, bits in present_bits(ctx.sources, rows, ctx.runtime.device).items() if name in names
+    }
+    inputs = {
+        name: ctx.augmented(name, raw[name], rows[present[name].cpu().numpy()], epoch, loop.repeats)
+        for name in names if name in raw
+    }  # fmt: skip
+    views = {name: bits.repeat(loop.repeats) for name, bits in present.items()}
+    kinds = {name: ctx.modalities[name].kind for name in names}
+    moments = [ctx.moment(epoch, view) for view in range(loop.repeats)]
+    inputs, mixing = mix_batch(inputs, kinds, present, ctx.row_keys(rows), moments, loop.mix)
+    unmixed = frozenset(name for name, kind in kinds.items() if kind in EMBEDDED)
+    target, weight = ctx.targets(rows).repeat(loop.repeats), weight.to(ctx.runtime.device).repeat(loop.repeats)
+    return Batch(rows, inputs, views, target, weight, mixing, loop.label_smoothing, unmixed)
+
+
+def validate(ctx: Context, network: Network, names: Sequence[str], rows: Rows, size: int) -> tuple[float, float]:
+    """Return NLL and accuracy of the fused logits on plain inputs of some rows, in batches of `size`."""
+    network.eval()
+    sources, nll, hits = {name: ctx.sources[name] for name in names}, 0.0, 0.0
+    lengths = sources[names[0]].lengths if len(names) == 1 else None
+    with torch.inference_mode():
+        batches = ordered_batches(rows, size, lengths)
+        for some, raw in prefetch(batches, lambda some: (some, read_present(sources, some))):
+            inputs = {name: ctx.plain(name, own) for name, own in raw.items()}
+            with ctx.runtime.fabric.autocast():
+                f = network(inputs, present_bits(sources, some, ctx.runtime.device)).f.float()
+            target = ctx.targets(some)
+            nll += float(F.cross_entropy(f, target, reduction="sum"))
+            hits += float((f.argmax(1) == target).sum())
+    return nll / max(len(rows), 1), hits / max(len(rows), 1)

@@ -1,0 +1,240 @@
+"""What stage U leaves of each modality for the head and for whoever else asks: networks, blocks, and honest scores.
+
+With k-fold cross-fitting, k networks are trained, each without one fold (stacking, arXiv 2111.02705). A row's logits come
+from the network that never saw it; those of new rows are the mean over the k networks. Features would not do: those of
+separately trained encoders cannot be compared. Where fine-tuning a pretrained encoder does not lower the NLL of the
+held-out folds taken together, its networks are dropped and the encoder is read as it was: one fold is too few rows to
+decide that by, and networks that are no better dilute what the head learns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusetune.augment.text import TextAugment
+from fusetune.context import Context
+from fusetune.data.split import Rows
+from fusetune.data.text import TextSource
+from fusetune.encoders import Encoder, WordCounts, is_pretrained
+from fusetune.features.store import Array
+from fusetune.heads.base import PRETRAINED, WORDS
+from fusetune.heads.folds import Folds, has_training, make_folds
+from fusetune.networks import EnsembleNetwork
+from fusetune.strategies.unimodal import fine_tune, one_network, probe, solve_crossed
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of features or logits that a head can read.
+
+    Attributes:
+        name: The modality's, with an ending where it is not the first block of it.
+        networks: Whose logits it is (their mean for new rows), or, for features, whose encoder the first one is.
+        is_logits: Are these logits, or features?
+        views: Augmented views of the head's rows, [views, rows, dim].
+        plain: The rows that choices are made on, without augmentation, [1, rows, dim].
+        z: Features of the rows of `plain`, each by an encoder that did not learn from it, [rows, dim].
+    """
+
+    name: str
+    networks: list[EnsembleNetwork]
+    is_logits: bool
+    views: Array
+    plain: Array
+    z: Array
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What stage U made of one modality.
+
+    Attributes:
+        block: What a head reads of it.
+        held: Logits of the modality alone for the rows that choices are made on, by networks that did not learn from
+            them, [rows, classes]; zero where it is absent.
+        improved: Do any of the networks differ from the encoder as it was?
+        note: What was done, in a few words.
+        more: Further blocks: the encoder as it was.
+    """
+
+    block: Block
+    held: Array
+    improved: bool
+    note: str
+    more: list[Block] = field(default_factory=list)
+
+    @property
+    def networks(self) -> list[EnsembleNetwork]:
+        """The networks of this modality; what they say together is the mean of their logits."""
+        return self.block.networks
+
+
+def tuned(ctx: Context, name: str) -> Tuned:
+    """Run stage U for one modality as the run's settings ask; asked for twice, it is run once."""
+    return ctx.remember(f"{name} tuned", lambda: _tuned(ctx, name, make_folds(ctx)))
+
+
+def _tuned(ctx: Context, name: str, folds: Folds) -> Tuned:
+    trained = has_training(ctx.settings(name), ctx.pristine[name])
+    networks = _fold_networks(ctx, name, folds) if folds.pooled and trained else []
+    if not folds.pooled:
+        one = _single(ctx, name, folds, trained)
+    elif networks:
+        one = _cross_fitted(ctx, name, networks, folds)
+    else:
+        undone = ", fine-tuning undone" if trained else ""
+        one = _as_it_was(ctx, name, folds, f"linear classifier on its features{undone}")
+    # Where nothing was tuned, the head would read the same encoder twice.
+    if one.improved and ctx.config.head.pretrained and is_pretrained(ctx.pristine[name]):
+        return replace(one, more=[_untouched(ctx, name, folds)])
+    return one
+
+
+def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
+    """One network; the head reads its features, or its logits."""
+    with ctx.log.timed(ctx.seconds, "stage_u"):
+        network = fine_tune(ctx, name, folds.encoder_rows)
+    with ctx.log.timed(ctx.seconds, "encode"):
+        encoder = network.encoders[0]
+        assert isinstance(encoder, Encoder)
+        views = ctx.encode(name, encoder, folds.rows, ctx.views())
+        plain = ctx.encode(name, encoder, folds.choice_rows)
+    improved = name in ctx.histories and ctx.histories[name].best_epoch >= 0
+    undone = ", fine-tuning undone" if trained and is_pretrained(ctx.pristine[name]) else ""
+    note = "fine-tuned" if improved else f"linear classifier on its features{undone}"
+    held = _logits(network, plain[0])
+    if ctx.config.head.inputs == "logits":
+        block = Block(name, [network], True, _logits(network, views), held[None], plain[0])
+    else:
+        block = Block(name, [network], False, views, plain, plain[0])
+    return Tuned(block, held, improved, note)
+
+
+def _as_it_was(ctx: Context, name: str, folds: Folds, note: str) -> Tuned:
+    """One encoder that is not trained; the head reads its features, or its logits."""
+    encoder = ctx.frozen_encoder(name)
+    with ctx.log.timed(ctx.seconds, "encode"):
+        views = ctx.encode(name, encoder, folds.rows, ctx.views())
+    part = probed(ctx, name, encoder, folds, note)
+    if ctx.config.head.inputs == "logits":  # the final classifier's would be about its own training rows
+        block = replace(part.block, is_logits=True, views=_repeated(ctx, part.held), plain=part.held[None])
+    else:
+        block = replace(part.block, views=views)
+    return replace(part, block=block)
+
+
+def probed(ctx: Context, name: str, encoder: Encoder, folds: Folds, note: str) -> Tuned:
+    """Solve a classifier on an encoder that is not trained: its features are honest about every row; one plain view."""
+    with ctx.log.timed(ctx.seconds, "encode"):
+        views, plain = (ctx.encode(name, encoder, rows) for rows in (folds.rows, folds.choice_rows))
+    with ctx.log.timed(ctx.seconds, "stage_u"):
+        if folds.pooled:
+            network, held = solve_crossed(ctx, name, encoder, plain, folds.rows, folds.head)
+        else:
+            network = one_network(ctx, name, encoder, probe(ctx, name, encoder, folds.rows, folds.choice_rows, name))
+            held = _logits(network, plain[0])
+    return Tuned(Block(name, [network], False, views, plain, plain[0]), held, False, note)
+
+
+def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwork]:
+    """Train k networks, each without one fold; none are returned where that did not help a pretrained encoder."""
+    networks = []
+    for fold in range(ctx.config.crossfit.folds):
+        held = folds.encoder == fold
+        with ctx.log.timed(ctx.seconds, "stage_u"):
+            networks.append(fine_tune(ctx, name, folds.rows[~held], _stage(ctx, name, fold), folds.rows[held]))
+    if not (is_pretrained(ctx.pristine[name]) and _undone(ctx, name, folds)):
+        return networks
+    ctx.forget(f"{name} fine-tuned")
+    return []
+
+
+def _stage(ctx: Context, name: str, fold: int) -> str:
+    return f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}"
+
+
+def _undone(ctx: Context, name: str, folds: Folds) -> bool:
+    """Return whether fine-tuning is undone: it did not lower the NLL of the held-out rows of all folds together.
+
+    Both sides are a little too good, since these rows chose the best epochs and the penalties of the linear classifiers
+    that the networks started from.
+    """
+    histories = [ctx.histories[_stage(ctx, name, fold)] for fold in range(ctx.config.crossfit.folds)]
+    counts = np.bincount(folds.encoder[ctx.sources[name].present[folds.rows]], minlength=len(histories))
+    before = float(np.average([history.start_nll for history in histories], weights=counts))
+    after = float(np.average([history.best_nll for history in histories], weights=counts))
+    if after < before:
+        return False
+    ctx.log.say(
+        f"  {name}: fine-tuning did not lower the NLL of held-out rows ({before:.3f} before, {after:.3f} at best), so "
+        "it is undone"
+    )
+    ctx.log.record("undone", stage=name, before=before, after=after)
+    for history in histories:
+        history.best_epoch, history.best_nll = -1, history.start_nll
+    return True
+
+
+def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], folds: Folds) -> Tuned:
+    """A row's logits come from the network that never saw it."""
+    rows, classes = folds.rows, len(ctx.classes)
+    views = np.zeros((ctx.config.views, len(rows), classes), np.float32)
+    held = np.zeros((len(rows), classes), np.float32)
+    z = np.zeros((len(rows), int(ctx.pristine[name].dim)), np.float32)
+    for fold, network in enumerate(networks):
+        here, encoder = folds.encoder == fold, network.encoders[0]
+        assert isinstance(encoder, Encoder)
+        with ctx.log.timed(ctx.seconds, "encode"):
+            random, plain = _both(ctx, name, encoder, rows[here])
+        views[:, here], held[here], z[here] = _logits(network, random), _logits(network, plain[0]), plain[0]
+    block = Block(name, networks, True, views, held[None], z)
+    histories = [ctx.histories[_stage(ctx, name, fold)] for fold in range(len(networks))]
+    moved = any(history.best_epoch >= 0 for history in histories)
+    note = f"fine-tuned, mean of {len(networks)} networks" if moved else "linear classifier on its features"
+    return Tuned(block, held, True, note)
+
+
+def _untouched(ctx: Context, name: str, folds: Folds) -> Block:
+    """The features of the encoder from before fine-tuning: honest about every training row, and different."""
+    encoder = ctx.frozen_encoder(name)
+    with ctx.log.timed(ctx.seconds, "encode"):
+        views = ctx.encode(name, encoder, folds.rows, ctx.views())
+        plain = ctx.encode(name, encoder, folds.choice_rows)
+    bare = EnsembleNetwork([encoder], [name], [torch.nn.Linear(encoder.dim, 1)], torch.zeros(1))
+    return Block(name + PRETRAINED, [bare], False, views, plain, plain[0])
+
+
+def words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
+    """Return the logits of a classifier on the words of a text modality (TF-IDF); None where it has no words."""
+    source, augment = ctx.sources[name], ctx.augments[name]
+    assert isinstance(source, TextSource)
+    assert isinstance(augment, TextAugment)
+    texts = [source.text(row) for row in folds.rows[source.present[folds.rows]]]
+    encoder = WordCounts.fit(texts, augment.special).to(ctx.runtime.device)
+    if not encoder.dim:
+        return None
+    with ctx.log.timed(ctx.seconds, "stage_u"):
+        counts = ctx.encode(name, encoder, folds.rows)
+        network, held = solve_crossed(ctx, name, encoder, counts, folds.rows, folds.head, words=True)
+    return Block(name + WORDS, [network], True, _repeated(ctx, held), held[None], counts[0])
+
+
+def _both(ctx: Context, name: str, encoder: Encoder, rows: Rows) -> tuple[Array, Array]:
+    """Return augmented views and the plain inputs of the same rows."""
+    return ctx.encode(name, encoder, rows, ctx.views()), ctx.encode(name, encoder, rows)
+
+
+def _repeated(ctx: Context, held: Array) -> Array:
+    return np.broadcast_to(held, (ctx.config.views, *held.shape))
+
+
+def _logits(network: EnsembleNetwork, z: Array) -> Array:
+    """Return the logits of a modality's only classifier for features of any shape [..., dim]."""
+    classifier = network.classifiers[0]
+    with torch.inference_mode():
+        logits: Tensor = classifier(torch.from_numpy(np.array(z)).to(network.device))
+    return logits.cpu().numpy()

@@ -1,0 +1,45 @@
+"""Linear probe: encoders stay as they were pretrained, and one linear head is solved on all their features.
+
+    f = b + sum_m A_m phi_m(x_m), phi_m fixed
+
+The traditional way, and the rival that most published methods do not beat ("frozen unimodal encoders" of
+arXiv 2305.01233, section 5; called traditional in arXiv 2505.06592). Columns, which have no pretrained encoder, are read
+as the numbers and codes that they are.
+"""
+
+from __future__ import annotations
+
+from fusetune.context import Context
+from fusetune.encoders import CellIdentity, Encoder
+from fusetune.heads.folds import fit_on, make_folds
+from fusetune.strategies.base import WHOLE, Fitted, Settings
+from fusetune.strategies.blocks import fitted_head
+from fusetune.strategies.crossfit import probed
+
+
+class LinearProbe:
+    """Frozen encoders, one solved head."""
+
+    name, title, paper = "linear-probe", "frozen-encoder", "linear probe on pretrained features"
+    Settings = Settings
+
+    @classmethod
+    def fit(cls, ctx: Context, settings: Settings) -> Fitted:
+        """Encode every row once and solve the head."""
+        before, folds = ctx.cost(), make_folds(ctx)
+        parts = {name: probed(ctx, name, untrained(ctx, name), folds, "as pretrained") for name in ctx.modalities}
+        blocks = [part.block for part in parts.values()]
+        head = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
+        with ctx.log.timed(ctx.seconds, "stage_m"):
+            fit = fit_on(ctx, folds, {b.name: b.views for b in blocks}, {b.name: b.plain for b in blocks}, head)
+        notes = {name: part.note for name, part in parts.items()}
+        notes[WHOLE] = "frozen pretrained encoders, one head on all"
+        return fitted_head(ctx, folds, parts, blocks, fit, notes, before)
+
+
+def untrained(ctx: Context, name: str) -> Encoder:
+    """Return the pretrained encoder; for columns, which have none, the cells themselves."""
+    if ctx.modalities[name].kind != "columns":
+        return ctx.frozen_encoder(name)
+    cells = ctx.pristine[name].describe()
+    return CellIdentity(cells["numbers"], cells["categories"]).to(ctx.runtime.device).eval()

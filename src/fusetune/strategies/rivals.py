@@ -1,0 +1,39 @@
+"""The simpler strategies that every result stands beside: majority, each modality alone, their ensemble, frozen encoders."""
+
+from __future__ import annotations
+
+from fusetune.context import Context
+from fusetune.strategies.alone import Alone, AloneSettings
+from fusetune.strategies.base import Fitted, Settings, Strategy
+from fusetune.strategies.linear_probe import LinearProbe
+from fusetune.strategies.majority import Majority
+from fusetune.strategies.ume import UME
+
+ALONE = " alone"
+# What the rivals are called in the gain table, and in a sentence after "better than".
+ENSEMBLE, TRADITIONAL = "ensemble", "traditional"
+IN_WORDS = {ENSEMBLE: "the ensemble", TRADITIONAL: "frozen pretrained encoders"}
+
+
+def fit_rivals(ctx: Context, strategy: type[Strategy], fitted: Fitted) -> dict[str, Fitted]:
+    """Fit what a strategy is to be compared with, by the name of its row in the gain table.
+
+    Networks that the strategy trained are used again. What it did not need is trained only with `evaluate.baselines`.
+
+    Args:
+        ctx: The run.
+        strategy: The chosen strategy, which is no rival of itself.
+        fitted: What it left.
+    """
+    rivals: dict[str, Fitted] = {}
+    if strategy is not Majority:
+        rivals["majority"] = Majority.fit(ctx, Settings())
+    there = ctx.config.evaluate.baselines or all(ctx.remembers(f"{name} tuned") for name in ctx.modalities)
+    for name in ctx.modalities if there else ():
+        if not (strategy is Alone and set(fitted.network.owners) == {name}):
+            rivals[name + ALONE] = Alone.fit(ctx, AloneSettings(modality=name))
+    if there and len(ctx.modalities) > 1 and strategy is not UME:
+        rivals[ENSEMBLE] = UME.fit(ctx, Settings())
+    if ctx.config.evaluate.baselines and strategy is not LinearProbe:
+        rivals[TRADITIONAL] = LinearProbe.fit(ctx, Settings())
+    return rivals

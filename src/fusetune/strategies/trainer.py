@@ -1,0 +1,135 @@
+"""Networks of one modality or of several are trained by the same code: batches, rates, checkpoints and the record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fusetune.config import EncoderConfig, StageConfig
+from fusetune.context import Context
+from fusetune.data.batch import shuffled_batches
+from fusetune.data.split import Rows
+from fusetune.encoders import Encoder
+from fusetune.encoders.lora import add_lora, merge_lora
+from fusetune.networks import Network
+from fusetune.networks.run import read_present
+from fusetune.strategies.batch import Batch, draw_batch, validate
+from fusetune.train.checkpoint import Checkpoints
+from fusetune.train.loop import Task, train
+from fusetune.train.optim import encoder_groups
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what, and by which gradients.
+
+    Attributes:
+        stage: For progress, checkpoints and the record.
+        module: What is saved and restored: the network, and what a method keeps beside it.
+        network: The network.
+        encoders: The settings of each encoder that may move, by modality.
+        loop: Epochs, batches and schedule.
+        groups: Parameter groups of everything else that learns.
+        rows: Rows to learn from.
+        held: Rows that the best epoch is chosen on.
+        gradients: (batch, share) -> mean loss; adds `share` times its gradient to every `.grad`.
+        weight: Loss weight per row of the table, float32 [rows].
+        start_counts: Is the network before the first step a candidate?
+        before_epoch: Told the epoch's number before its first batch.
+        before_step: Called once per optimiser step, before gradients are clipped.
+    """
+
+    stage: str
+    module: nn.Module
+    network: Network
+    encoders: Mapping[str, EncoderConfig]
+    loop: StageConfig
+    groups: list[dict[str, object]]
+    rows: Rows
+    held: Rows
+    gradients: Callable[[Batch, float], float]
+    weight: npt.NDArray[np.float32]
+    start_counts: bool = True
+    before_epoch: Callable[[int], None] = lambda epoch: None
+    before_step: Callable[[], None] = lambda: None
+
+
+def run_training(ctx: Context, what: Training) -> None:
+    """Train, leave the module frozen with the weights of the best epoch, and write down what happened.
+
+    Raises:
+        NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
+    """
+    names, network, loop = list(what.encoders), what.network, what.loop
+    sources = {name: ctx.sources[name] for name in names}
+    lengths = sources[names[0]].lengths if len(names) == 1 else None
+    encoders = dict(zip(network.owners, network.encoders, strict=True))
+    groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
+
+    def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
+        batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), epoch, loop)
+        return what.gradients(batch, share)
+
+    task = Task(
+        name=what.stage,
+        batches=lambda epoch: shuffled_batches(what.rows, loop.batch_size, ctx.config.seed, epoch, lengths),
+        read=lambda rows: read_present(sources, rows),
+        gradients=gradients,
+        validate=lambda: validate(ctx, network, names, what.held, max(32, loop.batch_size)),
+        set_training=lambda: _set_training(what, encoders),
+        row_name=lambda row: str(ctx.ids.iloc[row]),
+        repeats=loop.repeats,
+        before_epoch=what.before_epoch,
+        before_step=what.before_step,
+    )
+    ctx.histories[what.stage] = train(
+        what.module, groups, task, loop,
+        runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=_checkpoints(ctx, what), resume=ctx.resume,
+        start_counts=what.start_counts,
+    )  # fmt: skip
+    for name, settings in what.encoders.items():
+        if settings.lora_rank:
+            merge_lora(encoders[name])  # type: ignore[arg-type]
+        ctx.trained_rows[name] += ctx.histories[what.stage].rows_seen
+    freeze(what.module)
+
+
+def _opened(encoder: Any, settings: EncoderConfig) -> list[dict[str, object]]:
+    """Make an encoder ready for training and return its parameter groups."""
+    assert isinstance(encoder, Encoder)
+    if settings.lora_rank:
+        add_lora(encoder, settings.lora_rank, alpha=2.0 * settings.lora_rank)
+    return encoder_groups(encoder.blocks(), settings)
+
+
+def _checkpoints(ctx: Context, what: Training) -> Checkpoints:
+    encoders = {name: settings.model_dump(mode="json") for name, settings in what.encoders.items()}
+    words = f"{ctx.key} {what.stage} {what.loop.model_dump_json()} {encoders}"
+    key = hashlib.sha256(words.encode()).hexdigest()
+    return Checkpoints(ctx.folder / what.stage.replace("/", "_"), key, what.loop.keep)
+
+
+def _set_training(what: Training, encoders: Mapping[str, nn.Module]) -> None:
+    what.module.train()
+    for name, settings in what.encoders.items():
+        for module in encoders[name].modules():
+            if isinstance(module, _NORMS):
+                fixed = settings.batch_norm == "frozen" or not any(p.requires_grad for p in module.parameters())
+                module.train(not fixed)
+
+
+def freeze(module: nn.Module) -> None:
+    """Put a module into eval mode and switch its gradients off."""
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
