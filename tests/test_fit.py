@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,10 @@ import yaml
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
-from fusetune import judge
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
-from fusetune.judge import _note, _whole_note
-from fusetune.train.loop import History
+from fusetune.strategies.two_stage import _whole
 
 HOW: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
 FILES = {
@@ -461,34 +458,12 @@ def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("best", "pretrained", "note"),
+    ("improved", "note"),
     [
-        ({"scan": 2}, True, "fine-tuned"),
-        ({"scan": -1}, True, "linear classifier on its features, fine-tuning undone"),
-        ({"scan": -1}, False, "linear classifier on its features"),
-        ({"scan, fold 1 of 2": -1, "scan, fold 2 of 2": 3}, True, "fine-tuned, mean of 2 networks"),
-        ({"scanner": 3, "other, fold 1 of 2": 3}, True, "linear classifier on its features"),
+        (["scan", "note"], "each encoder fine-tuned alone, one head on all"),
+        (["scan"], "scan fine-tuned alone, one head on all"),
+        ([], "no encoder fine-tuned, one head on all"),
     ],
 )
-def test_the_gain_table_says_what_a_modality_alone_is(
-    monkeypatch: pytest.MonkeyPatch, best: dict[str, int], pretrained: bool, note: str
-) -> None:
-    monkeypatch.setattr(judge, "is_pretrained", lambda encoder: pretrained)
-    histories = {stage: History(best_epoch=epoch) for stage, epoch in best.items()}
-    told = SimpleNamespace(histories=histories, pristine={"scan": None})
-    assert _note(told, "scan") == note  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("best", "note"),
-    [
-        ({"scan": 2, "note, fold 1 of 2": 0}, "each encoder fine-tuned alone, one head on all"),
-        ({"scan": 2, "note": -1}, "scan fine-tuned alone, one head on all"),
-        ({"scan": -1, "note": -1}, "no encoder fine-tuned, one head on all"),
-        ({}, "no encoder fine-tuned, one head on all"),
-    ],
-)
-def test_the_gain_table_says_what_the_two_stage_model_is(best: dict[str, int], note: str) -> None:
-    histories = {stage: History(best_epoch=epoch) for stage, epoch in best.items()}
-    told = SimpleNamespace(histories=histories, modalities={"scan": None, "note": None})
-    assert _whole_note(told) == note  # type: ignore[arg-type]
+def test_the_gain_table_says_what_the_two_stage_model_is(improved: list[str], note: str) -> None:
+    assert _whole(improved, 2) == note

@@ -15,8 +15,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "fusetune"
 ORDER = (
     "errors", "version", "files", "progress", "config", "runtime", "data", "augment", "encoders", "inputs", "features",
-    "train", "strategies", "evaluate", "doctor", "report", "model", "judge", "outcome", "bundle", "folder",
-    "track", "training", "estimator", "api",
+    "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "doctor", "report", "model", "judge",
+    "outcome", "bundle", "folder", "track", "arguments", "estimator", "api",
 )  # fmt: skip
 ALLOWED = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {
     "datasets": {"errors", "files", "progress", "data", "datasets"},

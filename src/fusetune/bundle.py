@@ -92,6 +92,10 @@ def load_bundle(folder: str | Path) -> Model:
             for name, where in facts["inputs"].items()
         }
         network = _network(facts)
+        if network.classes != len(facts["classes"]):
+            raise ValueError(
+                f"{len(facts['classes'])} classes are named, and the network tells {network.classes} apart"
+            )
         network.load_state_dict(load_file(str(path / "weights.safetensors")))
         seen = load_numpy(str(path / "seen.safetensors"))["digests"]
         calibration = Calibration.read(facts["calibration"])

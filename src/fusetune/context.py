@@ -1,4 +1,4 @@
-"""One run as its stages see it: the table's modalities as sources, the split, the labels, the store and the settings."""
+"""One run as its stages see it: modalities as sources, the split, the labels, the store and the settings."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Context:
         return copy.deepcopy(self.pristine[name]).to(self.runtime.device)
 
     def frozen_encoder(self, name: str) -> Encoder:
-        """Return a modality's encoder as it is before any training: one for all who only read it, never to be trained."""
+        """Return a modality's encoder as it is before any training: one for all who only read it."""
 
         def make() -> Encoder:
             return self.fresh_encoder(name).eval().requires_grad_(False)

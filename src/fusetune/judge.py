@@ -1,7 +1,7 @@
 """The end of a run: the test part is opened, once, and what was fitted is judged on it beside everything simpler.
 
-Whatever is judged is judged by one rule: its certainty is corrected by a temperature that is fitted on held-out rows and
-used only where it helps rows that it was not fitted on. So the NLLs of all rows of the gain table can be compared.
+Whatever is judged is judged by one rule: its certainty is corrected by a temperature that is fitted on held-out rows,
+and used only where it helps rows that it was not fitted on. So the NLLs of all rows of the gain table can be compared.
 """
 
 from __future__ import annotations
@@ -103,14 +103,15 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
     scores = {c.name: score_with_intervals(c.test, test.labels, test.groups, **how) for c in candidates}
     network, heat = fitted[chosen].network, ours.scaled.heat.value
+    valid = softmax(fitted[chosen].held_on(rows["valid"]).f.numpy(), heat)
     rivals = {c.name: c.masked for c in candidates[:-1] if c.name != "majority"}
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
-        valid=score_with_intervals(ours.scaled.p, labels, _groups(ctx, rows["valid"]), **how),
+        valid=score_with_intervals(valid, labels, _groups(ctx, rows["valid"]), **how),
         gain=[_gain_row(c, scores[c.name], labels) for c in candidates],
         comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, labels)]),
-        probabilities={"valid": ours.scaled.p, "test": ours.test},
+        probabilities={"valid": valid, "test": ours.test},
         calibration=calibration,
         analysis={
             **analyse(network, chosen, calibration, test, ctx.classes, rivals, **how),

@@ -52,7 +52,7 @@ def as_vectors(mixed: dict[str, Any], mixing: Mixing, present: dict[str, Tensor]
 @pytest.mark.parametrize("policy", [MIXUP, CUTMIX])
 def test_every_modality_and_the_label_are_mixed_alike(policy: MixPolicy) -> None:
     """With row r labelled r, the soft label says what each modality must be: sum_c q_c c."""
-    mixed, mixing = mix_batch(signed(EVERYWHERE), KINDS, EVERYWHERE, KEYS, Moment(0), policy)
+    mixed, mixing = mix_batch(signed(EVERYWHERE), KINDS, EVERYWHERE, KEYS, [Moment(0)], policy)
     soft = torch.zeros(ROWS, ROWS).double()
     for c in range(ROWS):  # the loss is linear in the label: one logit at a time reads it off
         logits = torch.zeros(ROWS, ROWS).double()
@@ -138,7 +138,7 @@ def test_rows_are_mixed_only_with_rows_that_have_the_same() -> None:
     present["scan"][[1, 4, 7]] = False
     present["note"][[2, 4, 9]] = False  # row 4 lacks both, alone in its pattern
     for policy in (MIXUP, CUTMIX):
-        mixed, mixing = mix_batch(signed(present), KINDS, present, KEYS, Moment(0), policy)
+        mixed, mixing = mix_batch(signed(present), KINDS, present, KEYS, [Moment(0)], policy)
         pattern = torch.stack([present[name] for name in KINDS], 1)
         assert torch.equal(pattern, pattern[mixing.partner])
         assert float(mixing.weight[4]) == 1

@@ -22,12 +22,17 @@ from fusetune.encoders import Encoder
 from fusetune.errors import SplitError, UserError
 from fusetune.features.store import weights_hash
 from fusetune.heads.base import HeadData
+from fusetune.heads.folds import Folds
 from fusetune.model import encode_labels
+from fusetune.networks import EnsembleNetwork
 from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies import two_stage, unimodal
-from fusetune.strategies.unimodal import Unimodal, fine_tune
+from fusetune.strategies import crossfit, two_stage, unimodal
+from fusetune.strategies.base import Fitted, NoSettings
+from fusetune.strategies.batch import draw_batch
+from fusetune.strategies.two_stage import TwoStage
+from fusetune.strategies.unimodal import fine_tune, one_network, stage_u_loss
 
 
 class Normed(Encoder):
@@ -61,7 +66,18 @@ def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: A
     labels = encode_labels(table, "organ", classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
     runtime = start_runtime(config)
-    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)[0]
+    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
+
+
+def fit_two_stage(ctx: Context) -> Fitted:
+    return TwoStage.fit(ctx, NoSettings())
+
+
+def said_by(ctx: Context, network: EnsembleNetwork, rows: Any) -> Tensor:
+    """Return a network's logits on plain inputs of rows that all have its modality."""
+    (name,) = network.owners
+    with torch.inference_mode():
+        return network({name: ctx.plain(name, ctx.sources[name].read(rows))}, {name: torch.ones(len(rows)).bool()}).f
 
 
 def with_normed(folder: Path, **more: Any) -> Context:
@@ -71,9 +87,9 @@ def with_normed(folder: Path, **more: Any) -> Context:
     return ctx
 
 
-def changed(network: Unimodal, ctx: Context) -> set[str]:
+def changed(network: EnsembleNetwork, ctx: Context) -> set[str]:
     before = ctx.pristine["genes"].state_dict()
-    return {name for name, value in network.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    return {name for name, value in network.only[0].state_dict().items() if not torch.equal(value, before[name])}
 
 
 BUFFERS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
@@ -104,8 +120,7 @@ def test_without_training_the_encoder_is_what_it_was(tmp_path: Path, more: dict[
     assert changed(network, ctx) == set()
     assert "genes" not in ctx.histories
     valid = ctx.split.rows("valid")
-    with torch.inference_mode():
-        told = network(ctx.plain("genes", ctx.sources["genes"].read(valid)))
+    told = said_by(ctx, network, valid)
     assert float((told.argmax(1) == ctx.targets(valid)).float().mean()) > 0.6
 
 
@@ -132,8 +147,7 @@ def test_the_best_epoch_is_what_its_record_says(tmp_path: Path) -> None:
     ctx = with_normed(tmp_path)
     network, history = fine_tune(ctx, "genes"), ctx.histories["genes"]
     valid = ctx.split.rows("valid")
-    with torch.inference_mode():
-        told = network(ctx.plain("genes", ctx.sources["genes"].read(valid)))
+    told = said_by(ctx, network, valid)
     assert float(F.cross_entropy(told, ctx.targets(valid))) == pytest.approx(history.best_nll, abs=1e-5)
     assert history.best_nll == min([history.start_nll, *(record.valid_nll for record in history.records)])
 
@@ -177,14 +191,18 @@ def test_repeats_are_the_mean_over_several_views_of_rows_that_are_read_once(
     """Against a naive loop over the views; the cost counts every pass."""
     ctx = with_normed(tmp_path, vector__train__repeats=3, vector__train__epochs=1, vector__train__label_smoothing=0.1)
     ctx.class_weights = torch.tensor([0.5, 1.0, 2.0])
-    network = Unimodal(Normed(), 3, 0.0).eval()
+    network = one_network(ctx, "genes", Normed(), nn.Linear(6, 3)).eval()
     batch, source = ctx.split.rows("train")[5:17], ctx.sources["genes"]
     raw, read = source.read(batch), source.read
-    found = unimodal._loss(ctx, "genes", network, batch, raw, 4, torch.full((12,), 2.0))
+    weights = 2 * ctx.class_weights[ctx.targets(batch)]
+    found = stage_u_loss(
+        "genes", network, draw_batch(ctx, ["genes"], batch, {"genes": raw}, weights, 4, ctx.settings("genes")), 0.0
+    )
     expected = []
     for view in range(3):
         seen = ctx.augments["genes"].draw(raw, torch.from_numpy(ctx.keys[batch]), Moment(0, 4, view))
-        each = F.cross_entropy(network(seen), ctx.targets(batch), label_smoothing=0.1, reduction="none")
+        encoder, classifier = network.only
+        each = F.cross_entropy(classifier(encoder(seen)), ctx.targets(batch), label_smoothing=0.1, reduction="none")
         expected.append((each * 2 * ctx.class_weights[ctx.targets(batch)]).mean())
     torch.testing.assert_close(found, torch.stack(expected).mean())
     counted: list[int] = []
@@ -203,21 +221,24 @@ def test_inputs_and_label_of_every_kind_are_mixed(tmp_path: Path, name: str) -> 
     frame = tiny_table(tmp_path / "data")
     frame["scan"] = [str(tmp_path / "data" / file) for file in frame["scan"]]
     ctx = make_context(tmp_path, frame, inputs, **more)
-    network = Unimodal(ctx.fresh_encoder(name), 3, 0.0).eval()
+    encoder = ctx.fresh_encoder(name)
+    network = one_network(ctx, name, encoder, nn.Linear(encoder.dim, 3)).eval()
     batch = ctx.split.rows("train")[:10]
     raw, keys = ctx.sources[name].read(batch), torch.from_numpy(ctx.keys[batch])
-    found = unimodal._loss(ctx, name, network, batch, raw, 1, torch.ones(10))
+    drawn = draw_batch(ctx, [name], batch, {name: raw}, torch.ones(10), 1, ctx.settings(name))
+    found = stage_u_loss(name, network, drawn, 0.0)
+    classifier = network.only[1]
     labels, expected, unmixed = ctx.targets(batch), [], []
     smoothing = ctx.settings(name).label_smoothing
     for view in range(2):
         moment = Moment(0, 1, view)
         mixing = draw_mixing(ctx.settings(name).mix, keys, moment)
         seen = ctx.augments[name].draw(raw, keys, moment)
-        z = network.encoder(mixing.inputs(kind, seen))
+        z = encoder(mixing.inputs(kind, seen))
         soft = mixing.blend(F.one_hot(labels, 3).float())
         mixed = mixing.blend(z) if kind == "text" else z
-        expected.append(F.cross_entropy(network.head(mixed), soft, label_smoothing=smoothing))
-        unmixed.append(F.cross_entropy(network.head(network.encoder(seen)), soft, label_smoothing=smoothing))
+        expected.append(F.cross_entropy(classifier(mixed), soft, label_smoothing=smoothing))
+        unmixed.append(F.cross_entropy(classifier(encoder(seen)), soft, label_smoothing=smoothing))
     torch.testing.assert_close(found, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
     assert abs(float((found - torch.stack(unmixed).mean()).detach())) > 1e-4
 
@@ -237,7 +258,7 @@ def test_lora_leaves_an_encoder_of_the_same_shape(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note"], text__train__lora_rank=2)
     network = fine_tune(ctx, "note")
-    assert network.encoder.state_dict().keys() == ctx.pristine["note"].state_dict().keys()
+    assert network.only[0].state_dict().keys() == ctx.pristine["note"].state_dict().keys()
 
 
 class Memory(Encoder):
@@ -271,25 +292,24 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
     more: dict[str, Any] = {"vector__encoder": "mlp", "vector__augment__corrupt": 0.0, "views": 1}
     ctx = make_context(tmp_path, frame, ["genes"], crossfit__how=how, **more)
 
-    def remember(ctx: Context, name: str, rows: Any, stage: str | None = None, held: Any = None) -> Unimodal:
+    def remember(ctx: Context, name: str, rows: Any, stage: str | None = None, held: Any = None) -> Any:
         memory = Memory(ctx.sources[name].read(rows), ctx.targets(rows), 3)  # type: ignore[arg-type]
-        network = Unimodal(memory, 3, 0.0)
-        with torch.no_grad():
-            network.head.weight.copy_(5 * torch.eye(3))
-            network.head.bias.zero_()
+        network = one_network(ctx, name, memory, nn.Linear(3, 3)).requires_grad_(False)
+        network.only[1].weight.copy_(5 * torch.eye(3))
+        network.only[1].bias.zero_()
         return network.eval()
 
     seen: list[tuple[HeadData, Any]] = []
     plain = two_stage.fit_on
 
-    def watched(ctx: Context, plan: Plan, drawn: Any, *rest: Any) -> Any:
-        fit, said = plain(ctx, plan, drawn, *rest)
-        seen.append((ctx.with_labels(drawn, plan.rows), fit.head))
-        return fit, said
+    def watched(ctx: Context, folds: Folds, views: Any, *rest: Any) -> Any:
+        fit, held = plain(ctx, folds, views, *rest)
+        seen.append((HeadData.of(ctx, views, folds.rows), fit.head))
+        return fit, held
 
-    monkeypatch.setattr(two_stage, "fine_tune", remember)
+    monkeypatch.setattr(crossfit, "fine_tune", remember)
     monkeypatch.setattr(two_stage, "fit_on", watched)
-    two_stage.two_stage(ctx)
+    fit_two_stage(ctx)
     hits = []
     for data, head in seen:
         z = {name: torch.from_numpy(np.array(block[0])) for name, block in data.z.items()}
@@ -322,18 +342,18 @@ def test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone(
 ) -> None:
     ctx = with_normed(tmp_path, crossfit__how="k", head__pretrained=beside)
     pairs = iter(zip(before, after, strict=True))
-    plain = two_stage.fine_tune
+    plain = crossfit.fine_tune
 
-    def said_to_be(ctx: Context, name: str, rows: Any, stage: str, held: Any) -> Unimodal:
+    def said_to_be(ctx: Context, name: str, rows: Any, stage: str, held: Any) -> EnsembleNetwork:
         network = plain(ctx, name, rows, stage, held)
         start, best = next(pairs)
         ctx.histories[stage].start_nll, ctx.histories[stage].best_nll = start, best
         return network
 
-    monkeypatch.setattr(two_stage, "fine_tune", said_to_be)
-    for module in (unimodal, two_stage):
+    monkeypatch.setattr(crossfit, "fine_tune", said_to_be)
+    for module in (unimodal, crossfit):
         monkeypatch.setattr(module, "is_pretrained", lambda encoder: True)
-    model, _ = two_stage.two_stage(ctx)
+    model = fit_two_stage(ctx).network
     pristine = weights_hash(ctx.pristine["genes"])
     assert {h.best_epoch >= 0 for h in ctx.histories.values()} == {not undone}
     if undone:
@@ -352,9 +372,9 @@ def test_one_network_that_fine_tuning_did_not_help_is_read_once_and_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, undone: bool
 ) -> None:
     ctx = with_normed(tmp_path, vector__train__lr=rate, head__pretrained=True)
-    for module in (unimodal, two_stage):
+    for module in (unimodal, crossfit):
         monkeypatch.setattr(module, "is_pretrained", lambda encoder: True)
-    model, _ = two_stage.two_stage(ctx)
+    model = fit_two_stage(ctx).network
     assert (ctx.histories["genes"].best_epoch < 0) == undone
     assert model.wiring.features == ({"genes": 0} if undone else {"genes": 0, "genes as pretrained": 1})
     assert (weights_hash(model.encoders[0]) == weights_hash(ctx.pristine["genes"])) == undone
@@ -363,7 +383,7 @@ def test_one_network_that_fine_tuning_did_not_help_is_read_once_and_as_it_was(
 def test_networks_that_are_not_pretrained_are_never_undone(tmp_path: Path) -> None:
     """What they were before the first step is one of the candidates within each fold, and no encoder worth reading."""
     ctx = with_normed(tmp_path, crossfit__how="k", vector__train__lr=3.0)
-    model, _ = two_stage.two_stage(ctx)
+    model = fit_two_stage(ctx).network
     assert all(history.best_epoch < 0 for history in ctx.histories.values())
     assert model.wiring.networks == {"genes": [0, 1, 2]}
 
@@ -375,13 +395,12 @@ def test_words_are_read_only_where_they_lower_the_nll_of_the_head(
     ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note", "genes"], crossfit__how="k", train__epochs=0)
     plain = two_stage.fit_on
 
-    def said_to_be(ctx: Context, plan: Plan, drawn: Any, *rest: Any) -> Any:
-        fit, said = plain(ctx, plan, drawn, *rest)
-        return replace(fit, valid_nll=with_words if "note words" in drawn else 0.5), said
+    def said_to_be(ctx: Context, folds: Folds, views: Any, *rest: Any) -> Any:
+        fit, held = plain(ctx, folds, views, *rest)
+        return replace(fit, valid_nll=with_words if "note words" in views else 0.5), held
 
     monkeypatch.setattr(two_stage, "fit_on", said_to_be)
-    model, fit = two_stage.two_stage(ctx)
-    assert fit.valid_nll == min(with_words, 0.5)
+    model = fit_two_stage(ctx).network
     assert ("note words" in model.wiring.networks) == (with_words < 0.5)
     assert len(model.encoders) == (3 if with_words < 0.5 else 2)
     rows = ctx.split.rows("valid")

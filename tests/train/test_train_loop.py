@@ -18,7 +18,7 @@ from fusetune.progress import Log
 from fusetune.runtime import Runtime, seed_everything, start_runtime
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import History, Task, train
-from fusetune.train.optim import build_optimiser, parameter_groups, rate_factor
+from fusetune.train.optim import build_optimiser, encoder_groups, rate_factor, weight_groups
 
 ROWS = np.arange(22)
 QUIET = Log(quiet=True)
@@ -58,24 +58,33 @@ def batches(epoch: int) -> list[Any]:
     return [order[i : i + 4] for i in range(0, len(order), 4)]  # five of 4 rows, one of 2
 
 
+def plain_loss(model: Net, rows: Any) -> Tensor:
+    x, y = make_data()
+    return F.cross_entropy(model(x[rows]), y[rows])
+
+
 def make_task(model: Net, validate: Callable[[], tuple[float, float]] | None = None, **more: Any) -> Task:
     x, y = make_data()
+    loss = more.pop("loss", lambda rows, _, epoch: plain_loss(model, rows))
 
-    def loss(rows: Any, _: Any, epoch: int) -> Tensor:
-        return F.cross_entropy(model(x[rows]), y[rows])
+    def gradients(rows: Any, raw: Any, epoch: int, share: float) -> float:
+        mean = loss(rows, raw, epoch)
+        (mean * share).backward()
+        return float(mean.detach())
 
     def judge() -> tuple[float, float]:
         model.eval()
         with torch.inference_mode():
             return float(F.cross_entropy(model(x), y)), 0.0
 
-    facts = {"loss": loss, "read": lambda rows: None, "row_name": lambda row: f"row-{row}"} | more
+    facts = {"gradients": gradients, "read": lambda rows: None, "row_name": lambda row: f"row-{row}"} | more
     return Task("net", batches, validate=validate or judge, set_training=model.train, **facts)
 
 
 def make_groups(model: Net, settings: TrainConfig) -> list[dict[str, object]]:
     blocks = [list(model.first.parameters()), list(model.second.parameters())]
-    return parameter_groups(blocks, list(model.last.parameters()), settings)
+    head = weight_groups(list(model.last.parameters()), settings.head_lr, settings.weight_decay)
+    return encoder_groups(blocks, settings) + head
 
 
 def run(model: Net, settings: TrainConfig, runtime: Runtime, task: Task | None = None, **more: Any) -> History:
@@ -155,7 +164,9 @@ def test_one_step_on_a_linear_head_is_the_formula() -> None:
     y = torch.randint(0, 5, (9,), generator=generator)
     layer = nn.Linear(10, 5).double()
     settings = TrainConfig(optimiser="sgd", momentum=0.9, head_lr=5e-4, weight_decay=0.0)
-    optimiser = build_optimiser(parameter_groups([], list(layer.parameters()), settings), settings)
+    optimiser = build_optimiser(
+        weight_groups(list(layer.parameters()), settings.head_lr, settings.weight_decay), settings
+    )
     both = torch.cat([phi, s], 1)
     error = torch.softmax(both @ layer.weight.detach().T + layer.bias.detach(), 1) - F.one_hot(y, 5)
     weight = layer.weight.detach() - 5e-4 * error.T @ both / 9
@@ -221,11 +232,10 @@ def test_the_start_need_not_compete(runtime: Runtime) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_with_its_rows(runtime: Runtime, bad: float) -> None:
     model = make_net()
-    plain = make_task(model).loss
     asked = batches(1)[2]
 
     def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
-        value = plain(rows, raw, epoch)
+        value = plain_loss(model, rows)
         return value * bad if epoch == 1 and rows is not None and set(rows) == set(asked) else value
 
     with pytest.raises(NonFiniteLossError) as caught:
@@ -286,13 +296,12 @@ def test_resuming_gives_the_same_bits(
     whole = make_net()
     told = run(whole, settings, runtime)
     model, count = make_net(), [0, -1]
-    plain = make_task(model).loss
 
     def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
         count[:] = [epoch, count[1] + 1 if count[0] == epoch else 0]
         if tuple(count) == kill:
             raise _Killed
-        return plain(rows, raw, epoch)
+        return plain_loss(model, rows)
 
     checkpoints = Checkpoints(tmp_path, "key", keep=2)
     with pytest.raises(_Killed):

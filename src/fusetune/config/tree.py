@@ -41,7 +41,7 @@ class LoopConfig(Section):
 
 
 class StageConfig(LoopConfig):
-    """A loop over freshly augmented inputs: how often each row is seen, what is mixed, how many checkpoints are kept."""
+    """A loop over freshly augmented inputs: views of each row, what is mixed, how many checkpoints are kept."""
 
     repeats: int = Field(1, ge=1, le=64, description="views of each row in its batch (arXiv 1901.09335)")
     mix: MixPolicy = MixPolicy()

@@ -91,8 +91,8 @@ def scale(rows: Judged, tried: Sequence[FloatArray], folds: IntArray, *, chosen_
 
     Args:
         rows: The rows, with the outputs of the finished network.
-        tried: Their logits by each candidate that it was chosen from on these rows (see ``temperature.crossfit``); empty
-            where they are not known.
+        tried: Their logits by each candidate that it was chosen from on these rows (see ``temperature.crossfit``);
+            empty where they are not known.
         folds: The fold of each row; rows of a group share one.
         chosen_elsewhere: Was the network chosen without these rows, so that candidates are not needed?
     """

@@ -1,4 +1,4 @@
-"""Stage M: heads on blocks of features (`base`), solved (`solver`) or trained (`trained`), and who learns what (`folds`)."""
+"""Stage M: heads on blocks of features, solved (`solver`) or trained (`trained`), and who learns what (`folds`)."""
 
 from __future__ import annotations
 

@@ -25,10 +25,7 @@ class LinearHead(Head):
         return logits
 
     def shares(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Return what each block adds to the logits, W_m z_m + b / M (c_m + b / M where absent), [blocks, batch, classes].
-
-        They sum to the logits.
-        """
+        """Return what each block adds to the logits, [blocks, batch, classes]: W_m z_m + b / M; absent: c_m + b / M."""
         *weights, constants = torch.split(self.linear.weight, [*self.dims.values(), len(self.dims)], 1)
         absent, bias = self.absent(present), self.linear.bias / len(self.dims)
         parts = [

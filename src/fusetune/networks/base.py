@@ -107,9 +107,9 @@ class Network(nn.Module, ABC):
         """
         memory = {} if memory is None else memory
         z: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(self.owners)}
-        for name, encoder in zip(self.owners, self.encoders, strict=True):
+        for name, encoder in self.members:
             if id(encoder) not in memory:
-                memory[id(encoder)] = _encoded(encoder, inputs.get(name), present[name])  # type: ignore[arg-type]
+                memory[id(encoder)] = _encoded(encoder, inputs.get(name), present[name])
             z[name].append(memory[id(encoder)])
         return {name: torch.cat(blocks, 1) for name, blocks in z.items()}
 
@@ -121,8 +121,8 @@ class Network(nn.Module, ABC):
         """Return the features of each encoder, [rows, dim], from those of each modality."""
         parts = {}
         for name in z:
-            widths = [encoder.dim for owner, encoder in zip(self.owners, self.encoders, strict=True) if owner == name]
-            parts[name] = iter(torch.split(z[name], widths, 1))  # type: ignore[arg-type]
+            widths = [encoder.dim for owner, encoder in self.members if owner == name]
+            parts[name] = iter(torch.split(z[name], widths, 1))
         return [next(parts[owner]) for owner in self.owners]
 
     def again(self, outputs: Outputs, present: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> Outputs:
@@ -137,6 +137,11 @@ class Network(nn.Module, ABC):
         features = {name: (z or {}).get(name, own).to(self.device) for name, own in outputs.z.items()}
         with torch.inference_mode():
             return self.fuse({name: torch.where(has[name][:, None], own, 0.0) for name, own in features.items()}, has)
+
+    @property
+    def members(self) -> list[tuple[str, Encoder]]:
+        """Each encoder with the modality that it belongs to."""
+        return list(zip(self.owners, self.encoders, strict=True))  # type: ignore[arg-type]
 
     @property
     def device(self) -> torch.device:

@@ -52,11 +52,19 @@ class EnsembleNetwork(Network):
             dict(z), f_m, mean_logits(f_m, present, self.temperatures, self.get_buffer("prior"), rows), dict(present)
         )
 
+    @property
+    def only(self) -> tuple[Encoder, nn.Linear]:
+        """Encoder and classifier of a network that has one."""
+        ((_, encoder),) = self.members
+        (classifier,) = self.classifiers
+        assert isinstance(classifier, nn.Linear)
+        return encoder, classifier
+
     def describe(self) -> dict[str, Any]:
         """Return JSON values."""
         return {
             "kind": self.kind,
-            "encoders": [encoder.describe() for encoder in self.encoders],  # type: ignore[operator]
+            "encoders": [encoder.describe() for _, encoder in self.members],
             "owners": self.owners,
             "classes": self.classes,
             "temperatures": self.temperatures,

@@ -72,7 +72,7 @@ class FusionNetwork(Network):
         """Return JSON values."""
         return {
             "kind": self.kind,
-            "encoders": [encoder.describe() for encoder in self.encoders],  # type: ignore[operator]
+            "encoders": [encoder.describe() for _, encoder in self.members],
             "head": self.head.describe(),
             "wiring": asdict(self.wiring),
         }

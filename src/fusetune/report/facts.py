@@ -38,7 +38,8 @@ class GainRow:
         note: What it is, in a few words; may be empty.
         accuracy: Share of correct rows.
         nll: Mean negative log-likelihood in nats; None for a model without probabilities.
-        valid_nll: The same on the validation part; None where it was not measured.
+        valid_nll: The same on the validation part, each row at a temperature that it did not help to fit: what choices
+            are made by; None where it was not measured.
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.errors import ConfigError, did_you_mean, listed
-from fusetune.strategies.base import Fitted, held_nll
+from fusetune.strategies.base import Fitted, Strategy, held_nll
 from fusetune.strategies.crossfit import tuned
 from fusetune.strategies.ume import fit_ensemble
 
@@ -16,7 +16,7 @@ class AloneSettings(Section):
     modality: str | None = None
 
 
-class Alone:
+class Alone(Strategy):
     """Stage U of one modality; by default that of the lowest NLL on held-out rows."""
 
     name, title, paper = "alone", "single-input", "stage U of arXiv 2505.06592"

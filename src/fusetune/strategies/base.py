@@ -20,7 +20,7 @@ from fusetune.networks.run import outputs_of
 WHOLE = "whole"  # the key of the note on all modalities together
 
 
-class Settings(Section):
+class NoSettings(Section):
     """Settings of a strategy that has none of its own."""
 
 
@@ -70,7 +70,7 @@ class Strategy(Protocol):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
-    Settings: ClassVar[type[Section]]
+    Settings: ClassVar[type[Section]] = NoSettings
 
     @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusetune.context import Context, Cost
 from fusetune.encoders import Encoder
-from fusetune.heads.base import HeadFit, owner
+from fusetune.heads.base import Head, HeadFit, owner
 from fusetune.heads.folds import Folds
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.networks.run import present_bits
@@ -58,7 +58,7 @@ def fitted_head(
     return Fitted(network, rows, held, notes, ctx.cost() - before)
 
 
-def wired(blocks: Sequence[Block], head: nn.Module) -> FusionNetwork:
+def wired(blocks: Sequence[Block], head: Head) -> FusionNetwork:
     """Return the network whose head reads these blocks."""
     encoders: list[Encoder] = []
     classifiers: list[nn.Linear] = []
@@ -66,13 +66,13 @@ def wired(blocks: Sequence[Block], head: nn.Module) -> FusionNetwork:
     for block in blocks:
         name, first = owner(block.name), len(encoders)
         for network in block.networks:
-            encoders.append(network.encoders[0])  # type: ignore[arg-type]
+            encoders.append(network.only[0])
             wiring.modality_of.append(name)
         if block.is_logits or block.name == name:
             wiring.networks[block.name] = list(range(first, len(encoders)))
-            classifiers += [network.classifiers[0] for network in block.networks]  # type: ignore[misc]
+            classifiers += [network.only[1] for network in block.networks]
         if block.is_logits:
             wiring.logits.append(block.name)
         else:
             wiring.features[block.name] = first
-    return FusionNetwork(encoders, classifiers, head, wiring)  # type: ignore[arg-type]
+    return FusionNetwork(encoders, classifiers, head, wiring)

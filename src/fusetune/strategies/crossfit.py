@@ -1,8 +1,8 @@
 """What stage U leaves of each modality for the head and for whoever else asks: networks, blocks, and honest scores.
 
-With k-fold cross-fitting, k networks are trained, each without one fold (stacking, arXiv 2111.02705). A row's logits come
-from the network that never saw it; those of new rows are the mean over the k networks. Features would not do: those of
-separately trained encoders cannot be compared. Where fine-tuning a pretrained encoder does not lower the NLL of the
+With k-fold cross-fitting, k networks are trained, each without one fold (stacking, arXiv 2111.02705). A row's logits
+come from the network that never saw it; those of new rows are the mean over the k networks. Features would not do:
+those of separately trained encoders cannot be compared. Where fine-tuning a pretrained encoder does not lower the NLL of the
 held-out folds taken together, its networks are dropped and the encoder is read as it was: one fold is too few rows to
 decide that by, and networks that are no better dilute what the head learns.
 """
@@ -99,8 +99,7 @@ def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
     with ctx.log.timed(ctx.seconds, "stage_u"):
         network = fine_tune(ctx, name, folds.encoder_rows)
     with ctx.log.timed(ctx.seconds, "encode"):
-        encoder = network.encoders[0]
-        assert isinstance(encoder, Encoder)
+        encoder, _ = network.only
         views = ctx.encode(name, encoder, folds.rows, ctx.views())
         plain = ctx.encode(name, encoder, folds.choice_rows)
     improved = name in ctx.histories and ctx.histories[name].best_epoch >= 0
@@ -184,16 +183,15 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
     rows, classes = folds.rows, len(ctx.classes)
     views = np.zeros((ctx.config.views, len(rows), classes), np.float32)
     held = np.zeros((len(rows), classes), np.float32)
-    z = np.zeros((len(rows), int(ctx.pristine[name].dim)), np.float32)
+    z = np.zeros((len(rows), networks[0].only[0].dim), np.float32)
     for fold, network in enumerate(networks):
-        here, encoder = folds.encoder == fold, network.encoders[0]
-        assert isinstance(encoder, Encoder)
+        here, (encoder, _) = folds.encoder == fold, network.only
         with ctx.log.timed(ctx.seconds, "encode"):
             random, plain = _both(ctx, name, encoder, rows[here])
         views[:, here], held[here], z[here] = _logits(network, random), _logits(network, plain[0]), plain[0]
     block = Block(name, networks, True, views, held[None], z)
-    histories = [ctx.histories[_stage(ctx, name, fold)] for fold in range(len(networks))]
-    moved = any(history.best_epoch >= 0 for history in histories)
+    stages = {_stage(ctx, name, fold) for fold in range(len(networks))}
+    moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)
     note = f"fine-tuned, mean of {len(networks)} networks" if moved else "linear classifier on its features"
     return Tuned(block, held, True, note)
 
@@ -234,7 +232,7 @@ def _repeated(ctx: Context, held: Array) -> Array:
 
 def _logits(network: EnsembleNetwork, z: Array) -> Array:
     """Return the logits of a modality's only classifier for features of any shape [..., dim]."""
-    classifier = network.classifiers[0]
+    _, classifier = network.only
     with torch.inference_mode():
         logits: Tensor = classifier(torch.from_numpy(np.array(z)).to(network.device))
     return logits.cpu().numpy()

@@ -14,9 +14,8 @@ modality knows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +23,12 @@ from torch.nn import functional as F
 
 from fusetune.config import Section, StageConfig
 from fusetune.context import Context
-from fusetune.encoders import Encoder
 from fusetune.heads.base import HeadData
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.runtime import seed_everything
-from fusetune.strategies.base import WHOLE, Fitted, held_by
+from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.trainer import Training, run_training
 from fusetune.strategies.unimodal import probe
@@ -44,13 +42,12 @@ class JointSettings(StageConfig):
     head_decay: float = 0.01
 
 
-class Joint(nn.Module):
+class Joint(nn.Module, Strategy):
     """Encoders and head trained together; the base of methods that change the loss or the gradients."""
 
-    name: ClassVar[str] = "joint"
-    title: ClassVar[str] = "joint"
-    paper: ClassVar[str] = "late fusion, end to end"
+    name, title, paper = "joint", "joint", "late fusion, end to end"
     Settings: ClassVar[type[Section]] = JointSettings
+    network: FusionNetwork
 
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__()
@@ -90,15 +87,11 @@ class Joint(nn.Module):
         """Run the backward pass of a loss."""
         self.ctx.runtime.fabric.backward(loss)
 
-    def encoders(self) -> Iterable[tuple[str, Encoder]]:
-        """Yield each modality with its encoder."""
-        return zip(self.network.owners, self.network.encoders, strict=True)  # type: ignore[arg-type]
-
     @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:
         """Train end to end on the training rows; the validation rows choose the epoch."""
         before, held = ctx.cost(), ctx.split.rows("valid")
-        method: Self = cls(ctx, settings).to(ctx.runtime.device)
+        method = cls(ctx, settings).to(ctx.runtime.device)
         method.begin()
         heads = [*method.network.head.parameters(), *method.network.classifiers.parameters()]
         with ctx.log.timed(ctx.seconds, cls.name):

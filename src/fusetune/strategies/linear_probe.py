@@ -2,9 +2,8 @@
 
     f = b + sum_m A_m phi_m(x_m), phi_m fixed
 
-The traditional way, and the rival that most published methods do not beat ("frozen unimodal encoders" of
-arXiv 2305.01233, section 5; called traditional in arXiv 2505.06592). Columns, which have no pretrained encoder, are read
-as the numbers and codes that they are.
+The traditional way (so called in arXiv 2505.06592), and a rival that most published methods do not beat. Columns, which
+have no pretrained encoder, are read as the numbers and codes that they are.
 """
 
 from __future__ import annotations
@@ -12,19 +11,18 @@ from __future__ import annotations
 from fusetune.context import Context
 from fusetune.encoders import CellIdentity, Encoder
 from fusetune.heads.folds import fit_on, make_folds
-from fusetune.strategies.base import WHOLE, Fitted, Settings
+from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.blocks import fitted_head
 from fusetune.strategies.crossfit import probed
 
 
-class LinearProbe:
+class LinearProbe(Strategy):
     """Frozen encoders, one solved head."""
 
     name, title, paper = "linear-probe", "frozen-encoder", "linear probe on pretrained features"
-    Settings = Settings
 
     @classmethod
-    def fit(cls, ctx: Context, settings: Settings) -> Fitted:
+    def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:
         """Encode every row once and solve the head."""
         before, folds = ctx.cost(), make_folds(ctx)
         parts = {name: probed(ctx, name, untrained(ctx, name), folds, "as pretrained") for name in ctx.modalities}

@@ -8,17 +8,16 @@ from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.networks import EnsembleNetwork
-from fusetune.strategies.base import WHOLE, Fitted, Settings, held_by
+from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy, held_by
 
 
-class Majority:
+class Majority(Strategy):
     """What anything must beat."""
 
     name, title, paper = "majority", "majority", "class frequencies"
-    Settings = Settings
 
     @classmethod
-    def fit(cls, ctx: Context, settings: Settings) -> Fitted:
+    def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:
         """Count the training labels."""
         before, rows = ctx.cost(), ctx.split.rows("valid")
         network = EnsembleNetwork([], [], [], prior_of(ctx)).to(ctx.runtime.device).eval()

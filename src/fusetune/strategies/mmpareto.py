@@ -1,8 +1,9 @@
-"""MMPareto: an encoder's direction that neither its fused nor its unimodal loss opposes (Wei and Hu 2024, arXiv 2405.17730).
+"""MMPareto: a direction that neither the fused nor the unimodal loss of an encoder opposes (arXiv 2405.17730).
 
     g = gradient of CE(f, y), u_m = gradient of CE(f_m, y) with respect to encoder m, over a whole step
     cos(g, u_m) > 0:  h = g + u_m
-    else:             h = 2 gamma g + 2 (1 - gamma) u_m,  gamma = u_m (u_m - g) / |g - u_m|^2 in [.001, .999] (least norm)
+    else:             h = 2 gamma g + 2 (1 - gamma) u_m of least norm,
+                      gamma = u_m (u_m - g) / |g - u_m|^2 in [.001, .999]
     gradient <- 1.5 max(1, |g + u_m| / |h|) h
 
 Least norms lose the noise that generalises; the rescaling gives it back. Norms are those of the encoder's whole vector,
@@ -48,7 +49,7 @@ class MMPareto(Joint):
             [*self.network.head.parameters(), *self.network.classifiers.parameters()],
         )
         alone = {name: batch.loss(logits, batch.present[name]) for name, logits in outputs.f_m.items()}
-        for name, encoder in self.encoders():
+        for name, encoder in self.network.members:
             for which, loss in enumerate((fused, alone[name])):
                 own = flat(loss * share, trainable(encoder))
                 self.pending[name, which] = self.pending.get((name, which), 0) + own
@@ -59,12 +60,12 @@ class MMPareto(Joint):
 
     def before_step(self) -> None:
         """Give every encoder the combined gradient of the whole step."""
-        for name, encoder in self.encoders():
+        for name, encoder in self.network.members:
             weights = trainable(encoder)
             sizes = [p.numel() for p in weights]
             tensors = sizes if self.settings.variant == "released" else [sum(sizes)]
-            h = combine(self.pending.pop((name, 0)), self.pending.pop((name, 1)), self.settings.gain, tensors)
-            for p, g in zip(weights, h.split(sizes), strict=True):
+            combined = combine(self.pending.pop((name, 0)), self.pending.pop((name, 1)), self.settings.gain, tensors)
+            for p, g in zip(weights, torch.split(combined, sizes), strict=True):
                 p.grad = g.view_as(p)
 
 
@@ -72,7 +73,7 @@ def combine(fused: Tensor, alone: Tensor, gain: float, sizes: Sequence[int]) -> 
     """Return an encoder's gradient from its two, [weights]; norms are taken of pieces of these sizes."""
     gamma = share_of_fused(fused, alone)
     h, plain = 2 * gamma * fused + 2 * (1 - gamma) * alone, fused + alone
-    pieces = zip(h.split(list(sizes)), plain.split(list(sizes)), strict=True)
+    pieces = zip(torch.split(h, list(sizes)), torch.split(plain, list(sizes)), strict=True)
     return torch.cat([gain * (full.norm() / part.norm().clamp(min=1e-12)).clamp(min=1) * part for part, full in pieces])
 
 

@@ -1,4 +1,4 @@
-"""OGM-GE: slow down the modality that is ahead, and give its gradients their noise back (Peng et al. 2022, arXiv 2203.15332).
+"""OGM-GE: slow down the modality that is ahead, and give its gradients their noise back (Peng 2022, arXiv 2203.15332).
 
     s_m = sum_i softmax(f_m(x_i))_{y_i},  f_m = A_m z_m + b / M         what modality m knows of a step's rows
     rho_m = s_m / mean of the others' s;  k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1
@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fusetune.context import Context
+from fusetune.heads.linear import LinearHead
 from fusetune.networks import Outputs
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.joint import Joint, JointSettings
@@ -47,15 +48,17 @@ class OGMGE(Joint):
 
     def gradients(self, batch: Batch, outputs: Outputs, share: float) -> Tensor:
         """Also add up what each modality knows of the step's rows."""
+        head = self.network.head
+        assert isinstance(head, LinearHead)
         with torch.no_grad():
-            parts = self.network.head.shares(outputs.z, batch.present)
+            parts = head.shares(outputs.z, batch.present)
             right = torch.softmax(parts, 2)[:, torch.arange(len(batch.target)), batch.target]
             self.scores += (right * torch.stack([batch.present[name] for name in outputs.z])).sum(1)
         return super().gradients(batch, outputs, share)
 
     def before_step(self) -> None:
         """Modulate the gradients of a whole step."""
-        for k, (_, encoder) in zip(coefficients(self.scores, self.settings.alpha), self.encoders(), strict=True):
+        for k, (_, encoder) in zip(coefficients(self.scores, self.settings.alpha), self.network.members, strict=True):
             for p in encoder.parameters() if self.epoch <= self.settings.last_epoch else ():
                 if p.grad is not None and (p.ndim > 1 or self.settings.all_weights):
                     spread = float(p.grad.std(correction=0)) + 1e-8 if self.settings.noise else 0.0

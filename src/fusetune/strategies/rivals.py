@@ -1,10 +1,10 @@
-"""The simpler strategies that every result stands beside: majority, each modality alone, their ensemble, frozen encoders."""
+"""The simpler strategies beside every result: majority, each modality alone, their ensemble, frozen encoders."""
 
 from __future__ import annotations
 
 from fusetune.context import Context
 from fusetune.strategies.alone import Alone, AloneSettings
-from fusetune.strategies.base import Fitted, Settings, Strategy
+from fusetune.strategies.base import Fitted, NoSettings, Strategy
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
 from fusetune.strategies.ume import UME
@@ -27,13 +27,13 @@ def fit_rivals(ctx: Context, strategy: type[Strategy], fitted: Fitted) -> dict[s
     """
     rivals: dict[str, Fitted] = {}
     if strategy is not Majority:
-        rivals["majority"] = Majority.fit(ctx, Settings())
+        rivals["majority"] = Majority.fit(ctx, NoSettings())
     there = ctx.config.evaluate.baselines or all(ctx.remembers(f"{name} tuned") for name in ctx.modalities)
     for name in ctx.modalities if there else ():
         if not (strategy is Alone and set(fitted.network.owners) == {name}):
             rivals[name + ALONE] = Alone.fit(ctx, AloneSettings(modality=name))
     if there and len(ctx.modalities) > 1 and strategy is not UME:
-        rivals[ENSEMBLE] = UME.fit(ctx, Settings())
+        rivals[ENSEMBLE] = UME.fit(ctx, NoSettings())
     if ctx.config.evaluate.baselines and strategy is not LinearProbe:
-        rivals[TRADITIONAL] = LinearProbe.fit(ctx, Settings())
+        rivals[TRADITIONAL] = LinearProbe.fit(ctx, NoSettings())
     return rivals

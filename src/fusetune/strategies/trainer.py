@@ -72,7 +72,7 @@ def run_training(ctx: Context, what: Training) -> None:
     names, network, loop = list(what.encoders), what.network, what.loop
     sources = {name: ctx.sources[name] for name in names}
     lengths = sources[names[0]].lengths if len(names) == 1 else None
-    encoders = dict(zip(network.owners, network.encoders, strict=True))
+    encoders = dict(network.members)
     groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
 
     def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
@@ -98,14 +98,13 @@ def run_training(ctx: Context, what: Training) -> None:
     )  # fmt: skip
     for name, settings in what.encoders.items():
         if settings.lora_rank:
-            merge_lora(encoders[name])  # type: ignore[arg-type]
+            merge_lora(encoders[name])
         ctx.trained_rows[name] += ctx.histories[what.stage].rows_seen
     freeze(what.module)
 
 
-def _opened(encoder: Any, settings: EncoderConfig) -> list[dict[str, object]]:
+def _opened(encoder: Encoder, settings: EncoderConfig) -> list[dict[str, object]]:
     """Make an encoder ready for training and return its parameter groups."""
-    assert isinstance(encoder, Encoder)
     if settings.lora_rank:
         add_lora(encoder, settings.lora_rank, alpha=2.0 * settings.lora_rank)
     return encoder_groups(encoder.blocks(), settings)

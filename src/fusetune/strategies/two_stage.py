@@ -18,19 +18,18 @@ from torch import Tensor
 from fusetune.context import Context
 from fusetune.heads.base import HeadFit
 from fusetune.heads.folds import Folds, fit_on, make_folds
-from fusetune.strategies.base import WHOLE, Fitted, Settings
+from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.blocks import fitted_head
 from fusetune.strategies.crossfit import Block, tuned, words_block
 
 
-class TwoStage:
+class TwoStage(Strategy):
     """Stage U, then stage M."""
 
     name, title, paper = "two-stage", "two-stage", "Batch augmentation with unimodal fine-tuning, arXiv 2505.06592"
-    Settings = Settings
 
     @classmethod
-    def fit(cls, ctx: Context, settings: Settings) -> Fitted:
+    def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:
         """Fine-tune every encoder alone, then solve the head on what they say."""
         before, folds = ctx.cost(), make_folds(ctx)
         parts = {name: tuned(ctx, name) for name in ctx.modalities}

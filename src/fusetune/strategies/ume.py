@@ -13,29 +13,28 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusetune.context import Context
-from fusetune.encoders import Encoder
+from fusetune.data.split import Rows
 from fusetune.evaluate.temperature import fit_temperature
 from fusetune.heads.folds import make_folds, row_folds
 from fusetune.networks import EnsembleNetwork, Outputs
 from fusetune.networks.ensemble import mean_logits
 from fusetune.networks.run import present_bits
-from fusetune.strategies.base import WHOLE, Fitted, Settings
+from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.crossfit import Tuned, tuned
 from fusetune.strategies.majority import prior_of
 from fusetune.strategies.trainer import freeze
 
 
-class UME:
+class UME(Strategy):
     """Each modality alone, then the mean of their calibrated logits."""
 
     name, title, paper = "ume", "ensemble (UME)", "Uni-modal ensemble, arXiv 2305.01233"
-    Settings = Settings
 
     @classmethod
-    def fit(cls, ctx: Context, settings: Settings) -> Fitted:
+    def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:
         """Fine-tune every encoder alone and fit one temperature per modality."""
         return fit_ensemble(ctx, list(ctx.modalities), "mean of the modalities' calibrated logits (UME)")
 
@@ -63,17 +62,16 @@ def fit_ensemble(ctx: Context, names: Sequence[str], note: str) -> Fitted:
 def gathered(parts: Mapping[str, Tuned], prior: Tensor, temperatures: Mapping[str, float]) -> EnsembleNetwork:
     """Return all networks of all modalities as one."""
     pairs = [(name, network) for name, part in parts.items() for network in part.networks]
-    encoders: list[Encoder] = [network.encoders[0] for _, network in pairs]  # type: ignore[misc]
-    classifiers: list[nn.Linear] = [network.classifiers[0] for _, network in pairs]  # type: ignore[misc]
+    encoders, classifiers = zip(*(network.only for _, network in pairs), strict=True)
     return EnsembleNetwork(encoders, [name for name, _ in pairs], classifiers, prior, temperatures)
 
 
-def _temperature(logits: Tensor, has: Tensor, labels: np.ndarray) -> float:  # type: ignore[type-arg]
+def _temperature(logits: Tensor, has: Tensor, labels: Rows) -> float:
     """Return T of one modality from the rows that have it; 1 where none does."""
     return fit_temperature(logits.double().numpy()[has], labels[has]) if bool(has.any()) else 1.0
 
 
-def _crossed(logits: Tensor, has: Tensor, labels: np.ndarray, folds: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _crossed(logits: Tensor, has: Tensor, labels: Rows, folds: Rows) -> Tensor:
     """Return for each row the T that the other folds give, [rows, 1]."""
     heats = torch.ones(len(labels), 1)
     for fold in np.unique(folds):

@@ -1,4 +1,4 @@
-"""UMT, the uni-modal teacher (Du et al., ICML 2023, arXiv 2305.01233): joint training that imitates encoders trained alone.
+"""UMT, the uni-modal teacher: joint training that imitates encoders trained alone (Du et al. 2023, arXiv 2305.01233).
 
     L = CE(f, y) + lambda * sum_m D(phi_m(x_m), sg[phi_m^T(x_m)])
 
@@ -8,8 +8,6 @@ the teacher's statistics over the training rows. Teacher and student see the sam
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -55,7 +53,8 @@ class UMT(Joint):
                 z = batch.features(teacher)[name].float()
             squares = ((outputs.z[name] - z) / self.scales[name]).square().mean(1) * batch.present[name]
             apart.append(squares.sum() / batch.present[name].sum().clamp(min=1))
-        return torch.stack(apart).sum()
+        total: Tensor = torch.stack(apart).sum()
+        return total
 
 
 def mixture(task: Tensor, distance: Tensor, share: float) -> Tensor:
@@ -66,6 +65,6 @@ def mixture(task: Tensor, distance: Tensor, share: float) -> Tensor:
 def deviation(ctx: Context, name: str, teacher: EnsembleNetwork) -> Tensor:
     """Return the deviation of each of the teacher's features over the training rows that have the modality, [dim]."""
     rows = ctx.split.rows("train")
-    encoder: Any = teacher.encoders[0]
+    encoder, _ = teacher.only
     z = torch.from_numpy(ctx.encode(name, encoder, rows[ctx.sources[name].present[rows]])[0].copy())
     return z.std(0, correction=0).clamp(min=1e-3 * float(z.std()) + 1e-12).to(ctx.runtime.device)

@@ -86,7 +86,7 @@ class Task:
     read: Callable[[Rows], Any]
     gradients: Callable[[Rows, Any, int, float], float]
     validate: Callable[[], tuple[float, float]]
-    set_training: Callable[[], None]
+    set_training: Callable[[], object]
     row_name: Callable[[int], str]
     repeats: int = 1
     before_epoch: Callable[[int], None] = lambda epoch: None
