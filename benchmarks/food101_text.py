@@ -45,12 +45,12 @@ from fusetune.encoders import load_text_encoder, special_ids
 from fusetune.evaluate.intervals import wilson
 from fusetune.features.store import Encoding, FeatureStore
 from fusetune.progress import Log, track
-from fusetune.reproduce.bench import Bench
-from fusetune.reproduce.flaws import FOOD101, flaws_of
-from fusetune.reproduce.material import material_of
-from fusetune.reproduce.recipe import load_recipe
-from fusetune.reproduce.texts import text_scores
 from fusetune.runtime import Runtime, start_runtime
+from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.flaws import FOOD101, flaws_of
+from fusetune_papers.reproduce.material import material_of
+from fusetune_papers.reproduce.recipe import load_recipe
+from fusetune_papers.reproduce.texts import text_scores
 
 Array = npt.NDArray[Any]
 Features = tuple[pd.Series, dict[str, Array]]

@@ -19,8 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from fusetune.datasets.baselines import consecutive_agreement, constant_accuracy, fitted_constant, nearest_frame
-from fusetune.datasets.fpus23 import TASKS, fpus23_table, make_parts
+from fusetune_papers.datasets.baselines import consecutive_agreement, constant_accuracy, fitted_constant, nearest_frame
+from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data")) / "fpus23_annotations"
 EXPECTED = {

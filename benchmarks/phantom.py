@@ -23,9 +23,9 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from fusetune.datasets.fpus23 import TASKS, fpus23_table, make_parts
-from fusetune.datasets.phantom import write_phantom
-from fusetune.datasets.script import Knobs
+from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
+from fusetune_papers.phantom.draw import write_phantom
+from fusetune_papers.phantom.script import Knobs
 
 _SEEDS = range(5)
 

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +392,32 @@ def test_check_finds_what_is_wrong_and_says_so_by_its_exit_code(ask: Any, made: 
     frame.to_csv(tmp_path / "warned.csv", index=False)
     assert ask("check", tmp_path / "warned.csv", *words).code == 0
     assert ask("check", tmp_path / "warned.csv", *words, "--strict").code == 3
+
+
+def test_a_broken_package_of_commands_is_named_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fusetune.cli import added
+
+    (tmp_path / "broken_commands.py").write_text("raise ZeroDivisionError('on import')")
+    (tmp_path / "whole_commands.py").write_text("import fusetune.cli.frame")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = {"a": "broken_commands", "b": "no_such_commands", "c": "whole_commands"}
+    points = [EntryPoint(name, module, added.GROUP) for name, module in modules.items()]
+    monkeypatch.setattr(added, "entry_points", lambda group: points if group == added.GROUP else [])
+    added.add_commands()
+    told = capsys.readouterr().err
+    assert "the commands of 'a' (broken_commands) are missing: ZeroDivisionError: on import" in told
+    assert "the commands of 'b' (no_such_commands) are missing: ModuleNotFoundError" in told
+    assert "whole_commands" not in told
+    assert "whole_commands" in sys.modules
+
+
+def test_without_other_packages_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fusetune.cli import added
+
+    monkeypatch.setattr(added, "entry_points", lambda group: [])
+    added.add_commands()
+    assert capsys.readouterr() == ("", "")

@@ -9,6 +9,7 @@ import pytest
 import typer.main
 from documents import ROOT, blocks, commands, run_commands, run_python, scans
 
+import fusetune_papers.cli  # noqa: F401  # adds the commands, also where the entry point is not installed
 from fusetune.cli import app
 
 __all__ = ["scans"]

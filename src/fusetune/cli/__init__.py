@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from fusetune.cli import augment, check, data, explain, fit, reproduce, show, use, weights
+from fusetune.cli import augment, check, data, explain, fit, show, use
+from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
 
-__all__ = ["augment", "check", "data", "explain", "fit", "main", "reproduce", "show", "use", "weights"]
+__all__ = ["augment", "check", "data", "explain", "fit", "main", "show", "use"]
+
+add_commands()
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(
     help="Make tables of published data sets, fetch example data, or draw synthetic frames.",
-    epilog="Example:  fusetune data fpus23 FPUS23 --out fpus23.parquet --task head",
+    epilog="Example:  fusetune data stamps --out stamps",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
