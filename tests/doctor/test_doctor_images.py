@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from planted import ALWAYS, LIMIT, check, kinds, look, named, plain_table, squares, with_pictures
 
-from fusetune.data import images
+from fusetune.data import images, workers
 from fusetune.data.infer import infer_schema
 from fusetune.data.table import Table
+from fusetune.doctor import images as looking
 from fusetune.doctor.examine import examine
 
 Damage = Callable[[Path], object]
@@ -147,6 +148,21 @@ def test_addresses_and_places_outside_are_asked_for_as_the_run_will(tmp_path: Pa
     assert "allow_download" in named(open_, "image_unreadable").evidence["files"]["r003"]
     assert named(closed, "image_unreadable").rows == ("r003", "r004")
     assert "data.outside" in named(closed, "image_unreadable").evidence["files"]["r004"]
+
+
+@pytest.mark.parametrize(("address", "threads"), [(False, 3), (True, 12)])
+def test_threads_are_those_that_a_container_grants(
+    address: bool, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, counts = looking.ThreadPoolExecutor, []
+    monkeypatch.setattr(workers, "cores", lambda: 3)
+    monkeypatch.setattr(looking, "ThreadPoolExecutor", lambda count: counts.append(count) or pool(count))
+    frame = with_pictures(plain_table(20), tmp_path)
+    if address:
+        frame.loc[3, "scan"] = f"file://{tmp_path}/scan-3.png"
+    examination = look(frame, tmp_path, inputs=INPUTS, kinds={"scan": "image"})
+    assert examination.pictures[0].usable.all()
+    assert counts == [threads]
 
 
 def test_what_is_kept_of_a_picture(tmp_path: Path) -> None:

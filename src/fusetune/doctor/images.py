@@ -6,7 +6,6 @@ that the memory for 100,000 pictures is 60 MB. Pictures above the limit of pixel
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -20,6 +19,7 @@ from PIL import UnidentifiedImageError
 from fusetune.data.decode import opened
 from fusetune.data.dicom import FRAME
 from fusetune.data.images import ImageInput
+from fusetune.data.workers import choose_workers
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
@@ -115,7 +115,8 @@ def look_at_pictures(case: Case, reader: ImageInput) -> Pictures:
         {},
     )
     root = case.table.root
-    with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = choose_workers(None, words.iloc[present]).count
+    with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(present), _CHUNK):
             chunk = present[start : start + _CHUNK]
             looks = pool.map(lambda path: _look(reader, path, root), words.iloc[chunk].tolist())
