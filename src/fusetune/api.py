@@ -20,6 +20,8 @@ from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.context import Context
+from fusetune.data.cache import PixelCache
+from fusetune.data.images import Keeper
 from fusetune.data.infer import infer_schema
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS, Split
@@ -31,10 +33,11 @@ from fusetune.errors import UserError, listed
 from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import held, is_finished, open_folder, refuse_other_run
+from fusetune.inputs import image_input
 from fusetune.judge import judge
 from fusetune.model import Model, encode_labels
 from fusetune.outcome import facts_of, metrics_of, save_predictions
-from fusetune.prepare import class_list, prepare, split_rows
+from fusetune.prepare import class_list, image_folder, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
@@ -225,10 +228,23 @@ def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination |
     if not config.doctor.check:
         return None, Treatment(table, schema, {}, {}, [])
     data = config.data
-    found = examine(
-        table, schema, pixel_limit=data.pixel_limit, allow_remote=config.allow_download, outside=data.outside
+    examination = examine(
+        table,
+        schema,
+        pixel_limit=data.pixel_limit,
+        allow_remote=config.allow_download,
+        outside=data.outside,
+        keeper=_keeper(config),
     )
-    return found, treat(found, config.doctor.policy)
+    return examination, treat(examination, config.doctor.policy)
+
+
+def _keeper(config: Config) -> Keeper | None:
+    """Return what keeps the images that the doctor decodes for the run; one scale for all takes another decoding."""
+    folder, settings = image_folder(config), image_input(config, "")
+    if folder is None or settings.spacing is not None:
+        return None
+    return Keeper(settings, PixelCache(folder, settings.size, config.store.images_gb))
 
 
 def _report_findings(

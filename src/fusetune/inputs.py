@@ -200,7 +200,14 @@ def _prepare_image(
     encoder: ImageEncoder = load_image_encoder(
         name, allow_download=config.allow_download, mean=image.mean, std=image.std
     )
-    fitted = ImageInput(
+    fitted = image_input(config, column).fit_extent(table, train)
+    return Reader(modality, fitted, image.encode_side), encoder
+
+
+def image_input(config: Config, column: str) -> ImageInput:
+    """Return the pre-processing of an image column that the configuration asks for, not yet fitted."""
+    image = config.image
+    return ImageInput(
         column=column,
         size=round(max(image.size, image.encode_side) * image.margin),
         fit=image.fit,
@@ -210,7 +217,6 @@ def _prepare_image(
         allow_remote=config.allow_download,
         outside=config.data.outside,
     )
-    return Reader(modality, fitted.fit_extent(table, train), image.encode_side), encoder
 
 
 def _prepare_text(

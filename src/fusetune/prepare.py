@@ -137,7 +137,7 @@ def prepare(
     modalities, pristine = schema.modalities(), {}
     readers: dict[str, Reader] = {}
     sources: dict[str, Source] = {}
-    reading = Reading(config.data.workers, _image_folder(config), config.store.images_gb)
+    reading = Reading(config.data.workers, image_folder(config), config.store.images_gb)
     for name, modality in modalities.items():
         # Encoders that start from random weights must start from the same ones in every run and after a resume.
         seed_everything(config.seed, "encoder", name)
@@ -178,7 +178,7 @@ def prepare(
     )
 
 
-def _image_folder(config: Config) -> Path | None:
+def image_folder(config: Config) -> Path | None:
     """Return where decoded images are kept: beside the user's features, or within the folder that is given for both."""
     if not config.store.images:
         return None

@@ -439,7 +439,7 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: 
     ours = [data for data in decoded if data != b"no picture"]
     assert len(ours) == (0 if memory else 62)  # by `plain`, which has no cache and was read twice
     assert settings(background=3).bind(rows, reading).cached == 0
-    assert "31 images read with 3 threads (data.workers=3); 31 of them decoded by an earlier run" in second.describe()
+    assert "31 images read with 3 threads (data.workers=3); 31 of them decoded before" in second.describe()
     told = "kept in memory" if memory else "too many for memory, fetched from the cache"
     assert told in second.describe()
     assert "decoded for every batch" in plain.describe() or memory

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from _faults import COUNTS, false_alarms, found_of, plant
+from planted import kinds, named
 from tiny import tiny_table
 
 import fusetune.doctor.case as cases
@@ -36,17 +37,8 @@ def frame(tmp_path: Path) -> pd.DataFrame:
 
 def look(frame: pd.DataFrame, root: Path, **roles: Any) -> Examination:
     table = Table(frame.reset_index(drop=True), "t", root)
-    given = {**ROLES, "inputs": ["scan", "note", "age", "site"], **roles}
-    return examine(table, infer_schema(table, given.pop("label"), **given), pixel_limit=10_000_000)
-
-
-def found(examination: Examination, kind: str) -> Finding:
-    (one,) = (finding for finding in examination.findings if finding.kind == kind)
-    return one
-
-
-def kinds(examination: Examination, severity: str) -> set[str]:
-    return {finding.kind for finding in examination.findings if finding.severity == severity}
+    options = {**ROLES, "inputs": ["scan", "note", "age", "site"], **roles}
+    return examine(table, infer_schema(table, options.pop("label"), **options), pixel_limit=10_000_000)
 
 
 def test_a_clean_table_has_no_error(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -63,9 +55,9 @@ def test_planted_faults_are_found(shared_data: Callable[[str], Path], tmp_path: 
         planted.frame, root, label="label", group="uid", split="split", row_id="id",
         inputs=["image", "history", "age", "sex", "region_code"],
     )  # fmt: skip
-    told = found_of(planted, examination.findings)
+    faults = found_of(planted, examination.findings)
     for kind in COUNTS.keys() - {"label_errors"}:
-        assert told[kind] == planted.faults[kind]
+        assert faults[kind] == planted.faults[kind]
     assert false_alarms(planted, examination.findings) == []
     doubts = doubt(examination.case, examination.features)
     assert doubts is not None
@@ -83,10 +75,10 @@ def test_frames_leak_and_streams_do_not(shared_data: Callable[[str], Path], task
     assert kinds(clean, "error") == set()
     assert kinds(clean, "warn") <= {"label_errors"}
     location = {"head": 0.9053, "arm": 0.8735}[task]
-    assert found(clean, "column_scores").evidence["columns"]["location"]["fitted"] == location
+    assert named(clean, "column_scores").evidence["columns"]["location"]["fitted"] == location
     constant = {"head": 0.9606, "arm": 0.9248}[task]
-    assert found(leaking, "group_across_parts").evidence["constant_per_group"] == constant
-    nearest = found(leaking, "neighbours_across_parts").evidence
+    assert named(leaking, "group_across_parts").evidence["constant_per_group"] == constant
+    nearest = named(leaking, "neighbours_across_parts").evidence
     assert nearest["agreement"] > 0.99 > nearest["agreement_other_groups"] + 0.2
 
 
@@ -98,9 +90,9 @@ def test_copies_are_told_apart_by_part_and_label(frame: pd.DataFrame, tmp_path: 
     both = pd.concat([frame, copies])
     examination = look(both, tmp_path)
     first, second = frame.at[train[0], "case_id"], frame.at[train[1], "case_id"]
-    assert set(found(examination, "duplicate_rows_across_parts").rows) == {first, "new-1"}
+    assert set(named(examination, "duplicate_rows_across_parts").rows) == {first, "new-1"}
     assert "duplicate_rows" not in kinds(examination, "warn"), "nobody knows which of two labels is right"
-    assert set(found(examination, "conflicting_labels").rows) == {second, "new-2"}
+    assert set(named(examination, "conflicting_labels").rows) == {second, "new-2"}
     done = treat(examination, DEFAULTS)
     assert done.dropped["duplicate_rows_across_parts"] == [first], "the training side goes"
     assert len(done.table) == len(both) - 1
@@ -115,14 +107,14 @@ def test_rows_are_no_copies_if_anything_in_them_differs(frame: pd.DataFrame, tmp
     frame.loc[[5, 6], "note"] = "one more and the same long report"
     for row in (5, 6):
         (tmp_path / frame.at[row, "scan"]).write_bytes(b"broken")
-    assert set(found(look(frame, tmp_path), "duplicate_rows").rows) == {"case-003", "case-004"}
+    assert set(named(look(frame, tmp_path), "duplicate_rows").rows) == {"case-003", "case-004"}
 
 
 def test_policies_mask_cells_and_leave_columns_out(frame: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "3.png").write_bytes(b"")
-    frame["told"] = frame["organ"].map({"heart": 1, "liver": 2, "lung": 3})
-    examination = look(frame, tmp_path, inputs=["scan", "note", "age", "told"])
-    assert found(examination, "image_empty").rows == ("case-003",)
+    frame["telling"] = frame["organ"].map({"heart": 1, "liver": 2, "lung": 3})
+    examination = look(frame, tmp_path, inputs=["scan", "note", "age", "telling"])
+    assert named(examination, "image_empty").rows == ("case-003",)
     done = treat(examination, {**DEFAULTS, "image_empty": "mask", "column_gives_label": "mask"})
     assert done.table.frame["scan"].isna().to_numpy().nonzero()[0].tolist() == [3]
     assert [c.name for c in done.schema.inputs] == ["scan", "note", "age"]
@@ -144,17 +136,17 @@ def test_labels_groups_and_parts_that_are_missing(frame: pd.DataFrame, tmp_path:
     frame.loc[[1, 2], "organ"], frame.loc[5, "patient"], frame.loc[7, "part"] = None, None, "holdout"
     frame.loc[9, "organ"] = "spleen"
     examination = look(frame, tmp_path)
-    assert found(examination, "label_missing").rows == ("case-001", "case-002")
-    assert found(examination, "group_missing").rows == ("case-005",)
-    assert found(examination, "part_unknown").rows == ("case-007",)
-    assert found(examination, "class_single_row").rows == ("case-009",)
+    assert named(examination, "label_missing").rows == ("case-001", "case-002")
+    assert named(examination, "group_missing").rows == ("case-005",)
+    assert named(examination, "part_unknown").rows == ("case-007",)
+    assert named(examination, "class_single_row").rows == ("case-009",)
 
 
 def test_columns_that_say_nothing(frame: pd.DataFrame, tmp_path: Path) -> None:
     frame["same"], frame["counter"] = 4.0, np.arange(len(frame))
     examination = look(frame, tmp_path, inputs=["age", "same", "counter"], kinds={"same": "number"})
-    assert found(examination, "column_constant").columns == ("same",)
-    assert found(examination, "column_like_id").columns == ("counter",)
+    assert named(examination, "column_constant").columns == ("same",)
+    assert named(examination, "column_like_id").columns == ("counter",)
 
 
 def test_columns_give_the_label_together_only(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -163,7 +155,7 @@ def test_columns_give_the_label_together_only(frame: pd.DataFrame, tmp_path: Pat
     big["y"] = (big["a"] + big["b"]) % 2
     big["a"], big["b"] = "a" + big["a"].astype(str), "b" + big["b"].astype(str)
     examination = look(big, tmp_path, label="y", group=None, split=None, inputs=["a", "b"])
-    assert found(examination, "columns_give_label").evidence["accuracy"] == 1.0
+    assert named(examination, "columns_give_label").evidence["accuracy"] == 1.0
     assert "column_gives_label" not in kinds(examination, "error")
 
 
@@ -262,4 +254,4 @@ def test_a_table_without_label_or_split_is_checked_for_the_rest(frame: pd.DataFr
     examination = look(frame, tmp_path, label=None, group=None, split=None, inputs=["scan", "age", "day"])
     assert {f.kind for f in examination.findings} - {"column_constant", "column_like_id"} == {"image_unreadable"}
     dated = look(frame, tmp_path, inputs=["day", "age"])
-    assert set(found(dated, "column_scores").evidence["columns"]) == {"day", "age"}
+    assert set(named(dated, "column_scores").evidence["columns"]) == {"day", "age"}

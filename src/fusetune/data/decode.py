@@ -142,6 +142,11 @@ def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], backgroun
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
+def scale_of(picture: Picture, least: tuple[int, int]) -> int:
+    """Return by what a picture's sides are divided while `load_pixels` decodes it: equal scales give equal pixels."""
+    return _reduction(picture.size, least) if isinstance(picture, JpegImageFile) else 1
+
+
 def _jpeg(picture: Image.Image, data: bytes, least: tuple[int, int]) -> Pixels | None:
     """Decode a grey or colour JPEG, or return None where Pillow has to do it."""
     if picture.mode not in ("RGB", "L"):

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Picture, Pixels, load_pixels, opened, read_bytes
+from fusetune.data.decode import Picture, Pixels, load_pixels, opened, read_bytes, scale_of
 from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
 from fusetune.data.table import Table
@@ -124,11 +124,28 @@ class ImageInput(BaseModel):
         """Decode the bytes of one image; see `decode`."""
         with opened(data, self.pixel_limit) as picture:
             if self.extent is None:
-                pixels = load_pixels(picture, data, (self.size, self.size), self.background)
-                return to_square(pixels, self.size, self.fit, self.background)
+                return self.shaped(self.loaded(picture, data))
             if not np.isfinite(spacing) or spacing <= 0:
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
             return self._scaled(picture, data, spacing * self.size / self.extent)
+
+    def loaded(self, picture: Picture, data: bytes) -> Pixels:
+        """Decode an opened image to no fewer pixels than its square has; without `extent`."""
+        return load_pixels(picture, data, (self.size, self.size), self.background)
+
+    def shaped(self, pixels: Pixels) -> Pixels:
+        """Bring what `loaded` returned to the square."""
+        return to_square(pixels, self.size, self.fit, self.background)
+
+    def loads_alike(self, other: ImageInput, picture: Picture) -> bool:
+        """Return whether both settings decode an image to the same pixels, whatever squares they make of them.
+
+        Args:
+            other: The other settings.
+            picture: An opened image that was not loaded yet: loading may change the size that it states.
+        """
+        scale, another = (scale_of(picture, (it.size, it.size)) for it in (self, other))
+        return scale == another and self.background == other.background
 
     def _scaled(self, picture: Picture, data: bytes, factor: float) -> Pixels:
         width, height = picture.size
@@ -161,6 +178,30 @@ class Reading:
     cache_gb: float = 0
 
 
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps the squares that a run will need of images that are decoded for something else before it.
+
+    Attributes:
+        settings: What the run will make of the images, without `spacing`; the column does not matter.
+        cache: Where the run will look for them.
+    """
+
+    settings: ImageInput
+    cache: PixelCache
+
+    def load(self, picture: Picture, data: bytes, reader: ImageInput) -> Pixels:
+        """Decode an opened image as `reader` does, and keep the run's square if it would decode the same pixels.
+
+        A JPEG that the run needs at a finer scale is left to it: one scale's pixels are not to be had from another's.
+        """
+        alike = self.settings.loads_alike(reader, picture)
+        pixels = reader.loaded(picture, data)
+        if alike and (key := self.settings.digest(data, math.nan)) not in self.cache:
+            self.cache.put(key, self.settings.shaped(pixels))
+        return pixels
+
+
 @dataclass
 class ImageSource:
     """The images of one table, in memory where they fit, else from the cache, else decoded for every batch."""
@@ -189,7 +230,7 @@ class ImageSource:
         column, found = self.settings.column, int(self.present.sum())
         parts = [f"{column}: {found:,} images read with {self.workers.describe()}"]
         if self.cache is not None:
-            parts.append(f"{self.cached:,} of them decoded by an earlier run")
+            parts.append(f"{self.cached:,} of them decoded before")
         if self.pixels is not None:
             parts.append(f"kept in memory ({self.pixels.nbytes / 2**20:,.0f} MiB), batches {AHEAD} ahead{_WHY}")
         else:

@@ -7,6 +7,7 @@ the group gives nothing away.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -183,8 +184,11 @@ def _giving(kind: str, columns: tuple[str, ...], what: str, accuracy: float, lif
     return Finding(kind, severity, (), columns, evidence, remedy)
 
 
-def _together(case: Case, names: Sequence[str]) -> float:
-    """Return the cross-validated accuracy of trees on all cell columns, on at most 10,000 rows of the sample."""
+def _together(case: Case, names: Sequence[str]) -> float | None:
+    """Return the cross-validated accuracy of trees on all cell columns, on at most 10,000 rows of the sample.
+
+    It is None where one fold holds all rows.
+    """
     assert case.labels is not None
     rows = case.sample[case.labels[case.sample] >= 0][:_ROWS]
     matrix = cell_matrix(case, names, rows)
@@ -193,9 +197,11 @@ def _together(case: Case, names: Sequence[str]) -> float:
     for fold in np.unique(folds):
         inside = folds == fold
         if inside.all():
-            return float("nan")
+            return None
         model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
-        model.fit(matrix[~inside], labels[~inside])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that labels which nearly all differ may be numbers
+            model.fit(matrix[~inside], labels[~inside])
         right += int((model.predict(matrix[inside]) == labels[inside]).sum())
     return right / len(rows)
 

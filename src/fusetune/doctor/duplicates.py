@@ -180,7 +180,8 @@ def _finding(
 ) -> list[Finding]:
     if not sets:
         return []
-    rows = np.concatenate(sets)
+    # A row may contradict others in several pictures.
+    rows = np.array(list(dict.fromkeys(np.concatenate(sets).tolist())))
     evidence: dict[str, Any] = {"what": f"{len(rows):,} {what}", "count": len(rows)}
     evidence |= shown_sets([case.names(members) for members in sets[:200]]) | {"set_count": len(sets)}
     if case.parts is not None and kind.endswith("parts"):

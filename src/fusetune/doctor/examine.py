@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fusetune.data.images import ImageInput
+from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import Split
@@ -57,6 +57,7 @@ def examine(
     pixel_limit: int,
     allow_remote: bool = False,
     outside: Literal["allow", "refuse"] = "allow",
+    keeper: Keeper | None = None,
 ) -> Examination:
     """Check a table.
 
@@ -66,6 +67,7 @@ def examine(
         pixel_limit: Larger images are reported unread.
         allow_remote: May images be opened that need a network?
         outside: May images be opened that are not in the table's folder?
+        keeper: Keeps what a run on this table can use of the decoded images.
 
     Raises:
         TableError: If the id column has missing or repeated values.
@@ -75,7 +77,9 @@ def examine(
         column="", size=SIDE, fit="stretch", pixel_limit=pixel_limit, allow_remote=allow_remote, outside=outside
     )
     readers = [limits.model_copy(update={"column": name}) for name in case.columns(Kind.IMAGE)]
-    pictures = [look_at_pictures(case, reader) for reader in readers]
+    pictures = [look_at_pictures(case, reader, keeper) for reader in readers]
+    if keeper is not None:
+        keeper.cache.flush()
     with bar("checking", _STEPS) as shown:
         texts = [look_at_texts(case, name) for name in case.columns(Kind.TEXT)]
         shown.advance(note="copies")

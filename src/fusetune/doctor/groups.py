@@ -89,7 +89,7 @@ def _shared_groups(case: Case, groups: Codes, parts: Codes) -> list[Finding]:
     found = _rows(case, rows, "group_across_parts", "group", "error", what, remedy)
     for finding in found:
         finding.evidence.update(groups=len(shared), all_groups=len(names))
-        if case.labels is not None:
+        if case.labels is not None and (case.labels[known] >= 0).any():
             # What a model scores that only recognises the group: the upper bound of what the shared groups give away.
             finding.evidence["constant_per_group"] = constant_accuracy(groups[known], case.labels[known])
             finding.evidence["majority"] = constant_accuracy(np.zeros_like(groups[known]), case.labels[known])

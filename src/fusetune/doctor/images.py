@@ -6,7 +6,6 @@ that the memory for 100,000 pictures is 60 MB. Pictures above the limit of pixel
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,7 +18,8 @@ from PIL import UnidentifiedImageError
 
 from fusetune.data.decode import opened
 from fusetune.data.dicom import FRAME
-from fusetune.data.images import ImageInput
+from fusetune.data.images import ImageInput, Keeper
+from fusetune.data.workers import choose_workers
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
@@ -98,8 +98,8 @@ class Pictures:
         return self.having("fine")
 
 
-def look_at_pictures(case: Case, reader: ImageInput) -> Pictures:
-    """Open every picture of a column once, several at a time."""
+def look_at_pictures(case: Case, reader: ImageInput, keeper: Keeper | None = None) -> Pictures:
+    """Open every picture of a column once, several at a time; `keeper` keeps what a run can use of them."""
     column = reader.column
     rows = len(case.ids)
     paths = case.table.column(column)
@@ -115,10 +115,11 @@ def look_at_pictures(case: Case, reader: ImageInput) -> Pictures:
         {},
     )
     root = case.table.root
-    with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = choose_workers(None, words.iloc[present]).count
+    with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(present), _CHUNK):
             chunk = present[start : start + _CHUNK]
-            looks = pool.map(lambda path: _look(reader, path, root), words.iloc[chunk].tolist())
+            looks = pool.map(lambda path: _look(reader, path, root, keeper), words.iloc[chunk].tolist())
             for row, look in zip(chunk, looks, strict=True):
                 shown.advance()
                 _keep(found, int(row), look)
@@ -143,12 +144,13 @@ def _keep(found: Pictures, row: int, look: _Look) -> None:
         found.problems[row] = look.problem
 
 
-def _look(reader: ImageInput, path: str, root: Path) -> _Look:
+def _look(reader: ImageInput, path: str, root: Path, keeper: Keeper | None) -> _Look:
     try:
         data = reader.fetch(path, root)
         with opened(data, reader.pixel_limit) as picture:
             width, height = picture.size
-        square = reader.square(data)
+            pixels = reader.loaded(picture, data) if keeper is None else keeper.load(picture, data, reader)
+            square = reader.shaped(pixels)
     except ImageError as error:
         state = _state(error, root / FRAME.sub("", path))
         return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
@@ -158,9 +160,9 @@ def _look(reader: ImageInput, path: str, root: Path) -> _Look:
         state, problem = "image_tiny", f"{width} x {height} pixels"
     elif grey.std() < _FLAT:
         state, problem = "image_blank", f"one colour, {width} x {height} pixels"
-    pixels = int.from_bytes(blake2b(square.tobytes(), digest_size=8).digest(), "little")
+    content = int.from_bytes(blake2b(square.tobytes(), digest_size=8).digest(), "little")
     thumb = grey.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean((1, 3)).astype(np.uint8)
-    return _Look(state, problem, pixels, int(difference_hash(grey)), thumb)
+    return _Look(state, problem, content, int(difference_hash(grey)), thumb)
 
 
 def _state(error: ImageError, path: Path) -> str:

@@ -93,9 +93,13 @@ def _by_features(case: Case, parts: Codes, labels: Codes, features: Features) ->
     test = np.flatnonzero(sampled & (parts[case.sample] == 2))[:_QUERIES]
     if not len(train) or not len(test):
         return None
-    groups = None if case.groups is None else case.groups[case.sample]
+    groups = None if case.groups is None else case.units[case.sample]
     same, other = nearest_agreement(features, labels[case.sample], test, train, groups)
-    return Agreement(case.sample[test], same, other, {"nearest_by": "cheap features"})
+    rows, evidence = case.sample[test], {"nearest_by": "cheap features"}
+    if other is None or np.isnan(other).all():
+        return Agreement(rows, same, None, evidence)
+    both = ~np.isnan(other)
+    return Agreement(rows[both], same[both], other[both], evidence)
 
 
 def nearest_agreement(
@@ -104,7 +108,7 @@ def nearest_agreement(
     """Return how far each test row's nearest training rows share its label.
 
     Where several training rows are equally near, it is the share of them. The second result leaves out rows of the same
-    group; it is None without groups.
+    group: NaN where there is no other. It is None without groups.
 
     Args:
         features: float32 [rows, width].
@@ -129,7 +133,8 @@ def nearest_agreement(
 def _nearest_share(distance: Features, right: npt.NDArray[np.bool_]) -> Shares:
     # Rounding makes equal rows differ by about 1e-6 of features that have unit variance.
     nearest = distance <= distance.min(1, keepdims=True) + 1e-5
-    return np.asarray((nearest & right).sum(1) / nearest.sum(1))
+    share = (nearest & right).sum(1) / nearest.sum(1)
+    return np.where(np.isinf(distance).all(1), np.nan, share)
 
 
 def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
@@ -154,7 +159,8 @@ def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
 def _row_numbers(case: Case) -> tuple[str, npt.NDArray[np.float64]] | None:
     """Return the column of whole numbers that counts the rows within each group, if there is one: frames, slices."""
     assert case.groups is not None
-    if np.bincount(case.groups[case.groups >= 0]).mean() < _SEQUENCE:
+    sizes = np.bincount(case.groups[case.groups >= 0])
+    if sizes.sum() < _SEQUENCE * max(1, len(sizes)):
         return None
     for column in case.schema.columns:
         series = case.table.column(column.name)

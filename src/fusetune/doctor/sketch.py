@@ -69,7 +69,8 @@ def _text_block(case: Case, column: str, rows: Codes) -> Features:
     width = min(_WIDTH, words.shape[1] - 1, words.shape[0] - 1)
     if width < 1:
         return _scaled(words.toarray())
-    return _scaled(TruncatedSVD(width, random_state=0).fit_transform(words))
+    with np.errstate(invalid="ignore"):  # its share of the variance, which texts that are all alike do not have
+        return _scaled(TruncatedSVD(width, random_state=0).fit_transform(words))
 
 
 def _vector_block(case: Case, columns: list[str], rows: Codes) -> Features:

@@ -75,7 +75,7 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
     for found in findings:
         rows = pd.Index(case.ids).get_indexer(pd.Index(found.rows)).astype(np.int64)
         if policy[found.kind] == "drop":
-            rows = _to_drop(examination, found.kind, rows)
+            rows = _to_drop(examination, found, rows)
             gone[rows] = True
             dropped.setdefault(found.kind, []).extend(case.names(rows))
             lines.append(f"dropped {len(rows):,} row(s) for {found.kind}: {found.evidence['what']}")
@@ -95,19 +95,19 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
     return Treatment(table, schema, dropped, masked, lines)
 
 
-def _to_drop(examination: Examination, kind: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _to_drop(examination: Examination, finding: Finding, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the rows to drop: all that were found, but of copies all but one."""
     copies = examination.copies
-    by_kind = {
-        "duplicate_rows": [copies.rows],
-        "duplicate_images": list(copies.pictures.values()),
-        "near_duplicate_images": list(copies.near.values()),
-        "duplicate_texts": list(copies.texts.values()),
+    families = {
+        "duplicate_images": copies.pictures,
+        "near_duplicate_images": copies.near,
+        "duplicate_texts": copies.texts,
     }
-    families = by_kind.get(kind.removesuffix("_across_parts"))
-    if families is None:
+    kind = finding.kind.removesuffix("_across_parts")
+    if kind != "duplicate_rows" and kind not in families:
         return np.unique(rows)
-    sets = [np.intersect1d(members, rows) for sets in families for members in sets]
+    known = copies.rows if kind == "duplicate_rows" else families[kind][finding.columns[0]]
+    sets = [np.intersect1d(members, rows) for members in known]
     return spare(examination.case, [members for members in sets if len(members) > 1])
 
 

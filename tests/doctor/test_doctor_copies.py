@@ -1,0 +1,328 @@
+"""Copies of rows, pictures and texts: within a part, across parts, within a group, and what only looks like one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from planted import ALWAYS, check, kinds, look, named, plain_table, squares, with_pictures
+
+from fusetune.doctor.duplicates import find_copies
+from fusetune.doctor.examine import Examination
+from fusetune.doctor.hashes import equal_sets
+from fusetune.doctor.images import Pictures
+
+NORMAL = {*ALWAYS, "label_errors"}
+INPUTS = ["scan", "note", "age"]
+LONG = "one and the same long report"
+
+
+def copied(frame: pd.DataFrame, source: int, target: int, *columns: str) -> pd.DataFrame:
+    frame = frame.copy()
+    for name in columns:
+        frame.at[target, name] = frame.at[source, name]
+    return frame
+
+
+def of_parts(frame: pd.DataFrame, one: str, other: str) -> tuple[int, int]:
+    """Return a row of each of two parts, of different patients and the same class."""
+    return next(
+        (i, j)
+        for i, j in combinations(range(len(frame)), 2)
+        if (frame["part"][i], frame["part"][j]) == (one, other)
+        and frame["organ"][i] == frame["organ"][j]
+        and frame["patient"][i] != frame["patient"][j]
+    )
+
+
+def sets_of(examination: Examination, kind: str) -> list[list[str]]:
+    finding = named(examination, kind)
+    assert finding.evidence["set_count"] == len(finding.evidence["sets"])
+    assert sorted(name for names in finding.evidence["sets"] for name in names) == sorted(finding.rows)
+    return finding.evidence["sets"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_rows_that_are_equal_in_one_part(part: str) -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, part, part)
+    examination = look(copied(frame, i, j, "note", "age"))
+    check(named(examination, "duplicate_rows"), "warn", {f"r{i:03d}", f"r{j:03d}"}, (), "keep one of each")
+    assert kinds(examination) <= NORMAL | {"duplicate_rows"}, "a text of equal rows is no finding of its own"
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "valid"), ("train", "test"), ("valid", "test")])
+def test_rows_that_are_equal_in_two_parts(one: str, other: str) -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, one, other)
+    examination = look(copied(frame, i, j, "note", "age"))
+    finding = named(examination, "duplicate_rows_across_parts")
+    check(finding, "error", {f"r{i:03d}", f"r{j:03d}"}, (), "drop one side")
+    assert finding.evidence["parts"] == [[one, other]]
+    assert kinds(examination) <= NORMAL | {"duplicate_rows_across_parts"}
+
+
+def test_rows_of_no_part_cross_nothing() -> None:
+    frame = plain_table().astype({"part": object})
+    i, j = of_parts(frame, "train", "test")
+    frame.loc[j, "part"] = "elsewhere"
+    assert "duplicate_rows_across_parts" not in kinds(look(copied(frame, i, j, "note", "age")))
+
+
+@pytest.mark.parametrize("kept", ["note", "age"])
+def test_rows_that_differ_in_one_input_are_no_copies(kept: str) -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, *{"note", "age"} - {kept})
+    assert "duplicate_rows" not in kinds(look(frame))
+
+
+def test_a_missing_cell_equals_a_missing_cell_and_nothing_else() -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "note")
+    frame.loc[i, "age"] = np.nan
+    assert "duplicate_rows" not in kinds(look(frame))
+    frame.loc[j, "age"] = np.nan
+    assert "duplicate_rows" in kinds(look(frame))
+
+
+def test_texts_that_are_too_short_make_no_copies() -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "age")
+    frame.loc[[i, j], "note"] = "only four words here"
+    assert kinds(look(frame)) <= NORMAL
+    frame.loc[[i, j], "note"] = "these are five words here"
+    assert "duplicate_rows" in kinds(look(frame))
+
+
+def test_other_columns_do_not_make_rows_differ_but_in_tables_of_cells() -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "note", "age").drop(columns="patient")
+    assert frame["site"].nunique() > 1
+    frame.loc[[i, j], "site"] = ["site 0", "site 1"]
+    assert "duplicate_rows" in kinds(look(frame, group=None))
+    assert "duplicate_rows" not in kinds(look(frame.drop(columns="note"), group=None, inputs=["age"]))
+    frame = copied(frame, i, j, "site").drop(columns="note")
+    assert sets_of(look(frame, group=None, inputs=["age"]), "duplicate_rows") == [[f"r{i:03d}", f"r{j:03d}"]]
+
+
+@pytest.mark.parametrize(("repeats", "searched"), [(5, True), (6, False)])
+def test_cells_that_repeat_often_agree_by_chance(repeats: int, searched: bool) -> None:
+    frame = plain_table(100).drop(columns=["note", "patient"]).assign(age=np.arange(100) / 3)
+    # A repeat beyond one of twenty rows says that the cells are too coarse to know a row by.
+    for k in range(repeats):
+        frame = copied(frame, 2 * k, 2 * k + 1, "age", "site", "part", "organ")
+    examination = look(frame, group=None, inputs=["age", "site"])
+    assert ("duplicate_rows" in kinds(examination)) == searched
+
+
+def test_sets_are_whole_whatever_their_size() -> None:
+    frame = plain_table(300).assign(part="train", organ="heart")
+    frame.loc[frame.index % 2 == 1, "organ"] = "liver"
+    frame.loc[::2, "note"], frame.loc[::2, "age"] = LONG, 50.0
+    finding = named(look(frame), "duplicate_rows")
+    assert len(finding.rows) == 150
+    assert finding.evidence["set_count"] == 1
+    assert [len(names) for names in finding.evidence["sets"]] == [150]
+
+
+def test_evidence_spells_out_a_hundred_sets_and_counts_all() -> None:
+    frame = plain_table(440).assign(part="train")
+    frame["note"] = [f"{LONG} of {row // 4} or {row % 2}" for row in range(440)]
+    frame["age"], frame["organ"] = 50.0, np.where(np.arange(440) % 8 < 4, "heart", "liver")
+    finding = named(look(frame), "duplicate_rows")
+    assert len(finding.rows) == 440
+    assert (finding.evidence["set_count"], len(finding.evidence["sets"])) == (220, 100)
+
+
+def test_copies_with_different_labels_are_a_conflict() -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "note", "age")
+    frame.loc[j, "organ"] = "spleen"
+    frame.loc[[10, 20, 30], "organ"] = "spleen"
+    examination = look(frame)
+    finding = named(examination, "conflicting_labels")
+    check(finding, "warn", {f"r{i:03d}", f"r{j:03d}"}, ("organ",), "correct the labels")
+    assert finding.evidence["labels"] == [[frame.at[i, "organ"], "spleen"]]
+    assert "duplicate_rows" not in kinds(examination), "nobody knows which one to keep"
+
+
+def test_a_copy_without_a_label_contradicts_nothing() -> None:
+    frame = plain_table().astype({"organ": object})
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "note", "age")
+    frame.loc[j, "organ"] = None
+    assert "conflicting_labels" not in kinds(look(frame))
+
+
+@pytest.mark.parametrize(
+    ("parts", "groups", "kind", "severity", "remedy"),
+    [
+        (("train", "train"), "other", "duplicate_images", "warn", "keep one of each"),
+        (("train", "train"), "same", "duplicate_images", "info", "nothing"),
+        (("train", "test"), "other", "duplicate_images_across_parts", "error", "drop one side"),
+    ],
+)
+@pytest.mark.parametrize("near", [False, True])
+def test_pictures_that_are_equal_or_nearly_so(
+    parts: tuple[str, str], groups: str, kind: str, severity: str, remedy: str, near: bool, tmp_path: Path
+) -> None:
+    frame = with_pictures(plain_table(), tmp_path)
+    i, j = of_parts(frame, *parts)
+    with Image.open(tmp_path / f"scan-{i}.png") as picture:
+        copy = picture.resize((90, 80), Image.Resampling.BILINEAR) if near else picture.copy()
+    copy.save(tmp_path / f"scan-{j}.png", compress_level=1)
+    if groups == "same":
+        frame.loc[j, "patient"] = frame.at[i, "patient"]
+    examination = look(frame, tmp_path, inputs=INPUTS)
+    kind = f"near_{kind}" if near else kind
+    check(named(examination, kind), severity, {f"r{i:03d}", f"r{j:03d}"}, ("scan",), remedy)
+    assert {name for name in kinds(examination) if "duplicate" in name} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "severity", "remedy"),
+    [
+        (("train", "train"), "duplicate_texts", "info", "look at the examples"),
+        (("train", "test"), "duplicate_texts_across_parts", "warn", "drop one side"),
+    ],
+)
+def test_texts_that_are_equal(parts: tuple[str, str], kind: str, severity: str, remedy: str) -> None:
+    frame = plain_table()
+    i, j = of_parts(frame, *parts)
+    frame.loc[[i, j], "note"] = [LONG, "  One and the SAME -- long report!"]
+    examination = look(frame)
+    check(named(examination, kind), severity, {f"r{i:03d}", f"r{j:03d}"}, ("note",), remedy)
+    assert {name for name in kinds(examination) if "duplicate" in name} == {kind}
+    frame.loc[j, "note"] = LONG + "s"
+    assert kinds(look(frame)) <= NORMAL
+
+
+def test_equal_pictures_with_different_labels_are_a_conflict_too(tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(), tmp_path)
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "scan")
+    assert "conflicting_labels" not in kinds(look(frame, tmp_path, inputs=INPUTS))
+    frame.loc[j, "organ"] = next(name for name in ("heart", "liver") if name != frame.at[i, "organ"])
+    check(
+        named(look(frame, tmp_path, inputs=INPUTS), "conflicting_labels"),
+        "warn", {f"r{i:03d}", f"r{j:03d}"}, ("organ",), "correct the labels",
+    )  # fmt: skip
+
+
+def test_a_row_that_contradicts_in_two_pictures_is_named_once(tmp_path: Path) -> None:
+    frame = with_pictures(with_pictures(plain_table(), tmp_path), tmp_path, "slide", seed=1)
+    i, j = of_parts(frame, "train", "train")
+    frame = copied(frame, i, j, "scan", "slide")
+    frame.loc[j, "organ"] = next(name for name in ("heart", "liver") if name != frame.at[i, "organ"])
+    finding = named(look(frame, tmp_path, inputs=[*INPUTS, "slide"]), "conflicting_labels")
+    check(finding, "warn", {f"r{i:03d}", f"r{j:03d}"}, ("organ",), "correct the labels")
+
+
+def test_broken_files_and_blank_pictures_are_no_copies(tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(), tmp_path)
+    for row in (0, 2, 4, 6):
+        Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / f"scan-{row}.png")
+    for row in (12, 14):
+        (tmp_path / f"scan-{row}.png").write_bytes(b"broken")
+    assert not any("duplicate" in kind for kind in kinds(look(frame, tmp_path, inputs=INPUTS)))
+
+
+def pictures(thumbs: np.ndarray[Any, Any], hashes: list[int]) -> Pictures:
+    """Return pictures without any file, none equal to another."""
+    count = len(hashes)
+    return Pictures(
+        "scan", pd.Series(["x"] * count, dtype="str"), np.ones(count, np.uint8), np.arange(count, dtype=np.uint64),
+        np.array(hashes, dtype=np.uint64), thumbs, {},
+    )  # fmt: skip
+
+
+def near(seen: Pictures) -> list[list[int]]:
+    case = look(plain_table(len(seen.hashes))).case
+    return [rows.tolist() for rows in find_copies(case, [seen], []).near["scan"]]
+
+
+HASH = 0x0F0F_3C3C_5A5A_9696
+
+
+@pytest.mark.parametrize(("bits", "alike"), [(1, True), (4, True), (5, False)])
+def test_hashes_may_differ_in_four_bits(bits: int, alike: bool) -> None:
+    thumbs = np.repeat(squares(1)[:, 24:48, 24:48], 6, 0)
+    other = HASH ^ sum(1 << 13 * k for k in range(bits))
+    far = [HASH ^ (0x5A << 8 * k) ^ (0xFF << 60 - 8 * k) & (2**64 - 1) for k in range(4)]
+    assert near(pictures(thumbs, [HASH, other, *far])) == ([[0, 1]] if alike else [])
+
+
+@pytest.mark.parametrize(("correlation", "alike"), [(0.985, True), (0.975, False)])
+def test_thumbnails_must_agree_too(correlation: float, alike: bool) -> None:
+    generator = np.random.default_rng(0)
+    one, noise = np.linalg.qr(generator.normal(size=(576, 3)) - [[0, 0, 0]])[0].T[:2]
+    one, noise = one - one.mean(), noise - noise.mean()
+    other = correlation * one / np.linalg.norm(one) + np.sqrt(1 - correlation**2) * noise / np.linalg.norm(noise)
+    both = np.stack([one / np.linalg.norm(one), other])
+    thumbs = (128 + 700 * both).round().clip(0, 255).astype(np.uint8).reshape(2, 24, 24)
+    assert np.corrcoef(thumbs.reshape(2, -1))[0, 1] == pytest.approx(correlation, abs=0.003)
+    assert near(pictures(thumbs, [HASH, HASH])) == ([[0, 1]] if alike else [])
+
+
+@pytest.mark.parametrize(("ones", "alike"), [(5, False), (6, True), (58, True), (59, False)])
+def test_hashes_of_flat_pictures_say_nothing(ones: int, alike: bool) -> None:
+    thumbs = np.repeat(squares(1)[:, 24:48, 24:48], 2, 0)
+    assert near(pictures(thumbs, [2**ones - 1] * 2)) == ([[0, 1]] if alike else [])
+
+
+def test_near_copies_are_linked_through_others() -> None:
+    thumbs = np.repeat(squares(1)[:, 24:48, 24:48], 4, 0)
+    steps = [HASH, HASH ^ 0b1111, HASH ^ 0b1111_1111, HASH ^ (0xFFFF << 32)]
+    assert near(pictures(thumbs, steps)) == [[0, 1, 2]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.randoms(use_true_random=False))
+def test_sets_of_copies_are_classes_of_an_equivalence(values: list[int], random: Any) -> None:
+    order = list(range(len(values)))
+    random.shuffle(order)
+    use = np.array([value != 5 for value in values])
+    hashes = np.array(values, dtype=np.uint64)
+    sets = equal_sets(hashes, use)
+    naive = {tuple(i for i, v in enumerate(values) if v == value) for value in set(values) - {5}}
+    assert {tuple(rows.tolist()) for rows in sets} == {rows for rows in naive if len(rows) > 1}
+    assert [int(rows[0]) for rows in sets] == sorted(int(rows.min()) for rows in sets)
+    shuffled = equal_sets(hashes[order], use[order])
+    assert {frozenset(order[i] for i in rows) for rows in shuffled} == {frozenset(rows.tolist()) for rows in sets}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_near_copies_equal_a_naive_search_whatever_the_order(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    count = 24
+    base = generator.integers(0, 2**63, 3, dtype=np.uint64)
+    flips = [sum(1 << int(b) for b in generator.choice(64, k, replace=False)) for k in generator.integers(0, 6, count)]
+    hashes = (base[generator.integers(0, 3, count)] ^ np.array(flips, dtype=np.uint64)).tolist()
+    kept = squares(3, seed % 100)[:, :24, :24]
+    thumbs = kept[generator.integers(0, 3, count)]
+    flat = [not 6 <= value.bit_count() <= 58 for value in hashes]
+    linked = {row: {row} for row in range(count)}
+    for i, j in combinations(range(count), 2):
+        close = (hashes[i] ^ hashes[j]).bit_count() <= 4 and not flat[i] and not flat[j]
+        if close and np.corrcoef(thumbs[i].ravel(), thumbs[j].ravel())[0, 1] >= 0.98:
+            union = linked[i] | linked[j]
+            for row in union:
+                linked[row] = union
+    naive = {frozenset(rows) for rows in linked.values() if len(rows) > 1}
+    order = generator.permutation(count)
+    for places in (np.arange(count), order):
+        sets = near(pictures(thumbs[places], [hashes[i] for i in places]))
+        assert {frozenset(int(places[i]) for i in rows) for rows in sets} == naive
