@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -154,6 +155,33 @@ def test_known_features_are_reused_by_other_runs(runtime: Runtime, tmp_path: Pat
     assert np.array_equal(first, second)
     assert isinstance(second, np.memmap)
     assert not second.flags.writeable
+
+
+@dataclass(frozen=True)
+class Fleeting(Noise):
+    fleeting: str | None = "this run"
+
+
+def test_views_that_depend_on_more_than_can_be_told_belong_to_one_run(runtime: Runtime, tmp_path: Path) -> None:
+    source, encoder = make_source(), Counting()
+    one, other, named = Fleeting(), Fleeting(fleeting="that run"), Fleeting(fleeting=None)
+    store = make_store(tmp_path, runtime)
+    first = store.encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS)
+    passes = 3 * int(source.present[ROWS].sum())
+    assert np.array_equal(store.encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS), first)
+    assert encoder.rows == passes  # within the run once
+    for augment in (other, named):
+        store.encode(make_encoding(encoder, source, augment=augment), ROWS, VIEWS)
+    assert encoder.rows == 3 * passes
+    plain = store.encode(make_encoding(encoder, source, augment=one), ROWS)
+    assert np.array_equal(store.encode(make_encoding(encoder, source, augment=other), ROWS), plain)
+    rows, kept = encoder.rows, np.array(first)
+    del store
+    gc.collect()
+    assert len(list(tmp_path.rglob("features.npy"))) == 2  # the named one's views and the plain features
+    assert np.array_equal(first, kept)  # what is mapped stays readable
+    make_store(tmp_path, runtime).encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS)
+    assert encoder.rows == rows + passes
 
 
 def test_plain_features_do_not_depend_on_row_keys(runtime: Runtime, tmp_path: Path) -> None:

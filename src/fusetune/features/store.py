@@ -2,6 +2,7 @@
 
 The key hashes the encoder's architecture and weights, the rows' contents and keys, the augmentation, the views and the
 precision. The same encoder on the same rows is therefore free in the next run, with the next seed or with another head.
+Views that depend on more than can be told (a user's callable without a name) are kept for as long as the store itself.
 Files are written whole or not at all, memory-mapped when read, and checked before use.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +102,8 @@ class FeatureStore:
         weights = weights_hash(what.encoder)
         key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
+        if _fleeting(what, views):
+            weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
         found = _load(path)
         if found is not None:
             # Another process may remove the features at any time; what is mapped here stays readable.
@@ -191,6 +195,8 @@ class FeatureStore:
             "precision": self.runtime.precision,
             "engine": "onnx" if self._may_use_onnx() else self.runtime.device.type,
         }
+        if fleeting := _fleeting(what, views):
+            facts["run"] = fleeting
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
         for array in (what.source.digests[rows], what.source.present[rows], what.keys[rows] if views else rows[:0]):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -210,6 +216,11 @@ class FeatureStore:
         for written, _, path in asides:
             if time.time() - written > _ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _fleeting(what: Encoding, views: Sequence[Moment] | None) -> str | None:
+    """Return a word of this run's own where its random views depend on more than can be told."""
+    return None if views is None else getattr(what.augment, "fleeting", None)
 
 
 def _entry(file: Path) -> tuple[float, int, Path] | None:
