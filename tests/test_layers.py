@@ -14,8 +14,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "fusetune"
 ORDER = (
-    "errors", "version", "files", "progress", "config", "runtime", "data", "augment", "encoders", "inputs", "features",
-    "train", "strategies", "evaluate", "doctor", "report", "model", "judge", "outcome", "bundle", "folder",
+    "errors", "version", "files", "vault", "progress", "config", "runtime", "data", "augment", "encoders", "inputs",
+    "features", "train", "strategies", "evaluate", "doctor", "report", "model", "judge", "outcome", "bundle", "folder",
     "track", "training", "estimator", "api",
 )  # fmt: skip
 ALLOWED = {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)} | {

@@ -4,6 +4,7 @@ import gc
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -315,7 +316,7 @@ def test_the_oldest_features_go_first(runtime: Runtime, tmp_path: Path) -> None:
         newest = max(tmp_path.rglob("features.npy"), key=lambda p: p.stat().st_mtime_ns).parent
         os.utime(newest, (seed, seed))
     store.encode(make_encoding(Counting(seed=0), source), ROWS)  # used again: no longer the oldest
-    size = sum(file.stat().st_size for file in next(tmp_path.rglob("features.npy")).parent.iterdir())
+    size = next(tmp_path.rglob("features.npy")).stat().st_size
     small = make_store(tmp_path, runtime, limit_gb=2.5 * size / 2**30)
     small.encode(make_encoding(Counting(seed=9), source), ROWS)
     left = []
@@ -339,10 +340,32 @@ def test_half_written_features_of_a_killed_process_go_after_a_day(runtime: Runti
         folder = tmp_path / "aa" / f".{name * 64}.12345678"
         folder.mkdir(parents=True)
         (folder / "features.npy").write_bytes(b"half")
-        when = store_module.time.time() - age
+        when = time.time() - age
         os.utime(folder, (when, when))
     make_store(tmp_path, runtime).encode(make_encoding(Counting(), make_source()), ROWS)
     assert [p.name[1] for p in (tmp_path / "aa").glob(".*")] == ["a"]
+
+
+def test_what_others_keep_in_the_folder_is_never_touched(runtime: Runtime, tmp_path: Path) -> None:
+    source = make_source()
+    make_store(tmp_path, runtime).encode(make_encoding(Counting(), source), ROWS)
+    (entry,) = (path.parent for path in tmp_path.rglob("features.npy"))
+    theirs = [
+        tmp_path / "aa" / "study" / "features.npy",
+        tmp_path / "aa" / ("a" * 64) / "photo.png",
+        tmp_path / "aa" / ("a" * 64) / "features.npy",
+        tmp_path / "aa" / ("b" * 64),
+        entry / "notes.txt",
+    ]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        os.utime(path.parent, (0, 0))
+    store = make_store(tmp_path, runtime, limit_gb=1e-9)
+    for seed in range(3):  # the first would be found, were it not for the notes
+        assert store.encode(make_encoding(Counting(seed=seed), source), ROWS).any()
+    assert all(path.read_bytes() == b"mine" for path in theirs)
+    assert [text for text in store.log.warnings if "could not be kept" in text and "has this name" in text]
 
 
 def test_a_folder_that_cannot_be_written_costs_the_cache_not_the_run(runtime: Runtime, tmp_path: Path) -> None:
