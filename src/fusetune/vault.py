@@ -137,4 +137,5 @@ def checksum(array: npt.NDArray[Any], key: int = 0) -> int:
 
 @cache
 def _factors(bits: int) -> npt.NDArray[np.uint64]:
-    return np.random.default_rng(0).integers(0, 2**64, 2**bits, np.uint64) | np.uint64(1)
+    factors: npt.NDArray[np.uint64] = np.random.default_rng(0).integers(0, 2**64, 2**bits, np.uint64) | np.uint64(1)
+    return factors
