@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusetune.augment.text import TextAugment
+from fusetune.augment.token_noise import TextAugment
 from fusetune.data.split import Rows
 from fusetune.data.text import TextSource
 from fusetune.encoders import Encoder, WordCounts, is_pretrained
