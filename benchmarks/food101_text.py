@@ -37,7 +37,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 import fusetune
-from fusetune.augment.text import TextAugment
+from fusetune.augment.token_noise import TextAugment
 from fusetune.config import Config, TextPolicy
 from fusetune.data.table import Table, row_keys
 from fusetune.data.text import TextInput

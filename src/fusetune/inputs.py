@@ -16,10 +16,10 @@ import torch
 from tokenizers import Tokenizer
 
 from fusetune.augment import Augment
+from fusetune.augment.cell_noise import CellAugment, Season, VectorAugment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.own import Own, OwnAugment, chosen
-from fusetune.augment.tabular import CellAugment, Season, VectorAugment
-from fusetune.augment.text import TextAugment
+from fusetune.augment.token_noise import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.kinds import Kind
@@ -43,7 +43,7 @@ from fusetune.encoders import (
     train_word_tokenizer,
 )
 from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
-from fusetune.encoders.text import UNTRAINED
+from fusetune.encoders.sentence import UNTRAINED
 from fusetune.errors import BundleError, WeightsError
 from fusetune.files import write_text
 from fusetune.progress import Log

@@ -132,6 +132,8 @@ def prepare(
     call = chosen(config.image.augment, own)
     if call is not None:
         try_out(call, config.image.size)
+        if resume and not call.name:
+            log.warn(f"image.augment: {call.label} has no name; nobody can tell whether the run began with it")
     check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes)
     train = split.rows("train")
     modalities, pristine = schema.modalities(), {}

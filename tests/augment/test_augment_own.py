@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import random
 import sys
 import types
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,26 +124,34 @@ def test_prediction_sees_plain_pictures() -> None:
     assert torch.equal(OwnAugment(Own(jitter), 20).plain(pictures(2)), pictures(2).float() / 255)
 
 
-def test_the_description_tells_callables_apart() -> None:
+def test_the_description_tells_named_callables_apart() -> None:
     def described(own: Own) -> dict[str, object]:
         return OwnAugment(own, 20).describe()
 
-    assert described(Own(jitter)) == described(Own(jitter))
-    others = [Own(mirrored), Own(jitter, "numpy"), Own(jitter, policy="light"), Own(jitter, name="another")]
-    assert all(described(other) != described(Own(jitter)) for other in others)
-    assert "jitter#" in Own(jitter).label
+    named = Own(jitter, name="jitter 1")
+    assert described(named) == described(Own(jitter, name="jitter 1"))
+    others = [replace(named, name="jitter 2"), replace(named, form="numpy"), replace(named, policy="light")]
+    assert all(described(other) != described(named) for other in others)
+    assert OwnAugment(named, 20).fleeting is None
 
+
+def test_a_callable_without_a_name_has_a_word_of_its_own_in_every_run() -> None:
+    own = Own(jitter)
+    one, other = OwnAugment(own, 20), OwnAugment(own, 20)
+    assert one.fleeting
+    assert one.fleeting != other.fleeting  # the same object may do something else by now
+    assert replace(one, size=30).fleeting == one.fleeting  # the same run, at another size
+    assert OwnAugment(Own(jitter, name=""), 20).fleeting
+
+
+def test_a_callable_is_called_what_python_calls_it() -> None:
     class Turn:
-        def __init__(self, angle: int) -> None:
-            self.angle = angle
-
-        def __repr__(self) -> str:
-            return f"<Turn {self.angle} at 0x{id(self):x}>"
-
         def __call__(self, batch: Tensor) -> Tensor:
             return batch
 
-    assert Own(Turn(3)).label == Own(Turn(3)).label != Own(Turn(4)).label
+    assert Own(jitter).label == f"{__name__}:jitter"
+    assert Own(Turn()).label.endswith("<locals>.Turn")
+    assert Own(jitter, name="mine").label == "mine"
 
 
 def test_addresses_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +168,54 @@ def test_addresses_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             imported(address)
+
+
+def installed(folder: Path, code: str, listed: bool = True) -> None:
+    """Write a package as an installer does, with the digest of its module."""
+    digest = hashlib.sha256(code.encode()).hexdigest()
+    files = {
+        "my_package_of_a_test/transforms.py": code,
+        "my_package_of_a_test/__init__.py": "",
+        "my_package_of_a_test-1.0.dist-info/METADATA": "Name: my-package-of-a-test\nVersion: 1.0\n",
+        "my_package_of_a_test-1.0.dist-info/top_level.txt": "my_package_of_a_test\n",
+        "my_package_of_a_test-1.0.dist-info/RECORD": "my_package_of_a_test/__init__.py,,\n"
+        + f"my_package_of_a_test/transforms.py,sha256={digest},{len(code)}\n" * listed,
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    for module in [name for name in sys.modules if name.startswith("my_package_of_a_test")]:
+        del sys.modules[module]
+    importlib.invalidate_caches()
+
+
+def test_what_is_imported_from_an_installed_package_is_named_by_what_was_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code = "def dark(batch):\n    return batch * 0.5\n"
+    named = "\nfrom fusetune.augment.own import Own\nmine = Own(dark, name='mine')\n"
+
+    def name_of(which: str = "dark") -> str | None:
+        return imported(f"import:my_package_of_a_test.transforms:{which}").name
+
+    installed(tmp_path, code + named)
+    first = name_of()
+    assert first is not None
+    assert first.startswith("import:my_package_of_a_test.transforms:dark#")
+    assert name_of() == first
+    assert name_of("mine") == "mine"
+    installed(tmp_path, code.replace("0.5", "0.6"))  # the same version, other code
+    assert name_of() not in (first, None)
+    installed(tmp_path, code, listed=False)  # as an editable installation does: the file may change any time
+    assert name_of() is None
+
+
+def test_what_is_imported_from_somebodys_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_file_of_a_test.py").write_text("def dark(batch):\n    return batch\n")
+    assert imported("import:my_file_of_a_test:dark").name is None
 
 
 def test_a_callable_from_python_must_be_given_again() -> None:
@@ -176,8 +236,6 @@ def test_kornia_transforms_plug_in_as_they_are() -> None:
     whole = augment.draw(images, KEYS[:4], Moment(0))
     assert torch.equal(augment.draw(images[[2, 0]], KEYS[[2, 0]], Moment(0)), whole[[2, 0]])
     assert (whole - images / 255).abs().amax((1, 2, 3)).min() > 0.05
-    assert "degrees=20" in repr(sequence) or "RandomAffine" in repr(sequence)
-    assert as_own(sequence).label == as_own(sequence).label
 
 
 def test_albumentations_transforms_plug_in_as_they_are() -> None:

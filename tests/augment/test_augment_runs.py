@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import fusetune
 from fusetune import cli
+from fusetune.augment.own import Own
 from fusetune.errors import ConfigError, UserError
 
 HOW: dict[str, Any] = {"inputs": ["scan"], "group": "patient", "split": "part", "quiet": True}
@@ -46,11 +48,37 @@ def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: P
     model = fusetune.load(tmp_path / "run")
     assert np.allclose(model.predict_proba(table), run.model.predict_proba(table))
     assert not CALLS
-    # The same callable finds its features in the store; without it the configuration cannot be used again.
-    fusetune.fit(table, "organ", config=given, out=tmp_path / "again", augment={"image": darker}, **HOW)
-    assert len(CALLS) == 6 + 72 * 2 + 4 * 4
+    # What it drew belonged to that run; without it the configuration cannot be used again.
+    gc.collect()
+    assert {len(np.load(path)) for path in (tmp_path / "store").rglob("features.npy")} == {1}  # plain ones
     with pytest.raises(ConfigError, match="give the same one again"):
         fusetune.fit(table, "organ", config=tmp_path / "run" / "config.yaml", out=tmp_path / "third", **HOW)
+
+
+def test_only_a_name_lets_another_run_find_the_features(table: Path, tmp_path: Path) -> None:
+    def calls(value: Any, out: str, **more: Any) -> int:
+        CALLS.clear()
+        given = settings(tmp_path / "store")
+        fusetune.fit(table, "organ", config=given, out=tmp_path / out, augment={"image": value}, **HOW, **more)
+        return len(CALLS)
+
+    afresh, found_again = 6 + 72 * (2 + 2) + 4 * 4, 6 + 72 * 2 + 4 * 4
+    assert [calls(darker, out) for out in "ab"] == [afresh, afresh]
+    own = Own(darker)
+    assert [calls(own, out) for out in "cd"] == [afresh, afresh]  # the same object may do something else by now
+    assert [calls(Own(darker, name=name), out) for name, out in zip("xxy", "efg", strict=True)] == [
+        afresh, found_again, afresh,
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_warns_where_its_callable_has_no_name(table: Path, tmp_path: Path) -> None:
+    def warned(value: Any, out: str) -> bool:
+        given = settings(tmp_path / "store")
+        fusetune.fit(table, "organ", config=given, out=tmp_path / out, augment={"image": value}, resume=True, **HOW)
+        return "has no name" in (tmp_path / out / "log.jsonl").read_text()
+
+    assert warned(darker, "unnamed")
+    assert not warned(Own(darker, name="darker"), "named")
 
 
 def test_only_images_can_be_given_a_callable(table: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from fusetune.augment.cell_noise import CellAugment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment
 from fusetune.augment.sheet import (
@@ -24,8 +25,7 @@ from fusetune.augment.sheet import (
     small_sheet,
     text_cells,
 )
-from fusetune.augment.tabular import CellAugment
-from fusetune.augment.text import TextAugment
+from fusetune.augment.token_noise import TextAugment
 from fusetune.config import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, TextPolicy
 from fusetune.data.kinds import Kind
 from fusetune.data.table import read_table

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fusetune.augment.cell_noise import CellAugment, VectorAugment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment
-from fusetune.augment.tabular import CellAugment, VectorAugment
-from fusetune.augment.text import TextAugment
+from fusetune.augment.token_noise import TextAugment
 from fusetune.augment.views import draw_views
 from fusetune.config import ColumnPolicy, ImagePolicy, TextPolicy
 

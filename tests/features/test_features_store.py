@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,6 +158,33 @@ def test_known_features_are_reused_by_other_runs(runtime: Runtime, tmp_path: Pat
     assert not second.flags.writeable
 
 
+@dataclass(frozen=True)
+class Fleeting(Noise):
+    fleeting: str | None = "this run"
+
+
+def test_views_that_depend_on_more_than_can_be_told_belong_to_one_run(runtime: Runtime, tmp_path: Path) -> None:
+    source, encoder = make_source(), Counting()
+    one, other, named = Fleeting(), Fleeting(fleeting="that run"), Fleeting(fleeting=None)
+    store = make_store(tmp_path, runtime)
+    first = store.encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS)
+    passes = 3 * int(source.present[ROWS].sum())
+    assert np.array_equal(store.encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS), first)
+    assert encoder.rows == passes  # within the run once
+    for augment in (other, named):
+        store.encode(make_encoding(encoder, source, augment=augment), ROWS, VIEWS)
+    assert encoder.rows == 3 * passes
+    plain = store.encode(make_encoding(encoder, source, augment=one), ROWS)
+    assert np.array_equal(store.encode(make_encoding(encoder, source, augment=other), ROWS), plain)
+    rows, kept = encoder.rows, np.array(first)
+    del store
+    gc.collect()
+    assert len(list(tmp_path.rglob("features.npy"))) == 2  # the named one's views and the plain features
+    assert np.array_equal(first, kept)  # what is mapped stays readable
+    make_store(tmp_path, runtime).encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS)
+    assert encoder.rows == rows + passes
+
+
 def test_plain_features_do_not_depend_on_row_keys(runtime: Runtime, tmp_path: Path) -> None:
     source, encoder = make_source(), Counting()
     store = make_store(tmp_path, runtime)
@@ -287,7 +316,7 @@ def test_the_oldest_features_go_first(runtime: Runtime, tmp_path: Path) -> None:
         newest = max(tmp_path.rglob("features.npy"), key=lambda p: p.stat().st_mtime_ns).parent
         os.utime(newest, (seed, seed))
     store.encode(make_encoding(Counting(seed=0), source), ROWS)  # used again: no longer the oldest
-    size = sum(file.stat().st_size for file in next(tmp_path.rglob("features.npy")).parent.iterdir())
+    size = next(tmp_path.rglob("features.npy")).stat().st_size
     small = make_store(tmp_path, runtime, limit_gb=2.5 * size / 2**30)
     small.encode(make_encoding(Counting(seed=9), source), ROWS)
     left = []
@@ -311,10 +340,32 @@ def test_half_written_features_of_a_killed_process_go_after_a_day(runtime: Runti
         folder = tmp_path / "aa" / f".{name * 64}.12345678"
         folder.mkdir(parents=True)
         (folder / "features.npy").write_bytes(b"half")
-        when = store_module.time.time() - age
+        when = time.time() - age
         os.utime(folder, (when, when))
     make_store(tmp_path, runtime).encode(make_encoding(Counting(), make_source()), ROWS)
     assert [p.name[1] for p in (tmp_path / "aa").glob(".*")] == ["a"]
+
+
+def test_what_others_keep_in_the_folder_is_never_touched(runtime: Runtime, tmp_path: Path) -> None:
+    source = make_source()
+    make_store(tmp_path, runtime).encode(make_encoding(Counting(), source), ROWS)
+    (entry,) = (path.parent for path in tmp_path.rglob("features.npy"))
+    theirs = [
+        tmp_path / "aa" / "study" / "features.npy",
+        tmp_path / "aa" / ("a" * 64) / "photo.png",
+        tmp_path / "aa" / ("a" * 64) / "features.npy",
+        tmp_path / "aa" / ("b" * 64),
+        entry / "notes.txt",
+    ]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        os.utime(path.parent, (0, 0))
+    store = make_store(tmp_path, runtime, limit_gb=1e-9)
+    for seed in range(3):  # the first would be found, were it not for the notes
+        assert store.encode(make_encoding(Counting(seed=seed), source), ROWS).any()
+    assert all(path.read_bytes() == b"mine" for path in theirs)
+    assert [text for text in store.log.warnings if "could not be kept" in text and "has this name" in text]
 
 
 def test_a_folder_that_cannot_be_written_costs_the_cache_not_the_run(runtime: Runtime, tmp_path: Path) -> None:

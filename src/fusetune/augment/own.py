@@ -11,19 +11,23 @@ Only training is affected: predictions see plain pictures, so a model is saved a
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, get_args
+from uuid import uuid4
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fusetune.augment.fingerprint import fingerprint
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment, integers
 from fusetune.config import IMAGE_POLICIES, ImagePolicy
@@ -50,8 +54,9 @@ class Own:
         form: batch: float tensor [1, 3, side, side] in 0..1 to the same; numpy: uint8 array [side, side, 3] to the
             same; pil: an RGB `PIL.Image` to the same.
         policy: What happens before the call: a policy or the name of one. The picture always gets its final size first.
-        name: Part of the key under which features are stored; by default the callable's name and a fingerprint of its
-            code and of all that it works with, taken now.
+        name: Under which the features of its views are stored, for other runs to find. Your promise: whatever changes
+            what it does, its settings included, gets another name. Without one nobody can tell, and every run makes
+            these features anew.
 
     Raises:
         ConfigError: If it cannot be called, or the form or the policy is none of those that exist.
@@ -67,11 +72,6 @@ class Own:
             raise ConfigError(f"image.augment: {self.call!r} cannot be called")
         if self.form not in get_args(Form):
             raise ConfigError(f"image.augment: form '{self.form}' is none of {', '.join(get_args(Form))}")
-        if self.name is None:
-            thing = self.call if hasattr(self.call, "__qualname__") else type(self.call)
-            made = f"{thing.__module__}:{thing.__qualname__}#{fingerprint(self.call)}"
-            # Now, for a callable may change what it holds whenever it is called.
-            object.__setattr__(self, "name", made)
         if isinstance(self.policy, str) and self.policy not in IMAGE_POLICIES:
             raise ConfigError(f"image.augment: '{self.policy}' is no policy; known: {', '.join(IMAGE_POLICIES)}")
 
@@ -82,9 +82,9 @@ class Own:
 
     @property
     def label(self) -> str:
-        """The name, or the one made from the callable."""
-        assert self.name is not None
-        return self.name
+        """The name, or what Python calls the callable: for messages, and for asking for it again."""
+        kind = self.call if hasattr(self.call, "__qualname__") else type(self.call)
+        return self.name or f"{kind.__module__}:{kind.__qualname__}"
 
 
 def as_own(value: Any) -> Own:
@@ -101,6 +101,8 @@ def as_own(value: Any) -> Own:
 def imported(address: str) -> Own:
     """Return what `import:package.module:name` stands for.
 
+    From an installed package it is named by its address and by the digest of what was installed, where it has no name.
+
     Raises:
         ConfigError: If there is no such module or name, or if it cannot be called.
     """
@@ -108,17 +110,32 @@ def imported(address: str) -> Own:
     if not sign or not module or not name:
         raise ConfigError(f"image.augment: write '{address}' as import:package.module:name")
     try:
-        return as_own(getattr(importlib.import_module(module), name))
+        own = as_own(getattr(importlib.import_module(module), name))
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"image.augment: '{address}' cannot be imported: {error}") from error
+    release = None if own.name else _release(module)
+    return own if release is None else replace(own, name=f"{address}#{release}")
 
 
-def chosen(augment: ImagePolicy | str, given: Own | None) -> Own | None:
+def _release(module: str) -> str | None:
+    """Return a digest of the installed package that a module is part of, or None: a file that may change any time."""
+    file = Path(getattr(sys.modules[module], "__file__", None) or "")
+    for name in metadata.packages_distributions().get(module.partition(".")[0], ()):
+        package = metadata.distribution(name)
+        # A package installed in editable form does not list the module among its files.
+        if file in {Path(str(path.locate())) for path in package.files or ()} and (
+            record := package.read_text("RECORD")
+        ):
+            return hashlib.sha256(record.encode()).hexdigest()[:16]  # it lists the digest of each file
+    return None
+
+
+def chosen(augment: ImagePolicy | str, own: Own | None) -> Own | None:
     """Return the callable that the setting `image.augment` names, or None where it names a policy.
 
     Args:
         augment: The setting.
-        given: What was passed from Python.
+        own: What was passed from Python.
 
     Raises:
         ConfigError: If the callable cannot be imported, or was passed from Python once and is not passed again.
@@ -127,13 +144,12 @@ def chosen(augment: ImagePolicy | str, given: Own | None) -> Own | None:
         return None
     if augment.startswith(IMPORT):
         return imported(augment)
-    if given is None or augment != GIVEN + given.label:
+    if own is None or augment != GIVEN + own.label:
         raise ConfigError(
             f"image.augment: '{augment}' is a callable that was given from Python; give the same one again, as in "
-            "fusetune.fit(..., augment={'image': it}); if it holds what cannot be compared, give it a name: "
-            "fusetune.augment.own.Own(it, name='...')"
+            "fusetune.fit(..., augment={'image': it})"
         )
-    return given
+    return own
 
 
 @dataclass(frozen=True)
@@ -143,10 +159,12 @@ class OwnAugment:
     Attributes:
         own: The callable.
         size: Side of the result in pixels.
+        token: Tells this one from all others, copies of it excepted.
     """
 
     own: Own
     size: int
+    token: str = field(default_factory=lambda: uuid4().hex, repr=False, compare=False)
 
     @property
     def before(self) -> ImageAugment:
@@ -158,9 +176,14 @@ class OwnAugment:
         """Can two views of the same input differ?"""
         return True
 
+    @property
+    def fleeting(self) -> str | None:
+        """Where nobody can tell what the random views depend on: a word that no other run has."""
+        return None if self.own.name else self.token
+
     def describe(self) -> dict[str, object]:
-        """Return what the results depend on, for the feature store's key."""
-        return {"own": self.own.label, "form": self.own.form, **self.before.describe()}
+        """Return what the results depend on, for the feature store's key; of a callable without a name, not all."""
+        return {"own": self.own.name, "form": self.own.form, **self.before.describe()}
 
     def plain(self, images: Tensor) -> Tensor:
         """Show the whole picture, unchanged but for its size."""
@@ -180,30 +203,29 @@ class OwnAugment:
         seeds = torch.cat([integers(moment, keys.cpu(), "own", 1, 2**32)[:, 0] for moment in moments]).tolist()
         for place, seed in enumerate(seeds):
             with _seeded(seed, self.own.call, views.device):
-                found = self._found(views[place])
-            views[place] = found.clamp(0, 1)
+                views[place] = self._view(views[place]).clamp(0, 1)
         return views
 
-    def _found(self, image: Tensor) -> Tensor:
+    def _view(self, image: Tensor) -> Tensor:
         try:
-            found = _called(self.own, image)
+            view = _called(self.own, image)
         except Exception as error:
             raise UserError(
                 f"image.augment: {self.own.label} failed on a picture in the form '{self.own.form}' "
                 f"({_FORMS[self.own.form]}): {type(error).__name__}: {error}"
             ) from error
-        if found.shape != (3, self.size, self.size) or not bool(found.isfinite().all()):
+        if view.shape != (3, self.size, self.size) or not bool(view.isfinite().all()):
             raise UserError(
-                f"image.augment: {self.own.label} returned values of shape {tuple(found.shape)}, some perhaps not "
+                f"image.augment: {self.own.label} returned values of shape {tuple(view.shape)}, some perhaps not "
                 f"finite; a picture of 3 x {self.size} x {self.size} is needed (leave cropping and resizing out)"
             )
         # The mean, for noise may carry single pixels anywhere.
-        if not -_OUTSIDE < float(found.mean()) < 1 + _OUTSIDE:
+        if not -_OUTSIDE < float(view.mean()) < 1 + _OUTSIDE:
             raise UserError(
-                f"image.augment: {self.own.label} returned values from {float(found.min()):.3g} to "
-                f"{float(found.max()):.3g}; a picture in 0..1 is needed (leave normalisation out, the encoder does it)"
+                f"image.augment: {self.own.label} returned values from {float(view.min()):.3g} to "
+                f"{float(view.max()):.3g}; a picture in 0..1 is needed (leave normalisation out, the encoder does it)"
             )
-        return found
+        return view
 
 
 def try_out(own: Own, size: int) -> None:
@@ -222,16 +244,15 @@ def try_out(own: Own, size: int) -> None:
 def _called(own: Own, image: Tensor) -> Tensor:
     """Call with one picture [3, side, side] in the form that the callable takes; return float [3, side, side]."""
     if own.form == "batch":
-        found = own.call(image[None].contiguous())
-        return torch.as_tensor(found)[0].to(image)
+        return torch.as_tensor(own.call(image[None].contiguous()))[0].to(image)
     pixels = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
     if own.form == "pil":
-        found = np.asarray(own.call(Image.fromarray(pixels)).convert("RGB"))
+        view = np.asarray(own.call(Image.fromarray(pixels)).convert("RGB"))
     elif type(own.call).__module__.startswith("albumentations"):
-        found = own.call(image=pixels)["image"]
+        view = own.call(image=pixels)["image"]
     else:
-        found = own.call(pixels)
-    array = np.asarray(found)
+        view = own.call(pixels)
+    array = np.asarray(view)
     scale = 255 if array.dtype == np.uint8 else 1
     tensor = torch.from_numpy(np.array(array, dtype=np.float32) / scale).to(image.device)
     return tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor

@@ -8,12 +8,7 @@ shards go when the cache grows beyond its limit, those of this run excepted: wha
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from uuid import uuid4
@@ -22,17 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune.data.decode import Pixels
-from fusetune.files import written_aside
+from fusetune.vault import GIGABYTE, Vault, checksum
 
-_GIGABYTE = 2**30
 # Large enough that a run has few shards, small enough that one fits in memory for every thread that writes.
 _SHARD = 64 * 2**20
 _INDEX = np.dtype([("key", "<u8"), ("check", "<u8")])
-_ABANDONED = 24 * 3600.0  # seconds
-# What a shard's folder is called, also while it is being written, and all that it holds. The cache may lie beside
-# somebody's images: nothing else is ever opened, counted or removed.
-_NAME = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{8}")
-_FILES = ("index.npy", "pixels.npy")
+_FILES = ("pixels.npy", "index.npy")
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ class _Shard:
         """Return one record, or None if it is not what was written."""
         pixels: Pixels = self.pixels[place]
         key, check = self.index[place]
-        return pixels if _checksum(int(key), pixels) == check else None
+        return pixels if checksum(pixels, int(key)) == check else None
 
 
 class _Block:
@@ -62,20 +52,18 @@ class _Block:
         """Add a record, once; return whether the block is full now."""
         if not (self.index["key"][: self.count] == key).any():
             self.pixels[self.count] = pixels
-            self.index[self.count] = key, _checksum(key, self.pixels[self.count])
+            self.index[self.count] = key, checksum(self.pixels[self.count], key)
             self.count += 1
         return self.count == len(self.index)
 
-    def save(self, path: Path) -> None:
-        """Write the records as a shard."""
-        with written_aside(path) as aside:
-            aside.mkdir(parents=True)
-            for name, array in zip(_FILES, (_sealed(self.index[: self.count]), self.pixels[: self.count]), strict=True):
-                np.save(aside / name, array)
+    def save(self, folder: Path) -> None:
+        """Write the records into a folder."""
+        np.save(folder / "index.npy", _sealed(self.index[: self.count]))
+        np.save(folder / "pixels.npy", self.pixels[: self.count])
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Catalogue:
     """Where every record is: keys, sorted; which of the shards each lies in; and its place there."""
 
     keys: npt.NDArray[np.uint64]
@@ -84,7 +72,7 @@ class _Found:
     shards: list[_Shard]
 
     @classmethod
-    def of(cls, shards: list[_Shard]) -> _Found:
+    def of(cls, shards: list[_Shard]) -> _Catalogue:
         """Index shards: 16 bytes per record."""
         sizes = [len(shard.index) for shard in shards]
         keys = np.concatenate([np.empty(0, np.uint64), *(shard.index["key"] for shard in shards)])
@@ -105,12 +93,12 @@ class PixelCache:
 
     def __init__(self, home: Path, side: int, limit_gb: float) -> None:
         self.home, self.folder, self.side = home, home / str(side), side
-        self.limit = int(limit_gb * _GIGABYTE)
+        self.vault = Vault(home, 16, _FILES, int(limit_gb * GIGABYTE))
         self.full = False
         self._lock = Lock()
         self._used: set[Path] = set()
         self._block = self._new_block()
-        self._found = self._open()
+        self._catalogue = self._open()
 
     def __contains__(self, key: int) -> bool:
         """Return whether there is a record; whether it can be trusted is known when it is read."""
@@ -141,127 +129,60 @@ class PixelCache:
             block, self._block = self._block, self._new_block()
         if block.count:
             self._publish(block)
-        self._found = self._open()
+        self._catalogue = self._open()
 
     def _new_block(self) -> _Block:
-        return _Block(self.side, max(1, min(_SHARD, self.limit // 8) // (3 * self.side**2)))
+        return _Block(self.side, max(1, min(_SHARD, self.vault.limit // 8) // (3 * self.side**2)))
 
     def _publish(self, block: _Block) -> None:
         path = self.folder / uuid4().hex[:16]
         try:
-            if self._make_room(block.pixels[: block.count].nbytes):
+            if self.vault.make_room(block.pixels[: block.count].nbytes, self._used):
                 self._used.add(path)
-                block.save(path)
+                with self.vault.written(path) as folder:
+                    block.save(folder)
             else:
                 self.full = True
         except OSError:  # no space, or a read-only folder: the images will be decoded again, which is only slower
             self.full = True
 
-    def _open(self) -> _Found:
-        folders = sorted(path for path in self.folder.glob("*") if _is_shard(path) and not path.name.startswith("."))
-        return _Found.of([shard for path in folders if (shard := _load(path, self.side)) is not None])
+    def _open(self) -> _Catalogue:
+        folders = sorted(path for path in self.folder.glob("*") if not path.name.startswith("."))
+        return _Catalogue.of([shard for path in folders if (shard := self.vault.read(path, self._shard)) is not None])
+
+    def _shard(self, folder: Path) -> _Shard:
+        index = _unsealed(np.load(folder / "index.npy", allow_pickle=False))
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        if pixels.dtype != np.uint8 or pixels.shape != (len(index), self.side, self.side, 3):
+            raise ValueError("these are not the pixels that the index is about")
+        return _Shard(folder, index, pixels)
 
     def _locate(self, key: int) -> tuple[_Shard, int] | None:
-        found = self._found
-        at = int(np.searchsorted(found.keys, np.uint64(key)))
-        if at == len(found.keys) or int(found.keys[at]) != key:
+        catalogue = self._catalogue
+        at = int(np.searchsorted(catalogue.keys, np.uint64(key)))
+        if at == len(catalogue.keys) or int(catalogue.keys[at]) != key:
             return None
-        shard = found.shards[int(found.owners[at])]
+        shard = catalogue.shards[int(catalogue.owners[at])]
         if shard.folder not in self._used:
             self._used.add(shard.folder)
-            # Another process may remove the shard at any time; what is mapped here stays readable.
-            with contextlib.suppress(OSError):
-                os.utime(shard.folder)
-        return shard, int(found.places[at])
+            self.vault.touch(shard.folder)
+        return shard, int(catalogue.places[at])
 
     def _distrust(self, shard: _Shard) -> None:
         """Forget and remove a shard with a damaged record; all its records are made anew."""
         with self._lock:
-            self._found = _Found.of([other for other in self._found.shards if other.folder != shard.folder])
-        _remove(shard.folder)
-
-    def _make_room(self, needed: int) -> bool:
-        """Remove the oldest shards that this run has not used until so many bytes fit; return whether they do."""
-        entries = sorted(filter(None, map(_entry, filter(_is_shard, self.home.glob("*/*")))))
-        total = needed + sum(size for _, size, _ in entries)
-        for written, size, path in entries:
-            # Under a temporary name: another process is writing it, or was killed while it did.
-            half = path.name.startswith(".")
-            if time.time() - written > _ABANDONED if half else total > self.limit and path not in self._used:
-                _remove(path)
-                total -= size
-        return total <= self.limit
-
-
-def _checksum(key: int, pixels: Pixels) -> int:
-    """Return the sum of 64-bit words, each times an odd number of its own: a changed word always changes it.
-
-    It takes a tenth of a CRC's time, which would be a quarter of what augmenting the picture takes. The key is a word
-    too, so that a damaged index does not hand out one image as another.
-    """
-    data = pixels.reshape(-1)
-    whole = data.size // 8 * 8
-    words = np.ascontiguousarray(data[:whole]).view("<u8")
-    rest = int.from_bytes(data[whole:].tobytes(), "little")
-    factors = _factors(len(words) + 2)
-    ends = key * int(factors[-1]) + rest * int(factors[-2])
-    return (int((words * factors[:-2]).sum()) + ends) % 2**64
+            self._catalogue = _Catalogue.of([other for other in self._catalogue.shards if other.folder != shard.folder])
+        self.vault.remove(shard.folder)
 
 
 def _sealed(index: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Append a record with the number and the checksum of the others."""
-    seal = np.array([(len(index), _checksum(len(index), index.view(np.uint8)))], _INDEX)
+    seal = np.array([(len(index), checksum(index, len(index)))], _INDEX)
     return np.concatenate([index, seal])
 
 
-def _unsealed(index: npt.NDArray[np.void]) -> npt.NDArray[np.void] | None:
-    """Return the index without its last record, or None if that says that something else was written."""
+def _unsealed(index: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Return the index without its last record; raise ValueError if that says that something else was written."""
     if index.dtype != _INDEX or not len(index) or not np.array_equal(_sealed(index[:-1])[-1:], index[-1:]):
-        return None
+        raise ValueError("this is not the index that was written")
     return index[:-1]
-
-
-@cache
-def _factors(count: int) -> npt.NDArray[np.uint64]:
-    return np.random.default_rng(0).integers(0, 2**64, count, np.uint64) | np.uint64(1)
-
-
-def _is_shard(path: Path) -> bool:
-    """Return whether a cache wrote this folder: its name has the form, and nothing else lies in it."""
-    if not _NAME.fullmatch(path.name):
-        return False
-    try:
-        return all(entry.name in _FILES for entry in path.iterdir())
-    except OSError:  # just removed by another process, or no folder
-        return False
-
-
-def _remove(folder: Path) -> None:
-    """Remove a shard, but nothing that somebody may have put into its folder."""
-    with contextlib.suppress(OSError):
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
-
-
-def _load(folder: Path, side: int) -> _Shard | None:
-    """Open a shard, or remove it if it is damaged."""
-    try:
-        index = _unsealed(np.load(folder / "index.npy", allow_pickle=False))
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        if index is not None and pixels.dtype == np.uint8 and pixels.shape == (len(index), side, side, 3):
-            return _Shard(folder, index, pixels)
-    except (EOFError, ValueError, TypeError, FileNotFoundError):
-        pass
-    except OSError:  # too many open files, a network drive that is away: the shard itself may be sound
-        return None
-    _remove(folder)
-    return None
-
-
-def _entry(folder: Path) -> tuple[float, int, Path] | None:
-    """Return (last use, bytes, folder) of a shard, or None if it was just removed."""
-    try:
-        return folder.stat().st_mtime, (folder / _FILES[1]).stat().st_size, folder
-    except OSError:
-        return None

@@ -6,10 +6,9 @@ from typing import Any
 
 from fusetune.encoders.base import Encoder, ImageEncoder
 from fusetune.encoders.causal import CausalText
+from fusetune.encoders.columns import CellIdentity, ColumnsMLP, FTTransformer
 from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
-from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
-from fusetune.encoders.tabular import CellIdentity, ColumnsMLP, FTTransformer
-from fusetune.encoders.text import (
+from fusetune.encoders.sentence import (
     SmallTextTransformer,
     SpecialIds,
     TransformersText,
@@ -17,6 +16,7 @@ from fusetune.encoders.text import (
     special_ids,
     train_tokenizer,
 )
+from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
 from fusetune.encoders.vector import Identity, VectorMLP
 from fusetune.encoders.vision import TimmImage, TransformersImage
 from fusetune.encoders.words import WordCounts

@@ -2,17 +2,15 @@
 
 The key hashes the encoder's architecture and weights, the rows' contents and keys, the augmentation, the views and the
 precision. The same encoder on the same rows is therefore free in the next run, with the next seed or with another head.
+Views that depend on more than can be told (a user's callable without a name) are kept for as long as the store itself.
 Files are written whole or not at all, memory-mapped when read, and checked before use.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,15 +30,15 @@ from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
 from fusetune.features.onnx import OnnxEncoder, onnx_available
-from fusetune.files import cache_folder, written_aside
+from fusetune.files import cache_folder
 from fusetune.progress import Log, bar
 from fusetune.runtime import Runtime
+from fusetune.vault import GIGABYTE, Vault, checksum
 
 Array = npt.NDArray[np.float32]
 Forward = Callable[[Any], Tensor]
-_FORMAT = 1
-_GIGABYTE = 2**30
-_ABANDONED = 24 * 3600.0  # seconds
+_FORMAT = 2
+_FILES = ("features.npy", "features.json")
 
 
 @dataclass(frozen=True)
@@ -100,36 +98,39 @@ class FeatureStore:
         weights = weights_hash(what.encoder)
         key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
-        found = _load(path)
-        if found is not None:
-            # Another process may remove the features at any time; what is mapped here stays readable.
-            with contextlib.suppress(OSError):
-                os.utime(path)
-            self.reused[what.name] += int(what.source.present[rows].sum()) * found.shape[0]
-            return found
+        if _fleeting(what, views):
+            weakref.finalize(self, self._vault.remove, path)
+        stored = self._vault.read(path, _opened)
+        if stored is not None:
+            self._vault.touch(path)
+            self.reused[what.name] += int(what.source.present[rows].sum()) * stored.shape[0]
+            return stored
         features = self._compute(what, rows, views)
         if weights_hash(what.encoder) != weights:
             raise RunError(
                 f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers"
             )
-        try:
-            self._write(path, what.name, features)
-            self._prune()
-        except OSError as error:
-            self.log.warn(f"features could not be kept in {self.folder} ({error}); the next run computes them again")
-        loaded = _load(path)
-        return features if loaded is None else loaded
+        self._write(path, what.name, features)
+        stored = self._vault.read(path, _opened)
+        return features if stored is None else stored
+
+    @property
+    def _vault(self) -> Vault:
+        return Vault(self.folder, 64, _FILES, int(self.limit_gb * GIGABYTE))
 
     def _write(self, path: Path, name: str, features: Array) -> None:
-        facts = {"format": _FORMAT, "name": name, "shape": features.shape, "sha256": _array_hash(features)}
+        """Write features, even if they alone are beyond the limit; where that fails, they are only made again."""
+        facts = {"format": _FORMAT, "name": name, "shape": features.shape, "checksum": checksum(features)}
         try:
-            with written_aside(path) as aside:
-                aside.mkdir(parents=True)
-                np.save(aside / "features.npy", features)
-                (aside / "features.json").write_text(json.dumps(facts), encoding="utf-8")
-        except OSError:
-            if _load(path) is None:  # else another process was faster, with the same features
-                raise
+            self._vault.make_room(features.nbytes)
+            with self._vault.written(path) as folder:
+                np.save(folder / "features.npy", features)
+                (folder / "features.json").write_text(json.dumps(facts), encoding="utf-8")
+        except OSError as error:
+            if self._vault.read(path, _opened) is None:  # else another process was faster, with the same features
+                self.log.warn(
+                    f"features could not be kept in {self.folder} ({error}); the next run computes them again"
+                )
 
     def _compute(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         present = rows[what.source.present[rows]]
@@ -191,34 +192,17 @@ class FeatureStore:
             "precision": self.runtime.precision,
             "engine": "onnx" if self._may_use_onnx() else self.runtime.device.type,
         }
+        if fleeting := _fleeting(what, views):
+            facts["run"] = fleeting
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
         for array in (what.source.digests[rows], what.source.present[rows], what.keys[rows] if views else rows[:0]):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def _prune(self) -> None:
-        # Only what this class wrote is ever removed, whatever else the folder holds.
-        entries = sorted(filter(None, map(_entry, self.folder.glob("??/*/features.json"))))
-        total = sum(size for _, size, _ in entries)
-        for _, size, path in entries[:-1]:  # the newest stays, whatever its size
-            if total <= self.limit_gb * _GIGABYTE:
-                break
-            shutil.rmtree(path, ignore_errors=True)
-            total -= size
-        # A process that is killed while it writes leaves a folder under a temporary name.
-        asides = filter(None, map(_entry, self.folder.glob(f"??/.{'?' * 64}.????????/features.npy")))
-        for written, _, path in asides:
-            if time.time() - written > _ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
 
-
-def _entry(file: Path) -> tuple[float, int, Path] | None:
-    """Return (last use, bytes, folder) of the features that a file is part of, or None if they were just removed."""
-    folder = file.parent
-    try:
-        return folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir()), folder
-    except OSError:
-        return None
+def _fleeting(what: Encoding, views: Sequence[Moment] | None) -> str | None:
+    """Return a word of this run's own where its random views depend on more than can be told."""
+    return None if views is None else getattr(what.augment, "fleeting", None)
 
 
 def weights_hash(module: torch.nn.Module) -> str:
@@ -236,23 +220,13 @@ def _bytes(tensor: Tensor) -> memoryview | bytes:
     return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
-def _array_hash(array: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
-def _load(path: Path) -> Array | None:
-    """Return stored features, or None if there are none or they are damaged (then they are made again)."""
-    try:
-        facts = json.loads((path / "features.json").read_text(encoding="utf-8"))
-        array: Array = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
-        if facts["format"] == _FORMAT and facts["sha256"] == _array_hash(array):
-            return array
-    except (EOFError, ValueError, TypeError, KeyError, FileNotFoundError):
-        pass
-    except OSError:  # too many open files, a network drive that is away: what is stored may be sound
-        return None
-    shutil.rmtree(path, ignore_errors=True)
-    return None
+def _opened(folder: Path) -> Array:
+    """Return the features in a folder; raise ValueError, among others, if they are not what was written."""
+    facts = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    features: Array = np.load(folder / "features.npy", mmap_mode="r", allow_pickle=False)
+    if facts["format"] != _FORMAT or facts["checksum"] != checksum(features):
+        raise ValueError("these are not the features that were written")
+    return features
 
 
 def default_folder() -> Path:

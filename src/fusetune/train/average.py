@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class Average:
-    """The exponential moving average of a model's parameters and floating-point buffers.
+    """The exponential moving average of a model's parameters and floating-point buffers; others are the newest ones.
 
     Args:
         model: The model that is trained.
@@ -18,39 +20,33 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.decay, self.steps = model, decay, 0
-        self.shadow = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        self.model, self.decay = model, decay
+        self.averaged = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
+        self.averaged.n_averaged += 1  # the start counts as the first: PyTorch would replace it by the first step
 
     def update(self) -> None:
         """Take in the weights after an optimiser step."""
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        self.steps += 1
-        current = self._tensors()
-        torch._foreach_lerp_([self.shadow[name] for name in current], list(current.values()), 1 - decay)
+        self.averaged.update_parameters(self.model)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights inside the block, its own after it."""
-        own = {name: tensor.clone() for name, tensor in self._tensors().items()}
-        self._write(self.shadow)
+        own = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(self.averaged.module.state_dict())
         try:
             yield
         finally:
-            self._write(own)
+            self.model.load_state_dict(own)
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint needs."""
-        return {"shadow": self.shadow, "steps": self.steps}
+        return {"averaged": self.averaged.state_dict()}
 
-    def restore(self, shadow: dict[str, Tensor], steps: int) -> None:
+    def restore(self, averaged: dict[str, Any]) -> None:
         """Continue from a checkpoint's state."""
-        for name, tensor in shadow.items():
-            self.shadow[name].copy_(tensor)
-        self.steps = steps
+        self.averaged.load_state_dict(averaged)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
-
-    def _write(self, source: dict[str, Tensor]) -> None:
-        for name, tensor in self._tensors().items():
-            tensor.copy_(source[name])
+    def _mix(self, averaged: Any, current: Any, _: Tensor | int) -> None:
+        count = int(self.averaged.n_averaged)
+        decay = min(self.decay, count / (count + 9)) if averaged[0].is_floating_point() else 0.0
+        get_ema_multi_avg_fn(decay)(averaged, current, count)  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from fusetune.augment.random import Moment
-from fusetune.augment.text import TextAugment
+from fusetune.augment.token_noise import TextAugment
 from fusetune.config import TextPolicy
 from fusetune.errors import ConfigError
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import ColumnsMLP, Encoder, FTTransformer
-from fusetune.encoders.tabular import CategoryEmbedding, ColumnTokenizer
+from fusetune.encoders.columns import CategoryEmbedding, ColumnTokenizer
 
 NETWORKS: list[type[Any]] = [ColumnsMLP, FTTransformer]
 

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from fusetune.augment.cell_noise import CellAugment, VectorAugment
 from fusetune.augment.random import Moment
-from fusetune.augment.tabular import CellAugment, VectorAugment
 from fusetune.config import ColumnPolicy, Config
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Modality
