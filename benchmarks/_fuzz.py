@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from _bad_images import FORMATS, picture
 
+from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput
 from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
@@ -31,8 +32,12 @@ _CSV = (
 def fuzz_images(count: int, seed: int) -> dict[str, Counter[str]]:
     """Return what became of damaged pictures, per format: ok, clear error, or the name of any other exception."""
     reader = ImageInput(column="image", size=32, fit="stretch", pixel_limit=_PIXELS)
+
+    def look(data: bytes) -> None:
+        reader.square(Encoded(data))
+
     return {
-        form: _outcomes(picture(form), count, np.random.default_rng([seed, place]), reader.square)
+        form: _outcomes(picture(form), count, np.random.default_rng([seed, place]), look)
         for place, form in enumerate(FORMATS)
     }
 

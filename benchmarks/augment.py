@@ -55,7 +55,7 @@ from fusetune.augment.random import Moment
 from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.data.batch import shuffled_batches
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Pixels, load_pixels, opened
+from fusetune.data.decode import Encoded, Pixels, load_pixels, opened
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.table import Table
 from fusetune.encoders.base import standardise
@@ -137,7 +137,7 @@ def _from_jpeg(name: str, files: list[bytes], goal: str, predicted: str, repeats
             "theirs": lambda: _each(files, published),
             "ours": lambda: _batches(files, lambda part: _augmented(_squares(part))),
             "decode": lambda: [_decoded(data) for data in files],
-            "square": lambda: [_INPUT.square(data) for data in files],
+            "square": lambda: [_INPUT.square(Encoded(data)) for data in files],
             "draft": lambda: [drafted(data) for data in files],
             "warp": _augmenting(files),
         },
@@ -157,7 +157,7 @@ def _from_cache(files: list[bytes], repeats: int) -> Iterator[Row]:
     with TemporaryDirectory() as folder:
         cache = PixelCache(Path(folder), _CANVAS, 1)
         for key, data in enumerate(files, start=1):
-            cache.put(key, _INPUT.square(data))
+            cache.put(key, _INPUT.square(Encoded(data)))
         cache.flush()
         pictures = [Image.fromarray(_decoded(data)) for data in files]
 
@@ -307,12 +307,13 @@ def _batches(items: list[Any], work: Callable[[list[Any]], Any]) -> None:
 
 
 def _squares(files: list[bytes]) -> Pixels:
-    return np.stack([_INPUT.square(data) for data in files])
+    return np.stack([_INPUT.square(Encoded(data)) for data in files])
 
 
 def _decoded(data: bytes) -> Pixels:
-    with opened(data, 10**9) as picture:
-        return load_pixels(picture, data, (_CANVAS, _CANVAS), 255)
+    encoded = Encoded(data)
+    with opened(encoded, 10**9) as picture:
+        return load_pixels(picture, encoded, (_CANVAS, _CANVAS), 255)
 
 
 def _channels_first(squares: Pixels) -> Tensor:

@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fusetune.data.decode import load_pixels, opened, read_bytes
+from fusetune.data.decode import Encoded, load_pixels, opened, read_encoded
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import Kind, infer_kind
 from fusetune.doctor.images import _state
@@ -77,12 +77,12 @@ def with_preamble(made: Dataset) -> bytes:
 
 
 def load(made: Dataset) -> Array:
-    return decoded(with_preamble(made))
+    return decoded(Encoded(with_preamble(made)))
 
 
-def decoded(data: bytes, limit: int = 10**6) -> Array:
-    with opened(data, limit) as picture:
-        pixels = load_pixels(picture, data, (1, 1), 255)
+def decoded(encoded: Encoded, limit: int = 10**6) -> Array:
+    with opened(encoded, limit) as picture:
+        pixels = load_pixels(picture, encoded, (1, 1), 255)
         assert pixels.shape[:2] == picture.size[::-1]
     assert pixels.dtype == np.uint8
     return pixels
@@ -233,15 +233,15 @@ def test_a_frame_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     inside = tmp_path / "inside"
     inside.mkdir()
-    assert read_bytes("../film.dcm#frame=1", inside, False)
+    assert read_encoded("../film.dcm#frame=1", inside, False).frame == 1
     with pytest.raises(ImageError):
-        read_bytes("../film.dcm#frame=1", inside, False, confined=True)
+        read_encoded("../film.dcm#frame=1", inside, False, confined=True)
 
 
 def test_each_frame_has_a_digest_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     paths = ["film.dcm", "film.dcm#frame=3", "film.dcm#frame=4", "film.dcm#frame=4"]
-    digests = [INPUT.digest(read_bytes(path, tmp_path, False), math.nan) for path in paths]
+    digests = [INPUT.digest(read_encoded(path, tmp_path, False), math.nan) for path in paths]
     assert len(set(digests)) == 3 and digests[2] == digests[3]
 
 
@@ -270,7 +270,7 @@ def test_files_without_a_preamble_are_recognised(syntax: str, tmp_path: Path) ->
     assert file.getvalue()[128:132] != b"DICM"
     (tmp_path / "old").write_bytes(file.getvalue())
     for name in ("old", "old#frame=1"):
-        assert (grey(decoded(read_bytes(name, tmp_path, False))) == stored).all()
+        assert (grey(decoded(read_encoded(name, tmp_path, False))) == stored).all()
 
 
 def test_big_endian_files() -> None:
@@ -334,14 +334,14 @@ def test_a_file_without_pixels() -> None:
 def test_a_truncated_file_is_never_a_picture(share: float) -> None:
     data = with_preamble(dataset(ramp("<u2", 0, 4000).repeat(20, 0)))
     with pytest.raises(ImageError):
-        decoded(data[: int(len(data) * share)])
+        decoded(Encoded(data[: int(len(data) * share)]))
 
 
 @pytest.mark.filterwarnings("default")
 def test_the_doctor_calls_a_truncated_file_truncated() -> None:
     data = with_preamble(dataset(ramp("<u2", 0, 4000).repeat(20, 0)))
     with pytest.raises(ImageError) as caught:
-        decoded(data[:-200])
+        decoded(Encoded(data[:-200]))
     assert _state(caught.value, Path("none")) == "image_truncated"
 
 
@@ -366,7 +366,7 @@ def test_without_pydicom_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -
     data = with_preamble(dataset(FRAMES))
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(ImageError, match=r"pip install 'fusetune\[dicom\]'"):
-        decoded(data)
+        decoded(Encoded(data))
 
 
 @pytest.mark.parametrize("name", ["s{}.DCM", "f.dcm#frame={}", "f.dicom"])

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from fusetune.data import images
+from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput, ImageSource, Reading, raise_for_problems
 from fusetune.data.table import Table
 from fusetune.errors import ImageError, TableError
@@ -426,9 +427,9 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: 
     reading = Reading(workers=3, cache=tmp_path / "cache", cache_gb=1)
     first = settings().bind(rows, reading)
     assert first.cached == 0
-    decoded: list[bytes] = []
+    decoded: list[Encoded] = []
     square = ImageInput.square
-    monkeypatch.setattr(ImageInput, "square", lambda self, data, *more: decoded.append(data) or square(self, data))
+    monkeypatch.setattr(ImageInput, "square", lambda self, file, *more: decoded.append(file) or square(self, file))
     second = settings().bind(rows, reading)
     assert second.cached == 31
     for source in (first, second):
@@ -436,7 +437,7 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: 
         assert np.array_equal(source.digests, plain.digests)
         assert source.present.tolist() == [True] * 30 + [False, True, False]
         assert list(source.problems) == [32]
-    ours = [data for data in decoded if data != b"no picture"]
+    ours = [file for file in decoded if file.content != b"no picture"]
     assert len(ours) == (0 if memory else 62)  # by `plain`, which has no cache and was read twice
     assert settings(background=3).bind(rows, reading).cached == 0
     assert "31 images read with 3 threads (data.workers=3); 31 of them decoded by an earlier run" in second.describe()
@@ -478,8 +479,8 @@ def test_reading_a_long_table_keeps_no_object_per_row(tmp_path: Path, monkeypatc
     names = pd.Series([f"{row}.png" for row in range(rows)], dtype="str")
     long = table(tmp_path, image=names)
     one = np.zeros((1, 1, 3), np.uint8)
-    monkeypatch.setattr(images, "read_bytes", lambda value, *_: value.encode())
-    monkeypatch.setattr(ImageInput, "digest", lambda self, data, _: int(data[:-4]))
+    monkeypatch.setattr(images, "read_encoded", lambda value, *_: Encoded(value.encode()))
+    monkeypatch.setattr(ImageInput, "digest", lambda self, encoded, _: int(encoded.content[:-4]))
     monkeypatch.setattr(ImageInput, "square", lambda self, data, _: one)
     tracemalloc.start()
     source = settings(size=1).bind(long, Reading(workers=1))

@@ -11,6 +11,7 @@ import io
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar
@@ -23,7 +24,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from fusetune.data.dicom import FRAME, DicomPicture, is_dicom, open_dicom, with_frame
+from fusetune.data.dicom import FRAME, DicomPicture, is_dicom, open_dicom
 from fusetune.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,7 +42,20 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = False) -> bytes:
+@dataclass(frozen=True)
+class Encoded:
+    """An image as it is stored.
+
+    Attributes:
+        content: The file's bytes.
+        frame: Which frame of a DICOM file, from 1; None where none was named.
+    """
+
+    content: bytes
+    frame: int | None = None
+
+
+def read_encoded(value: str, root: Path, allow_remote: bool, confined: bool = False) -> Encoded:
     """Read a file whole.
 
     Args:
@@ -53,9 +67,13 @@ def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = Fals
     Raises:
         ImageError: Saying why the file cannot be opened.
     """
-    frame = FRAME.search(value)
-    if frame is not None:
-        return with_frame(read_bytes(value[: frame.start()], root, allow_remote, confined), int(frame[1]))
+    suffix = FRAME.search(value)
+    if suffix is None:
+        return Encoded(_read(value, root, allow_remote, confined))
+    return Encoded(_read(value[: suffix.start()], root, allow_remote, confined), int(suffix[1]))
+
+
+def _read(value: str, root: Path, allow_remote: bool, confined: bool) -> bytes:
     try:
         local = value.removeprefix("file://")
         if "://" not in local:
@@ -83,14 +101,14 @@ def _read_local(path: Path, root: Path | None) -> bytes:
 
 
 @contextmanager
-def opened(data: bytes, pixel_limit: int) -> Iterator[Picture]:
+def opened(encoded: Encoded, pixel_limit: int) -> Iterator[Picture]:
     """Open an image whose size is within the limit; only its header is read.
 
     Raises:
         ImageError: For every failure, also those of the block that uses the image.
     """
     try:
-        with _picture(data) as picture:
+        with _picture(encoded) as picture:
             _check_size(picture.size, pixel_limit)
             yield picture
     except ImageError:
@@ -102,20 +120,22 @@ def opened(data: bytes, pixel_limit: int) -> Iterator[Picture]:
 
 
 @contextmanager
-def _picture(data: bytes) -> Iterator[Picture]:
-    if is_dicom(data):
-        yield open_dicom(data)
+def _picture(encoded: Encoded) -> Iterator[Picture]:
+    if is_dicom(encoded.content):
+        yield open_dicom(encoded.content, encoded.frame)
+    elif encoded.frame is not None:
+        raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
     else:
-        with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
+        with _OwnLimit(), Image.open(io.BytesIO(encoded.content)) as picture:
             yield picture
 
 
-def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], background: int) -> Pixels:
+def load_pixels(picture: Picture, encoded: Encoded, least: tuple[int, int], background: int) -> Pixels:
     """Decode an opened image and turn it as its camera was held.
 
     Args:
         picture: What `opened` gave.
-        data: The file's bytes.
+        encoded: What it was opened from.
         least: Width and height, as stored in the file, below which the pixels would be too few. A JPEG is decoded at
             1/2, 1/4 or 1/8 of its size where that leaves this many, for a fraction of the cost.
         background: Grey value behind transparency.
@@ -130,10 +150,10 @@ def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], backgroun
         if picture.jpeg is not None:
             _strictly(picture.jpeg)  # pydicom decodes through Pillow
         return picture.pixels()
-    pixels = _jpeg(picture, data, least) if isinstance(picture, JpegImageFile) else None
+    pixels = _jpeg(picture, encoded.content, least) if isinstance(picture, JpegImageFile) else None
     if ";16" in str(getattr(picture, "tile", "")) and not picture.mode.startswith("I"):
         picture.load()  # which notices damage that OpenCV only mentions
-        pixels = _deep_colours(data, background)
+        pixels = _deep_colours(encoded.content, background)
     if pixels is None:
         picture.draft("RGB", least)
         pixels = np.array(_to_rgb(picture, background), dtype=np.uint8)

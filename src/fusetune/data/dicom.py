@@ -1,9 +1,8 @@
 """DICOM files as images: one frame, through the grey scale that its header asks for (PS3.3, C.7.6.3 and C.11).
 
 Nothing of the header goes further than this file: size, frames and grey scale are read from it, and only pixels leave.
-A frame is named in the path, `scan.dcm#frame=3`, counted from 1; without one it is the middle frame. The choice travels
-in the first 128 bytes of the content, which DICOM leaves to applications (PS3.10, 7.1), so that one digest stands for a
-file and a frame.
+A frame is named in the path, `scan.dcm#frame=3`, counted from 1; without one it is the middle frame, since first frames
+are often empty.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 FRAME = re.compile(r"#frame=(\d+)$")
 _PREAMBLE, _MAGIC = 128, b"DICM"
-_CHOICE = re.compile(rb"fusetune frame (\d+)\0")
 # How a file without preamble begins: little-endian groups 0002 (file meta) and 0008 (identification).
 _BARE = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x18]\0)")
 
@@ -32,21 +30,6 @@ _BARE = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x1
 def is_dicom(data: bytes) -> bool:
     """Return whether bytes are a DICOM file, with or without its preamble."""
     return data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC or _BARE.match(data) is not None
-
-
-def with_frame(data: bytes, frame: int) -> bytes:
-    """Return a DICOM file whose preamble says which frame is wanted.
-
-    Raises:
-        ImageError: If the bytes are no DICOM file.
-    """
-    if not is_dicom(data):
-        raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
-    return (b"fusetune frame %d\0" % frame).ljust(_PREAMBLE, b"\0") + _complete(data)[_PREAMBLE:]
-
-
-def _complete(data: bytes) -> bytes:
-    return data if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC else bytes(_PREAMBLE) + _MAGIC + data
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +80,12 @@ class DicomPicture:
         return np.repeat(_to_8_bits(dark)[..., None], 3, axis=2)
 
 
-def open_dicom(data: bytes) -> DicomPicture:
+def open_dicom(data: bytes, frame: int | None) -> DicomPicture:
     """Read the header of a DICOM file.
+
+    Args:
+        data: The file's bytes.
+        frame: Which frame, from 1; None: the middle one, of an even number the earlier.
 
     Raises:
         ImageError: If pydicom is not installed, the file holds no image, the frame does not exist, or nothing that is
@@ -108,12 +95,12 @@ def open_dicom(data: bytes) -> DicomPicture:
         from pydicom import dcmread  # noqa: PLC0415
     except ImportError as error:
         raise ImageError("DICOM files need pydicom. Install it with: pip install 'fusetune[dicom]'") from error
-    header = dcmread(io.BytesIO(_complete(data)))
+    header = dcmread(io.BytesIO(data), force=True)  # `is_dicom` has looked; old files have no preamble
     _check_whole(header, data)
     if not hasattr(header.file_meta, "TransferSyntaxUID"):
         header.file_meta.TransferSyntaxUID = _guess_syntax(header)
     _check_syntax(header)
-    return DicomPicture(header, _chosen(data, _count(header)))
+    return DicomPicture(header, _position(frame, _count(header)))
 
 
 def _check_whole(header: Dataset, data: bytes) -> None:
@@ -151,13 +138,12 @@ def _count(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def _chosen(data: bytes, count: int) -> int:
-    choice = _CHOICE.match(data)
-    if choice is None:
+def _position(frame: int | None, count: int) -> int:
+    if frame is None:
         return (count - 1) // 2
-    if not 1 <= int(choice[1]) <= count:
-        raise ImageError(f"there is no frame {int(choice[1])}: frames are counted from 1 to {count}")
-    return int(choice[1]) - 1
+    if not 1 <= frame <= count:
+        raise ImageError(f"there is no frame {frame}: frames are counted from 1 to {count}")
+    return frame - 1
 
 
 def _of_frame(header: Dataset, frame: int) -> Dataset:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Picture, Pixels, load_pixels, opened, read_bytes
+from fusetune.data.decode import Encoded, Picture, Pixels, load_pixels, opened, read_encoded
 from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
 from fusetune.data.table import Table
@@ -81,8 +81,7 @@ class ImageInput(BaseModel):
         sides = []
         for row in usable:
             try:
-                data = self.fetch(str(paths.iloc[row]), table.root)
-                with opened(data, self.pixel_limit) as picture:
+                with opened(self.fetch(str(paths.iloc[row]), table.root), self.pixel_limit) as picture:
                     sides.append(max(picture.size) * spacings[row])
             except ImageError:
                 continue  # reading the images reports it, with its row and path
@@ -104,7 +103,7 @@ class ImageInput(BaseModel):
         """Read one image as a square.
 
         Args:
-            value: Path relative to `root`, absolute path, or URL; see `read_bytes`.
+            value: Path relative to `root`, absolute path, or URL; see `read_encoded`.
             root: The table's folder.
             spacing: Physical size of a pixel of the file, if images are brought to one scale.
 
@@ -116,33 +115,35 @@ class ImageInput(BaseModel):
         """
         return self.square(self.fetch(value, root), spacing)
 
-    def fetch(self, value: str, root: Path) -> bytes:
-        """Return the bytes of one file; see `decode`."""
-        return read_bytes(value.strip(), root, self.allow_remote, self.outside == "refuse")
+    def fetch(self, value: str, root: Path) -> Encoded:
+        """Return one image as it is stored; see `decode`."""
+        return read_encoded(value.strip(), root, self.allow_remote, self.outside == "refuse")
 
-    def square(self, data: bytes, spacing: float = math.nan) -> Pixels:
-        """Decode the bytes of one image; see `decode`."""
-        with opened(data, self.pixel_limit) as picture:
+    def square(self, encoded: Encoded, spacing: float = math.nan) -> Pixels:
+        """Decode one image; see `decode`."""
+        with opened(encoded, self.pixel_limit) as picture:
             if self.extent is None:
-                pixels = load_pixels(picture, data, (self.size, self.size), self.background)
+                pixels = load_pixels(picture, encoded, (self.size, self.size), self.background)
                 return to_square(pixels, self.size, self.fit, self.background)
             if not np.isfinite(spacing) or spacing <= 0:
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
-            return self._scaled(picture, data, spacing * self.size / self.extent)
+            return self._scaled(picture, encoded, spacing * self.size / self.extent)
 
-    def _scaled(self, picture: Picture, data: bytes, factor: float) -> Pixels:
+    def _scaled(self, picture: Picture, encoded: Encoded, factor: float) -> Pixels:
         width, height = picture.size
         least = (math.ceil(min(1.0, factor) * width), math.ceil(min(1.0, factor) * height))
-        pixels = load_pixels(picture, data, least, self.background)
+        pixels = load_pixels(picture, encoded, least, self.background)
         reduction = max(width, height) / max(pixels.shape[:2])
         return to_scale(pixels, factor * reduction, self.size, self.background)
 
-    def digest(self, data: bytes, spacing: float) -> int:
+    def digest(self, encoded: Encoded, spacing: float) -> int:
         """Return a 64-bit hash of a file's content and of everything else that its square depends on."""
-        chosen = self.model_dump(include={"size", "fit", "background", "extent"})
-        facts = json.dumps([_DECODING, chosen, None if self.extent is None else spacing])
-        digest = blake2b(facts.encode(), digest_size=8)
-        digest.update(data)
+        settings = self.model_dump(include={"size", "fit", "background", "extent"})
+        facts: list[object] = [_DECODING, settings, None if self.extent is None else spacing]
+        if encoded.frame is not None:
+            facts.append(encoded.frame)
+        digest = blake2b(json.dumps(facts).encode(), digest_size=8)
+        digest.update(encoded.content)
         return int.from_bytes(digest.digest(), "little")
 
 
@@ -224,11 +225,11 @@ class ImageSource:
         cached = 0
         for row, path in zip(rows.tolist(), self.paths.iloc[rows].tolist(), strict=True):
             try:
-                data = self._bytes(path)
-                key = self.settings.digest(data, float(self.spacings[row]))
+                encoded = self._encoded(path)
+                key = self.settings.digest(encoded, float(self.spacings[row]))
                 known = self._recall(row, key)
                 if not known:
-                    self._decode(row, key, data)
+                    self._decode(row, key, encoded)
                 self.digests[row], cached = key, cached + known
             except ImageError as error:
                 self.present[row] = False
@@ -251,14 +252,14 @@ class ImageSource:
             self.pixels[row] = found
         return found is not None
 
-    def _decode(self, row: int, key: int, data: bytes) -> None:
-        square = self.settings.square(data, float(self.spacings[row]))
+    def _decode(self, row: int, key: int, encoded: Encoded) -> None:
+        square = self.settings.square(encoded, float(self.spacings[row]))
         if self.pixels is not None:
             self.pixels[row] = square
         if self.cache is not None:
             self.cache.put(key, square)
 
-    def _bytes(self, path: object) -> bytes:
+    def _encoded(self, path: object) -> Encoded:
         return self.settings.fetch(str(path), self.table.root)
 
     def read(self, rows: Rows) -> Tensor:
@@ -289,11 +290,11 @@ class ImageSource:
         path, spacing = self.paths.iloc[row], float(self.spacings[row])
         name = f"{path} (table row {row})"
         try:
-            data = self._bytes(path)
-            square = self.settings.square(data, spacing)
+            encoded = self._encoded(path)
+            square = self.settings.square(encoded, spacing)
         except ImageError as error:
             raise ImageError(f"{name} was readable before, but now: {error}") from error
-        if self.settings.digest(data, spacing) != self.digests[row]:
+        if self.settings.digest(encoded, spacing) != self.digests[row]:
             raise ImageError(f"{name} was changed since the images were first read; start again")
         return square
 

@@ -145,10 +145,10 @@ def _keep(found: Pictures, row: int, look: _Look) -> None:
 
 def _look(reader: ImageInput, path: str, root: Path) -> _Look:
     try:
-        data = reader.fetch(path, root)
-        with opened(data, reader.pixel_limit) as picture:
+        encoded = reader.fetch(path, root)
+        with opened(encoded, reader.pixel_limit) as picture:
             width, height = picture.size
-        square = reader.square(data)
+        square = reader.square(encoded)
     except ImageError as error:
         state = _state(error, root / FRAME.sub("", path))
         return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
