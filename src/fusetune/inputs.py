@@ -21,14 +21,15 @@ from fusetune.augment.own import Own, OwnAugment, chosen
 from fusetune.augment.tabular import CellAugment, Season, VectorAugment
 from fusetune.augment.text import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
+from fusetune.data.cells import CellInput
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
-from fusetune.data.tabular import CellInput, VectorInput
-from fusetune.data.text import TextInput
+from fusetune.data.tokens import TextInput
+from fusetune.data.vectors import VectorInput
 from fusetune.encoders import (
     ColumnsMLP,
     Encoder,

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from fusetune.data.cache import PixelCache
 from fusetune.data.decode import Encoded, Picture, Pixels, load_pixels, opened, read_encoded
 from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
-from fusetune.data.table import Table
+from fusetune.data.table import Table, finite_numbers
 from fusetune.data.workers import choose_workers
 from fusetune.errors import ImageError, RunError, TableError
 from fusetune.progress import bar
@@ -125,7 +125,7 @@ class ImageInput(BaseModel):
             if self.extent is None:
                 pixels = load_pixels(picture, encoded, (self.size, self.size), self.background)
                 return to_square(pixels, self.size, self.fit, self.background)
-            if not np.isfinite(spacing) or spacing <= 0:
+            if not 0 < spacing < math.inf:
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
             return self._scaled(picture, encoded, spacing * self.size / self.extent)
 
@@ -326,7 +326,7 @@ def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:
     return np.array(paths.notna() & (paths.astype("str").str.strip() != ""), dtype=bool)
 
 
-def _spacings(table: Table, column: str | None) -> npt.NDArray[Any]:
+def _spacings(table: Table, column: str | None) -> npt.NDArray[np.float64]:
     if column is None:
         return np.full(len(table), np.nan)
-    return pd.to_numeric(table.column(column), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return finite_numbers(table.column(column))

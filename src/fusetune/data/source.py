@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -40,6 +41,13 @@ class Source(Protocol):
     def read(self, rows: Rows) -> Inputs:
         """Return the raw inputs of some rows as CPU tensors, first dimension = len(rows)."""
         ...
+
+
+def row_digests(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit hash per row of numbers [rows, columns]."""
+    if not values.shape[1]:
+        return np.zeros(len(values), dtype=np.uint64)
+    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(values), index=False), dtype=np.uint64)
 
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:

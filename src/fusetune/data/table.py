@@ -217,6 +217,12 @@ def _typed(words: pd.Series) -> pd.Series:
     return numbers
 
 
+def finite_numbers(cells: pd.Series) -> npt.NDArray[np.float64]:
+    """Return a column's cells as numbers, NaN where a cell is missing, infinite or no number."""
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
 def first_is_day(dates: pd.Series) -> bool:
     """Return whether dates such as 03/04/2020 are to be read as day/month: some other value allows nothing else.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fusetune.augment.text import TextAugment
 from fusetune.data.split import Rows
-from fusetune.data.text import TextSource
+from fusetune.data.tokens import TextSource
 from fusetune.encoders import Encoder, WordCounts, is_pretrained
 from fusetune.features.store import Array
 from fusetune.strategies.context import Context
