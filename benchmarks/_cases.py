@@ -16,6 +16,7 @@ from typing import Any
 
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import Table, read_table
@@ -133,10 +134,10 @@ def prepared(
     Args:
         table: The table.
         label: Its label column.
-        options: More of `infer_schema`.
+        options: More of `Roles`.
         config: The settings.
     """
-    schema = infer_schema(table, label, **options)
+    schema = infer_schema(table, Roles(label, **options))
     classes = class_list(table, label)
     labels = encode_labels(table, label, classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)

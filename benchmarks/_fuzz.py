@@ -14,6 +14,7 @@ from _bad_images import FORMATS, picture
 from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import FusetuneError
 
@@ -49,7 +50,7 @@ def fuzz_tables(count: int, seed: int) -> dict[str, Counter[str]]:
 
         def read(data: bytes) -> None:
             path.write_bytes(data)
-            infer_schema(read_table(path), None)
+            infer_schema(read_table(path), Roles())
 
         return {"csv": _outcomes(_CSV, count, np.random.default_rng(seed), read)}
 

@@ -31,6 +31,7 @@ from torch import nn
 
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import counts
@@ -100,7 +101,7 @@ def _one(path: Path, part: str) -> dict[str, Any]:
         table = read_table(path)
     if part == "check":
         options = _OPTIONS if "part" in table.frame else {"group": "patient"}
-        schema = infer_schema(table, "label", **options)
+        schema = infer_schema(table, Roles("label", **options))
         found["findings"] = counts(examine(table, schema, pixel_limit=10**6).findings)
     seconds = time.perf_counter() - started
     # Linux counts kilobytes.

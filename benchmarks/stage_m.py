@@ -30,6 +30,7 @@ from fusetune.bundle import load_bundle
 from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.data.batch import ordered_batches, shuffled_batches
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.split import Rows
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
@@ -89,10 +90,12 @@ def _context(args: argparse.Namespace, folder: Path) -> Context:
     label = args.label or ("label" if medical else "category")
     schema = infer_schema(
         table,
-        label,
-        inputs=["image", "history"] if medical else ["image", "text"],
-        group="uid" if medical else "folder",
-        split="split" if medical else None,
+        Roles(
+            label,
+            inputs=["image", "history"] if medical else ["image", "text"],
+            group="uid" if medical else "folder",
+            split="split" if medical else None,
+        ),
     )
     config = Config.build(
         {

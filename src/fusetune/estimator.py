@@ -30,6 +30,7 @@ from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.split import split_without_test
 from fusetune.data.table import read_table
 from fusetune.errors import ConfigError, UserError
@@ -128,7 +129,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
         schema = infer_schema(
-            table, label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group
+            table, Roles(label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group)
         )
         classes = class_list(table, label, least=1)  # rows of a class may lie in other folds
         codes, ids = encode_labels(table, label, classes), table.ids(schema.named("id"))
