@@ -348,7 +348,7 @@ def test_the_doctor_calls_a_truncated_file_truncated() -> None:
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = dataset(FRAMES)
     made.Rows = made.Columns = 20000
-    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", None)
+    monkeypatch.setattr("fusetune.data.dicom.pixel_array", None)
     with pytest.raises(ImageError, match=r"20,000 x 20,000 pixels are more than data.pixel_limit=1,000,000"):
         load(made)
 
@@ -365,6 +365,7 @@ def test_no_error_speaks_of_the_patient() -> None:
 def test_without_pydicom_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = with_preamble(dataset(FRAMES))
     monkeypatch.setitem(sys.modules, "pydicom", None)
+    monkeypatch.delitem(sys.modules, "fusetune.data.dicom", raising=False)
     with pytest.raises(ImageError, match=r"pip install 'fusetune\[dicom\]'"):
         decoded(Encoded(data))
 

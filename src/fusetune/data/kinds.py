@@ -9,11 +9,11 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from fusetune.data.dicom import FRAME
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import LEADING_ZERO, first_is_day, parse_dates
 from fusetune.errors import listed
 
+FRAME = re.compile(r"#frame=(\d+)$")  # what a path ends with that names a frame of a DICOM file, from 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
 TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f"})

@@ -18,8 +18,8 @@ import pandas as pd
 from PIL import UnidentifiedImageError
 
 from fusetune.data.decode import opened
-from fusetune.data.dicom import FRAME
 from fusetune.data.images import ImageInput
+from fusetune.data.kinds import FRAME
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
