@@ -31,7 +31,7 @@ from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
-from fusetune.data.split import split_without_test
+from fusetune.data.split import make_split
 from fusetune.data.table import read_table
 from fusetune.errors import ConfigError, UserError
 from fusetune.judge import calibrate
@@ -134,8 +134,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes = class_list(table, label, least=1)  # rows of a class may lie in other folds
         codes, ids = encode_labels(table, label, classes), table.ids(schema.named("id"))
         groups = None if self.group is None else table.column(self.group)
-        how: dict[str, Any] = {"fractions": config.split.fractions, "seed": config.seed}
-        split = split_without_test(ids, codes, groups=groups, **how)
+        train, valid, _ = config.split.fractions
+        share = valid / (train + valid)
+        split = make_split(ids, codes, groups=groups, fractions=(1 - share, share, 0), seed=config.seed)
         log = Log(quiet=not self.verbose)
         runtime = start_runtime(config)
         ctx, readers = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own)

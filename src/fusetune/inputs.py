@@ -221,8 +221,8 @@ def _prepare_text(
     name = _automatic(text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
     tokenizer = None
     if name in UNTRAINED:
-        known = table.column(column).iloc[train].dropna().astype("str").tolist()
-        tokenizer = train_tokenizer(known) if name == "builtin" else train_word_tokenizer(known)
+        texts = table.column(column).iloc[train].dropna().astype("str").tolist()
+        tokenizer = train_tokenizer(texts) if name == "builtin" else train_word_tokenizer(texts)
     encoder, tokenizer = load_text_encoder(
         name,
         max_tokens=text.max_tokens,

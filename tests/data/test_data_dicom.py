@@ -88,6 +88,10 @@ def decoded(encoded: Encoded, limit: int = 10**6) -> Array:
     return pixels
 
 
+def decode(reader: ImageInput, value: str, root: Path) -> Array:
+    return reader.square(reader.fetch(value, root))
+
+
 def grey(pixels: Array) -> Array:
     assert (pixels == pixels[..., :1]).all()
     return pixels[..., 0]
@@ -206,7 +210,7 @@ WIDE = {"WindowCenter": 128, "WindowWidth": 256}
 @pytest.mark.parametrize(("suffix", "frame"), [("", 3), ("#frame=1", 1), ("#frame=2", 2), ("#frame=5", 5)])
 def test_frames_are_chosen_by_the_path(tmp_path: Path, suffix: str, frame: int) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES, **WIDE)))
-    pixels = INPUT.decode(f"film.dcm{suffix}", tmp_path)
+    pixels = decode(INPUT, f"film.dcm{suffix}", tmp_path)
     assert (pixels == 10 * frame).all()
 
 
@@ -218,15 +222,15 @@ def test_the_middle_of_an_even_number_is_the_earlier_one() -> None:
 def test_a_frame_that_does_not_exist(tmp_path: Path, frame: int) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     with pytest.raises(ImageError, match=rf"there is no frame {frame}: frames are counted from 1 to 5"):
-        INPUT.decode(f"film.dcm#frame={frame}", tmp_path)
+        decode(INPUT, f"film.dcm#frame={frame}", tmp_path)
 
 
 def test_frames_belong_to_dicom_files(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="'#frame=' names a frame of a DICOM file, and this is none"):
-        INPUT.decode("a.png#frame=1", tmp_path)
+        decode(INPUT, "a.png#frame=1", tmp_path)
     with pytest.raises(ImageError, match="there is no such file"):
-        INPUT.decode("b.dcm#frame=1", tmp_path)
+        decode(INPUT, "b.dcm#frame=1", tmp_path)
 
 
 def test_a_frame_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:

@@ -75,23 +75,28 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Where every record is: keys, sorted; which of the shards each lies in; and its place there."""
+class _Index:
+    """Where every record is: keys, sorted; the record's number over all shards; and each shard's first number."""
 
     keys: npt.NDArray[np.uint64]
-    owners: npt.NDArray[np.int32]
-    places: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
     shards: list[_Shard]
 
     @classmethod
-    def of(cls, shards: list[_Shard]) -> _Found:
+    def of(cls, shards: list[_Shard]) -> _Index:
         """Index shards: 16 bytes per record."""
-        sizes = [len(shard.index) for shard in shards]
         keys = np.concatenate([np.empty(0, np.uint64), *(shard.index["key"] for shard in shards)])
-        owners = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
-        places = np.concatenate([np.empty(0, np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
         order = np.argsort(keys, kind="stable")
-        return cls(keys[order], owners[order], places[order], shards)
+        return cls(keys[order], order, np.cumsum([0, *(len(shard.index) for shard in shards)])[:-1], shards)
+
+    def locate(self, key: int) -> tuple[_Shard, int] | None:
+        """Return the shard that holds a record, and the record's place there."""
+        at = int(np.searchsorted(self.keys, np.uint64(key)))
+        if at == len(self.keys) or int(self.keys[at]) != key:
+            return None
+        owner = int(np.searchsorted(self.starts, self.numbers[at], "right")) - 1
+        return self.shards[owner], int(self.numbers[at] - self.starts[owner])
 
 
 class PixelCache:
@@ -110,7 +115,7 @@ class PixelCache:
         self._lock = Lock()
         self._used: set[Path] = set()
         self._block = self._new_block()
-        self._found = self._open()
+        self._index = self._open()
 
     def __contains__(self, key: int) -> bool:
         """Return whether there is a record; whether it can be trusted is known when it is read."""
@@ -141,7 +146,7 @@ class PixelCache:
             block, self._block = self._block, self._new_block()
         if block.count:
             self._publish(block)
-        self._found = self._open()
+        self._index = self._open()
 
     def _new_block(self) -> _Block:
         return _Block(self.side, max(1, min(_SHARD, self.limit // 8) // (3 * self.side**2)))
@@ -157,27 +162,23 @@ class PixelCache:
         except OSError:  # no space, or a read-only folder: the images will be decoded again, which is only slower
             self.full = True
 
-    def _open(self) -> _Found:
+    def _open(self) -> _Index:
         folders = sorted(path for path in self.folder.glob("*") if _is_shard(path) and not path.name.startswith("."))
-        return _Found.of([shard for path in folders if (shard := _load(path, self.side)) is not None])
+        return _Index.of([shard for path in folders if (shard := _load(path, self.side)) is not None])
 
     def _locate(self, key: int) -> tuple[_Shard, int] | None:
-        found = self._found
-        at = int(np.searchsorted(found.keys, np.uint64(key)))
-        if at == len(found.keys) or int(found.keys[at]) != key:
-            return None
-        shard = found.shards[int(found.owners[at])]
-        if shard.folder not in self._used:
-            self._used.add(shard.folder)
+        located = self._index.locate(key)
+        if located is not None and (folder := located[0].folder) not in self._used:
+            self._used.add(folder)
             # Another process may remove the shard at any time; what is mapped here stays readable.
             with contextlib.suppress(OSError):
-                os.utime(shard.folder)
-        return shard, int(found.places[at])
+                os.utime(folder)
+        return located
 
     def _distrust(self, shard: _Shard) -> None:
         """Forget and remove a shard with a damaged record; all its records are made anew."""
         with self._lock:
-            self._found = _Found.of([other for other in self._found.shards if other.folder != shard.folder])
+            self._index = _Index.of([other for other in self._index.shards if other.folder != shard.folder])
         _remove(shard.folder)
 
     def _make_room(self, needed: int) -> bool:

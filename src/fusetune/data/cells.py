@@ -8,7 +8,7 @@ The category 1.0 is the category 1: whole numbers turn into fractions where a ce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +69,8 @@ class CellInput(BaseModel):
             if kind is Kind.DATE and first_is_day(series):
                 day_first.append(name)
             for part, values in _numbers(series, kind, table.name, name in day_first).items():
-                known = values[~np.isnan(values)]
-                mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+                present = values[~np.isnan(values)]
+                mean, std = (float(present.mean()), float(present.std())) if len(present) else (0.0, 1.0)
                 # Of equal numbers, rounding can leave a deviation that would blow up any other value.
                 scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 1e-9 * abs(mean) else 1.0))
         return cls(kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first)
@@ -94,9 +94,9 @@ class CellInput(BaseModel):
         for i, vocabulary in enumerate(self.categories):
             codes[:, i] = _codes(table.column(vocabulary.column), vocabulary.categories)
         source = CellSource.of(numbers, codes)
-        for name, found in parts.items():
+        for name, values in parts.items():
             cells = table.column(name)
-            unread = cells.notna().to_numpy() & np.isnan(next(iter(found.values())))
+            unread = cells.notna().to_numpy() & np.isnan(next(iter(values.values())))
             for row in map(int, np.flatnonzero(unread)):
                 text = f"{name}: '{cells.iloc[row]}' is no {self.kinds[name]} and counts as missing"
                 source.problems[row] = "; ".join(filter(None, (source.problems.get(row), text)))
@@ -113,9 +113,7 @@ class CellSource:
     present: npt.NDArray[np.bool_]
     digests: npt.NDArray[np.uint64]
     lengths: None = None
-
-    def __post_init__(self) -> None:
-        self.problems: dict[int, str] = {}
+    problems: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, numbers: npt.NDArray[np.float32], codes: npt.NDArray[np.int64]) -> CellSource:
@@ -165,8 +163,5 @@ def _words(series: pd.Series) -> pd.Series:
 
 
 def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64]:
-    known = pd.Index(list(categories), dtype="str").get_indexer(pd.Index(_words(series), dtype="str"))
-    codes = known.astype(np.int64) + FIRST
-    codes[known < 0] = UNSEEN
-    codes[series.isna().to_numpy()] = MISSING
-    return codes
+    places = pd.Index(list(categories), dtype="str").get_indexer(pd.Index(_words(series), dtype="str")).astype(np.int64)
+    return np.where(series.isna(), MISSING, np.where(places < 0, UNSEEN, places + FIRST))

@@ -99,12 +99,15 @@ class ImageInput(BaseModel):
         """
         return ImageSource(self, table, reading or Reading())
 
-    def decode(self, value: str, root: Path, spacing: float = math.nan) -> Pixels:
-        """Read one image as a square.
+    def fetch(self, value: str, root: Path) -> Encoded:
+        """Return one image as it is stored; see `read_encoded`."""
+        return read_encoded(value.strip(), root, self.allow_remote, self.outside == "refuse")
+
+    def square(self, encoded: Encoded, spacing: float = math.nan) -> Pixels:
+        """Decode one image.
 
         Args:
-            value: Path relative to `root`, absolute path, or URL; see `read_encoded`.
-            root: The table's folder.
+            encoded: What `fetch` gave.
             spacing: Physical size of a pixel of the file, if images are brought to one scale.
 
         Returns:
@@ -113,14 +116,6 @@ class ImageInput(BaseModel):
         Raises:
             ImageError: Saying what is wrong with the file.
         """
-        return self.square(self.fetch(value, root), spacing)
-
-    def fetch(self, value: str, root: Path) -> Encoded:
-        """Return one image as it is stored; see `decode`."""
-        return read_encoded(value.strip(), root, self.allow_remote, self.outside == "refuse")
-
-    def square(self, encoded: Encoded, spacing: float = math.nan) -> Pixels:
-        """Decode one image; see `decode`."""
         with opened(encoded, self.pixel_limit) as picture:
             if self.extent is None:
                 pixels = load_pixels(picture, encoded, (self.size, self.size), self.background)
@@ -178,7 +173,7 @@ class ImageSource:
         self.present = _has_path(self.paths)
         self.digests = np.zeros(len(self.table), dtype=np.uint64)
         size, where = self.settings.size, self.reading.cache
-        self.workers = choose_workers(self.reading.workers, self.paths)
+        self.threads, self._reason = choose_workers(self.reading.workers, self.paths)
         self.cache = None if where is None else PixelCache(where, size, self.reading.cache_gb)
         keep = len(self.table) * size * size * 3 <= _MEMORY
         self.pixels: Pixels | None = np.zeros((len(self.table), size, size, 3), np.uint8) if keep else None
@@ -187,8 +182,7 @@ class ImageSource:
 
     def describe(self) -> str:
         """Return one line about how the images were and will be read."""
-        column, found = self.settings.column, int(self.present.sum())
-        parts = [f"{column}: {found:,} images read with {self.workers.describe()}"]
+        parts = [f"{self.settings.column}: {int(self.present.sum()):,} images read with {self._reason}"]
         if self.cache is not None:
             parts.append(f"{self.cached:,} of them decoded by an earlier run")
         if self.pixels is not None:
@@ -203,9 +197,9 @@ class ImageSource:
     def _scan(self) -> None:
         # Every image is read once before anything starts: a broken one is known now, not after an hour.
         rows = np.flatnonzero(self.present)
-        with bar(f"reading {self.settings.column}", len(rows)) as shown:
+        with bar(f"reading {self.settings.column}", len(rows)) as progress:
             for read, cached in self._spread(self._first, rows):
-                shown.advance(read)
+                progress.advance(read)
                 self.cached += cached
         self.problems = dict(sorted(self.problems.items()))
         if self.pixels is not None:
@@ -215,22 +209,17 @@ class ImageSource:
 
     def _spread(self, work: Callable[[Rows], R], items: Rows) -> Iterator[R]:
         """Let the threads work on pieces of an array; results come in order."""
-        with ThreadPoolExecutor(self.workers.count, "reading") as pool:
+        with ThreadPoolExecutor(self.threads, "reading") as pool:
             for start in range(0, len(items), _WINDOW):
                 window = items[start : start + _WINDOW]
                 yield from pool.map(work, [window[i : i + _PIECE] for i in range(0, len(window), _PIECE)])
 
     def _first(self, rows: Rows) -> tuple[int, int]:
-        """Read rows for the first time; return how many, and how many of them the cache knew."""
+        """Read rows for the first time; return how many, and how many of them the cache had."""
         cached = 0
         for row, path in zip(rows.tolist(), self.paths.iloc[rows].tolist(), strict=True):
             try:
-                encoded = self._encoded(path)
-                key = self.settings.digest(encoded, float(self.spacings[row]))
-                known = self._recall(row, key)
-                if not known:
-                    self._decode(row, key, encoded)
-                self.digests[row], cached = key, cached + known
+                cached += self._take(row, self.settings.fetch(str(path), self.table.root))
             except ImageError as error:
                 self.present[row] = False
                 self.problems[row] = f"{path}: {error}"
@@ -241,26 +230,20 @@ class ImageSource:
                 ) from error
         return len(rows), cached
 
-    def _recall(self, row: int, key: int) -> bool:
-        """Take a row's pixels from the cache, or find that they are there if memory is not to hold them."""
-        if self.cache is None:
-            return False
-        if self.pixels is None:
-            return key in self.cache
-        found = self.cache.get(key)
-        if found is not None:
-            self.pixels[row] = found
-        return found is not None
-
-    def _decode(self, row: int, key: int, encoded: Encoded) -> None:
-        square = self.settings.square(encoded, float(self.spacings[row]))
-        if self.pixels is not None:
+    def _take(self, row: int, encoded: Encoded) -> bool:
+        """Put a row's pixels where later batches get them from; return whether the cache had them."""
+        spacing = float(self.spacings[row])
+        key = self.settings.digest(encoded, spacing)
+        square = None if self.cache is None or self.pixels is None else self.cache.get(key)
+        cached = square is not None or (self.pixels is None and self.cache is not None and key in self.cache)
+        if not cached:
+            square = self.settings.square(encoded, spacing)
+            if self.cache is not None:
+                self.cache.put(key, square)
+        if self.pixels is not None and square is not None:
             self.pixels[row] = square
-        if self.cache is not None:
-            self.cache.put(key, square)
-
-    def _encoded(self, path: object) -> Encoded:
-        return self.settings.fetch(str(path), self.table.root)
+        self.digests[row] = key
+        return cached
 
     def read(self, rows: Rows) -> Tensor:
         """Return uint8 [rows, 3, size, size], channels last; absent rows are grey and must be masked by `present`.
@@ -268,29 +251,29 @@ class ImageSource:
         Raises:
             ImageError: If an image that could be read at the start no longer can, or has changed.
         """
-        found = self._again(rows) if self.pixels is None else self.pixels[rows]
-        return torch.from_numpy(found).permute(0, 3, 1, 2)
+        pixels = self._again(rows) if self.pixels is None else self.pixels[rows]
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def _again(self, rows: Rows) -> Pixels:
-        found = np.full((len(rows), self.settings.size, self.settings.size, 3), _GREY, np.uint8)
+        pixels = np.full((len(rows), self.settings.size, self.settings.size, 3), _GREY, np.uint8)
 
         def fetch(places: Rows) -> None:
             for place in places:
-                found[place] = self._fetched(int(rows[place]))
+                pixels[place] = self._fetched(int(rows[place]))
 
         for _ in self._spread(fetch, np.flatnonzero(self.present[rows])):
             pass
-        return found
+        return pixels
 
     def _fetched(self, row: int) -> Pixels:
         """Return a row's pixels from the cache or from its file."""
-        known = None if self.cache is None else self.cache.get(int(self.digests[row]))
-        if known is not None:
-            return known
+        square = None if self.cache is None else self.cache.get(int(self.digests[row]))
+        if square is not None:
+            return square
         path, spacing = self.paths.iloc[row], float(self.spacings[row])
         name = f"{path} (table row {row})"
         try:
-            encoded = self._encoded(path)
+            encoded = self.settings.fetch(str(path), self.table.root)
             square = self.settings.square(encoded, spacing)
         except ImageError as error:
             raise ImageError(f"{name} was readable before, but now: {error}") from error
@@ -310,15 +293,13 @@ def raise_for_problems(source: ImageSource, ids: pd.Series, remedy: str = _REMED
     Raises:
         ImageError: Naming the rows and paths.
     """
-    if source.problems:
-        shown = [f"  - row {ids.iloc[row]}: {text}" for row, text in list(source.problems.items())[:10]]
-        more = f"\n  - and {len(source.problems) - 10:,} more" if len(source.problems) > 10 else ""
-        raise ImageError(
-            f"{len(source.problems):,} image(s) of column '{source.settings.column}' cannot be read:\n"
-            + "\n".join(shown)
-            + more
-            + f"\n{remedy}"
-        )
+    count = len(source.problems)
+    if not count:
+        return
+    lines = [f"{count:,} image(s) of column '{source.settings.column}' cannot be read:"]
+    lines += [f"  - row {ids.iloc[row]}: {text}" for row, text in list(source.problems.items())[:10]]
+    lines += [f"  - and {count - 10:,} more"] if count > 10 else []
+    raise ImageError("\n".join([*lines, remedy]))
 
 
 def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from fusetune.data.table import Table
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 
 _ID_NAME = re.compile(r"^(id|uid|uuid|index|row_?id|.*_(id|uid|uuid))$|^unnamed: 0$", re.IGNORECASE)
+_UNIQUE = "named like an id, all values differ"
 _ADVICE = "if its rows belong together, name it with --group; if it says something about a new row, with --inputs"
 
 
@@ -33,13 +34,13 @@ def infer_schema(table: Table, roles: Roles) -> Schema:
     for name in [*kinds, *sorted(inputs or ())]:
         table.column(name)
     role_of = _role_of(table, roles)
-    parts = _parts(vectors, role_of)
+    members = _members(vectors, role_of)
     for name in sorted(inputs or ()):
         if name in role_of:
             raise SchemaError(f"column '{name}' is the {role_of[name]} column and cannot be an input too")
     columns = []
     for name in table.frame.columns:
-        if name in parts:
+        if name in members:
             column = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
         elif name in role_of:
             kind, reason, _ = (kinds[name], "given", True) if name in kinds else infer_kind(table.frame[name])
@@ -73,38 +74,45 @@ def _refuse_lists(table: Table, name: str, role: Role) -> None:
         )
 
 
-def _parts(vectors: Mapping[str, list[str]], role_of: Mapping[str, Role]) -> set[str]:
+def _members(vectors: Mapping[str, list[str]], role_of: Mapping[str, Role]) -> set[str]:
     """Return the columns of all vectors, refusing those that are spoken for: a label would tell the answer."""
-    parts: set[str] = set()
+    members: set[str] = set()
     for vector, columns in vectors.items():
         for name in columns:
             if name in role_of:
                 raise SchemaError(f"--vectors {vector}: its pattern also matches the {role_of[name]} column '{name}'")
-            if name in parts:
+            if name in members:
                 raise SchemaError(f"--vectors {vector}: column '{name}' is already part of another vector")
-            parts.add(name)
-    return parts
+            members.add(name)
+    return members
 
 
-def _infer_column(series: pd.Series, name: str, given: Kind | None, chosen: set[str] | None, has_id: bool) -> Column:
-    kind, reason, usable = (given, "given", True) if given else infer_kind(series)
-    if given is None and kind is Kind.NUMBER and usable and _ID_NAME.match(name):
+def _infer_column(series: pd.Series, name: str, asked: Kind | None, inputs: set[str] | None, has_id: bool) -> Column:
+    """Describe a column that was named for no role.
+
+    Args:
+        series: Its values.
+        name: Its name.
+        asked: Its kind, where the user says so.
+        inputs: The columns that the user chose, if so.
+        has_id: Is there a column already that identifies rows?
+    """
+    kind, reason, usable = (asked, "given", True) if asked else infer_kind(series)
+    if asked is None and kind is Kind.NUMBER and usable and _ID_NAME.match(name):
         kind, reason = Kind.CATEGORY, "named like an id, so its numbers are names"
-    if chosen is not None:
-        role: Role = "input" if name in chosen else "unused"
-        if role == "unused" and not has_id and _looks_like_id(series, name):
-            role, reason = "id", "named like an id, all values differ"
-        return Column(name=name, kind=kind, role=role, reason=reason if role != "unused" else f"not chosen; {reason}")
-    if given is None and _looks_like_id(series, name):
-        return Column(
-            name=name,
-            kind=kind,
-            role="unused" if has_id else "id",
-            reason="named like an id, all values differ",
-        )
-    if given is None and usable and _names_things(series, name, kind):
-        return Column(name=name, kind=kind, role="unused", reason=f"named like an id: {_ADVICE}")
-    return Column(name=name, kind=kind, role="input" if usable else "unused", reason=reason)
+    role: Role = "input" if usable else "unused"
+    if inputs is not None:
+        if name in inputs:
+            role = "input"
+        elif not has_id and _looks_like_id(series, name):
+            role, reason = "id", _UNIQUE
+        else:
+            role, reason = "unused", f"not chosen; {reason}"
+    elif asked is None and _looks_like_id(series, name):
+        role, reason = "unused" if has_id else "id", _UNIQUE
+    elif asked is None and usable and _names_things(series, name, kind):
+        role, reason = "unused", f"named like an id: {_ADVICE}"
+    return Column(name=name, kind=kind, role=role, reason=reason)
 
 
 def _looks_like_id(series: pd.Series, name: str) -> bool:
@@ -123,17 +131,16 @@ def _kind(name: str, kind: str) -> Kind:
     try:
         return Kind(kind)
     except ValueError:
-        known = [str(k) for k in Kind]
         raise TableError(
-            f"kind '{kind}' of column '{name}' is unknown{did_you_mean(kind, known)}; known: {listed(known, 9)}"
+            f"kind '{kind}' of column '{name}' is unknown{did_you_mean(kind, Kind)}; known: {listed(Kind, 9)}"
         ) from None
 
 
 def _matching(table: Table, name: str, pattern: str) -> list[str]:
-    found = [column for column in table.frame.columns if fnmatchcase(column, pattern)]
-    if not found:
+    columns = [column for column in table.frame.columns if fnmatchcase(column, pattern)]
+    if not columns:
         raise SchemaError(f"--vectors {name}={pattern}: no column of {table.name} matches '{pattern}'")
-    wrong = [column for column in found if not pd.api.types.is_numeric_dtype(table.frame[column])]
+    wrong = [column for column in columns if not pd.api.types.is_numeric_dtype(table.frame[column])]
     if wrong:
         raise SchemaError(f"--vectors {name}={pattern}: column(s) {listed(wrong)} do not hold numbers")
-    return found
+    return columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +61,7 @@ class VectorSource:
     present: npt.NDArray[np.bool_]
     digests: npt.NDArray[np.uint64]
     lengths: None = None
-
-    def __post_init__(self) -> None:
-        self.problems: dict[int, str] = {}
+    problems: dict[int, str] = field(default_factory=dict)
 
     def read(self, rows: Rows) -> Tensor:
         """Return float32 [rows, dimensions]."""
