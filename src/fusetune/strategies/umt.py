@@ -43,7 +43,8 @@ class UMT(Joint):
         task, distance = super().loss(batch, outputs), self.distance(batch, outputs)
         if self.settings.scale_free is not None:
             return mixture(task, distance, self.settings.scale_free)
-        return task + self.settings.weight * distance
+        weight: float = self.settings.weight
+        return task + weight * distance
 
     def distance(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return sum_m D over the rows that have the modality."""
