@@ -74,21 +74,16 @@ def read_encoded(value: str, root: Path, allow_remote: bool, confined: bool = Fa
         ImageError: Saying why the file cannot be opened.
     """
     suffix = FRAME.search(value)
-    if suffix is None:
-        return Encoded(_read(value, root, allow_remote, confined))
-    return Encoded(_read(value[: suffix.start()], root, allow_remote, confined), int(suffix[1]))
-
-
-def _read(value: str, root: Path, allow_remote: bool, confined: bool) -> bytes:
+    address, frame = (value, None) if suffix is None else (value[: suffix.start()], int(suffix[1]))
     try:
-        local = value.removeprefix("file://")
+        local = address.removeprefix("file://")
         if "://" not in local:
             # Only a leading "~/" is the home folder; "~x.png" is a file's name.
             path = root / (Path(local).expanduser() if local.startswith("~/") else local)
-            return _read_local(path.resolve(), root.resolve() if confined else None)
-        _check_address(value, allow_remote, confined)
-        with fsspec.open(value, "rb") as file:
-            return bytes(file.read())
+            return Encoded(_read_local(path.resolve(), root.resolve() if confined else None), frame)
+        _check_address(address, allow_remote, confined)
+        with fsspec.open(address, "rb") as file:
+            return Encoded(bytes(file.read()), frame)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -115,7 +110,7 @@ def opened(encoded: Encoded, pixel_limit: int) -> Iterator[Picture]:
     """
     try:
         with _picture(encoded) as picture:
-            _check_size(picture.size, pixel_limit)
+            _check_size(*picture.size, pixel_limit)
             yield picture
     except ImageError:
         raise
@@ -176,7 +171,9 @@ def _jpeg(picture: Image.Image, data: bytes, least: tuple[int, int]) -> Pixels |
     """Decode a grey or colour JPEG, or return None where Pillow has to do it."""
     if picture.mode not in ("RGB", "L"):
         return None  # CMYK needs a conversion that libjpeg has not
-    factor = _reduction(picture.size, least)
+    # Only these have fast code in libjpeg-turbo; 3/8, for example, takes longer than 1/2 although it yields less.
+    room = min(side // max(1, wanted) for side, wanted in zip(picture.size, least, strict=True))
+    factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
     width, height = (-(-side // factor) for side in picture.size)
     return _strictly(data, min_width=width, min_height=height, min_factor=factor)
 
@@ -186,25 +183,14 @@ def _strictly(data: bytes, **reduction: int) -> Pixels | None:
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **reduction)
     except ValueError as error:
-        if _loses_pixels(str(error)):
+        message = str(error).lower()
+        if ("premature end" in message or "corrupt jpeg data" in message) and "extraneous" not in message:
             raise ImageError(f"damaged image: {error}") from error
         return None
     return pixels
 
 
-def _reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
-    # Only these have fast code in libjpeg-turbo; 3/8, for example, takes longer than 1/2 although it yields less.
-    room = min(side // max(1, wanted) for side, wanted in zip(size, least, strict=True))
-    return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
-
-
-def _loses_pixels(message: str) -> bool:
-    words = message.lower()
-    return ("premature end" in words or "corrupt jpeg data" in words) and "extraneous" not in words
-
-
-def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
-    width, height = size
+def _check_size(width: int, height: int, pixel_limit: int) -> None:
     if width * height > pixel_limit:
         raise ImageError(
             f"{width:,} x {height:,} pixels are more than data.pixel_limit={pixel_limit:,}; "
