@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import fsspec
@@ -37,6 +37,8 @@ Picture: TypeAlias = "Image.Image | DicomPicture"
 _BARE_DICOM = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x18]\0)")
 _LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
 _ORIENTATION = 0x0112
+# What Pillow's limit was when each of the images that are open now was opened.
+_LOCK, _LIMITS = Lock(), list[int | None]()
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -131,7 +133,7 @@ def _picture(encoded: Encoded) -> Iterator[Picture]:
     elif encoded.frame is not None:
         raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
     else:
-        with _OwnLimit(), Image.open(io.BytesIO(encoded.content)) as picture:
+        with _own_limit(), Image.open(io.BytesIO(encoded.content)) as picture:
             yield picture
 
 
@@ -198,27 +200,22 @@ def _check_size(width: int, height: int, pixel_limit: int) -> None:
         )
 
 
-class _OwnLimit:
-    """Switches Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Switch Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
 
     Pillow's is one global number with a warning below it; a warnings filter cannot be changed safely in threads.
     """
-
-    _lock: ClassVar[Lock] = Lock()
-    _open: ClassVar[int] = 0
-    _before: ClassVar[int | None] = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if _OwnLimit._open == 0:
-                _OwnLimit._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            _OwnLimit._open += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            _OwnLimit._open -= 1
-            if _OwnLimit._open == 0:
-                Image.MAX_IMAGE_PIXELS = _OwnLimit._before
+    with _LOCK:
+        _LIMITS.append(Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _LIMITS.pop()
+            if not _LIMITS:
+                Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_address(address: str, allow_remote: bool, confined: bool) -> None:
