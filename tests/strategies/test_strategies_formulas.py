@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from test_strategies_unimodal import make_context
+from strategies_context import make_context
 from tiny import tiny_table
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,31 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from tiny import settings, tiny_table
+from strategies_context import make_context
+from tiny import tiny_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.augment.mix import draw_mixing
 from fusetune.augment.random import Moment
-from fusetune.config import Config
 from fusetune.context import Context
-from fusetune.data.infer import infer_schema
-from fusetune.data.roles import Roles
-from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.errors import SplitError, UserError
 from fusetune.features.store import weights_hash
 from fusetune.heads.base import HeadData
 from fusetune.heads.folds import Folds
-from fusetune.model import encode_labels
 from fusetune.networks import EnsembleNetwork
-from fusetune.prepare import class_list, prepare, split_rows
-from fusetune.progress import Log
-from fusetune.runtime import start_runtime
-from fusetune.strategies import crossfit, two_stage, unimodal
+from fusetune.strategies import blocks, crossfit, unimodal
 from fusetune.strategies.base import Fitted, NoSettings
 from fusetune.strategies.batch import draw_batch
 from fusetune.strategies.two_stage import TwoStage
@@ -56,18 +48,6 @@ class Normed(Encoder):
 
     def describe(self) -> dict[str, Any]:
         return {"encoder": "Normed", "dim": self.dim}
-
-
-def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
-    config = Config.build(settings(folder / "store", **more))
-    vectors = {"genes": "v_*"} if "genes" in inputs else None
-    table = read_table(frame)
-    schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
-    classes = class_list(table, "organ")
-    labels = encode_labels(table, "organ", classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
-    runtime = start_runtime(config)
-    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
 
 
 def fit_two_stage(ctx: Context) -> Fitted:
@@ -301,7 +281,7 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         return network.eval()
 
     seen: list[tuple[HeadData, Any]] = []
-    plain = two_stage.fit_on
+    plain = blocks.fit_on
 
     def watched(ctx: Context, folds: Folds, views: Any, *rest: Any) -> Any:
         fit, held = plain(ctx, folds, views, *rest)
@@ -309,7 +289,7 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         return fit, held
 
     monkeypatch.setattr(crossfit, "fine_tune", remember)
-    monkeypatch.setattr(two_stage, "fit_on", watched)
+    monkeypatch.setattr(blocks, "fit_on", watched)
     fit_two_stage(ctx)
     hits = []
     for data, head in seen:
@@ -394,13 +374,13 @@ def test_words_are_read_only_where_they_lower_the_nll_of_the_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_words: float
 ) -> None:
     ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note", "genes"], crossfit__how="k", train__epochs=0)
-    plain = two_stage.fit_on
+    plain = blocks.fit_on
 
     def said_to_be(ctx: Context, folds: Folds, views: Any, *rest: Any) -> Any:
         fit, held = plain(ctx, folds, views, *rest)
         return replace(fit, valid_nll=with_words if "note words" in views else 0.5), held
 
-    monkeypatch.setattr(two_stage, "fit_on", said_to_be)
+    monkeypatch.setattr(blocks, "fit_on", said_to_be)
     model = fit_two_stage(ctx).network
     assert ("note words" in model.wiring.networks) == (with_words < 0.5)
     assert len(model.encoders) == (3 if with_words < 0.5 else 2)
