@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
@@ -32,7 +31,6 @@ class ShallowText(Encoder):
 
     def __init__(self, vocabulary_size: int, *, width: int = 128, hidden: int = 200, masked: bool = True) -> None:
         super().__init__()
-        self.arguments = {"vocabulary_size": vocabulary_size, "width": width, "hidden": hidden, "masked": masked}
         self.dim, self.masked = hidden, masked
         self.words = nn.Embedding(vocabulary_size, width)
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
@@ -46,10 +44,6 @@ class ShallowText(Encoder):
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the embedding, then one block per layer."""
         return [list(layer.parameters()) for layer in (self.words, self.first, self.second)]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the sizes and whether padding is left out."""
-        return {"encoder": type(self).__name__, **self.arguments}
 
 
 def train_word_tokenizer(texts: Iterable[str]) -> Tokenizer:

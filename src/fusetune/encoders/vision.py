@@ -11,7 +11,7 @@ import huggingface_hub
 import torch
 from torch import Tensor, nn
 
-from fusetune.encoders.base import ImageEncoder, numbered_blocks, takes_argument
+from fusetune.encoders.base import ImageEncoder, takes_argument
 from fusetune.encoders.pretrained import (
     IMAGE_PACKAGES,
     build_backbone,
@@ -60,7 +60,6 @@ class TransformersImage(ImageEncoder):
         backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(mean, std, preferred_size, statistics)
-        self.config = config
         self.network: Any = build_backbone(config) if backbone is None else backbone
         self.reads_class_token = hasattr(getattr(self.network, "pooler", None), "dense")
         if self.reads_class_token:
@@ -94,14 +93,6 @@ class TransformersImage(ImageEncoder):
             features: Tensor = self(torch.zeros(1, 3, self.preferred_size, self.preferred_size))
         self.network.train(training)
         return features.shape[1]
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the embeddings, one block per layer (stage, for convolutional networks), and what follows."""
-        return numbered_blocks(self.network)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the configuration and the pixel statistics."""
-        return {**super().describe(), "config": self.config}
 
 
 def load_transformers_image(name: str, given: dict[str, Any], *, allow_download: bool) -> TransformersImage:
@@ -183,7 +174,6 @@ class TimmImage(ImageEncoder):
         backbone: nn.Module | None = None,
     ) -> None:
         super().__init__(mean, std, preferred_size, statistics)
-        self.name = name
         network: Any = import_timm().create_model(name, num_classes=0) if backbone is None else backbone
         self.network: nn.Module = network
         self.dim = int(network.num_features)
@@ -192,14 +182,6 @@ class TimmImage(ImageEncoder):
         """Encode ``[batch, 3, height, width]`` in 0..1 to ``[batch, dim]``."""
         features: Tensor = self.network(self.normalise(inputs))
         return features.float()
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the stem, the network's blocks, and what follows."""
-        return numbered_blocks(self.network)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the architecture's name and the pixel statistics."""
-        return {**super().describe(), "name": self.name}
 
 
 def import_timm() -> Any:

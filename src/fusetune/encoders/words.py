@@ -7,12 +7,11 @@ brand, a drug) is better kept by counting. Works on the same token ids as the ne
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusetune.encoders.base import Encoder
 
@@ -34,6 +33,7 @@ class WordCounts(Encoder):
     def __init__(self, dim: int, special: Iterable[int] = ()) -> None:
         super().__init__()
         self.dim, self.special = dim, sorted(special)
+        self.arguments["special"] = self.special
         self.register_buffer("codes", torch.arange(dim))
         self.register_buffer("idf", torch.ones(dim))
 
@@ -75,14 +75,6 @@ class WordCounts(Encoder):
         weighed = torch.where(counts > 0, 1 + counts.clamp(min=1).log(), 0.0) * self.idf
         vectors: Tensor = weighed / weighed.norm(dim=1, keepdim=True).clamp(min=1e-12)
         return vectors
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return nothing: there is nothing to train."""
-        return []
-
-    def describe(self) -> dict[str, Any]:
-        """Return width and special ids; the tokens themselves are buffers."""
-        return {"encoder": type(self).__name__, "dim": self.dim, "special": self.special}
 
 
 def _codes(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
