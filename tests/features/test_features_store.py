@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fusetune.augment import Augment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment, uniform
 from fusetune.config import Config, ImagePolicy
@@ -69,14 +70,15 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Augment):
     size: float = 0.5
+
+    @property
+    def varies(self) -> bool:
+        return True
 
     def describe(self) -> dict[str, object]:
         return {"noise": self.size}
-
-    def plain(self, inputs: Tensor) -> Tensor:
-        return inputs
 
     def draw(self, inputs: Tensor, keys: Tensor, moment: Moment) -> Tensor:
         return inputs + self.size * uniform(moment, keys, "noise", inputs.shape[1])
@@ -160,12 +162,16 @@ def test_known_features_are_reused_by_other_runs(runtime: Runtime, tmp_path: Pat
 
 @dataclass(frozen=True)
 class Fleeting(Noise):
-    fleeting: str | None = "this run"
+    word: str | None = "this run"
+
+    @property
+    def fleeting(self) -> str | None:
+        return self.word
 
 
 def test_views_that_depend_on_more_than_can_be_told_belong_to_one_run(runtime: Runtime, tmp_path: Path) -> None:
     source, encoder = make_source(), Counting()
-    one, other, named = Fleeting(), Fleeting(fleeting="that run"), Fleeting(fleeting=None)
+    one, other, named = Fleeting(), Fleeting(word="that run"), Fleeting(word=None)
     store = make_store(tmp_path, runtime)
     first = store.encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS)
     passes = 3 * int(source.present[ROWS].sum())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusetune.augment import simd
+from fusetune.augment import Augment, simd
 from fusetune.augment.colour import adjust, colour_matrix
 from fusetune.augment.draws import Draws, image_draws
 from fusetune.augment.effects import apply_effects
@@ -23,7 +23,7 @@ from fusetune.config import ImagePolicy
 
 
 @dataclass(frozen=True)
-class ImageAugment:
+class ImageAugment(Augment):
     """Turns canonical uint8 images into what an image encoder sees.
 
     uint8 pictures on the CPU are computed in float32 from start to end, and agree with exact arithmetic to 1/255 (in

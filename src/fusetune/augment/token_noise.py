@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusetune.augment import Augment
 from fusetune.augment.random import Moment, uniform
 from fusetune.config import TextPolicy
 from fusetune.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class TextAugment:
+class TextAugment(Augment):
     """Turns padded token ids into what a text encoder sees.
 
     Attributes:
@@ -52,10 +53,6 @@ class TextAugment:
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
         return {**self.policy.model_dump(), "special": list(self.special), "mask id": self.mask}
-
-    def plain(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the texts as they are."""
-        return inputs
 
     def draw(self, inputs: dict[str, Tensor], keys: Tensor, moment: Moment) -> dict[str, Tensor]:
         """Swap, hide and leave out tokens; the rest moves together, so that no gap tells where a token was.

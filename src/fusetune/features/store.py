@@ -202,7 +202,7 @@ class FeatureStore:
 
 def _fleeting(what: Encoding, views: Sequence[Moment] | None) -> str | None:
     """Return a word of this run's own where its random views depend on more than can be told."""
-    return None if views is None else getattr(what.augment, "fleeting", None)
+    return None if views is None else what.augment.fleeting
 
 
 def weights_hash(module: torch.nn.Module) -> str:
