@@ -103,10 +103,10 @@ class CellAugment(Augment):
     def _jittered(self, numbers: Tensor, missing: Tensor, keys: Tensor, moment: Moment) -> Tensor:
         noise = self.policy.jitter * normal(moment, keys, "cell jitter", numbers.shape[1])
         noise[:, list(self.truths)] = 0
-        found = numbers + noise
+        moved = numbers + noise
         for season in self.seasons:
-            found[:, season.first : season.first + 3] = season.shift(numbers, noise[:, season.first])
-        return where(missing, numbers, found)
+            moved[:, season.first : season.first + 3] = season.shift(numbers, noise[:, season.first])
+        return where(missing, numbers, moved)
 
     def _emptied(self, inputs: dict[str, Tensor], keys: Tensor, moment: Moment) -> dict[str, Tensor]:
         numbers, missing, codes = inputs["numbers"], inputs["missing"], inputs["codes"]

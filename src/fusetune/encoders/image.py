@@ -128,21 +128,21 @@ def load_image_encoder(
     Raises:
         WeightsError: The weights are not on this machine and may not be fetched, or do not fit the network.
     """
-    given: dict[str, Any] = {key: list(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
-    if given:
-        given["statistics"] = f"{' and '.join(given)} given by the configuration"
+    overrides: dict[str, Any] = {key: list(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
+    if overrides:
+        overrides["statistics"] = f"{' and '.join(overrides)} given by the configuration"
     if name == "builtin":
-        return SmallCNN(**given)
+        return SmallCNN(**overrides)
     if name in IMAGE_PACKAGES:
-        return _load_lite(name, given)
+        return _load_lite(name, overrides)
     if name.startswith("timm:"):
-        return load_timm(name.removeprefix("timm:"), given, allow_download=allow_download)
-    return load_transformers_image(name, given, allow_download=allow_download)
+        return load_timm(name.removeprefix("timm:"), overrides, allow_download=allow_download)
+    return load_transformers_image(name, overrides, allow_download=allow_download)
 
 
-def _load_lite(name: str, given: dict[str, Any]) -> EfficientNetLite:
+def _load_lite(name: str, overrides: dict[str, Any]) -> EfficientNetLite:
     weights = torch.load(package_weights(IMAGE_PACKAGES[name]), map_location="cpu", weights_only=True)
-    encoder = EfficientNetLite(level=int(name[-1]), **given)
+    encoder = EfficientNetLite(level=int(name[-1]), **overrides)
     classifier = {"_fc.weight", "_fc.bias"}
     encoder.network.load_state_dict({key: value for key, value in weights.items() if key not in classifier})
     return encoder.eval()

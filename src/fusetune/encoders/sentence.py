@@ -254,13 +254,11 @@ class SpecialIds:
     Attributes:
         pad: Fills a batch's shorter rows.
         mask: Stands for a hidden token; None where the tokenizer has no such token.
-        unk: Stands for an unknown token.
         all: Ids of all special tokens: never dropped, swapped or masked.
     """
 
     pad: int
     mask: int | None
-    unk: int
     all: frozenset[int]
 
 
@@ -270,11 +268,6 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     A tokenizer without padding (GPT-2) pads with its first special token: the mask makes its value irrelevant.
     """
     special = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    pad = _first(special, ("[PAD]", "<pad>", "<|pad|>"), min(special.values(), default=0))
-    unk = _first(special, ("[UNK]", "<unk>"), pad)
+    pad = next((special[name] for name in ("[PAD]", "<pad>", "<|pad|>") if name in special), None)
     mask = next((special[name] for name in ("[MASK]", "<mask>", "<|mask|>") if name in special), None)
-    return SpecialIds(pad, mask, unk, frozenset(special.values()))
-
-
-def _first(special: dict[str, int], names: tuple[str, ...], otherwise: int) -> int:
-    return next((special[name] for name in names if name in special), otherwise)
+    return SpecialIds(min(special.values(), default=0) if pad is None else pad, mask, frozenset(special.values()))

@@ -62,10 +62,10 @@ def train_word_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     counts: Counter[str] = Counter()
     for text in texts:
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
-        counts.update(word for word, _ in words)
+        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        counts.update(word for word, _ in pieces)
     counts.pop(UNKNOWN, None)
-    known = [UNKNOWN, *sorted(counts, key=lambda word: (-counts[word], word))]
-    tokenizer.model = models.WordLevel({word: place for place, word in enumerate(known)}, unk_token=UNKNOWN)
+    words = [UNKNOWN, *sorted(counts, key=lambda word: (-counts[word], word))]
+    tokenizer.model = models.WordLevel({word: place for place, word in enumerate(words)}, unk_token=UNKNOWN)
     tokenizer.add_special_tokens([UNKNOWN])
     return tokenizer

@@ -95,12 +95,12 @@ class TransformersImage(ImageEncoder):
         return features.shape[1]
 
 
-def load_transformers_image(name: str, given: dict[str, Any], *, allow_download: bool) -> TransformersImage:
+def load_transformers_image(name: str, overrides: dict[str, Any], *, allow_download: bool) -> TransformersImage:
     """Load a vision network of `transformers`, with the pixel statistics that were saved beside its weights.
 
     Args:
         name: A local folder or a hub id. Of a network with an image and a text side, the image side is used.
-        given: `mean`, `std` and `statistics` that replace the saved ones.
+        overrides: `mean`, `std` and `statistics` that replace the saved ones.
         allow_download: Whether the hub may be asked.
 
     Raises:
@@ -113,7 +113,7 @@ def load_transformers_image(name: str, given: dict[str, Any], *, allow_download:
         raise WeightsError(f"'{name}' is no image network: {type(backbone).__name__} does not take pixels.")
     file = side_file(source, "preprocessor_config.json", allow_download=allow_download)
     saved = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    statistics = {**pixel_statistics(saved), "preferred_size": preferred_size(saved, backbone.config), **given}
+    statistics = {**pixel_statistics(saved), "preferred_size": preferred_size(saved, backbone.config), **overrides}
     return TransformersImage(config_json(backbone), **statistics, backbone=backbone).eval()
 
 
@@ -200,12 +200,12 @@ def import_timm() -> Any:
         ) from error
 
 
-def load_timm(name: str, given: dict[str, Any], *, allow_download: bool) -> TimmImage:
+def load_timm(name: str, overrides: dict[str, Any], *, allow_download: bool) -> TimmImage:
     """Load a network of `timm`, with the pixel statistics of its configuration.
 
     Args:
         name: A name that `timm.create_model` knows.
-        given: `mean`, `std` and `statistics` that replace the configuration's.
+        overrides: `mean`, `std` and `statistics` that replace the configuration's.
         allow_download: Whether weights that are not in the local hub cache may be fetched.
 
     Raises:
@@ -222,13 +222,13 @@ def load_timm(name: str, given: dict[str, Any], *, allow_download: bool) -> Timm
         "std": config.std,
         "preferred_size": int(config.input_size[-1]),
         "statistics": "timm's configuration of these weights",
-        **given,
+        **overrides,
     }
     return TimmImage(name, **statistics, backbone=backbone).eval()
 
 
 def _cached_timm_weights(name: str, config: Any) -> str:
-    found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
-    if not isinstance(found, str):
+    file = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
+    if not isinstance(file, str):
         raise not_found(f"timm:{name}", IMAGE_PACKAGES, "its weights are not in the local hub cache")
-    return found
+    return file

@@ -50,14 +50,14 @@ class WordCounts(Encoder):
             at_least: In how many texts one must occur.
         """
         special = np.array(sorted(special), dtype=np.int64)
-        found = [np.unique(_codes(text[~np.isin(text, special)])) for text in texts]
-        codes, counts = np.unique(np.concatenate([*found, np.zeros(0, np.int64)]), return_counts=True)
+        counted = [np.unique(_codes(text[~np.isin(text, special)])) for text in texts]
+        codes, counts = np.unique(np.concatenate([*counted, np.zeros(0, np.int64)]), return_counts=True)
         keep = np.flatnonzero(counts >= at_least)
         keep = np.sort(keep[np.argsort(-counts[keep], kind="stable")[:most]])
         counter = cls(len(keep), special.tolist())
         counter.codes.copy_(torch.from_numpy(codes[keep]))
         # The smoothed form: as if one more text held every word, so that no weight is infinite.
-        counter.idf.copy_(torch.from_numpy(np.log((1 + len(found)) / (1 + counts[keep])) + 1))
+        counter.idf.copy_(torch.from_numpy(np.log((1 + len(counted)) / (1 + counts[keep])) + 1))
         return counter
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -69,9 +69,9 @@ class WordCounts(Encoder):
         pairs = torch.where(ids[:, 1:] == _PAD, _PAD, ids[:, :-1] * _PAIR + ids[:, 1:] + 1)
         asked = torch.cat([singles, pairs], 1)
         place = torch.searchsorted(self.codes, asked).clamp(max=max(self.dim - 1, 0))
-        known = self.codes[place] == asked
+        is_counted = self.codes[place] == asked
         counts = torch.zeros(len(ids), self.dim, device=ids.device)
-        counts.scatter_add_(1, place, known.float())
+        counts.scatter_add_(1, place, is_counted.float())
         weighed = torch.where(counts > 0, 1 + counts.clamp(min=1).log(), 0.0) * self.idf
         vectors: Tensor = weighed / weighed.norm(dim=1, keepdim=True).clamp(min=1e-12)
         return vectors
