@@ -402,9 +402,9 @@ def test_processes_that_share_a_folder_do_not_disturb_each_other(tmp_path: Path)
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    told = [results.get() for _ in workers]
-    assert {(a, b) for a, b, _ in told} == {(1, 1)}
-    assert len({tuple(sums) for _, _, sums in told}) == 1
+    sums_of_each = [results.get() for _ in workers]
+    assert {(a, b) for a, b, _ in sums_of_each} == {(1, 1)}
+    assert len({tuple(sums) for _, _, sums in sums_of_each}) == 1
 
 
 def test_the_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, leng
     plain = make_source()
     source = Watched(plain.values, plain.present, plain.digests, lengths)
     encoder = Counting()
-    found = make_store(tmp_path, runtime).encode(make_encoding(encoder, source), ROWS, VIEWS)
+    features = make_store(tmp_path, runtime).encode(make_encoding(encoder, source), ROWS, VIEWS)
     has = ROWS[source.present[ROWS]]
     assert sorted(np.concatenate(read)) == sorted(has)
     batches = [rows.copy() for rows in read]
@@ -437,4 +437,4 @@ def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, leng
         for rows in batches:
             seen = Noise().draw(plain.read(rows), torch.from_numpy(keys[rows]), moment)
             with torch.inference_mode():
-                assert np.array_equal(found[view, rows - ROWS[0]], encoder.eval()(seen).numpy())
+                assert np.array_equal(features[view, rows - ROWS[0]], encoder.eval()(seen).numpy())
