@@ -172,7 +172,7 @@ def _damaged_cache(pattern: str) -> Callable[[Workshop], object]:
 
 
 def _thread_dies(shop: Workshop) -> None:
-    with patch.object(ImageSource, "_recall", side_effect=ZeroDivisionError("by chance")):
+    with patch.object(ImageSource, "_take", side_effect=ZeroDivisionError("by chance")):
         shop.fit_pictures(shop.frame)
 
 

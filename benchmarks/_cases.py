@@ -15,16 +15,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fusetune.config import Config
+from fusetune.context import Context
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import Table, read_table
-from fusetune.inputs import Reader
 from fusetune.model import encode_labels
+from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.context import Context
-from fusetune.prepare import class_list, prepare, split_rows
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 
@@ -96,7 +96,7 @@ CASES = {
 @contextmanager
 def opened(
     name: str, sets: Sequence[str], seed: int, inputs: list[str] | None = None, outer: bool = False
-) -> Iterator[tuple[Context, dict[str, Reader], Schema]]:
+) -> Iterator[tuple[Context, Schema]]:
     """Prepare a data set as `fusetune.fit` would; its test part stays locked, and nothing is kept but the store.
 
     Args:
@@ -125,22 +125,20 @@ def _one_part_less(table: Table, split: str) -> Table:
 
 
 @contextmanager
-def prepared(
-    table: Table, label: str, options: dict[str, Any], config: Config
-) -> Iterator[tuple[Context, dict[str, Reader], Schema]]:
+def prepared(table: Table, label: str, options: dict[str, Any], config: Config) -> Iterator[tuple[Context, Schema]]:
     """Prepare a table as `fusetune.fit` would, up to the first training step.
 
     Args:
         table: The table.
         label: Its label column.
-        options: More of `infer_schema`.
+        options: More of `Roles`.
         config: The settings.
     """
-    schema = infer_schema(table, label, **options)
+    schema = infer_schema(table, Roles(label, **options))
     classes = class_list(table, label)
     labels = encode_labels(table, label, classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
     runtime, log = start_runtime(config), Log(None, quiet=True)
     with TemporaryDirectory() as folder:
-        ctx, readers = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
-        yield ctx, readers, schema
+        ctx = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
+        yield ctx, schema

@@ -16,7 +16,7 @@ from _race import race
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment
 from fusetune.config import IMAGE_POLICIES
-from fusetune.data.decode import Pixels
+from fusetune.data.decode import Encoded, Pixels
 from fusetune.data.images import ImageInput
 from fusetune.runtime import cores
 
@@ -27,15 +27,15 @@ _INPUT = ImageInput(column="image", size=_CANVAS, fit="stretch")
 
 def curves(photographs: int) -> dict[str, dict[int, float]]:
     """Return images per second by batch size, by side of the result and by number of reading threads."""
-    squares = np.stack([_INPUT.square(photograph(256, 306, seed)) for seed in range(8)])
+    squares = np.stack([_INPUT.square(Encoded(photograph(256, 306, seed))) for seed in range(8)])
     per_batch = {count: _rate(squares[np.arange(count) % 8], _PAPER) for count in (1, 4, 16, 64, 256)}
     per_side = {}
     for side in (96, 160, 224, 320, 448):
         scaled = np.stack(
-            [_INPUT.model_copy(update={"size": round(side * _CANVAS / _SIDE)}).square(photograph(512, 512, 0))]
+            [_INPUT.model_copy(update={"size": round(side * _CANVAS / _SIDE)}).square(Encoded(photograph(512, 512, 0)))]
         )
         per_side[side] = _rate(scaled.repeat(32, 0), ImageAugment(_PAPER.policy, side))
-    files = [photograph(1024, 768, seed) for seed in range(8)] * (max(1, photographs // 8))
+    files = [Encoded(photograph(1024, 768, seed)) for seed in range(8)] * (max(1, photographs // 8))
     per_thread = {}
     for threads in sorted({1, 2, cores(), 2 * cores()}):
         with ThreadPoolExecutor(threads) as pool:

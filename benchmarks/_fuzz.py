@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from _bad_images import FORMATS, picture
 
+from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import FusetuneError
 
@@ -31,8 +33,12 @@ _CSV = (
 def fuzz_images(count: int, seed: int) -> dict[str, Counter[str]]:
     """Return what became of damaged pictures, per format: ok, clear error, or the name of any other exception."""
     reader = ImageInput(column="image", size=32, fit="stretch", pixel_limit=_PIXELS)
+
+    def look(data: bytes) -> None:
+        reader.square(Encoded(data))
+
     return {
-        form: _outcomes(picture(form), count, np.random.default_rng([seed, place]), reader.square)
+        form: _outcomes(picture(form), count, np.random.default_rng([seed, place]), look)
         for place, form in enumerate(FORMATS)
     }
 
@@ -44,7 +50,7 @@ def fuzz_tables(count: int, seed: int) -> dict[str, Counter[str]]:
 
         def read(data: bytes) -> None:
             path.write_bytes(data)
-            infer_schema(read_table(path), None)
+            infer_schema(read_table(path), Roles())
 
         return {"csv": _outcomes(_CSV, count, np.random.default_rng(seed), read)}
 

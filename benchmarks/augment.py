@@ -55,14 +55,14 @@ from fusetune.augment.random import Moment
 from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.data.batch import shuffled_batches
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Pixels, load_pixels, opened
+from fusetune.data.decode import Encoded, Pixels, load_pixels, opened
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.table import Table
 from fusetune.encoders.base import standardise
 from fusetune.encoders.image import EfficientNetLite, SmallCNN
 from fusetune.progress import Log
 from fusetune.runtime import cores, keep_freed_memory, start_runtime
-from fusetune.train.loop import Task, train
+from fusetune.train.loop import Task, by_loss, train
 
 _SIDE, _CANVAS, _BATCH = 224, 244, 32
 _EPOCHS, _VIEWS = 5, 4
@@ -137,7 +137,7 @@ def _from_jpeg(name: str, files: list[bytes], goal: str, predicted: str, repeats
             "theirs": lambda: _each(files, published),
             "ours": lambda: _batches(files, lambda part: _augmented(_squares(part))),
             "decode": lambda: [_decoded(data) for data in files],
-            "square": lambda: [_INPUT.square(data) for data in files],
+            "square": lambda: [_INPUT.square(Encoded(data)) for data in files],
             "draft": lambda: [drafted(data) for data in files],
             "warp": _augmenting(files),
         },
@@ -157,7 +157,7 @@ def _from_cache(files: list[bytes], repeats: int) -> Iterator[Row]:
     with TemporaryDirectory() as folder:
         cache = PixelCache(Path(folder), _CANVAS, 1)
         for key, data in enumerate(files, start=1):
-            cache.put(key, _INPUT.square(data))
+            cache.put(key, _INPUT.square(Encoded(data)))
         cache.flush()
         pictures = [Image.fromarray(_decoded(data)) for data in files]
 
@@ -245,17 +245,22 @@ def _stage_u(files: list[bytes], size: Size) -> Row:
 def _train(count: int, read: Callable[[Any], Tensor], seen: Callable[[Any, Tensor, int], Tensor]) -> None:
     config = Config.build({"device": "cpu", "threads": 1, "image": {"train": {"epochs": 1}}})
     model = nn.Sequential(SmallCNN(), nn.Linear(SmallCNN.dim, 5))
+    runtime = start_runtime(config)
+
+    def loss(rows: Any, raw: Tensor, epoch: int) -> Tensor:
+        return F.cross_entropy(model(seen(rows, raw, epoch)), torch.from_numpy(rows % 5))
+
     task = Task(
         name="stage U",
         batches=lambda epoch: shuffled_batches(np.arange(count), _BATCH, 0, epoch),
         read=read,
-        loss=lambda rows, raw, epoch: F.cross_entropy(model(seen(rows, raw, epoch)), torch.from_numpy(rows % 5)),
+        gradients=by_loss(runtime, loss),
         validate=lambda: (1.0, 0.0),
         set_training=lambda: None,
         row_name=str,
     )
     groups: list[dict[str, object]] = [{"params": list(model.parameters()), "lr": 1e-3, "weight_decay": 0.0}]
-    train(model, groups, task, config.image.train, runtime=start_runtime(config), seed=0, log=Log(None, quiet=True))
+    train(model, groups, task, config.image.train, runtime=runtime, seed=0, log=Log(None, quiet=True))
 
 
 def _channels_last(repeats: int) -> Row:
@@ -307,12 +312,13 @@ def _batches(items: list[Any], work: Callable[[list[Any]], Any]) -> None:
 
 
 def _squares(files: list[bytes]) -> Pixels:
-    return np.stack([_INPUT.square(data) for data in files])
+    return np.stack([_INPUT.square(Encoded(data)) for data in files])
 
 
 def _decoded(data: bytes) -> Pixels:
-    with opened(data, 10**9) as picture:
-        return load_pixels(picture, data, (_CANVAS, _CANVAS), 255)
+    encoded = Encoded(data)
+    with opened(encoded, 10**9) as picture:
+        return load_pixels(picture, encoded, (_CANVAS, _CANVAS), 255)
 
 
 def _channels_first(squares: Pixels) -> Tensor:

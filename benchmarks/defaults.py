@@ -16,9 +16,8 @@ import torch
 from _cases import CASES, DATA, QUICK, opened
 
 from fusetune.evaluate import score_with_intervals
-from fusetune.model import Model
-from fusetune.heads.folds import make_folds
-from fusetune.strategies.two_stage import two_stage
+from fusetune.strategies import strategy_of
+from fusetune.strategies.base import held_by
 
 VARIANTS = {
     "crossfit": (["crossfit.how=off"], ["crossfit.how=holdout"], ["crossfit.how=k"]),
@@ -73,19 +72,19 @@ def main() -> None:
 def _judge(name: str, sets: list[str], seed: int, which: str) -> dict[str, Any]:
     """Run all stages up to the head and judge it on rows that it has not learnt from."""
     started = time.perf_counter()
-    with opened(name, sets, seed, outer=which == "outer") as (ctx, readers, schema):
-        network, fit = two_stage(ctx)
+    with opened(name, sets, seed, outer=which == "outer") as (ctx, _):
+        strategy, settings = strategy_of(ctx.config.strategy)
+        fitted = strategy.fit(ctx, settings)
         if which == "outer":
             ctx.split.unlock_test()
-        rows = ctx.split.rows("test" if which == "outer" else "valid")
-        model = Model(network, readers, schema, ctx.classes, ctx.config, ctx.runtime)
-        # Where validation rows were also learnt from, what is said of them without them is judged.
-        found = model.outputs(ctx.sources, rows) if which == "outer" or ctx.honest is None else ctx.honest
-        logits = found.f.double()
-        if which == "all":
-            if fit.said is None:
-                raise SystemExit("--rows all needs crossfit.how=k and head.kind=logistic")
-            rows, logits = make_plan(ctx).choice_rows, torch.from_numpy(fit.said)
+            rows = ctx.split.rows("test")
+            outputs = held_by(ctx, fitted.network, rows)
+        else:  # where rows were also learnt from, what is said of them without them is judged
+            rows = fitted.rows if which == "all" else ctx.split.rows("valid")
+            outputs = fitted.held_on(rows)
+        if which == "all" and len(rows) == len(ctx.split.rows("valid")):
+            raise SystemExit("--rows all needs crossfit.how=k and head.kind=logistic")
+    logits = outputs.f.double()
     groups = None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
     probabilities = torch.softmax(logits, 1).numpy()
     scores = score_with_intervals(probabilities, ctx.labels[rows], groups, resamples=ctx.config.evaluate.resamples)

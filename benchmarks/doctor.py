@@ -20,6 +20,7 @@ import pandas as pd
 from _faults import false_alarms, found_of, plant
 
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.labels import doubt, margins
@@ -69,7 +70,7 @@ def faults(quick: bool, seed: int) -> dict[str, Any]:
 
 def look(frame: pd.DataFrame, inputs: str) -> Examination:
     table = read_table(frame)
-    schema = infer_schema(table, "label", inputs=inputs.split(","), group="uid", split="split", row_id="id")
+    schema = infer_schema(table, Roles("label", inputs=inputs.split(","), group="uid", split="split", row_id="id"))
     return examine(table, schema, pixel_limit=_LIMIT)
 
 
@@ -108,7 +109,7 @@ def look_at_frames(task: str, split: str) -> Examination:
     order = np.random.default_rng(0).permutation(len(names)) / len(names)
     frame["part"] = np.array(["train", "valid", "test"])[np.searchsorted([0.6, 0.8], order[codes], "right")]
     table = read_table(frame)
-    schema = infer_schema(table, "present", inputs=["pose", "location", "probe"], group="stream", split="part")
+    schema = infer_schema(table, Roles("present", inputs=["pose", "location", "probe"], group="stream", split="part"))
     return examine(table, schema, pixel_limit=_LIMIT)
 
 

@@ -40,7 +40,7 @@ import fusetune
 from fusetune.augment.token_noise import TextAugment
 from fusetune.config import Config, TextPolicy
 from fusetune.data.table import Table, row_keys
-from fusetune.data.text import TextInput
+from fusetune.data.tokens import TextInput
 from fusetune.encoders import load_text_encoder, special_ids
 from fusetune.evaluate.intervals import wilson
 from fusetune.features.store import Encoding, FeatureStore

@@ -109,11 +109,11 @@ def _fit(name: str, policy: str, repeats: int, seed: int, args: argparse.Namespa
     sets = [f"image.augment={policy}", f"threads={args.threads}", f"store.folder={store}", "onnx=false", *args.sets]
     sets += [f"image.train.{key}={value}" for key, value in train.items()]
     started = time.process_time()
-    with opened(name, sets, seed, ["image"]) as (ctx, _, _):
-        network = fine_tune(ctx, "image")
+    with opened(name, sets, seed, ["image"]) as (ctx, _):
+        encoder, classifier = fine_tune(ctx, "image").only
         rows = ctx.split.rows("valid")
         with torch.inference_mode():
-            logits = network.head(torch.from_numpy(np.array(ctx.encode("image", network.encoder, rows)[0])))
+            logits = classifier(torch.from_numpy(np.array(ctx.encode("image", encoder, rows)[0])))
     p = torch.softmax(logits.double(), 1).numpy()
     history = ctx.histories["image"]
     return {

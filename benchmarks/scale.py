@@ -31,12 +31,13 @@ from torch import nn
 
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import counts
-from fusetune.progress import track
 from fusetune.heads.base import Head
 from fusetune.heads.folds import fit_on, make_folds
+from fusetune.progress import track
 
 _WIDTH = 32
 PARTS = ("read", "check", "stage M")
@@ -100,7 +101,7 @@ def _one(path: Path, part: str) -> dict[str, Any]:
         table = read_table(path)
     if part == "check":
         options = _OPTIONS if "part" in table.frame else {"group": "patient"}
-        schema = infer_schema(table, "label", **options)
+        schema = infer_schema(table, Roles("label", **options))
         found["findings"] = counts(examine(table, schema, pixel_limit=10**6).findings)
     seconds = time.perf_counter() - started
     # Linux counts kilobytes.
@@ -131,16 +132,16 @@ def _stage_m(path: Path) -> float:
             seen.append(time.perf_counter())
 
     with TemporaryDirectory() as store:
-        sets = ["head.kind=mlp", "head.epochs=1", "views=1", "crossfit.how=off", f"store.folder={store}"]
-        with prepared(read_table(path), "label", _OPTIONS, Config.build({}, sets=sets)) as (ctx, _, _):
-            plan = make_plan(ctx)
+        sets = ["head.kind=mlp", "head.train.epochs=1", "views=1", "crossfit.how=off", f"store.folder={store}"]
+        with prepared(read_table(path), "label", _OPTIONS, Config.build({}, sets=sets)) as (ctx, _):
+            folds = make_folds(ctx)
             encoders = {name: ctx.fresh_encoder(name) for name in ctx.modalities}
-            drawn, plain = (
+            views, plain = (
                 {name: ctx.encode(name, encoder, rows) for name, encoder in encoders.items()}
-                for rows in (plan.rows, plan.choice_rows)
+                for rows in (folds.rows, folds.choice_rows)
             )
             with nn.modules.module.register_module_forward_pre_hook(note):
-                fit_on(ctx, plan, drawn, plain, ctx.config.head)
+                fit_on(ctx, folds, views, plain, ctx.config.head)
     return seen[0]
 
 

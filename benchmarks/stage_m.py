@@ -28,17 +28,19 @@ from torch.nn import functional as F
 from fusetune.augment.image import ImageAugment
 from fusetune.bundle import load_bundle
 from fusetune.config import IMAGE_POLICIES, Config
+from fusetune.context import Context
 from fusetune.data.batch import ordered_batches, shuffled_batches
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.split import Rows
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
+from fusetune.heads.base import HeadData
+from fusetune.heads.trained import fit_head
 from fusetune.model import encode_labels
+from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log, bar
 from fusetune.runtime import start_runtime
-from fusetune.context import Context
-from fusetune.heads.trained import fit_head
-from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.strategies.unimodal import fine_tune
 
 _EPOCHS, _BATCH, _RATE, _MOMENTUM = 5, 20, 5e-4, 0.9
@@ -89,10 +91,12 @@ def _context(args: argparse.Namespace, folder: Path) -> Context:
     label = args.label or ("label" if medical else "category")
     schema = infer_schema(
         table,
-        label,
-        inputs=["image", "history"] if medical else ["image", "text"],
-        group="uid" if medical else "folder",
-        split="split" if medical else None,
+        Roles(
+            label,
+            inputs=["image", "history"] if medical else ["image", "text"],
+            group="uid" if medical else "folder",
+            split="split" if medical else None,
+        ),
     )
     config = Config.build(
         {
@@ -105,28 +109,23 @@ def _context(args: argparse.Namespace, folder: Path) -> Context:
     labels = encode_labels(table, label, classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
     runtime = start_runtime(config)
-    ctx, _ = prepare(table, schema, split, labels, classes, config, runtime, Log(None, quiet=True), folder, False)
-    return ctx
+    return prepare(table, schema, split, labels, classes, config, runtime, Log(None, quiet=True), folder, False)
 
 
 def _encoder(ctx: Context, run: str | None) -> Encoder:
     if run is None:
         return ctx.fresh_encoder("image").eval()
-    network = load_bundle(run).network
-    index = network.wiring.networks["image"][0]
-    encoder = network.encoders[index]
-    assert isinstance(encoder, Encoder)
-    return encoder
+    return next(encoder for name, encoder in load_bundle(run).network.members if name == "image")
 
 
 def _side(ctx: Context) -> Tensor:
     """Return the scores of a linear classifier on frozen text features for all rows but the test part."""
     name = next(name for name in ctx.modalities if name != "image")
-    network = fine_tune(ctx, name)
+    encoder, classifier = fine_tune(ctx, name).only
     rows = np.concatenate([ctx.split.rows("train"), ctx.split.rows("valid")])
     side = torch.zeros(len(ctx.labels), len(ctx.classes), dtype=torch.float64)
     with torch.inference_mode():
-        side[rows] = network.head(torch.from_numpy(np.array(ctx.encode(name, network.encoder, rows)[0]))).double()
+        side[rows] = classifier(torch.from_numpy(np.array(ctx.encode(name, encoder, rows)[0]))).double()
     return side
 
 
@@ -138,8 +137,8 @@ def _solved(ctx: Context, encoder: Encoder, side: Tensor, train: Rows, valid: Ro
     encoded = time.perf_counter()
     text = next(name for name in ctx.modalities if name != "image")
     scores = side.float().numpy()
-    data = ctx.with_labels({"image": features, text: np.repeat(scores[None, train], views, 0)}, train)
-    held = ctx.with_labels({"image": judged, text: scores[None, valid]}, valid)
+    data = HeadData.of(ctx, {"image": features, text: np.repeat(scores[None, train], views, 0)}, train)
+    held = HeadData.of(ctx, {"image": judged, text: scores[None, valid]}, valid)
     fit = fit_head(
         data, held, ctx.config.head, classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log
     )

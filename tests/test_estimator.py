@@ -84,8 +84,8 @@ def test_a_group_is_no_input_and_is_kept_together(table: pd.DataFrame, monkeypat
 
     from fusetune import estimator
 
-    split = estimator.split_without_test
-    monkeypatch.setattr(estimator, "split_without_test", noted)
+    split = estimator.make_split
+    monkeypatch.setattr(estimator, "make_split", noted)
     x = table[[*CELLS, "patient"]]
     model = quick(group="patient").fit(x, table["organ"])
     (made,) = splits

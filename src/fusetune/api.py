@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fusetune.context import Context
 from fusetune.data.cache import PixelCache
 from fusetune.data.images import Keeper
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
@@ -132,28 +133,16 @@ def fit(
     settings, own = gather(recipe, seed, strategy, augment, config, sets)
     data = read_table(table)
     folder = open_folder(out, data, label, resume)
-    roles = _Roles(label, inputs, kinds, vectors, group, split, row_id)
+    roles = Roles(label, inputs, kinds, vectors, group, split, row_id)
     log = Log(folder / "log.jsonl", quiet)
     with held(folder), tracked(settings, folder, log):
-        return _fit(data, roles, settings, own, folder, resume, log, started)
-
-
-@dataclass(frozen=True)
-class _Roles:
-    """What the user said of the table's columns."""
-
-    label: str
-    inputs: Iterable[str] | None
-    kinds: Mapping[str, str] | None
-    vectors: Mapping[str, str] | None
-    group: str | None
-    split: str | None
-    row_id: str | None
+        return _fit(data, label, _schema(data, roles, settings), settings, own, folder, resume, log, started)
 
 
 def _fit(
     data: Table,
-    roles: _Roles,
+    label: str,
+    schema: Schema,
     settings: Config,
     own: Own | None,
     folder: Path,
@@ -161,8 +150,6 @@ def _fit(
     log: Log,
     started: float,
 ) -> Run:
-    label = roles.label
-    schema = _schema(data, roles, settings)
     examination, treatment = _doctor(data, schema, settings)
     data, schema = treatment.table, treatment.schema
     classes = class_list(data, label)
@@ -209,17 +196,17 @@ def _fit(
     return Run(folder, model, metrics)
 
 
-def _schema(table: Table, roles: _Roles, config: Config) -> Schema:
-    edited, given = config.data.schema_file, asdict(roles)
+def _schema(table: Table, roles: Roles, config: Config) -> Schema:
+    edited = config.data.schema_file
     if not edited:
-        return infer_schema(table, given.pop("label"), **given)
+        return infer_schema(table, roles)
     if roles.inputs is not None or roles.kinds or roles.vectors:
         raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
     schema = Schema.load(Path(edited))
     schema.check(table)
-    for role, name in (("label", roles.label), ("group", roles.group), ("split", roles.split), ("id", roles.row_id)):
-        if name is not None and schema.named(role) != name:  # type: ignore[arg-type]
-            raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")  # type: ignore[arg-type]
+    for role, name in roles.named().items():
+        if schema.named(role) != name:
+            raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")
     return schema
 
 

@@ -31,7 +31,8 @@ from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
 from fusetune.data.infer import infer_schema
-from fusetune.data.split import split_without_test
+from fusetune.data.roles import Roles
+from fusetune.data.split import make_split
 from fusetune.data.table import read_table
 from fusetune.errors import ConfigError, UserError
 from fusetune.judge import calibrate
@@ -132,13 +133,14 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
         schema = infer_schema(
-            table, label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group
+            table, Roles(label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group)
         )
         classes = class_list(table, label, least=1)  # rows of a class may lie in other folds
         codes, ids = encode_labels(table, label, classes), table.ids(schema.named("id"))
         groups = None if self.group is None else table.column(self.group)
-        how: dict[str, Any] = {"fractions": config.split.fractions, "seed": config.seed}
-        split = split_without_test(ids, codes, groups=groups, **how)
+        train, valid, _ = config.split.fractions
+        share = valid / (train + valid)
+        split = make_split(ids, codes, groups=groups, fractions=(1 - share, share, 0), seed=config.seed)
         log = Log(quiet=not self.verbose)
         runtime = start_runtime(config)
         ctx = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own)

@@ -73,9 +73,8 @@ def write_text(path: Path, text: str) -> None:
 
 def cache_folder(name: str) -> Path:
     """Return a folder of the user's cache (in `FUSETUNE_CACHE`, else in the system's usual place)."""
-    given = os.environ.get("FUSETUNE_CACHE")
-    if given:
-        return Path(given) / name
+    if folder := os.environ.get("FUSETUNE_CACHE"):
+        return Path(folder) / name
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusetune" / name
 
 

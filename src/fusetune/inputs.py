@@ -21,14 +21,15 @@ from fusetune.augment.image import ImageAugment
 from fusetune.augment.own import Own, OwnAugment, chosen
 from fusetune.augment.token_noise import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
+from fusetune.data.cells import CellInput
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
-from fusetune.data.tabular import CellInput, VectorInput
-from fusetune.data.text import TextInput
+from fusetune.data.tokens import TextInput
+from fusetune.data.vectors import VectorInput
 from fusetune.encoders import (
     ColumnsMLP,
     Encoder,
@@ -226,8 +227,8 @@ def _prepare_text(
     name = _automatic(text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
     tokenizer = None
     if name in UNTRAINED:
-        known = table.column(column).iloc[train].dropna().astype("str").tolist()
-        tokenizer = train_tokenizer(known) if name == "builtin" else train_word_tokenizer(known)
+        texts = table.column(column).iloc[train].dropna().astype("str").tolist()
+        tokenizer = train_tokenizer(texts) if name == "builtin" else train_word_tokenizer(texts)
     encoder, tokenizer = load_text_encoder(
         name,
         max_tokens=text.max_tokens,

@@ -101,7 +101,7 @@ def split_rows(
         labels,
         how=how.how,
         groups=None if group is None else table.column(group),
-        given=None if given is None else table.column(given),
+        parts=None if given is None else table.column(given),
         times=None if how.time is None else table.column(how.time),
         fractions=how.fractions,
         folds=how.folds,

@@ -11,10 +11,10 @@ from torch import Tensor
 from fusetune.augment.cell_noise import CellAugment, VectorAugment
 from fusetune.augment.random import Moment
 from fusetune.config import ColumnPolicy, Config
+from fusetune.data.cells import MISSING, CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Modality
 from fusetune.data.table import read_table
-from fusetune.data.tabular import MISSING, CellInput
 from fusetune.inputs import Reader
 
 TRAIN, ROWS = 60, 2000

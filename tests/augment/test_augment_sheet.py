@@ -27,9 +27,9 @@ from fusetune.augment.sheet import (
 )
 from fusetune.augment.token_noise import TextAugment
 from fusetune.config import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, TextPolicy
+from fusetune.data.cells import CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.table import read_table
-from fusetune.data.tabular import CellInput
 
 KEYS = torch.arange(3) * 7919
 MOMENTS = [Moment(0, 0, view) for view in range(2)]

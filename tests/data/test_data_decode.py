@@ -15,7 +15,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from fusetune.data import decode
-from fusetune.data.decode import load_pixels, opened
+from fusetune.data.decode import Encoded, load_pixels, opened
 from fusetune.data.square import resize, to_scale, to_square
 from fusetune.errors import ImageError
 
@@ -37,8 +37,9 @@ def jpeg(picture: Image.Image, **options: Any) -> bytes:
 
 
 def load(data: bytes, least: tuple[int, int] = (10**6, 10**6)) -> Pixels:
-    with opened(data, 10**9) as picture:
-        return load_pixels(picture, data, least, 255)
+    encoded = Encoded(data)
+    with opened(encoded, 10**9) as picture:
+        return load_pixels(picture, encoded, least, 255)
 
 
 def through_pillow(data: bytes, least: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> Pixels:

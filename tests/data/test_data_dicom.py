@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fusetune.data.decode import load_pixels, opened, read_bytes
+from fusetune.data.decode import Encoded, load_pixels, opened, read_encoded
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import Kind, infer_kind
 from fusetune.doctor.images import _state
@@ -77,15 +77,19 @@ def with_preamble(made: Dataset) -> bytes:
 
 
 def load(made: Dataset) -> Array:
-    return decoded(with_preamble(made))
+    return decoded(Encoded(with_preamble(made)))
 
 
-def decoded(data: bytes, limit: int = 10**6) -> Array:
-    with opened(data, limit) as picture:
-        pixels = load_pixels(picture, data, (1, 1), 255)
+def decoded(encoded: Encoded, limit: int = 10**6) -> Array:
+    with opened(encoded, limit) as picture:
+        pixels = load_pixels(picture, encoded, (1, 1), 255)
         assert pixels.shape[:2] == picture.size[::-1]
     assert pixels.dtype == np.uint8
     return pixels
+
+
+def decode(reader: ImageInput, value: str, root: Path) -> Array:
+    return reader.square(reader.fetch(value, root))
 
 
 def grey(pixels: Array) -> Array:
@@ -206,7 +210,7 @@ WIDE = {"WindowCenter": 128, "WindowWidth": 256}
 @pytest.mark.parametrize(("suffix", "frame"), [("", 3), ("#frame=1", 1), ("#frame=2", 2), ("#frame=5", 5)])
 def test_frames_are_chosen_by_the_path(tmp_path: Path, suffix: str, frame: int) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES, **WIDE)))
-    pixels = INPUT.decode(f"film.dcm{suffix}", tmp_path)
+    pixels = decode(INPUT, f"film.dcm{suffix}", tmp_path)
     assert (pixels == 10 * frame).all()
 
 
@@ -218,30 +222,30 @@ def test_the_middle_of_an_even_number_is_the_earlier_one() -> None:
 def test_a_frame_that_does_not_exist(tmp_path: Path, frame: int) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     with pytest.raises(ImageError, match=rf"there is no frame {frame}: frames are counted from 1 to 5"):
-        INPUT.decode(f"film.dcm#frame={frame}", tmp_path)
+        decode(INPUT, f"film.dcm#frame={frame}", tmp_path)
 
 
 def test_frames_belong_to_dicom_files(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="'#frame=' names a frame of a DICOM file, and this is none"):
-        INPUT.decode("a.png#frame=1", tmp_path)
+        decode(INPUT, "a.png#frame=1", tmp_path)
     with pytest.raises(ImageError, match="there is no such file"):
-        INPUT.decode("b.dcm#frame=1", tmp_path)
+        decode(INPUT, "b.dcm#frame=1", tmp_path)
 
 
 def test_a_frame_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     inside = tmp_path / "inside"
     inside.mkdir()
-    assert read_bytes("../film.dcm#frame=1", inside, False)
+    assert read_encoded("../film.dcm#frame=1", inside, False).frame == 1
     with pytest.raises(ImageError):
-        read_bytes("../film.dcm#frame=1", inside, False, confined=True)
+        read_encoded("../film.dcm#frame=1", inside, False, confined=True)
 
 
 def test_each_frame_has_a_digest_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(with_preamble(dataset(FRAMES)))
     paths = ["film.dcm", "film.dcm#frame=3", "film.dcm#frame=4", "film.dcm#frame=4"]
-    digests = [INPUT.digest(read_bytes(path, tmp_path, False), math.nan) for path in paths]
+    digests = [INPUT.digest(read_encoded(path, tmp_path, False), math.nan) for path in paths]
     assert len(set(digests)) == 3 and digests[2] == digests[3]
 
 
@@ -270,7 +274,7 @@ def test_files_without_a_preamble_are_recognised(syntax: str, tmp_path: Path) ->
     assert file.getvalue()[128:132] != b"DICM"
     (tmp_path / "old").write_bytes(file.getvalue())
     for name in ("old", "old#frame=1"):
-        assert (grey(decoded(read_bytes(name, tmp_path, False))) == stored).all()
+        assert (grey(decoded(read_encoded(name, tmp_path, False))) == stored).all()
 
 
 def test_big_endian_files() -> None:
@@ -334,21 +338,21 @@ def test_a_file_without_pixels() -> None:
 def test_a_truncated_file_is_never_a_picture(share: float) -> None:
     data = with_preamble(dataset(ramp("<u2", 0, 4000).repeat(20, 0)))
     with pytest.raises(ImageError):
-        decoded(data[: int(len(data) * share)])
+        decoded(Encoded(data[: int(len(data) * share)]))
 
 
 @pytest.mark.filterwarnings("default")
 def test_the_doctor_calls_a_truncated_file_truncated() -> None:
     data = with_preamble(dataset(ramp("<u2", 0, 4000).repeat(20, 0)))
     with pytest.raises(ImageError) as caught:
-        decoded(data[:-200])
+        decoded(Encoded(data[:-200]))
     assert _state(caught.value, Path("none")) == "image_truncated"
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = dataset(FRAMES)
     made.Rows = made.Columns = 20000
-    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", None)
+    monkeypatch.setattr("fusetune.data.dicom.pixel_array", None)
     with pytest.raises(ImageError, match=r"20,000 x 20,000 pixels are more than data.pixel_limit=1,000,000"):
         load(made)
 
@@ -365,8 +369,9 @@ def test_no_error_speaks_of_the_patient() -> None:
 def test_without_pydicom_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = with_preamble(dataset(FRAMES))
     monkeypatch.setitem(sys.modules, "pydicom", None)
+    monkeypatch.delitem(sys.modules, "fusetune.data.dicom", raising=False)
     with pytest.raises(ImageError, match=r"pip install 'fusetune\[dicom\]'"):
-        decoded(data)
+        decoded(Encoded(data))
 
 
 @pytest.mark.parametrize("name", ["s{}.DCM", "f.dcm#frame={}", "f.dicom"])

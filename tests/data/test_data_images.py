@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from fusetune.data import images
+from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput, ImageSource, Reading, raise_for_problems
 from fusetune.data.table import Table
 from fusetune.errors import ImageError, TableError
@@ -48,13 +49,17 @@ def settings(**changes: Any) -> ImageInput:
     return ImageInput(**{"column": "image", "size": 16, "fit": "stretch", **changes})
 
 
+def decode(reader: ImageInput, value: str, root: Path) -> Pixels:
+    return reader.square(reader.fetch(value, root))
+
+
 def table(tmp_path: Path, **columns: Any) -> Table:
     return Table(pd.DataFrame(columns), "t.csv", tmp_path)
 
 
 def decoded(picture: Image.Image, tmp_path: Path, name: str = "a.png", save: Any = None, **changes: Any) -> Pixels:
     picture.save(tmp_path / name, **(save or {}))
-    return settings(**changes).decode(name, tmp_path)
+    return decode(settings(**changes), name, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +287,7 @@ def test_random_damage_never_ends_in_anything_but_a_problem(tmp_path: Path) -> N
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    assert settings().decode("a", tmp_path).shape == (16, 16, 3)
+                    assert decode(settings(), "a", tmp_path).shape == (16, 16, 3)
             except ImageError as error:
                 assert len(str(error)) > 15
 
@@ -297,13 +302,13 @@ def test_too_many_pixels_are_refused_unread(tmp_path: Path) -> None:
     head[29:33] = zlib.crc32(bytes(head[12:29])).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(head)
     with pytest.raises(ImageError, match=r"30,000 x 30,000 pixels are more than data.pixel_limit=200,000,000"):
-        settings().decode("bomb.png", tmp_path)
+        decode(settings(), "bomb.png", tmp_path)
     with pytest.raises(ImageError, match="damaged image"):  # the limit is ours alone
-        settings(pixel_limit=10**9).decode("bomb.png", tmp_path)
+        decode(settings(pixel_limit=10**9), "bomb.png", tmp_path)
     quarters(20, 20).save(tmp_path / "a.png")
-    assert settings(pixel_limit=400).decode("a.png", tmp_path).shape == (16, 16, 3)
+    assert decode(settings(pixel_limit=400), "a.png", tmp_path).shape == (16, 16, 3)
     with pytest.raises(ImageError, match=r"data\.pixel_limit=399"):
-        settings(pixel_limit=399).decode("a.png", tmp_path)
+        decode(settings(pixel_limit=399), "a.png", tmp_path)
     assert before == Image.MAX_IMAGE_PIXELS
 
 
@@ -337,7 +342,7 @@ def test_addresses_that_need_a_network_are_refused_without_asking_it(
     monkeypatch.setattr(socket.socket, "connect", touched)
     monkeypatch.setattr(fsspec, "open", touched)
     with pytest.raises(ImageError, match="needs a network; set allow_download=true"):
-        settings().decode(address, tmp_path)
+        decode(settings(), address, tmp_path)
 
 
 def test_local_addresses_are_read_through_fsspec(tmp_path: Path) -> None:
@@ -346,15 +351,15 @@ def test_local_addresses_are_read_through_fsspec(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     with ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "inside/a.png")
-    plain = settings().decode("a.png", tmp_path)
+    plain = decode(settings(), "a.png", tmp_path)
     assert np.abs(corners(plain) - QUARTERS).max() == 0
     for address in (
         "memory://pictures/a.png", f"file://{tmp_path}/a.png", f"zip://inside/a.png::file://{tmp_path}/b.zip",
         f"zip://inside/a.png::{tmp_path}/b.zip", str(tmp_path / "a.png"),
     ):  # fmt: skip
-        assert np.array_equal(settings().decode(address, Path("/nowhere")), plain), address
+        assert np.array_equal(decode(settings(), address, Path("/nowhere")), plain), address
     with pytest.raises(ImageError, match="there is no such file"):
-        settings().decode("memory://pictures/b.png", tmp_path)
+        decode(settings(), "memory://pictures/b.png", tmp_path)
 
 
 def coloured(tmp_path: Path, rows: int) -> list[str]:
@@ -426,9 +431,9 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: 
     reading = Reading(workers=3, cache=tmp_path / "cache", cache_gb=1)
     first = settings().bind(rows, reading)
     assert first.cached == 0
-    decoded: list[bytes] = []
+    decoded: list[Encoded] = []
     square = ImageInput.square
-    monkeypatch.setattr(ImageInput, "square", lambda self, data, *more: decoded.append(data) or square(self, data))
+    monkeypatch.setattr(ImageInput, "square", lambda self, file, *more: decoded.append(file) or square(self, file))
     second = settings().bind(rows, reading)
     assert second.cached == 31
     for source in (first, second):
@@ -436,7 +441,7 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: 
         assert np.array_equal(source.digests, plain.digests)
         assert source.present.tolist() == [True] * 30 + [False, True, False]
         assert list(source.problems) == [32]
-    ours = [data for data in decoded if data != b"no picture"]
+    ours = [file for file in decoded if file.content != b"no picture"]
     assert len(ours) == (0 if memory else 62)  # by `plain`, which has no cache and was read twice
     assert settings(background=3).bind(rows, reading).cached == 0
     assert "31 images read with 3 threads (data.workers=3); 31 of them decoded before" in second.describe()
@@ -478,8 +483,8 @@ def test_reading_a_long_table_keeps_no_object_per_row(tmp_path: Path, monkeypatc
     names = pd.Series([f"{row}.png" for row in range(rows)], dtype="str")
     long = table(tmp_path, image=names)
     one = np.zeros((1, 1, 3), np.uint8)
-    monkeypatch.setattr(images, "read_bytes", lambda value, *_: value.encode())
-    monkeypatch.setattr(ImageInput, "digest", lambda self, data, _: int(data[:-4]))
+    monkeypatch.setattr(images, "read_encoded", lambda value, *_: Encoded(value.encode()))
+    monkeypatch.setattr(ImageInput, "digest", lambda self, encoded, _: int(encoded.content[:-4]))
     monkeypatch.setattr(ImageInput, "square", lambda self, data, _: one)
     tracemalloc.start()
     source = settings(size=1).bind(long, Reading(workers=1))

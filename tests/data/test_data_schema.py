@@ -16,6 +16,7 @@ from odd import tables
 
 from fusetune.data.infer import infer_schema
 from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import FusetuneError, SchemaError, TableError
@@ -94,7 +95,7 @@ def test_kinds_are_inferred_with_the_reason(values: Any, kind: str, reason: str)
     ],
 )
 def test_what_no_model_can_use_is_left_out_with_the_reason(values: Any, reason: str) -> None:
-    schema = infer_schema(table(x=values, y=["a", "b"] * (len(values) // 2) + ["a"] * (len(values) % 2)), "y")
+    schema = infer_schema(table(x=values, y=["a", "b"] * (len(values) // 2) + ["a"] * (len(values) % 2)), Roles("y"))
     _, role, said = column(schema, "x")
     assert role == "unused"
     assert reason in said
@@ -121,11 +122,13 @@ def realistic(rows: int = 60) -> Table:
 def test_roles_follow_from_names_and_options() -> None:
     schema = infer_schema(
         realistic(),
-        "diagnosis",
-        group="patient_id",
-        split="part",
-        vectors={"genes": "gene_*"},
-        kinds={"age": "category"},
+        Roles(
+            "diagnosis",
+            group="patient_id",
+            split="part",
+            vectors={"genes": "gene_*"},
+            kinds={"age": "category"},
+        ),
     )
     roles = {c.name: c.role for c in schema.columns}
     assert roles == {
@@ -152,17 +155,17 @@ def test_roles_follow_from_names_and_options() -> None:
 
 
 def test_a_forgotten_patient_or_split_column_is_no_input() -> None:
-    schema = infer_schema(realistic(), "diagnosis")
+    schema = infer_schema(realistic(), Roles("diagnosis"))
     kind, role, reason = column(schema, "patient_id")
     assert (kind, role) == ("category", "unused")
     assert "name it with --group" in reason
     assert column(schema, "part")[1] == "unused"
-    chosen = infer_schema(realistic(), "diagnosis", inputs=["patient_id", "age"])
+    chosen = infer_schema(realistic(), Roles("diagnosis", inputs=["patient_id", "age"]))
     assert column(chosen, "patient_id")[1] == "input"
 
 
 def test_chosen_inputs_are_the_only_ones() -> None:
-    schema = infer_schema(realistic(), "diagnosis", inputs=["age", "genes"], vectors={"genes": "gene_*"})
+    schema = infer_schema(realistic(), Roles("diagnosis", inputs=["age", "genes"], vectors={"genes": "gene_*"}))
     assert [c.name for c in schema.inputs] == ["age", "gene_a", "gene_b"]
     assert list(schema.modalities()) == ["columns", "genes"]
     assert column(schema, "sex")[1:] == ("unused", "not chosen; 2 distinct values in 60 rows, 1.0 words on average")
@@ -170,7 +173,7 @@ def test_chosen_inputs_are_the_only_ones() -> None:
 
 
 def test_a_named_id_is_the_only_id() -> None:
-    schema = infer_schema(realistic(), "diagnosis", row_id="path")
+    schema = infer_schema(realistic(), Roles("diagnosis", row_id="path"))
     assert [c.name for c in schema.columns if c.role == "id"] == ["path"]
     assert column(schema, "scan_id")[1] == "unused"
 
@@ -196,24 +199,24 @@ def test_a_named_id_is_the_only_id() -> None:
 )  # fmt: skip
 def test_wrong_names_are_refused(options: dict[str, Any], error: type[FusetuneError], said: str) -> None:
     with pytest.raises(error, match=said):
-        infer_schema(realistic(), **options)
+        infer_schema(realistic(), Roles(**options))
 
 
 def test_a_column_called_columns_is_one_input_or_a_clear_error() -> None:
     y = ["a", "b"] * 20
-    number = infer_schema(table(columns=np.arange(40.0), y=y), "y")
+    number = infer_schema(table(columns=np.arange(40.0), y=y), Roles("y"))
     assert number.modalities()["columns"].columns == ("columns",)
     with pytest.raises(SchemaError, match="two inputs are called columns; rename a column or a vector group"):
-        infer_schema(table(columns=SENTENCES, age=np.arange(40.0), y=y), "y").modalities()
+        infer_schema(table(columns=SENTENCES, age=np.arange(40.0), y=y), Roles("y")).modalities()
     with pytest.raises(SchemaError, match="two inputs are called v"):
-        infer_schema(table(v=SENTENCES, a1=np.arange(40.0), y=y), "y", vectors={"v": "a*"}).modalities()
+        infer_schema(table(v=SENTENCES, a1=np.arange(40.0), y=y), Roles("y", vectors={"v": "a*"})).modalities()
     with pytest.raises(SchemaError, match="no column is left as an input; name some with --inputs"):
-        infer_schema(table(x=[1] * 40, y=y), "y").modalities()
+        infer_schema(table(x=[1] * 40, y=y), Roles("y")).modalities()
 
 
 def test_a_schema_is_saved_edited_and_loaded(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
-    schema = infer_schema(realistic(), "diagnosis", vectors={"genes": "gene_*"})
+    schema = infer_schema(realistic(), Roles("diagnosis", vectors={"genes": "gene_*"}))
     schema.save(path)
     assert Schema.load(path) == schema
     edited = json.loads(path.read_text("utf-8"))
@@ -239,7 +242,7 @@ def test_a_schema_is_saved_edited_and_loaded(tmp_path: Path) -> None:
 )
 def test_a_schema_edited_wrongly_is_refused(tmp_path: Path, change: Any, said: str) -> None:
     path = tmp_path / "schema.json"
-    infer_schema(realistic(), "diagnosis").save(path)
+    infer_schema(realistic(), Roles("diagnosis")).save(path)
     edited = json.loads(path.read_text("utf-8"))
     change(edited)
     path.write_text(json.dumps(edited), encoding="utf-8")
@@ -271,7 +274,7 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_prediction_tables_are_checked(kind: str) -> None:
     trained, accepted, refused = KINDS[kind]
-    schema = infer_schema(table(x=trained, y=["a", "b", "a"]), "y", kinds={"x": kind})
+    schema = infer_schema(table(x=trained, y=["a", "b", "a"]), Roles("y", kinds={"x": kind}))
     schema.check(table(x=trained))
     schema.check(table(extra=[1, 2, 3], x=accepted))
     schema.check(table(x=[None, None, None]))
@@ -280,7 +283,7 @@ def test_prediction_tables_are_checked(kind: str) -> None:
 
 
 def test_all_problems_of_a_prediction_table_are_named_at_once() -> None:
-    schema = infer_schema(realistic(), "diagnosis", vectors={"genes": "gene_*"})
+    schema = infer_schema(realistic(), Roles("diagnosis", vectors={"genes": "gene_*"}))
     bad = realistic().frame.rename(columns={"history": "histroy", "gene_b": "gene_c"}).assign(age="old", path=3)
     with pytest.raises(SchemaError) as error:
         schema.check(Table(bad, "new.csv", Path()))
@@ -302,7 +305,7 @@ def test_any_table_gets_a_kind_a_role_and_a_reason_for_every_column(frame: pd.Da
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas about overflows of absurd dates and numbers
         try:
-            schema = infer_schema(given_table, frame.columns[0] if labelled else None)
+            schema = infer_schema(given_table, Roles(frame.columns[0] if labelled else None))
         except TableError as error:
             assert labelled
             assert "it needs words or numbers, not lists" in str(error)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from fusetune.data.split import PARTS, Split, deal, make_split, seeded_order, split_without_test
+from fusetune.data.split import PARTS, Split, deal, make_split, seeded_order
 from fusetune.errors import LockedTestError, SplitError
 
 Codes = npt.NDArray[np.int64]
@@ -157,9 +157,7 @@ def test_every_row_is_in_test_and_in_valid_once_over_all_folds() -> None:
 @pytest.mark.parametrize("with_groups", [False, True])
 def test_without_a_test_part_all_rows_are_dealt_to_the_two_others(with_groups: bool) -> None:
     labels, groups = labelled(1000, 4), grouped(1000, 150)
-    split = split_without_test(
-        ids(1000), labels, groups=groups if with_groups else None, fractions=(0.6, 0.2, 0.2), seed=3
-    )
+    split = make_split(ids(1000), labels, groups=groups if with_groups else None, fractions=(0.75, 0.25, 0), seed=3)
     counts = split.counts()
     assert counts["test"] == 0
     assert counts["train"] + counts["valid"] == 1000
@@ -170,12 +168,12 @@ def test_without_a_test_part_all_rows_are_dealt_to_the_two_others(with_groups: b
 
 def test_without_a_test_part_too_few_groups_are_refused() -> None:
     with pytest.raises(SplitError, match="no row is left for valid"):
-        split_without_test(ids(6), np.array([0, 1, 0, 1, 0, 1]), groups=pd.Series(["one"] * 6))
+        make_split(ids(6), np.array([0, 1, 0, 1, 0, 1]), groups=pd.Series(["one"] * 6), fractions=(0.8, 0.2, 0))
 
 
 def test_given_names_have_aliases() -> None:
     words = ["train", "Training", " val", "DEV", "validation", "valid", "test", "testing", "train"]
-    split = make_split(ids(9), np.zeros(9, int), given=pd.Series(words, name="part"))
+    split = make_split(ids(9), np.zeros(9, int), parts=pd.Series(words, name="part"))
     assert split.part.tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 0]
     assert split.how == "column 'part'"
 
@@ -185,9 +183,9 @@ def test_unknown_and_empty_parts_are_refused() -> None:
     with pytest.raises(
         SplitError, match="column 'part' says 'tset', which names no part, in row b, did you mean 'test'"
     ):
-        make_split(pd.Series(["a", "b", "c"]), np.zeros(3, int), given=given)
+        make_split(pd.Series(["a", "b", "c"]), np.zeros(3, int), parts=given)
     with pytest.raises(SplitError, match="column 'part' is empty in row 2"):
-        make_split(ids(3), np.zeros(3, int), given=pd.Series(["train", "test", None], name="part"))
+        make_split(ids(3), np.zeros(3, int), parts=pd.Series(["train", "test", None], name="part"))
 
 
 @pytest.mark.parametrize("with_groups", [False, True])
@@ -195,7 +193,7 @@ def test_valid_rows_are_taken_from_train_where_none_are_named(with_groups: bool)
     labels = labelled(400)
     groups = pd.Series([f"g{i // 4}" for i in range(400)], name="g") if with_groups else None
     given = pd.Series(["train"] * 300 + ["test"] * 100, name="part")
-    split = make_split(ids(400), labels, given=given, groups=groups, fractions=(0.6, 0.2, 0.2))
+    split = make_split(ids(400), labels, parts=given, groups=groups, fractions=(0.6, 0.2, 0.2))
     assert split.counts()["test"] == 100
     assert (split.part[300:] == 2).all()
     assert split.counts()["valid"] == pytest.approx(75, abs=4)
@@ -244,10 +242,10 @@ def test_equal_times_and_groups_stay_together_in_time() -> None:
         ({"how": "time", "times": pd.Series([5] * 12, name="day")}, "no row is left for valid and test"),
         ({"groups": pd.Series(["a"] * 12, name="g")}, "no row is left for valid and test .*give more rows or groups"),
         ({"groups": pd.Series(["a", None] * 6, name="g")}, r"column 'g' is empty in row\(s\) 1, 3, 5, 7, 9 and"),
-        ({"given": pd.Series(["train"] * 12, name="p")}, "no row is left for test"),
-        ({"given": pd.Series(["test"] * 12, name="p")}, "no row is left for train and valid"),
+        ({"parts": pd.Series(["train"] * 12, name="p")}, "no row is left for test"),
+        ({"parts": pd.Series(["test"] * 12, name="p")}, "no row is left for train and valid"),
         (
-            {"given": pd.Series(list(PARTS) * 4, name="p"), "groups": pd.Series(["a", "b"] * 6, name="g")},
+            {"parts": pd.Series(list(PARTS) * 4, name="p"), "groups": pd.Series(["a", "b"] * 6, name="g")},
             r"2 group\(s\) of column 'g' have rows in more than one part, such as a, b; split by group",
         ),
         ({"how": "stratified", "groups": pd.Series(["a", "b"] * 6, name="g")}, "have rows in more than one part"),
@@ -261,7 +259,7 @@ def test_impossible_splits_say_why(settings: dict[str, Any], said: str) -> None:
 def test_a_class_without_training_rows_is_refused() -> None:
     given = pd.Series(["train", "valid", "test", "train"], name="p")
     with pytest.raises(SplitError, match=r"1 class\(es\) have no training row after the split; merge or drop"):
-        make_split(ids(4), np.array([0, 0, 1, 0]), given=given)
+        make_split(ids(4), np.array([0, 0, 1, 0]), parts=given)
 
 
 def made(rows: int = 30) -> Split:

@@ -14,6 +14,7 @@ from tiny import tiny_table
 import fusetune.doctor.case as cases
 from fusetune.config.checks import ACTIONS, DEFAULTS
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import Table, read_table
 from fusetune.doctor.case import Case
@@ -37,8 +38,8 @@ def frame(tmp_path: Path) -> pd.DataFrame:
 
 def look(frame: pd.DataFrame, root: Path, **roles: Any) -> Examination:
     table = Table(frame.reset_index(drop=True), "t", root)
-    options = {**ROLES, "inputs": ["scan", "note", "age", "site"], **roles}
-    return examine(table, infer_schema(table, options.pop("label"), **options), pixel_limit=10_000_000)
+    named = {**ROLES, "inputs": ["scan", "note", "age", "site"], **roles}
+    return examine(table, infer_schema(table, Roles(**named)), pixel_limit=10_000_000)
 
 
 def test_a_clean_table_has_no_error(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -215,7 +216,7 @@ def test_folds_and_sample_keep_groups_whole(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cases, "SAMPLE", 100)
     frame = pd.DataFrame({"g": np.repeat(np.arange(80), 5), "x": np.random.default_rng(0).normal(size=400)})
     table = read_table(frame)
-    case = Case.of(table, infer_schema(table, None, group="g"))
+    case = Case.of(table, infer_schema(table, Roles(None, group="g")))
     assert len(case.sample) == 100
     assert frame["g"].iloc[case.sample].value_counts().eq(5).all()
     assert pd.Series(case.folds).groupby(frame["g"]).nunique().eq(1).all()
@@ -224,7 +225,7 @@ def test_folds_and_sample_keep_groups_whole(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_is_spared_is_the_test_row(frame: pd.DataFrame, tmp_path: Path) -> None:
     table = Table(frame, "t", tmp_path)
-    case = Case.of(table, infer_schema(table, "organ", group="patient", split="part"))
+    case = Case.of(table, infer_schema(table, Roles("organ", group="patient", split="part")))
     test, train = int(np.flatnonzero(frame["part"] == "test")[0]), int(np.flatnonzero(frame["part"] == "train")[0])
     assert spare(case, [np.array([train, test])]).tolist() == [train]
 

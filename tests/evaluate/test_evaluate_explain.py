@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import fusetune
-from fusetune.data.text import TextInput
+from fusetune.data.tokens import TextInput
 from fusetune.errors import TableError
 from fusetune.evaluate.explain import Effect
 from fusetune.evaluate.parts import word_tokens

@@ -17,6 +17,7 @@ from fusetune.augment.random import Moment
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.errors import SplitError, UserError
@@ -61,7 +62,7 @@ def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: A
     config = Config.build(settings(folder / "store", **more))
     vectors = {"genes": "v_*"} if "genes" in inputs else None
     table = read_table(frame)
-    schema = infer_schema(table, "organ", inputs=inputs, vectors=vectors, group="patient", split="part")
+    schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
     classes = class_list(table, "organ")
     labels = encode_labels(table, "organ", classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)

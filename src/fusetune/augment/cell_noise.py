@@ -15,7 +15,7 @@ from torch import Tensor, cos, sin, stack, where
 from fusetune.augment import Augment
 from fusetune.augment.random import Moment, integers, normal, uniform
 from fusetune.config import ColumnPolicy
-from fusetune.data.tabular import DAYS_PER_YEAR, MISSING
+from fusetune.data.cells import DAYS_PER_YEAR, MISSING
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fusetune.augment import Augment
 from fusetune.augment.draws import NEUTRAL
 from fusetune.augment.random import Moment
-from fusetune.data.tabular import FIRST, CellInput
+from fusetune.data.cells import FIRST, CellInput
 
 Mark = Literal["", "gone", "new"]
 _UNSEEN = "unseen"

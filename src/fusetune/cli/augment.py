@@ -17,13 +17,13 @@ from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_layer
 from fusetune.config.tree import OWN
+from fusetune.data.cells import CellInput
 from fusetune.data.images import ImageSource, raise_for_problems
 from fusetune.data.kinds import CELL_KINDS, Kind, infer_kind
 from fusetune.data.schema import Column, Schema
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table, row_keys
-from fusetune.data.tabular import CellInput
-from fusetune.data.text import TextInput
+from fusetune.data.tokens import TextInput
 from fusetune.errors import UserError, did_you_mean
 from fusetune.files import written_aside
 from fusetune.inputs import prepare_modality

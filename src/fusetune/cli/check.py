@@ -13,6 +13,7 @@ from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn,
 from fusetune.cli.words import commas, pairs
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import examine
 from fusetune.doctor.findings import Finding, counts
@@ -57,13 +58,15 @@ def check(
     data = read_table(table)
     schema = infer_schema(
         data,
-        label,
-        inputs=commas(inputs),
-        kinds=pairs(kind, "--kind", "age=number"),
-        vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
-        group=group,
-        split=split,
-        row_id=row_id,
+        Roles(
+            label,
+            inputs=commas(inputs),
+            kinds=pairs(kind, "--kind", "age=number"),
+            vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
+            group=group,
+            split=split,
+            row_id=row_id,
+        ),
     )
     settings = Config.build(sets=set_ or ())
     found = examine(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from queue import Queue
-from threading import Event, Thread
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -59,30 +59,18 @@ def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = AHEAD) 
 
     An error in the thread is raised where the item is asked for. Leaving the loop early stops the thread.
     """
-    queue: Queue[tuple[R | None, BaseException | None]] = Queue(maxsize=ahead)
-    stop = Event()
 
-    def work() -> None:
-        for item in items:
-            if stop.is_set():
-                return
-            try:
-                queue.put((pinned(prepare(item)), None))
-            except BaseException as error:  # handed to the consumer, who raises it
-                queue.put((None, error))
-                return
+    def work(item: T) -> R:
+        return pinned(prepare(item))
 
-    thread = Thread(target=work, daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "prefetch")
+    waiting: deque[Future[R]] = deque()
     try:
-        for _ in items:
-            value, error = queue.get()
-            if error is not None:
-                raise error
-            yield value  # type: ignore[misc]
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
-        stop.set()
-        while thread.is_alive():
-            while not queue.empty():
-                queue.get_nowait()
-            thread.join(timeout=0.05)
+        pool.shutdown(cancel_futures=True)

@@ -67,19 +67,24 @@ class _Catalogue:
     """Where every record is: keys, sorted; which of the shards each lies in; and its place there."""
 
     keys: npt.NDArray[np.uint64]
-    owners: npt.NDArray[np.int32]
-    places: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
     shards: list[_Shard]
 
     @classmethod
     def of(cls, shards: list[_Shard]) -> _Catalogue:
         """Index shards: 16 bytes per record."""
-        sizes = [len(shard.index) for shard in shards]
         keys = np.concatenate([np.empty(0, np.uint64), *(shard.index["key"] for shard in shards)])
-        owners = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)
-        places = np.concatenate([np.empty(0, np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
         order = np.argsort(keys, kind="stable")
-        return cls(keys[order], owners[order], places[order], shards)
+        return cls(keys[order], order, np.cumsum([0, *(len(shard.index) for shard in shards)])[:-1], shards)
+
+    def locate(self, key: int) -> tuple[_Shard, int] | None:
+        """Return the shard that holds a record, and the record's place there."""
+        at = int(np.searchsorted(self.keys, np.uint64(key)))
+        if at == len(self.keys) or int(self.keys[at]) != key:
+            return None
+        owner = int(np.searchsorted(self.starts, self.numbers[at], "right")) - 1
+        return self.shards[owner], int(self.numbers[at] - self.starts[owner])
 
 
 class PixelCache:
@@ -158,15 +163,11 @@ class PixelCache:
         return _Shard(folder, index, pixels)
 
     def _locate(self, key: int) -> tuple[_Shard, int] | None:
-        catalogue = self._catalogue
-        at = int(np.searchsorted(catalogue.keys, np.uint64(key)))
-        if at == len(catalogue.keys) or int(catalogue.keys[at]) != key:
-            return None
-        shard = catalogue.shards[int(catalogue.owners[at])]
-        if shard.folder not in self._used:
-            self._used.add(shard.folder)
-            self.vault.touch(shard.folder)
-        return shard, int(catalogue.places[at])
+        located = self._catalogue.locate(key)
+        if located is not None and (folder := located[0].folder) not in self._used:
+            self._used.add(folder)
+            self.vault.touch(folder)
+        return located
 
     def _distrust(self, shard: _Shard) -> None:
         """Forget and remove a shard with a damaged record; all its records are made anew."""

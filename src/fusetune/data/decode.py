@@ -8,12 +8,14 @@ strict decoder is not.
 from __future__ import annotations
 
 import io
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import cv2
 import fsspec
@@ -23,11 +25,16 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from fusetune.data.dicom import FRAME, DicomPicture, is_dicom, open_dicom, with_frame
+from fusetune.data.kinds import FRAME
 from fusetune.errors import ImageError
 
+if TYPE_CHECKING:
+    from fusetune.data.dicom import DicomPicture
+
 Pixels = npt.NDArray[np.uint8]
-Picture = Image.Image | DicomPicture
+Picture: TypeAlias = "Image.Image | DicomPicture"
+# How a DICOM file without preamble begins: little-endian groups 0002 (file meta) and 0008 (identification).
+_BARE_DICOM = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x18]\0)")
 _LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
 _ORIENTATION = 0x0112
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
@@ -41,7 +48,20 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = False) -> bytes:
+@dataclass(frozen=True)
+class Encoded:
+    """An image as it is stored.
+
+    Attributes:
+        content: The file's bytes.
+        frame: Which frame of a DICOM file, from 1; None where none was named.
+    """
+
+    content: bytes
+    frame: int | None = None
+
+
+def read_encoded(value: str, root: Path, allow_remote: bool, confined: bool = False) -> Encoded:
     """Read a file whole.
 
     Args:
@@ -53,9 +73,13 @@ def read_bytes(value: str, root: Path, allow_remote: bool, confined: bool = Fals
     Raises:
         ImageError: Saying why the file cannot be opened.
     """
-    frame = FRAME.search(value)
-    if frame is not None:
-        return with_frame(read_bytes(value[: frame.start()], root, allow_remote, confined), int(frame[1]))
+    suffix = FRAME.search(value)
+    if suffix is None:
+        return Encoded(_read(value, root, allow_remote, confined))
+    return Encoded(_read(value[: suffix.start()], root, allow_remote, confined), int(suffix[1]))
+
+
+def _read(value: str, root: Path, allow_remote: bool, confined: bool) -> bytes:
     try:
         local = value.removeprefix("file://")
         if "://" not in local:
@@ -83,14 +107,14 @@ def _read_local(path: Path, root: Path | None) -> bytes:
 
 
 @contextmanager
-def opened(data: bytes, pixel_limit: int) -> Iterator[Picture]:
+def opened(encoded: Encoded, pixel_limit: int) -> Iterator[Picture]:
     """Open an image whose size is within the limit; only its header is read.
 
     Raises:
         ImageError: For every failure, also those of the block that uses the image.
     """
     try:
-        with _picture(data) as picture:
+        with _picture(encoded) as picture:
             _check_size(picture.size, pixel_limit)
             yield picture
     except ImageError:
@@ -102,20 +126,26 @@ def opened(data: bytes, pixel_limit: int) -> Iterator[Picture]:
 
 
 @contextmanager
-def _picture(data: bytes) -> Iterator[Picture]:
-    if is_dicom(data):
-        yield open_dicom(data)
+def _picture(encoded: Encoded) -> Iterator[Picture]:
+    if encoded.content[128:132] == b"DICM" or _BARE_DICOM.match(encoded.content):
+        try:
+            from fusetune.data.dicom import open_dicom  # noqa: PLC0415
+        except ImportError as error:
+            raise ImageError("DICOM files need pydicom. Install it with: pip install 'fusetune[dicom]'") from error
+        yield open_dicom(encoded.content, encoded.frame)
+    elif encoded.frame is not None:
+        raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
     else:
-        with _OwnLimit(), Image.open(io.BytesIO(data)) as picture:
+        with _OwnLimit(), Image.open(io.BytesIO(encoded.content)) as picture:
             yield picture
 
 
-def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], background: int) -> Pixels:
+def load_pixels(picture: Picture, encoded: Encoded, least: tuple[int, int], background: int) -> Pixels:
     """Decode an opened image and turn it as its camera was held.
 
     Args:
         picture: What `opened` gave.
-        data: The file's bytes.
+        encoded: What it was opened from.
         least: Width and height, as stored in the file, below which the pixels would be too few. A JPEG is decoded at
             1/2, 1/4 or 1/8 of its size where that leaves this many, for a fraction of the cost.
         background: Grey value behind transparency.
@@ -126,14 +156,14 @@ def load_pixels(picture: Picture, data: bytes, least: tuple[int, int], backgroun
     Raises:
         ImageError: If pixels are lost.
     """
-    if isinstance(picture, DicomPicture):
-        if picture.jpeg is not None:
-            _strictly(picture.jpeg)  # pydicom decodes through Pillow
+    if not isinstance(picture, Image.Image):
+        if (jpeg := picture.jpeg) is not None:
+            _strictly(jpeg)  # pydicom decodes through Pillow
         return picture.pixels()
-    pixels = _jpeg(picture, data, least) if isinstance(picture, JpegImageFile) else None
+    pixels = _jpeg(picture, encoded.content, least) if isinstance(picture, JpegImageFile) else None
     if ";16" in str(getattr(picture, "tile", "")) and not picture.mode.startswith("I"):
         picture.load()  # which notices damage that OpenCV only mentions
-        pixels = _deep_colours(data, background)
+        pixels = _deep_colours(encoded.content, background)
     if pixels is None:
         picture.draft("RGB", least)
         pixels = np.array(_to_rgb(picture, background), dtype=np.uint8)
@@ -174,8 +204,8 @@ def _reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
 
 
 def _loses_pixels(message: str) -> bool:
-    said = message.lower()
-    return ("premature end" in said or "corrupt jpeg data" in said) and "extraneous" not in said
+    words = message.lower()
+    return ("premature end" in words or "corrupt jpeg data" in words) and "extraneous" not in words
 
 
 def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
@@ -224,7 +254,7 @@ def _check_address(address: str, allow_remote: bool, confined: bool) -> None:
 
 def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bits(np.asarray(picture, dtype=np.float64))).convert("RGB")
+        return Image.fromarray(_brightness(np.asarray(picture, dtype=np.float64))).convert("RGB")
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         behind = Image.new("RGBA", layer.size, (background, background, background, 255))
@@ -234,23 +264,31 @@ def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
 
 def _deep_colours(data: bytes, background: int) -> Pixels | None:
     """Decode a picture of 16 bits per channel, of which Pillow keeps the upper 8; None where OpenCV cannot read it."""
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is None or found.dtype != np.uint16 or found.ndim != 3:
+    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.dtype != np.uint16 or deep.ndim != 3:
         return None
-    pixels = _to_8_bits(found[..., 2::-1].astype(np.float64))
-    if found.shape[2] == 4:
-        alpha = found[..., 3:] / 65535
+    pixels = _brightness(deep[..., 2::-1].astype(np.float64))
+    if deep.shape[2] == 4:
+        alpha = deep[..., 3:] / 65535
         pixels = (alpha * pixels + (1 - alpha) * background).round().astype(np.uint8)
     return pixels
 
 
-def _to_8_bits(values: npt.NDArray[np.float64]) -> Pixels:
+def _brightness(values: npt.NDArray[np.float64]) -> Pixels:
     # 16-bit and float files rarely use their whole range (scanners give 12 bits): the image's own range becomes 0..255.
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+    finite = np.isfinite(values)
+    if not finite.any():
         raise ImageError("no pixel holds a finite number")
-    low, high = float(finite.min()), float(finite.max())
-    span = high - low if high > low else 1.0
-    scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / span * 255
-    found: Pixels = scaled.round().astype(np.uint8)
-    return found
+    return to_8_bits(np.nan_to_num(own_range(values, finite), nan=0.0, posinf=1.0, neginf=0.0))
+
+
+def own_range(values: npt.NDArray[Any], counts: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return shares of the range that the values which count span, 0 to 1; others may lie outside."""
+    counted = values[counts]
+    low, high = (float(counted.min()), float(counted.max())) if counted.size else (0.0, 0.0)
+    return np.asarray((values - low) / (high - low if high > low else 1.0))
+
+
+def to_8_bits(shares: npt.NDArray[Any]) -> Pixels:
+    """Return shares of white as grey values, uint8."""
+    return (shares.clip(0, 1) * 255).round().astype(np.uint8)

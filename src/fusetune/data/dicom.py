@@ -1,52 +1,26 @@
 """DICOM files as images: one frame, through the grey scale that its header asks for (PS3.3, C.7.6.3 and C.11).
 
 Nothing of the header goes further than this file: size, frames and grey scale are read from it, and only pixels leave.
-A frame is named in the path, `scan.dcm#frame=3`, counted from 1; without one it is the middle frame. The choice travels
-in the first 128 bytes of the content, which DICOM leaves to applications (PS3.10, 7.1), so that one digest stands for a
-file and a frame.
+Only this file imports pydicom, and only `decode` imports this file, once there is a DICOM file to open.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
+from fusetune.data.decode import Pixels, own_range, to_8_bits
 from fusetune.errors import ImageError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
-    from pydicom.uid import UID
-
-FRAME = re.compile(r"#frame=(\d+)$")
-_PREAMBLE, _MAGIC = 128, b"DICM"
-_CHOICE = re.compile(rb"fusetune frame (\d+)\0")
-# How a file without preamble begins: little-endian groups 0002 (file meta) and 0008 (identification).
-_BARE = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x18]\0)")
-
-
-def is_dicom(data: bytes) -> bool:
-    """Return whether bytes are a DICOM file, with or without its preamble."""
-    return data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC or _BARE.match(data) is not None
-
-
-def with_frame(data: bytes, frame: int) -> bytes:
-    """Return a DICOM file whose preamble says which frame is wanted.
-
-    Raises:
-        ImageError: If the bytes are no DICOM file.
-    """
-    if not is_dicom(data):
-        raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
-    return (b"fusetune frame %d\0" % frame).ljust(_PREAMBLE, b"\0") + _complete(data)[_PREAMBLE:]
-
-
-def _complete(data: bytes) -> bytes:
-    return data if data[_PREAMBLE : _PREAMBLE + 4] == _MAGIC else bytes(_PREAMBLE) + _MAGIC + data
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +43,12 @@ class DicomPicture:
     @property
     def jpeg(self) -> bytes | None:
         """The frame's own file, where it is a baseline JPEG."""
-        from pydicom.encaps import get_frame  # noqa: PLC0415
-        from pydicom.uid import JPEGBaseline8Bit  # noqa: PLC0415
-
         if self.header.file_meta.TransferSyntaxUID != JPEGBaseline8Bit:
             return None
         return bytes(get_frame(self.header.PixelData, self.frame, number_of_frames=_count(self.header)))
 
-    def pixels(self) -> npt.NDArray[np.uint8]:
+    def pixels(self) -> Pixels:
         """Decode the frame to uint8 [height, width, 3]."""
-        from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415
-        from pydicom.pixels.utils import pixel_array  # noqa: PLC0415
-
         header = _of_frame(self.header, self.frame)
         stored = pixel_array(header, index=self.frame)  # YCbCr has become RGB
         if stored.shape[:2] != self.size[::-1]:
@@ -88,32 +56,33 @@ class DicomPicture:
                 f"damaged image: the pixels are {stored.shape[1]} x {stored.shape[0]}, not as the header says"
             )
         if stored.ndim == 3:
-            return stored if stored.dtype == np.uint8 else _to_8_bits(stored / (2.0**header.BitsStored - 1))
+            return stored if stored.dtype == np.uint8 else to_8_bits(stored / (2.0**header.BitsStored - 1))
         if header.PhotometricInterpretation == "PALETTE COLOR":
             bits = int(header.RedPaletteColorLookupTableDescriptor[2])
-            return _to_8_bits(apply_color_lut(stored, header)[..., :3] / (2.0**bits - 1))
+            return to_8_bits(apply_color_lut(stored, header)[..., :3] / (2.0**bits - 1))
         shares = _grey(stored, header)
         dark = 1 - shares if header.PhotometricInterpretation == "MONOCHROME1" else shares
-        return np.repeat(_to_8_bits(dark)[..., None], 3, axis=2)
+        return np.repeat(to_8_bits(dark)[..., None], 3, axis=2)
 
 
-def open_dicom(data: bytes) -> DicomPicture:
+def open_dicom(data: bytes, frame: int | None) -> DicomPicture:
     """Read the header of a DICOM file.
 
+    Args:
+        data: The file's bytes.
+        frame: Which frame, from 1; None: the middle one, of an even number the earlier.
+
     Raises:
-        ImageError: If pydicom is not installed, the file holds no image, the frame does not exist, or nothing that is
-            installed can decode its compression.
+        ImageError: If the file holds no image, the frame does not exist, or nothing that is installed can decode its
+            compression.
     """
-    try:
-        from pydicom import dcmread  # noqa: PLC0415
-    except ImportError as error:
-        raise ImageError("DICOM files need pydicom. Install it with: pip install 'fusetune[dicom]'") from error
-    header = dcmread(io.BytesIO(_complete(data)))
+    header = dcmread(io.BytesIO(data), force=True)  # `is_dicom` has looked; old files have no preamble
     _check_whole(header, data)
     if not hasattr(header.file_meta, "TransferSyntaxUID"):
-        header.file_meta.TransferSyntaxUID = _guess_syntax(header)
+        implicit = header.original_encoding[0]
+        header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     _check_syntax(header)
-    return DicomPicture(header, _chosen(data, _count(header)))
+    return DicomPicture(header, _position(frame, _count(header)))
 
 
 def _check_whole(header: Dataset, data: bytes) -> None:
@@ -126,15 +95,7 @@ def _check_whole(header: Dataset, data: bytes) -> None:
         )
 
 
-def _guess_syntax(header: Dataset) -> UID:
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian  # noqa: PLC0415
-
-    return ImplicitVRLittleEndian if header.original_encoding[0] else ExplicitVRLittleEndian
-
-
 def _check_syntax(header: Dataset) -> None:
-    from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
-
     syntax = header.file_meta.TransferSyntaxUID
     try:
         usable = get_decoder(syntax).is_available
@@ -151,13 +112,12 @@ def _count(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def _chosen(data: bytes, count: int) -> int:
-    choice = _CHOICE.match(data)
-    if choice is None:
+def _position(frame: int | None, count: int) -> int:
+    if frame is None:
         return (count - 1) // 2
-    if not 1 <= int(choice[1]) <= count:
-        raise ImageError(f"there is no frame {int(choice[1])}: frames are counted from 1 to {count}")
-    return int(choice[1]) - 1
+    if not 1 <= frame <= count:
+        raise ImageError(f"there is no frame {frame}: frames are counted from 1 to {count}")
+    return frame - 1
 
 
 def _of_frame(header: Dataset, frame: int) -> Dataset:
@@ -173,8 +133,6 @@ def _of_frame(header: Dataset, frame: int) -> Dataset:
 
 def _grey(stored: npt.NDArray[Any], header: Dataset) -> npt.NDArray[np.float64]:
     """Return shares of white [height, width]: stored values -> modality (say, Hounsfield units) -> window."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi  # noqa: PLC0415
-
     values = apply_modality_lut(stored, header)
     if header.get("VOILUTSequence"):
         bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
@@ -182,9 +140,7 @@ def _grey(stored: npt.NDArray[Any], header: Dataset) -> npt.NDArray[np.float64]:
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is not None and width is not None and width > 0:
         return _windowed(values.astype(np.float64), center, width, str(header.get("VOILUTFunction") or "LINEAR"))
-    shown = values[~_padding(stored, header)]
-    low, high = (float(shown.min()), float(shown.max())) if shown.size else (0.0, 0.0)
-    return np.asarray((values - low) / (high - low if high > low else 1.0))
+    return own_range(values, ~_padding(stored, header))
 
 
 def _windowed(values: npt.NDArray[np.float64], center: float, width: float, function: str) -> npt.NDArray[np.float64]:
@@ -211,7 +167,3 @@ def _padding(stored: npt.NDArray[Any], header: Dataset) -> npt.NDArray[np.bool_]
         return np.zeros(stored.shape, dtype=bool)
     low, high = sorted((int(one), int(header.get("PixelPaddingRangeLimit", one))))
     return (stored >= low) & (stored <= high)
-
-
-def _to_8_bits(shares: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return (shares.clip(0, 1) * 255).round().astype(np.uint8)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Picture, Pixels, load_pixels, opened, read_bytes, scale_of
+from fusetune.data.decode import Encoded, Picture, Pixels, load_pixels, opened, read_encoded, scale_of
 from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
-from fusetune.data.table import Table
+from fusetune.data.table import Table, finite_numbers
 from fusetune.data.workers import choose_workers
 from fusetune.errors import ImageError, RunError, TableError
 from fusetune.progress import bar
@@ -81,8 +81,7 @@ class ImageInput(BaseModel):
         sides = []
         for row in usable:
             try:
-                data = self.fetch(str(paths.iloc[row]), table.root)
-                with opened(data, self.pixel_limit) as picture:
+                with opened(self.fetch(str(paths.iloc[row]), table.root), self.pixel_limit) as picture:
                     sides.append(max(picture.size) * spacings[row])
             except ImageError:
                 continue  # reading the images reports it, with its row and path
@@ -100,12 +99,15 @@ class ImageInput(BaseModel):
         """
         return ImageSource(self, table, reading or Reading())
 
-    def decode(self, value: str, root: Path, spacing: float = math.nan) -> Pixels:
-        """Read one image as a square.
+    def fetch(self, value: str, root: Path) -> Encoded:
+        """Return one image as it is stored; see `read_encoded`."""
+        return read_encoded(value.strip(), root, self.allow_remote, self.outside == "refuse")
+
+    def square(self, encoded: Encoded, spacing: float = math.nan) -> Pixels:
+        """Decode one image.
 
         Args:
-            value: Path relative to `root`, absolute path, or URL; see `read_bytes`.
-            root: The table's folder.
+            encoded: What `fetch` gave.
             spacing: Physical size of a pixel of the file, if images are brought to one scale.
 
         Returns:
@@ -114,24 +116,16 @@ class ImageInput(BaseModel):
         Raises:
             ImageError: Saying what is wrong with the file.
         """
-        return self.square(self.fetch(value, root), spacing)
-
-    def fetch(self, value: str, root: Path) -> bytes:
-        """Return the bytes of one file; see `decode`."""
-        return read_bytes(value.strip(), root, self.allow_remote, self.outside == "refuse")
-
-    def square(self, data: bytes, spacing: float = math.nan) -> Pixels:
-        """Decode the bytes of one image; see `decode`."""
-        with opened(data, self.pixel_limit) as picture:
+        with opened(encoded, self.pixel_limit) as picture:
             if self.extent is None:
-                return self.shaped(self.loaded(picture, data))
-            if not np.isfinite(spacing) or spacing <= 0:
+                return self.shaped(self.loaded(picture, encoded))
+            if not 0 < spacing < math.inf:
                 raise ImageError(f"column '{self.spacing}' holds no positive pixel size for this image")
-            return self._scaled(picture, data, spacing * self.size / self.extent)
+            return self._scaled(picture, encoded, spacing * self.size / self.extent)
 
-    def loaded(self, picture: Picture, data: bytes) -> Pixels:
+    def loaded(self, picture: Picture, encoded: Encoded) -> Pixels:
         """Decode an opened image to no fewer pixels than its square has; without `extent`."""
-        return load_pixels(picture, data, (self.size, self.size), self.background)
+        return load_pixels(picture, encoded, (self.size, self.size), self.background)
 
     def shaped(self, pixels: Pixels) -> Pixels:
         """Bring what `loaded` returned to the square."""
@@ -147,19 +141,21 @@ class ImageInput(BaseModel):
         scale, another = (scale_of(picture, (it.size, it.size)) for it in (self, other))
         return scale == another and self.background == other.background
 
-    def _scaled(self, picture: Picture, data: bytes, factor: float) -> Pixels:
+    def _scaled(self, picture: Picture, encoded: Encoded, factor: float) -> Pixels:
         width, height = picture.size
         least = (math.ceil(min(1.0, factor) * width), math.ceil(min(1.0, factor) * height))
-        pixels = load_pixels(picture, data, least, self.background)
+        pixels = load_pixels(picture, encoded, least, self.background)
         reduction = max(width, height) / max(pixels.shape[:2])
         return to_scale(pixels, factor * reduction, self.size, self.background)
 
-    def digest(self, data: bytes, spacing: float) -> int:
+    def digest(self, encoded: Encoded, spacing: float) -> int:
         """Return a 64-bit hash of a file's content and of everything else that its square depends on."""
-        chosen = self.model_dump(include={"size", "fit", "background", "extent"})
-        facts = json.dumps([_DECODING, chosen, None if self.extent is None else spacing])
-        digest = blake2b(facts.encode(), digest_size=8)
-        digest.update(data)
+        settings = self.model_dump(include={"size", "fit", "background", "extent"})
+        facts: list[object] = [_DECODING, settings, None if self.extent is None else spacing]
+        if encoded.frame is not None:
+            facts.append(encoded.frame)
+        digest = blake2b(json.dumps(facts).encode(), digest_size=8)
+        digest.update(encoded.content)
         return int.from_bytes(digest.digest(), "little")
 
 
@@ -190,14 +186,14 @@ class Keeper:
     settings: ImageInput
     cache: PixelCache
 
-    def load(self, picture: Picture, data: bytes, reader: ImageInput) -> Pixels:
+    def load(self, picture: Picture, encoded: Encoded, reader: ImageInput) -> Pixels:
         """Decode an opened image as `reader` does, and keep the run's square if it would decode the same pixels.
 
         A JPEG that the run needs at a finer scale is left to it: one scale's pixels are not to be had from another's.
         """
         alike = self.settings.loads_alike(reader, picture)
-        pixels = reader.loaded(picture, data)
-        if alike and (key := self.settings.digest(data, math.nan)) not in self.cache:
+        pixels = reader.loaded(picture, encoded)
+        if alike and (key := self.settings.digest(encoded, math.nan)) not in self.cache:
             self.cache.put(key, self.settings.shaped(pixels))
         return pixels
 
@@ -218,7 +214,7 @@ class ImageSource:
         self.present = _has_path(self.paths)
         self.digests = np.zeros(len(self.table), dtype=np.uint64)
         size, where = self.settings.size, self.reading.cache
-        self.workers = choose_workers(self.reading.workers, self.paths)
+        self.threads, self._reason = choose_workers(self.reading.workers, self.paths)
         self.cache = None if where is None else PixelCache(where, size, self.reading.cache_gb)
         keep = len(self.table) * size * size * 3 <= _MEMORY
         self.pixels: Pixels | None = np.zeros((len(self.table), size, size, 3), np.uint8) if keep else None
@@ -227,8 +223,7 @@ class ImageSource:
 
     def describe(self) -> str:
         """Return one line about how the images were and will be read."""
-        column, found = self.settings.column, int(self.present.sum())
-        parts = [f"{column}: {found:,} images read with {self.workers.describe()}"]
+        parts = [f"{self.settings.column}: {int(self.present.sum()):,} images read with {self._reason}"]
         if self.cache is not None:
             parts.append(f"{self.cached:,} of them decoded before")
         if self.pixels is not None:
@@ -243,9 +238,9 @@ class ImageSource:
     def _scan(self) -> None:
         # Every image is read once before anything starts: a broken one is known now, not after an hour.
         rows = np.flatnonzero(self.present)
-        with bar(f"reading {self.settings.column}", len(rows)) as shown:
+        with bar(f"reading {self.settings.column}", len(rows)) as progress:
             for read, cached in self._spread(self._first, rows):
-                shown.advance(read)
+                progress.advance(read)
                 self.cached += cached
         self.problems = dict(sorted(self.problems.items()))
         if self.pixels is not None:
@@ -255,22 +250,17 @@ class ImageSource:
 
     def _spread(self, work: Callable[[Rows], R], items: Rows) -> Iterator[R]:
         """Let the threads work on pieces of an array; results come in order."""
-        with ThreadPoolExecutor(self.workers.count, "reading") as pool:
+        with ThreadPoolExecutor(self.threads, "reading") as pool:
             for start in range(0, len(items), _WINDOW):
                 window = items[start : start + _WINDOW]
                 yield from pool.map(work, [window[i : i + _PIECE] for i in range(0, len(window), _PIECE)])
 
     def _first(self, rows: Rows) -> tuple[int, int]:
-        """Read rows for the first time; return how many, and how many of them the cache knew."""
+        """Read rows for the first time; return how many, and how many of them the cache had."""
         cached = 0
         for row, path in zip(rows.tolist(), self.paths.iloc[rows].tolist(), strict=True):
             try:
-                data = self._bytes(path)
-                key = self.settings.digest(data, float(self.spacings[row]))
-                known = self._recall(row, key)
-                if not known:
-                    self._decode(row, key, data)
-                self.digests[row], cached = key, cached + known
+                cached += self._take(row, self.settings.fetch(str(path), self.table.root))
             except ImageError as error:
                 self.present[row] = False
                 self.problems[row] = f"{path}: {error}"
@@ -281,26 +271,20 @@ class ImageSource:
                 ) from error
         return len(rows), cached
 
-    def _recall(self, row: int, key: int) -> bool:
-        """Take a row's pixels from the cache, or find that they are there if memory is not to hold them."""
-        if self.cache is None:
-            return False
-        if self.pixels is None:
-            return key in self.cache
-        found = self.cache.get(key)
-        if found is not None:
-            self.pixels[row] = found
-        return found is not None
-
-    def _decode(self, row: int, key: int, data: bytes) -> None:
-        square = self.settings.square(data, float(self.spacings[row]))
-        if self.pixels is not None:
+    def _take(self, row: int, encoded: Encoded) -> bool:
+        """Put a row's pixels where later batches get them from; return whether the cache had them."""
+        spacing = float(self.spacings[row])
+        key = self.settings.digest(encoded, spacing)
+        square = None if self.cache is None or self.pixels is None else self.cache.get(key)
+        cached = square is not None or (self.pixels is None and self.cache is not None and key in self.cache)
+        if not cached:
+            square = self.settings.square(encoded, spacing)
+            if self.cache is not None:
+                self.cache.put(key, square)
+        if self.pixels is not None and square is not None:
             self.pixels[row] = square
-        if self.cache is not None:
-            self.cache.put(key, square)
-
-    def _bytes(self, path: object) -> bytes:
-        return self.settings.fetch(str(path), self.table.root)
+        self.digests[row] = key
+        return cached
 
     def read(self, rows: Rows) -> Tensor:
         """Return uint8 [rows, 3, size, size], channels last; absent rows are grey and must be masked by `present`.
@@ -308,33 +292,33 @@ class ImageSource:
         Raises:
             ImageError: If an image that could be read at the start no longer can, or has changed.
         """
-        found = self._again(rows) if self.pixels is None else self.pixels[rows]
-        return torch.from_numpy(found).permute(0, 3, 1, 2)
+        pixels = self._again(rows) if self.pixels is None else self.pixels[rows]
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def _again(self, rows: Rows) -> Pixels:
-        found = np.full((len(rows), self.settings.size, self.settings.size, 3), _GREY, np.uint8)
+        pixels = np.full((len(rows), self.settings.size, self.settings.size, 3), _GREY, np.uint8)
 
         def fetch(places: Rows) -> None:
             for place in places:
-                found[place] = self._fetched(int(rows[place]))
+                pixels[place] = self._fetched(int(rows[place]))
 
         for _ in self._spread(fetch, np.flatnonzero(self.present[rows])):
             pass
-        return found
+        return pixels
 
     def _fetched(self, row: int) -> Pixels:
         """Return a row's pixels from the cache or from its file."""
-        known = None if self.cache is None else self.cache.get(int(self.digests[row]))
-        if known is not None:
-            return known
+        square = None if self.cache is None else self.cache.get(int(self.digests[row]))
+        if square is not None:
+            return square
         path, spacing = self.paths.iloc[row], float(self.spacings[row])
         name = f"{path} (table row {row})"
         try:
-            data = self._bytes(path)
-            square = self.settings.square(data, spacing)
+            encoded = self.settings.fetch(str(path), self.table.root)
+            square = self.settings.square(encoded, spacing)
         except ImageError as error:
             raise ImageError(f"{name} was readable before, but now: {error}") from error
-        if self.settings.digest(data, spacing) != self.digests[row]:
+        if self.settings.digest(encoded, spacing) != self.digests[row]:
             raise ImageError(f"{name} was changed since the images were first read; start again")
         return square
 
@@ -350,15 +334,13 @@ def raise_for_problems(source: ImageSource, ids: pd.Series, remedy: str = _REMED
     Raises:
         ImageError: Naming the rows and paths.
     """
-    if source.problems:
-        shown = [f"  - row {ids.iloc[row]}: {text}" for row, text in list(source.problems.items())[:10]]
-        more = f"\n  - and {len(source.problems) - 10:,} more" if len(source.problems) > 10 else ""
-        raise ImageError(
-            f"{len(source.problems):,} image(s) of column '{source.settings.column}' cannot be read:\n"
-            + "\n".join(shown)
-            + more
-            + f"\n{remedy}"
-        )
+    count = len(source.problems)
+    if not count:
+        return
+    lines = [f"{count:,} image(s) of column '{source.settings.column}' cannot be read:"]
+    lines += [f"  - row {ids.iloc[row]}: {text}" for row, text in list(source.problems.items())[:10]]
+    lines += [f"  - and {count - 10:,} more"] if count > 10 else []
+    raise ImageError("\n".join([*lines, remedy]))
 
 
 def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:
@@ -366,7 +348,7 @@ def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:
     return np.array(paths.notna() & (paths.astype("str").str.strip() != ""), dtype=bool)
 
 
-def _spacings(table: Table, column: str | None) -> npt.NDArray[Any]:
+def _spacings(table: Table, column: str | None) -> npt.NDArray[np.float64]:
     if column is None:
         return np.full(len(table), np.nan)
-    return pd.to_numeric(table.column(column), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return finite_numbers(table.column(column))

@@ -1,4 +1,4 @@
-"""What the values of a column are, told from the values, with the reason; and whether others are of the same kind."""
+"""What the values of a column are, with the reason; and whether others are of the same kind."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from fusetune.data.dicom import FRAME
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import LEADING_ZERO, first_is_day, parse_dates
 from fusetune.errors import listed
 
+FRAME = re.compile(r"#frame=(\d+)$")  # what a path ends with that names a frame of a DICOM file, from 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
 TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f"})
@@ -92,24 +92,21 @@ def _is_vector(value: Sequence[object]) -> bool:
 def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     distinct = values.nunique()
     sample = values.drop_duplicates().head(_SAMPLE).str.strip()
-    share = _share(sample.str.lower().str.replace(FRAME, "", regex=True).str.endswith(IMAGE_SUFFIXES))
+    share = sample.str.lower().str.replace(FRAME, "", regex=True).str.endswith(IMAGE_SUFFIXES).mean()
     if share >= 0.9:
         return Kind.IMAGE, f"{share:.0%} of the values end like image files", True
     if distinct == 1:
         return Kind.CATEGORY, "the same value in every row", False
     if set(sample.str.lower()) <= set(PART_WORDS):
-        return (
-            Kind.CATEGORY,
-            f"only the words {listed(sorted(set(sample)))}, parts of a split: name it with --split",
-            False,
-        )
+        parts = listed(sorted(set(sample)))
+        return Kind.CATEGORY, f"only the words {parts}, parts of a split: name it with --split", False
     if set(sample.str.lower()) <= TRUE_WORDS | FALSE_WORDS:
         return Kind.BOOLEAN, f"only the words {listed(sorted(set(sample)))}", True
     numbers = pd.to_numeric(sample, errors="coerce").notna()
-    if _share(numbers) >= 0.95 and not sample.str.match(LEADING_ZERO).any():
+    if numbers.mean() >= 0.95 and not sample.str.match(LEADING_ZERO).any():
         return Kind.NUMBER, _with_rest(sample, numbers, "numbers"), True
     dates = sample.str.match(_DATE_SHAPE)
-    if _share(dates) >= 0.95 and _share(parse_dates(sample, first_is_day(sample)).notna()) >= 0.95:
+    if dates.mean() >= 0.95 and parse_dates(sample, first_is_day(sample)).notna().mean() >= 0.95:
         return Kind.DATE, _with_rest(sample, dates, "dates"), True
     words = float(sample.str.count(r"\s+").mean()) + 1
     length = float(sample.str.len().mean())
@@ -127,7 +124,7 @@ def _with_rest(sample: pd.Series, fitting: pd.Series, what: str) -> str:
     if fitting.all():
         return f"all values are {what}"
     rest = listed(sample[~fitting].str.slice(0, 40), 3)
-    return f"{_share(fitting):.0%} of the values are {what}; others, such as {rest}, count as missing"
+    return f"{fitting.mean():.0%} of the values are {what}; others, such as {rest}, count as missing"
 
 
 def fits(series: pd.Series, kind: Kind) -> bool:
@@ -135,26 +132,18 @@ def fits(series: pd.Series, kind: Kind) -> bool:
     values = series.dropna()
     if values.empty:
         return True
+    numeric, times = pd.api.types.is_numeric_dtype(series), pd.api.types.is_datetime64_any_dtype(series)
+    lists = is_list(values.iloc[0])
     match kind:
         case Kind.NUMBER:
-            if is_list(values.iloc[0]) or pd.api.types.is_datetime64_any_dtype(series):
-                return False
-            return _share(pd.to_numeric(values, errors="coerce").notna()) >= 0.5
+            return not (times or lists) and pd.to_numeric(values, errors="coerce").notna().mean() >= 0.5
         case Kind.DATE:
-            if pd.api.types.is_numeric_dtype(series) or is_list(values.iloc[0]):
-                return False
-            return _share(parse_dates(values, first_is_day(values)).notna()) >= 0.5
+            return not (numeric or lists) and parse_dates(values, first_is_day(values)).notna().mean() >= 0.5
         case Kind.BOOLEAN:
-            numeric = pd.api.types.is_numeric_dtype(series)
-            return numeric or _share(values.astype("str").str.strip().str.lower().isin(_TRUTH_WORDS)) >= 0.5
+            return numeric or values.astype("str").str.strip().str.lower().isin(_TRUTH_WORDS).mean() >= 0.5
         case Kind.VECTOR:
-            return pd.api.types.is_numeric_dtype(series) or is_list(values.iloc[0])
+            return numeric or lists
         case Kind.IMAGE | Kind.TEXT:
-            dates = pd.api.types.is_datetime64_any_dtype(series)
-            return not (dates or pd.api.types.is_numeric_dtype(series) or is_list(values.iloc[0]))
+            return not (numeric or times or lists)
         case _:
-            return not is_list(values.iloc[0])
-
-
-def _share(found: pd.Series) -> float:
-    return float(found.mean()) if len(found) else 0.0
+            return not lists

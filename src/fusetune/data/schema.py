@@ -14,7 +14,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fusetune.data.kinds import CELL_KINDS, Kind, fits
-from fusetune.data.table import Table
+from fusetune.data.table import Table, repeated
 from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
@@ -52,8 +52,7 @@ class Schema(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = [c.name for c in self.columns]
-        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-        if twice:
+        if twice := repeated(names):
             raise ValueError(f"column(s) {listed(sorted(twice))} are described twice")
         for role in ("label", "group", "split", "id"):
             holders = [c.name for c in self.columns if c.role == role]
@@ -81,20 +80,18 @@ class Schema(BaseModel):
         """
         grouped = {name for columns in self.vectors.values() for name in columns}
         single = [c for c in self.inputs if c.name not in grouped]
-        found = [Modality(c.name, "image", (c.name,)) for c in single if c.kind is Kind.IMAGE]
-        found += [Modality(c.name, "text", (c.name,)) for c in single if c.kind is Kind.TEXT]
+        modalities = [Modality(c.name, "image", (c.name,)) for c in single if c.kind is Kind.IMAGE]
+        modalities += [Modality(c.name, "text", (c.name,)) for c in single if c.kind is Kind.TEXT]
         cells = tuple(c.name for c in single if c.kind in CELL_KINDS)
         if cells:
-            found.append(Modality(COLUMNS, "columns", cells))
-        found += [Modality(c.name, "vector", (c.name,)) for c in single if c.kind is Kind.VECTOR]
-        found += [Modality(name, "vector", tuple(columns)) for name, columns in self.vectors.items()]
-        if not found:
+            modalities.append(Modality(COLUMNS, "columns", cells))
+        modalities += [Modality(c.name, "vector", (c.name,)) for c in single if c.kind is Kind.VECTOR]
+        modalities += [Modality(name, "vector", tuple(columns)) for name, columns in self.vectors.items()]
+        if not modalities:
             raise SchemaError("no column is left as an input; name some with --inputs")
-        names = [m.name for m in found]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
+        if twice := repeated(m.name for m in modalities):
             raise SchemaError(f"two inputs are called {listed(sorted(twice))}; rename a column or a vector group")
-        return {m.name: m for m in found}
+        return {m.name: m for m in modalities}
 
     def kind_of(self, name: str) -> Kind:
         """Return the kind of a column."""

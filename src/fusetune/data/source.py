@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -42,6 +43,13 @@ class Source(Protocol):
         ...
 
 
+def row_digests(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit hash per row of numbers [rows, columns]."""
+    if not values.shape[1]:
+        return np.zeros(len(values), dtype=np.uint64)
+    return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(values), index=False), dtype=np.uint64)
+
+
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     """Move inputs to a device; from pinned memory the program goes on while they are copied."""
     if isinstance(inputs, Tensor):
@@ -49,18 +57,18 @@ def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
 
 
-def pinned(found: T) -> T:
+def pinned(batch: T) -> T:
     """Put the tensors of nested tuples and dicts into memory that a GPU can copy from on its own, if one is in use."""
-    return _pinned(found) if torch.cuda.is_initialized() else found  # type: ignore[no-untyped-call]
+    return _pinned(batch) if torch.cuda.is_initialized() else batch  # type: ignore[no-untyped-call]
 
 
-def _pinned(found: Any) -> Any:
-    match found:
+def _pinned(batch: Any) -> Any:
+    match batch:
         case Tensor():
-            return found.pin_memory()
+            return batch.pin_memory()
         case dict():
-            return {name: _pinned(value) for name, value in found.items()}
+            return {name: _pinned(value) for name, value in batch.items()}
         case tuple():
-            return tuple(map(_pinned, found))
+            return tuple(map(_pinned, batch))
         case _:
-            return found
+            return batch

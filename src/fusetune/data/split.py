@@ -76,10 +76,10 @@ class Split:
         """
         outside = rows[~np.isin(self.part[rows], [PARTS.index(part) for part in parts])]
         if len(outside):
-            found = {PARTS[code] for code in self.part[outside]}
+            others = sorted({PARTS[code] for code in self.part[outside]})
             raise SplitError(
                 f"this stage may only see rows of {' and '.join(parts)}, but was given {len(outside):,} of "
-                f"{' and '.join(sorted(found))}, such as {listed(self.ids.iloc[outside])}"
+                f"{' and '.join(others)}, such as {listed(self.ids.iloc[outside])}"
             )
 
     def unlock_test(self) -> str:
@@ -133,7 +133,7 @@ def make_split(
     *,
     how: str = "auto",
     groups: pd.Series | None = None,
-    given: pd.Series | None = None,
+    parts: pd.Series | None = None,
     times: pd.Series | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     folds: int = 5,
@@ -148,9 +148,9 @@ def make_split(
         how: auto (given if there is a column, else grouped if there are groups, else stratified), given, stratified,
             grouped, time or kfold.
         groups: Rows with equal values never end up in different parts.
-        given: Part names per row, for `given`. If it names no valid rows, some are taken from train.
+        parts: Part names per row, for `given`. If it names no valid rows, some are taken from train.
         times: Sortable values, for `time`: oldest rows train, newest test.
-        fractions: Shares of train, valid, test.
+        fractions: Shares of train, valid, test; 0 of test for a model that is judged on rows kept elsewhere.
         folds: Number of folds, for `kfold`.
         fold: Which fold is the test part, for `kfold`; the next one is the valid part.
         seed: Decides the order in which rows or groups are dealt out.
@@ -161,54 +161,30 @@ def make_split(
     if groups is not None:
         _refuse_empty_groups(ids, groups)
     if how == "auto":
-        how = "given" if given is not None else "grouped" if groups is not None else "stratified"
+        how = "given" if parts is not None else "grouped" if groups is not None else "stratified"
+    units = ids if groups is None or how == "stratified" else groups
     match how:
         case "given":
-            if given is None:
+            if parts is None:
                 raise SplitError("split.how is 'given' but no split column was named; add --split COLUMN")
-            part, words = _given(ids, labels, given, groups, fractions, seed)
+            part, words = _given(ids, labels, units, parts, fractions, seed)
         case "grouped" | "stratified":
             if how == "grouped" and groups is None:
                 raise SplitError("split.how is 'grouped' but no group column was named; add --group COLUMN")
-            units = ids if groups is None or how == "stratified" else groups
-            part = deal(ids, labels, units, fractions, seed).astype(np.int8)
+            part = deal(ids, labels, units, fractions if fractions[2] else fractions[:2], seed)
             words = "stratified by label" if units is ids else "whole groups, stratified by label"
         case "time":
             if times is None:
                 raise SplitError("split.how is 'time' but split.time names no column")
             part, words = _by_time(ids, times, groups, fractions), "by time: oldest rows train, newest test"
         case "kfold":
-            dealt = deal(ids, labels, ids if groups is None else groups, (1 / folds,) * folds, seed)
-            part = np.where(dealt == fold, 2, np.where(dealt == (fold + 1) % folds, 1, 0)).astype(np.int8)
+            dealt = deal(ids, labels, units, (1 / folds,) * folds, seed)
+            part = np.where(dealt == fold, 2, np.where(dealt == (fold + 1) % folds, 1, 0))
             words = f"fold {fold} of {folds} is the test part"
         case _:
             raise SplitError(f"split.how '{how}' is unknown")
-    split = Split(ids, part, words)
-    _check_parts(split, labels, groups)
-    return split
-
-
-def split_without_test(
-    ids: pd.Series,
-    labels: Codes,
-    *,
-    groups: pd.Series | None = None,
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-) -> Split:
-    """Divide rows into train and valid only, for a model that is judged on rows kept elsewhere.
-
-    Args: as for `make_split`; the share of the test part goes to the two others in proportion.
-
-    Raises:
-        SplitError: If a part would be empty, or a class cannot be placed.
-    """
-    if groups is not None:
-        _refuse_empty_groups(ids, groups)
-    share = fractions[1] / (fractions[0] + fractions[1])
-    part = deal(ids, labels, ids if groups is None else groups, (1 - share, share), seed).astype(np.int8)
-    split = Split(ids, part, "no test part")
-    _check_parts(split, labels, groups, PARTS[:2])
+    split = Split(ids, part.astype(np.int8), words)
+    _check_parts(split, labels, groups, PARTS if fractions[2] else PARTS[:2])
     return split
 
 
@@ -257,36 +233,30 @@ def seeded_order(ids: pd.Series, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _given(
-    ids: pd.Series,
-    labels: Codes,
-    given: pd.Series,
-    groups: pd.Series | None,
-    fractions: tuple[float, float, float],
-    seed: int,
-) -> tuple[npt.NDArray[np.int8], str]:
-    names = given.astype("str").str.strip().str.lower()
-    unknown = given.isna() | ~names.isin(list(PART_WORDS))
+    ids: pd.Series, labels: Codes, units: pd.Series, parts: pd.Series, fractions: tuple[float, float, float], seed: int
+) -> tuple[Codes, str]:
+    names = parts.astype("str").str.strip().str.lower()
+    unknown = parts.isna() | ~names.isin(list(PART_WORDS))
     if unknown.any():
-        value = given[unknown].iloc[0]
-        said = "is empty" if pd.isna(value) else f"says '{value}', which names no part,"
+        value = parts[unknown].iloc[0]
+        problem = "is empty" if pd.isna(value) else f"says '{value}', which names no part,"
         raise SplitError(
-            f"split column '{given.name}' {said} in row {ids[unknown].iloc[0]}"
+            f"split column '{parts.name}' {problem} in row {ids[unknown].iloc[0]}"
             f"{did_you_mean(str(value), PART_WORDS)}; use train, valid (or val, dev) and test"
         )
-    part = names.map(lambda name: PARTS.index(PART_WORDS[name])).to_numpy().astype(np.int8)
-    words = f"column '{given.name}'"
+    part = names.map(lambda name: PARTS.index(PART_WORDS[name])).to_numpy(np.int64, copy=True)
+    words = f"column '{parts.name}'"
     if not (part == 1).any() and (part == 0).any():
         rows = np.flatnonzero(part == 0)
         share = fractions[1] / (fractions[0] + fractions[1])
-        units = (ids if groups is None else groups).iloc[rows]
-        part[rows] = deal(ids.iloc[rows], labels[rows], units, (1 - share, share), seed)
+        part[rows] = deal(ids.iloc[rows], labels[rows], units.iloc[rows], (1 - share, share), seed)
         words += f"; it names no valid rows, so {share:.0%} of the training rows became the valid part"
     return part, words
 
 
 def _by_time(
     ids: pd.Series, times: pd.Series, groups: pd.Series | None, fractions: tuple[float, float, float]
-) -> npt.NDArray[np.int8]:
+) -> Codes:
     if times.isna().any():
         raise SplitError(f"time column '{times.name}' is empty in row(s) {listed(ids[times.isna()])}; fill it in")
     ordered = times
@@ -301,10 +271,10 @@ def _by_time(
         ordered = ordered.groupby(groups.astype("str").to_numpy()).transform("max")
     # Equal times share a rank, so that no part begins in the middle of a day.
     rank = ordered.rank(method="min", pct=True).to_numpy() - 1e-9
-    return np.select([rank <= fractions[0], rank <= fractions[0] + fractions[1]], [0, 1], 2).astype(np.int8)
+    return np.select([rank <= fractions[0], rank <= fractions[0] + fractions[1]], [0, 1], 2)
 
 
-def _check_parts(split: Split, labels: Codes, groups: pd.Series | None, needed: tuple[Part, ...] = PARTS) -> None:
+def _check_parts(split: Split, labels: Codes, groups: pd.Series | None, needed: tuple[Part, ...]) -> None:
     counts = split.counts()
     empty = [name for name in needed if counts[name] == 0]
     if empty:

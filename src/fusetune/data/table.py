@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +79,9 @@ class Table:
         if values.isna().any():
             rows = listed(np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
-        repeated = values[values.duplicated()].unique()
-        if len(repeated):
-            raise TableError(f"{self.name}: id column '{column}' repeats {listed(repeated)}; ids must be unique")
+        twice = values[values.duplicated()].unique()
+        if len(twice):
+            raise TableError(f"{self.name}: id column '{column}' repeats {listed(twice)}; ids must be unique")
         return values.astype("str").rename("row_id")
 
 
@@ -124,10 +125,13 @@ def _refuse_bytes(table: Table) -> None:
 
 
 def _refuse_repeated(names: Iterable[str], table: str) -> None:
-    columns = pd.Index(names)
-    repeated = columns[columns.duplicated()].unique()
-    if len(repeated):
-        raise TableError(f"{table} has several columns named {listed(repeated)}; rename all but one")
+    if twice := repeated(names):
+        raise TableError(f"{table} has several columns named {listed(twice)}; rename all but one")
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that there are several of."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _read_file(path: Path) -> pd.DataFrame:
@@ -153,11 +157,10 @@ def _read_file(path: Path) -> pd.DataFrame:
     except TableError:
         raise
     except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
-        said = str(error) or type(error).__name__
-        hint = (
-            "; every row needs as many cells as the header, and quotes around a comma" if "columns, got" in said else ""
-        )
-        raise TableError(f"{path.name} cannot be read: {said}{hint}") from error
+        problem = str(error) or type(error).__name__
+        if "columns, got" in problem:
+            problem += "; every row needs as many cells as the header, and quotes around a comma"
+        raise TableError(f"{path.name} cannot be read: {problem}") from error
 
 
 def _read_csv(path: Path, separator: str) -> pd.DataFrame:
@@ -175,7 +178,7 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
     _refuse_repeated(names, path.name)
     if data.count(b'"') % 2:
         _refuse_open_quote(data, separator)
-    found = arrow_csv.read_csv(
+    words = arrow_csv.read_csv(
         pa.BufferReader(data),
         read_options=arrow_csv.ReadOptions(
             column_names=names, skip_rows_after_names=1, use_threads=False, block_size=_BLOCK
@@ -185,7 +188,7 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
             column_types=dict.fromkeys(names, pa.string()), null_values=MISSING_WORDS, strings_can_be_null=True
         ),
     )
-    frame = found.to_pandas()
+    frame = words.to_pandas()
     return pd.DataFrame({name: _typed(frame[name]) for name in names})
 
 
@@ -203,18 +206,24 @@ def _refuse_open_quote(data: bytes, separator: str) -> None:
 
 def _typed(words: pd.Series) -> pd.Series:
     """Turn a column of words into numbers or true/false where every cell is one and nothing is lost by it."""
-    known = words.dropna()
-    if known.empty or known.str.match(LEADING_ZERO).any():
+    present = words.dropna()
+    if present.empty or present.str.match(LEADING_ZERO).any():
         return words
-    if len(known) == len(words) and set(known.drop_duplicates().head(9).str.lower()) <= {"true", "false"}:
+    if len(present) == len(words) and set(present.drop_duplicates().head(9).str.lower()) <= {"true", "false"}:
         return words.str.lower() == "true"
     try:
         numbers = pd.to_numeric(words)
     except (ValueError, TypeError):
         return words
-    if not pd.api.types.is_integer_dtype(numbers) and known.str.match(_LONG_CODE).any():
+    if not pd.api.types.is_integer_dtype(numbers) and present.str.match(_LONG_CODE).any():
         return words
     return numbers
+
+
+def finite_numbers(cells: pd.Series) -> npt.NDArray[np.float64]:
+    """Return a column's cells as numbers, NaN where a cell is missing, infinite or no number."""
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def first_is_day(dates: pd.Series) -> bool:
@@ -233,8 +242,7 @@ def parse_dates(dates: pd.Series, day_first: bool) -> pd.Series:
     words = dates.astype("str")
     # pandas would also swap day and month of 2020-03-04, where the order is not in doubt.
     swapped = day_first & ~words.str.match(r"\s*\d{3,4}", na=False)
-    found = pd.to_datetime(words.mask(swapped), errors="coerce", format="mixed", utc=True)
+    times = pd.to_datetime(words.mask(swapped), errors="coerce", format="mixed", utc=True)
     if not swapped.any():
-        return found
-    other = pd.to_datetime(words.where(swapped), errors="coerce", format="mixed", dayfirst=True, utc=True)
-    return found.fillna(other)
+        return times
+    return times.fillna(pd.to_datetime(words.where(swapped), errors="coerce", format="mixed", dayfirst=True, utc=True))

@@ -6,8 +6,6 @@ into processes and the pixels back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 
 from fusetune.runtime import cores
@@ -16,29 +14,21 @@ from fusetune.runtime import cores
 _PER_CORE, _MOST = 4, 32
 
 
-@dataclass(frozen=True)
-class Workers:
-    """A number of threads and its reason."""
-
-    count: int
-    reason: str
-
-    def describe(self) -> str:
-        """Return both in words."""
-        return f"{self.count} thread{'s' if self.count > 1 else ''} ({self.reason})"
-
-
-def choose_workers(asked: int | None, paths: pd.Series) -> Workers:
+def choose_workers(asked: int | None, paths: pd.Series) -> tuple[int, str]:
     """Choose the number of threads: what was asked for, else one per core, else more where they wait for a network.
 
     Args:
         asked: `data.workers`.
         paths: Where the images are.
+
+    Returns:
+        The number, and the number in words with its reason.
     """
+    machine = f"{cores()} core{'s' if cores() > 1 else ''}"
     if asked is not None:
-        return Workers(asked, f"data.workers={asked}")
-    count = cores()
-    known = f"{count} core{'s' if count > 1 else ''}"
-    if paths.astype("str").str.contains("://", regex=False).any():
-        return Workers(min(_PER_CORE * count, _MOST), f"{known}; addresses keep threads waiting")
-    return Workers(count, f"{known}; decoding releases the lock")
+        count, reason = asked, f"data.workers={asked}"
+    elif paths.astype("str").str.contains("://", regex=False).any():
+        count, reason = min(_PER_CORE * cores(), _MOST), f"{machine}; addresses keep threads waiting"
+    else:
+        count, reason = cores(), f"{machine}; decoding releases the lock"
+    return count, f"{count} thread{'s' if count > 1 else ''} ({reason})"

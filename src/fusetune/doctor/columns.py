@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
 
+from fusetune.data.cells import CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
 from fusetune.data.table import Table, first_is_day, parse_dates
-from fusetune.data.tabular import CellInput
 from fusetune.doctor.case import FOLDS, Case, Codes
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.groups import constant_accuracy

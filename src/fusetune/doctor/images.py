@@ -17,8 +17,8 @@ import pandas as pd
 from PIL import UnidentifiedImageError
 
 from fusetune.data.decode import opened
-from fusetune.data.dicom import FRAME
 from fusetune.data.images import ImageInput, Keeper
+from fusetune.data.kinds import FRAME
 from fusetune.data.workers import choose_workers
 from fusetune.doctor.case import Case
 from fusetune.doctor.findings import Finding, Severity
@@ -115,7 +115,7 @@ def look_at_pictures(case: Case, reader: ImageInput, keeper: Keeper | None = Non
         {},
     )
     root = case.table.root
-    threads = choose_workers(None, words.iloc[present]).count
+    threads = choose_workers(None, words.iloc[present])[0]
     with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(present), _CHUNK):
             chunk = present[start : start + _CHUNK]
@@ -146,10 +146,10 @@ def _keep(found: Pictures, row: int, look: _Look) -> None:
 
 def _look(reader: ImageInput, path: str, root: Path, keeper: Keeper | None) -> _Look:
     try:
-        data = reader.fetch(path, root)
-        with opened(data, reader.pixel_limit) as picture:
+        encoded = reader.fetch(path, root)
+        with opened(encoded, reader.pixel_limit) as picture:
             width, height = picture.size
-            pixels = reader.loaded(picture, data) if keeper is None else keeper.load(picture, data, reader)
+            pixels = reader.loaded(picture, encoded) if keeper is None else keeper.load(picture, encoded, reader)
             square = reader.shaped(pixels)
     except ImageError as error:
         state = _state(error, root / FRAME.sub("", path))

@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from fusetune.data.kinds import Kind
 from fusetune.data.table import Table
-from fusetune.data.tabular import VectorInput
+from fusetune.data.vectors import VectorInput
 from fusetune.doctor.case import Case, Codes
 from fusetune.doctor.columns import cell_matrix
 from fusetune.doctor.images import THUMB, Pictures

@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fusetune.data.cells import CellInput
 from fusetune.data.source import Source, to_device
 from fusetune.data.table import Table
-from fusetune.data.tabular import CellInput
-from fusetune.data.text import TextInput
+from fusetune.data.tokens import TextInput
 from fusetune.evaluate.analysis import row_shares, without_inputs
 from fusetune.evaluate.explain import Effect, Explanation, Probe, cells, dimensions, occlusion, words
 from fusetune.evaluate.temperature import softmax

@@ -2,9 +2,9 @@
 
 With k-fold cross-fitting, k networks are trained, each without one fold (stacking, arXiv 2111.02705). A row's logits
 come from the network that never saw it; those of new rows are the mean over the k networks. Features would not do:
-those of separately trained encoders cannot be compared. Where fine-tuning a pretrained encoder does not lower the NLL of the
-held-out folds taken together, its networks are dropped and the encoder is read as it was: one fold is too few rows to
-decide that by, and networks that are no better dilute what the head learns.
+those of separately trained encoders cannot be compared. Where fine-tuning a pretrained encoder does not lower the NLL
+of the held-out folds taken together, its networks are dropped and the encoder is read as it was: one fold is too few
+rows to decide that by, and networks that are no better dilute what the head learns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from fusetune.augment.token_noise import TextAugment
 from fusetune.context import Context
 from fusetune.data.split import Rows
-from fusetune.data.text import TextSource
+from fusetune.data.tokens import TextSource
 from fusetune.encoders import Encoder, WordCounts, is_pretrained
 from fusetune.features.store import Array
 from fusetune.heads.base import PRETRAINED, WORDS

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from fusetune.data.batch import ordered_batches, shuffled_batches
 from fusetune.data.split import Rows, deal
-from fusetune.data.text import TextInput, TextSource
+from fusetune.data.tokens import TextInput, TextSource
 from fusetune.encoders import Encoder, ShallowText, load_text_encoder, special_ids, train_word_tokenizer
 from fusetune.runtime import seed_everything
 from fusetune.train.loop import Task, by_loss, train

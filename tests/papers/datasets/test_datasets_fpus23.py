@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import UserError
 from fusetune_papers.datasets.baselines import constant_accuracy, fitted_constant, nearest_frame
@@ -289,7 +290,7 @@ def test_the_table_can_be_fitted(folder: Path, tmp_path: Path) -> None:
     table = fpus23_table(folder, task="head", root=tmp_path)
     path = tmp_path / "head.parquet"
     table.to_parquet(path, index=False)
-    schema = infer_schema(read_table(path), label="head", group="stream", split="split")
+    schema = infer_schema(read_table(path), Roles(label="head", group="stream", split="split"))
     kinds = {column.name: column.kind for column in schema.columns}
     assert kinds["image"] == "image"
     assert not any(column.role == "input" for column in schema.columns if column.name in ("source", "id", "stream"))

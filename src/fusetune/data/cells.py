@@ -1,4 +1,4 @@
-"""Table cells as numbers and codes: scaling and vocabularies fitted on the training part only.
+"""Table cells as numbers and codes (the modality `columns`): scaling and vocabularies fitted on the training part.
 
 Numbers, booleans and dates become standardised numbers beside a missing flag. Categories become codes: 0 missing, 1 not
 seen in training, 2 and up the categories. Categories that occur once in training share code 1, so that it is trained.
@@ -8,8 +8,7 @@ The category 1.0 is the category 1: whole numbers turn into fractions where a ce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from fusetune.data.kinds import FALSE_WORDS, TRUE_WORDS, Kind
+from fusetune.data.source import row_digests
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, first_is_day, parse_dates
-from fusetune.errors import TableError, listed
+from fusetune.data.table import Table, finite_numbers, first_is_day, parse_dates
+from fusetune.errors import TableError
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
 DAYS_PER_YEAR = 365.2425
@@ -69,8 +69,8 @@ class CellInput(BaseModel):
             if kind is Kind.DATE and first_is_day(series):
                 day_first.append(name)
             for part, values in _numbers(series, kind, table.name, name in day_first).items():
-                known = values[~np.isnan(values)]
-                mean, std = (float(known.mean()), float(known.std())) if len(known) else (0.0, 1.0)
+                present = values[~np.isnan(values)]
+                mean, std = (float(present.mean()), float(present.std())) if len(present) else (0.0, 1.0)
                 # Of equal numbers, rounding can leave a deviation that would blow up any other value.
                 scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 1e-9 * abs(mean) else 1.0))
         return cls(kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first)
@@ -94,9 +94,9 @@ class CellInput(BaseModel):
         for i, vocabulary in enumerate(self.categories):
             codes[:, i] = _codes(table.column(vocabulary.column), vocabulary.categories)
         source = CellSource.of(numbers, codes)
-        for name, found in parts.items():
+        for name, values in parts.items():
             cells = table.column(name)
-            unread = cells.notna().to_numpy() & np.isnan(next(iter(found.values())))
+            unread = cells.notna().to_numpy() & np.isnan(next(iter(values.values())))
             for row in map(int, np.flatnonzero(unread)):
                 text = f"{name}: '{cells.iloc[row]}' is no {self.kinds[name]} and counts as missing"
                 source.problems[row] = "; ".join(filter(None, (source.problems.get(row), text)))
@@ -113,9 +113,7 @@ class CellSource:
     present: npt.NDArray[np.bool_]
     digests: npt.NDArray[np.uint64]
     lengths: None = None
-
-    def __post_init__(self) -> None:
-        self.problems: dict[int, str] = {}
+    problems: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, numbers: npt.NDArray[np.float32], codes: npt.NDArray[np.int64]) -> CellSource:
@@ -123,7 +121,7 @@ class CellSource:
         missing = np.isnan(numbers)
         filled = np.where(missing, np.float32(0), numbers).astype(np.float32)
         present = (~missing).any(1) | (codes != MISSING).any(1)
-        return cls(filled, missing, codes, present, _digest(np.concatenate([numbers.astype(np.float64), codes], 1)))
+        return cls(filled, missing, codes, present, row_digests(np.concatenate([numbers.astype(np.float64), codes], 1)))
 
     def read(self, rows: Rows) -> dict[str, Tensor]:
         """Return numbers float32 [rows, Dn], missing bool [rows, Dn] and codes int64 [rows, Dc]."""
@@ -134,63 +132,11 @@ class CellSource:
         }
 
 
-class VectorInput(BaseModel):
-    """Fitted pre-processing of a ready-made vector: standardised per dimension on the training part."""
-
-    model_config = ConfigDict(extra="forbid")
-    columns: list[str]
-    mean: list[float]
-    std: list[float]
-
-    @classmethod
-    def fit(cls, table: Table, columns: Sequence[str], train: Rows) -> VectorInput:
-        """Learn the scale from the training rows."""
-        values = _vectors(table, columns)[train]
-        usable = values[~np.isnan(values).any(1)]
-        if not len(usable):
-            raise TableError(f"{table.name}: vector {listed(columns)} is incomplete in every training row")
-        std = usable.std(0)
-        mean = usable.mean(0)
-        return cls(columns=list(columns), mean=mean.tolist(), std=np.where(std > 1e-9 * np.abs(mean), std, 1).tolist())
-
-    def bind(self, table: Table) -> VectorSource:
-        """Apply the fitted pre-processing to a table; a vector with any missing or infinite number counts as absent."""
-        values = _vectors(table, self.columns)
-        if not values.shape[1]:
-            values = np.full((len(values), len(self.mean)), np.nan)
-        if values.shape[1] != len(self.mean):
-            raise TableError(
-                f"{table.name}: vector {listed(self.columns)} has {values.shape[1]} numbers, "
-                f"the model knows {len(self.mean)}"
-            )
-        scaled = (values - np.asarray(self.mean)) / np.asarray(self.std)
-        present = ~np.isnan(scaled).any(1)
-        scaled = np.where(present[:, None], scaled, 0).astype(np.float32)
-        return VectorSource(scaled, present, _digest(scaled))
-
-
-@dataclass
-class VectorSource:
-    """The vectors of one table."""
-
-    values: npt.NDArray[np.float32]
-    present: npt.NDArray[np.bool_]
-    digests: npt.NDArray[np.uint64]
-    lengths: None = None
-
-    def __post_init__(self) -> None:
-        self.problems: dict[int, str] = {}
-
-    def read(self, rows: Rows) -> Tensor:
-        """Return float32 [rows, dimensions]."""
-        return torch.from_numpy(self.values[rows])
-
-
 def _numbers(series: pd.Series, kind: Kind, table: str, day_first: bool) -> dict[str, npt.NDArray[np.float64]]:
     """Return the number(s) that a cell stands for, NaN where it is missing."""
     match kind:
         case Kind.NUMBER:
-            return {"value": _finite(pd.to_numeric(series, errors="coerce").to_numpy(np.float64, na_value=np.nan))}
+            return {"value": finite_numbers(series)}
         case Kind.BOOLEAN:
             return {"value": _truth(series)}
         case Kind.DATE:
@@ -204,14 +150,10 @@ def _numbers(series: pd.Series, kind: Kind, table: str, day_first: bool) -> dict
 
 def _truth(series: pd.Series) -> npt.NDArray[np.float64]:
     if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
-        return _finite(series.to_numpy(dtype=np.float64, na_value=np.nan))
+        return finite_numbers(series)
     words = series.astype("str").str.strip().str.lower().where(series.notna())
     truth = {**dict.fromkeys((*TRUE_WORDS, "1", "1.0"), 1.0), **dict.fromkeys((*FALSE_WORDS, "0", "0.0"), 0.0)}
     return np.asarray(words.map(truth).to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _words(series: pd.Series) -> pd.Series:
@@ -221,48 +163,5 @@ def _words(series: pd.Series) -> pd.Series:
 
 
 def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64]:
-    known = pd.Index(list(categories), dtype="str").get_indexer(pd.Index(_words(series), dtype="str"))
-    codes = known.astype(np.int64) + FIRST
-    codes[known < 0] = UNSEEN
-    codes[series.isna().to_numpy()] = MISSING
-    return codes
-
-
-def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
-    if len(columns) > 1 or pd.api.types.is_numeric_dtype(table.column(columns[0])):
-        numbers = [
-            pd.to_numeric(table.column(c), errors="coerce").to_numpy(np.float64, na_value=np.nan) for c in columns
-        ]
-        return _finite(np.stack(numbers, 1))
-    name = columns[0]
-    found = [_vector(table.name, name, row, value) for row, value in enumerate(table.column(name))]
-    size = next((len(vector) for vector in found if vector is not None), 0)
-    values = np.full((len(found), size), np.nan)
-    for row, vector in enumerate(found):
-        if vector is None:
-            continue
-        if len(vector) != size:
-            raise TableError(f"{table.name}: column '{name}' holds {size} numbers, but {len(vector)} in row {row}")
-        values[row] = _finite(vector)
-    return values
-
-
-def _vector(table: str, column: str, row: int, value: object) -> npt.NDArray[np.float64] | None:
-    """Return a cell as numbers, or None where it is no list of them but one value or none."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
-        return None
-    try:
-        numbers = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TableError(
-            f"{table}: column '{column}' holds {listed(value, 3)} in row {row}, which are no numbers; a vector needs "
-            "numbers"
-        ) from error
-    return numbers if numbers.ndim == 1 else None
-
-
-def _digest(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    frame = pd.DataFrame(values)
-    if frame.shape[1] == 0:
-        return np.zeros(len(frame), dtype=np.uint64)
-    return np.asarray(pd.util.hash_pandas_object(frame, index=False), dtype=np.uint64)
+    places = pd.Index(list(categories), dtype="str").get_indexer(pd.Index(_words(series), dtype="str")).astype(np.int64)
+    return np.where(series.isna(), MISSING, np.where(places < 0, UNSEEN, places + FIRST))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -40,28 +39,21 @@ class TextInput:
         texts = table.column(self.column)
         clean = texts.astype("str").where(texts.notna(), "").str.strip()
         present = (clean.str.len() > 0).to_numpy(dtype=bool)
-        full = Tokenizer.from_str(self.tokenizer.to_str())
-        full.no_padding()
-        full.no_truncation()
-        cut = Tokenizer.from_str(full.to_str())
-        cut.enable_truncation(self.max_tokens)
-        offsets = np.zeros(len(clean) + 1, dtype=np.int64)
-        digests = np.zeros(len(clean), dtype=np.uint64)
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_tokens)
+        lengths, digests = np.zeros(len(clean), np.int64), np.zeros(len(clean), np.uint64)
         pieces, truncated = [], 0
         for start in track(range(0, len(clean), _CHUNK), f"tokenising {self.column}"):
-            chunk = clean.iloc[start : start + _CHUNK].tolist()
-            encoded = [found.ids for found in full.encode_batch_fast(chunk)]
-            long = [place for place, ids in enumerate(encoded) if len(ids) > self.max_tokens]
-            for place, short in zip(long, cut.encode_batch_fast([chunk[place] for place in long]), strict=True):
-                encoded[place] = short.ids
-            truncated += len(long)
-            for row, ids in enumerate(encoded, start):
-                offsets[row + 1] = offsets[row] + len(ids)
-                # Of the ids, not of the text: what the encoder sees also depends on the tokenizer and on the cut.
-                digests[row] = np.frombuffer(
-                    blake2b(np.asarray(ids, np.int32).tobytes(), digest_size=8).digest(), np.uint64
-                )[0]
-            pieces.append(np.fromiter(chain.from_iterable(encoded), dtype=np.int32))
+            encoded = tokenizer.encode_batch_fast(clean.iloc[start : start + _CHUNK].tolist())
+            truncated += sum(bool(text.overflowing) for text in encoded)
+            ids = [np.asarray(text.ids, np.int32) for text in encoded]
+            # Of the ids, not of the text: what the encoder sees also depends on the tokenizer and on the cut.
+            hashes = [blake2b(text.tobytes(), digest_size=8).digest() for text in ids]
+            digests[start : start + _CHUNK] = np.frombuffer(b"".join(hashes), "<u8")
+            lengths[start : start + _CHUNK] = list(map(len, ids))
+            pieces.append(np.concatenate(ids))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated)
 
 

@@ -1,4 +1,4 @@
-"""Cells and vectors: fitted on training rows only, with codes of their own for missing and unseen."""
+"""Cells: fitted on training rows only, with codes of their own for missing and unseen."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusetune.data.cells import MISSING, UNSEEN, CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.table import Table
-from fusetune.data.tabular import MISSING, UNSEEN, CellInput, VectorInput
-from fusetune.errors import TableError
 
 TRAIN = np.array([0, 1, 2, 3])
 
@@ -68,8 +67,6 @@ def test_infinite_and_missing_numbers_do_not_spoil_the_scale() -> None:
 def test_equal_numbers_are_not_blown_up_by_rounding(value: float) -> None:
     cells = fitted(Kind.NUMBER, [value] * 7, np.arange(7))
     assert cells.numbers[0].std == 1
-    vector = VectorInput.fit(table(a=[value] * 7, b=np.arange(7.0)), ["a", "b"], np.arange(7))
-    assert vector.std == [1.0, 2.0]
 
 
 def test_words_that_are_no_numbers_are_missing() -> None:
@@ -176,39 +173,3 @@ def test_cells_without_numbers_or_categories() -> None:
     assert only.codes.shape == (1, 0)
     other = CellInput.fit(table(x=list("aabb")), {"x": Kind.CATEGORY}, TRAIN).bind(table(x=["a"]))
     assert other.numbers.shape == (1, 0)
-
-
-def test_vectors_of_columns_and_of_lists_are_the_same() -> None:
-    values = np.random.default_rng(0).normal(5, 3, (6, 3))
-    wide = table(a=values[:, 0], b=values[:, 1], c=values[:, 2])
-    long = table(v=list(values))
-    mean, std = values[TRAIN].mean(0), values[TRAIN].std(0)
-    for rows, columns in ((wide, ["a", "b", "c"]), (long, ["v"])):
-        vector = VectorInput.fit(rows, columns, TRAIN)
-        source = vector.bind(rows)
-        assert source.values == pytest.approx((values - mean) / std, abs=1e-5)
-        assert source.read(np.array([2, 0])).numpy() == pytest.approx(source.values[[2, 0]])
-        assert VectorInput.model_validate_json(vector.model_dump_json()) == vector
-
-
-def test_incomplete_vectors_are_absent() -> None:
-    rows = table(a=[1.0, 2, 3, 4, None, np.inf], b=[1.0, 0, 5, 5, 5, 5])
-    source = VectorInput.fit(rows, ["a", "b"], np.arange(6)).bind(rows)
-    assert source.present.tolist() == [True] * 4 + [False] * 2
-    assert (source.values[4:] == 0).all()
-    lists = table(v=[[1.0, 2], [3, 4], None, [1, None], (5, 6)])
-    source = VectorInput.fit(lists, ["v"], np.arange(5)).bind(lists)
-    assert source.present.tolist() == [True, True, False, False, True]
-    empty = VectorInput.fit(lists, ["v"], np.arange(5)).bind(table(v=[None, None]))
-    assert empty.present.tolist() == [False, False]
-    assert empty.values.shape == (2, 2)
-
-
-def test_vectors_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(TableError, match="column 'v' holds 2 numbers, but 3 in row 1"):
-        VectorInput.fit(table(v=[[1, 2], [1, 2, 3]]), ["v"], np.arange(2))
-    with pytest.raises(TableError, match="is incomplete in every training row"):
-        VectorInput.fit(table(v=[None, [1.0, 2.0]]), ["v"], np.array([0]))
-    vector = VectorInput.fit(table(v=[[1, 2], [3, 4]]), ["v"], np.arange(2))
-    with pytest.raises(TableError, match="has 3 numbers, the model knows 2"):
-        vector.bind(table(v=[[1, 2, 3]]))

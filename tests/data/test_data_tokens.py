@@ -10,9 +10,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from fusetune.data import text as text_module
+from fusetune.data import tokens
 from fusetune.data.table import Table
-from fusetune.data.text import TextInput, TextSource
+from fusetune.data.tokens import TextInput, TextSource
 
 TEXTS = ["hello world", "", None, "  ", "日本語 テスト", "مرحبا", "a " * 50, "naïve café 🙂", "hello world", "x" * 300]
 
@@ -47,7 +47,7 @@ def naive(tokenizer: Tokenizer, texts: list[str | None], max_tokens: int) -> lis
 def test_ids_equal_those_of_one_text_at_a_time(
     tokenizer: Tokenizer, max_tokens: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_module, "_CHUNK", chunk)
+    monkeypatch.setattr(tokens, "_CHUNK", chunk)
     source = bound(tokenizer, TEXTS, max_tokens)
     expected = naive(tokenizer, TEXTS, max_tokens)
     assert source.lengths.tolist() == [len(ids) for ids in expected]
