@@ -40,9 +40,9 @@ def filled(folder: Path, keys: range, limit_gb: float = 1) -> PixelCache:
 
 def check(cache: PixelCache, keys: range) -> int:
     """Every record that is found must be right; return how many are."""
-    hits = [(key, pixels) for key in keys if (pixels := cache.get(key)) is not None]
-    assert all(np.array_equal(pixels, record(key)) for key, pixels in hits)
-    return len(hits)
+    records = [(key, pixels) for key in keys if (pixels := cache.get(key)) is not None]
+    assert all(np.array_equal(pixels, record(key)) for key, pixels in records)
+    return len(records)
 
 
 @pytest.fixture

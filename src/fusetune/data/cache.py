@@ -33,12 +33,6 @@ class _Shard:
     index: npt.NDArray[np.void]
     pixels: Pixels
 
-    def verified(self, place: int) -> Pixels | None:
-        """Return one record, or None if it is not what was written."""
-        pixels: Pixels = self.pixels[place]
-        key, check = self.index[place]
-        return pixels if checksum(pixels, int(key)) == check else None
-
 
 @dataclass(frozen=True)
 class _Catalogue:
@@ -95,10 +89,11 @@ class PixelCache:
         if located is None:
             return None
         shard, place = located
-        pixels = shard.verified(place)
-        if pixels is None:
-            self._distrust(shard)
-        return pixels
+        pixels: Pixels = shard.pixels[place]
+        if checksum(pixels, key) == shard.index["check"][place]:
+            return pixels
+        self._distrust(shard)
+        return None
 
     def put(self, key: int, pixels: Pixels) -> None:
         """Keep a record, unless there is no room for it. It is found from the next `flush` on."""
