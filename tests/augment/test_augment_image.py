@@ -111,7 +111,7 @@ def test_flips_and_quarter_turns_are_exact_permutations() -> None:
 
 def test_what_happens_to_pictures_is_inside_the_picture_for_crops_alone() -> None:
     crop = ImageAugment(ImagePolicy(crop=0.75), 30)
-    matrices = crop.matrices(KEYS, Moment(0), 40)
+    matrices = compose(crop.parameters(KEYS, Moment(0)), 0.75, 40, 30)
     corner = torch.tensor([[-15.0, 15.0], [-15.0, 15.0]], dtype=torch.float64)
     ends = matrices[:, :2, :2] @ corner + matrices[:, :2, 2:]
     assert float(ends.abs().max()) <= 20 + 1e-9  # never beyond the edge

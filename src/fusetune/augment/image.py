@@ -89,10 +89,6 @@ class ImageAugment(Augment):
         """Return what is drawn for each row, by name: see `image_draws`."""
         return image_draws(self.policy, keys, moment)
 
-    def matrices(self, keys: Tensor, moment: Moment, side: int) -> Tensor:
-        """Return the matrices from output to input pixels, float64 [rows, 3, 3], centre to centre."""
-        return compose(self.parameters(keys, moment), self.policy.crop, side, self.size)
-
     @property
     def _coloured(self) -> bool:
         # Of the policy, not of the drawn values: what a row goes through must not depend on the rows beside it.
