@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
@@ -18,47 +17,17 @@ from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
-from fusetune.evaluate.calibration import Calibration, Judged, Scaled, learn, scale
+from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
+from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.metrics import nll as mean_nll
 from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
 from fusetune.networks import Outputs
 from fusetune.networks.run import outputs_of
-from fusetune.report.facts import Comparison, GainRow
+from fusetune.result import Comparison, GainRow, Judgement
 from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.rivals import ALONE, IN_WORDS
-
-Probabilities = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Everything that was measured on valid and test rows.
-
-    Attributes:
-        chosen: Name of the judged model's row in the gain table.
-        test: Metric -> interval, judged model, test part.
-        valid: The same on the validation part.
-        gain: The gain table; the last row is the judged model.
-        comparisons: Paired tests of the judged model against each modality (the best on validation rows first), the
-            ensemble and frozen encoders, p-values corrected for their number.
-        probabilities: Of the judged model by part, float [rows, classes].
-        calibration: What was learnt on validation rows and goes with the model.
-        analysis: Subsets of modalities, missing inputs, sets and so on, as `metrics.json` holds them.
-        shares: Each modality's share of the decision on each test row, by modality; and the probability without input.
-    """
-
-    chosen: str
-    test: dict[str, Interval]
-    valid: dict[str, Interval]
-    gain: list[GainRow]
-    comparisons: list[Comparison]
-    probabilities: Mapping[str, Probabilities]
-    calibration: Calibration
-    analysis: dict[str, Any]
-    shares: dict[str, Probabilities]
-    prior: Probabilities
 
 
 @dataclass(frozen=True)
@@ -71,10 +40,10 @@ class _Candidate:
     outputs: Outputs
 
     @property
-    def test(self) -> Probabilities:
+    def test(self) -> FloatArray:
         return softmax(self.outputs.f.numpy(), self.scaled.heat.value)
 
-    def masked(self, present: Mapping[str, Tensor]) -> Probabilities:
+    def masked(self, present: Mapping[str, Tensor]) -> FloatArray:
         """Return test probabilities when less is present."""
         return softmax(self.fitted.network.again(self.outputs, present).f.cpu().numpy(), self.scaled.heat.value)
 
@@ -110,12 +79,13 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         valid=score_with_intervals(ours.scaled.p, labels, _groups(ctx, rows["valid"]), **how),
         gain=[_gain_row(c, scores[c.name], labels) for c in candidates],
         comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, labels)]),
+        labels={"valid": labels, "test": test.labels},
         probabilities={"valid": ours.scaled.p, "test": ours.test},
         calibration=calibration,
-        analysis={
-            **analyse(network, chosen, calibration, test, ctx.classes, rivals, **how),
-            "calibration": _calibration_facts(ours.scaled, test, scores[chosen], how),
-        },
+        analysis=replace(
+            analyse(network, chosen, calibration, test, ctx.classes, rivals, **how),
+            calibration=judge_temperature(ours.scaled, test, scores[chosen], **how),
+        ),
         shares=row_shares(network, test.outputs, heat),
         prior=without_inputs(network, test.outputs, heat),
     )
@@ -156,28 +126,6 @@ def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: 
     return GainRow(candidate.name, candidate.fitted.notes[WHOLE], scores["accuracy"], scores["nll"], valid_nll)
 
 
-def _calibration_facts(scaled: Scaled, test: Judged, used: dict[str, Interval], how: dict[str, Any]) -> dict[str, Any]:
-    """Return what the temperature is and what it changes; on test rows also where it was not applied."""
-    heat = scaled.heat
-    # What the model does is scored already; the other way is scored for comparison.
-    other = softmax(test.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
-    unused = score_with_intervals(other, test.labels, test.groups, **how)
-    before, after = (unused, used) if heat.applied else (used, unused)
-    keys = ("nll", "brier", "ece", "classwise_ece")
-    values = {"before": heat.before, "after": heat.after, "standard_error": heat.error}
-    return {
-        "temperature": heat.fitted,
-        "applied": heat.applied,
-        "rows": heat.rows,
-        "crossfitted": scaled.crossfitted,
-        "valid_nll": {name: value if np.isfinite(value) else None for name, value in values.items()},
-        "test": {
-            "before": {key: before[key].as_dict() for key in keys},
-            "after": {key: after[key].as_dict() for key in keys},
-        },
-    }
-
-
 def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[tuple[str, _Candidate]]:
     """Return every single modality, the ensemble and the frozen encoders, by what they are called in a sentence."""
     single = [c for c in candidates[:-1] if c.name.endswith(ALONE)]
@@ -193,17 +141,8 @@ def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: 
     p_group = None
     if test.groups is not None:
         p_group = permutation_test(right.astype(float) - theirs, test.groups, seed=how["seed"])
-    return Comparison(
-        name,
-        counts.gained,
-        counts.lost,
-        counts.p,
-        counts.p,
-        difference["accuracy"],
-        difference["nll"],
-        p_group,
-        p_group,
-    )
+    p, sizes = (counts.p, counts.p), (difference["accuracy"], difference["nll"])
+    return Comparison(name, counts.gained, counts.lost, *p, *sizes, p_group, p_group)
 
 
 def _holm(comparisons: list[Comparison]) -> list[Comparison]:

@@ -22,9 +22,9 @@ from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
+from fusetune.evaluate.attribution import explain_row
 from fusetune.evaluate.calibration import Calibration, Judged
 from fusetune.evaluate.explain import Explanation
-from fusetune.evaluate.parts import explain_row
 from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
@@ -104,8 +104,8 @@ class Model:
         Returns:
             rows, groups (or None), unreadable (rows with an input that is absent or could not be read), seen (rows with
             the inputs of a row that the model was made from, whose scores say nothing about new rows), every metric as
-            value, low, high of its 95 % interval, and what `evaluate.analysis.analyse` returns: subsets of modalities,
-            missing inputs, prediction sets and so on.
+            value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`: subsets of modalities, missing
+            inputs, prediction sets and so on.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
@@ -119,13 +119,14 @@ class Model:
         rows = Judged(outputs, labels, row_keys(self._ids(given)), member)
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
         scores = score_with_intervals(self._certainty(outputs), labels, member, **how)
+        analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)
         return {
             "rows": len(labels),
             "groups": None if groups is None else int(groups.nunique()),
             "unreadable": sum(bool(p) for p in problems),
             "seen": int(np.isin(digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
-            **analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how),
+            **analysis.as_dict(),
         }
 
     def explain(self, table: str | Path | pd.DataFrame, row: str) -> Explanation:

@@ -57,7 +57,7 @@ class Explanation:
         absent: Modalities that the row lacks.
         pictures: Image modality -> what the encoder sees, uint8 [side, side, 3].
         maps: Image modality -> mean effect of the windows over each pixel, float [side, side].
-        parts: Other modality -> effects of its words, cells or dimensions.
+        effects: Other modality -> effects of its words, cells or dimensions.
     """
 
     row: str
@@ -69,7 +69,7 @@ class Explanation:
     absent: list[str]
     pictures: dict[str, Pixels] = field(default_factory=dict)
     maps: dict[str, FloatArray] = field(default_factory=dict)
-    parts: dict[str, list[Effect]] = field(default_factory=dict)
+    effects: dict[str, list[Effect]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,16 +99,16 @@ class Probe:
             changed: Batches of encoder inputs on the model's device.
             count: Number of batches.
         """
-        found, decision = [], int(self.probabilities.argmax())
+        probabilities, decision = [], int(self.probabilities.argmax())
         owners = self.network.owners
         encoders = [e for e, owner in zip(self.network.encoders, owners, strict=True) if owner == modality]
-        with torch.inference_mode(), bar(f"explaining {modality}", count) as shown:
+        with torch.inference_mode(), bar(f"explaining {modality}", count) as progress:
             for inputs in changed:
                 z = torch.cat([encoder(inputs).float() for encoder in encoders], 1).cpu()
                 f = self.network.again(_repeated(self.outputs, len(z)), _present(self.outputs, len(z)), {modality: z}).f
-                found.append(softmax(f.cpu().numpy(), self.temperature)[:, decision])
-                shown.advance()
-        return np.asarray(self.probabilities[decision] - np.concatenate(found))
+                probabilities.append(softmax(f.cpu().numpy(), self.temperature)[:, decision])
+                progress.advance()
+        return np.asarray(self.probabilities[decision] - np.concatenate(probabilities))
 
 
 def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
@@ -177,7 +177,7 @@ def cells(
     inputs: Mapping[str, Tensor],
     numbers: Mapping[str, Sequence[int]],
     codes: Mapping[str, int],
-    shown: Mapping[str, str],
+    values: Mapping[str, str],
 ) -> list[Effect]:
     """Return the effect of each cell, made missing and made typical.
 
@@ -187,10 +187,10 @@ def cells(
         inputs: numbers, missing and codes, ``[1, ...]``.
         numbers: Column -> its standardised numbers (a date has three); 0 is the training mean.
         codes: Column -> its category; 0 is missing, 2 the most frequent one.
-        shown: Column -> its value, in words.
+        values: Column -> its value, in words.
     """
     versions = []
-    for column in shown:
+    for column in values:
         for missing in (True, False):
             copy = {name: tensor.clone() for name, tensor in inputs.items()}
             for at in numbers.get(column, ()):
@@ -202,7 +202,7 @@ def cells(
     effects = probe.effects(modality, iter([batch]), 1).reshape(-1, 2)
     return [
         Effect(f"{column} = {value}", float(gone), float(typical))
-        for (column, value), (gone, typical) in zip(shown.items(), effects, strict=True)
+        for (column, value), (gone, typical) in zip(values.items(), effects, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""One row of a table, taken apart: the regions, words, cells and dimensions that ``explain`` takes away."""
+"""Why one row of a table is decided as it is: its regions, words, cells and dimensions, each asked by ``explain``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def explain_row(
     probe = Probe(network, outputs, temperature)
     p = softmax(outputs.f.numpy(), temperature)[0]
     top = int(p.argmax())
-    found = Explanation(
+    explanation = Explanation(
         row=name,
         decision=str(classes[top]),
         probability=float(p[top]),
@@ -60,18 +60,18 @@ def explain_row(
         absent=[modality for modality, source in sources.items() if not source.present[0]],
     )
     for modality, reader in readers.items():
-        if modality in found.absent or modality not in network.owners:
+        if modality in explanation.absent or modality not in network.owners:
             continue
         inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), device))
         if reader.modality.kind == "image":
-            found.pictures[modality] = _pixels(inputs)
-            found.maps[modality] = occlusion(probe, modality, inputs)
+            explanation.pictures[modality] = _pixels(inputs)
+            explanation.maps[modality] = occlusion(probe, modality, inputs)
         else:
-            found.parts[modality] = _parts(probe, reader, inputs, table)
-    return found
+            explanation.effects[modality] = _effects(probe, reader, inputs, table)
+    return explanation
 
 
-def _parts(probe: Probe, reader: Reader, inputs: Any, table: Table) -> list[Effect]:
+def _effects(probe: Probe, reader: Reader, inputs: Any, table: Table) -> list[Effect]:
     modality, fitted = reader.modality, reader.fitted
     match fitted:
         case TextInput():
@@ -92,12 +92,12 @@ def word_tokens(fitted: TextInput, text: str) -> list[tuple[str, list[int]]]:
     tokenizer.no_padding()
     tokenizer.enable_truncation(fitted.max_tokens)
     encoding = tokenizer.encode(text.strip())
-    found: dict[int, list[int]] = {}
+    tokens: dict[int, list[int]] = {}
     for position, word in enumerate(encoding.word_ids):
         if word is not None:
-            found.setdefault(word, []).append(position)
+            tokens.setdefault(word, []).append(position)
     named = []
-    for positions in found.values():
+    for positions in tokens.values():
         start, end = encoding.offsets[positions[0]][0], encoding.offsets[positions[-1]][1]
         named.append((text.strip()[start:end].strip(), positions))
     return named
@@ -108,11 +108,11 @@ def _cells(probe: Probe, modality: str, fitted: CellInput, inputs: Mapping[str, 
     for at, scale in enumerate(fitted.numbers):
         numbers.setdefault(scale.column, []).append(at)
     codes = {vocabulary.column: at for at, vocabulary in enumerate(fitted.categories)}
-    shown = {}
+    values = {}
     for column in fitted.kinds:
         value = table.column(column).iloc[0]
-        shown[column] = "missing" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
-    return cells(probe, modality, inputs, numbers, codes, shown)
+        values[column] = "missing" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return cells(probe, modality, inputs, numbers, codes, values)
 
 
 def _pixels(image: Tensor) -> Any:

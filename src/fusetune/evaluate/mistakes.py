@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,40 @@ import pandas as pd
 from fusetune.data.images import ImageSource
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
+from fusetune.evaluate.explain import Pixels
 from fusetune.evaluate.metrics import FloatArray, IntArray
-from fusetune.report.explanation import data_uri
-from fusetune.report.facts import Mistake
 
 _MOST = 24
-_SIDE = 96
 _LETTERS = 280
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """One row of the test part that the model decides wrongly.
+
+    Attributes:
+        row: Its id.
+        group: Its group, or None.
+        label: What it is.
+        decision: What the model says.
+        probability: How sure the model is of that.
+        label_probability: What it gives the right class.
+        pictures: Image modality -> its picture, uint8 [side, side, 3].
+        words: What can be read in the row: column -> text.
+        shares: Modality -> its share of the decision's probability (exact Shapley values).
+        prior: Probability of the decision without any input: shares and prior sum to the probability.
+    """
+
+    row: str
+    group: str | None
+    label: str
+    decision: str
+    probability: float
+    label_probability: float
+    pictures: dict[str, Pixels]
+    words: dict[str, str]
+    shares: dict[str, float]
+    prior: float
 
 
 def most_certain_mistakes(
@@ -59,7 +87,7 @@ def most_certain_mistakes(
             decision=classes[decided[at]],
             probability=float(sure[at]),
             label_probability=float(probabilities[at, labels[at]]),
-            picture=_pictures(sources, rows[at : at + 1]),
+            pictures=_pictures(sources, rows[at : at + 1]),
             words={name: _short(frame[name].iloc[rows[at]]) for name in columns},
             shares={name: float(share[at]) for name, share in shares.items()},
             prior=float(prior[at, decided[at]]),
@@ -68,9 +96,9 @@ def most_certain_mistakes(
     ]
 
 
-def _pictures(sources: Mapping[str, Source], row: Rows) -> dict[str, str]:
+def _pictures(sources: Mapping[str, Source], row: Rows) -> dict[str, Pixels]:
     return {
-        name: data_uri(source.read(row)[0].permute(1, 2, 0).numpy(), _SIDE)
+        name: source.read(row)[0].permute(1, 2, 0).numpy()
         for name, source in sources.items()
         if isinstance(source, ImageSource) and source.present[row[0]]
     }

@@ -11,8 +11,8 @@ from PIL import Image
 
 from fusetune.data.images import ImageInput
 from fusetune.data.table import Table
-from fusetune.report.explanation import data_uri
-from fusetune.report.mistakes import most_certain_mistakes
+from fusetune.evaluate.mistakes import most_certain_mistakes
+from fusetune.report.template import data_uri
 
 
 def table(folder: Path, rows: int) -> Table:
@@ -42,10 +42,10 @@ def test_the_surest_wrong_rows_come_first_with_what_they_have(tmp_path: Path) ->
     assert first.words["age"] == "1.5"
     assert len(first.words["note"]) <= 280
     assert first.words["note"].endswith("…")
-    assert second.picture == {}
+    assert second.pictures == {}
     assert second.words["note"] == "missing"
     # 24 of the largest pictures are a small part of what a page may weigh.
-    assert sum(len(uri) for row in found for uri in row.picture.values()) < 500_000
+    assert sum(len(uri) for row in found for uri in [data_uri(p, 96) for p in row.pictures.values()]) < 500_000
 
 
 def test_pictures_are_small_jpegs() -> None:
