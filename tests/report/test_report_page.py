@@ -227,9 +227,11 @@ def test_an_unused_temperature_is_said_to_be_unused() -> None:
     analysis = result().judged.analysis
     assert analysis.calibration is not None
     heat = dataclasses.replace(analysis.calibration, applied=False, crossfitted=False)
-    words = Page(render(result(analysis=dataclasses.replace(analysis, calibration=heat)))).words()
+    unused = result(analysis=dataclasses.replace(analysis, calibration=heat))
+    words = Page(render(unused)).words()
     assert "the model does without it" in words
-    assert "The same rows chose the head" in words
+    assert "The same rows chose the epoch" in words
+    assert "The same rows chose the head" in Page(render(changed(unused, cost=Cost({"stage_m": 1.0}, {})))).words()
 
 
 def test_the_card_names_warnings_and_small_classes() -> None:
@@ -279,7 +281,7 @@ def test_every_strategy_is_called_by_its_own_name(name: str) -> None:
         f"Report of a model: {strategy.title}", f"{name}: {strategy.paper}",
         f"The {strategy.title} model is better than the ensemble", f"Scores of the {strategy.title} model",
         f"interval of the {strategy.title} model", f"Differences are {strategy.title} minus other",
-        f"The {strategy.title} model: note on the whole. Its training took 1 min 10 s and 1,200 rows",
+        f"The {strategy.title} model: note on the whole. Making it took 1 min 10 s and 1,200 rows",
         "image note on image", "text note on text", "Training all encoders and the head together 9.5 s",
         "Fine-tuning of all encoders and the head together.",
     ):  # fmt: skip
