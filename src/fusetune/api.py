@@ -37,10 +37,10 @@ from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
-from fusetune.result import result_of, save_predictions
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
 from fusetune.strategies.rivals import fit_rivals
+from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.version import VERSION
 
@@ -196,7 +196,7 @@ def _fit(
     save_bundle(model, folder / "model")
     save_predictions(ctx, judged, folder / "predictions.parquet")
     findings = [] if examination is None else by_severity(examination.findings)
-    result = result_of(ctx, data, schema, fitted, judged, findings, fingerprint)
+    result = summarise(ctx, data, schema, fitted, judged, findings, fingerprint)
     write_report(folder / "report.html", result)
     metrics = result.metrics()
     # Last of all: a folder with this file is a finished run.

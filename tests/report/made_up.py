@@ -16,11 +16,10 @@ from fusetune.evaluate.calibration import Calibration, TemperatureScore
 from fusetune.evaluate.conformal import Sets, SetScore
 from fusetune.evaluate.explain import Effect, Explanation
 from fusetune.evaluate.intervals import GroupSpread
-from fusetune.evaluate.mistakes import Mistake
 from fusetune.evaluate.modalities import MisledScore, MissingScore, Share, SubsetScore
 from fusetune.evaluate.selective import Lowest, RiskCoverage, RiskPoint, Worst
 from fusetune.evaluate.threshold import Rates, ThresholdScore
-from fusetune.result import Column, Comparison, Data, GainRow, Judgement, Method, Origin, Result, Training
+from fusetune.result import Column, Comparison, Data, GainRow, Judgement, Method, Mistake, Origin, Result, Training
 from fusetune.strategies import STRATEGIES, WHOLE
 from fusetune.train.loop import EpochRecord
 

@@ -6,7 +6,7 @@ The wording is cautious on purpose: a difference is called better or worse only 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.result import Comparison, Result
@@ -66,23 +66,21 @@ def count(value: int, noun: str = "") -> str:
 
 def percent_bounds(interval: Interval) -> str:
     """Print the bounds of a share: ``83.1 to 92.4 %``."""
-    if not interval.bounded:
-        return "no interval"
-    return f"{100 * interval.low:.1f} to {percent(interval.high)}"
+    return _bounds(interval, percent).replace(f"{_GAP}% to", " to")
 
 
-def number_bounds(interval: Interval, digits: int = 3) -> str:
+def number_bounds(interval: Interval) -> str:
     """Print the bounds of a number."""
-    if not interval.bounded:
-        return "no interval"
-    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+    return _bounds(interval, number)
 
 
 def point_bounds(interval: Interval) -> str:
     """Print the bounds of a difference of two shares in percentage points."""
-    if not interval.bounded:
-        return "no interval"
-    return f"{points(interval.low)} to {points(interval.high)}"
+    return _bounds(interval, points)
+
+
+def _bounds(interval: Interval, text: Callable[[float], str]) -> str:
+    return f"{text(interval.low)} to {text(interval.high)}" if interval.bounded else "no interval"
 
 
 def answer(result: Result) -> list[str]:
