@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
-from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
 from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
-from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.metrics import nll as mean_nll
-from fusetune.evaluate.temperature import softmax
+from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
 from fusetune.networks import Outputs
@@ -40,12 +38,8 @@ class _Candidate:
     outputs: Outputs
 
     @property
-    def test(self) -> FloatArray:
-        return softmax(self.outputs.f.numpy(), self.scaled.heat.value)
-
-    def masked(self, present: Mapping[str, Tensor]) -> FloatArray:
-        """Return test probabilities when less is present."""
-        return softmax(self.fitted.network.again(self.outputs, present).f.cpu().numpy(), self.scaled.heat.value)
+    def probe(self) -> Probe:
+        return Probe(self.fitted.network, self.outputs, self.scaled.heat.value)
 
 
 def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
@@ -70,9 +64,8 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     candidates = [_Candidate(name, fitted[name], scaled[name], outputs[name]) for name in names]
     ours, test, labels = candidates[-1], _judged(ctx, outputs[chosen], rows["test"]), ctx.labels[rows["valid"]]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
-    scores = {c.name: score_with_intervals(c.test, test.labels, test.groups, **how) for c in candidates}
-    network, heat = fitted[chosen].network, ours.scaled.heat.value
-    rivals = {c.name: c.masked for c in candidates[:-1] if c.name != "majority"}
+    scores = {c.name: score_with_intervals(c.probe.p, test.labels, test.groups, **how) for c in candidates}
+    rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != "majority"}
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
@@ -80,14 +73,14 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         gain=[_gain_row(c, scores[c.name], labels) for c in candidates],
         comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, labels)]),
         labels={"valid": labels, "test": test.labels},
-        probabilities={"valid": ours.scaled.p, "test": ours.test},
+        probabilities={"valid": ours.scaled.p, "test": ours.probe.p},
         calibration=calibration,
         analysis=replace(
-            analyse(network, chosen, calibration, test, ctx.classes, rivals, **how),
+            analyse(fitted[chosen].network, chosen, calibration, test, ctx.classes, rivals, **how),
             calibration=judge_temperature(ours.scaled, test, scores[chosen], **how),
         ),
-        shares=row_shares(network, test.outputs, heat),
-        prior=without_inputs(network, test.outputs, heat),
+        shares=row_shares(ours.probe),
+        prior=without_inputs(ours.probe),
     )
 
 
@@ -135,14 +128,15 @@ def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[tuple[str,
 
 
 def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: dict[str, Any]) -> Comparison:
-    right, theirs = ours.test.argmax(1) == test.labels, other.test.argmax(1) == test.labels
+    p, q = ours.probe.p, other.probe.p
+    right, theirs = p.argmax(1) == test.labels, q.argmax(1) == test.labels
     counts = mcnemar(right, theirs)
-    difference = paired_difference(ours.test, other.test, test.labels, test.groups, **how)
+    difference = paired_difference(p, q, test.labels, test.groups, **how)
     p_group = None
     if test.groups is not None:
         p_group = permutation_test(right.astype(float) - theirs, test.groups, seed=how["seed"])
-    p, sizes = (counts.p, counts.p), (difference["accuracy"], difference["nll"])
-    return Comparison(name, counts.gained, counts.lost, *p, *sizes, p_group, p_group)
+    sizes = (difference["accuracy"], difference["nll"])
+    return Comparison(name, counts.gained, counts.lost, counts.p, counts.p, *sizes, p_group, p_group)
 
 
 def _holm(comparisons: list[Comparison]) -> list[Comparison]:

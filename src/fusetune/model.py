@@ -25,6 +25,7 @@ from fusetune.evaluate.analysis import analyse
 from fusetune.evaluate.attribution import explain_row
 from fusetune.evaluate.calibration import Calibration, Judged
 from fusetune.evaluate.explain import Explanation
+from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
@@ -148,10 +149,8 @@ class Model:
             raise TableError(f"{given.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
         one = replace(given, frame=given.frame.iloc[places[:1]].reset_index(drop=True), index=None)
         sources = self.bind(one)
-        return explain_row(
-            self.network, self.readers, sources, self.outputs(sources, np.arange(1)), one, name=str(row),
-            classes=self.classes, temperature=self.calibration.temperature, device=self.runtime.device,
-        )  # fmt: skip
+        probe = Probe(self.network, self.outputs(sources, np.arange(1)), self.calibration.temperature)
+        return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
 
     def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
         """Return features, unimodal and fused logits of some rows, on CPU (see `networks.run.outputs_of`).

@@ -18,6 +18,7 @@ from fusetune.evaluate.calibration import Calibration, Judged, learn, scale
 from fusetune.evaluate.conformal import OTHER, Conformal
 from fusetune.evaluate.modalities import (
     RATES,
+    Probe,
     interference_table,
     keep_only,
     missing_masks,
@@ -102,7 +103,7 @@ def test_shapley_equals_the_mean_over_all_orders() -> None:
 def test_shares_sum_to_what_all_inputs_add() -> None:
     network = model()
     outputs, _, y = told(network)
-    p = subset_probabilities(network, outputs, 1.5)
+    p = subset_probabilities(Probe(network, outputs, 1.5))
     table = {tuple(row.modalities): row for row in subset_table(p, y, None, **HOW)}
     assert table["image", "text"].nll.value == pytest.approx(metrics.nll(softmax(outputs.f.numpy(), 1.5), y))
     shares = shapley_table(p, y, np.arange(40) // 4, **HOW)
@@ -114,7 +115,8 @@ def test_shares_sum_to_what_all_inputs_add() -> None:
 def test_a_rows_shares_sum_to_its_probability_and_absence_counts_nothing() -> None:
     network = model()
     outputs, _, _ = told(network)
-    shares, prior, p = row_shares(network, outputs, 1.5), without_inputs(network, outputs, 1.5), softmax(outputs.f, 1.5)
+    probe = Probe(network, outputs, 1.5)
+    shares, prior, p = row_shares(probe), without_inputs(probe), softmax(outputs.f, 1.5)
     top = p.argmax(axis=1)
     assert sum(shares.values()) == pytest.approx(p.max(axis=1) - prior[np.arange(40), top])
     for name, share in shares.items():
@@ -157,7 +159,7 @@ def test_missing_rates_ask_every_method_with_the_same_masks() -> None:
 def test_interference_changes_the_features_of_one_modality_only() -> None:
     network = model()
     outputs, raw, y = told(network, every=True)
-    table = {(row.modality, row.kind): row for row in interference_table(network, outputs, y, 1.0, None, **HOW)}
+    table = {(row.modality, row.kind): row for row in interference_table(Probe(network, outputs, 1.0), y, None, **HOW)}
     assert len(table) == 10
     blank = run(network, {**raw, "text": torch.zeros(40, 2)}, outputs.present)
     assert table["text", "blank"].nll.value == pytest.approx(metrics.nll(softmax(blank.f), y), rel=1e-5)
@@ -225,4 +227,4 @@ def test_too_many_modalities_have_no_subsets(monkeypatch: pytest.MonkeyPatch) ->
     assert found.subsets is None
     assert found.shapley is None
     assert found.conformal is None
-    assert row_shares(network, outputs, 1.0) == {}
+    assert row_shares(Probe(network, outputs, 1.0)) == {}

@@ -17,8 +17,8 @@ from fusetune.evaluate.modalities import (
     Masked,
     MisledScore,
     MissingScore,
+    Probe,
     Share,
-    Subset,
     SubsetScore,
     interference_table,
     keep_only,
@@ -29,9 +29,8 @@ from fusetune.evaluate.modalities import (
     subset_table,
 )
 from fusetune.evaluate.selective import RiskCoverage, Worst, risk_coverage, worst
-from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import ThresholdScore, judge_threshold
-from fusetune.networks import Network, Outputs
+from fusetune.networks import Network
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,15 @@ def analyse(
         resamples: Bootstrap samples behind each interval.
         seed: Seed of resamples and masks.
     """
-    heat, y, groups = calibration.temperature, rows.labels, rows.groups
+    probe = Probe(network, rows.outputs, calibration.temperature)
+    p, y, groups, names = probe.p, rows.labels, rows.groups, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
-    p = softmax(rows.outputs.f.numpy(), heat)
-    names = list(rows.outputs.present)
-    few = subset_probabilities(network, rows.outputs, heat) if len(names) <= MOST else None
-
-    def masked(present: Mapping[str, Any]) -> FloatArray:
-        return softmax(network.again(rows.outputs, present).f.cpu().numpy(), heat)
-
+    few = subset_probabilities(probe) if len(names) <= MOST else None
     return Analysis(
         subsets=None if few is None else subset_table(few, y, groups, **how),
         shapley=None if few is None else shapley_table(few, y, groups, **how),
-        missing=missing_table({name: masked, **rivals}, names, y, rows.keys, groups, **how),
-        interference=interference_table(network, rows.outputs, y, heat, groups, **how),
+        missing=missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, **how),
+        interference=interference_table(probe, y, groups, **how),
         conformal=judge_sets(calibration.conformal, p, y, rows.keys, rows.pattern, groups),
         risk_coverage=risk_coverage(p, y, groups, **how),
         worst_group=worst(p, y, [str(name) for name in classes], groups),
@@ -114,23 +108,22 @@ def analyse(
     )
 
 
-def row_shares(network: Network, outputs: Outputs, temperature: float) -> dict[str, FloatArray]:
+def row_shares(probe: Probe) -> dict[str, FloatArray]:
     """Return each modality's share of each row's decision, ``float [rows]``, exact Shapley values.
 
     The value of a subset is the probability of the class that all modalities together decide for, so that a row's
     shares sum to that probability less what it is without any input. With more than 8 modalities: an empty mapping.
     """
-    if len(outputs.present) > MOST:
+    if len(probe.outputs.present) > MOST:
         return {}
-    few = subset_probabilities(network, outputs, temperature)
-    decided = few[frozenset(outputs.present)].argmax(axis=1)
+    few = subset_probabilities(probe)
+    decided = few[frozenset(probe.outputs.present)].argmax(axis=1)
     return shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
 
 
-def without_inputs(network: Network, outputs: Outputs, temperature: float) -> FloatArray:
+def without_inputs(probe: Probe) -> FloatArray:
     """Return the probabilities that the model gives when it sees nothing, ``float [rows, classes]``."""
-    nothing: Subset = frozenset()
-    return softmax(network.again(outputs, keep_only(outputs, nothing)).f.cpu().numpy(), temperature)
+    return probe.again(keep_only(probe.outputs, frozenset()))
 
 
 def _threshold(calibration: Calibration, p: FloatArray, rows: Judged, classes: Sequence[Any]) -> ThresholdScore | None:

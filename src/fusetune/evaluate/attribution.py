@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -16,53 +15,45 @@ from fusetune.data.table import Table
 from fusetune.data.tabular import CellInput
 from fusetune.data.text import TextInput
 from fusetune.evaluate.analysis import row_shares, without_inputs
-from fusetune.evaluate.explain import Effect, Explanation, Probe, cells, dimensions, occlusion, words
-from fusetune.evaluate.temperature import softmax
+from fusetune.evaluate.explain import Effect, Explanation, cells, dimensions, occlusion, words
+from fusetune.evaluate.modalities import Probe
 from fusetune.inputs import Reader
-from fusetune.networks import Network, Outputs
 
 
 def explain_row(
-    network: Network,
+    probe: Probe,
     readers: Mapping[str, Reader],
     sources: Mapping[str, Source],
-    outputs: Outputs,
     table: Table,
     *,
     name: str,
     classes: Sequence[Any],
-    temperature: float,
-    device: torch.device,
 ) -> Explanation:
     """Explain the only row of a table.
 
     Args:
-        network: The model.
+        probe: The model and what it says of the row.
         readers: Fitted pre-processing by modality.
         sources: The table's inputs by modality.
-        outputs: What the model says about the row.
         table: The row.
         name: Its id.
         classes: Class names.
-        temperature: Logits are divided by it.
-        device: Where the model is.
     """
-    probe = Probe(network, outputs, temperature)
-    p = softmax(outputs.f.numpy(), temperature)[0]
+    p, network = probe.p[0], probe.network
     top = int(p.argmax())
     explanation = Explanation(
         row=name,
         decision=str(classes[top]),
         probability=float(p[top]),
-        prior=float(without_inputs(network, outputs, temperature)[0, top]),
-        shares={modality: float(share[0]) for modality, share in row_shares(network, outputs, temperature).items()},
+        prior=float(without_inputs(probe)[0, top]),
+        shares={modality: float(share[0]) for modality, share in row_shares(probe).items()},
         probabilities={str(label): float(value) for label, value in zip(classes, p, strict=True)},
         absent=[modality for modality, source in sources.items() if not source.present[0]],
     )
     for modality, reader in readers.items():
         if modality in explanation.absent or modality not in network.owners:
             continue
-        inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), device))
+        inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), network.device))
         if reader.modality.kind == "image":
             explanation.pictures[modality] = _pixels(inputs)
             explanation.maps[modality] = occlusion(probe, modality, inputs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from math import factorial
 from typing import Any
 
@@ -31,6 +31,30 @@ MOST = 8  # modalities; their subsets double with each
 RATES = tuple(rate / 10 for rate in range(10))
 _DRAWS = 5
 INTERFERENCE = ("blank", "mean", "same class", "other class", "noise")
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A network and what it says of some rows, to be asked again with less present or other features.
+
+    Attributes:
+        network: The network.
+        outputs: What it says of the rows as they are.
+        temperature: Logits are divided by it.
+    """
+
+    network: Network
+    outputs: Outputs
+    temperature: float
+
+    @property
+    def p(self) -> FloatArray:
+        """Probabilities of the rows as they are, ``float [rows, classes]``."""
+        return softmax(self.outputs.f.numpy(), self.temperature)
+
+    def again(self, present: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> FloatArray:
+        """Return their probabilities with this present, and other features of some modalities (`Network.again`)."""
+        return softmax(self.network.again(self.outputs, present, z).f.cpu().numpy(), self.temperature)
 
 
 @dataclass(frozen=True)
@@ -82,12 +106,9 @@ def keep_only(outputs: Outputs, kept: Subset) -> dict[str, Tensor]:
     return {name: bits if name in kept else torch.zeros_like(bits) for name, bits in outputs.present.items()}
 
 
-def subset_probabilities(network: Network, outputs: Outputs, temperature: float) -> dict[Subset, FloatArray]:
+def subset_probabilities(probe: Probe) -> dict[Subset, FloatArray]:
     """Return the model's probabilities with each subset of its modalities, ``float [rows, classes]``."""
-    return {
-        kept: softmax(network.again(outputs, keep_only(outputs, kept)).f.cpu().numpy(), temperature)
-        for kept in subsets(outputs.present)
-    }
+    return {kept: probe.again(keep_only(probe.outputs, kept)) for kept in subsets(probe.outputs.present)}
 
 
 def shapley(values: Mapping[frozenset[Any], Any]) -> dict[Any, Any]:
@@ -175,21 +196,17 @@ def missing_table(
     return [MissingScore(*place, *pair) for place, *pair in zip(places, scores[::2], scores[1::2], strict=True)]
 
 
-def interference_table(
-    network: Network, outputs: Outputs, labels: IntArray, temperature: float, groups: ArrayLike | None, **how: int
-) -> list[MisledScore]:
+def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
     """Return accuracy and NLL when one modality says something false while claiming to be present.
 
     It happens to features, after the encoder: all zero (blank), the mean of the rows (mean), those of a random row of
     the same or of another class, or their own with Gaussian noise of the features' deviation added.
     """
     random, versions, places = np.random.default_rng(how["seed"]), [], []
-    for name in outputs.z:
-        for kind in INTERFERENCE:
-            z = _disturbed(outputs, name, kind, labels, random)
-            f = network.again(outputs, outputs.present, {name: z}).f.cpu().numpy()
-            versions.append(softmax(f, temperature))
-            places.append((name, kind))
+    for name, kind in product(probe.outputs.z, INTERFERENCE):
+        z = _disturbed(probe.outputs, name, kind, labels, random)
+        versions.append(probe.again(probe.outputs.present, {name: z}))
+        places.append((name, kind))
     if not places:  # a network that reads nothing
         return []
     return [
