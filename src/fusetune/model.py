@@ -111,13 +111,13 @@ class Model:
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
         """
-        given = read_table(table)
+        data = read_table(table)
         label, group = self.schema.named("label"), self.schema.named("group")
-        labels = encode_labels(given, str(label), self.classes)
-        groups = given.frame[group] if group in given.frame.columns else None
-        outputs, problems, digests = self._judged(given)
+        labels = encode_labels(data, str(label), self.classes)
+        groups = data.frame[group] if group in data.frame.columns else None
+        outputs, problems, digests = self._judged(data)
         member = None if groups is None else groups.to_numpy()
-        rows = Judged(outputs, labels, row_keys(self._ids(given)), member)
+        rows = Judged(outputs, labels, row_keys(self._ids(data)), member)
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
         scores = score_with_intervals(self._certainty(outputs), labels, member, **how)
         analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)

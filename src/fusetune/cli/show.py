@@ -70,7 +70,8 @@ def _strategies() -> None:
     for name, strategy in STRATEGIES.items():
         own = strategy.Settings
         # Strategies build on each other: what the list says of another one is not said again.
-        bases = [kind for kind in own.__mro__ if owners.get(kind, name) != name and kind.model_fields]
+        sections = [kind for kind in own.__mro__ if issubclass(kind, BaseModel)]
+        bases = [kind for kind in sections if owners.get(kind, name) != name and kind.model_fields]
         values = own().model_dump(mode="json", exclude={field for kind in bases for field in kind.model_fields})
         more = f"the settings of {owners[bases[0]]}" if bases else "" if values else "no settings"
         text = yaml.safe_dump({"strategy": {"name": name, **values}}, sort_keys=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
-from fusetune.evaluate.intervals import Interval, score_with_intervals
+from fusetune.evaluate.intervals import Interval, plain, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, Labels
 from fusetune.evaluate.temperature import Temperature, calibrate, crossfit, softmax
 from fusetune.evaluate.threshold import choose_threshold
@@ -61,10 +61,7 @@ class Calibration:
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values; an infinite threshold (every class is in the set) becomes None."""
-        sets = self.conformal
-        by_pattern = {method: _finite(limits) for method, limits in sets.by_pattern.items()}
-        conformal = {"pooled": _finite(sets.pooled), "by_pattern": by_pattern, "seed": sets.seed}
-        return {**asdict(self), "conformal": conformal}
+        return dict(plain(self))
 
     @classmethod
     def read(cls, description: Mapping[str, Any]) -> Calibration:
@@ -91,13 +88,9 @@ class Scaled:
 
 @dataclass(frozen=True)
 class TemperatureScore:
-    """What the temperature is and what it changes.
+    """What a temperature changes (see `Temperature` and `Scaled`).
 
     Attributes:
-        temperature: T from all validation rows.
-        applied: Whether the model uses it.
-        rows: Number of validation rows.
-        crossfitted: Was what is said of these rows chosen without them?
         valid_nll: NLL on validation rows by `before`, `after` (cross-validated) and `standard_error` of the difference.
         test: `before` and `after` it -> metric -> interval on the judged rows.
     """
@@ -154,10 +147,6 @@ def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None
         threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
     sets = fit_conformal(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
     return Calibration(scaled.heat.value, sets, aim, positive, threshold)
-
-
-def _finite(limits: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: limit if np.isfinite(limit) else None for name, limit in limits.items()}
 
 
 def _infinite(limits: Mapping[str, float | None]) -> dict[str, float]:

@@ -133,9 +133,9 @@ def fit_conformal(
     for method in METHODS:
         reached = scores(method, probabilities, chance(keys, seed))[np.arange(len(labels)), labels]
         pooled[method] = quantile(reached, member)
-        parts = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
+        having = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
         by_pattern[method] = {
-            name: quantile(reached[here], None if member is None else member[here]) for name, here in parts.items()
+            name: quantile(reached[here], None if member is None else member[here]) for name, here in having.items()
         }
     return Conformal(pooled, by_pattern, seed)
 
@@ -150,18 +150,10 @@ class PatternCoverage:
 
 @dataclass(frozen=True)
 class SetScore:
-    """How often the sets of one method hold the label on judged rows, and how large they are.
+    """How often the sets of one method, Mondrian or not, hold the label on judged rows, and how large they are.
 
-    Attributes:
-        method: lac or aps.
-        mondrian: Is there a threshold for each pattern of missing modalities?
-        target: The promised coverage.
-        coverage: Share of rows whose set holds the label.
-        size: Mean number of classes in a set.
-        empty: Share of sets without a class.
-        single: Share of sets of one class.
-        by_pattern: The same by pattern.
-        by_group: The mean over groups of their own coverage, and the lowest decile; None without groups.
+    `target` is the promised coverage, `size` the mean number of classes in a set, `empty` and `single` are the shares
+    of sets with no and with one class, and `by_group` is about the groups' own coverage; None without groups.
     """
 
     method: str

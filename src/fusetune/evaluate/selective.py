@@ -30,12 +30,9 @@ class RiskPoint:
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """Error rates when the least sure rows are not answered.
+    """Error rates when the least sure rows are not answered, at tenths of the rows.
 
-    Attributes:
-        aurc: Mean error rate over all levels of certainty.
-        best: The same if all errors were the least sure rows.
-        points: Error rates at tenths of the rows.
+    `aurc` is their mean over all levels of certainty, `best` the same if all errors were the least sure rows.
     """
 
     aurc: Interval
