@@ -51,19 +51,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Data:
-    """What the model was made from and judged on.
+    """What the model was made from and judged on: rows, groups and rows per class by part, the split, the columns.
 
-    Attributes:
-        rows: Rows per part.
-        groups: Groups per part, or None when the rows are not grouped.
-        group_column: The column that names the group, or None.
-        split_how: How the rows were split, as one sentence.
-        test_opened: When the test part was opened.
-        classes: Class names, in the order of the probability columns.
-        class_counts: Part -> rows per class.
-        inputs: Columns that were used.
-        left_out: Columns that were not used.
-        findings: What is wrong with the table; errors first.
+    `groups` and `group_column` are None when the rows are not grouped. `classes` come in the order of the probability
+    columns, and `findings`, what is wrong with the table, with errors first.
     """
 
     rows: dict[str, int]

@@ -47,16 +47,9 @@ def summarise(
     findings: Sequence[Finding],
     rows_hash: str,
 ) -> Result:
-    """Gather the result of a finished run.
+    """Gather the result of a finished run, what its strategy left and how that fared.
 
-    Args:
-        ctx: The run.
-        table: Its table.
-        schema: What the table's columns are.
-        fitted: What the chosen strategy left.
-        judged: How it fared.
-        findings: What is wrong with the table.
-        rows_hash: Hash of which row has which label.
+    `findings` are those of the table, and `rows_hash` is the hash of which of its rows has which label.
     """
     columns = [c.name for c in schema.columns if c.role == "input" and c.kind not in (Kind.IMAGE, Kind.VECTOR)]
     return Result(

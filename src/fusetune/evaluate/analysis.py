@@ -8,26 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fusetune.evaluate import modalities
 from fusetune.evaluate.calibration import Calibration, Judged, TemperatureScore
 from fusetune.evaluate.conformal import Sets, judge_sets
 from fusetune.evaluate.intervals import plain
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.evaluate.modalities import (
-    MOST,
-    Masked,
-    MisledScore,
-    MissingScore,
-    Probe,
-    Share,
-    SubsetScore,
-    interference_table,
-    keep_only,
-    missing_table,
-    shapley,
-    shapley_table,
-    subset_probabilities,
-    subset_table,
-)
+from fusetune.evaluate.modalities import MOST, Masked, MisledScore, MissingScore, Probe, Share, SubsetScore
 from fusetune.evaluate.selective import RiskCoverage, Worst, risk_coverage, worst
 from fusetune.evaluate.threshold import ThresholdScore, judge_threshold
 from fusetune.networks import Network
@@ -95,12 +81,12 @@ def analyse(
     probe = Probe(network, rows.outputs, calibration.temperature)
     p, y, groups, names = probe.p, rows.labels, rows.groups, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
-    few = subset_probabilities(probe) if len(names) <= MOST else None
+    few = modalities.subset_probabilities(probe) if len(names) <= MOST else None
     return Analysis(
-        subsets=None if few is None else subset_table(few, y, groups, **how),
-        shapley=None if few is None else shapley_table(few, y, groups, **how),
-        missing=missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, **how),
-        interference=interference_table(probe, y, groups, **how),
+        subsets=None if few is None else modalities.subset_table(few, y, groups, **how),
+        shapley=None if few is None else modalities.shapley_table(few, y, groups, **how),
+        missing=modalities.missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, **how),
+        interference=modalities.interference_table(probe, y, groups, **how),
         conformal=judge_sets(calibration.conformal, p, y, rows.keys, rows.pattern, groups),
         risk_coverage=risk_coverage(p, y, groups, **how),
         worst_group=worst(p, y, [str(name) for name in classes], groups),
@@ -116,14 +102,14 @@ def row_shares(probe: Probe) -> dict[str, FloatArray]:
     """
     if len(probe.outputs.present) > MOST:
         return {}
-    few = subset_probabilities(probe)
+    few = modalities.subset_probabilities(probe)
     decided = few[frozenset(probe.outputs.present)].argmax(axis=1)
-    return shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
+    return modalities.shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
 
 
 def without_inputs(probe: Probe) -> FloatArray:
     """Return the probabilities that the model gives when it sees nothing, ``float [rows, classes]``."""
-    return probe.again(keep_only(probe.outputs, frozenset()))
+    return probe.again(modalities.keep_only(probe.outputs, frozenset()))
 
 
 def _threshold(calibration: Calibration, p: FloatArray, rows: Judged, classes: Sequence[Any]) -> ThresholdScore | None:

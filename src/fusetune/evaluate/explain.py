@@ -74,11 +74,7 @@ class Explanation:
 def effects(probe: Probe, modality: str, changed: Iterator[Any], count: int) -> FloatArray:
     """Return how much the decision's probability loses by each change of one modality, ``float [changes]``.
 
-    Args:
-        probe: The model and the row.
-        modality: Whose encoders run; the other modalities' features are kept.
-        changed: Batches of encoder inputs on the model's device.
-        count: Number of batches.
+    `changed` yields `count` batches of inputs of its encoders, on their device. Only these run; all else is kept.
     """
     probabilities, decision, network = [], int(probe.p[0].argmax()), probe.network
     encoders = [e for e, owner in zip(network.encoders, network.owners, strict=True) if owner == modality]

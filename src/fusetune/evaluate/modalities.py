@@ -35,12 +35,9 @@ INTERFERENCE = ("blank", "mean", "same class", "other class", "noise")
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A network and what it says of some rows, to be asked again with less present or other features.
+    """A network and what it says of some rows as they are, to be asked again with less present or other features.
 
-    Attributes:
-        network: The network.
-        outputs: What it says of the rows as they are.
-        temperature: Logits are divided by it.
+    Logits are divided by the temperature.
     """
 
     network: Network

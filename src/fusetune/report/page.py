@@ -72,12 +72,7 @@ class Confusion:
 
 
 def write_report(path: Path, result: Result) -> None:
-    """Write the report of a run; a file that is already there is replaced in one step.
-
-    Args:
-        path: The HTML file to write.
-        result: What to report. The same result gives the same bytes.
-    """
+    """Write the report of a run; a file that is already there is replaced in one step. Same result, same bytes."""
     write_text(path, render(result))
 
 
@@ -109,7 +104,7 @@ def _context(result: Result) -> dict[str, Any]:
         "limits": panels.limits(result),
         "names": {key: name for key, (name, _) in _SCORES.items()},
         "scores": _scores(result),
-        "classes": classes if few else sorted(classes, key=_hardest_first),
+        "classes": classes if few else sorted(classes, key=lambda row: (row.rows == 0, row.f1, row.name)),
         "first_classes": len(classes) if few else _FIRST,
         "confusion": table.tolist() if few else None,
         "confused": confused_pairs(names, table)[:_FIRST],
@@ -136,14 +131,9 @@ def _yaml(values: dict[str, Any]) -> str:
 def class_rows(names: list[str], table: IntArray) -> list[ClassRow]:
     """Return recall, precision and F1 per class from the confusion matrix ``int [classes, classes]``."""
     hits, actual, decided = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    ratios = ((hits, actual), (hits, decided), (2 * hits, actual + decided))
     return [
-        ClassRow(
-            name,
-            int(actual[k]),
-            _share(hits[k], actual[k]),
-            _share(hits[k], decided[k]),
-            _share(2 * hits[k], actual[k] + decided[k]),
-        )
+        ClassRow(name, int(actual[k]), *(_share(above[k], below[k]) for above, below in ratios))
         for k, name in enumerate(names)
     ]
 
@@ -160,10 +150,6 @@ def confused_pairs(names: list[str], table: IntArray) -> list[Confusion]:
 
 def _share(part: int, whole: int) -> float:
     return float(part / whole) if whole else math.nan
-
-
-def _hardest_first(row: ClassRow) -> tuple[bool, float, str]:
-    return (row.rows == 0, row.f1, row.name)
 
 
 def _scores(result: Result) -> list[dict[str, Any]]:
