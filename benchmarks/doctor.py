@@ -75,9 +75,9 @@ def look(frame: pd.DataFrame, inputs: str) -> Examination:
 
 def label_ranks(examination: Examination, names: list[str]) -> list[float]:
     """Return where rows stand when all are ranked by doubt, as a share of all rows."""
-    found = doubt(examination.case, examination.features)
+    found = doubt(examination.examined, examination.features)
     assert found is not None
-    order = examination.case.ids.iloc[found.rows[np.argsort(-margins(found))]].tolist()
+    order = examination.examined.ids.iloc[found.rows[np.argsort(-margins(found))]].tolist()
     return [(order.index(name) + 1) / len(order) for name in names]
 
 

@@ -17,9 +17,9 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
-from fusetune.data.table import Table, first_is_day, parse_dates
+from fusetune.data.table import first_is_day, parse_dates
 from fusetune.data.tabular import CellInput
-from fusetune.doctor.case import FOLDS, Case, Codes
+from fusetune.doctor.examined import FOLDS, Codes, Examined
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.groups import constant_accuracy
 
@@ -53,13 +53,13 @@ class Score:
     lift: float
 
 
-def column_findings(case: Case) -> list[Finding]:
+def column_findings(examined: Examined) -> list[Finding]:
     """Return findings about columns that hold nothing or only name rows."""
     constant, naming = [], []
-    for column in case.schema.columns:
+    for column in examined.schema.columns:
         if column.role not in ("input", "unused") or column.reason == "part of a vector":
             continue
-        series = case.table.column(column.name)
+        series = examined.table.column(column.name)
         distinct = _distinct(series)
         if distinct <= 1:
             constant.append(column)
@@ -68,20 +68,25 @@ def column_findings(case: Case) -> list[Finding]:
         ):
             naming.append(column)
     return [
-        *_named(constant, "column_constant", "the same in every row, or empty", "leave them out"),
-        *_named(naming, "column_like_id", "another value in almost every row", "leave them out, or name one as --id"),
+        *_named(examined, constant, "column_constant", "the same in every row, or empty", "leave them out"),
+        *_named(
+            examined,
+            naming,
+            "column_like_id",
+            "another value in almost every row",
+            "leave them out, or name one as --id",
+        ),
     ]
 
 
-def _named(columns: Sequence[Column], kind: str, what: str, remedy: str) -> list[Finding]:
-    found = []
-    for role, severity, more in (("input", "warn", ""), ("unused", "info", "; no input, so nothing to do")):
-        names = tuple(c.name for c in columns if c.role == role)
-        if names:
+def _named(examined: Examined, columns: Sequence[Column], kind: str, what: str, remedy: str) -> list[Finding]:
+    findings = []
+    roles: dict[str, tuple[Severity, str]] = {"input": ("warn", ""), "unused": ("info", "; no input, so nothing to do")}
+    for role, (severity, more) in roles.items():
+        if names := tuple(c.name for c in columns if c.role == role):
             text = f"{len(names)} column(s) with {what}{more}"
-            level: Severity = "warn" if severity == "warn" else "info"
-            found.append(Finding(kind, level, (), names, {"what": text, "count": len(names)}, remedy))
-    return found
+            findings.append(examined.finding(kind, severity, text, remedy, (), names, count=len(names)))
+    return findings
 
 
 def _distinct(series: pd.Series) -> int:
@@ -100,20 +105,23 @@ def _counts_rows(series: pd.Series) -> bool:
     return bool((steps > 0).all() or (steps < 0).all())
 
 
-def score_columns(case: Case) -> list[Score]:
+def score_columns(examined: Examined) -> list[Score]:
     """Return the score of every cell column, the best first."""
-    if case.labels is None or len(case.classes) < 2:
+    if examined.labels is None or len(examined.classes) < 2:
         return []
-    known = case.labels >= 0
-    labels, folds = case.labels[known], case.folds[known]
-    majority = constant_accuracy(np.zeros_like(labels), labels)
-    scores = []
-    for name in case.cells:
-        codes = _binned(case.table.column(name), case.schema.kind_of(name))[known]
+    some = examined.labels >= 0
+    labels, folds = examined.labels[some], examined.folds[some]
+    majority, scores = constant_accuracy(np.zeros_like(labels), labels), []
+    for name in examined.cells:
+        codes = _binned(examined.table.column(name), examined.schema.kind_of(name))[some]
         accuracy = crossed_accuracy(codes, labels, folds)
-        lift = (accuracy - majority) / max(1 - majority, 1e-9)
-        scores.append(Score(name, round(accuracy, 4), constant_accuracy(codes, labels), round(lift, 4)))
+        lift = round(_lift(accuracy, majority), 4)
+        scores.append(Score(name, round(accuracy, 4), constant_accuracy(codes, labels), lift))
     return sorted(scores, key=lambda score: -score.accuracy)
+
+
+def _lift(accuracy: float, majority: float) -> float:
+    return (accuracy - majority) / max(1 - majority, 1e-9)
 
 
 def _binned(series: pd.Series, kind: Kind) -> Codes:
@@ -148,51 +156,51 @@ def crossed_accuracy(codes: Codes, labels: Codes, folds: Codes) -> float:
     return right / len(labels)
 
 
-def leak_findings(case: Case, scores: Sequence[Score]) -> list[Finding]:
+def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     """Return findings about columns that give the label away, and the scores of all."""
-    if case.labels is None or not scores:
+    if examined.labels is None or not scores:
         return []
-    known = case.labels[case.labels >= 0]
-    majority = constant_accuracy(np.zeros_like(known), known)
-    found = []
-    for score in scores:
-        if score.lift >= _SUSPICIOUS:
-            what = (
-                f"'{score.column}' alone predicts {score.accuracy:.1%} of the labels (always the same: {majority:.1%})"
-            )
-            found.append(_giving("column_gives_label", (score.column,), what, score.accuracy, score.lift, majority))
-    rest = [name for name in case.cells if name not in {c for finding in found for c in finding.columns}]
-    together = _together(case, rest) if len(rest) > 1 else None
-    if together is not None and (lift := (together - majority) / max(1 - majority, 1e-9)) >= _SUSPICIOUS:
-        what = f"{len(rest)} columns together predict {together:.1%} of the labels (always the same: {majority:.1%})"
-        found.append(_giving("columns_give_label", tuple(rest), what, together, lift, majority))
+    labels = examined.labels[examined.labels >= 0]
+    majority = constant_accuracy(np.zeros_like(labels), labels)
+    alone = [score for score in scores if score.lift >= _SUSPICIOUS]
+    findings = [_giving(examined, (score.column,), score.accuracy, score.lift, majority) for score in alone]
+    rest = tuple(name for name in examined.cells if name not in {score.column for score in alone})
+    together = _together(examined, rest) if len(rest) > 1 else None
+    if together is not None and (lift := _lift(together, majority)) >= _SUSPICIOUS:
+        findings.append(_giving(examined, rest, together, lift, majority))
+    best = scores[0]
+    what = f"{best.column} predicts the label best of all columns alone: {best.accuracy:.1%} cross-validated, "
+    what += f"{best.fitted:.1%} on the same rows (always the same: {majority:.1%})"
     evidence = {
-        "what": f"{scores[0].column} predicts the label best of all columns alone: {scores[0].accuracy:.1%} "
-        f"cross-validated, {scores[0].fitted:.1%} on the same rows (always the same: {majority:.1%})",
         "majority": majority,
         "columns": {s.column: {"cross_validated": s.accuracy, "fitted": s.fitted} for s in scores},
         "together": None if together is None else round(together, 4),
     }
     remedy = "nothing: the scores of the columns without picture and text, to compare the model with"
-    return [*found, Finding("column_scores", "info", (), tuple(s.column for s in scores), evidence, remedy)]
+    columns = tuple(score.column for score in scores)
+    return [*findings, examined.finding("column_scores", "info", what, remedy, (), columns, **evidence)]
 
 
-def _giving(kind: str, columns: tuple[str, ...], what: str, accuracy: float, lift: float, majority: float) -> Finding:
+def _giving(examined: Examined, columns: tuple[str, ...], accuracy: float, lift: float, majority: float) -> Finding:
     severity: Severity = "error" if lift >= _CERTAIN else "warn"
-    evidence = {"what": what, "accuracy": round(accuracy, 4), "majority": majority, "lift": round(lift, 4)}
+    one = len(columns) == 1
+    kind = "column_gives_label" if one else "columns_give_label"
+    who = f"'{columns[0]}' alone predicts" if one else f"{len(columns)} columns together predict"
+    what = f"{who} {accuracy:.1%} of the labels (always the same: {majority:.1%})"
     remedy = "ask when the column is filled in: if after the label is known, leave it out"
-    return Finding(kind, severity, (), columns, evidence, remedy)
+    evidence = {"accuracy": round(accuracy, 4), "majority": majority, "lift": round(lift, 4)}
+    return examined.finding(kind, severity, what, remedy, (), columns, **evidence)
 
 
-def _together(case: Case, names: Sequence[str]) -> float | None:
+def _together(examined: Examined, names: Sequence[str]) -> float | None:
     """Return the cross-validated accuracy of trees on all cell columns, on at most 10,000 rows of the sample.
 
     It is None where one fold holds all rows.
     """
-    assert case.labels is not None
-    rows = case.sample[case.labels[case.sample] >= 0][:_ROWS]
-    matrix = cell_matrix(case, names, rows)
-    labels, folds = case.labels[rows], case.folds[rows]
+    assert examined.labels is not None
+    rows = examined.sample[examined.labels[examined.sample] >= 0][:_ROWS]
+    matrix = cell_matrix(examined, names, rows)
+    labels, folds = examined.labels[rows], examined.folds[rows]
     right = 0
     for fold in np.unique(folds):
         inside = folds == fold
@@ -206,10 +214,12 @@ def _together(case: Case, names: Sequence[str]) -> float | None:
     return right / len(rows)
 
 
-def cell_matrix(case: Case, names: Sequence[str], rows: Codes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def cell_matrix(
+    examined: Examined, names: Sequence[str], rows: Codes
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Return cells as standardised numbers (0 where missing) and one-hot categories, float32 [rows, width]."""
-    part = Table(case.table.frame.iloc[rows].reset_index(drop=True), case.table.name, case.table.root)
-    cells = CellInput.fit(part, {name: case.schema.kind_of(name) for name in names}, np.arange(len(rows)))
+    part = examined.part(rows)
+    cells = CellInput.fit(part, {name: examined.schema.kind_of(name) for name in names}, np.arange(len(rows)))
     source = cells.bind(part)
     blocks = [source.numbers, source.missing.astype(np.float32)]
     for place, width in enumerate(cells.cardinalities):

@@ -7,7 +7,7 @@ that the memory for 100,000 pictures is 60 MB. Pictures above the limit of pixel
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from fusetune.data.decode import opened
 from fusetune.data.dicom import FRAME
 from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.workers import choose_workers
-from fusetune.doctor.case import Case
+from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
 from fusetune.errors import ImageError
@@ -32,11 +32,6 @@ _CHUNK = 256
 _TINY = 16
 # The grey values of a picture of one colour spread by less than the rounding of its compression.
 _FLAT = 1.0
-_STATES = (
-    "absent", "fine", "image_missing", "image_empty", "image_unreadable", "image_truncated", "image_enormous",
-    "image_tiny", "image_blank",
-)  # fmt: skip
-_BROKEN = _STATES[2:7]
 # What Pillow, libjpeg and pydicom say of a file that ends too early.
 _TOO_SHORT = ("truncated", "premature end", "less than expected")
 _REMEDIES: dict[str, tuple[Severity, str]] = {
@@ -51,6 +46,8 @@ _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_tiny": ("warn", "look at the pictures: placeholders and icons should be empty cells"),
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
 }
+_STATES = ("absent", "fine", *_REMEDIES)
+_BROKEN = [state for state, (severity, _) in _REMEDIES.items() if severity == "error"]
 
 
 @dataclass(eq=False)
@@ -73,7 +70,13 @@ class Pictures:
     pixels: Hashes
     hashes: Hashes
     thumbs: npt.NDArray[np.uint8]
-    problems: dict[int, str]
+    problems: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def unseen(cls, column: str, paths: pd.Series) -> Pictures:
+        """Return pictures that are all absent."""
+        status, pixels, hashes = (np.zeros(len(paths), dtype=kind) for kind in (np.uint8, np.uint64, np.uint64))
+        return cls(column, paths, status, pixels, hashes, np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8))
 
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
         """Return which rows are in one of some states."""
@@ -82,10 +85,9 @@ class Pictures:
     @property
     def contents(self) -> Hashes:
         """Hash of the pixels, of the path where a file cannot be read (its content is unknown), 0 where absent."""
-        unread = self.having(*_BROKEN)
-        found = self.pixels.copy()
-        found[unread] = column_hashes(self.paths[unread])
-        return found
+        unread, contents = self.having(*_BROKEN), self.pixels.copy()
+        contents[unread] = column_hashes(self.paths[unread])
+        return contents
 
     @property
     def read(self) -> npt.NDArray[np.bool_]:
@@ -97,72 +99,45 @@ class Pictures:
         """Rows whose picture could be decoded and shows something."""
         return self.having("fine")
 
+    def look(self, row: int, reader: ImageInput, root: Path, keeper: Keeper | None) -> None:
+        """Open the picture of one row."""
+        path = str(self.paths.iloc[row])
+        try:
+            data = reader.fetch(path, root)
+            with opened(data, reader.pixel_limit) as picture:
+                width, height = picture.size
+                pixels = reader.loaded(picture, data) if keeper is None else keeper.load(picture, data, reader)
+                square = reader.shaped(pixels)
+        except ImageError as error:
+            state = _state(error, root / FRAME.sub("", path))
+            self.problems[row] = "the file has no bytes" if state == "image_empty" else str(error)
+            self.status[row] = _STATES.index(state)
+            return
+        grey = square.astype(np.float32).mean(2)
+        state = "fine"
+        if min(width, height) < _TINY:
+            state, self.problems[row] = "image_tiny", f"{width} x {height} pixels"
+        elif grey.std() < _FLAT:
+            state, self.problems[row] = "image_blank", f"one colour, {width} x {height} pixels"
+        self.status[row] = _STATES.index(state)
+        self.pixels[row] = int.from_bytes(blake2b(square.tobytes(), digest_size=8).digest(), "little")
+        self.hashes[row] = difference_hash(grey)
+        self.thumbs[row] = grey.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean((1, 3)).astype(np.uint8)
 
-def look_at_pictures(case: Case, reader: ImageInput, keeper: Keeper | None = None) -> Pictures:
+
+def look_at_pictures(examined: Examined, reader: ImageInput, keeper: Keeper | None = None) -> Pictures:
     """Open every picture of a column once, several at a time; `keeper` keeps what a run can use of them."""
-    column = reader.column
-    rows = len(case.ids)
-    paths = case.table.column(column)
-    words = paths.astype("str").str.strip()
-    present = np.flatnonzero((paths.notna() & (words != "")).to_numpy(dtype=bool))
-    found = Pictures(
-        column,
-        words,
-        np.zeros(rows, dtype=np.uint8),
-        np.zeros(rows, dtype=np.uint64),
-        np.zeros(rows, dtype=np.uint64),
-        np.zeros((rows, THUMB, THUMB), dtype=np.uint8),
-        {},
-    )
-    root = case.table.root
-    threads = choose_workers(None, words.iloc[present]).count
-    with bar(f"looking at {column}", len(present)) as shown, ThreadPoolExecutor(threads) as pool:
+    cells, root = examined.table.column(reader.column), examined.table.root
+    paths = cells.astype("str").str.strip()
+    pictures = Pictures.unseen(reader.column, paths)
+    present = np.flatnonzero((cells.notna() & (paths != "")).to_numpy(dtype=bool))
+    threads = choose_workers(None, paths.iloc[present]).count
+    with bar(f"looking at {reader.column}", len(present)) as progress, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(present), _CHUNK):
-            chunk = present[start : start + _CHUNK]
-            looks = pool.map(lambda path: _look(reader, path, root, keeper), words.iloc[chunk].tolist())
-            for row, look in zip(chunk, looks, strict=True):
-                shown.advance()
-                _keep(found, int(row), look)
-    return found
-
-
-@dataclass(frozen=True)
-class _Look:
-    state: str
-    problem: str = ""
-    pixels: int = 0
-    hash: int = 0
-    thumb: npt.NDArray[np.uint8] | None = None
-
-
-def _keep(found: Pictures, row: int, look: _Look) -> None:
-    found.status[row] = _STATES.index(look.state)
-    found.pixels[row], found.hashes[row] = look.pixels, look.hash
-    if look.thumb is not None:
-        found.thumbs[row] = look.thumb
-    if look.problem:
-        found.problems[row] = look.problem
-
-
-def _look(reader: ImageInput, path: str, root: Path, keeper: Keeper | None) -> _Look:
-    try:
-        data = reader.fetch(path, root)
-        with opened(data, reader.pixel_limit) as picture:
-            width, height = picture.size
-            pixels = reader.loaded(picture, data) if keeper is None else keeper.load(picture, data, reader)
-            square = reader.shaped(pixels)
-    except ImageError as error:
-        state = _state(error, root / FRAME.sub("", path))
-        return _Look(state, "the file has no bytes" if state == "image_empty" else str(error))
-    grey = square.astype(np.float32).mean(2)
-    state, problem = "fine", ""
-    if min(width, height) < _TINY:
-        state, problem = "image_tiny", f"{width} x {height} pixels"
-    elif grey.std() < _FLAT:
-        state, problem = "image_blank", f"one colour, {width} x {height} pixels"
-    content = int.from_bytes(blake2b(square.tobytes(), digest_size=8).digest(), "little")
-    thumb = grey.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean((1, 3)).astype(np.uint8)
-    return _Look(state, problem, content, int(difference_hash(grey)), thumb)
+            chunk = present[start : start + _CHUNK].tolist()
+            for _ in pool.map(lambda row: pictures.look(row, reader, root, keeper), chunk):
+                progress.advance()
+    return pictures
 
 
 def _state(error: ImageError, path: Path) -> str:
@@ -173,20 +148,20 @@ def _state(error: ImageError, path: Path) -> str:
         return "image_enormous"
     if path.is_file() and path.stat().st_size == 0:
         return "image_empty"
-    said = str(cause).lower()
-    if not isinstance(cause, UnidentifiedImageError) and any(word in said for word in _TOO_SHORT):
+    words = str(cause).lower()
+    if not isinstance(cause, UnidentifiedImageError) and any(word in words for word in _TOO_SHORT):
         return "image_truncated"
     return "image_unreadable"
 
 
-def picture_findings(case: Case, pictures: Pictures) -> list[Finding]:
+def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     """Return one finding per kind of trouble with the files."""
-    found = []
+    findings, column, total = [], pictures.column, int((pictures.status > 0).sum())
     for kind, (severity, remedy) in _REMEDIES.items():
-        rows = np.flatnonzero(pictures.having(kind))
-        if len(rows):
-            first = {case.ids.iloc[row]: f"{pictures.paths.iloc[row]}: {pictures.problems[row]}" for row in rows[:20]}
-            what = f"{len(rows):,} of {int((pictures.status > 0).sum()):,} pictures in '{pictures.column}'"
-            evidence = {"what": what, "count": len(rows), "files": first}
-            found.append(Finding(kind, severity, case.names(rows), (pictures.column,), evidence, remedy))
-    return found
+        if len(rows := np.flatnonzero(pictures.having(kind))):
+            files = {
+                examined.ids.iloc[row]: f"{pictures.paths.iloc[row]}: {pictures.problems[row]}" for row in rows[:20]
+            }
+            what, count = f"{len(rows):,} of {total:,} pictures in '{column}'", len(rows)
+            findings.append(examined.finding(kind, severity, what, remedy, rows, (column,), count=count, files=files))
+    return findings

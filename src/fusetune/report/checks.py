@@ -52,7 +52,7 @@ def render_checks(examination: Examination, done: Sequence[str] = ()) -> str:
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    case = examination.case
+    case = examination.examined
     return environment.get_template("checks.html").render(
         css=(here / "page.css").read_text(encoding="utf-8"),
         table=case.table.name,
@@ -97,7 +97,7 @@ def _value(value: Any) -> str:
 
 
 def _thumbnail(examination: Examination, row: str) -> str:
-    place = int(pd.Index(examination.case.ids).get_loc(row))
+    place = int(pd.Index(examination.examined.ids).get_loc(row))
     for pictures in examination.pictures:
         if pictures.having("fine", "image_tiny", "image_blank")[place]:
             grey = Image.fromarray(np.asarray(pictures.thumbs[place])).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
