@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
 
@@ -19,9 +20,9 @@ from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
 from fusetune.data.table import first_is_day, parse_dates
 from fusetune.data.tabular import CellInput
-from fusetune.doctor.examined import FOLDS, Codes, Examined
+from fusetune.doctor.examined import FOLDS, Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
-from fusetune.doctor.groups import constant_accuracy
+from fusetune.doctor.groups import constant_accuracy, majority_accuracy
 
 _BINS = 64
 # Values that are rarer than the 1,000 most frequent ones count as one.
@@ -31,6 +32,15 @@ _VALUES = 1_000
 _SUSPICIOUS, _CERTAIN = 0.9, 0.98
 # Of a column that names rows, nearly every value differs.
 _DISTINCT = 0.95
+# So few rows differ in many columns.
+_FEW = 20
+_USELESS = {
+    "column_constant": ("the same in every row, or empty", "leave them out"),
+    "column_like_id": ("another value in almost every row", "leave them out, or name one as --id"),
+}
+_ROLES: tuple[tuple[str, Severity, str], ...] = (
+    ("input", "warn", ""), ("unused", "info", "; no input, so nothing to do")
+)  # fmt: skip
 # Rows for the model on all columns together: its trees need about a second per 10,000 rows and column.
 _ROWS = 10_000
 _TREES = 40
@@ -38,55 +48,36 @@ _TREES = 40
 
 @dataclass(frozen=True)
 class Score:
-    """How well one column predicts the label.
-
-    Attributes:
-        column: The column.
-        accuracy: Cross-validated.
-        fitted: On the same rows: an upper bound.
-        lift: Share of the rows that the majority class gets wrong, and the column right, cross-validated.
-    """
+    """How well one column predicts the label: cross-validated accuracy, and that on the same rows, an upper bound."""
 
     column: str
     accuracy: float
     fitted: float
-    lift: float
 
 
 def column_findings(examined: Examined) -> list[Finding]:
     """Return findings about columns that hold nothing or only name rows."""
-    constant, naming = [], []
-    for column in examined.schema.columns:
-        if column.role not in ("input", "unused") or column.reason == "part of a vector":
-            continue
-        series = examined.table.column(column.name)
-        distinct = _distinct(series)
-        if distinct <= 1:
-            constant.append(column)
-        elif (column.kind is Kind.CATEGORY and distinct > _DISTINCT * len(series) and len(series) > 20) or (
-            column.kind is Kind.NUMBER and column.role == "input" and _counts_rows(series)
-        ):
-            naming.append(column)
-    return [
-        *_named(examined, constant, "column_constant", "the same in every row, or empty", "leave them out"),
-        *_named(
-            examined,
-            naming,
-            "column_like_id",
-            "another value in almost every row",
-            "leave them out, or name one as --id",
-        ),
-    ]
-
-
-def _named(examined: Examined, columns: Sequence[Column], kind: str, what: str, remedy: str) -> list[Finding]:
-    findings = []
-    roles: dict[str, tuple[Severity, str]] = {"input": ("warn", ""), "unused": ("info", "; no input, so nothing to do")}
-    for role, (severity, more) in roles.items():
-        if names := tuple(c.name for c in columns if c.role == role):
-            text = f"{len(names)} column(s) with {what}{more}"
-            findings.append(examined.finding(kind, severity, text, remedy, (), names, count=len(names)))
+    findings, kinds = [], {column.name: _useless(examined, column) for column in examined.schema.columns}
+    for kind, (what, remedy) in _USELESS.items():
+        for role, severity, more in _ROLES:
+            names = tuple(c.name for c in examined.schema.columns if c.role == role and kinds[c.name] == kind)
+            if names:
+                text = f"{len(names)} column(s) with {what}{more}"
+                findings.append(examined.finding(kind, severity, text, remedy, (), names, count=len(names)))
     return findings
+
+
+def _useless(examined: Examined, column: Column) -> str | None:
+    """Return the kind of finding that a column belongs to, if any; one number of a vector may say nothing."""
+    if column.role not in ("input", "unused") or column.reason == "part of a vector":
+        return None
+    series = examined.table.column(column.name)
+    distinct = _distinct(series)
+    if distinct <= 1:
+        return "column_constant"
+    names = column.kind is Kind.CATEGORY and distinct > _DISTINCT * len(series)
+    counts = column.kind is Kind.NUMBER and column.role == "input" and _counts_rows(series)
+    return "column_like_id" if len(series) > _FEW and (names or counts) else None
 
 
 def _distinct(series: pd.Series) -> int:
@@ -99,7 +90,7 @@ def _distinct(series: pd.Series) -> int:
 
 def _counts_rows(series: pd.Series) -> bool:
     """Return whether a column of whole numbers only goes up, one by one or nearly so."""
-    if len(series) <= 20 or not pd.api.types.is_integer_dtype(series):
+    if not pd.api.types.is_integer_dtype(series):
         return False
     steps = np.diff(series.to_numpy(dtype=np.int64, na_value=0))
     return bool((steps > 0).all() or (steps < 0).all())
@@ -110,18 +101,11 @@ def score_columns(examined: Examined) -> list[Score]:
     if examined.labels is None or len(examined.classes) < 2:
         return []
     some = examined.labels >= 0
-    labels, folds = examined.labels[some], examined.folds[some]
-    majority, scores = constant_accuracy(np.zeros_like(labels), labels), []
+    labels, folds, scores = examined.labels[some], examined.folds[some], []
     for name in examined.cells:
         codes = _binned(examined.table.column(name), examined.schema.kind_of(name))[some]
-        accuracy = crossed_accuracy(codes, labels, folds)
-        lift = round(_lift(accuracy, majority), 4)
-        scores.append(Score(name, round(accuracy, 4), constant_accuracy(codes, labels), lift))
-    return sorted(scores, key=lambda score: -score.accuracy)
-
-
-def _lift(accuracy: float, majority: float) -> float:
-    return (accuracy - majority) / max(1 - majority, 1e-9)
+        scores.append(Score(name, crossed_accuracy(codes, labels, folds), constant_accuracy(codes, labels)))
+    return sorted(scores, key=lambda score: -round(score.accuracy, 4))
 
 
 def _binned(series: pd.Series, kind: Kind) -> Codes:
@@ -160,20 +144,19 @@ def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     """Return findings about columns that give the label away, and the scores of all."""
     if examined.labels is None or not scores:
         return []
-    labels = examined.labels[examined.labels >= 0]
-    majority = constant_accuracy(np.zeros_like(labels), labels)
-    alone = [score for score in scores if score.lift >= _SUSPICIOUS]
-    findings = [_giving(examined, (score.column,), score.accuracy, score.lift, majority) for score in alone]
-    rest = tuple(name for name in examined.cells if name not in {score.column for score in alone})
+    findings = [it for score in scores for it in _giving(examined, (score.column,), score.accuracy)]
+    telling = {name for finding in findings for name in finding.columns}
+    rest = tuple(name for name in examined.cells if name not in telling)
     together = _together(examined, rest) if len(rest) > 1 else None
-    if together is not None and (lift := _lift(together, majority)) >= _SUSPICIOUS:
-        findings.append(_giving(examined, rest, together, lift, majority))
-    best = scores[0]
-    what = f"{best.column} predicts the label best of all columns alone: {best.accuracy:.1%} cross-validated, "
+    findings += [] if together is None else _giving(examined, rest, together)
+    best, majority = scores[0], majority_accuracy(examined.labels)
+    what = (
+        f"{best.column} predicts the label best of all columns alone: {round(best.accuracy, 4):.1%} cross-validated, "
+    )
     what += f"{best.fitted:.1%} on the same rows (always the same: {majority:.1%})"
     evidence = {
         "majority": majority,
-        "columns": {s.column: {"cross_validated": s.accuracy, "fitted": s.fitted} for s in scores},
+        "columns": {s.column: {"cross_validated": round(s.accuracy, 4), "fitted": s.fitted} for s in scores},
         "together": None if together is None else round(together, 4),
     }
     remedy = "nothing: the scores of the columns without picture and text, to compare the model with"
@@ -181,15 +164,19 @@ def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     return [*findings, examined.finding("column_scores", "info", what, remedy, (), columns, **evidence)]
 
 
-def _giving(examined: Examined, columns: tuple[str, ...], accuracy: float, lift: float, majority: float) -> Finding:
-    severity: Severity = "error" if lift >= _CERTAIN else "warn"
-    one = len(columns) == 1
-    kind = "column_gives_label" if one else "columns_give_label"
+def _giving(examined: Examined, columns: Names, accuracy: float) -> list[Finding]:
+    """Return the finding about columns that are right where the majority class is wrong, nearly always."""
+    assert examined.labels is not None
+    majority = majority_accuracy(examined.labels)
+    lift, one = round((accuracy - majority) / max(1 - majority, 1e-9), 4), len(columns) == 1
+    if lift < _SUSPICIOUS:
+        return []
     who = f"'{columns[0]}' alone predicts" if one else f"{len(columns)} columns together predict"
-    what = f"{who} {accuracy:.1%} of the labels (always the same: {majority:.1%})"
+    what = f"{who} {round(accuracy, 4):.1%} of the labels (always the same: {majority:.1%})"
     remedy = "ask when the column is filled in: if after the label is known, leave it out"
-    evidence = {"accuracy": round(accuracy, 4), "majority": majority, "lift": round(lift, 4)}
-    return examined.finding(kind, severity, what, remedy, (), columns, **evidence)
+    kind, severity = "column_gives_label" if one else "columns_give_label", "error" if lift >= _CERTAIN else "warn"
+    evidence = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
+    return [examined.finding(kind, severity, what, remedy, (), columns, **evidence)]  # type: ignore[arg-type]
 
 
 def _together(examined: Examined, names: Sequence[str]) -> float | None:
@@ -214,9 +201,7 @@ def _together(examined: Examined, names: Sequence[str]) -> float | None:
     return right / len(rows)
 
 
-def cell_matrix(
-    examined: Examined, names: Sequence[str], rows: Codes
-) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def cell_matrix(examined: Examined, names: Sequence[str], rows: Codes) -> npt.NDArray[np.float32]:
     """Return cells as standardised numbers (0 where missing) and one-hot categories, float32 [rows, width]."""
     part = examined.part(rows)
     cells = CellInput.fit(part, {name: examined.schema.kind_of(name) for name in names}, np.arange(len(rows)))

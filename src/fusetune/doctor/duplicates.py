@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fusetune.data.split import PARTS
-from fusetune.doctor.examined import Codes, Examined
+from fusetune.doctor.examined import Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import Pairs, column_hashes, combined, equal_sets, near_pairs
 from fusetune.doctor.images import Pictures
@@ -18,7 +18,7 @@ from fusetune.doctor.texts import Texts
 
 Set = npt.NDArray[np.int64]
 # Kind of finding -> columns -> sets of rows that are copies of each other there; whole rows have no column.
-Copies = dict[str, dict[tuple[str, ...], list[Set]]]
+Copies = dict[str, dict[Names, list[Set]]]
 # Thumbnails of a picture and of its re-encoded or resized copy correlate above .99; on medical scans of different
 # people, whose difference hashes agree by chance of anatomy, they stayed below .97.
 _ALIKE = 0.98
@@ -146,7 +146,7 @@ def copy_findings_across(examined: Examined, copies: Copies) -> list[Finding]:
     return findings
 
 
-def _within(examined: Examined, sets: list[Set], kind: str, columns: tuple[str, ...]) -> list[Finding]:
+def _within(examined: Examined, sets: list[Set], kind: str, columns: Names) -> list[Finding]:
     family, parts, groups = _FAMILIES[kind], examined.parts, examined.groups
     what = family.what.format(*columns) + family.beyond
     if parts is not None:
@@ -164,13 +164,7 @@ def _within(examined: Examined, sets: list[Set], kind: str, columns: tuple[str, 
 
 
 def _about(
-    examined: Examined,
-    sets: list[Set],
-    kind: str,
-    columns: tuple[str, ...],
-    what: str,
-    severity: Severity,
-    remedy: str,
+    examined: Examined, sets: list[Set], kind: str, columns: Names, what: str, severity: Severity, remedy: str
 ) -> list[Finding]:
     if not sets:
         return []
@@ -199,15 +193,12 @@ def _differ(labels: Codes | None, rows: Set) -> bool:
     return labels is not None and len(np.unique(labels[rows][labels[rows] >= 0])) > 1
 
 
-def _telling(copies: Copies, kind: str) -> dict[tuple[str, ...], list[Set]]:
+def _telling(copies: Copies, kind: str) -> dict[Names, list[Set]]:
     """Return the sets that say more than that whole rows are copies, where that is asked of a kind."""
     if not _FAMILIES[kind].beyond:
         return copies[kind]
-    whole = {int(row) for rows in copies["duplicate_rows"][()] for row in rows}
-    return {
-        columns: [rows for rows in sets if not whole.issuperset(map(int, rows))]
-        for columns, sets in copies[kind].items()
-    }
+    whole = {row for rows in copies["duplicate_rows"][()] for row in rows}
+    return {names: [rows for rows in sets if not whole.issuperset(rows)] for names, sets in copies[kind].items()}
 
 
 def spare(examined: Examined, sets: list[Set]) -> Set:

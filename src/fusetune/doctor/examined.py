@@ -136,6 +136,5 @@ def _codes(series: pd.Series) -> tuple[Codes, tuple[str, ...]]:
 
 def _parts(series: pd.Series) -> Codes:
     words = series.astype("str").str.strip().str.lower()
-    return (
-        words.map({word: PARTS.index(part) for word, part in PART_WORDS.items()}).fillna(-1).to_numpy().astype(np.int64)
-    )
+    codes = words.map({word: PARTS.index(part) for word, part in PART_WORDS.items()})
+    return codes.fillna(-1).to_numpy().astype(np.int64)

@@ -13,6 +13,7 @@ from fusetune.errors import listed
 
 # Train, validation and test part each need a row, or a whole group, of every class.
 _FEWEST = len(PARTS)
+Mask = npt.NDArray[np.bool_]
 
 
 def group_findings(examined: Examined) -> list[Finding]:
@@ -48,13 +49,7 @@ def group_findings_across(examined: Examined) -> list[Finding]:
 
 
 def _about(
-    examined: Examined,
-    which: npt.NDArray[np.bool_],
-    kind: str,
-    role: Role,
-    what: str,
-    remedy: str,
-    severity: Severity = "error",
+    examined: Examined, which: Mask, kind: str, role: Role, what: str, remedy: str, severity: Severity = "error"
 ) -> list[Finding]:
     rows = np.flatnonzero(which)
     if not len(rows):
@@ -97,7 +92,7 @@ def _shared_groups(examined: Examined, groups: Codes, parts: Codes) -> list[Find
         if examined.labels is not None and (labels := examined.labels[some]).max() >= 0:
             # What a model scores that only recognises the group: the upper bound of what the shared groups give away.
             finding.evidence["constant_per_group"] = constant_accuracy(groups[some], labels)
-            finding.evidence["majority"] = constant_accuracy(np.zeros_like(labels), labels)
+            finding.evidence["majority"] = majority_accuracy(labels)
     return findings
 
 
@@ -111,3 +106,8 @@ def constant_accuracy(codes: Codes, labels: Codes) -> float:
     best = np.zeros(int(place.max()) + 1, dtype=np.int64)
     np.maximum.at(best, pairs[:, 0], count)
     return round(float(best.sum() / some.sum()), 4)
+
+
+def majority_accuracy(labels: Codes) -> float:
+    """Return how often the most frequent label is right."""
+    return constant_accuracy(np.zeros_like(labels), labels)

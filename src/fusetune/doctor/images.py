@@ -158,10 +158,9 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     """Return one finding per kind of trouble with the files."""
     findings, column, total = [], pictures.column, int((pictures.status > 0).sum())
     for kind, (severity, remedy) in _REMEDIES.items():
-        if len(rows := np.flatnonzero(pictures.having(kind))):
-            files = {
-                examined.ids.iloc[row]: f"{pictures.paths.iloc[row]}: {pictures.problems[row]}" for row in rows[:20]
-            }
-            what, count = f"{len(rows):,} of {total:,} pictures in '{column}'", len(rows)
+        if count := len(rows := np.flatnonzero(pictures.having(kind))):
+            names, paths = examined.names(rows[:20]), pictures.paths.iloc[rows[:20]]
+            files = {n: f"{p}: {pictures.problems[row]}" for n, p, row in zip(names, paths, rows, strict=False)}
+            what = f"{count:,} of {total:,} pictures in '{column}'"
             findings.append(examined.finding(kind, severity, what, remedy, rows, (column,), count=count, files=files))
     return findings

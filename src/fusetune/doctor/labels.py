@@ -99,13 +99,10 @@ def label_findings(examined: Examined, features: Features) -> list[Finding]:
 
 def _suspect(examined: Examined, doubts: Doubt, place: int) -> dict[str, str | float]:
     chances, label = doubts.probabilities[place], doubts.labels[place]
-    return {
-        "row": examined.ids.iloc[doubts.rows[place]],
-        "label": examined.classes[doubts.names[label]],
-        "likely": examined.classes[doubts.names[chances.argmax()]],
-        "p_label": round(float(chances[label]), 4),
-        "p_likely": round(float(chances.max()), 4),
-    }
+    stated, likely = (examined.classes[doubts.names[k]] for k in (label, chances.argmax()))
+    p_label, p_likely = round(float(chances[label]), 4), round(float(chances.max()), 4)
+    row = examined.ids.iloc[doubts.rows[place]]
+    return {"row": row, "label": stated, "likely": likely, "p_label": p_label, "p_likely": p_likely}
 
 
 def margins(doubts: Doubt) -> Probabilities:

@@ -18,7 +18,7 @@ import pandas as pd
 from fusetune.data.neighbours import nearest_numbers
 from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding
-from fusetune.doctor.groups import constant_accuracy
+from fusetune.doctor.groups import majority_accuracy
 from fusetune.doctor.sketch import Features
 
 # Test rows whose neighbours are looked for: the standard error of a share is below 1.2 %.
@@ -70,7 +70,7 @@ def _judged(examined: Examined, nearest: Agreement, other: float | None) -> Find
     evidence = {
         "agreement": round(agreement, 4),
         "agreement_other_groups": None if other is None else round(other, 4),
-        "majority": constant_accuracy(np.zeros_like(examined.labels), examined.labels),
+        "majority": majority_accuracy(examined.labels),
         "count": count,
         **nearest.evidence,
     }

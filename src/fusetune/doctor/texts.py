@@ -34,17 +34,15 @@ def look_at_texts(examined: Examined, column: str) -> Texts:
 
 def text_findings(examined: Examined, texts: Texts) -> list[Finding]:
     """Return findings about cells without a text, and about texts without a word."""
-    column, cells, findings = texts.column, examined.table.column(texts.column), []
+    columns, cells, findings = (texts.column,), examined.table.column(texts.column), []
     missing = (cells.isna() | (cells.astype("str").str.strip() == "")).to_numpy(dtype=bool)
-    if count := int(missing.sum()):
-        what = f"{count:,} of {len(cells):,} cells in '{column}' are empty"
+    if count := len(rows := np.flatnonzero(missing)):
+        what = f"{count:,} of {len(cells):,} cells in '{texts.column}' are empty"
         remedy = "nothing, if a text may be missing: these rows are trained and predicted without one"
-        rows = np.flatnonzero(missing)
-        findings.append(examined.finding("text_missing", "info", what, remedy, rows, (column,), count=count))
-    rows = np.flatnonzero(~missing & (texts.words == 0))
-    if count := len(rows):
-        what, words = f"{count:,} texts in '{column}' have no letter and no digit", map(str, cells.iloc[rows[:20]])
-        remedy, texts_ = "empty the cells, so that the text counts as missing", [text[:40] for text in words]
-        finding = examined.finding("text_empty", "warn", what, remedy, rows, (column,), count=count, texts=texts_)
-        findings.append(finding)
+        findings.append(examined.finding("text_missing", "info", what, remedy, rows, columns, count=count))
+    if count := len(rows := np.flatnonzero(~missing & (texts.words == 0))):
+        what = f"{count:,} texts in '{texts.column}' have no letter and no digit"
+        evidence = {"count": count, "texts": [str(text)[:40] for text in cells.iloc[rows[:20]]]}
+        remedy = "empty the cells, so that the text counts as missing"
+        findings.append(examined.finding("text_empty", "warn", what, remedy, rows, columns, **evidence))
     return findings

@@ -48,14 +48,13 @@ def refuse(findings: list[Finding], policy: Mapping[str, Action]) -> None:
     Raises:
         TableError: Naming each such finding, its first rows and the remedy.
     """
-    wrong = [finding for finding in findings if policy[finding.kind] == "error" and finding.severity != "info"]
-    if wrong:
-        lines = [
-            f"  - {f.kind}: {f.evidence['what']}" + (f" (rows {listed(f.rows)})" if f.rows else "") + f"; {f.remedy}"
-            for f in wrong
-        ]
-        kinds = "\n".join(lines)
-        raise TableError(f"the table was refused, as doctor.policy asks:\n{kinds}")
+    lines = [
+        f"\n  - {f.kind}: {f.evidence['what']}{f' (rows {listed(f.rows)})' if f.rows else ''}; {f.remedy}"
+        for f in findings
+        if policy[f.kind] == "error" and f.severity != "info"
+    ]
+    if lines:
+        raise TableError(f"the table was refused, as doctor.policy asks:{''.join(lines)}")
 
 
 def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
@@ -82,7 +81,8 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
             dropped.setdefault(kind, []).extend(examined.names(rows))
             lines.append(f"dropped {len(rows):,} row(s) {why}")
         elif action == "mask" and len(rows):
-            frame = _masked(frame, finding.columns, rows)
+            hidden = np.isin(np.arange(len(frame)), rows)
+            frame = frame.assign(**{name: frame[name].mask(hidden) for name in finding.columns})
             masked.setdefault(kind, []).extend(finding.rows)
             lines.append(f"emptied {len(rows):,} cell(s) {why}")
         elif action == "mask":
@@ -105,18 +105,7 @@ def _to_drop(examination: Examination, finding: Finding, rows: npt.NDArray[np.in
     return spare(examination.examined, [members for members in sets if len(members) > 1])
 
 
-def _masked(frame: pd.DataFrame, columns: tuple[str, ...], rows: npt.NDArray[np.int64]) -> pd.DataFrame:
-    frame = frame.copy(deep=False)
-    hidden = np.zeros(len(frame), dtype=bool)
-    hidden[rows] = True
-    for name in columns:
-        frame[name] = frame[name].mask(hidden)
-    return frame
-
-
 def _without(schema: Schema, names: tuple[str, ...]) -> Schema:
-    columns = [
-        c.model_copy(update={"role": "unused", "reason": "left out by doctor.policy"}) if c.name in names else c
-        for c in schema.columns
-    ]
+    unused = {"role": "unused", "reason": "left out by doctor.policy"}
+    columns = [c.model_copy(update=unused) if c.name in names else c for c in schema.columns]
     return schema.model_copy(update={"columns": columns})
