@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
@@ -186,19 +187,14 @@ def _together(examined: Examined, names: Sequence[str]) -> float | None:
     """
     assert examined.labels is not None
     rows = examined.sample[examined.labels[examined.sample] >= 0][:_ROWS]
-    matrix = cell_matrix(examined, names, rows)
     labels, folds = examined.labels[rows], examined.folds[rows]
-    right = 0
-    for fold in np.unique(folds):
-        inside = folds == fold
-        if inside.all():
-            return None
-        model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that labels which nearly all differ may be numbers
-            model.fit(matrix[~inside], labels[~inside])
-        right += int((model.predict(matrix[inside]) == labels[inside]).sum())
-    return right / len(rows)
+    if (folds == folds[0]).all():
+        return None
+    model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that labels which nearly all differ may be numbers
+        guesses = cross_val_predict(model, cell_matrix(examined, names, rows), labels, cv=PredefinedSplit(folds))
+    return float((guesses == labels).mean())
 
 
 def cell_matrix(examined: Examined, names: Sequence[str], rows: Codes) -> npt.NDArray[np.float32]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
@@ -31,30 +29,18 @@ _COARSE = 0.05
 _CHUNK = 50_000
 # Sets of rows that evidence spells out, and those whose parts or labels it does; `rows` always holds every one.
 _SETS, _DETAILS = 100, 20
+_DIFFER = " and differ in other inputs"
 _UNFAIR = "the model has seen the answer: drop one side, or put both on the same side of the split"
 _OFTEN = "keep one of each; otherwise it counts more than once, and a split by row puts it on both sides"
 
 
-@dataclass(frozen=True)
-class _Family:
-    """What is said of one kind of copy: everywhere, in a part (`beyond`: of rows that differ) and across parts."""
-
-    what: str
-    beyond: str
-    severity: Severity
-    remedy: str
-    across: Severity
-
-
-_FAMILIES = {
-    "duplicate_rows": _Family("rows are equal in every input", "", "warn", _OFTEN, "error"),
-    "duplicate_images": _Family(
-        "rows share a picture in '{}', pixel for pixel,", " and differ in other inputs", "warn", _OFTEN, "error"
-    ),
-    "near_duplicate_images": _Family("rows have almost the same picture in '{}'", "", "warn", _OFTEN, "error"),
-    "duplicate_texts": _Family(
-        "rows share their text in '{}'", " and differ in other inputs", "info", "look at the examples", "warn"
-    ),
+# What is said of a kind everywhere, and added of rows in one part that are no copies in whole; severity and remedy
+# there; and severity across parts.
+_FAMILIES: dict[str, tuple[str, str, Severity, str, Severity]] = {
+    "duplicate_rows": ("rows are equal in every input", "", "warn", _OFTEN, "error"),
+    "duplicate_images": ("rows share a picture in '{}', pixel for pixel,", _DIFFER, "warn", _OFTEN, "error"),
+    "near_duplicate_images": ("rows have almost the same picture in '{}'", "", "warn", _OFTEN, "error"),
+    "duplicate_texts": ("rows share their text in '{}'", _DIFFER, "info", "look at the examples", "warn"),
 }
 
 
@@ -82,9 +68,7 @@ def _equal_rows(examined: Examined, pictures: list[Pictures], texts: list[Texts]
     if not parts:
         return []
     sets = equal_sets(combined(parts), np.any(rich, axis=0) if rich else np.ones(len(table), dtype=bool))
-    if not rich and sum(len(members) - 1 for members in sets) > _COARSE * len(table):
-        return []
-    return sets
+    return sets if rich or sum(len(rows) - 1 for rows in sets) <= _COARSE * len(table) else []
 
 
 def _near_sets(pictures: Pictures) -> list[Set]:
@@ -134,12 +118,12 @@ def copy_findings_across(examined: Examined, copies: Copies) -> list[Finding]:
     """Return findings about copies that are on both sides of the split."""
     parts, findings = examined.parts, []
     assert parts is not None  # callers ask only where there is a split
-    for kind, family in _FAMILIES.items():
+    for kind, (shared, _, _, _, severity) in _FAMILIES.items():
         for columns, sets in _telling(copies, kind).items():
             inside = [rows[parts[rows] >= 0] for rows in sets]
             apart = [rows for rows in inside if len(np.unique(parts[rows])) > 1]
-            what = f"{family.what.format(*columns)} and are in different parts"
-            across = _about(examined, apart, f"{kind}_across_parts", columns, what, family.across, _UNFAIR)
+            what = f"{shared.format(*columns)} and are in different parts"
+            across = _about(examined, apart, f"{kind}_across_parts", columns, what, severity, _UNFAIR)
             for finding in across:
                 finding.evidence["parts"] = [[PARTS[parts[row]] for row in rows] for rows in apart[:_DETAILS]]
             findings += across
@@ -147,18 +131,18 @@ def copy_findings_across(examined: Examined, copies: Copies) -> list[Finding]:
 
 
 def _within(examined: Examined, sets: list[Set], kind: str, columns: Names) -> list[Finding]:
-    family, parts, groups = _FAMILIES[kind], examined.parts, examined.groups
-    what = family.what.format(*columns) + family.beyond
+    parts, groups, (shared, beyond, severity, remedy, _) = examined.parts, examined.groups, _FAMILIES[kind]
+    what = shared.format(*columns) + beyond
     if parts is not None:
         sets = [some for rows in sets for code in (-1, 0, 1, 2) if len(some := rows[parts[rows] == code]) > 1]
     if groups is None or kind == "duplicate_rows":
-        return _about(examined, sets, kind, columns, what, family.severity, family.remedy)
+        return _about(examined, sets, kind, columns, what, severity, remedy)
     # Pictures and texts of one patient or video belong together, and the split keeps them together.
     one = [len(np.unique(groups[rows])) == 1 for rows in sets]
     apart, same = ([rows for rows, alone in zip(sets, one, strict=True) if alone == it] for it in (False, True))
     other, nothing = f"{what}, though they are of different groups", "nothing: whole groups are split together"
     return [
-        *_about(examined, apart, kind, columns, other, family.severity, family.remedy),
+        *_about(examined, apart, kind, columns, other, severity, remedy),
         *_about(examined, same, kind, columns, f"{what}, within one group", "info", nothing),
     ]
 
@@ -195,7 +179,7 @@ def _differ(labels: Codes | None, rows: Set) -> bool:
 
 def _telling(copies: Copies, kind: str) -> dict[Names, list[Set]]:
     """Return the sets that say more than that whole rows are copies, where that is asked of a kind."""
-    if not _FAMILIES[kind].beyond:
+    if not _FAMILIES[kind][1]:
         return copies[kind]
     whole = {row for rows in copies["duplicate_rows"][()] for row in rows}
     return {names: [rows for rows in sets if not whole.issuperset(rows)] for names, sets in copies[kind].items()}

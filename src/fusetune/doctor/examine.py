@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.kinds import Kind
@@ -47,7 +47,11 @@ class Examination:
     def check_split(self, split: Split) -> None:
         """Add what can only be said about a split, for one that was made after the table was looked at."""
         self.examined = self.examined.with_split(split)
-        self.findings = by_severity([*self.findings, *_across(self.examined, self.copies, self.features)])
+        self.findings = by_severity([*self.findings, *self._across()])
+
+    def _across(self) -> list[Finding]:
+        across = [*group_findings_across(self.examined), *copy_findings_across(self.examined, self.copies)]
+        return [*across, *neighbour_findings(self.examined, self.features)]
 
 
 def examine(
@@ -73,10 +77,8 @@ def examine(
         TableError: If the id column has missing or repeated values.
     """
     examined = Examined.of(table, schema)
-    limits = ImageInput(
-        column="", size=SIDE, fit="stretch", pixel_limit=pixel_limit, allow_remote=allow_remote, outside=outside
-    )
-    readers = [limits.model_copy(update={"column": name}) for name in examined.columns(Kind.IMAGE)]
+    limits: dict[str, Any] = {"pixel_limit": pixel_limit, "allow_remote": allow_remote, "outside": outside}
+    readers = [ImageInput(column=name, size=SIDE, fit="stretch", **limits) for name in examined.columns(Kind.IMAGE)]
     pictures = [look_at_pictures(examined, reader, keeper) for reader in readers]
     if keeper is not None:
         keeper.cache.flush()
@@ -96,23 +98,12 @@ def examine(
         features = sketch(examined, pictures, telling)
         findings += [*leaks, *label_findings(examined, features)]
         progress.advance(note="split")
-        if examined.parts is not None:
-            findings += _across(examined, copies, features)
-    return Examination(examined, by_severity(findings), pictures, copies, features)
+        examination = Examination(examined, findings, pictures, copies, features)
+        findings += [] if examined.parts is None else examination._across()
+        examination.findings = by_severity(findings)
+    return examination
 
 
 def examine_split(examined: Examined) -> list[Finding]:
-    """Check a split by groups, the numbers of rows within them and the columns, without opening any picture.
-
-    Args:
-        examined: The table, with parts.
-    """
+    """Check a split by groups, the numbers of rows within them and the columns, without opening any picture."""
     return by_severity([*group_findings_across(examined), *neighbour_findings(examined, sketch(examined, []))])
-
-
-def _across(examined: Examined, copies: Copies, features: Features) -> list[Finding]:
-    return [
-        *group_findings_across(examined),
-        *copy_findings_across(examined, copies),
-        *neighbour_findings(examined, features),
-    ]

@@ -72,12 +72,6 @@ class Pictures:
     thumbs: npt.NDArray[np.uint8]
     problems: dict[int, str] = field(default_factory=dict)
 
-    @classmethod
-    def unseen(cls, column: str, paths: pd.Series) -> Pictures:
-        """Return pictures that are all absent."""
-        status, pixels, hashes = (np.zeros(len(paths), dtype=kind) for kind in (np.uint8, np.uint64, np.uint64))
-        return cls(column, paths, status, pixels, hashes, np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8))
-
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
         """Return which rows are in one of some states."""
         return np.isin(self.status, [_STATES.index(state) for state in states])
@@ -109,27 +103,31 @@ class Pictures:
                 pixels = reader.loaded(picture, data) if keeper is None else keeper.load(picture, data, reader)
                 square = reader.shaped(pixels)
         except ImageError as error:
-            state = _state(error, root / FRAME.sub("", path))
-            self.problems[row] = "the file has no bytes" if state == "image_empty" else str(error)
-            self.status[row] = _STATES.index(state)
+            self._mark(row, _state(error, root / FRAME.sub("", path)), str(error))
             return
         grey = square.astype(np.float32).mean(2)
-        state = "fine"
         if min(width, height) < _TINY:
-            state, self.problems[row] = "image_tiny", f"{width} x {height} pixels"
+            self._mark(row, "image_tiny", f"{width} x {height} pixels")
         elif grey.std() < _FLAT:
-            state, self.problems[row] = "image_blank", f"one colour, {width} x {height} pixels"
-        self.status[row] = _STATES.index(state)
+            self._mark(row, "image_blank", f"one colour, {width} x {height} pixels")
+        else:
+            self._mark(row, "fine")
         self.pixels[row] = int.from_bytes(blake2b(square.tobytes(), digest_size=8).digest(), "little")
         self.hashes[row] = difference_hash(grey)
         self.thumbs[row] = grey.reshape(THUMB, SIDE // THUMB, THUMB, SIDE // THUMB).mean((1, 3)).astype(np.uint8)
+
+    def _mark(self, row: int, state: str, problem: str = "") -> None:
+        self.status[row] = _STATES.index(state)
+        if problem:
+            self.problems[row] = "the file has no bytes" if state == "image_empty" else problem
 
 
 def look_at_pictures(examined: Examined, reader: ImageInput, keeper: Keeper | None = None) -> Pictures:
     """Open every picture of a column once, several at a time; `keeper` keeps what a run can use of them."""
     cells, root = examined.table.column(reader.column), examined.table.root
     paths = cells.astype("str").str.strip()
-    pictures = Pictures.unseen(reader.column, paths)
+    hashes, thumbs = np.zeros((2, len(paths)), dtype=np.uint64), np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8)
+    pictures = Pictures(reader.column, paths, np.zeros(len(paths), dtype=np.uint8), hashes[0], hashes[1], thumbs)
     present = np.flatnonzero((cells.notna() & (paths != "")).to_numpy(dtype=bool))
     threads = choose_workers(None, paths.iloc[present]).count
     with bar(f"looking at {reader.column}", len(present)) as progress, ThreadPoolExecutor(threads) as pool:
@@ -159,8 +157,7 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     findings, column, total = [], pictures.column, int((pictures.status > 0).sum())
     for kind, (severity, remedy) in _REMEDIES.items():
         if count := len(rows := np.flatnonzero(pictures.having(kind))):
-            names, paths = examined.names(rows[:20]), pictures.paths.iloc[rows[:20]]
-            files = {n: f"{p}: {pictures.problems[row]}" for n, p, row in zip(names, paths, rows, strict=False)}
+            files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
             what = f"{count:,} of {total:,} pictures in '{column}'"
             findings.append(examined.finding(kind, severity, what, remedy, rows, (column,), count=count, files=files))
     return findings

@@ -34,13 +34,9 @@ _REMEDY = "look at the first rows of the list; correct labels that are wrong, le
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """How likely each label of some rows is.
+    """How likely each label of some rows is, of those classes (`names`, as indices) that have enough rows.
 
-    Attributes:
-        rows: Positions of the rows in the table.
-        names: The classes that have enough rows, as indices into the table's classes.
-        labels: Index into `names` per row.
-        probabilities: [rows, names].
+    `rows` are positions in the table, `labels` are indices into `names`, `probabilities` are [rows, names].
     """
 
     rows: Codes
@@ -50,17 +46,11 @@ class Doubt:
 
 
 def doubt(examined: Examined, features: Features) -> Doubt | None:
-    """Return how likely each label of the sample is, or None where there is nothing to compare.
-
-    Args:
-        examined: The table.
-        features: float32 [sample, width].
-    """
+    """Return how likely each label of the sample is by features [sample, width]; None where nothing can be compared."""
     if examined.labels is None or not features.shape[1]:
         return None
-    frequent = np.bincount(examined.labels[examined.labels >= 0], minlength=len(examined.classes)) >= _FEWEST
-    inside = examined.labels[examined.sample] >= 0
-    inside[inside] = frequent[examined.labels[examined.sample][inside]]
+    frequent = np.flatnonzero(np.bincount(examined.labels + 1, minlength=len(examined.classes) + 1)[1:] >= _FEWEST)
+    inside = np.isin(examined.labels[examined.sample], frequent)
     rows = examined.sample[inside]
     names, labels = np.unique(examined.labels[rows], return_inverse=True)
     if len(names) < 2:

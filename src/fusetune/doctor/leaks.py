@@ -8,8 +8,7 @@ the most similar cheap features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +31,10 @@ _SEQUENCE = 5
 Shares = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
-    """How often the nearest training row has the same label.
+class Agreement(NamedTuple):
+    """How often the nearest training row has the same label, 0 to 1 per judged row, and what else is known of it.
 
-    Attributes:
-        rows: The judged rows.
-        same: Right with all training rows, 0 to 1 [rows].
-        other: Right with training rows of other groups only, 0 to 1 [rows]; None without groups.
-        evidence: More about it.
+    `other` leaves out training rows of the same group; it is None where there is no other group.
     """
 
     rows: Codes
@@ -107,12 +101,7 @@ def nearest_agreement(
     Where several training rows are equally near, it is the share of them. The second result leaves out rows of the same
     group: NaN where there is no other. It is None without groups.
 
-    Args:
-        features: float32 [rows, width].
-        labels: Class index per row [rows].
-        test: Positions of the judged rows.
-        train: Positions of the training rows.
-        groups: Group index per row [rows], or None.
+    Features are float32 [rows, width], labels and groups numbers per row, `test` and `train` positions of rows.
     """
     same, apart = np.empty(len(test)), np.empty(len(test))
     half = (features[train] ** 2).sum(1) / 2

@@ -74,10 +74,9 @@ def _text_block(examined: Examined, column: str, rows: Codes) -> Features:
 def _vector_block(examined: Examined, columns: list[str], rows: Codes) -> Features:
     part = examined.part(rows)
     try:
-        values = VectorInput.fit(part, columns, np.arange(len(rows))).bind(part).values
+        return _reduced(VectorInput.fit(part, columns, np.arange(len(rows))).bind(part).values)
     except TableError:  # incomplete in every row
         return np.zeros((len(rows), 0), dtype=np.float32)
-    return _reduced(values)
 
 
 def _reduced(values: npt.NDArray[np.float32]) -> Features:

@@ -14,13 +14,7 @@ from fusetune.doctor.hashes import Hashes, text_hashes
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """What is known about the texts of one column.
-
-    Attributes:
-        column: The column.
-        hashes: Hash of the words per row.
-        words: Number of words per row.
-    """
+    """The texts of one column: per row, a hash of its words and their number."""
 
     column: str
     hashes: Hashes
