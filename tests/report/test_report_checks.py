@@ -75,6 +75,19 @@ def test_only_findings_about_pictures_have_thumbnails(examination: Examination) 
     assert "data:image" not in page
 
 
+def test_thumbnails_are_of_the_column_that_is_meant(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path)
+    frame["slide"] = frame["scan"].iloc[::-1].to_numpy()
+    table = Table(frame, "t", tmp_path)
+    both = examine(table, infer_schema(table, "organ", inputs=["scan", "slide"], row_id="case_id"), pixel_limit=10**6)
+    pages = {}
+    for column in ("scan", "slide"):
+        both.findings = [Finding("image_blank", "warn", ("case-003",), (column,), {"what": "x", "count": 1}, "y")]
+        pages[column] = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", render_checks(both))
+    assert len(pages["scan"]) == len(pages["slide"]) == 1
+    assert pages["scan"] != pages["slide"]
+
+
 def test_a_page_without_findings_is_a_page(examination: Examination, tmp_path: Path) -> None:
     before = examination.findings
     examination.findings = []

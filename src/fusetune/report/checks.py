@@ -25,7 +25,7 @@ _SIDE = 72
 
 
 @dataclass(frozen=True)
-class Shown:
+class Item:
     """A finding as it is printed.
 
     Attributes:
@@ -52,36 +52,39 @@ def render_checks(examination: Examination, done: Sequence[str] = ()) -> str:
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    case = examination.examined
+    examined = examination.examined
     return environment.get_template("checks.html").render(
         css=(here / "page.css").read_text(encoding="utf-8"),
-        table=case.table.name,
-        rows=len(case.ids),
-        roles=[(role, case.schema.named(role)) for role in ("label", "group", "split")],
-        inputs=[column.name for column in case.schema.inputs],
+        table=examined.table.name,
+        rows=len(examined.ids),
+        roles=[(role, examined.schema.named(role)) for role in ("label", "group", "split")],
+        inputs=[column.name for column in examined.schema.inputs],
         counts=counts(examination.findings),
         done=done,
-        shown=[_shown(examination, finding) for finding in examination.findings],
+        items=[_item(examination, finding) for finding in examination.findings],
         most=_ROWS,
     )
 
 
-def _shown(examination: Examination, finding: Finding) -> Shown:
+def _item(examination: Examination, finding: Finding) -> Item:
     evidence = dict(finding.evidence)
     evidence.pop("what", None)
     sets = evidence.pop("sets", None) or [[row] for row in finding.rows[: _SETS * 2]]
     notes = {str(item["row"]): _suspicion(item) for item in evidence.pop("suspects", [])}
     notes |= evidence.pop("files", {})
     for words in (evidence.pop("parts", []), evidence.pop("labels", [])):
-        for members, told in zip(sets, words, strict=False):
-            notes |= dict(zip(members, told, strict=True))
+        for members, notes_of in zip(sets, words, strict=False):
+            notes |= dict(zip(members, notes_of, strict=True))
     pictured = finding.kind.startswith(_PICTURED) or "duplicate" in finding.kind
     rows = [
-        [(row, notes.get(row, ""), _thumbnail(examination, row) if pictured else "") for row in members[:6]]
+        [
+            (row, notes.get(row, ""), _thumbnail(examination, row, finding.columns) if pictured else "")
+            for row in members[:6]
+        ]
         for members in sets[: _SETS if finding.evidence.get("sets") else _SETS * 2]
     ]
     facts = [(name.replace("_", " "), _value(value)) for name, value in evidence.items() if name not in ("count",)]
-    return Shown(finding, finding.kind.replace("_", " "), rows, facts[:_EVIDENCE])
+    return Item(finding, finding.kind.replace("_", " "), rows, facts[:_EVIDENCE])
 
 
 def _suspicion(item: dict[str, Any]) -> str:
@@ -96,9 +99,10 @@ def _value(value: Any) -> str:
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _thumbnail(examination: Examination, row: str) -> str:
+def _thumbnail(examination: Examination, row: str, columns: tuple[str, ...]) -> str:
+    """Return a row's picture as a data address: that of the columns meant, if there is one, else of any."""
     place = int(pd.Index(examination.examined.ids).get_loc(row))
-    for pictures in examination.pictures:
+    for pictures in sorted(examination.pictures, key=lambda it: it.column not in columns):
         if pictures.having("fine", "image_tiny", "image_blank")[place]:
             grey = Image.fromarray(np.asarray(pictures.thumbs[place])).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
             file = io.BytesIO()
