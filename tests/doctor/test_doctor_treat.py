@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,17 +35,19 @@ def family(kind: str) -> str | None:
     return plain if plain in FAMILIES else None
 
 
+@cache
+def plain() -> Examination:
+    return look(plain_table(20).assign(other=1.5))
+
+
 def with_finding(kind: str, severity: str = "error", rows: tuple[int, ...] = ROWS) -> Examination:
     """Return a table with a finding, and with the copies that it is about."""
-    examination = look(plain_table(20).assign(other=1.5))
     if kind in ("column_gives_label", "column_constant", "column_like_id", "columns_give_label"):
         rows = ()
     about = () if family(kind) == "duplicate_rows" else ("note",)
     finding = Finding(kind, severity, tuple(f"r{row:03d}" for row in rows), about, {"what": "something"}, "do it")  # type: ignore[arg-type]
-    examination.findings = [finding]
-    sets = [np.array(rows)]
-    examination.copies = {name: {about: sets} if name == family(kind) else {} for name in FAMILIES}
-    return examination
+    copies = {name: {about: [np.array(rows)]} if name == family(kind) else {} for name in FAMILIES}
+    return replace(plain(), findings=[finding], copies=copies)
 
 
 def unchanged(treatment: Treatment, frame: pd.DataFrame) -> None:
@@ -127,12 +132,12 @@ def test_refusing_names_every_reason_and_only_those() -> None:
 @pytest.mark.parametrize("across", ["", "_across_parts"])
 @pytest.mark.parametrize("name", ["duplicate_images", "near_duplicate_images", "duplicate_texts"])
 def test_copies_in_one_column_are_not_dropped_for_another(name: str, across: str) -> None:
-    examination = look(plain_table(20))
     kind = name + across
     one, other = [np.array([0, 1]), np.array([2, 3])], [np.array([1, 2])]
-    examination.copies = {name: {("scan",): one, ("slide",): other}}
+    copies = {name: {("scan",): one, ("slide",): other}}
     rows = ("r000", "r001", "r002", "r003")
-    examination.findings = [Finding(kind, "error", rows, ("scan",), {"what": "x"}, "y")]
+    finding = Finding(kind, "error", rows, ("scan",), {"what": "x"}, "y")
+    examination = replace(plain(), findings=[finding], copies=copies)
     assert treat(examination, kept(**{kind: "drop"})).dropped == {kind: ["r001", "r003"]}
 
 

@@ -150,13 +150,10 @@ def _within(examined: Examined, sets: list[Set], kind: str, columns: Names) -> l
 def _about(
     examined: Examined, sets: list[Set], kind: str, columns: Names, what: str, severity: Severity, remedy: str
 ) -> list[Finding]:
-    if not sets:
-        return []
     # A row may contradict others in several pictures.
-    rows = list(dict.fromkeys(np.concatenate(sets).tolist()))
+    rows = list(dict.fromkeys(row for members in sets for row in members.tolist()))
     evidence = {"sets": [list(examined.names(members)) for members in sets[:_SETS]], "set_count": len(sets)}
-    what = f"{len(rows):,} {what}"
-    return [examined.finding(kind, severity, what, remedy, rows, columns, count=len(rows), **evidence)]
+    return examined.about(kind, severity, what, remedy, rows, columns, **evidence)
 
 
 def _conflicts(examined: Examined, copies: Copies) -> list[Finding]:

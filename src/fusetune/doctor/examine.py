@@ -44,14 +44,13 @@ class Examination:
     copies: Copies
     features: Features
 
-    def check_split(self, split: Split) -> None:
-        """Add what can only be said about a split, for one that was made after the table was looked at."""
-        self.examined = self.examined.with_split(split)
-        self.findings = by_severity([*self.findings, *self._across()])
-
-    def _across(self) -> list[Finding]:
+    def check_split(self, split: Split | None = None) -> None:
+        """Add what can only be said about a split: the table's own, or one that was made after it was looked at."""
+        if split is not None:
+            self.examined = self.examined.with_split(split)
         across = [*group_findings_across(self.examined), *copy_findings_across(self.examined, self.copies)]
-        return [*across, *neighbour_findings(self.examined, self.features)]
+        across += neighbour_findings(self.examined, self.features)
+        self.findings = by_severity([*self.findings, *across])
 
 
 def examine(
@@ -98,9 +97,9 @@ def examine(
         features = sketch(examined, pictures, telling)
         findings += [*leaks, *label_findings(examined, features)]
         progress.advance(note="split")
-        examination = Examination(examined, findings, pictures, copies, features)
-        findings += [] if examined.parts is None else examination._across()
-        examination.findings = by_severity(findings)
+        examination = Examination(examined, by_severity(findings), pictures, copies, features)
+        if examined.parts is not None:
+            examination.check_split()
     return examination
 
 

@@ -76,6 +76,13 @@ class Examined:
         """Return a finding about rows, which are positions here; `what` says it in one sentence."""
         return Finding(kind, severity, self.names(rows), columns, {"what": what, **evidence}, remedy)
 
+    def about(
+        self, kind: str, severity: Severity, what: str, remedy: str, rows: Any, columns: Names, /, **evidence: Any
+    ) -> list[Finding]:
+        """Return the finding about rows, whose number begins the sentence; none without rows."""
+        what, evidence = f"{len(rows):,} {what}", {"count": len(rows), **evidence}
+        return [self.finding(kind, severity, what, remedy, rows, columns, **evidence)] if len(rows) else []
+
     def column_of(self, role: Role) -> Names:
         """Return the column of a role, or none."""
         column = self.schema.named(role)

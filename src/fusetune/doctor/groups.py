@@ -51,11 +51,8 @@ def group_findings_across(examined: Examined) -> list[Finding]:
 def _about(
     examined: Examined, which: Mask, kind: str, role: Role, what: str, remedy: str, severity: Severity = "error"
 ) -> list[Finding]:
-    rows = np.flatnonzero(which)
-    if not len(rows):
-        return []
-    what = f"{len(rows):,} of {len(examined.ids):,} rows {what}"
-    return [examined.finding(kind, severity, what, remedy, rows, examined.column_of(role), count=len(rows))]
+    what = f"of {len(examined.ids):,} rows {what}"
+    return examined.about(kind, severity, what, remedy, np.flatnonzero(which), examined.column_of(role))
 
 
 def _class_findings(examined: Examined, labels: Codes) -> list[Finding]:

@@ -34,15 +34,13 @@ _TINY = 16
 _FLAT = 1.0
 # What Pillow, libjpeg and pydicom say of a file that ends too early.
 _TOO_SHORT = ("truncated", "premature end", "less than expected")
+_SMALLER = "make the pictures smaller, or raise data.pixel_limit if they are meant to be so large"
 _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_missing": ("error", "correct the paths (they start at the table's folder), or empty the cells"),
     "image_empty": ("error", "the files have no bytes: copy them again, or empty the cells"),
     "image_unreadable": ("error", "replace the files, or empty the cells; data.unreadable=mask trains without them"),
     "image_truncated": ("error", "the files end too early: copy them again, or empty the cells"),
-    "image_enormous": (
-        "error",
-        "make the pictures smaller, or raise data.pixel_limit if they are meant to be so large",
-    ),
+    "image_enormous": ("error", _SMALLER),
     "image_tiny": ("warn", "look at the pictures: placeholders and icons should be empty cells"),
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
 }
@@ -52,24 +50,14 @@ _BROKEN = [state for state, (severity, _) in _REMEDIES.items() if severity == "e
 
 @dataclass(eq=False)
 class Pictures:
-    """What is known about the pictures of one column.
-
-    Attributes:
-        column: The column.
-        paths: Its cells.
-        status: Index into the states per row, uint8 [rows].
-        pixels: Hash of the decoded pixels per row; equal files have equal hashes.
-        hashes: Difference hash per row.
-        thumbs: Grey values, uint8 [rows, 24, 24].
-        problems: What is wrong with a file, by row position.
-    """
+    """The pictures of one column, per row, and what is wrong with a file by its row's position."""
 
     column: str
     paths: pd.Series
-    status: npt.NDArray[np.uint8]
-    pixels: Hashes
-    hashes: Hashes
-    thumbs: npt.NDArray[np.uint8]
+    status: npt.NDArray[np.uint8]  # index into the states
+    pixels: Hashes  # of the decoded pixels: equal files have equal ones
+    hashes: Hashes  # difference hashes
+    thumbs: npt.NDArray[np.uint8]  # grey values [rows, 24, 24]
     problems: dict[int, str] = field(default_factory=dict)
 
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
@@ -154,10 +142,10 @@ def _state(error: ImageError, path: Path) -> str:
 
 def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     """Return one finding per kind of trouble with the files."""
-    findings, column, total = [], pictures.column, int((pictures.status > 0).sum())
+    findings, total = [], int((pictures.status > 0).sum())
+    what = f"of {total:,} pictures in '{pictures.column}'"
     for kind, (severity, remedy) in _REMEDIES.items():
-        if count := len(rows := np.flatnonzero(pictures.having(kind))):
-            files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
-            what = f"{count:,} of {total:,} pictures in '{column}'"
-            findings.append(examined.finding(kind, severity, what, remedy, rows, (column,), count=count, files=files))
+        rows = np.flatnonzero(pictures.having(kind))
+        files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
+        findings += examined.about(kind, severity, what, remedy, rows, (pictures.column,), files=files)
     return findings

@@ -28,15 +28,13 @@ def look_at_texts(examined: Examined, column: str) -> Texts:
 
 def text_findings(examined: Examined, texts: Texts) -> list[Finding]:
     """Return findings about cells without a text, and about texts without a word."""
-    columns, cells, findings = (texts.column,), examined.table.column(texts.column), []
+    column, cells = texts.column, examined.table.column(texts.column)
     missing = (cells.isna() | (cells.astype("str").str.strip() == "")).to_numpy(dtype=bool)
-    if count := len(rows := np.flatnonzero(missing)):
-        what = f"{count:,} of {len(cells):,} cells in '{texts.column}' are empty"
-        remedy = "nothing, if a text may be missing: these rows are trained and predicted without one"
-        findings.append(examined.finding("text_missing", "info", what, remedy, rows, columns, count=count))
-    if count := len(rows := np.flatnonzero(~missing & (texts.words == 0))):
-        what = f"{count:,} texts in '{texts.column}' have no letter and no digit"
-        evidence = {"count": count, "texts": [str(text)[:40] for text in cells.iloc[rows[:20]]]}
-        remedy = "empty the cells, so that the text counts as missing"
-        findings.append(examined.finding("text_empty", "warn", what, remedy, rows, columns, **evidence))
-    return findings
+    rows, empty = np.flatnonzero(missing), np.flatnonzero(~missing & (texts.words == 0))
+    what = f"of {len(cells):,} cells in '{column}' are empty"
+    remedy = "nothing, if a text may be missing: these rows are trained and predicted without one"
+    findings = examined.about("text_missing", "info", what, remedy, rows, (column,))
+    what = f"texts in '{column}' have no letter and no digit"
+    remedy = "empty the cells, so that the text counts as missing"
+    examples = [str(text)[:40] for text in cells.iloc[empty[:20]]]
+    return findings + examined.about("text_empty", "warn", what, remedy, empty, (column,), texts=examples)
