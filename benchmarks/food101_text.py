@@ -46,11 +46,11 @@ from fusetune.evaluate.intervals import wilson
 from fusetune.features.store import Encoding, FeatureStore
 from fusetune.progress import Log, track
 from fusetune.runtime import Runtime, start_runtime
-from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.alone import text_scores
 from fusetune_papers.reproduce.flaws import FOOD101, flaws_of
+from fusetune_papers.reproduce.lab import Lab
 from fusetune_papers.reproduce.material import material_of
 from fusetune_papers.reproduce.recipe import load_recipe
-from fusetune_papers.reproduce.texts import text_scores
 
 Array = npt.NDArray[Any]
 Features = tuple[pd.Series, dict[str, Array]]
@@ -168,10 +168,10 @@ def _shallow(table: pd.DataFrame, form: str, runtime: Runtime, cache: Path) -> A
     material = material_of(FOOD101, Table(table.reset_index(drop=True), "titles", Path()), "label")
     stage = load_recipe("food101-text-shallow", "paper").text
     assert stage is not None
-    bench = Bench(material, flaws, runtime, Log(None, quiet=True), 0, cache)
+    lab = Lab(material, flaws, runtime, Log(None, quiet=True), 0, cache)
     # All test titles, also the first, which the notebook loses: one row in 22,716.
     asked = np.flatnonzero(material.table.frame["split"] == "test")
-    return np.asarray(softmax(text_scores(bench, stage).all[asked], axis=1))
+    return np.asarray(softmax(text_scores(lab, stage).all[asked], axis=1))
 
 
 def _fitted(table: pd.DataFrame, classes: Array, epochs: int) -> Array:

@@ -13,7 +13,8 @@ from fusetune.data.table import Table
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune_papers.datasets.streams import LOCATIONS
-from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.head import Frozen
+from fusetune_papers.reproduce.lab import Lab, untrained
 from fusetune_papers.reproduce.material import Material, material_of
 from fusetune_papers.reproduce.recipe import Recipe, SgdStage, TextStage
 
@@ -59,14 +60,20 @@ def titles(classes: int = 3, rows: int = 60, short: int | None = None) -> Materi
 
 def recipe(**more: object) -> Recipe:
     """Return a fused experiment of seconds."""
-    given = {
+    settings = {
         "name": "made-up", "title": "made up", "data": "phantom", "stage": "fused", "encoder": "builtin", "size": 16,
         "canvas": 18, "side": ("place",), "head": HEAD, "views": 2, **more,
     }  # fmt: skip
-    return Recipe.model_validate(given)
+    return Recipe.model_validate(settings)
 
 
-def bench(material: Material, folder: Path, *flaws: str, seed: int = 0) -> Bench:
-    """Return a bench on one thread that says nothing."""
+def lab(material: Material, folder: Path, *flaws: str, seed: int = 0) -> Lab:
+    """Return a lab on one thread that says nothing."""
     runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
-    return Bench(material, frozenset(flaws), runtime, Log(None, quiet=True), seed, folder / "store")
+    return Lab(material, frozenset(flaws), runtime, Log(None, quiet=True), seed, folder / "store")
+
+
+def frozen(made: Lab, plan: Recipe) -> Frozen:
+    """Return an experiment's image network as it was pretrained."""
+    run = made.images(plan)
+    return Frozen(made, run, untrained(run))

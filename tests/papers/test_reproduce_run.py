@@ -22,14 +22,13 @@ from fusetune_papers.cli.reproduce import _recipes
 from fusetune_papers.datasets.baselines import constant_accuracy
 from fusetune_papers.phantom.draw import write_phantom
 from fusetune_papers.phantom.script import Knobs
-from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.alone import Scores
 from fusetune_papers.reproduce.flaws import PHANTOM, flaws_of
+from fusetune_papers.reproduce.head import Frozen, Predict
 from fusetune_papers.reproduce.load import TASKS, load_material
 from fusetune_papers.reproduce.material import Material, material_of
-from fusetune_papers.reproduce.paper import Judge
 from fusetune_papers.reproduce.recipe import Recipe, TextStage, recipe_names
 from fusetune_papers.reproduce.run import Series, run_series
-from fusetune_papers.reproduce.texts import Scores
 from fusetune_papers.reproduce.words import ranges
 
 
@@ -224,10 +223,10 @@ def test_another_encoder_is_named_in_every_title_and_l15_takes_the_published_bat
 def test_side_information_is_ordinal_with_l14_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, int] = {}
 
-    def fuse(bench: Bench, recipe: Recipe, encoder: object, side: dict[str, Scores]) -> Judge:
-        seen["ordinal" if bench.on("L14") else "sound"] = side["place"].all.shape[1]
-        classes = len(bench.material.classes)
-        return Judge(lambda rows: np.full((len(rows), classes), 1 / classes))
+    def fuse(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
+        seen["ordinal" if image.lab.on("L14") else "sound"] = side["place"].all.shape[1]
+        classes = len(image.run.classes)
+        return lambda rows: np.full((len(rows), classes), 1 / classes)
 
     monkeypatch.setattr("fusetune_papers.reproduce.run.fuse", fuse)
     material = streams(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
+from fusetune.context import Context
 from fusetune.data.infer import infer_schema
 from fusetune.data.split import PARTS, Rows
 from fusetune.doctor.case import Case
@@ -22,17 +23,19 @@ from fusetune.doctor.examine import examine_split
 from fusetune.doctor.findings import Finding
 from fusetune.errors import WeightsError
 from fusetune.evaluate.intervals import Interval, score_with_intervals
+from fusetune.evaluate.temperature import softmax
+from fusetune.networks import EnsembleNetwork
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
 from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
-from fusetune_papers.reproduce.bench import Alone, Bench
+from fusetune_papers.reproduce.alone import Scores, fine_tune, text_scores
 from fusetune_papers.reproduce.division import shared_groups
 from fusetune_papers.reproduce.flaws import FLAWS, in_order
+from fusetune_papers.reproduce.head import Frozen, Predict, fuse
+from fusetune_papers.reproduce.lab import Lab, said_of, untrained
 from fusetune_papers.reproduce.material import PLACE_COLUMNS, Material, place_numbers
-from fusetune_papers.reproduce.paper import Judge, fine_tune, fuse, image_logits
 from fusetune_papers.reproduce.published import PRINTED
 from fusetune_papers.reproduce.recipe import Recipe
-from fusetune_papers.reproduce.texts import Scores, load_network, text_scores
 
 
 @dataclass
@@ -162,40 +165,37 @@ def run_series(
     series = Series(material.task, form, flaws)
     if into is not None:
         into.append(series)
-    labs: dict[frozenset[str], _Lab] = {}
 
-    def lab_with(its: frozenset[str]) -> _Lab:
+    @functools.cache
+    def lab_with(its: frozenset[str]) -> Lab:
         """Return what experiments with the same flaws share; a notebook that lacks some divides its rows otherwise."""
-        if its not in labs:
-            labs[its] = _Lab(Bench(material, its, runtime, log, seed, cache, allow_download))
-        return labs[its]
+        return Lab(material, its, runtime, log, seed, cache, allow_download)
 
     plans = [(lab_with(flaws - frozenset(recipe.without)), recipe) for recipe in recipes]
-    _refuse_absent_weights([(lab.bench, recipe) for lab, recipe in plans])
+    _refuse_absent_weights(plans)
     for lab, recipe in plans:
         started = time.perf_counter()
-        lab.bench.passes.clear()
-        judge = lab.judge(recipe)
-        series.outcomes.append(_outcome(lab.bench, recipe, form, judge, started))
+        lab.passes.clear()
+        series.outcomes.append(_outcome(lab, recipe, form, _trained(lab, recipe), started))
         log.say(f"  {recipe.title}: test accuracy {series.outcomes[-1].test.value:.4f}")
     if material.groups is not None:
-        series.facts = _facts(lab_with(flaws).bench)
+        series.facts = _facts(lab_with(flaws))
     return series
 
 
-def _refuse_absent_weights(experiments: Sequence[tuple[Bench, Recipe]]) -> None:
+def _refuse_absent_weights(plans: Sequence[tuple[Lab, Recipe]]) -> None:
     """Load every network once before anything is trained: what is missing must not cost hours.
 
     Raises:
         WeightsError: Naming the experiments whose networks cannot be loaded.
     """
     problems = []
-    for bench, recipe in {networks_of(recipe): (bench, recipe) for bench, recipe in experiments}.values():
+    for lab, recipe in {networks_of(recipe): (lab, recipe) for lab, recipe in plans}.values():
         try:
             if recipe.encoder:
-                bench.encoder(recipe)
-            if recipe.text:
-                load_network(bench, recipe.text)
+                lab.image_encoder(recipe)
+            if recipe.text and recipe.text.encoder != "shallow":
+                lab.text_encoder(recipe.text, lab.parts.text)
         except WeightsError as error:
             problems.append(f"  - {recipe.title} ({recipe.name}): {error}")
     if problems:
@@ -211,60 +211,52 @@ def networks_of(recipe: Recipe) -> str:
     return " + ".join(([recipe.encoder] if recipe.encoder else []) + ([recipe.text.encoder] if recipe.text else []))
 
 
-class _Lab:
-    """Trains each network once, whatever number of experiments uses it."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.tuned: dict[tuple[str | None, str], Alone] = {}
-        self.texts: dict[str, Scores] = {}
-
-    def judge(self, recipe: Recipe) -> Judge:
-        bench = self.bench
-        match recipe.stage:
-            case "image":
-                model = self._tuned(recipe)
-                return Judge(lambda rows: _softmax(image_logits(bench, recipe, model, rows).double().numpy()))
-            case "text":
-                scores = self._text(recipe)
-                return Judge(lambda rows: _softmax(scores.all[rows]))
-            case _:
-                # A copy: stage M may change the encoder's statistics (L13), and others use the same network.
-                encoder = bench.encoder(recipe) if recipe.image is None else copy.deepcopy(self._tuned(recipe).encoder)
-                return fuse(bench, recipe, encoder, self._side(recipe))
-
-    def _tuned(self, recipe: Recipe) -> Alone:
-        assert recipe.image is not None
-        key = (recipe.encoder, recipe.image.model_dump_json())
-        if key not in self.tuned:
-            self.tuned[key] = fine_tune(self.bench, recipe)
-        return self.tuned[key]
-
-    def _text(self, recipe: Recipe) -> Scores:
-        assert recipe.text is not None
-        key = recipe.text.model_dump_json()
-        if key not in self.texts:
-            self.texts[key] = text_scores(self.bench, recipe.text)
-        return self.texts[key]
-
-    def _side(self, recipe: Recipe) -> dict[str, Scores]:
-        side = {}
-        if "place" in recipe.side:
-            numbers = place_numbers(self.bench.material, ordinal=self.bench.on("L14"))
-            side["place"] = Scores(numbers[self.bench.parts.head], numbers)
-        if "text" in recipe.side:
-            side["text"] = self._text(recipe)
-        return side
+def _trained(lab: Lab, recipe: Recipe) -> Predict:
+    """Train what is judged; a network that several experiments use is trained once."""
+    match recipe.stage:
+        case "image":
+            run, network = _image(lab, recipe)
+            return lambda rows: softmax(said_of(run, network, rows).f)
+        case "text":
+            scores = _text(lab, recipe)
+            return lambda rows: softmax(scores.all[rows])
+        case _:
+            run, network = _image(lab, recipe)
+            # A copy: stage M may change the encoder's statistics (L13), and others use the same network.
+            return fuse(Frozen(lab, run, copy.deepcopy(network)), recipe, _side(lab, recipe))
 
 
-def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: float) -> Outcome:
-    material, valid = bench.material, bench.parts.valid
-    passes = dict(bench.passes)
-    on_valid = judge.predict(valid)
-    test = bench.test(image=recipe.stage == "image")  # every choice has been made
-    on_test = judge.predict(test)
+def _image(lab: Lab, recipe: Recipe) -> tuple[Context, EnsembleNetwork]:
+    if recipe.image is None:
+        run = lab.images(recipe)
+        return run, untrained(run)
+    return lab.run.remember(f"image {recipe.encoder} {recipe.image!r}", lambda: fine_tune(lab, recipe))
+
+
+def _text(lab: Lab, recipe: Recipe) -> Scores:
+    assert recipe.text is not None
+    stage = recipe.text
+    return lab.run.remember(f"text {stage!r}", lambda: text_scores(lab, stage))
+
+
+def _side(lab: Lab, recipe: Recipe) -> dict[str, Scores]:
+    side = {}
+    if "place" in recipe.side:
+        numbers = place_numbers(lab.material, ordinal=lab.on("L14"))
+        side["place"] = Scores(numbers[lab.parts.head], numbers)
+    if "text" in recipe.side:
+        side["text"] = _text(lab, recipe)
+    return side
+
+
+def _outcome(lab: Lab, recipe: Recipe, form: str, predict: Predict, started: float) -> Outcome:
+    material, valid = lab.material, lab.parts.valid
+    passes = dict(lab.passes)
+    on_valid = predict(valid)
+    test = lab.test(image=recipe.stage == "image")  # every choice has been made
+    on_test = predict(test)
     passes.setdefault("test", len(test) if recipe.stage == "fused" else 0)  # watched in every epoch with L8
-    scores = _scores(bench, on_test, test)
+    scores = _scores(lab, on_test, test)
     printed = PRINTED.get(recipe.notebook or 0)
     return Outcome(
         recipe=recipe.name,
@@ -272,13 +264,13 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
         encoder=networks_of(recipe),
         task=material.task,
         form=form,
-        flaws=in_order(flaw for flaw in bench.flaws if recipe.stage != "text" or not FLAWS[flaw].pictures),
-        valid=_scores(bench, on_valid, valid)["accuracy"],
+        flaws=in_order(flaw for flaw in lab.flaws if recipe.stage != "text" or not FLAWS[flaw].pictures),
+        valid=_scores(lab, on_valid, valid)["accuracy"],
         test=scores["accuracy"],
         nll=scores["nll"].value,
-        rows={"train": len(bench.parts.head), "valid": len(valid), "test": len(test)},
+        rows={"train": len(lab.parts.head), "valid": len(valid), "test": len(test)},
         groups=None if material.groups is None else int(material.groups.iloc[test].nunique()),
-        seed=bench.seed,
+        seed=lab.seed,
         synthetic=material.synthetic,
         passes=passes,
         published=printed.kept_test if printed else None,
@@ -287,30 +279,26 @@ def _outcome(bench: Bench, recipe: Recipe, form: str, judge: Judge, started: flo
     )
 
 
-def _facts(bench: Bench) -> Facts:
-    material, train, test = bench.material, bench.parts.split.rows("train"), bench.test()
+def _facts(lab: Lab) -> Facts:
+    material, train, test = lab.material, lab.parts.split.rows("train"), lab.test()
     numbers = place_numbers(material, ordinal=False)
     model = LogisticRegression(max_iter=1000).fit(numbers[train], material.labels[train])
-    alone = _scores(bench, np.asarray(model.predict_proba(numbers[test])), test)["accuracy"]
+    alone = _scores(lab, np.asarray(model.predict_proba(numbers[test])), test)["accuracy"]
     frame = material.table.frame
     constants = tuple(constant_accuracy(frame[material.task], frame[key]) for key in ("stream", "location"))
-    near = nearest_frame(frame.assign(split=np.array(PARTS)[bench.parts.split.part]), material.task)
+    near = nearest_frame(frame.assign(split=np.array(PARTS)[lab.parts.split.part]), material.task)
     distance = float(near.distances.mean()) if len(near.distances) else math.nan
     schema = infer_schema(material.table, material.task, inputs=PLACE_COLUMNS, group="stream", row_id="id")
-    findings = examine_split(Case.of(material.table, schema).with_split(bench.parts.split))
+    findings = examine_split(Case.of(material.table, schema).with_split(lab.parts.split))
     return Facts(*shared_groups(material, train, test), near.accuracy, distance, alone, constants, findings)
 
 
-def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(softmax(logits, axis=1))
-
-
-def _scores(bench: Bench, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
+def _scores(lab: Lab, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
     """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
-    groups = bench.material.groups
+    groups = lab.material.groups
     return score_with_intervals(
         probabilities,
-        bench.material.labels[rows],
+        lab.material.labels[rows],
         None if groups is None else groups.iloc[rows].to_numpy(),
         resamples=500,
     )
