@@ -16,10 +16,11 @@ from fusetune_papers.datasets.streams import LOCATIONS
 from fusetune_papers.reproduce.head import Frozen
 from fusetune_papers.reproduce.lab import Lab, untrained
 from fusetune_papers.reproduce.material import Material, material_of
-from fusetune_papers.reproduce.recipe import Recipe, SgdStage, TextStage
+from fusetune_papers.reproduce.recipe import Recipe, Stage, TextStage
+from fusetune_papers.reproduce.series import Series, run_series
 
-IMAGE = SgdStage(epochs=2, batch_size=16, lr=0.02)
-HEAD = SgdStage(epochs=3, batch_size=16, lr=0.01)
+IMAGE = Stage(epochs=2, batch_size=16, lr=0.02)
+HEAD = Stage(epochs=3, batch_size=16, lr=0.01)
 TEXT = TextStage(epochs=2, batch_size=16, lr=0.01)
 
 
@@ -77,3 +78,10 @@ def frozen(made: Lab, plan: Recipe) -> Frozen:
     """Return an experiment's image network as it was pretrained."""
     run = made.images(plan)
     return Frozen(made, run, untrained(run))
+
+
+def run(material: Material, plans: list[Recipe], flaws: frozenset[str], folder: Path, form: str = "x") -> Series:
+    """Run some experiments on one thread and return what came of them."""
+    series = Series(material.task, form, flaws)
+    run_series(series, plans, lambda its: lab(material, folder, *its))
+    return series

@@ -15,10 +15,10 @@ from fusetune.encoders import SmallCNN
 from fusetune.encoders.pretrained import transformers
 from fusetune.features.store import weights_hash
 from fusetune_papers.reproduce.alone import Scores
-from fusetune_papers.reproduce.cost import published_passes, stored_passes
 from fusetune_papers.reproduce.head import fuse, published_layer
 from fusetune_papers.reproduce.material import Material, place_numbers
 from fusetune_papers.reproduce.recipe import CIFAR_MEAN, CIFAR_STD, Recipe
+from fusetune_papers.reproduce.report import published_passes, stored_passes
 
 
 @pytest.fixture(scope="module")

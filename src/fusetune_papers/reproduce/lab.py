@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -32,6 +33,7 @@ from fusetune.encoders import (
     special_ids,
     train_word_tokenizer,
 )
+from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.features.store import FeatureStore
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Outputs
@@ -103,6 +105,11 @@ class Lab:
         wrong = {"mean": CIFAR_MEAN, "std": CIFAR_STD} if self.on("L10") else {}
         return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
 
+    def scores(self, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
+        """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
+        groups = None if self.material.groups is None else self.material.groups.iloc[rows].to_numpy()
+        return score_with_intervals(probabilities, self.material.labels[rows], groups, resamples=500)
+
     def images(self, recipe: Recipe) -> Context:
         """Return the run of an image network: pictures at the side that training crops are taken from, read once.
 
@@ -157,9 +164,11 @@ class Lab:
     def _reading(self, reader: Reader, source: Source, augment: Augment, encoder: Encoder) -> Context:
         """Return the run of one network with one input."""
         name = reader.modality.name
-        parts: dict[str, Any] = {"modalities": reader.modality, "readers": reader, "sources": source}
-        parts |= {"augments": augment, "encodings": augment, "pristine": encoder}
-        return replace(self.run, **{field: {name: part} for field, part in parts.items()})
+        return replace(
+            self.run,
+            modalities={name: reader.modality}, readers={name: reader}, sources={name: source},
+            augments={name: augment}, encodings={name: augment}, pristine={name: encoder},
+        )  # fmt: skip
 
 
 def image_policy(recipe: Recipe, flips: bool) -> ImagePolicy:
