@@ -22,7 +22,7 @@ from fusetune.strategies.batch import Batch
 from fusetune.strategies.trainer import Training, by_batch, run_training
 from fusetune.train.loop import Keep
 from fusetune.train.optim import weight_groups
-from fusetune_papers.reproduce.lab import Lab, said_of, untrained
+from fusetune_papers.reproduce.lab import Lab, outputs_on, untrained
 from fusetune_papers.reproduce.recipe import Recipe, TextStage
 
 _FOLDS = 5
@@ -93,7 +93,7 @@ def _score(lab: Lab, stage: TextStage, rows: Rows, name: str) -> Array:
         # The notebook's last column, which no label points at, stands for the first class.
         classifier.load_state_dict({key: value.roll(1, 0) for key, value in classifier.state_dict().items()})
     _train(run, network, name, stage.training(), rows, lab.parts.valid, "last", taught)
-    return said_of(run, network, np.arange(len(run.labels)), batch_size=128).f.double().numpy()
+    return outputs_on(run, network, np.arange(len(run.labels)), batch_size=128).f.double().numpy()
 
 
 def after_the_first(batch: Batch) -> Tensor:

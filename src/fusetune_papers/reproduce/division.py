@@ -50,7 +50,7 @@ def divide(material: Material, flaws: frozenset[str], seed: int) -> Parts:
     the stages are trained on, L6 joins scores by position, and L15 loses the first row of what image networks are
     trained on.
     """
-    split = _given(material, flaws) if material.given is not None else _dealt(material, flaws, seed)
+    split = _given(material, flaws) if material.fixed is not None else _dealt(material, flaws, seed)
     train, valid = split.rows("train"), split.rows("valid")
     everything = np.union1d(train, valid)
     image = everything if "L3" in flaws else train
@@ -66,7 +66,7 @@ def test_rows(material: Material, parts: Parts, flaws: frozenset[str], image: bo
 
 
 def _without_the_first(material: Material, rows: Rows, flaws: frozenset[str]) -> Rows:
-    return rows[1:] if "L15" in flaws and material.given is not None else rows
+    return rows[1:] if "L15" in flaws and material.fixed is not None else rows
 
 
 def shifted_join(count: int, dropped: int) -> tuple[Rows, Rows]:
@@ -96,10 +96,10 @@ def _joined(material: Material, rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _given(material: Material, flaws: frozenset[str]) -> Split:
-    assert material.given is not None
-    if "L5" not in flaws and (material.given == "valid").any():
-        return Split(material.ids, _codes(material.given), "given")
-    part = np.where(material.given == "test", 2, 0).astype(np.int8)
+    assert material.fixed is not None
+    if "L5" not in flaws and (material.fixed == "valid").any():
+        return Split(material.ids, _codes(material.fixed), "given")
+    part = np.where(material.fixed == "test", 2, 0).astype(np.int8)
     train = np.flatnonzero(part == 0)
     # The notebook takes every tenth of the rows that its join has kept.
     part[(_joined(material, train)[0] if "L6" in flaws else train)[::_EVERY]] = 1

@@ -31,7 +31,7 @@ from fusetune.runtime import seed_everything
 from fusetune.train.loop import Task, by_loss, train
 from fusetune.train.optim import weight_groups
 from fusetune_papers.reproduce.alone import Scores
-from fusetune_papers.reproduce.lab import Lab, said_of
+from fusetune_papers.reproduce.lab import Lab, outputs_on
 from fusetune_papers.reproduce.recipe import Recipe
 
 JUDGED = "judged"
@@ -66,40 +66,36 @@ class Frozen:
         passes = self.lab.passes
         if self.lab.on("L12"):
             passes[purpose] += len(rows)
-            return np.asarray(said_of(self.run, self.network, rows).z["image"])
+            return np.asarray(outputs_on(self.run, self.network, rows).z["image"])
         passes[purpose] = passes[purpose] or len(rows)
         return np.asarray(self.run.encode("image", self.encoder, rows)[0])
 
     def views(self, rows: Rows, count: int, batch_size: int) -> Array:
         """Return features of random views, [count, rows, dim]: from the store or, with L12 or L13, by running again."""
         if self.lab.on("L12") or self.lab.on("L13"):
-            return np.stack([self._rerun(rows, view, batch_size) for view in range(count)])
+            return np.stack([self.rerun(rows, view, batch_size) for view in range(count)])
         self.lab.passes["train"] = self.lab.passes["train"] or len(rows) * count
         moments = [self.run.moment(_HEAD_EPOCH + view) for view in range(count)]
         return self.run.encode("image", self.encoder, rows, moments)
 
-    def _rerun(self, rows: Rows, epoch: int, batch_size: int) -> Array:
-        """Return features [rows, dim] the published way: with the network run again, here outside of any loop."""
-        batches = shuffled_batches(np.arange(len(rows)), batch_size, self.lab.seed, _HEAD_EPOCH + epoch)
+    def rerun(self, rows: Rows, epoch: int, batch_size: int) -> Array:
+        """Return features of one random view, [rows, dim], the published way: the network is run in random batches."""
+        epoch += _HEAD_EPOCH
         encoder = self.encoder.train(self.lab.on("L13"))  # batch-norm statistics follow the batches
         features = np.zeros((len(rows), encoder.dim), dtype=np.float32)
+        batches = shuffled_batches(np.arange(len(rows)), batch_size, self.lab.seed, epoch)
         source = self.run.sources["image"]
-        with bar("re-running the encoder", len(batches)) as progress:
+        with bar("running the encoder again", len(batches)) as progress:
             for places, raw in prefetch(batches, lambda places: (places, source.read(rows[places]))):
                 with torch.set_grad_enabled(self.lab.on("L12")):
-                    z = self.run_once(raw, rows[places], epoch)
+                    z: Tensor = encoder(self.run.augmented("image", raw, rows[places], epoch))
                     if self.lab.on("L12"):
                         torch.autograd.backward(z.sum())
                 features[places] = z.detach().float().cpu().numpy()
                 progress.advance()
+        self.lab.passes["train"] += len(rows)
         encoder.eval()
         return features
-
-    def run_once(self, raw: Any, rows: Rows, epoch: int) -> Tensor:
-        """Return features of one random view, [rows, dim], from the network as it is."""
-        self.lab.passes["train"] += len(rows)
-        z: Tensor = self.network.encoders[0](self.run.augmented("image", raw, rows, _HEAD_EPOCH + epoch))
-        return z
 
 
 def fuse(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
@@ -140,15 +136,19 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
     """
     assert recipe.head is not None
     lab, run, settings = image.lab, image.run, recipe.head.training()
-    rows, valid, encoder, device = lab.parts.head, lab.parts.valid, image.encoder, run.runtime.device
+    rows, valid, device = lab.parts.head, lab.parts.valid, run.runtime.device
     seen = torch.from_numpy(np.concatenate([np.zeros((len(rows), 0)), *(s.train for s in side.values())], 1))
-    head = published_layer(encoder.dim + seen.shape[1], len(run.classes), lab.seed).to(device)
-    stored = None if lab.on("L12") else image.views(rows, settings.epochs, settings.batch_size)
+    head = published_layer(image.encoder.dim + seen.shape[1], len(run.classes), lab.seed).to(device)
+    views = {} if lab.on("L12") else dict(enumerate(image.views(rows, settings.epochs, settings.batch_size)))
 
-    def loss(batch: Rows, raw: Any, epoch: int) -> Tensor:
+    def before_epoch(epoch: int) -> None:
+        if lab.on("L12"):
+            views[epoch] = image.rerun(rows, epoch, settings.batch_size)
+
+    def loss(batch: Rows, _: Any, epoch: int) -> Tensor:
         places = np.searchsorted(rows, batch)
-        z = image.run_once(raw, batch, epoch) if stored is None else torch.from_numpy(stored[epoch][places])
-        return F.cross_entropy(head(torch.cat([z.to(device).double(), seen[places].to(device)], 1)), run.targets(batch))
+        x = torch.cat([torch.from_numpy(views[epoch][places]).double(), seen[places]], 1)
+        return F.cross_entropy(head(x.to(device)), run.targets(batch))
 
     def logits_on(some: Rows, purpose: str) -> Tensor:
         x = np.concatenate([image.plain(some, purpose), *(scores.all[some] for scores in side.values())], 1)
@@ -164,11 +164,12 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
     task = Task(
         name=f"head ({recipe.title})",
         batches=lambda epoch: shuffled_batches(rows, settings.batch_size, lab.seed, _HEAD_EPOCH + epoch),
-        read=run.sources["image"].read if stored is None else lambda batch: batch,
+        read=lambda batch: batch,
         gradients=by_loss(run.runtime, loss),
         validate=validate,
-        set_training=lambda: _set_frozen(encoder, lab.on("L13") and stored is None),
+        set_training=lambda: None,
         row_name=lambda row: str(run.ids.iloc[row]),
+        before_epoch=before_epoch,
     )
     groups = weight_groups(list(head.parameters()), settings.head_lr, settings.weight_decay)
     train(head, groups, task, settings, runtime=run.runtime, seed=lab.seed, log=lab.log, keep="accuracy")
@@ -184,7 +185,3 @@ def published_layer(width: int, classes: int, seed: int) -> nn.Linear:
 def scored(logits: Tensor, targets: Tensor) -> tuple[float, float]:
     """Return NLL and accuracy."""
     return float(F.cross_entropy(logits, targets)), float((logits.argmax(1) == targets).double().mean())
-
-
-def _set_frozen(encoder: Encoder, drifting: bool) -> None:
-    encoder.train(drifting)

@@ -183,7 +183,7 @@ def untrained(run: Context) -> EnsembleNetwork:
     return one_network(run, name, encoder, nn.Linear(encoder.dim, len(run.classes)))
 
 
-def said_of(run: Context, network: EnsembleNetwork, rows: Rows, batch_size: int = _BATCH) -> Outputs:
+def outputs_on(run: Context, network: EnsembleNetwork, rows: Rows, batch_size: int = _BATCH) -> Outputs:
     """Return what a network says of the plain inputs of some rows; batches are in the rows' order, as published."""
     how: dict[str, Any] = {"config": run.config, "runtime": run.runtime, "batch_size": batch_size}
     return outputs_of({"": network}, run.readers, run.sources, rows, **how, description="asking a network")[""]

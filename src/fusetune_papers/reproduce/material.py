@@ -18,8 +18,9 @@ from fusetune.data.table import Table, read_table
 from fusetune.errors import ConfigError, TableError, did_you_mean, listed
 from fusetune_papers.datasets.food101 import food101_table
 from fusetune_papers.datasets.fpus23 import TASKS as FPUS23_TASKS
-from fusetune_papers.datasets.fpus23 import How, Missing, fpus23_table
+from fusetune_papers.datasets.fpus23 import How, fpus23_table
 from fusetune_papers.datasets.fpus23_labels import CSV_PARTS
+from fusetune_papers.datasets.pictures import Missing
 from fusetune_papers.datasets.streams import LOCATIONS
 from fusetune_papers.phantom.draw import write_phantom
 from fusetune_papers.phantom.script import Knobs
@@ -45,7 +46,7 @@ class Material:
         labels: Class index per row, int64 [rows].
         classes: The classes' names.
         groups: The stream of each row, or None.
-        given: train, valid or test per row, or None where the rows are divided here; valid only where a file says so.
+        fixed: train, valid or test per row as a file has them; None: the rows are divided here.
         by_frame: train, valid or test per row as the publisher deals single frames (L1), or None.
     """
 
@@ -55,7 +56,7 @@ class Material:
     labels: Codes
     classes: list[Any]
     groups: pd.Series | None
-    given: Parts | None
+    fixed: Parts | None
     by_frame: Parts | None = None
 
     @property
@@ -110,7 +111,7 @@ def thinned(material: Material) -> Material:
     """Return every n-th row, about 240 in all, in their order."""
     step = max(len(material.table) // _QUICK, 1)
     frame = material.table.frame.iloc[::step].reset_index(drop=True)
-    dev = material.given is not None and "valid" in material.given
+    dev = material.fixed is not None and "valid" in material.fixed
     return material_of(material.data, replace(material.table, frame=frame), material.task, dev)
 
 
@@ -136,11 +137,11 @@ def material_of(data: str, table: Table, task: str, dev: bool = False) -> Materi
     material = Material(data, task, table, labels.astype(np.int64), list(classes), groups, None, parts)
     if groups is not None or parts is None:
         return material
-    given = parts if dev else np.where(parts == "test", "test", "train").astype(object)
+    fixed = parts if dev else np.where(parts == "test", "test", "train").astype(object)
     for part, name in (("train", "training"), ("test", "test")):
-        if not (given == part).any():
+        if not (fixed == part).any():
             raise TableError(f"{table.name} has no {name} rows; both are needed to reproduce anything")
-    return replace(material, given=given, by_frame=None)
+    return replace(material, fixed=fixed, by_frame=None)
 
 
 def place_numbers(material: Material, ordinal: bool) -> npt.NDArray[np.float64]:

@@ -21,8 +21,8 @@ def outcome_grid(results: Sequence[Series]) -> Grid:
     """Return one line per experiment and form."""
     outcomes = _sorted(results)
     seeds = sorted({outcome.seed for outcome in outcomes})
-    drawn = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
-    title = f"{drawn}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
+    mark = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
+    title = f"{mark}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
     grid = Grid(
         "task", "experiment", "form", "printed", "valid", "test", "rows", title=title, caption=flaw_caption(outcomes)
     )

@@ -18,7 +18,7 @@ from fusetune_papers.reproduce.alone import Scores, fine_tune, text_scores
 from fusetune_papers.reproduce.facts import Facts, facts_of
 from fusetune_papers.reproduce.flaws import FLAWS, in_order
 from fusetune_papers.reproduce.head import Frozen, Predict, fuse
-from fusetune_papers.reproduce.lab import Lab, said_of, untrained
+from fusetune_papers.reproduce.lab import Lab, outputs_on, untrained
 from fusetune_papers.reproduce.material import place_numbers
 from fusetune_papers.reproduce.recipe import Recipe
 
@@ -134,7 +134,7 @@ def _trained(lab: Lab, recipe: Recipe) -> Predict:
         return lambda rows: softmax(scores.all[rows])
     run, network = _image(lab, recipe)
     if recipe.stage == "image":
-        return lambda rows: softmax(said_of(run, network, rows).f)
+        return lambda rows: softmax(outputs_on(run, network, rows).f)
     # A copy: stage M may change the encoder's statistics (L13), and others use the same network.
     return fuse(Frozen(lab, run, copy.deepcopy(network)), recipe, _side(lab, recipe))
 

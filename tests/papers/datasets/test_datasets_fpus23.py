@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fpus23_baselines import fitted_constant
 
 from fusetune.data.infer import infer_schema
 from fusetune.data.table import read_table
 from fusetune.errors import UserError
-from fusetune_papers.datasets.baselines import constant_accuracy, fitted_constant, nearest_frame
+from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune_papers.datasets.cvat import Box, Frame, write_cvat
 from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 from fusetune_papers.datasets.streams import read_stream, stream_names

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from fpus23_baselines import consecutive_agreement
 from PIL import Image
 
 from fusetune.errors import UserError
-from fusetune_papers.datasets.baselines import consecutive_agreement, constant_accuracy, nearest_frame
+from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune_papers.datasets.cvat import read_cvat
 from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 from fusetune_papers.datasets.streams import LOCATIONS, Stream, read_stream, stream_names
