@@ -1,4 +1,4 @@
-"""`fusetune data ...`: what is written, what is said, and exit codes."""
+"""`fusetune data ...`: what is written, what is output, and exit codes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def run(*words: str | Path, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands") / "few-synthetic"
-    said = run("phantom", "--out", folder, *FEW)
-    assert "(SYNTHETIC)" in said
-    assert f"fusetune data fpus23 {folder} --out {folder}.parquet --task head" in said
+    output = run("phantom", "--out", folder, *FEW)
+    assert "(SYNTHETIC)" in output
+    assert f"fusetune data fpus23 {folder} --out {folder}.parquet --task head" in output
     return folder
 
 
 @pytest.mark.parametrize("name", ["head.csv", "head.parquet", "head.jsonl"])
 def test_phantom_then_table(folder: Path, name: str) -> None:
     path = folder.parent / name
-    said = run("fpus23", folder, "--out", path, "--task", "head")
-    assert "64 rows" in said
-    assert "--label head --group stream --split split --inputs image,text,head_up" in said
+    output = run("fpus23", folder, "--out", path, "--task", "head")
+    assert "64 rows" in output
+    assert "--label head --group stream --split split --inputs image,text,head_up" in output
     table = read_table(path)
     assert len(table) == 64
     assert (table.root / table.frame["image"][0]).is_file(), "paths are relative to the table"

@@ -121,27 +121,27 @@ def test_wrong_input_is_explained(words: tuple[str, ...], expected: str, capsys:
 def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> None:
     folder = tmp_path / "synthetic"
     write_phantom(folder, Knobs(streams=10, frames=6, width=64))
-    file = tmp_path / "found.json"
+    file = tmp_path / "results.json"
     code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--json", str(file))
     assert code == 0
     assert "drawn, not scanned" in text
     assert "SYNTHETIC frames; test accuracy" in text
-    said = " ".join(text.split())
-    assert "fine-tuned image + name + sentence: L1-L6, L8-L14, L16" in said
-    assert "sentence alone, shallow network: L1-L2, L4-L5, L9" in said
+    caption = " ".join(text.split())
+    assert "fine-tuned image + name + sentence: L1-L6, L8-L14, L16" in caption
+    assert "sentence alone, shallow network: L1-L2, L4-L5, L9" in caption
     assert "487,415" in text
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words
     assert "head, sound: no leak by stream" in words
     assert "also have training frames; the doctor: group_across_parts" in words
     assert "has training frames, and the doctor finds no error" in words
-    found = json.loads(file.read_text())
-    assert found["quick"] is True
-    assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}
-    assert {row["recipe"] for row in found["outcomes"]} == {name for name in recipe_names() if "phantom" in name}
-    assert all(row["synthetic"] for row in found["outcomes"])
-    assert {row["encoder"] for row in found["outcomes"]} == {"builtin", "shallow", "builtin + shallow"}
-    assert all(set(row["test"]) == {"value", "low", "high"} for row in found["outcomes"])
+    written = json.loads(file.read_text())
+    assert written["quick"] is True
+    assert {row["form"] for row in written["outcomes"]} == {"paper", "sound"}
+    assert {row["recipe"] for row in written["outcomes"]} == {name for name in recipe_names() if "phantom" in name}
+    assert all(row["synthetic"] for row in written["outcomes"])
+    assert {row["encoder"] for row in written["outcomes"]} == {"builtin", "shallow", "builtin + shallow"}
+    assert all(set(row["test"]) == {"value", "low", "high"} for row in written["outcomes"])
 
 
 def test_single_flaws_are_compared_with_sound(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_flaws_are_named_in_short() -> None:
 def test_what_was_found_before_a_failure_is_shown_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, file = tmp_path / "synthetic", tmp_path / "found.json"
+    folder, file = tmp_path / "synthetic", tmp_path / "results.json"
     write_phantom(folder, Knobs(streams=10, frames=6, width=64))
 
     def fail(*_: object) -> None:
@@ -186,10 +186,10 @@ def test_absent_weights_are_noticed_before_anything_is_trained(
     titles().table.frame.assign(image_path_original="").to_csv(folder / "manifest.csv", index=False)
     monkeypatch.setattr("fusetune_papers.reproduce.series.text_scores", lambda *_: pytest.fail("something was trained"))
     code, text = command("upmc-food101", "--data", str(folder), "--recipe", "paper")
-    said = " ".join((text + capsys.readouterr().err).split())
+    message = " ".join((text + capsys.readouterr().err).split())
     assert code != 0
-    assert "nothing was trained: - text alone, GPT-2 (food101-text-gpt2)" in said
-    assert "With --allow-download" in said
+    assert "nothing was trained: - text alone, GPT-2 (food101-text-gpt2)" in message
+    assert "With --allow-download" in message
 
 
 def test_flaws_of_pictures_are_named_where_there_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,5 +248,5 @@ def test_baselines_on_the_real_annotations(shared_data: object, tmp_path: Path) 
     assert by_frame.shared == by_frame.streams == 39
     assert by_stream.shared == 0
     assert by_stream.nearest < 0.8
-    assert {found.kind for found in by_frame.errors} == {"group_across_parts", "neighbours_across_parts"}
+    assert {finding.kind for finding in by_frame.errors} == {"group_across_parts", "neighbours_across_parts"}
     assert not by_stream.errors
