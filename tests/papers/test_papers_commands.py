@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -85,3 +88,20 @@ def test_the_files_that_are_read_are_packaged() -> None:
     packaged = {path for pattern in patterns for path in source.glob(pattern)}
     others = {path for path in source.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others == packaged
+
+
+def test_the_commands_are_found_where_the_package_is_installed(tmp_path: Path) -> None:
+    installed = tmp_path / "some_papers-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: some-papers\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{GROUP}]\npapers = fusetune_papers.cli\nother = no_such_module\n")
+    source = str(Path(fusetune_papers.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "fusetune.cli", "data", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fpus23" in done.stdout
+    assert "stamps" in done.stdout
+    assert "the commands of 'other' (no_such_module) are missing" in done.stderr

@@ -15,6 +15,7 @@ from fusetune.networks import EnsembleNetwork
 from fusetune.strategies.batch import Batch
 from fusetune_papers.reproduce import alone
 from fusetune_papers.reproduce.alone import after_the_first, fine_tune, text_scores
+from fusetune_papers.reproduce.lab import outputs_on, untrained
 from fusetune_papers.reproduce.material import Material
 
 LONGER = TEXT.model_copy(update={"epochs": 20})
@@ -167,3 +168,19 @@ def test_pretrained_text_networks_are_trained_without_dropout(tmp_path: Path, mo
     inputs = torch.ones(8, 2)
     network, _ = made.text_encoder(TEXT.model_copy(update={"encoder": "gpt2"}), made.parts.text)
     assert torch.equal(network.train()(inputs), network.eval()(inputs))
+
+
+def test_no_checkpoint_is_left_behind(frames: Material, tmp_path: Path) -> None:
+    fine_tune(lab(frames, tmp_path), recipe(stage="image", image=IMAGE))
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_batches_are_asked_for_in_the_rows_order(tmp_path: Path) -> None:
+    made, seen = lab(titles(), tmp_path), []
+    run = made.texts(TEXT, made.parts.text)
+    network, rows = untrained(run), np.arange(10)[::-1].copy()
+    network.encoders[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]["ids"]))
+    outputs_on(run, network, rows, batch_size=4)
+    assert [len(ids) for ids in seen] == [4, 4, 2]
+    wanted = run.sources["text"].read(rows[:4])["ids"]  # type: ignore[call-overload]
+    assert torch.equal(seen[0], wanted)
