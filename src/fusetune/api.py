@@ -235,21 +235,21 @@ def _keeper(config: Config) -> Keeper | None:
 
 
 def _report_findings(
-    found: Examination, treatment: Treatment, split: Split, config: Config, log: Log, folder: Path
+    examination: Examination, treatment: Treatment, split: Split, config: Config, log: Log, folder: Path
 ) -> None:
     """Check a split that was made just now, and write down what was found and done."""
-    if found.examined.parts is None:
-        found.check_split(split)
-        refuse(found.findings, config.doctor.policy)
-    listing = {"findings": [finding.as_dict() for finding in found.findings], **treatment.as_dict()}
+    if examination.examined.parts is None:
+        examination.check_split(split)
+        refuse(examination.findings, config.doctor.policy)
+    listing = {"findings": [finding.as_dict() for finding in examination.findings], **treatment.as_dict()}
     write_text(folder / "findings.json", json.dumps(listing, indent=1, ensure_ascii=False))
-    write_checks(folder / "findings.html", found, treatment.lines)
+    write_checks(folder / "findings.html", examination, treatment.lines)
     for line in treatment.lines:
         log.warn(line)
-    for finding in found.findings:
+    for finding in examination.findings:
         if finding.severity == "error":
             log.warn(f"{finding.kind}: {finding.evidence['what']}; {finding.remedy}")
-    tally = counts(found.findings)
+    tally = counts(examination.findings)
     log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 
 

@@ -66,9 +66,9 @@ class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message names the rows of the batch."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the closest known word, or an empty string."""
-    match = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    match = get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f", did you mean '{match[0]}'?" if match else ""
 
 

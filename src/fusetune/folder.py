@@ -109,5 +109,5 @@ def _untrained(folder: Path) -> bool:
 
 
 def _roles(schema: Schema) -> dict[str, str]:
-    found = {column.name: f"{column.role}, {column.kind}" for column in schema.columns}
-    return found | {f"vector {name}": listed(columns) for name, columns in schema.vectors.items()}
+    roles = {column.name: f"{column.role}, {column.kind}" for column in schema.columns}
+    return roles | {f"vector {name}": listed(columns) for name, columns in schema.vectors.items()}

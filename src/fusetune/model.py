@@ -73,10 +73,10 @@ class Model:
 
     def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index."""
-        given = read_table(table)
-        outputs, _, _ = self._judged(given)
+        rows = read_table(table)
+        outputs, _, _ = self._judged(rows)
         probabilities = self._certainty(outputs)
-        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=given.index)
+        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=rows.index)
 
     def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
@@ -84,20 +84,20 @@ class Model:
         A row with an unreadable image is predicted from what else it has, and `problem` says so. So is every row where
         the table lacks all columns of an input. The index is that of the DataFrame, if one was given.
         """
-        given = read_table(table)
-        outputs, problems, _ = self._judged(given)
+        rows = read_table(table)
+        outputs, problems, _ = self._judged(rows)
         probabilities = self._certainty(outputs)
         top = probabilities.argmax(1)
         result = pd.DataFrame(
             {
-                "row_id": self._ids(given).to_numpy(),
+                "row_id": self._ids(rows).to_numpy(),
                 "prediction": [self.classes[i] for i in top],
                 "probability": probabilities.max(1),
             }
         )
         shares = pd.DataFrame(probabilities, columns=[f"p({label})" for label in self.classes])
         whole = pd.concat([result, shares, pd.Series(problems, name="problem", dtype="str")], axis=1)
-        return whole if given.index is None else whole.set_axis(given.index)
+        return whole if rows.index is None else whole.set_axis(rows.index)
 
     def evaluate(self, table: str | Path | pd.DataFrame) -> dict[str, Any]:
         """Judge the model on a labelled table.
@@ -141,13 +141,13 @@ class Model:
             TableError: If there is no such row.
             SchemaError: If an input column is missing or of another kind.
         """
-        given, _ = self._with_empty_inputs(read_table(table))
-        self.schema.check(given)
-        ids = self._ids(given).astype("str")
+        rows, _ = self._with_empty_inputs(read_table(table))
+        self.schema.check(rows)
+        ids = self._ids(rows).astype("str")
         places = np.flatnonzero((ids == str(row)).to_numpy())
         if not len(places):
-            raise TableError(f"{given.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
-        one = replace(given, frame=given.frame.iloc[places[:1]].reset_index(drop=True), index=None)
+            raise TableError(f"{rows.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
+        one = replace(rows, frame=rows.frame.iloc[places[:1]].reset_index(drop=True), index=None)
         sources = self.bind(one)
         probe = Probe(self.network, self.outputs(sources, np.arange(1)), self.calibration.temperature)
         return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
@@ -218,10 +218,10 @@ class Model:
 
 def row_digests(sources: Mapping[str, Source], rows: int) -> npt.NDArray[np.uint64]:
     """Return a digest of all inputs of each row: equal inputs, equal digests."""
-    found = np.zeros(rows, dtype=np.uint64)
+    digests = np.zeros(rows, dtype=np.uint64)
     for source in sources.values():
-        found = found * np.uint64(0x9E3779B97F4A7C15) + np.where(source.present, source.digests, np.uint64(0))
-    return found
+        digests = digests * np.uint64(0x9E3779B97F4A7C15) + np.where(source.present, source.digests, np.uint64(0))
+    return digests
 
 
 def row_problems(sources: Mapping[str, Source], rows: int) -> list[str]:
@@ -245,15 +245,17 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
     series = table.column(label)
     # By value first (1.0 is 1), then by spelling ("1" is 1): a later table may hold the labels as another type.
     codes = {str(value): index for index, value in enumerate(classes)} | {v: i for i, v in enumerate(classes)}
-    found = series.map(
+    codes_of_rows = series.map(
         lambda value: codes.get(value, codes.get(str(value), -1)) if pd.notna(value) else -2
     ).to_numpy().astype(np.int64)  # fmt: skip
-    if (found == -2).any():
-        raise TableError(f"label column '{label}' is empty in row(s) {listed(np.flatnonzero(found == -2))}; fill it in")
-    if (found == -1).any():
-        unknown = series[found == -1].unique()
+    if (codes_of_rows == -2).any():
+        raise TableError(
+            f"label column '{label}' is empty in row(s) {listed(np.flatnonzero(codes_of_rows == -2))}; fill it in"
+        )
+    if (codes_of_rows == -1).any():
+        unknown = series[codes_of_rows == -1].unique()
         raise TableError(f"label column '{label}' holds {listed(unknown)}; the model knows {listed(classes, 12)}")
-    return found
+    return codes_of_rows
 
 
 def rebuild(

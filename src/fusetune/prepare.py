@@ -93,15 +93,15 @@ def split_rows(
     """Return the saved split, if there is one, or make it."""
     if saved is not None and saved.exists():
         return Split.load(saved, ids)
-    group, given, how = schema.named("group"), schema.named("split"), config.split
-    if given is not None and how.how not in ("auto", "given"):
-        raise ConfigError(f"column '{given}' gives the split, but split.how is '{how.how}'; leave out one of the two")
+    group, part, how = schema.named("group"), schema.named("split"), config.split
+    if part is not None and how.how not in ("auto", "given"):
+        raise ConfigError(f"column '{part}' gives the split, but split.how is '{how.how}'; leave out one of the two")
     return make_split(
         ids,
         labels,
         how=how.how,
         groups=None if group is None else table.column(group),
-        parts=None if given is None else table.column(given),
+        parts=None if part is None else table.column(part),
         times=None if how.time is None else table.column(how.time),
         fractions=how.fractions,
         folds=how.folds,
@@ -191,8 +191,8 @@ def _report_source(name: str, source: Source, ids: pd.Series, config: Config, lo
     if isinstance(source, ImageSource) and source.problems:
         if config.data.unreadable == "error":
             raise_for_problems(source, ids)
-        shown = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
-        log.warn(f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent: {shown}")
+        listing = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
+        log.warn(f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent: {listing}")
     if isinstance(source, ImageSource):
         log.say(f"  {source.describe()}")
     if not source.present.any():
@@ -213,19 +213,19 @@ def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tens
             weights = np.ones(len(classes))
         case "balanced":
             weights = 1 / np.maximum(counts, 1)
-        case given:
+        case weight_of:
             names = [str(name) for name in classes]
-            unknown = [name for name in given if name not in names]
+            unknown = [name for name in weight_of if name not in names]
             if unknown:
                 raise ConfigError(
                     f"data.class_weights: '{unknown[0]}' is no class{did_you_mean(unknown[0], names)}; "
                     f"the classes are {listed(names, 12)}"
                 )
-            weights = np.array([given.get(name, 1.0) for name in names])
+            weights = np.array([weight_of.get(name, 1.0) for name in names])
             if not np.isfinite(weights).all() or weights.min() < 0 or not (weights * counts).sum() > 0:
                 raise ConfigError(
                     "data.class_weights must be finite and not negative, with at least one above 0 (classes that are "
-                    f"not named get 1); got {given}"
+                    f"not named get 1); got {weight_of}"
                 )
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 

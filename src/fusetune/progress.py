@@ -32,11 +32,11 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Bar]:
     """Show a bar that appears only if the work takes longer than a second and vanishes at the end."""
-    shown = Bar(description, total)
+    progress = Bar(description, total)
     try:
-        yield shown
+        yield progress
     finally:
-        shown.close()
+        progress.close()
 
 
 class Bar:
@@ -78,10 +78,10 @@ class Bar:
 
 def track(items: Sequence[T], description: str) -> Iterator[T]:
     """Iterate with a progress bar."""
-    with bar(description, len(items)) as shown:
+    with bar(description, len(items)) as progress:
         for item in items:
             yield item
-            shown.advance()
+            progress.advance()
 
 
 class Log:

@@ -91,20 +91,20 @@ def _policy(name: str) -> dict[str, Any]:
             f"--policy {name}: no policy has this name{did_you_mean(name, IMAGE_POLICIES)}; name a YAML file or one of "
             f"{', '.join(IMAGE_POLICIES)}"
         )
-    found = read_layer(Path(name))
-    return found if set(found) & set(Config.model_fields) else {"image": {"augment": found}}
+    layer = read_layer(Path(name))
+    return layer if set(layer) & set(Config.model_fields) else {"image": {"augment": layer}}
 
 
 def _columns(table: Table, image: str | None, text: str | None, cells: list[str] | None) -> dict[str, list[str]]:
     """Return the columns to show by kind of input."""
-    found = {name: infer_kind(table.column(name)) for name in table.frame.columns}
+    kinds = {name: infer_kind(table.column(name)) for name in table.frame.columns}
 
     def first(kind: Kind) -> str | None:
-        return next((name for name, (its, _, usable) in found.items() if its is kind and usable), None)
+        return next((name for name, (its, _, usable) in kinds.items() if its is kind and usable), None)
 
     image, text = image or first(Kind.IMAGE), text or first(Kind.TEXT)
     if cells is None:
-        cells = [name for name, (kind, _, usable) in found.items() if kind in CELL_KINDS and usable][:_CELLS]
+        cells = [name for name, (kind, _, usable) in kinds.items() if kind in CELL_KINDS and usable][:_CELLS]
     names = {"image": [image] if image else [], "text": [text] if text else [], "columns": cells}
     for name in (*names["image"], *names["text"], *cells):
         table.column(name)
@@ -122,8 +122,8 @@ def _grids(
     keys, here = torch.from_numpy(row_keys(ids)), np.arange(len(chosen))
     grids = []
     for what, columns in names.items():
-        given = {"image": Kind.IMAGE, "text": Kind.TEXT}.get(what)
-        kinds = {name: given or infer_kind(table.column(name))[0] for name in columns}
+        kind = {"image": Kind.IMAGE, "text": Kind.TEXT}.get(what)
+        kinds = {name: kind or infer_kind(table.column(name))[0] for name in columns}
         schema = Schema(columns=[Column(name=n, kind=k, role="input", reason="shown") for n, k in kinds.items()])
         modality = next(iter(schema.modalities().values()))
         reader, _ = prepare_modality(modality, table, schema, every, config, Log(None, quiet=True))
@@ -132,15 +132,15 @@ def _grids(
             raise_for_problems(source, ids)
         raw: Any = source.read(here)
         if isinstance(reader.fitted, CellInput):
-            drawn = reader.augment(config, reader.bind(table), every)
+            augment = reader.augment(config, reader.bind(table), every)
             rare = [dict(zip(columns, map(str, row), strict=True)) for row in few.frame[columns].to_numpy()]
-            grids.append(column_cells(drawn, raw, reader.fitted, keys, moments, rare))
+            grids.append(column_cells(augment, raw, reader.fitted, keys, moments, rare))
             continue
-        drawn = reader.augment(config, source, here)
+        augment = reader.augment(config, source, here)
         if isinstance(reader.fitted, TextInput):
-            cells = text_cells(drawn, raw, reader.fitted.tokenizer, keys, moments)
+            cells = text_cells(augment, raw, reader.fitted.tokenizer, keys, moments)
         else:
-            cells = image_cells(drawn, raw, keys, moments)
+            cells = image_cells(augment, raw, keys, moments)
         absent = [Cell([(f"no {what}", "")])]
         grids.append([row if has else absent for row, has in zip(cells, source.present, strict=True)])
     return grids

@@ -45,18 +45,18 @@ class Config(Tree):
             ConfigError: Naming every unknown key and wrong value of all layers.
         """
         problems: list[str] = []
-        given = [read_layer(layer) for layer in layers if layer is not None]
-        given.append(_from_sets(sets, problems))
-        recipe = next((layer["recipe"] for layer in reversed(given) if "recipe" in layer), "sound")
+        plain = [read_layer(layer) for layer in layers if layer is not None]
+        plain.append(_from_sets(sets, problems))
+        recipe = next((layer["recipe"] for layer in reversed(plain) if "recipe" in layer), "sound")
         # A complete configuration, such as a run's config.yaml, leaves a recipe nothing to decide.
         problems += [
             f"recipe: '{recipe}' is asked for beside a complete configuration of '{layer['recipe']}'"
-            for layer in given
+            for layer in plain
             if set(cls.model_fields) <= set(layer) and layer["recipe"] != recipe
         ]
         tree = cls().model_dump()
-        for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *given]:
-            if layer is given[-1]:  # --set
+        for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *plain]:
+            if layer is plain[-1]:  # --set
                 _unfold_policy(tree, layer)
             _merge(tree, _spread_train(layer, problems))
         try:
@@ -74,15 +74,15 @@ class Config(Tree):
 
     def leaves(self, exclude: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return every setting as dotted name -> plain value; `exclude` as for `model_dump`."""
-        found: dict[str, Any] = {}
+        leaves: dict[str, Any] = {}
         rest: list[tuple[str, Any]] = list(self.model_dump(mode="json", exclude=dict(exclude or {})).items())
         while rest:
             name, value = rest.pop()
             if isinstance(value, dict):
                 rest += [(f"{name}.{key}", inner) for key, inner in value.items()]
             else:
-                found[name] = value
-        return found
+                leaves[name] = value
+        return leaves
 
 
 def read_layer(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def _spread_train(layer: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     if not isinstance(shared, Mapping):
         problems.append("train must be a mapping such as 'train: {epochs: 3}'")
         return rest
-    known = TrainConfig.model_fields
-    problems += [f"train.{key}: unknown setting{did_you_mean(key, known)}" for key in shared if key not in known]
-    understood = {key: value for key, value in shared.items() if key in known}
+    settings = TrainConfig.model_fields
+    problems += [f"train.{key}: unknown setting{did_you_mean(key, settings)}" for key in shared if key not in settings]
+    understood = {key: value for key, value in shared.items() if key in settings}
     spread: dict[str, Any] = {kind: {"train": deepcopy(understood)} for kind in KINDS}
     _merge(spread, rest)
     return spread
@@ -182,8 +182,8 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown setting{did_you_mean(location[-1], _known_keys(location[:-1]))}"
     message = item["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{value}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -30,9 +30,9 @@ class LoopConfig(Section):
 
     epochs: int = Field(8, ge=0, description="passes over the training part; 0 leaves the encoder as it is")
     batch_size: int = Field(32, ge=1, description="rows per batch, each counted once")
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, after the warm-up")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps with linearly rising learning rate")
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
@@ -45,7 +45,7 @@ class StageConfig(LoopConfig):
 
     repeats: int = Field(1, ge=1, le=64, description="views of each row in its batch (arXiv 1901.09335)")
     mix: MixPolicy = MixPolicy()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
     keep: int = Field(2, ge=1, description="how many epoch checkpoints are kept")
 
     @model_validator(mode="after")

@@ -109,8 +109,8 @@ def fetch_stamps(out: Path, archive: Path | None = None) -> Path:
         stamps = read_stamps(root)
         write_stamps(stamps, root, Path(scratch) / "finished").rename(out)
     categories = len({stamp.category for stamp in stamps})
-    said = f"Wrote {len(stamps)} stamps in {categories} categories to {out / TABLE}"
-    console.print(said, markup=False, soft_wrap=True)
+    line = f"Wrote {len(stamps)} stamps in {categories} categories to {out / TABLE}"
+    console.print(line, markup=False, soft_wrap=True)
     return out / TABLE
 
 
@@ -127,12 +127,12 @@ def read_stamps(root: Path, least: int = 15) -> list[Stamp]:
     Raises:
         UserError: No category has enough stamps.
     """
-    found = [Stamp(path, text) for path in _pictures(root) if (text := _sentence(root / path))]
-    sizes = Counter(stamp.category for stamp in found)
-    kept = [stamp for stamp in found if sizes[stamp.category] >= least]
+    pictured = [Stamp(path, text) for path in _pictures(root) if (text := _sentence(root / path))]
+    sizes = Counter(stamp.category for stamp in pictured)
+    kept = [stamp for stamp in pictured if sizes[stamp.category] >= least]
     if not kept:
         raise UserError(
-            f"{root} holds {len(found)} stamps and no category with at least {least}. "
+            f"{root} holds {len(pictured)} stamps and no category with at least {least}. "
             f"Is the archive really Debian's package {PACKAGE}?"
         )
     return kept

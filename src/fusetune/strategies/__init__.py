@@ -67,9 +67,10 @@ def _imported(address: str) -> type[Strategy]:
 def _explained(item: Any, strategy: type[Strategy]) -> str:
     where = ".".join(map(str, item["loc"]))
     if item["type"] == "extra_forbidden":
-        known = list(strategy.Settings.model_fields)
-        return f"strategy.{where}: the strategy '{strategy.name}' has no such setting{did_you_mean(where, known)}; " + (
-            f"it has {listed(known, 40)}" if known else "it has none"
+        fields = list(strategy.Settings.model_fields)
+        return (
+            f"strategy.{where}: the strategy '{strategy.name}' has no such setting{did_you_mean(where, fields)}; "
+            + (f"it has {listed(fields, 40)}" if fields else "it has none")
         )
     return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.errors import ConfigError, did_you_mean, listed
@@ -13,7 +15,7 @@ from fusetune.strategies.ensemble import fit_ensemble
 class AloneSettings(Section):
     """Which one."""
 
-    modality: str | None = None
+    modality: str | None = Field(None, description="the input; default: the best on held-out rows")
 
 
 class Alone(Strategy):

@@ -92,9 +92,9 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def fit(cls, ctx: Context, settings: Any) -> Fitted:
         """Train end to end on the training rows; the validation rows choose the epoch."""
         before, held = ctx.cost(), ctx.split.rows("valid")
-        method = cls(ctx, settings).to(ctx.runtime.device)
-        method.begin()
         with ctx.log.timed(ctx.seconds, cls.name):
+            method = cls(ctx, settings).to(ctx.runtime.device)
+            method.begin()
             if settings.epochs:
                 run_training(ctx, method.training_on(ctx.split.rows("train"), held))
         history = ctx.histories.get(method.stage)

@@ -43,8 +43,8 @@ class Checkpoints:
             UserError: If it belongs to other settings.
             RunError: If it cannot be read.
         """
-        found = self._epochs()
-        return self._read(found[-1]) if found else None
+        epochs = self._epochs()
+        return self._read(epochs[-1]) if epochs else None
 
     def save_best(self, state: State) -> None:
         """Write the best weights so far."""
