@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save as numpy_bytes
@@ -21,7 +22,7 @@ from fusetune.evaluate.calibration import Calibration
 from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
-from fusetune.networks import FusionNetwork, Network, build_network
+from fusetune.networks import FusionNetwork, build_network
 from fusetune.version import VERSION
 
 FORMAT = 2
@@ -41,6 +42,35 @@ _DAMAGE = (
 _REQUIRED = ("weights.safetensors", "seen.safetensors", "schema.json", "config.yaml")
 
 
+class Manifest(BaseModel):
+    """What `bundle.json` says of a model.
+
+    Attributes:
+        classes: The labels, in the order of the probabilities.
+        inputs: Modality -> folder of its pre-processing.
+        network: What `build_network` needs.
+        calibration: What `Calibration.read` needs.
+        files: Every other file -> its SHA-256.
+    """
+
+    format: int
+    fusetune: str
+    created: str
+    classes: list[str | int | float | bool]
+    inputs: dict[str, str]
+    network: dict[str, Any]
+    calibration: dict[str, Any]
+    files: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_format(cls, facts: Any) -> Any:
+        # Format 1 knew one kind of network, and wrote its description among the other facts.
+        if isinstance(facts, dict) and facts.get("format") == 1:
+            return facts | {"network": {"kind": FusionNetwork.kind, **facts}}
+        return facts
+
+
 def save_bundle(model: Model, folder: Path) -> None:
     """Write a model as a folder; an existing one of that name is replaced only when the new one is complete."""
     with written_aside(folder) as aside:
@@ -58,18 +88,19 @@ def save_bundle(model: Model, folder: Path) -> None:
             folders[name] = f"inputs/{index}"
             (aside / folders[name]).mkdir(parents=True)
             reader.save(aside / folders[name])
-        facts: dict[str, Any] = {
-            "format": FORMAT,
-            "fusetune": VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "classes": model.classes,
-            "inputs": folders,
-            "network": model.network.describe(),
-            "calibration": model.calibration.describe(),
-            "files": {path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
-        }
-        facts["checksum"] = _checksum(facts)
-        write_text(aside / _MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False))
+        manifest = Manifest(
+            format=FORMAT,
+            fusetune=VERSION,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            classes=model.classes,
+            inputs=folders,
+            network=model.network.describe(),
+            calibration=model.calibration.describe(),
+            files={path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
+        )
+        facts = manifest.model_dump(mode="json")
+        text = json.dumps(facts | {"checksum": _checksum(facts)}, indent=1, ensure_ascii=False)
+        write_text(aside / _MANIFEST, text)
 
 
 def load_bundle(folder: str | Path) -> Model:
@@ -83,31 +114,25 @@ def load_bundle(folder: str | Path) -> Model:
         path = path / "model"
     facts = _manifest(path)
     try:
-        _check_files(path, facts)
+        manifest = Manifest.model_validate(facts)
+        _check_files(path, manifest)
         schema = Schema.load(path / "schema.json")
         config = Config.build(path / "config.yaml")
         modalities = schema.modalities()
         readers = {
             name: Reader.load(path / where, modalities[name], config.allow_download)
-            for name, where in facts["inputs"].items()
+            for name, where in manifest.inputs.items()
         }
-        network = _network(facts)
-        if network.classes != len(facts["classes"]):
-            raise ValueError(
-                f"{len(facts['classes'])} classes are named, and the network tells {network.classes} apart"
-            )
+        network, classes = build_network(manifest.network), manifest.classes
+        if network.classes != len(classes):
+            raise ValueError(f"{len(classes)} classes are named, and the network tells {network.classes} apart")
         network.load_state_dict(load_file(str(path / "weights.safetensors")))
         seen = load_numpy(str(path / "seen.safetensors"))["digests"]
-        calibration = Calibration.read(facts["calibration"])
+        calibration = Calibration.read(manifest.calibration)
     except _DAMAGE as error:
         raise BundleError(f"{path} does not hold a usable model ({type(error).__name__}: {error})") from error
     network.eval().requires_grad_(False)
-    return rebuild(network, readers, schema, facts["classes"], config, seen, calibration)
-
-
-def _network(facts: dict[str, Any]) -> Network:
-    # Format 1 knew one kind of network, and wrote its description among the other facts.
-    return build_network(facts["network"] if facts["format"] > 1 else {"kind": FusionNetwork.kind, **facts})
+    return rebuild(network, readers, schema, list(classes), config, seen, calibration)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -133,11 +158,11 @@ def _checksum(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _check_files(path: Path, facts: dict[str, Any]) -> None:
-    needed = {*_REQUIRED, *(f"{where}/reader.json" for where in facts["inputs"].values())}
-    if not needed <= facts["files"].keys():
-        raise BundleError(f"{path / _MANIFEST} does not list {listed(sorted(needed - facts['files'].keys()))}")
-    for name, expected in facts["files"].items():
+def _check_files(path: Path, manifest: Manifest) -> None:
+    needed = {*_REQUIRED, *(f"{where}/reader.json" for where in manifest.inputs.values())}
+    if not needed <= manifest.files.keys():
+        raise BundleError(f"{path / _MANIFEST} does not list {listed(sorted(needed - manifest.files.keys()))}")
+    for name, expected in manifest.files.items():
         file = path / name
         if not file.resolve().is_relative_to(path.resolve()):
             raise BundleError(f"{path / _MANIFEST} names a file outside the model folder: {name}")

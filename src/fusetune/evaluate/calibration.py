@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
 from fusetune.evaluate.intervals import Interval, plain, score_with_intervals
@@ -65,10 +66,12 @@ class Calibration:
 
     @classmethod
     def read(cls, description: Mapping[str, Any]) -> Calibration:
-        """Read what `describe` returned."""
-        sets = description["conformal"]
-        by_pattern = {method: _infinite(limits) for method, limits in sets["by_pattern"].items()}
-        return cls(**{**description, "conformal": Conformal(_infinite(sets["pooled"]), by_pattern, sets["seed"])})
+        """Read what `describe` returned.
+
+        Raises:
+            ValueError: Naming what is wrong in it.
+        """
+        return TypeAdapter(cls).validate_python(description)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,3 @@ def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None
         threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
     sets = fit_conformal(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
     return Calibration(scaled.heat.value, sets, aim, positive, threshold)
-
-
-def _infinite(limits: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: float("inf") if limit is None else limit for name, limit in limits.items()}

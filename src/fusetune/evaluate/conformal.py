@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BeforeValidator
 
 from fusetune.augment.random import Moment, uniform
 from fusetune.evaluate.bootstrap import clusters
@@ -79,6 +80,10 @@ def patterns(present: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
     return np.array(named, dtype=np.str_)
 
 
+# JSON knows no infinity: a threshold that is none (every class is in the set) is written as null.
+Limit = Annotated[float, BeforeValidator(lambda value: np.inf if value is None else value)]
+
+
 @dataclass(frozen=True)
 class Conformal:
     """Thresholds by method and, for Mondrian sets, by pattern of missing modalities.
@@ -89,8 +94,8 @@ class Conformal:
         seed: Seed of the random share of APS.
     """
 
-    pooled: dict[str, float] = field(default_factory=dict)
-    by_pattern: dict[str, dict[str, float]] = field(default_factory=dict)
+    pooled: dict[str, Limit] = field(default_factory=dict)
+    by_pattern: dict[str, dict[str, Limit]] = field(default_factory=dict)
     seed: int = 0
 
     def sets(
