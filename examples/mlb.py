@@ -31,17 +31,17 @@ class MLB(MultiLoss):
 
     name, title, paper = "mlb", "MLB", "Multi-loss gradient modulation, arXiv 2405.07930"
     Settings = MLBSettings
-    said: tuple[dict[str, torch.Tensor], ...] = ()  # p(f_m)_y by modality, of each batch since the last step
+    right: tuple[dict[str, torch.Tensor], ...] = ()  # p(f_m)_y by modality, of each batch since the last step
 
     def gradients(self, batch: Batch, outputs: Outputs, share: float) -> torch.Tensor:
         """Note on the way what each modality gives to the true class."""
         p = {m: f_m.detach().float().softmax(-1).gather(-1, batch.target[:, None]) for m, f_m in outputs.f_m.items()}
-        self.said = (*self.said, {m: rows[batch.present[m]] for m, rows in p.items()})
+        self.right = (*self.right, {m: rows[batch.present[m]] for m, rows in p.items()})
         return super().gradients(batch, outputs, share)
 
     def before_step(self) -> None:
         """Multiply by k_m; s_m is a mean, not a sum, over the rows that have m: being absent is no lag."""
-        rows, self.said = {m: torch.cat([p[m] for p in self.said]) for m in self.said[0]}, ()
+        rows, self.right = {m: torch.cat([p[m] for p in self.right]) for m in self.right[0]}, ()
         s = {m: p.mean() for m, p in rows.items() if len(p)}
         k = coefficients(torch.stack([*s.values()]), self.settings.alpha, self.settings.beta_max)
         for m, k_m in zip(s, k, strict=True):
