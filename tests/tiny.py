@@ -8,8 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
+
+from fusetune.config import Config
+from fusetune.context import Context
+from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
+from fusetune.data.table import read_table
+from fusetune.model import encode_labels
+from fusetune.prepare import class_list, prepare, split_rows
+from fusetune.progress import Log
+from fusetune.runtime import start_runtime
 
 CLASSES = ("heart", "liver", "lung")
 _WORDS = {
@@ -23,7 +34,8 @@ _FILLER = ("the", "a", "of", "seen", "left", "right", "patient", "with")
 def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, seed: int = 0) -> pd.DataFrame:
     """Write pictures into a folder and return a table: case_id, scan, note, age, site, v_0..v_3, patient, part, organ.
 
-    Every input tells the class, none of them perfectly. Rows of one patient have one class and are in one part.
+    Every input tells the class, none of them perfectly. Rows of one patient have one class and are in one part; there
+    are patients of one, of two and of three rows.
     """
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,10 +48,10 @@ def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, s
     vectors = np.eye(max(4, len(classes)))[code][:, :4] + generator.normal(0, 0.6, (rows, 4))
     for index in range(4):
         frame[f"v_{index}"] = vectors[:, index]
-    frame["patient"] = [f"p{i // 2}" for i in range(rows)]
     block = np.arange(rows) // (2 * len(classes)) % 8
     frame["part"] = np.select([block == 6, block == 7], ["val", "test"], "train")
     frame["organ"] = [classes[k] for k in code]
+    frame.insert(frame.columns.get_loc("part"), "patient", _patients(code, frame["part"]))  # type: ignore[arg-type]
     return frame
 
 
@@ -67,6 +79,19 @@ def settings(store: Path, **more: Any) -> dict[str, Any]:
     return found
 
 
+def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
+    """Return a run on a tiny table just before anything is trained; more settings as for `settings`."""
+    config = Config.build(settings(folder / "store", **more))
+    vectors = {"genes": "v_*"} if "genes" in inputs else None
+    table = read_table(frame)
+    schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
+    classes = class_list(table, "organ")
+    labels = encode_labels(table, "organ", classes)
+    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    runtime = start_runtime(config)
+    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
+
+
 def no_network(monkeypatch: Any) -> list[Any]:
     """Refuse and note every attempt to open a connection, to this machine too."""
     tried: list[Any] = []
@@ -78,6 +103,13 @@ def no_network(monkeypatch: Any) -> list[Any]:
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     return tried
+
+
+def _patients(code: npt.NDArray[np.int64], part: pd.Series) -> list[str]:
+    """Return the patient of each row: within a class and a part, in turn one of 1 row, one of 3 rows, one of 2."""
+    place = pd.Series(code).groupby([code, part]).cumcount().to_numpy()
+    number = place // 6 * 3 + np.array([0, 1, 1, 1, 2, 2])[place % 6]
+    return [f"p{i}" for i in pd.factorize(pd.MultiIndex.from_arrays([code, part, number]))[0]]
 
 
 def _picture(folder: Path, row: int, code: int, generator: np.random.Generator) -> str:

@@ -5,30 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from tiny import settings, tiny_table
+from tiny import make_context, tiny_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.augment.mix import draw_mixing
 from fusetune.augment.random import Moment
-from fusetune.config import Config
 from fusetune.context import Context
-from fusetune.data.infer import infer_schema
-from fusetune.data.roles import Roles
-from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.errors import SplitError, UserError
 from fusetune.features.store import weights_hash
 from fusetune.heads.base import HeadData
 from fusetune.heads.folds import Folds
-from fusetune.model import encode_labels
 from fusetune.networks import EnsembleNetwork
-from fusetune.prepare import class_list, prepare, split_rows
-from fusetune.progress import Log
-from fusetune.runtime import start_runtime
 from fusetune.strategies import crossfit, two_stage, unimodal
 from fusetune.strategies.base import Fitted, NoSettings
 from fusetune.strategies.batch import draw_batch
@@ -56,18 +47,6 @@ class Normed(Encoder):
 
     def describe(self) -> dict[str, Any]:
         return {"encoder": "Normed", "dim": self.dim}
-
-
-def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
-    config = Config.build(settings(folder / "store", **more))
-    vectors = {"genes": "v_*"} if "genes" in inputs else None
-    table = read_table(frame)
-    schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
-    classes = class_list(table, "organ")
-    labels = encode_labels(table, "organ", classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
-    runtime = start_runtime(config)
-    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
 
 
 def fit_two_stage(ctx: Context) -> Fitted:

@@ -1,0 +1,89 @@
+"""What a run tells its stages: weights of rows and classes, moments that nobody shares, what was paid for twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import CLASSES, make_context, tiny_table
+
+from fusetune.context import Context
+
+
+def context(folder: Path, **more: Any) -> Context:
+    """Return a run of uneven classes: half of the training patients of the last one are gone."""
+    frame = tiny_table(folder / "data")
+    lungs = frame[(frame["organ"] == "lung") & (frame["part"] == "train")]
+    rare = lungs["patient"].unique()[::2]
+    return make_context(folder, frame[~frame["patient"].isin(rare)].reset_index(drop=True), ["age", "site"], **more)
+
+
+def sums(ctx: Context, rows: Any) -> pd.Series:
+    """Return the weight of each group of some rows."""
+    assert ctx.groups is not None
+    return pd.Series(ctx.row_weights(rows)).groupby(ctx.groups.iloc[rows].to_numpy()).sum()
+
+
+def test_groups_count_alike_whatever_their_size(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    assert ctx.groups is not None
+    for rows in (ctx.split.rows("train"), ctx.split.rows("valid")[1:]):
+        assert ctx.groups.iloc[rows].value_counts().nunique() > 1
+        assert np.ptp(sums(ctx, rows)) < 1e-12
+        assert ctx.row_weights(rows).mean() == pytest.approx(1)
+
+
+def test_rows_count_alike_where_groups_do_not(tmp_path: Path) -> None:
+    ctx = context(tmp_path, data__group_weights="none")
+    rows = ctx.split.rows("train")
+    assert ctx.row_weights(rows) == pytest.approx(np.ones(len(rows)))
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced", {"lung": 5.0, "heart": 0.5}])
+def test_weights_of_classes_have_the_mean_1_over_the_training_rows(tmp_path: Path, weights: Any) -> None:
+    ctx = context(tmp_path, data__class_weights=weights)
+    labels = ctx.labels[ctx.split.rows("train")]
+    counts = np.bincount(labels)
+    assert counts[2] < counts[1]
+    asked = {"none": np.ones(3), "balanced": 1 / counts}.get(str(weights), np.array([0.5, 1.0, 5.0]))
+    found = ctx.class_weights.double().numpy()
+    assert found[labels].mean() == pytest.approx(1)
+    assert found / found[1] == pytest.approx(asked / asked[1], rel=1e-6)
+    assert ctx.classes == list(CLASSES)
+
+
+def test_a_groups_weight_is_that_of_its_class(tmp_path: Path) -> None:
+    ctx = context(tmp_path, data__class_weights="balanced")
+    rows = ctx.split.rows("train")
+    assert ctx.groups is not None
+    label = pd.Series(ctx.labels[rows]).groupby(ctx.groups.iloc[rows].to_numpy()).first()
+    shares = sums(ctx, rows) / ctx.class_weights.double().numpy()[label]
+    assert np.ptp(shares) < 1e-12
+
+
+def test_what_was_paid_for_once_counts_for_everybody_who_asks(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+
+    def train() -> str:
+        ctx.trained_rows["columns"] += 7
+        ctx.seconds["stage_u"] = ctx.seconds.get("stage_u", 0) + 2.0
+        return "network"
+
+    for times in (1, 2, 3):
+        assert ctx.remember("a network", train) == "network"
+        assert ctx.cost().passes["columns, training"] == 7 * times
+        assert ctx.cost().seconds["stage_u"] == 2.0 * times
+    assert ctx.trained_rows["columns"] == 7
+    ctx.forget("a net")
+    assert not ctx.remembers("a network")
+
+
+def test_the_head_sees_views_that_no_encoder_was_trained_on(tmp_path: Path) -> None:
+    ctx = context(tmp_path, views=3)
+    moments = {(moment.seed, moment.epoch, moment.view) for moment in ctx.views()}
+    assert len(moments) == 3
+    trained = {(m.seed, m.epoch, m.view) for m in (ctx.moment(epoch, view) for epoch in range(500) for view in range(9))}
+    assert not moments & trained
