@@ -85,5 +85,5 @@ def test_the_head_sees_views_that_no_encoder_was_trained_on(tmp_path: Path) -> N
     ctx = context(tmp_path, views=3)
     moments = {(moment.seed, moment.epoch, moment.view) for moment in ctx.views()}
     assert len(moments) == 3
-    trained = {(m.seed, m.epoch, m.view) for m in (ctx.moment(epoch, view) for epoch in range(500) for view in range(9))}
-    assert not moments & trained
+    trained = [ctx.moment(epoch, view) for epoch in range(500) for view in range(9)]
+    assert not moments & {(moment.seed, moment.epoch, moment.view) for moment in trained}
