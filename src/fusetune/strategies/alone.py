@@ -7,7 +7,7 @@ from fusetune.context import Context
 from fusetune.errors import ConfigError, did_you_mean, listed
 from fusetune.strategies.base import Fitted, Strategy, held_nll
 from fusetune.strategies.crossfit import tuned
-from fusetune.strategies.ume import fit_ensemble
+from fusetune.strategies.ensemble import fit_ensemble
 
 
 class AloneSettings(Section):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from fusetune.context import Context
 from fusetune.encoders import CellIdentity, Encoder
-from fusetune.heads.folds import fit_on, make_folds
+from fusetune.heads.folds import make_folds
 from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
-from fusetune.strategies.blocks import fitted_head
+from fusetune.strategies.blocks import fitted_head, stack
 from fusetune.strategies.crossfit import probed
 
 
@@ -26,13 +26,11 @@ class LinearProbe(Strategy):
         """Encode every row once and solve the head."""
         before, folds = ctx.cost(), make_folds(ctx)
         parts = {name: probed(ctx, name, untrained(ctx, name), folds, "as pretrained") for name in ctx.modalities}
-        blocks = [part.block for part in parts.values()]
         head = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
-        with ctx.log.timed(ctx.seconds, "stage_m"):
-            fit = fit_on(ctx, folds, {b.name: b.views for b in blocks}, {b.name: b.plain for b in blocks}, head)
+        stacked = stack(ctx, folds, [part.block for part in parts.values()], head)
         notes = {name: part.note for name, part in parts.items()}
         notes[WHOLE] = "frozen pretrained encoders, one head on all"
-        return fitted_head(ctx, folds, parts, blocks, fit, notes, before)
+        return fitted_head(ctx, folds, parts, stacked, notes, before)
 
 
 def untrained(ctx: Context, name: str) -> Encoder:

@@ -2,7 +2,7 @@
 
     L = CE(f, y) + sum_m CE(f_m, y),  f_m = W_m phi_m(x_m) + b_m
 
-The classifiers reach the encoders, so that none can be left behind by a modality that already lowers the fused loss.
+The classifiers reach the encoders, so that none is left behind where another modality already lowers the fused loss.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from fusetune.networks import Outputs
 from fusetune.strategies.batch import Batch
-from fusetune.strategies.joint import Joint
+from fusetune.strategies.end_to_end import EndToEnd, alone_loss
 
 
-class MultiLoss(Joint):
+class MultiLoss(EndToEnd):
     """Joint training with a loss for every modality alone."""
 
-    name, title, paper = "multi-loss", "multi-loss", "sum of the fused and all unimodal losses"
+    name, title, paper = "multi-loss", "multi-loss", "sum of the fused and all unimodal losses, arXiv 2405.17730"
 
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return CE(f, y) + sum_m CE(f_m, y)."""
-        return super().loss(batch, outputs) + self.alone_loss(batch, outputs.f_m)
+        return batch.loss(outputs.f) + alone_loss(batch, outputs.f_m)
 
     def listening(self, batch: Batch, outputs: Outputs) -> Tensor:
-        """The classifiers learn by the loss itself."""
+        """Return nothing: the classifiers learn by the loss itself."""
         return outputs.f.new_zeros(())

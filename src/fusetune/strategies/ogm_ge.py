@@ -2,10 +2,9 @@
 
     s_m = sum_i softmax(f_m(x_i))_{y_i},  f_m = A_m z_m + b / M         what modality m knows of a step's rows
     rho_m = s_m / mean of the others' s;  k_m = 1 - tanh(alpha rho_m) where rho_m > 1, else 1
-    g_m <- k_m g_m + eps,  eps ~ N(0, std(g_m)) for each of the encoder's tensors that is no vector
+    g_m <- k_m g_m + eps,  eps ~ N(0, std(g_m)) for every weight of the encoder that is no vector
 
-The released code modulates convolutions only; here it is every weight with two dimensions or more (`all_weights: true`
-adds biases and normalisation). Above, rho for two modalities is s_1 / s_2 and its inverse, as published.
+Of two modalities, rho is s_1 / s_2 and its inverse, as published. The released code modulates convolutions only.
 """
 
 from __future__ import annotations
@@ -17,19 +16,18 @@ from pydantic import Field
 from torch import Tensor
 
 from fusetune.context import Context
-from fusetune.heads.linear import LinearHead
 from fusetune.networks import Outputs
 from fusetune.strategies.batch import Batch
-from fusetune.strategies.joint import Joint, JointSettings
+from fusetune.strategies.end_to_end import EndToEndSettings
+from fusetune.strategies.joint import Joint
 
 
-class OGMSettings(JointSettings):
+class OGMSettings(EndToEndSettings):
     """The loop of joint training, and how strongly the leader is slowed down."""
 
     alpha: float = Field(0.3, ge=0, description="strength of the modulation")
     noise: bool = Field(True, description="generalisation enhancement: noise of the gradient's own deviation")
-    last_epoch: int = Field(50, ge=0, description="epochs after this one are plain joint training")
-    all_weights: bool = Field(False, description="also modulate one-dimensional weights")
+    last_epoch: int = Field(50, ge=0, description="later epochs are plain joint training")
 
 
 class OGMGE(Joint):
@@ -46,23 +44,27 @@ class OGMGE(Joint):
         """Note the epoch."""
         self.epoch = epoch
 
+    @torch.no_grad()
+    def watch(self, batch: Batch, outputs: Outputs) -> None:
+        """Add up what each modality knows of the step's rows."""
+        right = torch.softmax(self.network.head.shares(outputs.z, batch.present), 2)  # type: ignore[operator]
+        right = right[:, torch.arange(len(batch.target)), batch.target]
+        self.scores += (right * torch.stack([batch.present[name] for name in outputs.z])).sum(1)
+
     def gradients(self, batch: Batch, outputs: Outputs, share: float) -> Tensor:
-        """Also add up what each modality knows of the step's rows."""
-        head = self.network.head
-        assert isinstance(head, LinearHead)
-        with torch.no_grad():
-            parts = head.shares(outputs.z, batch.present)
-            right = torch.softmax(parts, 2)[:, torch.arange(len(batch.target)), batch.target]
-            self.scores += (right * torch.stack([batch.present[name] for name in outputs.z])).sum(1)
+        """Return the loss, as joint training does."""
+        self.watch(batch, outputs)
         return super().gradients(batch, outputs, share)
 
     def before_step(self) -> None:
         """Modulate the gradients of a whole step."""
-        for k, (_, encoder) in zip(coefficients(self.scores, self.settings.alpha), self.network.members, strict=True):
-            for p in encoder.parameters() if self.epoch <= self.settings.last_epoch else ():
-                if p.grad is not None and (p.ndim > 1 or self.settings.all_weights):
+        if self.epoch <= self.settings.last_epoch:
+            for k, (_, encoder) in zip(
+                coefficients(self.scores, self.settings.alpha), self.network.members, strict=True
+            ):
+                for p in [p for p in encoder.parameters() if p.grad is not None and p.ndim > 1]:
                     spread = float(p.grad.std(correction=0)) + 1e-8 if self.settings.noise else 0.0
-                    p.grad.mul_(k).add_(torch.randn_like(p.grad), alpha=spread)
+                    p.grad.mul_(k).add_(torch.randn_like(p), alpha=spread)
         self.scores.zero_()
 
 

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from fusetune.context import Context
-from fusetune.heads.base import HeadFit
-from fusetune.heads.folds import Folds, fit_on, make_folds
+from fusetune.heads.folds import make_folds
 from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
-from fusetune.strategies.blocks import fitted_head
-from fusetune.strategies.crossfit import Block, tuned, words_block
+from fusetune.strategies.blocks import fitted_head, stack, with_words
+from fusetune.strategies.crossfit import tuned
 
 
 class TwoStage(Strategy):
@@ -33,41 +30,16 @@ class TwoStage(Strategy):
         """Fine-tune every encoder alone, then solve the head on what they say."""
         before, folds = ctx.cost(), make_folds(ctx)
         parts = {name: tuned(ctx, name) for name in ctx.modalities}
-        blocks = [block for part in parts.values() for block in (part.block, *part.more)]
-        with ctx.log.timed(ctx.seconds, "stage_m"):
-            fit, held = _fit(ctx, folds, blocks)
+        stacked = stack(ctx, folds, [block for part in parts.values() for block in (part.block, *part.more)])
         for name, modality in ctx.modalities.items():
             if folds.pooled and modality.kind == "text" and ctx.config.text.words:
-                blocks, fit, held = _with_words(ctx, name, folds, blocks, fit, held)
+                stacked = with_words(ctx, name, folds, stacked)
         improved = [name for name, part in parts.items() if part.note.startswith("fine-tuned")]
-        notes = {name: part.note for name, part in parts.items()} | {WHOLE: _whole(improved, len(parts))}
-        return fitted_head(ctx, folds, parts, blocks, (fit, held), notes, before)
+        notes = {name: part.note for name, part in parts.items()} | {WHOLE: whole_note(improved, len(parts))}
+        return fitted_head(ctx, folds, parts, stacked, notes, before)
 
 
-def _fit(ctx: Context, folds: Folds, blocks: Sequence[Block]) -> tuple[HeadFit, Tensor]:
-    views, plain = {b.name: b.views for b in blocks}, {b.name: b.plain for b in blocks}
-    return fit_on(ctx, folds, views, plain, ctx.config.head)
-
-
-def _with_words(
-    ctx: Context, name: str, folds: Folds, blocks: list[Block], fit: HeadFit, held: Tensor
-) -> tuple[list[Block], HeadFit, Tensor]:
-    """Let the head also read a classifier on the words of a text, where that lowers its NLL."""
-    words = words_block(ctx, name, folds)
-    if words is None:
-        return blocks, fit, held
-    with ctx.log.timed(ctx.seconds, "stage_m"):
-        other, also = _fit(ctx, folds, [*blocks, words])
-    ctx.log.record("words", stage=words.name, without=fit.valid_nll, valid_nll=other.valid_nll)
-    if other.valid_nll < fit.valid_nll:
-        return [*blocks, words], other, also
-    ctx.log.say(
-        f"  {name}: a classifier on its words would not lower the head's {fit.score} ({other.valid_nll:.3f}, "
-        f"{fit.valid_nll:.3f} without), so it is left out"
-    )
-    return blocks, fit, held
-
-
-def _whole(improved: Sequence[str], modalities: int) -> str:
+def whole_note(improved: Sequence[str], modalities: int) -> str:
+    """Say what the model is, from the modalities whose encoders differ from what they were."""
     who = "each encoder" if len(improved) == modalities else " and ".join(improved) or "no encoder"
     return f"{who} fine-tuned{' alone' if improved else ''}, one head on all"

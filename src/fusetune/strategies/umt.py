@@ -13,21 +13,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fusetune.context import Context
-from fusetune.networks import EnsembleNetwork, Outputs
+from fusetune.networks import Outputs
 from fusetune.strategies.batch import Batch
-from fusetune.strategies.joint import Joint, JointSettings
-from fusetune.strategies.unimodal import fine_tune
+from fusetune.strategies.end_to_end import EndToEnd, EndToEndSettings
+from fusetune.strategies.unimodal import deviations, fine_tune
 
 
-class UMTSettings(JointSettings):
+class UMTSettings(EndToEndSettings):
     """The loop of joint training, and how much the teachers count."""
 
     weight: float = Field(10.0, ge=0, description="lambda, of the sum of the modalities' distances")
     scale_free: float | None = Field(None, ge=0, le=1, description="share of the distances in the gradient's scale")
 
 
-class UMT(Joint):
+class UMT(EndToEnd):
     """Joint training with a teacher per modality."""
 
     name, title, paper = "umt", "UMT", "Uni-modal teacher, arXiv 2305.01233"
@@ -36,36 +35,25 @@ class UMT(Joint):
     def begin(self) -> None:
         """Train the teachers, or find them trained, and learn the scale of their features."""
         self.teachers = {name: fine_tune(self.ctx, name) for name in self.ctx.modalities}
-        self.scales = {name: deviation(self.ctx, name, network) for name, network in self.teachers.items()}
+        self.scales = {name: deviations(self.ctx, name, teacher) for name, teacher in self.teachers.items()}
 
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the cross-entropy and the distance to the teachers."""
-        task, distance = super().loss(batch, outputs), self.distance(batch, outputs)
-        if self.settings.scale_free is not None:
-            return mixture(task, distance, self.settings.scale_free)
-        weight: float = self.settings.weight
-        return task + weight * distance
+        task, distance, share = batch.loss(outputs.f), self.distance(batch, outputs), self.settings.scale_free
+        return task + self.settings.weight * distance if share is None else mixture(task, distance, share)
 
     def distance(self, batch: Batch, outputs: Outputs) -> Tensor:
-        """Return sum_m D over the rows that have the modality."""
-        apart = []
+        """Return sum_m D, each over the rows that have the modality."""
+        total = outputs.f.new_zeros(())
         for name, teacher in self.teachers.items():
             with torch.no_grad(), self.ctx.runtime.fabric.autocast():
                 z = batch.features(teacher)[name].float()
-            squares = ((outputs.z[name] - z) / self.scales[name]).square().mean(1) * batch.present[name]
-            apart.append(squares.sum() / batch.present[name].sum().clamp(min=1))
-        total: Tensor = torch.stack(apart).sum()
+            has = batch.present[name]
+            squares = ((outputs.z[name] - z) / self.scales[name]).square().mean(1)
+            total = total + (squares * has).sum() / has.sum().clamp(min=1)
         return total
 
 
 def mixture(task: Tensor, distance: Tensor, share: float) -> Tensor:
     """Return (1 - a) l_task + a l_dist sg[l_task / l_dist]."""
     return (1 - share) * task + share * distance * (task / distance.clamp(min=1e-12)).detach()
-
-
-def deviation(ctx: Context, name: str, teacher: EnsembleNetwork) -> Tensor:
-    """Return the deviation of each of the teacher's features over the training rows that have the modality, [dim]."""
-    rows = ctx.split.rows("train")
-    encoder, _ = teacher.only
-    z = torch.from_numpy(ctx.encode(name, encoder, rows[ctx.sources[name].present[rows]])[0].copy())
-    return z.std(0, correction=0).clamp(min=1e-3 * float(z.std()) + 1e-12).to(ctx.runtime.device)

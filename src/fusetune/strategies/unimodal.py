@@ -175,6 +175,14 @@ def _refuse_too_few(name: str, data: HeadData, what: str) -> None:
         raise TableError(f"{part} the input '{name}', so it cannot be trained; leave it out with --inputs")
 
 
+def deviations(ctx: Context, name: str, network: EnsembleNetwork) -> Tensor:
+    """Return the deviation of each feature of a frozen network over the training rows that have its modality, [dim]."""
+    rows = ctx.split.rows("train")
+    z = torch.from_numpy(ctx.encode(name, network.only[0], rows[ctx.sources[name].present[rows]])[0].copy())
+    # A feature that hardly varies in training must not decide everything.
+    return z.std(0, correction=0).clamp(min=1e-3 * float(z.std()) + 1e-12).to(ctx.runtime.device)
+
+
 def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Keep one row per distinct (text, label), weighted by how often it occurs: the same loss for fewer passes.
 

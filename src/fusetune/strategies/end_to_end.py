@@ -1,0 +1,175 @@
+"""The base of every method that trains all encoders and one linear head together, end to end.
+
+A method changes exactly one thing: `loss`, `gradients` with `before_step`, `before_epoch`, or the head. What it
+remembers from step to step are buffers, so that resuming and averaging come for free. Nothing depends on the names of
+parameters.
+
+Training starts from the solved linear probe, as stage U does (arXiv 2202.10054), and may end there: the start is a
+candidate. Classifiers W_m on each z_m learn beside it without reaching the encoders (`listening`): they say what every
+modality knows.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusetune.config import Section, StageConfig
+from fusetune.context import Context
+from fusetune.encoders import Encoder
+from fusetune.heads.base import HeadData
+from fusetune.heads.linear import LinearHead
+from fusetune.heads.solver import fit_logistic
+from fusetune.networks import FusionNetwork, Outputs, Wiring
+from fusetune.runtime import seed_everything
+from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
+from fusetune.strategies.batch import Batch
+from fusetune.strategies.trainer import Training, run_training
+from fusetune.strategies.unimodal import probe
+from fusetune.train.optim import weight_groups
+
+
+class EndToEndSettings(StageConfig):
+    """The loop of end-to-end training. How each encoder moves stands in `image.train`, `text.train` and so on."""
+
+    head_lr: float = Field(1e-3, gt=0, description="learning rate of the head")
+    head_decay: float = Field(0.01, ge=0, description="weight decay of the head")
+
+
+class EndToEnd(nn.Module, Strategy, ABC):
+    """Encoders and head, the loss or gradients of a method, and the way from the one to the other."""
+
+    Settings: ClassVar[type[Section]] = EndToEndSettings
+    network: FusionNetwork
+
+    def __init__(self, ctx: Context, settings: Any) -> None:
+        super().__init__()
+        self.ctx, self.settings = ctx, settings
+        seed_everything(ctx.config.seed, self.name)
+        start = ctx.remember("end-to-end start", lambda: probed_network(ctx))
+        self.network = copy.deepcopy(start).to(ctx.runtime.device)
+
+    @abstractmethod
+    def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
+        """Return the mean loss of a batch; `outputs.z` are the features before dropout."""
+
+    def begin(self) -> None:
+        """Prepare what training needs, such as teachers: once, before the first epoch."""
+
+    def before_epoch(self, epoch: int) -> None:
+        """Prepare what an epoch needs."""
+
+    def gradients(self, batch: Batch, outputs: Outputs, share: float) -> Tensor:
+        """Add `share` times the gradient of the loss to every `.grad`; return the loss."""
+        loss = self.loss(batch, outputs)
+        self.backward((loss + self.listening(batch, outputs)) * share)
+        return loss
+
+    def before_step(self) -> None:
+        """Change the gradients of a whole optimiser step, however many batches it has."""
+
+    def listening(self, batch: Batch, outputs: Outputs) -> Tensor:
+        """Return the loss of the classifiers that say what each modality knows alone; it reaches no encoder."""
+        return alone_loss(batch, self.network.fuse({n: z.detach() for n, z in outputs.z.items()}, batch.present).f_m)
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the backward pass of a loss."""
+        self.ctx.runtime.fabric.backward(loss)
+
+    @property
+    def heads(self) -> list[nn.Parameter]:
+        """The weights of the head and of the classifiers."""
+        return [*self.network.head.parameters(), *self.network.classifiers.parameters()]
+
+    @classmethod
+    def fit(cls, ctx: Context, settings: Any) -> Fitted:
+        """Train end to end on the training rows; the validation rows choose the epoch."""
+        before, held = ctx.cost(), ctx.split.rows("valid")
+        method = cls(ctx, settings).to(ctx.runtime.device)
+        method.begin()
+        with ctx.log.timed(ctx.seconds, cls.name):
+            if settings.epochs:
+                run_training(ctx, method.training_on(ctx.split.rows("train"), held))
+        history = ctx.histories.get(method.stage)
+        epoch = history.best_epoch + 1 if history else 0
+        notes = dict.fromkeys(ctx.modalities, "classifier on its jointly trained encoder")
+        notes[WHOLE] = f"all encoders and one head together, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
+        network = method.network.eval().requires_grad_(False)
+        return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before)
+
+    @property
+    def stage(self) -> str:
+        """Name of the training for progress and checkpoints."""
+        return f"strategy {self.name}"
+
+    def training_on(self, rows: Any, held: Any) -> Training:
+        """Return what is trained, for the common code."""
+        ctx, settings = self.ctx, self.settings
+        encoders = {name: ctx.settings(name) for name in ctx.modalities}
+
+        def gradients(batch: Batch, share: float) -> float:
+            with ctx.runtime.fabric.autocast():
+                z = batch.features(self.network)
+                kept = {name: F.dropout(own, encoders[name].dropout, self.training) for name, own in z.items()}
+                outputs = replace(self.network.fuse(kept, batch.present), z=z).to_float()
+            return float(self.gradients(batch, outputs, share).detach())
+
+        return Training(
+            stage=self.stage,
+            module=self,
+            network=self.network,
+            encoders=encoders,
+            loop=settings,
+            groups=weight_groups(self.heads, settings.head_lr, settings.head_decay),
+            rows=rows,
+            held=held,
+            gradients=gradients,
+            weight=ctx.class_weights.numpy()[ctx.labels],
+            before_epoch=self.before_epoch,
+            before_step=self.before_step,
+        )
+
+
+def alone_loss(batch: Batch, f_m: dict[str, Tensor]) -> Tensor:
+    """Return sum_m CE(f_m, y), each over the rows that have the modality."""
+    return torch.stack([batch.loss(logits, batch.present[name]) for name, logits in f_m.items()]).sum()
+
+
+def flat_gradient(loss: Tensor, encoder: Encoder) -> Tensor:
+    """Return the gradient of a loss with respect to an encoder's moving weights as one vector; the graph is kept."""
+    weights = [p for p in encoder.parameters() if p.requires_grad]
+    if not weights:
+        return loss.new_zeros(0)
+    gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+    pairs = zip(gradients, weights, strict=True)
+    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs])
+
+
+def set_gradient(encoder: Encoder, vector: Tensor) -> None:
+    """Make a vector the gradient of an encoder's moving weights, in the order of `flat_gradient`."""
+    weights = [p for p in encoder.parameters() if p.requires_grad]
+    for weight, part in zip(weights, torch.split(vector, [p.numel() for p in weights]), strict=True):
+        weight.grad = part.view_as(weight)
+
+
+def probed_network(ctx: Context) -> FusionNetwork:
+    """Return untrained encoders under the head and the classifiers that are solved on their features."""
+    names, train, valid = list(ctx.modalities), ctx.split.rows("train"), ctx.split.rows("valid")
+    encoders = [ctx.fresh_encoder(name) for name in names]
+    pairs = list(zip(names, encoders, strict=True))
+    data, held = (
+        HeadData.of(ctx, {name: ctx.encode(name, encoder, rows) for name, encoder in pairs}, rows)
+        for rows in (train, valid)
+    )
+    head = fit_logistic(data, held, ctx.config.head, len(ctx.classes), ctx.config.seed).head
+    assert isinstance(head, LinearHead)
+    classifiers = [probe(ctx, name, encoder, train, valid, name) for name, encoder in pairs]
+    places = {name: at for at, name in enumerate(names)}
+    return FusionNetwork(encoders, classifiers, head, Wiring(names, {n: [at] for n, at in places.items()}, places, []))
