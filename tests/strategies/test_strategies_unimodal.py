@@ -20,7 +20,7 @@ from fusetune.features.store import weights_hash
 from fusetune.heads.base import HeadData
 from fusetune.heads.folds import Folds
 from fusetune.networks import EnsembleNetwork
-from fusetune.strategies import crossfit, two_stage, unimodal
+from fusetune.strategies import blocks, crossfit, unimodal
 from fusetune.strategies.base import Fitted, NoSettings
 from fusetune.strategies.batch import draw_batch
 from fusetune.strategies.two_stage import TwoStage
@@ -280,7 +280,7 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         return network.eval()
 
     seen: list[tuple[HeadData, Any]] = []
-    plain = two_stage.fit_on
+    plain = blocks.fit_on
 
     def watched(ctx: Context, folds: Folds, views: Any, *rest: Any) -> Any:
         fit, held = plain(ctx, folds, views, *rest)
@@ -288,7 +288,7 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
         return fit, held
 
     monkeypatch.setattr(crossfit, "fine_tune", remember)
-    monkeypatch.setattr(two_stage, "fit_on", watched)
+    monkeypatch.setattr(blocks, "fit_on", watched)
     fit_two_stage(ctx)
     hits = []
     for data, head in seen:
@@ -373,13 +373,13 @@ def test_words_are_read_only_where_they_lower_the_nll_of_the_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_words: float
 ) -> None:
     ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["note", "genes"], crossfit__how="k", train__epochs=0)
-    plain = two_stage.fit_on
+    plain = blocks.fit_on
 
     def said_to_be(ctx: Context, folds: Folds, views: Any, *rest: Any) -> Any:
         fit, held = plain(ctx, folds, views, *rest)
         return replace(fit, valid_nll=with_words if "note words" in views else 0.5), held
 
-    monkeypatch.setattr(two_stage, "fit_on", said_to_be)
+    monkeypatch.setattr(blocks, "fit_on", said_to_be)
     model = fit_two_stage(ctx).network
     assert ("note words" in model.wiring.networks) == (with_words < 0.5)
     assert len(model.encoders) == (3 if with_words < 0.5 else 2)
