@@ -24,7 +24,8 @@ Rows = npt.NDArray[np.int64]
 
 
 def nll(ctx: Context, logits: Any, rows: Rows) -> float:
-    return float(F.cross_entropy(torch.from_numpy(np.asarray(logits).copy()).float(), torch.from_numpy(ctx.labels[rows])))
+    own = torch.from_numpy(np.asarray(logits).copy()).float()
+    return float(F.cross_entropy(own, torch.from_numpy(ctx.labels[rows])))
 
 
 def own_logits(ctx: Context, one: Tuned, rows: Rows) -> npt.NDArray[np.float32]:
