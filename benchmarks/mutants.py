@@ -24,11 +24,6 @@ from _mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[1]
 _COPIED = ("src", "tests", "benchmarks", "pyproject.toml")
-# Imported once, before processes are forked: they take most of a short test run's time.
-_HEAVY = (
-    *("torch", "transformers", "lightning_fabric", "sklearn.linear_model", "scipy.optimize", "scipy.stats"),
-    *("pandas", "cv2", "PIL.Image", "pydantic", "hypothesis"),
-)
 _PASSED, _FAILED, _BROKEN = 0, 1, 2
 
 
@@ -61,8 +56,10 @@ def main() -> None:
     if not chosen:
         sys.exit(f"no mutant's file or words hold '{args.only}'")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in _HEAVY:
-        importlib.import_module(name)
+    # What the library imports takes most of a short test's time: it is there already in processes that are forked.
+    importlib.import_module("fusetune.api")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fusetune"]:
+        del sys.modules[name]
     _refuse_what_fails_anyway(chosen)
     results = [_tried(mutant) for mutant in chosen]
     survivors = [result for result in results if not result["killed"]]
@@ -99,7 +96,7 @@ def _tried(mutant: Mutant) -> dict[str, Any]:
         plant(mutant, root)
         outcome = run_tests(root, mutant.tests)
     if outcome.status == _BROKEN:
-        sys.exit(f"{mutant.file}: {mutant.what}: the tests {' '.join(mutant.tests)} could not be run")
+        sys.exit(f"{mutant.file}: {mutant.what}: its tests could not be run; {outcome.test} {outcome.reason}")
     seconds, killed = time.perf_counter() - started, outcome.status == _FAILED
     print(f"{'killed' if killed else 'SURVIVED':8} {seconds:5.1f} s  {mutant.file}: {mutant.what}", flush=True)
     facts = {"file": mutant.file, "what": mutant.what, "killed": killed, "seconds": round(seconds, 2)}
@@ -131,9 +128,11 @@ def run_tests(root: Path, tests: Sequence[str]) -> Outcome:
     child = os.fork()
     if not child:
         try:
-            note.write_text(json.dumps(asdict(_run_here(root, tests))), encoding="utf-8")
-        finally:
-            os._exit(0)
+            outcome = _run_here(root, tests)
+        except BaseException as error:
+            outcome = Outcome(_BROKEN, reason=repr(error))
+        note.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+        os._exit(0)
     os.waitpid(child, 0)
     return Outcome(**json.loads(note.read_text("utf-8"))) if note.exists() else Outcome(_BROKEN)
 
@@ -147,7 +146,9 @@ def _run_here(root: Path, tests: Sequence[str]) -> Outcome:
     nowhere, outcome = os.open(os.devnull, os.O_WRONLY), Outcome(_BROKEN)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[outcome]))
+    # Plug-ins that came with the libraries are there already, which would be warned of, and warnings are errors.
+    options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
+    status = int(pytest.main([*options, *tests], plugins=[outcome]))
     home = Path(str(sys.modules["fusetune"].__file__)) if "fusetune" in sys.modules else root
     if root in (home, *home.parents) and status in (_PASSED, _FAILED):
         outcome.status = status
