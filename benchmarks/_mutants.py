@@ -65,7 +65,14 @@ _paired = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_paired.py")
 _mcnemar = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_intervals.py")
 _conformal = _in("evaluate/conformal.py", "tests/evaluate/test_evaluate_conformal.py")
 _threshold = _in("evaluate/threshold.py", "tests/evaluate/test_evaluate_threshold.py")
-_modalities = _in("evaluate/modalities.py", "tests/evaluate/test_evaluate_modalities.py")
+_MODALITIES = "tests/evaluate/test_evaluate_modalities.py"
+_modalities = _in(
+    "evaluate/modalities.py",
+    f"{_MODALITIES}::test_shapley_equals_the_mean_over_all_orders",
+    f"{_MODALITIES}::test_masks_are_nested_and_belong_to_the_row",
+    f"{_MODALITIES}::test_missing_rates_ask_every_method_with_the_same_masks",
+    f"{_MODALITIES}::test_donors_are_others_of_the_stated_class_that_have_the_input",
+)
 _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selective.py")
 _store = _in("features/store.py", "tests/features/test_features_store.py")
 
@@ -232,7 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a network of another way to choose is used again", "fine-tuned, {single}, {digest}", "fine-tuned, {digest}"
     ),
     _unimodal("stage U may see validation rows", '        ctx.split.check(rows, "train")\n', ""),
-    _unimodal("the best epoch is chosen on training rows", "held=held[source.present[held]],", "held=rows,"),
+    _unimodal("the best epoch of stage U is chosen on training rows", "held=held[source.present[held]],", "held=rows,"),
     # Rivals.
     _ensemble(
         "held-out rows use temperatures fitted on themselves",
@@ -434,7 +441,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return found | judge_threshold(calibration.threshold, chance",
         "from fusetune.evaluate.threshold import choose_threshold\n\n"
         "    return found | judge_threshold(choose_threshold(calibration.aim, chance, positive) or 0.5, chance",
-        ("tests/evaluate/test_evaluate_threshold.py",),
+        ("tests/evaluate/test_evaluate_analysis.py",),
     ),
     # Intervals.
     _intervals(
