@@ -38,16 +38,18 @@ _folds = _in("heads/folds.py", "tests/heads/test_heads_folds.py")
 _solver = _in("heads/solver.py", "tests/heads/test_heads.py")
 _context = _in("context.py", "tests/test_context.py")
 _prepare = _in("prepare.py", "tests/test_context.py")
-_crossfit = _in("strategies/crossfit.py", "tests/strategies/test_strategies_crossfit.py")
+_CROSSFIT = "tests/strategies/test_strategies_crossfit.py"
+_UNIMODAL = "tests/strategies/test_strategies_unimodal.py"
+_crossfit = _in("strategies/crossfit.py", _CROSSFIT)
 _undone = _in(
     "strategies/crossfit.py",
     "tests/strategies/test_strategies_unimodal.py::test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone",
 )
 _unimodal = _in(
     "strategies/unimodal.py",
-    "tests/strategies/test_strategies_crossfit.py",
-    "tests/strategies/test_strategies_unimodal.py::test_rows_of_other_parts_are_refused",
-    "tests/strategies/test_strategies_unimodal.py::test_the_best_epoch_is_what_its_record_says",
+    _CROSSFIT,
+    f"{_UNIMODAL}::test_rows_of_other_parts_are_refused",
+    f"{_UNIMODAL}::test_the_best_epoch_is_what_its_record_says",
 )
 _ensemble = _in("strategies/ensemble.py", "tests/strategies/test_strategies_ensemble.py")
 _end_to_end = _in("strategies/end_to_end.py", "tests/strategies/test_strategies_end_to_end.py")
@@ -73,6 +75,7 @@ _modalities = _in(
     f"{_MODALITIES}::test_missing_rates_ask_every_method_with_the_same_masks",
     f"{_MODALITIES}::test_donors_are_others_of_the_stated_class_that_have_the_input",
 )
+_metrics = _in("evaluate/metrics.py", "tests/evaluate/test_evaluate_metrics.py")
 _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selective.py")
 _store = _in("features/store.py", "tests/features/test_features_store.py")
 
@@ -124,6 +127,11 @@ MUTANTS: tuple[Mutant, ...] = (
     _split("later rows of a group are in an earlier part", '.transform("max")', '.transform("min")'),
     _split("the split's hash does not know the parts", '{row}\\x1f{PARTS[code]}"', '{row}\\x1f"'),
     _split("a changed split file is taken", 'or frame.attrs.get("hash") != split.hash', ""),
+    _split(
+        "validation rows divide groups of the training part",
+        "labels[rows], units.iloc[rows], (1 - share",
+        "labels[rows], ids.iloc[rows], (1 - share",
+    ),
     # Who learns from whom.
     _folds(
         "a fold divides groups", "    units = ctx.ids if ctx.groups is None else ctx.groups\n", "    units = ctx.ids\n"
@@ -147,6 +155,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "without cross-fitting the head learns from validation rows",
         "return Folds(train, train, valid,",
         "return Folds(np.sort(np.concatenate([train, valid])), train, valid,",
+    ),
+    Mutant(
+        "src/fusetune/heads/folds.py",
+        "a fold's networks may never have seen a class",
+        "    return not lost\n",
+        "    return True\n",
+        ("tests/strategies/test_strategies_two_stage.py",),
     ),
     _solver(
         "held-out logits are those of the final solution",
@@ -184,6 +199,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "class weights have the mean 1 over classes, not rows",
         "weights * counts.sum() / (weights * counts).sum()",
         "weights / weights.mean()",
+    ),
+    _prepare("checkpoints of other labels are gone on with", "    digest.update(labels.tobytes())\n", ""),
+    _prepare("checkpoints of another split are gone on with", "    digest.update(split.hash.encode())\n", ""),
+    _prepare("checkpoints of other inputs are gone on with", "        digest.update(source.digests.tobytes())\n", ""),
+    _prepare(
+        "checkpoints of other settings are gone on with",
+        "    digest.update(json.dumps(tree, sort_keys=True).encode())\n",
+        "        pass\n",
     ),
     _crossfit("a fold's network sees its own fold", "folds.rows[~held], _stage", "folds.rows, _stage"),
     _crossfit(
@@ -223,6 +246,34 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if any(h.best_nll < h.start_nll for h in histories):\n",
     ),
     _undone("fine-tuning is never undone", "    if after < before:\n", "    if True:\n"),
+    Mutant(
+        "src/fusetune/strategies/blocks.py",
+        "held-out rows are spoken of by the network that learnt from them",
+        "    if not folds.pooled:\n",
+        "    if True:\n",
+        (_CROSSFIT,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/blocks.py",
+        "what a modality alone says of held-out rows is said by its own network",
+        "part.held[places])",
+        "np.mean([n.only[1](torch.from_numpy(np.array(part.block.z))).numpy() for n in part.networks], 0)[places])",
+        (_CROSSFIT,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/base.py",
+        "rows that nothing was held out for are spoken of",
+        "        if not np.array_equal(",
+        "        places = np.minimum(places, len(self.rows) - 1)\n        if False and not np.array_equal(",
+        (_CROSSFIT,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/blocks.py",
+        "words are read whether they help or not",
+        "    if after < before:\n",
+        "    if True:\n",
+        (f"{_UNIMODAL}::test_words_are_read_only_where_they_lower_the_nll_of_the_head",),
+    ),
     _unimodal(
         "a classifier speaks of its own rows",
         "held[has] = fit.held",
@@ -275,6 +326,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "the start is chosen on the rows that it was solved on",
         "        for rows in (train, valid)\n",
         "        for rows in (train, train)\n",
+    ),
+    Mutant(
+        "src/fusetune/train/loop.py",
+        "the last epoch is kept and called the best",
+        "    model.load_state_dict(best)\n",
+        "",
+        ("tests/train/test_train_loop.py::test_best_weights_come_back",),
+    ),
+    Mutant(
+        "src/fusetune/train/loop.py",
+        "the start does not compete with the epochs",
+        "history.start_nll if start_counts else math.inf",
+        "math.inf",
+        ("tests/train/test_train_loop.py::test_best_weights_come_back",),
     ),
     Mutant(
         "src/fusetune/strategies/linear_probe.py",
@@ -374,6 +439,20 @@ MUTANTS: tuple[Mutant, ...] = (
         "schema, ctx.classes, ctx.config, ctx.runtime, seen)",
         "schema, ctx.classes, ctx.config, ctx.runtime)",
         ("tests/test_judge.py",),
+    ),
+    Mutant(
+        "src/fusetune/model.py",
+        "rows that the model was made from are not counted when it is judged",
+        '"seen": int(np.isin(digests, self.seen).sum())',
+        '"seen": 0',
+        ("tests/test_model.py",),
+    ),
+    Mutant(
+        "src/fusetune/estimator.py",
+        "scikit-learn's estimator divides groups",
+        "make_split(ids, codes, groups=groups,",
+        "make_split(ids, codes,",
+        ("tests/test_estimator.py::test_a_group_is_no_input_and_is_kept_together",),
     ),
     # What is learnt on validation rows.
     _calibration(
@@ -539,6 +618,17 @@ MUTANTS: tuple[Mutant, ...] = (
     _modalities("a row lends itself its own features", "found[order] = np.roll(order, 1)", "found[order] = order"),
     _selective(
         "the surest rows are left unanswered", 'np.argsort(-sure, kind="stable")', 'np.argsort(sure, kind="stable")'
+    ),
+    _metrics("a certain mistake costs little", "SMALLEST_PROBABILITY = 1e-12", "SMALLEST_PROBABILITY = 1e-2"),
+    _metrics(
+        "ties count as ranked rightly",
+        "rankdata(probabilities[:, present], axis=0)",
+        'rankdata(probabilities[:, present], axis=0, method="max")',
+    ),
+    _metrics(
+        "a calibration error is the error of the mean",
+        "np.abs(sums).sum() / len(labels)",
+        "np.abs(sums.sum()) / len(labels)",
     ),
     # What is used again.
     _store("features of other weights are used again", '            "weights": weights,\n', ""),

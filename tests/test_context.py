@@ -87,3 +87,26 @@ def test_the_head_sees_views_that_no_encoder_was_trained_on(tmp_path: Path) -> N
     assert len(moments) == 3
     trained = [ctx.moment(epoch, view) for epoch in range(500) for view in range(9)]
     assert not moments & {(moment.seed, moment.epoch, moment.view) for moment in trained}
+
+
+@pytest.mark.parametrize("change", ["nothing", "label", "part", "cell", "settings", "strategy", "threads"])
+def test_checkpoints_belong_to_labels_split_inputs_and_settings(tmp_path: Path, change: str) -> None:
+    frame, more = tiny_table(tmp_path / "data"), {}
+    first = make_context(tmp_path, frame, ["age", "site"]).key
+    match change:
+        case "label":
+            swapped = {"heart": "lung", "lung": "heart"}
+            frame["organ"] = [swapped.get(organ, organ) for organ in frame["organ"]]
+        case "part":
+            frame["part"] = frame["part"].replace({"val": "test", "test": "val"})
+        case "cell":
+            frame.loc[0, "age"] += 1.0
+        case "settings":
+            more = {"train__lr": 5e-3}
+        case "strategy":
+            more = {"strategy": {"name": "ume"}}
+        case "threads":
+            more = {"threads": 2}
+    second = make_context(tmp_path, frame, ["age", "site"], **more).key
+    # A stage does not depend on who asks for it, and threads change no result.
+    assert (first == second) == (change in ("nothing", "strategy", "threads"))

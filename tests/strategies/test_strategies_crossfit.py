@@ -17,7 +17,11 @@ from fusetune.context import Context
 from fusetune.heads.folds import make_folds
 from fusetune.networks import EnsembleNetwork
 from fusetune.strategies import crossfit, unimodal
+from fusetune.strategies.base import NoSettings, Strategy, held_by
 from fusetune.strategies.crossfit import Tuned, tuned, words_block
+from fusetune.strategies.linear_probe import LinearProbe
+from fusetune.strategies.two_stage import TwoStage
+from fusetune.strategies.ume import UME
 from fusetune.strategies.unimodal import fine_tune, one_network
 
 Rows = npt.NDArray[np.int64]
@@ -96,6 +100,28 @@ def test_a_classifier_on_an_untrained_encoder_is_not_asked_about_its_own_rows(tm
     if reads == "logits":
         for said in (one.block.plain[0], *one.block.views):
             assert nll(ctx, said, rows) > 1.5
+
+
+@pytest.mark.parametrize("strategy", [TwoStage, LinearProbe, UME])
+def test_what_a_strategy_leaves_is_not_said_by_its_own_network(tmp_path: Path, strategy: type[Strategy]) -> None:
+    ctx = make_context(tmp_path, untold_table(tmp_path / "data"), ["genes"], crossfit__how="k", head__penalties=[1e-4])
+    fitted = strategy.fit(ctx, NoSettings())
+    own = held_by(ctx, fitted.network, fitted.rows)
+    assert nll(ctx, own.f, fitted.rows) < 0.5, "it remembers nothing, so nothing was tested"
+    for said in (fitted.held.f, fitted.held.f_m["genes"]):
+        assert nll(ctx, said, fitted.rows) > 1.5
+    assert sorted(fitted.rows) == sorted([*ctx.split.rows("train"), *ctx.split.rows("valid")])
+    assert fitted.tried == []  # no candidate was chosen on the rows that it leaves
+
+
+def test_only_rows_that_were_held_out_are_spoken_of(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["genes"])
+    fitted = LinearProbe.fit(ctx, NoSettings())
+    valid, plain = ctx.split.rows("valid"), held_by(ctx, fitted.network, ctx.split.rows("valid"))
+    torch.testing.assert_close(fitted.held_on(valid[[5, 2, 3]]).f, plain.f[[5, 2, 3]])
+    for rows in (ctx.split.rows("train")[:3], np.flatnonzero(ctx.split.part == 2), np.append(valid, len(ctx.ids))):
+        with pytest.raises(ValueError, match="nothing was held out for"):
+            fitted.held_on(rows)
 
 
 def test_words_are_not_asked_about_the_rows_that_they_were_learnt_from(
