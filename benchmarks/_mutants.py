@@ -202,11 +202,15 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _prepare("checkpoints of other labels are gone on with", "    digest.update(labels.tobytes())\n", ""),
     _prepare("checkpoints of another split are gone on with", "    digest.update(split.hash.encode())\n", ""),
-    _prepare("checkpoints of other inputs are gone on with", "        digest.update(source.digests.tobytes())\n", ""),
+    _prepare(
+        "checkpoints of other inputs are gone on with",
+        "        digest.update(source.digests.tobytes())\n",
+        "        pass\n",
+    ),
     _prepare(
         "checkpoints of other settings are gone on with",
         "    digest.update(json.dumps(tree, sort_keys=True).encode())\n",
-        "        pass\n",
+        "",
     ),
     _crossfit("a fold's network sees its own fold", "folds.rows[~held], _stage", "folds.rows, _stage"),
     _crossfit(
