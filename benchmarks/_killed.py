@@ -16,7 +16,7 @@ STAGES = {
     "doctor": ("fusetune.api", "examine", 1),
     "stage U": ("fusetune.train.loop", "_run_epoch", 2),
     "encode": ("fusetune.features.store", "FeatureStore._compute", 2),
-    "stage M": ("fusetune.strategies.two_stage", "fit_on", 1),
+    "stage M": ("fusetune.strategies.blocks", "fit_on", 1),
     "judge": ("fusetune.api", "judge", 1),
     "model": ("fusetune.bundle", "numpy_bytes", 1),
     "report": ("fusetune.api", "write_report", 1),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusetune.augment.geometry import compose
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment
 from fusetune.augment.warp import warp
@@ -44,7 +45,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (rows, _SIDE, _SIDE, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     keys = torch.arange(rows)
-    matrices = _TURN.matrices(keys, Moment(0), _SIDE)
+    matrices = compose(_TURN.parameters(keys, Moment(0)), _TURN.policy.crop, _SIDE, _SIZE)
     exact = warp(images.double() / 255, matrices, _SIZE)
     sides: dict[str, Callable[[], Tensor]] = {
         "fusetune, everything included": lambda: _TURN.draw(images, keys, Moment(0)),

@@ -249,3 +249,22 @@ def test_a_loaded_model_is_frozen_and_leaves_threads_alone(made: tuple[fusetune.
     model = fusetune.load(made[0].folder)
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
     assert not any(module.training for module in model.network.modules())
+
+
+def test_a_model_of_the_first_format_predicts_what_it_did() -> None:
+    """Written by the first release: cross-fitted networks, an encoder that was left as it was, words."""
+    folder = Path(__file__).parent / "bundles" / "format_1"
+    assert json.loads((folder / "model" / "bundle.json").read_text(encoding="utf-8"))["format"] == 1
+    model = fusetune.load(folder / "model")
+    predictions = model.predict_table(folder / "rows.csv").drop(columns="problem")
+    expected = pd.read_csv(folder / "predictions.csv").drop(columns="problem")
+    assert predictions["prediction"].tolist() == expected["prediction"].tolist()
+    columns = [name for name in expected if name.startswith("p") and name != "prediction"]
+    np.testing.assert_allclose(predictions[columns], expected[columns], rtol=0, atol=1e-6)
+
+
+def test_a_model_of_the_first_format_can_be_saved_again(tmp_path: Path) -> None:
+    model = fusetune.load(Path(__file__).parent / "bundles" / "format_1" / "model")
+    save_bundle(model, tmp_path / "model")
+    rows = Path(__file__).parent / "bundles" / "format_1" / "rows.csv"
+    pd.testing.assert_frame_equal(fusetune.load(tmp_path / "model").predict_proba(rows), model.predict_proba(rows))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import CLASSES, make_context, tiny_table
+from strategies_context import make_context
+from tiny import CLASSES, tiny_table
 
 from fusetune.context import Context
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tiny import make_context, tiny_table
+from strategies_context import make_context
+from tiny import tiny_table
 
 from fusetune import judge as judge_module
 from fusetune.context import Context

@@ -24,7 +24,7 @@ OPTIONS = ["--inputs", "scan,note,age,site", "--group", "patient", "--split", "p
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a table and a configuration with epochs long enough to be killed in the middle of."""
     folder = tmp_path_factory.mktemp("resume")
     frame = tiny_table(folder / "data", rows=144)
@@ -36,9 +36,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(given: tuple[Path, Path]) -> Path:
+def whole(files: tuple[Path, Path]) -> Path:
     """Return the folder of a run that nobody stopped, with a feature store of its own."""
-    table, config = given
+    table, config = files
     store = f"store.folder={table.parent.parent / 'other store'}"
     run = fusetune.fit(
         table, "organ", config=config, sets=[store], out=table.parent.parent / "whole", quiet=True, **HOW
@@ -46,8 +46,8 @@ def whole(given: tuple[Path, Path]) -> Path:
     return run.folder
 
 
-def start(given: tuple[Path, Path], out: Path, *more: str) -> subprocess.Popen[bytes]:
-    table, config = given
+def start(files: tuple[Path, Path], out: Path, *more: str) -> subprocess.Popen[bytes]:
+    table, config = files
     command = [sys.executable, "-m", "fusetune.cli", "fit", str(table), "--label", "organ", "--config", str(config)]
     return subprocess.Popen(
         [*command, "--out", str(out), *OPTIONS, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -86,8 +86,8 @@ def epoch_seconds(out: Path) -> float:
 def assert_equal_runs(out: Path, whole: Path) -> None:
     for name in ("model/weights.safetensors", "model/schema.json", "split.parquet"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
-    told, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (out, whole))
-    pd.testing.assert_frame_equal(told, expected, check_exact=True)
+    predictions, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (out, whole))
+    pd.testing.assert_frame_equal(predictions, expected, check_exact=True)
     metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (out, whole))
     for name in ("test", "valid", "gain", "comparisons", "rows"):
         assert metrics[name] == before[name]
@@ -97,28 +97,28 @@ def assert_equal_runs(out: Path, whole: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(
-    given: tuple[Path, Path], whole: Path, tmp_path: Path
+    files: tuple[Path, Path], whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     # In the middle of an epoch: some steps of the third have been taken and are lost.
-    kill_when(start(given, out), lambda: has_epoch(out, "scan", 1), later=0.0)
+    kill_when(start(files, out), lambda: has_epoch(out, "scan", 1), later=0.0)
     assert not has_epoch(out, "scan", 2)
     # In the middle of another epoch of the resumed run, by the duration of an epoch.
-    kill_when(start(given, out, "--resume"), lambda: has_epoch(out, "scan", 3), later=epoch_seconds(out) / 2)
+    kill_when(start(files, out, "--resume"), lambda: has_epoch(out, "scan", 3), later=epoch_seconds(out) / 2)
     assert not has_epoch(out, "note", 0)
     # Between two stages: as soon as the last epoch of the second one is saved.
-    kill_when(start(given, out, "--resume"), (out / "stages" / "note" / "epoch-0004.pt").exists)
+    kill_when(start(files, out, "--resume"), (out / "stages" / "note" / "epoch-0004.pt").exists)
     assert not (out / "metrics.json").exists()
-    table, config = given
+    table, config = files
     fusetune.fit(table, "organ", config=config, out=out, resume=True, quiet=True, **HOW)
     assert_equal_runs(out, whole)
     assert sum(e["event"] == "test part opened" for e in events(out)) == 1
 
 
 @pytest.fixture(scope="module")
-def interrupted(given: tuple[Path, Path]) -> Path:
+def interrupted(files: tuple[Path, Path]) -> Path:
     """Return the folder of a run that was interrupted in its second stage."""
-    table, config = given
+    table, config = files
     plain, calls, out = loop._run_epoch, [], table.parent.parent / "interrupted"
 
     def until_the_seventh(*args: Any) -> float:
@@ -139,32 +139,32 @@ def stopped(interrupted: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(interrupted, tmp_path / "run"))
 
 
-def test_an_interrupted_run_continues_in_the_same_process(given: tuple[Path, Path], whole: Path, stopped: Path) -> None:
-    table, config = given
+def test_an_interrupted_run_continues_in_the_same_process(files: tuple[Path, Path], whole: Path, stopped: Path) -> None:
+    table, config = files
     fusetune.fit(table, "organ", config=config, out=stopped, resume=True, quiet=True, **HOW)
     assert_equal_runs(stopped, whole)
 
 
 @pytest.mark.parametrize("change", ["text.train.lr=0.01", "seed=1", "views=1", "head.kind=ridge"])
-def test_another_configuration_is_refused(given: tuple[Path, Path], stopped: Path, change: str) -> None:
-    table, config = given
+def test_another_configuration_is_refused(files: tuple[Path, Path], stopped: Path, change: str) -> None:
+    table, config = files
     before = (stopped / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=r"(?s)resume|--resume"):
         fusetune.fit(table, "organ", config=config, sets=[change], out=stopped, resume=True, quiet=True, **HOW)
     assert (stopped / "config.yaml").read_bytes() == before
 
 
-def test_settings_that_do_not_matter_may_change(given: tuple[Path, Path], whole: Path, stopped: Path) -> None:
-    table, config = given
+def test_settings_that_do_not_matter_may_change(files: tuple[Path, Path], whole: Path, stopped: Path) -> None:
+    table, config = files
     sets = ["device=auto", "threads=null", "store.limit_gb=3", "evaluate.baselines=false"]
     run = fusetune.fit(table, "organ", config=config, sets=sets, out=stopped, resume=True, quiet=True, **HOW)
-    told, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run.folder, whole))
-    assert told["prediction"].tolist() == expected["prediction"].tolist()
+    predictions, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run.folder, whole))
+    assert predictions["prediction"].tolist() == expected["prediction"].tolist()
 
 
 @pytest.mark.parametrize("change", ["row", "cell", "label", "text"])
-def test_another_table_is_refused(given: tuple[Path, Path], stopped: Path, change: str) -> None:
-    table, config = given
+def test_another_table_is_refused(files: tuple[Path, Path], stopped: Path, change: str) -> None:
+    table, config = files
     frame = pd.read_csv(table)
     match change:
         case "row":
@@ -181,8 +181,8 @@ def test_another_table_is_refused(given: tuple[Path, Path], stopped: Path, chang
         fusetune.fit(other, "organ", config=config, out=stopped, resume=True, quiet=True, **HOW)
 
 
-def test_a_cross_fitted_run_continues_too(given: tuple[Path, Path], tmp_path: Path) -> None:
-    table, config = given
+def test_a_cross_fitted_run_continues_too(files: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = files
     how: dict[str, Any] = HOW | {"inputs": ["note", "age", "site"], "quiet": True, "config": config}
     how["sets"] = ["crossfit.how=k", "crossfit.folds=2", "train.epochs=2"]
     plain, calls = loop._run_epoch, []
@@ -200,8 +200,8 @@ def test_a_cross_fitted_run_continues_too(given: tuple[Path, Path], tmp_path: Pa
     assert_equal_runs(tmp_path / "run", fusetune.fit(table, "organ", out=tmp_path / "whole", **how).folder)
 
 
-def test_a_run_with_views_mixing_and_every_operation_continues_too(given: tuple[Path, Path], tmp_path: Path) -> None:
-    table, config = given
+def test_a_run_with_views_mixing_and_every_operation_continues_too(files: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = files
     sets = [
         "train={epochs: 2, batch_size: 16, repeats: 2, mix: {kind: mixup}}",
         "image.train.mix={kind: cutmix, alpha: 1}",
@@ -234,16 +234,16 @@ def test_a_run_with_views_mixing_and_every_operation_continues_too(given: tuple[
     pd.testing.assert_series_equal(again["p(lung)"], before["p(lung)"], check_exact=False, rtol=0, atol=1e-6)
 
 
-def test_resume_without_anything_to_resume_is_a_fresh_run(given: tuple[Path, Path], tmp_path: Path) -> None:
-    table, config = given
+def test_resume_without_anything_to_resume_is_a_fresh_run(files: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = files
     out = tmp_path / "new"
     sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
     run = fusetune.fit(table, "organ", config=config, sets=sets, out=out, resume=True, quiet=True, **HOW)
     assert run.report.exists()
 
 
-def test_a_run_killed_before_its_report_gets_one(given: tuple[Path, Path], tmp_path: Path) -> None:
-    table, config = given
+def test_a_run_killed_before_its_report_gets_one(files: tuple[Path, Path], tmp_path: Path) -> None:
+    table, config = files
     sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
 
     def killed(*_: Any) -> None:

@@ -12,16 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from fusetune.config import Config
-from fusetune.context import Context
-from fusetune.data.infer import infer_schema
-from fusetune.data.roles import Roles
-from fusetune.data.table import read_table
-from fusetune.model import encode_labels
-from fusetune.prepare import class_list, prepare, split_rows
-from fusetune.progress import Log
-from fusetune.runtime import start_runtime
-
 CLASSES = ("heart", "liver", "lung")
 _WORDS = {
     "heart": ("beats", "chamber", "valve"),
@@ -84,19 +74,6 @@ def settings(store: Path, **more: Any) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = value
     return found
-
-
-def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
-    """Return a run on a tiny table just before anything is trained; more settings as for `settings`."""
-    config = Config.build(settings(folder / "store", **more))
-    vectors = {"genes": "v_*"} if "genes" in inputs else None
-    table = read_table(frame)
-    schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
-    classes = class_list(table, "organ")
-    labels = encode_labels(table, "organ", classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
-    runtime = start_runtime(config)
-    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
 
 
 def no_network(monkeypatch: Any) -> list[Any]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fusetune.augment import Augment
 from fusetune.augment.random import Moment
-from fusetune.augment.views import draw_views
 from fusetune.config import Config, TrainConfig
 from fusetune.data.schema import Modality
 from fusetune.data.source import Inputs, Source, to_device
@@ -165,7 +164,7 @@ class Context:
     def augmented(self, name: str, raw: Inputs, rows: Rows, epoch: int, views: int = 1) -> Any:
         """Return a modality's inputs on the device, freshly augmented: all rows of the first view, then the next."""
         moments = [self.moment(epoch, view) for view in range(views)]
-        return draw_views(self.augments[name], to_device(raw, self.runtime.device), self.row_keys(rows), moments)
+        return self.augments[name].draw_views(to_device(raw, self.runtime.device), self.row_keys(rows), moments)
 
     def encode(self, name: str, encoder: Encoder, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features of some rows, [views or 1, rows, dim]; views that cannot differ are encoded once."""

@@ -45,7 +45,7 @@ from fusetune.encoders import (
 )
 from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
 from fusetune.encoders.sentence import UNTRAINED
-from fusetune.errors import BundleError, WeightsError
+from fusetune.errors import WeightsError
 from fusetune.files import write_text
 from fusetune.progress import Log
 
@@ -142,8 +142,6 @@ class Reader:
                 fitted = CellInput(**facts["fitted"])
             case "vector":
                 fitted = VectorInput(**facts["fitted"])
-            case other:
-                raise BundleError(f"{folder}: unknown kind of input '{other}'")
         return cls(modality, fitted, facts["size"])
 
 
@@ -174,18 +172,15 @@ def prepare_modality(
     Raises:
         WeightsError: If the encoder's weights are not on this machine and may not be downloaded.
     """
-    column = modality.columns[0]
     match modality.kind:
         case "image":
-            return _prepare_image(modality, column, table, train, config, log)
+            return _prepare_image(modality, table, train, config, log)
         case "text":
-            return _prepare_text(modality, column, table, train, config, log)
+            return _prepare_text(modality, table, train, config, log)
         case "columns":
             cells = CellInput.fit(table, {name: schema.kind_of(name) for name in modality.columns}, train)
-            numbers, categories = len(cells.numbers), cells.cardinalities
-            if config.columns.encoder == "mlp":
-                return Reader(modality, cells), ColumnsMLP(numbers, categories, width=config.columns.width)
-            return Reader(modality, cells), FTTransformer(numbers, categories, width=config.columns.width)
+            build = ColumnsMLP if config.columns.encoder == "mlp" else FTTransformer
+            return Reader(modality, cells), build(len(cells.numbers), cells.cardinalities, width=config.columns.width)
         case _:
             vector = VectorInput.fit(table, modality.columns, train)
             width = len(vector.mean)
@@ -193,15 +188,13 @@ def prepare_modality(
             return Reader(modality, vector), encoder
 
 
-def _prepare_image(
-    modality: Modality, column: str, table: Table, train: Rows, config: Config, log: Log
-) -> tuple[Reader, Encoder]:
+def _prepare_image(modality: Modality, table: Table, train: Rows, config: Config, log: Log) -> tuple[Reader, Encoder]:
     image = config.image
     name = _automatic(image.encoder, "efficientnet-lite0", IMAGE_PACKAGES, log)
     encoder: ImageEncoder = load_image_encoder(
         name, allow_download=config.allow_download, mean=image.mean, std=image.std
     )
-    fitted = image_input(config, column).fit_extent(table, train)
+    fitted = image_input(config, modality.columns[0]).fit_extent(table, train)
     return Reader(modality, fitted, image.encode_side), encoder
 
 
@@ -220,10 +213,8 @@ def image_input(config: Config, column: str) -> ImageInput:
     )
 
 
-def _prepare_text(
-    modality: Modality, column: str, table: Table, train: Rows, config: Config, log: Log
-) -> tuple[Reader, Encoder]:
-    text = config.text
+def _prepare_text(modality: Modality, table: Table, train: Rows, config: Config, log: Log) -> tuple[Reader, Encoder]:
+    text, column = config.text, modality.columns[0]
     name = _automatic(text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
     tokenizer = None
     if name in UNTRAINED:

@@ -28,11 +28,11 @@ def weights(factor: float) -> dict[int, float]:
         return {0: 1.0}
     low = math.floor(factor)
     share = (factor**2 - low**2) / ((low + 1) ** 2 - low**2)
-    found = {}
+    taps = {}
     for place in range(-low, low + 1):
         narrow, wide = max(0, low - abs(place)) / low**2, max(0, low + 1 - abs(place)) / (low + 1) ** 2
-        found[place] = (1 - share) * narrow + share * wide
-    return found
+        taps[place] = (1 - share) * narrow + share * wide
+    return taps
 
 
 def smoothed(image: Floats, across: dict[int, float], down: dict[int, float]) -> Floats:

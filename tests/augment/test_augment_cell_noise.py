@@ -46,38 +46,38 @@ def augment(share: float) -> CellAugment:
 
 def test_the_share_of_corrupted_cells_is_the_one_asked_for() -> None:
     for share in (0.1, 0.7):
-        found = augment(share).draw(strangers(), KEYS, Moment(0))
-        for cells in (found["numbers"], found["codes"]):
+        view = augment(share).draw(strangers(), KEYS, Moment(0))
+        for cells in (view["numbers"], view["codes"]):
             for column in (cells != -1).T:
                 assert stats.binomtest(int(column.sum()), ROWS, share).pvalue > 1e-4
 
 
 def test_new_values_follow_the_training_marginals() -> None:
-    known, found = donors(), augment(0.8).draw(strangers(), KEYS, Moment(1))
+    pool, view = donors(), augment(0.8).draw(strangers(), KEYS, Moment(1))
     for column in range(2):
-        changed = found["numbers"][:, column][found["numbers"][:, column] != -1].numpy()
-        values, expected = np.unique(known["numbers"][:, column].numpy(), return_counts=True)
+        changed = view["numbers"][:, column][view["numbers"][:, column] != -1].numpy()
+        values, expected = np.unique(pool["numbers"][:, column].numpy(), return_counts=True)
         seen = np.array([(changed == value).sum() for value in values])
         assert seen.sum() == len(changed)  # of this column's values only
         assert stats.chisquare(seen, expected / expected.sum() * len(changed)).pvalue > 1e-4
     for column in range(3):
-        changed = found["codes"][:, column][found["codes"][:, column] != -1]
+        changed = view["codes"][:, column][view["codes"][:, column] != -1]
         assert stats.chisquare(torch.bincount(changed - 100 * column, minlength=5).numpy()).pvalue > 1e-4
 
 
 def test_a_number_and_its_missing_flag_come_from_one_row() -> None:
-    found = augment(0.5).draw(strangers(), KEYS, Moment(2))
-    assert bool(found["missing"].any())
-    assert bool((found["missing"] == (found["numbers"] == 0)).all())
+    view = augment(0.5).draw(strangers(), KEYS, Moment(2))
+    assert bool(view["missing"].any())
+    assert bool((view["missing"] == (view["numbers"] == 0)).all())
 
 
 def test_columns_are_corrupted_independently() -> None:
-    found = augment(0.5).draw(strangers(), KEYS, Moment(3))
-    hits = torch.cat([found["numbers"] != -1, found["codes"] != -1], 1).double().numpy()
+    view = augment(0.5).draw(strangers(), KEYS, Moment(3))
+    hits = torch.cat([view["numbers"] != -1, view["codes"] != -1], 1).double().numpy()
     correlation = np.corrcoef(hits.T)
     assert np.abs(correlation - np.eye(5)).max() < 0.1
-    both = (found["numbers"] > 0).all(1)
-    rows = torch.stack([found["numbers"][both, 0], found["numbers"][both, 1] / 1000]).numpy()
+    both = (view["numbers"] > 0).all(1)
+    rows = torch.stack([view["numbers"][both, 0], view["numbers"][both, 1] / 1000]).numpy()
     assert abs(np.corrcoef(rows)[0, 1]) < 0.2
 
 
@@ -93,25 +93,25 @@ def test_a_row_gets_the_same_view_in_any_batch() -> None:
 
 
 def test_tables_without_numbers_or_without_categories_work() -> None:
-    known, inputs = donors(), strangers(50)
+    pool, inputs = donors(), strangers(50)
     for name in ("numbers", "codes"):
         empty = {"numbers": ("numbers", "missing"), "codes": ("codes",)}[name]
-        few = {n: c[:, :0] if n in empty else c for n, c in known.items()}
+        few = {n: c[:, :0] if n in empty else c for n, c in pool.items()}
         rows = {n: c[:, :0] if n in empty else c for n, c in inputs.items()}
-        found = CellAugment(ColumnPolicy(corrupt=0.5), few).draw(rows, KEYS[:50], Moment(0))
-        assert found[name].shape == (50, 0)
-        assert any(bool((found[other] != -1).any()) for other in ("numbers", "codes") if other != name)
+        view = CellAugment(ColumnPolicy(corrupt=0.5), few).draw(rows, KEYS[:50], Moment(0))
+        assert view[name].shape == (50, 0)
+        assert any(bool((view[other] != -1).any()) for other in ("numbers", "codes") if other != name)
 
 
 def test_vectors_take_single_dimensions_from_training_rows() -> None:
-    known = torch.arange(TRAIN).float()[:, None] + 1000 * torch.arange(8)
+    pool = torch.arange(TRAIN).float()[:, None] + 1000 * torch.arange(8)
     vectors = torch.full((ROWS, 8), -1.0)
-    found = VectorAugment(ColumnPolicy(corrupt=0.3), known).draw(vectors, KEYS, Moment(5))
-    hit = found != -1
+    view = VectorAugment(ColumnPolicy(corrupt=0.3), pool).draw(vectors, KEYS, Moment(5))
+    hit = view != -1
     assert stats.binomtest(int(hit.sum()), ROWS * 8, 0.3).pvalue > 1e-4
     place = torch.arange(8).expand(ROWS, -1)[hit]
-    assert torch.equal((found[hit] // 1000).long(), place)
-    taken = torch.bincount((found[hit] % 1000).long(), minlength=TRAIN)
+    assert torch.equal((view[hit] // 1000).long(), place)
+    taken = torch.bincount((view[hit] % 1000).long(), minlength=TRAIN)
     assert stats.chisquare(taken.numpy()).pvalue > 1e-4
 
 
@@ -147,10 +147,10 @@ def test_the_numbers_of_one_column_come_from_one_donor() -> None:
 
 def test_jitter_is_gaussian_and_of_the_size_asked_for() -> None:
     inputs = strangers() | {"numbers": torch.zeros(ROWS, 2)}
-    found = CellAugment(ColumnPolicy(corrupt=0, jitter=0.3), donors()).draw(inputs, KEYS, Moment(0))["numbers"]
-    for column in found.T:
+    numbers = CellAugment(ColumnPolicy(corrupt=0, jitter=0.3), donors()).draw(inputs, KEYS, Moment(0))["numbers"]
+    for column in numbers.T:
         assert stats.kstest(column.numpy() / 0.3, "norm").pvalue > 1e-4
-    assert abs(np.corrcoef(found.T.numpy())[0, 1]) < 0.1
+    assert abs(np.corrcoef(numbers.T.numpy())[0, 1]) < 0.1
     vectors = VectorAugment(ColumnPolicy(corrupt=0, jitter=0.5), torch.empty(0)).draw(
         torch.ones(ROWS, 4), KEYS, Moment(0)
     )
@@ -163,9 +163,9 @@ def test_missing_cells_and_truth_values_are_never_jittered() -> None:
     missing[::3, 0] = True
     inputs = {"numbers": numbers, "missing": missing, "codes": torch.zeros(ROWS, 0, dtype=torch.int64)}
     augments = CellAugment(ColumnPolicy(corrupt=0, jitter=1.0), inputs, truths=(2,))
-    found = augments.draw(inputs, KEYS, Moment(0))
-    assert torch.equal(found["missing"], missing)
-    assert torch.equal(found["numbers"] == 0, missing | torch.tensor([False, False, True]))
+    view = augments.draw(inputs, KEYS, Moment(0))
+    assert torch.equal(view["missing"], missing)
+    assert torch.equal(view["numbers"] == 0, missing | torch.tensor([False, False, True]))
 
 
 def test_a_jittered_date_is_a_date() -> None:
@@ -177,8 +177,8 @@ def test_a_jittered_date_is_a_date() -> None:
     source = cells.bind(table)
     inputs = source.read(np.arange(ROWS))
     augment = reader.augment(config, source, np.arange(ROWS))
-    found = augment.draw(inputs, KEYS, Moment(0))["numbers"].double().numpy()
-    days, sine, cosine = (found[:, i] * cells.numbers[i].std + cells.numbers[i].mean for i in (1, 2, 3))
+    numbers = augment.draw(inputs, KEYS, Moment(0))["numbers"].double().numpy()
+    days, sine, cosine = (numbers[:, i] * cells.numbers[i].std + cells.numbers[i].mean for i in (1, 2, 3))
     before = inputs["numbers"][:, 1].double().numpy() * cells.numbers[1].std + cells.numbers[1].mean
     assert stats.kstest((days - before) / (0.05 * cells.numbers[1].std), "norm").pvalue > 1e-4
     np.testing.assert_allclose(sine, np.sin(2 * np.pi * days / 365.2425), rtol=0, atol=1e-3)
@@ -188,11 +188,11 @@ def test_a_jittered_date_is_a_date() -> None:
 def test_cells_go_missing_with_their_own_code_a_date_as_a_whole() -> None:
     inputs = strangers() | {"numbers": torch.full((ROWS, 4), 5.0), "missing": torch.zeros(ROWS, 4, dtype=torch.bool)}
     augments = CellAugment(ColumnPolicy(corrupt=0, missing=0.3), inputs, columns=(0, 1, 1, 1))
-    found = augments.draw(inputs, KEYS, Moment(0))
-    assert torch.equal(found["numbers"] == 0, found["missing"])
-    assert bool((found["missing"][:, 1:2] == found["missing"][:, 2:]).all())
-    assert set(found["codes"].unique().tolist()) == {-1, MISSING}
-    hits = torch.cat([found["missing"][:, :2], found["codes"] == MISSING], 1)
+    view = augments.draw(inputs, KEYS, Moment(0))
+    assert torch.equal(view["numbers"] == 0, view["missing"])
+    assert bool((view["missing"][:, 1:2] == view["missing"][:, 2:]).all())
+    assert set(view["codes"].unique().tolist()) == {-1, MISSING}
+    hits = torch.cat([view["missing"][:, :2], view["codes"] == MISSING], 1)
     for column in hits.T:
         assert abs(float(column.float().mean()) - 0.3) < 0.05
     assert np.abs(np.corrcoef(hits.T.double().numpy()) - np.eye(5)).max() < 0.1
@@ -206,8 +206,8 @@ def test_a_row_of_which_little_is_known_keeps_something() -> None:
         "missing": torch.tensor([[True, False]]).expand(ROWS, -1),
         "codes": torch.full((ROWS, 1), MISSING),
     }
-    found = CellAugment(ColumnPolicy(corrupt=0, missing=0.9), inputs).draw(inputs, KEYS, Moment(0))
-    assert torch.equal(found["missing"], inputs["missing"])
+    view = CellAugment(ColumnPolicy(corrupt=0, missing=0.9), inputs).draw(inputs, KEYS, Moment(0))
+    assert torch.equal(view["missing"], inputs["missing"])
 
 
 def test_all_operations_give_the_same_view_in_any_batch() -> None:

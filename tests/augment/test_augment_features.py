@@ -20,16 +20,16 @@ def augment(name: str = "image", **policy: float) -> FeatureAugment:
 
 def test_noise_is_gaussian_in_deviations_of_the_feature() -> None:
     z = torch.zeros(ROWS, DIM)
-    found = augment(noise=0.4).draw(z, KEYS, Moment(0)) / (0.4 * STD)
-    for feature in found.T:
+    noise = augment(noise=0.4).draw(z, KEYS, Moment(0)) / (0.4 * STD)
+    for feature in noise.T:
         assert stats.kstest(feature.numpy(), "norm").pvalue > 1e-4
-    assert float((torch.corrcoef(found.T) - torch.eye(DIM)).abs().max()) < 0.1
+    assert float((torch.corrcoef(noise.T) - torch.eye(DIM)).abs().max()) < 0.1
 
 
 def test_scale_stretches_the_distance_to_the_mean_uniformly() -> None:
     z = (MEAN + 3 * STD).expand(ROWS, -1)
-    found = (augment(scale=0.5).draw(z, KEYS, Moment(0)) - MEAN) / (3 * STD)
-    for feature in found.T:
+    noise = (augment(scale=0.5).draw(z, KEYS, Moment(0)) - MEAN) / (3 * STD)
+    for feature in noise.T:
         assert stats.kstest(feature.numpy(), stats.uniform(0.5, 1.0).cdf).pvalue > 1e-4
     assert torch.equal(augment(scale=0.5).draw(MEAN.expand(ROWS, -1), KEYS, Moment(0)), MEAN.expand(ROWS, -1))
 

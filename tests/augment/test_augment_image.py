@@ -41,11 +41,11 @@ def pictures(rows: int, side: int, seed: int = 0) -> Tensor:
 
 def expected_view(image: Tensor, augment: ImageAugment, row: int, moment: Moment) -> npt.NDArray[np.float64]:
     key = KEYS[row : row + 1]
-    drawn = {name: float(values[0]) for name, values in augment.parameters(key, moment).items()}
+    draws = {name: float(values[0]) for name, values in augment.parameters(key, moment).items()}
     size = augment.size
     fields = [normal(moment, key, f"{kind} field", size * size).view(size, size) for kind in ("speckle", "noise")]
     speckle, noise = (field.double().numpy() for field in fields)
-    return naive.view(image.double().numpy() / 255, drawn, augment.policy, size, speckle, noise)
+    return naive.view(image.double().numpy() / 255, draws, augment.policy, size, speckle, noise)
 
 
 @pytest.mark.parametrize("border", ["edge", "constant", "reflect"])
@@ -63,10 +63,10 @@ def test_views_equal_the_naive_version(side: int, size: int, border: str) -> Non
 
 
 def test_what_is_needed_by_few_is_seen_by_the_naive_comparison() -> None:
-    drawn = image_draws(FULL, KEYS[:6], Moment(3, 1))
+    draws = image_draws(FULL, KEYS[:6], Moment(3, 1))
     for name, neutral in NEUTRAL.items():
         if name not in ("posterize", "solarize", "autocontrast", "equalize"):
-            assert bool((drawn[name] != neutral).any()), name
+            assert bool((draws[name] != neutral).any()), name
 
 
 @pytest.mark.parametrize("border", ["edge", "constant", "reflect"])
@@ -111,7 +111,7 @@ def test_flips_and_quarter_turns_are_exact_permutations() -> None:
 
 def test_what_happens_to_pictures_is_inside_the_picture_for_crops_alone() -> None:
     crop = ImageAugment(ImagePolicy(crop=0.75), 30)
-    matrices = crop.matrices(KEYS, Moment(0), 40)
+    matrices = compose(crop.parameters(KEYS, Moment(0)), 0.75, 40, 30)
     corner = torch.tensor([[-15.0, 15.0], [-15.0, 15.0]], dtype=torch.float64)
     ends = matrices[:, :2, :2] @ corner + matrices[:, :2, 2:]
     assert float(ends.abs().max()) <= 20 + 1e-9  # never beyond the edge
@@ -122,33 +122,33 @@ def test_what_happens_to_pictures_is_inside_the_picture_for_crops_alone() -> Non
 def test_making_smaller_by_a_whole_factor_is_pillows_antialiased_resize(factor: int) -> None:
     side = 30 * factor
     images = pictures(1, side)
-    found = ImageAugment(ImagePolicy(), 30).draw(images, KEYS[:1], Moment(0))[0].permute(1, 2, 0).numpy() * 255
+    pixels = ImageAugment(ImagePolicy(), 30).draw(images, KEYS[:1], Moment(0))[0].permute(1, 2, 0).numpy() * 255
     picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
     expected = np.asarray(picture.resize((30, 30), Image.Resampling.BILINEAR), dtype=np.float64)
     # At the frame Pillow leaves out what lies outside; here the edge is repeated.
-    assert np.abs(found - expected)[2:-2, 2:-2].max() <= 1.01
+    assert np.abs(pixels - expected)[2:-2, 2:-2].max() <= 1.01
 
 
 @pytest.mark.parametrize(("factor", "left"), [(1.1, 0.72), (1.264, 0.62), (1.5, 0.37), (1.8, 0.18), (2.3, 0.08)])
 def test_making_smaller_by_any_factor_is_near_pillows_antialiased_resize(factor: float, left: float) -> None:
     side = round(60 * factor)
     images = pictures(1, side)
-    found = ImageAugment(ImagePolicy(), 60).draw(images, KEYS[:1], Moment(0))[0].permute(1, 2, 0).numpy() * 255
+    pixels = ImageAugment(ImagePolicy(), 60).draw(images, KEYS[:1], Moment(0))[0].permute(1, 2, 0).numpy() * 255
     picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
     expected = np.asarray(picture.resize((60, 60), Image.Resampling.BILINEAR), dtype=np.float64)
     unfiltered = warp(images.double(), torch.eye(3)[None] * (side / 60), 60)[0].permute(1, 2, 0).numpy()
     inner = (slice(2, -2), slice(2, -2))
     # White noise is the hardest picture there is.
-    error, without = (float(np.square(it - expected)[inner].mean()) ** 0.5 for it in (found, unfiltered))
+    error, without = (float(np.square(it - expected)[inner].mean()) ** 0.5 for it in (pixels, unfiltered))
     assert error <= left * without
 
 
 def test_smoothing_has_the_variance_of_the_triangle_that_it_stands_for() -> None:
     factors = torch.tensor([1.0, 1.3, 1.99, 2.0, 2.5, 4.7])
-    found = smoothing(factors)
-    place = torch.arange(found.shape[1]) - found.shape[1] // 2
-    assert torch.allclose(found.sum(1), torch.ones(6).double())
-    assert torch.allclose((found * place**2).sum(1), (factors.double() ** 2 - 1) / 6, atol=1e-6)
+    weights = smoothing(factors)
+    place = torch.arange(weights.shape[1]) - weights.shape[1] // 2
+    assert torch.allclose(weights.sum(1), torch.ones(6).double())
+    assert torch.allclose((weights * place**2).sum(1), (factors.double() ** 2 - 1) / 6, atol=1e-6)
 
 
 def test_shrinking_is_measured_along_the_pictures_axes() -> None:
@@ -159,10 +159,10 @@ def test_shrinking_is_measured_along_the_pictures_axes() -> None:
 def test_filters_of_plain_tensors_equal_the_naive_ones() -> None:
     images = pictures(3, 11).double()
     factors = torch.tensor([1.0, 1.4, 3.2])
-    found = convolve(images, smoothing(factors), smoothing(factors.flip(0))).numpy()
+    smooth = convolve(images, smoothing(factors), smoothing(factors.flip(0))).numpy()
     for row in range(3):
         across, down = naive.weights(float(factors[row])), naive.weights(float(factors[2 - row]))
-        assert np.abs(found[row] - naive.smoothed(images[row].numpy(), across, down)).max() < 1e-9
+        assert np.abs(smooth[row] - naive.smoothed(images[row].numpy(), across, down)).max() < 1e-9
 
 
 def smooth(side: int) -> npt.NDArray[np.uint8]:
@@ -176,18 +176,18 @@ def test_the_paper_preset_looks_like_resize_rotate_crop_flip_of_pillow() -> None
     picture = original.resize((244, 244), Image.Resampling.BILINEAR)
     images = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].expand(8, -1, -1, -1)
     augment = ImageAugment(IMAGE_POLICIES["paper"], 224)
-    found = augment.draw(images, KEYS[:8], Moment(3)).double().numpy() * 255
+    views = augment.draw(images, KEYS[:8], Moment(3)).double().numpy() * 255
     covered = augment.draw(torch.full((8, 3, 244, 244), 255, dtype=torch.uint8), KEYS[:8], Moment(3))[:, 0].numpy()
-    drawn = augment.parameters(KEYS[:8], Moment(3))
+    draws = augment.parameters(KEYS[:8], Moment(3))
     for row in range(8):
         # Pillow turns counter-clockwise; image rows point downwards.
-        turned = picture.rotate(float(drawn["angle"][row]), Image.Resampling.BILINEAR)
-        left, top = (10 + 244 * float(drawn[f"crop_{axis}"][row]) for axis in "xy")
+        turned = picture.rotate(float(draws["angle"][row]), Image.Resampling.BILINEAR)
+        left, top = (10 + 244 * float(draws[f"crop_{axis}"][row]) for axis in "xy")
         box = (left, top, left + 224, top + 224)
         cut = np.asarray(turned.resize((224, 224), Image.Resampling.BILINEAR, box=box), dtype=np.float64)
-        cut = cut[:, ::-1] if drawn["flip_x"][row] else cut
-        cut = cut[::-1] if drawn["flip_y"][row] else cut
-        error = np.abs(found[row].transpose(1, 2, 0) - cut).max(2)
+        cut = cut[:, ::-1] if draws["flip_x"][row] else cut
+        cut = cut[::-1] if draws["flip_y"][row] else cut
+        error = np.abs(views[row].transpose(1, 2, 0) - cut).max(2)
         # A wave of amplitude 100 loses at most 100 (pi * 3 / 244)^2 / 2 = .08 to each bilinear step; Pillow takes one
         # more, cuts off where it should round when it turns, and then rounds: 2.5 of 255 in all. Two pixels wide, where
         # the black corners begin, both blend the picture with black, in different ways.
@@ -205,36 +205,36 @@ def away_from_frame(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def test_the_paper_preset_draws_what_it_says() -> None:
     policy = IMAGE_POLICIES["paper"]
-    drawn = image_draws(policy, KEYS, Moment(2))
+    draws = image_draws(policy, KEYS, Moment(2))
     # One output pixel is one input pixel: a crop of 224 out of 244, not a resize.
-    assert np.abs(np.abs(np.linalg.det(compose(drawn, policy.crop, 244, 224))) - 1).max() < 1e-9
+    assert np.abs(np.abs(np.linalg.det(compose(draws, policy.crop, 244, 224))) - 1).max() < 1e-9
     for name in ("flip_x", "flip_y"):
-        assert stats.binomtest(int(drawn[name].sum()), len(KEYS), 0.5).pvalue > 1e-4
-    assert stats.kstest((drawn["angle"] + 15) / 30, "uniform").pvalue > 1e-4
+        assert stats.binomtest(int(draws[name].sum()), len(KEYS), 0.5).pvalue > 1e-4
+    assert stats.kstest((draws["angle"] + 15) / 30, "uniform").pvalue > 1e-4
     for name in ("crop_x", "crop_y"):
-        assert stats.kstest((244 * drawn[name] + 10) / 20, "uniform").pvalue > 1e-4
+        assert stats.kstest((244 * draws[name] + 10) / 20, "uniform").pvalue > 1e-4
 
 
 def test_strengths_fill_their_ranges() -> None:
-    drawn = image_draws(FULL.model_copy(update={"effects": 1.0}), KEYS, Moment(1))
+    draws = image_draws(FULL.model_copy(update={"effects": 1.0}), KEYS, Moment(1))
     ranges = {
         "angle": (-30, 30), "shift_x": (-0.1, 0.1), "shear_y": (-0.2, 0.2), "brightness": (-0.2, 0.2),
         "contrast": (0.7, 1.3), "saturation": (0.2, 1.8), "blur": (0, 1.5), "sharpness": (0.2, 1.8),
         "speckle": (0, 0.2), "noise": (0, 0.1),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
-        assert stats.kstest((drawn[name] - low) / (high - low), "uniform").pvalue > 1e-4, name
+        assert stats.kstest((draws[name] - low) / (high - low), "uniform").pvalue > 1e-4, name
     for name, most in (("zoom", 1.3), ("gamma", 1.5)):
-        assert stats.kstest(drawn[name].log() / math.log(most) / 2 + 0.5, "uniform").pvalue > 1e-4
+        assert stats.kstest(draws[name].log() / math.log(most) / 2 + 0.5, "uniform").pvalue > 1e-4
 
 
 def test_one_operation_per_picture() -> None:
     policy = IMAGE_POLICIES["trivial"]
-    drawn = image_draws(policy, KEYS, Moment(1))
-    happened = torch.stack([drawn[name] != NEUTRAL[name] for name in NEUTRAL]).sum(0)
+    draws = image_draws(policy, KEYS, Moment(1))
+    happened = torch.stack([draws[name] != NEUTRAL[name] for name in NEUTRAL]).sum(0)
     assert int(happened.max()) == 1
     assert len(policy.operations) == 13
-    counts = [int((drawn[name] != NEUTRAL[name]).sum()) for name in ("angle", "shear_x", "shift_y", "saturation")]
+    counts = [int((draws[name] != NEUTRAL[name]).sum()) for name in ("angle", "shear_x", "shift_y", "saturation")]
     for count in counts:
         assert stats.binomtest(count, len(KEYS), 1 / 14).pvalue > 1e-4
     # Posterising keeps all eight bits in one case of seven, so that operation sometimes does nothing.
@@ -242,9 +242,9 @@ def test_one_operation_per_picture() -> None:
 
 
 def test_effects_happen_as_often_as_the_policy_says() -> None:
-    drawn = image_draws(FULL.model_copy(update={"effects": 0.3}), KEYS, Moment(1))
+    draws = image_draws(FULL.model_copy(update={"effects": 0.3}), KEYS, Moment(1))
     for name in ("gamma", "blur", "noise"):
-        assert stats.binomtest(int((drawn[name] != NEUTRAL[name]).sum()), len(KEYS), 0.3).pvalue > 1e-4
+        assert stats.binomtest(int((draws[name] != NEUTRAL[name]).sum()), len(KEYS), 0.3).pvalue > 1e-4
 
 
 def test_an_operation_more_leaves_the_others_as_they_were() -> None:
@@ -267,8 +267,8 @@ def test_tone_operations_are_pillows() -> None:
             (stretch(floats, ones), ImageOps.autocontrast(picture), 1.0),
             (sharpen(floats, 1.7 * ones), ImageEnhance.Sharpness(picture).enhance(1.7), 1.5),
         ]
-        for found, expected, most in cases:
-            error = (found[row] * 255).permute(1, 2, 0).numpy() - np.asarray(expected, dtype=np.float64)
+        for changed, expected, most in cases:
+            error = (changed[row] * 255).permute(1, 2, 0).numpy() - np.asarray(expected, dtype=np.float64)
             assert np.abs(error).max() <= most + 1e-3
 
 
@@ -276,22 +276,22 @@ def test_flat_pictures_survive_every_operation() -> None:
     for value in (0, 128, 255):
         images = torch.full((40, 3, 18, 18), value, dtype=torch.uint8)
         for policy in (*IMAGE_POLICIES.values(), FULL, STEPS):
-            found = ImageAugment(policy, 17).draw(images, KEYS[:40], Moment(9))
-            assert bool(found.isfinite().all())
-            assert float(found.min()) >= -1e-6
-            assert float(found.max()) <= 1 + 1e-6
+            views = ImageAugment(policy, 17).draw(images, KEYS[:40], Moment(9))
+            assert bool(views.isfinite().all())
+            assert float(views.min()) >= -1e-6
+            assert float(views.max()) <= 1 + 1e-6
 
 
 def test_noise_keeps_grey_pictures_grey() -> None:
     grey = pictures(5, 20)[:, :1].expand(-1, 3, -1, -1)
-    found = ImageAugment(IMAGE_POLICIES["ultrasound"], 20).draw(grey, KEYS[:5], Moment(0))
-    assert (found - found[:, :1]).abs().max() < 1e-6
+    views = ImageAugment(IMAGE_POLICIES["ultrasound"], 20).draw(grey, KEYS[:5], Moment(0))
+    assert (views - views[:, :1]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("area", [0.01, 0.2, 0.8])
 def test_erased_rectangles_have_the_stated_area_and_aspect(area: float) -> None:
-    drawn = image_draws(ImagePolicy(erase=0.4, erase_area=area), KEYS, Moment(0))
-    width, height = drawn["erase_width"], drawn["erase_height"]
+    draws = image_draws(ImagePolicy(erase=0.4, erase_area=area), KEYS, Moment(0))
+    width, height = draws["erase_width"], draws["erase_height"]
     hit = width > 0
     assert stats.binomtest(int(hit.sum()), len(KEYS), 0.4).pvalue > 1e-4
     whole = hit & (width < 1) & (height < 1)
@@ -302,7 +302,7 @@ def test_erased_rectangles_have_the_stated_area_and_aspect(area: float) -> None:
     ratio = (width / height)[whole]
     assert 0.5 - 1e-9 <= float(ratio.min()) < 0.55
     assert 1.8 < float(ratio.max()) <= 2 + 1e-9
-    assert float((drawn["erase_x"] + width).max()) <= 1 + 1e-9
+    assert float((draws["erase_x"] + width).max()) <= 1 + 1e-9
 
 
 @pytest.fixture(params=[1, 3])
@@ -331,15 +331,15 @@ def test_a_view_does_not_depend_on_its_batch(policy: ImagePolicy, side: int, siz
 def test_several_views_are_what_single_draws_return() -> None:
     augment, images = ImageAugment(FULL, 20), pictures(5, 24)
     moments = [Moment(1, 0, view) for view in range(3)]
-    found = augment.draw_views(images, KEYS[:5], moments)
-    assert found.shape == (15, 3, 20, 20)
-    assert torch.equal(found, torch.cat([augment.draw(images, KEYS[:5], moment) for moment in moments]))
+    views = augment.draw_views(images, KEYS[:5], moments)
+    assert views.shape == (15, 3, 20, 20)
+    assert torch.equal(views, torch.cat([augment.draw(images, KEYS[:5], moment) for moment in moments]))
 
 
 def test_threads_do_not_change_a_view(threads: int) -> None:
-    found = ImageAugment(FULL, 112).draw(pictures(2, 120), KEYS[:2], Moment(5))
+    views = ImageAugment(FULL, 112).draw(pictures(2, 120), KEYS[:2], Moment(5))
     torch.set_num_threads(2)
-    assert torch.equal(ImageAugment(FULL, 112).draw(pictures(2, 120), KEYS[:2], Moment(5)), found)
+    assert torch.equal(ImageAugment(FULL, 112).draw(pictures(2, 120), KEYS[:2], Moment(5)), views)
 
 
 def test_no_rows_give_no_views() -> None:
@@ -352,9 +352,9 @@ def test_half_precision_of_the_encoder_does_not_reach_the_pictures(kind: torch.d
     images = pictures(3, 60) if kind == torch.uint8 else pictures(3, 60).float() / 255
     expected = ImageAugment(FULL, 50).draw(images, KEYS[:3], Moment(5))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = ImageAugment(FULL, 50).draw(images, KEYS[:3], Moment(5))
+        views = ImageAugment(FULL, 50).draw(images, KEYS[:3], Moment(5))
         plain = ImageAugment(FULL, 50).plain(images)
-    assert torch.equal(found, expected)
+    assert torch.equal(views, expected)
     assert torch.equal(plain, ImageAugment(FULL, 50).plain(images))
 
 
@@ -368,18 +368,18 @@ def test_views_differ_between_moments_and_rows() -> None:
 
 def test_a_view_is_what_it_always_was() -> None:
     images = torch.arange(2 * 3 * 8 * 8).remainder(251).byte().view(2, 3, 8, 8)
-    found = ImageAugment(FULL, 6).draw(images, torch.tensor([1, 2]), Moment(1, 2, 3))
-    assert found[:, 0, 2, 2].tolist() == pytest.approx([0.5, 0.367493], abs=1e-5)
-    assert found.mean((1, 2, 3)).tolist() == pytest.approx([0.434697, 0.288301], abs=1e-5)
+    views = ImageAugment(FULL, 6).draw(images, torch.tensor([1, 2]), Moment(1, 2, 3))
+    assert views[:, 0, 2, 2].tolist() == pytest.approx([0.5, 0.367493], abs=1e-5)
+    assert views.mean((1, 2, 3)).tolist() == pytest.approx([0.434697, 0.288301], abs=1e-5)
 
 
 def test_plain_is_an_antialiased_resize() -> None:
     images = pictures(3, 40)
-    found = ImageAugment(FULL, 16).plain(images)
+    views = ImageAugment(FULL, 16).plain(images)
     for i in range(3):
         picture = Image.fromarray(images[i].permute(1, 2, 0).numpy())
         expected = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR), dtype=np.float64) / 255
-        assert np.abs(found[i].permute(1, 2, 0).numpy() - expected).max() <= 1.5 / 255
+        assert np.abs(views[i].permute(1, 2, 0).numpy() - expected).max() <= 1.5 / 255
 
 
 def test_the_description_names_everything_that_matters() -> None:
@@ -403,8 +403,8 @@ def test_a_gpu_draws_the_same_parameters_and_views() -> None:
 
 def test_where_one_is_chosen_its_probability_still_counts() -> None:
     policy = ImagePolicy(choose="one", rotate=5, flip_horizontal=0.2, blur=2, effects=0)
-    drawn = ImageAugment(policy, 20).parameters(torch.arange(4000) * 7919, Moment(0))
+    draws = ImageAugment(policy, 20).parameters(torch.arange(4000) * 7919, Moment(0))
     # Of four choices (nothing is one) each is made 1,000 times; 30 is one standard deviation.
-    assert 850 < int((drawn["angle"] != 0).sum()) < 1150
-    assert 140 < int(drawn["flip_x"].sum()) < 260
-    assert int((drawn["blur"] != 0).sum()) == 0
+    assert 850 < int((draws["angle"] != 0).sum()) < 1150
+    assert 140 < int(draws["flip_x"].sum()) < 260
+    assert int((draws["blur"] != 0).sum()) == 0

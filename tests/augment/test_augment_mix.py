@@ -163,14 +163,14 @@ def test_cells_without_a_mean_come_from_one_of_the_two_rows() -> None:
     numbers = torch.arange(1.0, rows + 1)[:, None].repeat(1, 2).masked_fill(missing, 0.0)
     inputs = {"numbers": numbers, "missing": missing, "codes": torch.arange(rows)[:, None]}
     mixing = draw_mixing(MIXUP, keys, Moment(0))
-    found = mixing.columns(inputs)
-    taken = found["codes"][:, 0] == mixing.partner
-    assert bool((taken | (found["codes"][:, 0] == keys)).all())
+    cells = mixing.columns(inputs)
+    taken = cells["codes"][:, 0] == mixing.partner
+    assert bool((taken | (cells["codes"][:, 0] == keys)).all())
     both = ~missing[:, 0] & ~missing[mixing.partner, 0]
     one = torch.where(taken, mixing.partner, keys)
-    assert torch.equal(found["numbers"][both], mixing.blend(numbers)[both])
-    assert torch.equal(found["numbers"][~both, 0], numbers[one[~both], 0])
-    assert torch.equal(found["missing"][:, 0], missing[one, 0] & ~both)
+    assert torch.equal(cells["numbers"][both], mixing.blend(numbers)[both])
+    assert torch.equal(cells["numbers"][~both, 0], numbers[one[~both], 0])
+    assert torch.equal(cells["missing"][:, 0], missing[one, 0] & ~both)
     # The partner's code as often as the partner's share says.
     expected = (1 - mixing.weight).double()
     surplus = (taken.double() - expected).sum() / (expected * (1 - expected)).sum().sqrt()
@@ -185,7 +185,7 @@ def test_the_loss_is_the_cross_entropy_with_soft_labels(smoothing: float) -> Non
     class_weight, row_weight = np.array([0.5, 1, 2, 3]), generator.uniform(0.5, 2, ROWS)
     weights = class_weight[labels] * row_weight
     mixing = draw_mixing(MIXUP, KEYS, Moment(0))
-    found = mixing.loss(torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(weights), smoothing)
+    loss = mixing.loss(torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(weights), smoothing)
     for row in range(ROWS):
         log_p = logits[row] - np.log(np.exp(logits[row]).sum())
         partner, share = int(mixing.partner[row]), float(mixing.weight[row])
@@ -197,15 +197,15 @@ def test_the_loss_is_the_cross_entropy_with_soft_labels(smoothing: float) -> Non
                 * row_weight[k]
                 * ((1 - smoothing) * np.eye(4)[labels[k]] + smoothing / 4)
             )
-        assert float(found[row]) == pytest.approx(-(q * log_p).sum(), abs=1e-6)
+        assert float(loss[row]) == pytest.approx(-(q * log_p).sum(), abs=1e-6)
 
 
 def test_without_weights_the_loss_is_torchs_own_for_soft_labels() -> None:
     logits, labels = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(0)), torch.arange(ROWS) % 3
     mixing = draw_mixing(MIXUP, KEYS, Moment(5))
     soft = mixing.blend(F.one_hot(labels, 3).float())
-    found = mixing.loss(logits, labels, torch.ones(ROWS), 0.1).mean()
-    torch.testing.assert_close(found, F.cross_entropy(logits, soft, label_smoothing=0.1))
+    loss = mixing.loss(logits, labels, torch.ones(ROWS), 0.1).mean()
+    torch.testing.assert_close(loss, F.cross_entropy(logits, soft, label_smoothing=0.1))
 
 
 def test_views_are_mixed_within_themselves() -> None:

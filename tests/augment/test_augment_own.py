@@ -58,9 +58,9 @@ def test_a_row_gets_the_same_view_in_any_batch(policy: str) -> None:
 
 def test_the_policy_comes_first_and_then_the_call() -> None:
     images = pictures(3)
-    found = OwnAugment(Own(lambda batch: 1 - batch, policy="medium"), 18).draw(images, KEYS[:3], Moment(4))
+    views = OwnAugment(Own(lambda batch: 1 - batch, policy="medium"), 18).draw(images, KEYS[:3], Moment(4))
     expected = 1 - ImageAugment(IMAGE_POLICIES["medium"], 18).draw(images, KEYS[:3], Moment(4))
-    assert (found - expected).abs().max() < 1e-6
+    assert (views - expected).abs().max() < 1e-6
 
 
 def test_generators_are_left_as_they_were() -> None:
@@ -77,10 +77,10 @@ def test_generators_are_left_as_they_were() -> None:
 def test_functions_on_single_images() -> None:
     images = pictures(2)
     plain = images.float() / 255
-    found = OwnAugment(Own(mirrored, "pil"), 20).draw(images, KEYS[:2], Moment(0))
-    assert (found - plain.flip(3)).abs().max() < 1e-6
-    found = OwnAugment(Own(inverted, "numpy"), 20).draw(images, KEYS[:2], Moment(0))
-    assert (found - (1 - plain)).abs().max() < 1e-6
+    views = OwnAugment(Own(mirrored, "pil"), 20).draw(images, KEYS[:2], Moment(0))
+    assert (views - plain.flip(3)).abs().max() < 1e-6
+    views = OwnAugment(Own(inverted, "numpy"), 20).draw(images, KEYS[:2], Moment(0))
+    assert (views - (1 - plain)).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_normalisation_is_found_before_it_can_do_harm(middle: float, deviation: 
 def test_noise_may_leave_the_range_and_is_cut_off() -> None:
     noisy = Own(lambda batch: batch + 0.5 * torch.randn_like(batch))
     try_out(noisy, 20)
-    found = OwnAugment(noisy, 20).draw(pictures(2), KEYS[:2], Moment(0))
-    assert found.min() == 0
-    assert found.max() == 1
+    views = OwnAugment(noisy, 20).draw(pictures(2), KEYS[:2], Moment(0))
+    assert views.min() == 0
+    assert views.max() == 1
 
 
 def test_a_form_that_does_not_exist_is_refused() -> None:
@@ -222,9 +222,9 @@ def test_a_callable_from_python_must_be_given_again() -> None:
     own = Own(jitter)
     assert chosen(f"given:{own.label}", own) is own
     assert chosen("medium", own) is None
-    for given in (None, Own(mirrored)):
+    for other in (None, Own(mirrored)):
         with pytest.raises(ConfigError, match="give the same one again"):
-            chosen(f"given:{own.label}", given)
+            chosen(f"given:{own.label}", other)
 
 
 def test_kornia_transforms_plug_in_as_they_are() -> None:

@@ -29,9 +29,9 @@ LEAST = 1e-6
 
 def test_values_are_what_they_always_were() -> None:
     keys = torch.tensor([0, 1, -1, 2**62])
-    found = uniform(Moment(1, 2, 3), keys, "geometry", 2)
+    numbers = uniform(Moment(1, 2, 3), keys, "geometry", 2)
     expected = [[15033021, 1261655], [3523905, 8756430], [12713612, 9395981], [7138955, 9703420]]
-    assert (found.double() * 2**24).long().tolist() == expected
+    assert (numbers.double() * 2**24).long().tolist() == expected
     donors = [[585, 880], [737, 691], [823, 856], [381, 364]]
     assert integers(Moment(1, 2, 3), keys, "donor", 2, 1000).tolist() == donors
 
@@ -87,10 +87,10 @@ def test_numbers_do_not_follow_the_default_type_or_autocast() -> None:
 
 
 def test_integers_cover_their_range_evenly() -> None:
-    found = integers(Moment(5), SEQUENTIAL, "donor", 8, 10).flatten().numpy()
-    assert found.min() == 0
-    assert found.max() == 9
-    assert stats.chisquare(np.bincount(found)).pvalue > LEAST
+    numbers = integers(Moment(5), SEQUENTIAL, "donor", 8, 10).flatten().numpy()
+    assert numbers.min() == 0
+    assert numbers.max() == 9
+    assert stats.chisquare(np.bincount(numbers)).pvalue > LEAST
 
 
 def families(draw: Draw) -> dict[str, list[npt.NDArray[np.float32]]]:
@@ -101,16 +101,16 @@ def families(draw: Draw) -> dict[str, list[npt.NDArray[np.float32]]]:
         "seeds": [Moment(seed) for seed in range(5)],
         "mixed": [Moment(1), Moment(0, 1), Moment(0, 0, 1), Moment(1, 1), Moment(0, 1, 1)],
     }
-    found = {name: [draw(m, SEQUENTIAL, "geometry", 1)[:, 0].numpy() for m in some] for name, some in moments.items()}
+    samples = {name: [draw(m, SEQUENTIAL, "geometry", 1)[:, 0].numpy() for m in some] for name, some in moments.items()}
     operations = ("geometry", "colour", "erase", "token drop", "number hit")
-    found["operations"] = [draw(Moment(0), SEQUENTIAL, name, 1)[:, 0].numpy() for name in operations]
-    found["draws"] = list(draw(Moment(0), SEQUENTIAL, "geometry", 5).T.numpy())
-    found["rows"] = [np.roll(found["draws"][0], step) for step in range(5)]
-    found["hashed rows"] = list(draw(Moment(0), HASHED, "geometry", 5).T.numpy())
-    found["distant rows"] = [
+    samples["operations"] = [draw(Moment(0), SEQUENTIAL, name, 1)[:, 0].numpy() for name in operations]
+    samples["draws"] = list(draw(Moment(0), SEQUENTIAL, "geometry", 5).T.numpy())
+    samples["rows"] = [np.roll(samples["draws"][0], step) for step in range(5)]
+    samples["hashed rows"] = list(draw(Moment(0), HASHED, "geometry", 5).T.numpy())
+    samples["distant rows"] = [
         draw(Moment(0), SEQUENTIAL << step, "geometry", 1)[:, 0].numpy() for step in (0, 8, 32, 48)
     ]
-    return found
+    return samples
 
 
 def verdicts(draw: Draw) -> list[str]:
@@ -214,15 +214,15 @@ def test_every_input_bit_flips_every_output_bit_half_of_the_time() -> None:
 
 def test_numbers_of_several_operations_are_those_of_each() -> None:
     names = ["rotate", "erase?", "noise"]
-    found = each_uniform(Moment(3, 1, 4), HASHED, names)
+    numbers = each_uniform(Moment(3, 1, 4), HASHED, names)
     for name in names:
-        assert torch.equal(found[name], uniform(Moment(3, 1, 4), HASHED, name, 1)[:, 0])
+        assert torch.equal(numbers[name], uniform(Moment(3, 1, 4), HASHED, name, 1)[:, 0])
 
 
 def test_seeds_of_any_size_have_numbers_of_their_own() -> None:
     seeds = [0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
-    found = {tuple(uniform(Moment(seed), SEQUENTIAL[:4], "a", 1)[:, 0].tolist()) for seed in seeds}
-    assert len(found) == len(seeds)
+    numbers = {tuple(uniform(Moment(seed), SEQUENTIAL[:4], "a", 1)[:, 0].tolist()) for seed in seeds}
+    assert len(numbers) == len(seeds)
 
 
 def test_names_of_operations_have_different_hashes() -> None:
@@ -235,16 +235,16 @@ def image_names() -> list[str]:
 
 
 def test_normal_numbers_are_normal_and_independent() -> None:
-    found = normal(Moment(3), SEQUENTIAL, "noise", 8).double().numpy()
-    assert found.shape == (ROWS, 8)
-    assert stats.kstest(found.ravel(), "norm").pvalue > LEAST
-    assert 3.5 < np.abs(found).max() < 4.4
+    numbers = normal(Moment(3), SEQUENTIAL, "noise", 8).double().numpy()
+    assert numbers.shape == (ROWS, 8)
+    assert stats.kstest(numbers.ravel(), "norm").pvalue > LEAST
+    assert 3.5 < np.abs(numbers).max() < 4.4
     for i, j in product(range(8), repeat=2):
         if i < j:
-            assert not dependence(*(stats.norm.cdf(found[:, k]).astype(np.float32) for k in (i, j)))
+            assert not dependence(*(stats.norm.cdf(numbers[:, k]).astype(np.float32) for k in (i, j)))
     assert stats.kstest(normal(Moment(3, 1), SEQUENTIAL, "noise", 8).ravel().double(), "norm").pvalue > LEAST
     next_view = normal(Moment(3, 0, 1), SEQUENTIAL, "noise", 8).double().numpy()
-    assert stats.pearsonr(found.ravel(), next_view.ravel()).pvalue > LEAST
+    assert stats.pearsonr(numbers.ravel(), next_view.ravel()).pvalue > LEAST
 
 
 def test_normal_numbers_are_a_pure_function() -> None:

@@ -37,8 +37,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: Path) -> None:
     CALLS.clear()
-    given = settings(tmp_path / "store")
-    run = fusetune.fit(table, "organ", config=given, out=tmp_path / "run", augment={"image": darker}, **HOW)
+    config = settings(tmp_path / "store")
+    run = fusetune.fit(table, "organ", config=config, out=tmp_path / "run", augment={"image": darker}, **HOW)
     # Six trials; two epochs and two views for the head, each training row by itself; four views of four rows in the
     # report.
     assert len(CALLS) == 6 + 72 * (2 + 2) + 4 * 4
@@ -58,8 +58,8 @@ def test_a_run_with_an_own_callable_is_saved_and_loaded(table: Path, tmp_path: P
 def test_only_a_name_lets_another_run_find_the_features(table: Path, tmp_path: Path) -> None:
     def calls(value: Any, out: str, **more: Any) -> int:
         CALLS.clear()
-        given = settings(tmp_path / "store")
-        fusetune.fit(table, "organ", config=given, out=tmp_path / out, augment={"image": value}, **HOW, **more)
+        config = settings(tmp_path / "store")
+        fusetune.fit(table, "organ", config=config, out=tmp_path / out, augment={"image": value}, **HOW, **more)
         return len(CALLS)
 
     afresh, found_again = 6 + 72 * (2 + 2) + 4 * 4, 6 + 72 * 2 + 4 * 4
@@ -73,8 +73,8 @@ def test_only_a_name_lets_another_run_find_the_features(table: Path, tmp_path: P
 
 def test_a_resumed_run_warns_where_its_callable_has_no_name(table: Path, tmp_path: Path) -> None:
     def warned(value: Any, out: str) -> bool:
-        given = settings(tmp_path / "store")
-        fusetune.fit(table, "organ", config=given, out=tmp_path / out, augment={"image": value}, resume=True, **HOW)
+        config = settings(tmp_path / "store")
+        fusetune.fit(table, "organ", config=config, out=tmp_path / out, augment={"image": value}, resume=True, **HOW)
         return "has no name" in (tmp_path / out / "log.jsonl").read_text()
 
     assert warned(darker, "unnamed")

@@ -71,10 +71,10 @@ def test_names_that_tell_pixel_sizes_are_pointed_out(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "classes", "shown"),
+    ("label", "classes", "sided"),
     [("laterality", ("a", "b"), "laterality"), ("finding", ("left", "right", "none"), "left, right")],
 )
-def test_labels_that_tell_sides_are_pointed_out(label: str, classes: tuple[str, ...], shown: str) -> None:
+def test_labels_that_tell_sides_are_pointed_out(label: str, classes: tuple[str, ...], sided: str) -> None:
     def warned(policy: str) -> list[str]:
         config, log = Config.build({"image": {"augment": policy}}), Log(None, quiet=True)
         columns = [Column(name=label, kind=Kind.CATEGORY, role="label", reason="given")]
@@ -82,7 +82,7 @@ def test_labels_that_tell_sides_are_pointed_out(label: str, classes: tuple[str, 
         return log.warnings
 
     (warning,) = warned("medium")
-    assert f"sounds as if it told sides ({shown})" in warning
+    assert f"sounds as if it told sides ({sided})" in warning
     assert warned("light") == []
 
 

@@ -37,8 +37,8 @@ IMAGES = torch.full((3, 3, 24, 24), 200, dtype=torch.uint8)
 
 
 def test_captions_name_what_did_something() -> None:
-    drawn = {"angle": -7.25, "zoom": 1.0, "flip_x": 1.0, "brightness": 0.0, "contrast": 1.2, "erase_width": 0.25}
-    assert caption(drawn) == ["turn -7.2°", "flip left-right", "contrast 1.20", "erase 25% wide"]
+    parameters = {"angle": -7.25, "zoom": 1.0, "flip_x": 1.0, "brightness": 0.0, "contrast": 1.2, "erase_width": 0.25}
+    assert caption(parameters) == ["turn -7.2°", "flip left-right", "contrast 1.20", "erase 25% wide"]
     assert caption({"erase_width": 0.25, "erase_height": 0.5}) == ["erase 25% wide", "and 50% high"]
 
 
@@ -52,8 +52,8 @@ def test_shifts_are_shown_as_they_are_seen() -> None:
         for name, weights in (("shift x", seen.sum(0)), ("shift y", seen.sum(1))):
             moved = float((weights * places).sum() / weights.sum()) / 40
             words = caption({key: float(value) for key, value in augment.parameters(keys, Moment(0)).items()})
-            (said,) = [word for word in words if word.startswith(name)]
-            assert abs(float(said.split()[-1].rstrip("%")) / 100 - moved) < 0.01
+            (word,) = [word for word in words if word.startswith(name)]
+            assert abs(float(word.split()[-1].rstrip("%")) / 100 - moved) < 0.01
 
 
 def test_pictures_stand_beside_their_original() -> None:
@@ -75,8 +75,8 @@ def test_tokens_that_went_are_marked() -> None:
     cells = text_cells(augment, inputs, tokenizer, KEYS[:2], MOMENTS)
     assert cells[0][0].words == [(word, "") for word in ("[CLS]", "a", "b", "c", "d")]
     for row in (0, 1):
-        drawn = augment.draw(inputs, KEYS[:2], MOMENTS[0])
-        kept = [tokenizer.id_to_token(int(i)) for i in drawn["ids"][row][drawn["mask"][row]]]
+        view = augment.draw(inputs, KEYS[:2], MOMENTS[0])
+        kept = [tokenizer.id_to_token(int(i)) for i in view["ids"][row][view["mask"][row]]]
         assert [word for word, mark in cells[row][1].words if mark != "gone"] == kept
         assert [word for word, mark in cells[row][1].words if mark != "new"] == [w for w, _ in cells[row][0].words]
 

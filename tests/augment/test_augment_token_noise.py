@@ -58,20 +58,20 @@ def test_every_place_is_dropped_equally_often() -> None:
 
 def test_a_text_never_loses_everything() -> None:
     inputs = texts([3, 4] * 300)
-    found = rows_of(augment(0.95).draw(inputs, torch.arange(600), Moment(3)))
-    assert min(len(row) for row in found) == 3
-    assert all(row == [CLS, 10, SEP] for row in found[::2])
-    assert any(len(row) == 3 for row in found[1::2])
+    rows = rows_of(augment(0.95).draw(inputs, torch.arange(600), Moment(3)))
+    assert min(len(row) for row in rows) == 3
+    assert all(row == [CLS, 10, SEP] for row in rows[::2])
+    assert any(len(row) == 3 for row in rows[1::2])
 
 
 def test_padding_stays_padding_and_empty_texts_stay_empty() -> None:
     inputs = texts([2, 30, 7])
-    found = augment(0.4).draw(inputs, torch.arange(3), Moment(0))
-    assert rows_of(found)[0] == [CLS, SEP]
-    assert bool((found["ids"][~found["mask"]] == PAD).all())
-    assert found["ids"].shape == found["mask"].shape
-    assert int(found["mask"].sum(1).max()) == found["ids"].shape[1]
-    assert found["ids"].dtype == torch.int64
+    view = augment(0.4).draw(inputs, torch.arange(3), Moment(0))
+    assert rows_of(view)[0] == [CLS, SEP]
+    assert bool((view["ids"][~view["mask"]] == PAD).all())
+    assert view["ids"].shape == view["mask"].shape
+    assert int(view["mask"].sum(1).max()) == view["ids"].shape[1]
+    assert view["ids"].dtype == torch.int64
 
 
 def test_a_text_gets_the_same_view_in_any_batch() -> None:
@@ -114,17 +114,17 @@ def test_every_operation_spares_special_tokens_wherever_they_are() -> None:
 
 
 def test_masked_tokens_are_a_share_of_the_places() -> None:
-    found = with_all(TextPolicy(mask=0.3, drop=0)).draw(texts([52] * 400), torch.arange(400), Moment(0))
-    hidden = found["ids"][:, 1:-1] == MASK
+    view = with_all(TextPolicy(mask=0.3, drop=0)).draw(texts([52] * 400), torch.arange(400), Moment(0))
+    hidden = view["ids"][:, 1:-1] == MASK
     assert stats.binomtest(int(hidden.sum()), 400 * 50, 0.3).pvalue > 1e-4
     assert stats.chisquare(hidden.sum(0).numpy()).pvalue > 1e-4
-    assert torch.equal(found["ids"][:, 1:-1][~hidden], texts([52] * 400)["ids"][:, 1:-1][~hidden])
+    assert torch.equal(view["ids"][:, 1:-1][~hidden], texts([52] * 400)["ids"][:, 1:-1][~hidden])
 
 
 def test_swapped_tokens_change_places_with_a_neighbour_and_nobody_is_lost() -> None:
-    found = with_all(TextPolicy(swap=0.3, drop=0)).draw(texts([22] * 2000), torch.arange(2000), Moment(1))["ids"]
-    moved = found[:, 1:-1] - torch.arange(10, 30)
-    assert torch.equal(found[:, 1:-1].sort(1).values, torch.arange(10, 30).expand(2000, -1))
+    ids = with_all(TextPolicy(swap=0.3, drop=0)).draw(texts([22] * 2000), torch.arange(2000), Moment(1))["ids"]
+    moved = ids[:, 1:-1] - torch.arange(10, 30)
+    assert torch.equal(ids[:, 1:-1].sort(1).values, torch.arange(10, 30).expand(2000, -1))
     assert set(moved.unique().tolist()) == {-1, 0, 1}
     # Any two neighbours meet: inner tokens move with the probability asked for, to both sides alike; the two at the
     # ends have a neighbour in half of the texts only.
@@ -135,10 +135,10 @@ def test_swapped_tokens_change_places_with_a_neighbour_and_nobody_is_lost() -> N
 
 
 def test_a_span_is_one_run_of_the_lengths_asked_for() -> None:
-    found = rows_of(with_all(TextPolicy(span=0.6, span_share=0.25, drop=0)).draw(
+    rows = rows_of(with_all(TextPolicy(span=0.6, span_share=0.25, drop=0)).draw(
         texts([22] * 4000), torch.arange(4000), Moment(2)
     ))  # fmt: skip
-    gone = [sorted(set(range(10, 30)) - set(row[1:-1])) for row in found]
+    gone = [sorted(set(range(10, 30)) - set(row[1:-1])) for row in rows]
     assert all(run == list(range(run[0], run[0] + len(run))) for run in gone if run)
     assert stats.binomtest(sum(map(bool, gone)), 4000, 0.6).pvalue > 1e-4
     lengths = torch.bincount(torch.tensor([len(run) for run in gone if run]), minlength=6)
@@ -162,8 +162,8 @@ def test_all_operations_are_the_same_in_any_batch_with_any_padding() -> None:
     whole = rows_of(with_all(EVERYTHING).draw(texts(lengths), keys, Moment(4, 1)))
     for padded, order in ((41, [5, 3, 1, 0, 2, 4]), (64, [2, 1, 0, 5, 4, 3]), (200, [0, 1, 2, 3, 4, 5])):
         inputs = texts([lengths[row] for row in order], padded)
-        found = rows_of(with_all(EVERYTHING).draw(inputs, keys[order], Moment(4, 1)))
-        assert found == [whole[row] for row in order]
+        rows = rows_of(with_all(EVERYTHING).draw(inputs, keys[order], Moment(4, 1)))
+        assert rows == [whole[row] for row in order]
     for row in range(6):
         alone = with_all(EVERYTHING).draw(texts([lengths[row]]), keys[row : row + 1], Moment(4, 1))
         assert rows_of(alone) == [whole[row]]

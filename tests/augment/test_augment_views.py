@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from fusetune.augment.cell_noise import CellAugment, VectorAugment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment
 from fusetune.augment.token_noise import TextAugment
-from fusetune.augment.views import draw_views
 from fusetune.config import ColumnPolicy, ImagePolicy, TextPolicy
 
 MOMENTS = [Moment(3, 1, view) for view in range(3)]
@@ -41,24 +39,16 @@ def cells() -> dict[str, Tensor]:
     ],
 )
 def test_views_are_those_of_single_draws_one_after_the_other(augment: Any, inputs: Any) -> None:
-    found = draw_views(augment, inputs, KEYS, MOMENTS)
+    views = augment.draw_views(inputs, KEYS, MOMENTS)
     for view, moment in enumerate(MOMENTS):
         alone = augment.draw(inputs, KEYS, moment)
         parts = alone.items() if isinstance(alone, dict) else [(None, alone)]
         for name, part in parts:
-            whole = found if name is None else found[name]
+            whole = views if name is None else views[name]
             assert len(whole) == 9
             torch.testing.assert_close(whole[3 * view : 3 * view + 3], part, rtol=0, atol=1e-6)
-    one = draw_views(augment, inputs, KEYS, MOMENTS[1:2])
+    one = augment.draw_views(inputs, KEYS, MOMENTS[1:2])
     assert len(one["codes"] if isinstance(one, dict) else one) == 3
-
-
-def test_an_augmentation_with_its_own_way_is_asked() -> None:
-    class Own(TextAugment):
-        def draw_views(self, inputs: Any, keys: Tensor, moments: Sequence[Moment]) -> Any:
-            return "its own way"
-
-    assert draw_views(Own(TextPolicy(), (), 0), {}, KEYS, MOMENTS) == "its own way"
 
 
 @pytest.mark.parametrize(

@@ -145,10 +145,10 @@ def test_with_a_gpu_every_tensor_of_a_batch_is_pinned(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: seen.append(self) or self + 1)
     rows = np.arange(2)
-    ((found_rows, found),) = prefetch([rows], lambda rows: (rows, {"a": torch.zeros(2), "b": {"c": torch.ones(3)}}))
-    assert found_rows is rows
-    assert found["a"].tolist() == [1, 1]
-    assert found["b"]["c"].tolist() == [2, 2, 2]
+    ((batch_rows, inputs),) = prefetch([rows], lambda rows: (rows, {"a": torch.zeros(2), "b": {"c": torch.ones(3)}}))
+    assert batch_rows is rows
+    assert inputs["a"].tolist() == [1, 1]
+    assert inputs["b"]["c"].tolist() == [2, 2, 2]
     assert len(seen) == 2
 
 
@@ -157,10 +157,10 @@ def test_pinned_batches_reach_the_gpu_whole() -> None:
     device = torch.device("cuda")
     torch.zeros(1, device=device)  # a GPU is in use
     images = torch.arange(2 * 3 * 8 * 8, dtype=torch.uint8).reshape(2, 8, 8, 3).permute(0, 3, 1, 2)
-    for found in prefetch(range(3), lambda item: images + item):
-        assert found.is_pinned()
-        assert found.is_contiguous(memory_format=torch.channels_last)
-    moved = to_device(found, device)
+    for batch in prefetch(range(3), lambda item: images + item):
+        assert batch.is_pinned()
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+    moved = to_device(batch, device)
     assert isinstance(moved, torch.Tensor)
     assert torch.equal(moved.cpu(), images + 2)
 

@@ -40,9 +40,9 @@ def filled(folder: Path, keys: range, limit_gb: float = 1) -> PixelCache:
 
 def check(cache: PixelCache, keys: range) -> int:
     """Every record that is found must be right; return how many are."""
-    found = [(key, pixels) for key in keys if (pixels := cache.get(key)) is not None]
-    assert all(np.array_equal(pixels, record(key)) for key, pixels in found)
-    return len(found)
+    records = [(key, pixels) for key in keys if (pixels := cache.get(key)) is not None]
+    assert all(np.array_equal(pixels, record(key)) for key, pixels in records)
+    return len(records)
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ def test_the_oldest_go_first_and_those_in_use_stay(tmp_path: Path, small_shards:
         cache.put(key, record(key))
     cache.flush()
     assert not cache.full
-    found = [check(PixelCache(tmp_path, SIDE, limit), range(start, start + 4)) for start in (0, 4, 8, 12, 100)]
-    assert found == [2, 4, 4, 4, 4]  # records 2 and 3 lay in the oldest shard that nobody asked for
+    counts = [check(PixelCache(tmp_path, SIDE, limit), range(start, start + 4)) for start in (0, 4, 8, 12, 100)]
+    assert counts == [2, 4, 4, 4, 4]  # records 2 and 3 lay in the oldest shard that nobody asked for
 
 
 def test_a_table_larger_than_the_limit_keeps_its_first_part(tmp_path: Path, small_shards: None) -> None:
@@ -160,9 +160,9 @@ def test_threads_never_see_a_record_of_another(tmp_path: Path, small_shards: Non
 
     def work(thread: int) -> None:
         for key in range(60):
-            found = cache.get(key)
-            assert found is None or np.array_equal(found, record(key))
-            if found is None:
+            pixels = cache.get(key)
+            assert pixels is None or np.array_equal(pixels, record(key))
+            if pixels is None:
                 cache.put(key, record(key))
             if key % 20 == thread:
                 cache.flush()

@@ -70,9 +70,9 @@ def test_both_decoders_follow_the_camera(orientation: int, monkeypatch: pytest.M
     exif[0x0112] = orientation
     data = jpeg(scene(64, 40), exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    for found in (load(data), through_pillow(data, (64, 40), monkeypatch)):
-        assert found.shape == expected.shape
-        assert np.abs(found.astype(int) - expected).max() <= 2
+    for pixels in (load(data), through_pillow(data, (64, 40), monkeypatch)):
+        assert pixels.shape == expected.shape
+        assert np.abs(pixels.astype(int) - expected).max() <= 2
 
 
 def test_the_reduced_picture_is_the_whole_one_made_smaller() -> None:
@@ -146,9 +146,9 @@ def test_cmyk_is_left_to_pillow() -> None:
 def test_resizing_is_that_of_pillow_to_one_level(height: int, width: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 90, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    found = resize(pixels, height, width)
-    assert found.dtype == np.uint8
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    resized = resize(pixels, height, width)
+    assert resized.dtype == np.uint8
+    assert np.abs(resized.astype(int) - expected).max() <= 1
 
 
 def test_squares_of_one_pixel_and_of_a_line() -> None:

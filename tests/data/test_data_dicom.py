@@ -121,14 +121,14 @@ def ramp(dtype: str, low: int, high: int) -> Array:
 def test_hounsfield_units_go_through_the_window(function: str, syntax: str) -> None:
     stored = ramp("<u2", 0, 4000)
     elements = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
-    found = load(dataset(stored, 12, syntax, VOILUTFunction=function, **elements))
-    assert (grey(found) == naive(stored.astype(float) * 2 - 1024, 40, 400, function)).all()
+    pixels = load(dataset(stored, 12, syntax, VOILUTFunction=function, **elements))
+    assert (grey(pixels) == naive(stored.astype(float) * 2 - 1024, 40, 400, function)).all()
 
 
 def test_signed_values_and_the_first_of_several_windows() -> None:
     stored = ramp("<i2", -1000, 1000)
-    found = load(dataset(stored, WindowCenter=[-50, 300], WindowWidth=[600, 10]))
-    assert (grey(found) == naive(stored, -50, 600)).all()
+    pixels = load(dataset(stored, WindowCenter=[-50, 300], WindowWidth=[600, 10]))
+    assert (grey(pixels) == naive(stored, -50, 600)).all()
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", "<i2"])
@@ -143,24 +143,24 @@ def test_without_a_window_the_own_range_is_used(dtype: str, window: dict[str, An
 
 
 def test_a_window_one_wide_is_a_threshold() -> None:
-    found = grey(load(dataset(ramp("u1", 0, 29), WindowCenter=10, WindowWidth=1)))
-    assert found.ravel().tolist() == [0] * 10 + [255] * 20
+    pixels = grey(load(dataset(ramp("u1", 0, 29), WindowCenter=10, WindowWidth=1)))
+    assert pixels.ravel().tolist() == [0] * 10 + [255] * 20
 
 
 def test_inverted_grey() -> None:
     stored = ramp("u1", 0, 255)
-    found = load(dataset(stored, PhotometricInterpretation="MONOCHROME1", WindowCenter=128, WindowWidth=256))
-    assert (grey(found) == 255 - naive(stored, 128, 256)).all()
+    pixels = load(dataset(stored, PhotometricInterpretation="MONOCHROME1", WindowCenter=128, WindowWidth=256))
+    assert (grey(pixels) == 255 - naive(stored, 128, 256)).all()
 
 
 def test_padding_does_not_widen_the_range() -> None:
     stored = ramp("<i2", 0, 290)
     stored[0, 0] = -2000
-    found = grey(load(dataset(stored, PixelPaddingValue=-2000)))
-    assert found[0, 0] == 0 and found[0, 1] == 0 and found[-1, -1] == 255
-    assert len(np.unique(found)) == 29
-    found = grey(load(dataset(stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=10)))
-    assert found[0, 2] == 0
+    pixels = grey(load(dataset(stored, PixelPaddingValue=-2000)))
+    assert pixels[0, 0] == 0 and pixels[0, 1] == 0 and pixels[-1, -1] == 255
+    assert len(np.unique(pixels)) == 29
+    pixels = grey(load(dataset(stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=10)))
+    assert pixels[0, 2] == 0
 
 
 def test_a_table_of_grey_values_is_followed() -> None:
@@ -168,8 +168,8 @@ def test_a_table_of_grey_values_is_followed() -> None:
     table.LUTDescriptor, table.LUTData = [256, 0, 12], [(i * 997) % 4096 for i in range(256)]
     table["LUTData"].VR = "US"
     stored = ramp("u1", 0, 255)
-    found = load(dataset(stored, VOILUTSequence=[table], WindowCenter=1, WindowWidth=2))
-    assert (grey(found) == ((stored.astype(int) * 997) % 4096 / 4095 * 255).round()).all()
+    pixels = load(dataset(stored, VOILUTSequence=[table], WindowCenter=1, WindowWidth=2))
+    assert (grey(pixels) == ((stored.astype(int) * 997) % 4096 / 4095 * 255).round()).all()
 
 
 @pytest.mark.parametrize("planar", [0, 1])
@@ -188,8 +188,8 @@ def test_luminance_and_chrominance_become_colour() -> None:
     red, blue = y + 1.402 * (cr - 128), y + 1.772 * (cb - 128)
     green = (y - 0.299 * red - 0.114 * blue) / 0.587
     expected = np.stack([red, green, blue], 2).clip(0, 255)
-    found = load(dataset(stored, PhotometricInterpretation="YBR_FULL"))
-    assert np.abs(found - expected).max() <= 1.5
+    pixels = load(dataset(stored, PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(pixels - expected).max() <= 1.5
 
 
 @pytest.mark.parametrize("bits", [8, 16])

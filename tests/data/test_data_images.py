@@ -38,11 +38,11 @@ def quarters(width: int = 24, height: int = 16) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def corners(found: Pixels) -> npt.NDArray[np.int64]:
+def corners(pixels: Pixels) -> npt.NDArray[np.int64]:
     """The colours in the middle of the four quarters, [4, 3]."""
-    quarter = len(found) // 4
+    quarter = len(pixels) // 4
     places = [(quarter, quarter), (quarter, -quarter), (-quarter, quarter), (-quarter, -quarter)]
-    return np.array([found[place] for place in places]).astype(np.int64)
+    return np.array([pixels[place] for place in places]).astype(np.int64)
 
 
 def settings(**changes: Any) -> ImageInput:
@@ -76,10 +76,10 @@ def decoded(picture: Image.Image, tmp_path: Path, name: str = "a.png", save: Any
     ],
 )
 def test_every_format_is_read(tmp_path: Path, name: str, tolerance: int) -> None:
-    found = decoded(quarters(64, 64), tmp_path, name)
-    assert found.shape == (16, 16, 3)
-    assert found.dtype == np.uint8
-    assert np.abs(corners(found) - QUARTERS).max() <= tolerance
+    pixels = decoded(quarters(64, 64), tmp_path, name)
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(corners(pixels) - QUARTERS).max() <= tolerance
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr", "1", "I;16", "I", "F"])
@@ -95,28 +95,28 @@ def test_every_mode_is_read(tmp_path: Path, mode: str) -> None:
         picture.info["transparency"] = 255
     else:
         picture = quarters(64, 64).convert(mode)
-    found = corners(decoded(picture, tmp_path, name))
+    colours = corners(decoded(picture, tmp_path, name))
     values = np.asarray(grey)[[8, 8, -8, -8], [8, -8, 8, -8]].astype(np.float64)
     if mode in ("I;16", "I", "F"):  # the image's own range becomes 0..255
         expected = (values - values.min()) / (values.max() - values.min()) * 255
-        assert np.abs(found - expected[:, None]).max() <= 1.5
+        assert np.abs(colours - expected[:, None]).max() <= 1.5
     elif mode in ("L", "LA"):
-        assert np.abs(found - values[:, None]).max() <= 1
+        assert np.abs(colours - values[:, None]).max() <= 1
     elif mode == "1":
         assert set(np.unique(np.asarray(picture.convert("L")))) == {0, 255}
     else:
-        assert np.abs(found - QUARTERS).max() <= (8 if mode == "YCbCr" else 3)
+        assert np.abs(colours - QUARTERS).max() <= (8 if mode == "YCbCr" else 3)
 
 
 def test_12_bit_values_are_spread_and_broken_floats_do_not_spread(tmp_path: Path) -> None:
     ramp = np.linspace(100, 4000, 256).reshape(16, 16)
-    found = decoded(Image.fromarray(ramp.astype(np.uint16)), tmp_path)
-    assert np.abs(found[..., 0].ravel().astype(int) - np.arange(256)).max() <= 1
+    pixels = decoded(Image.fromarray(ramp.astype(np.uint16)), tmp_path)
+    assert np.abs(pixels[..., 0].ravel().astype(int) - np.arange(256)).max() <= 1
     holes = ramp.astype(np.float32)
     holes[0, :3] = np.nan, np.inf, -np.inf
-    found = decoded(Image.fromarray(holes), tmp_path, "a.tif")
-    assert found[0, :3, 0].tolist() == [0, 255, 0]
-    assert np.abs(found[1:, :, 0].ravel().astype(int) - np.arange(16, 256)).max() <= 4
+    pixels = decoded(Image.fromarray(holes), tmp_path, "a.tif")
+    assert pixels[0, :3, 0].tolist() == [0, 255, 0]
+    assert np.abs(pixels[1:, :, 0].ravel().astype(int) - np.arange(16, 256)).max() <= 4
     assert decoded(Image.fromarray(np.full((4, 4), 7.0, np.float32)), tmp_path, "b.tif").max() == 0
     with pytest.raises(ImageError, match="no pixel holds a finite number"):
         decoded(Image.fromarray(np.full((4, 4), np.nan, np.float32)), tmp_path, "c.tif")
@@ -134,24 +134,24 @@ def test_the_camera_orientation_is_followed(tmp_path: Path, orientation: int, na
     stored = upright.transpose(turn[orientation]) if orientation in turn else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = decoded(stored, tmp_path, name, {"exif": exif})
-    assert np.abs(corners(found) - QUARTERS).max() <= 30
+    pixels = decoded(stored, tmp_path, name, {"exif": exif})
+    assert np.abs(corners(pixels) - QUARTERS).max() <= 30
 
 
 def test_what_is_transparent_shows_the_background(tmp_path: Path) -> None:
     layer = quarters(32, 32).convert("RGBA")
     layer.putalpha(Image.fromarray(np.repeat([[255], [0]], 16, 0).repeat(32, 1).astype(np.uint8)))
     for background in (0, 255, 90):
-        found = corners(decoded(layer, tmp_path, background=background))
-        assert np.abs(found[:2] - QUARTERS[:2]).max() <= 1
-        assert (found[2:] == background).all()
+        colours = corners(decoded(layer, tmp_path, background=background))
+        assert np.abs(colours[:2] - QUARTERS[:2]).max() <= 1
+        assert (colours[2:] == background).all()
     half = Image.new("RGBA", (8, 8), (200, 100, 0, 128))
     assert np.abs(decoded(half, tmp_path)[4, 4].astype(int) - [227, 177, 127]).max() <= 1
     palette = quarters(32, 32).quantize(4)
     red = palette.getpixel((0, 0))
-    found = corners(decoded(palette, tmp_path, save={"transparency": red}, background=9))
-    assert found[0].tolist() == [9, 9, 9]
-    assert np.abs(found[1:] - QUARTERS[1:]).max() <= 3
+    colours = corners(decoded(palette, tmp_path, save={"transparency": red}, background=9))
+    assert colours[0].tolist() == [9, 9, 9]
+    assert np.abs(colours[1:] - QUARTERS[1:]).max() <= 3
 
 
 def test_the_three_ways_to_a_square(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def png(**changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "problem"),
     [
         ("empty.png", b"", "not an image in a known format"),
         ("text.jpg", b"this is a text", "not an image in a known format"),
@@ -243,7 +243,7 @@ def png(**changes: Any) -> bytes:
     ],
 )
 def test_what_cannot_be_read_is_a_problem_of_its_row(
-    tmp_path: Path, name: str, content: bytes | None, said: str
+    tmp_path: Path, name: str, content: bytes | None, problem: str
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -257,7 +257,7 @@ def test_what_cannot_be_read_is_a_problem_of_its_row(
     assert source.present.tolist() == [True, False, True]
     assert list(source.problems) == [1]
     assert source.problems[1].startswith(f"{name}: ")
-    assert said in source.problems[1]
+    assert problem in source.problems[1]
     assert (source.read(np.array([1])) == 127).all()
     with pytest.raises(ImageError, match=r"1 image\(s\) of column 'image' cannot be read:\n  - row second: "):
         raise_for_problems(source, pd.Series(["first", "second", "third"]))
@@ -380,12 +380,12 @@ def test_every_row_gets_its_own_pixels(tmp_path: Path, memory: int, monkeypatch:
         shuffled[gap] = [None, "", "gone.png"][gap % 3]
     source = settings().bind(table(tmp_path, image=shuffled))
     rows = np.random.default_rng(1).permutation(40)
-    found = source.read(rows)
-    assert found.shape == (40, 3, 16, 16)
+    read = source.read(rows)
+    assert read.shape == (40, 3, 16, 16)
     for place, row in enumerate(rows):
         number = int(order[row])
         expected = [number, 255 - number, 7 * number % 256] if row not in (0, 13, 39) else [127] * 3
-        assert (found[place].flatten(1) == torch.tensor(expected)[:, None]).all()
+        assert (read[place].flatten(1) == torch.tensor(expected)[:, None]).all()
         assert source.present[row] == (row not in (0, 13, 39))
     assert (source.pixels is None) == (memory == 0)
 
@@ -445,8 +445,8 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, memory: int, monkeypatch: 
     assert len(ours) == (0 if memory else 62)  # by `plain`, which has no cache and was read twice
     assert settings(background=3).bind(rows, reading).cached == 0
     assert "31 images read with 3 threads (data.workers=3); 31 of them decoded before" in second.describe()
-    told = "kept in memory" if memory else "too many for memory, fetched from the cache"
-    assert told in second.describe()
+    kept = "kept in memory" if memory else "too many for memory, fetched from the cache"
+    assert kept in second.describe()
     assert "decoded for every batch" in plain.describe() or memory
 
 
@@ -499,11 +499,11 @@ def test_reading_a_long_table_keeps_no_object_per_row(tmp_path: Path, monkeypatc
 def test_digests_follow_the_content(tmp_path: Path) -> None:
     coloured(tmp_path, 3)
     (tmp_path / "copy.png").write_bytes((tmp_path / "1.png").read_bytes())
-    found = settings().bind(table(tmp_path, image=["0.png", "1.png", "2.png", "copy.png"])).digests
-    assert len(set(found.tolist())) == 3
-    assert found[1] == found[3]
+    digests = settings().bind(table(tmp_path, image=["0.png", "1.png", "2.png", "copy.png"])).digests
+    assert len(set(digests.tolist())) == 3
+    assert digests[1] == digests[3]
     smaller = settings(size=15).bind(table(tmp_path, image=["0.png"])).digests
-    assert smaller[0] != found[0]
+    assert smaller[0] != digests[0]
 
 
 def test_no_thread_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

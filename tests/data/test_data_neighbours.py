@@ -20,10 +20,10 @@ def test_nearest_numbers_equal_a_search_by_hand() -> None:
     order = generator.permutation(60).astype(np.float64) * 3
     train, test = np.arange(0, 60, 2), np.arange(1, 60, 2)
     nearest, distance = nearest_numbers(groups, order, test, train)
-    for row, found, away in zip(test, nearest, distance, strict=True):
+    for row, neighbour, away in zip(test, nearest, distance, strict=True):
         same = train[groups[train] == groups[row]]
         gaps = np.abs(order[same] - order[row])
         assert away == gaps.min()
         # The lower of two that are as near.
-        assert order[found] == order[same][gaps == gaps.min()].min()
-        assert groups[found] == groups[row]
+        assert order[neighbour] == order[same][gaps == gaps.min()].min()
+        assert groups[neighbour] == groups[row]

@@ -30,8 +30,8 @@ def table(**columns: Any) -> Table:
 
 
 def column(schema: Schema, name: str) -> tuple[str, str, str]:
-    found = next(c for c in schema.columns if c.name == name)
-    return str(found.kind), found.role, found.reason
+    described = next(c for c in schema.columns if c.name == name)
+    return str(described.kind), described.role, described.reason
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def column(schema: Schema, name: str) -> tuple[str, str, str]:
     ],
 )  # fmt: skip
 def test_kinds_are_inferred_with_the_reason(values: Any, kind: str, reason: str) -> None:
-    found, said, usable = infer_kind(table(x=values).frame["x"])
-    assert (str(found), usable) == (kind, True)
-    assert reason in said
+    inferred, words, usable = infer_kind(table(x=values).frame["x"])
+    assert (str(inferred), usable) == (kind, True)
+    assert reason in words
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_kinds_are_inferred_with_the_reason(values: Any, kind: str, reason: str)
 )
 def test_what_no_model_can_use_is_left_out_with_the_reason(values: Any, reason: str) -> None:
     schema = infer_schema(table(x=values, y=["a", "b"] * (len(values) // 2) + ["a"] * (len(values) % 2)), Roles("y"))
-    _, role, said = column(schema, "x")
+    _, role, words = column(schema, "x")
     assert role == "unused"
-    assert reason in said
+    assert reason in words
 
 
 def realistic(rows: int = 60) -> Table:
@@ -179,7 +179,7 @@ def test_a_named_id_is_the_only_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"label": "diagnosys"}, TableError, "no column 'diagnosys'"),
         ({"label": "diagnosis", "group": "patient"}, TableError, "no column 'patient'"),
@@ -197,8 +197,8 @@ def test_a_named_id_is_the_only_id() -> None:
         ({"label": "diagnosis", "group": "diagnosis"}, SchemaError, "'diagnosis' cannot be both label and group"),
     ],
 )  # fmt: skip
-def test_wrong_names_are_refused(options: dict[str, Any], error: type[FusetuneError], said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_wrong_names_are_refused(options: dict[str, Any], error: type[FusetuneError], message: str) -> None:
+    with pytest.raises(error, match=message):
         infer_schema(realistic(), Roles(**options))
 
 
@@ -229,7 +229,7 @@ def test_a_schema_is_saved_edited_and_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s["columns"][4].update(kind="nummer"), r"columns\.4\.kind: Input should be 'image'"),
         (lambda s: s["columns"][4].update(role="inputs"), r"columns\.4\.role: Input should be 'input'"),
@@ -240,13 +240,13 @@ def test_a_schema_is_saved_edited_and_loaded(tmp_path: Path) -> None:
         (lambda s: s["vectors"].update(g=["gone"]), r"vectors name column\(s\) gone, which are not described"),
     ],
 )
-def test_a_schema_edited_wrongly_is_refused(tmp_path: Path, change: Any, said: str) -> None:
+def test_a_schema_edited_wrongly_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "schema.json"
     infer_schema(realistic(), Roles("diagnosis")).save(path)
     edited = json.loads(path.read_text("utf-8"))
     change(edited)
     path.write_text(json.dumps(edited), encoding="utf-8")
-    with pytest.raises(SchemaError, match=said):
+    with pytest.raises(SchemaError, match=message):
         Schema.load(path)
 
 
@@ -311,9 +311,9 @@ def test_any_table_gets_a_kind_a_role_and_a_reason_for_every_column(frame: pd.Da
             assert "it needs words or numbers, not lists" in str(error)
             return
         assert [c.name for c in schema.columns] == list(frame.columns)
-        for found in schema.columns:
-            assert found.reason
-            assert found.role in ("input", "label", "id", "unused")
+        for described in schema.columns:
+            assert described.reason
+            assert described.role in ("input", "label", "id", "unused")
         assert sum(c.role == "id" for c in schema.columns) <= 1
         assert (schema.columns[0].role == "label") == labelled
         schema.check(given_table)  # a table always fits the schema that was inferred from it

@@ -98,8 +98,8 @@ def naive_deal(
 @pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.25, 0.25, 0.25, 0.25), (0.5, 0.3, 0.2)])
 def test_dealing_follows_its_stated_rule(seed: int, shares: tuple[float, ...]) -> None:
     labels, groups = labelled(120, 3, seed), grouped(120, 40, seed)
-    found = deal(ids(120), labels, groups, shares, seed)
-    assert found.tolist() == naive_deal(ids(120).tolist(), labels.tolist(), groups.tolist(), shares, seed)
+    part = deal(ids(120), labels, groups, shares, seed)
+    assert part.tolist() == naive_deal(ids(120).tolist(), labels.tolist(), groups.tolist(), shares, seed)
     alone = deal(ids(60), labels[:60], ids(60), shares, seed)
     names = ids(60).tolist()
     assert alone.tolist() == naive_deal(names, labels[:60].tolist(), names, shares, seed)
@@ -116,20 +116,20 @@ def test_the_order_of_the_rows_does_not_matter(settings: dict[str, Any]) -> None
     labels, groups = labelled(400), grouped(400, 80)
     times = pd.Series(np.random.default_rng(3).integers(0, 10_000, 400), name="day")
     names = ids(400)
-    found = {}
+    splits = {}
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(400) if seed else np.arange(400)
-        given = {
+        shuffled = {
             **settings,
             **({"groups": groups.iloc[order].reset_index(drop=True)} if "groups" in settings else {}),
             **({"times": times.iloc[order].reset_index(drop=True)} if "times" in settings else {}),
         }
-        split = make_split(names.iloc[order].reset_index(drop=True), labels[order], **given, seed=7)
-        found[split.hash] = parts_by_id(split)
-    assert len(found) == 1
+        split = make_split(names.iloc[order].reset_index(drop=True), labels[order], **shuffled, seed=7)
+        splits[split.hash] = parts_by_id(split)
+    assert len(splits) == 1
     other = make_split(names, labels, **{**settings, **({"groups": groups} if "groups" in settings else {}),
                                          **({"times": times} if "times" in settings else {})}, seed=8)  # fmt: skip
-    assert (other.hash in found) == ("times" in settings)
+    assert (other.hash in splits) == ("times" in settings)
 
 
 def test_splits_are_what_they_always_were() -> None:
@@ -144,12 +144,12 @@ def test_splits_are_what_they_always_were() -> None:
 
 def test_every_row_is_in_test_and_in_valid_once_over_all_folds() -> None:
     labels, groups = labelled(500), grouped(500, 90)
-    for given in (None, groups):
-        splits = [make_split(ids(500), labels, how="kfold", folds=4, fold=fold, groups=given) for fold in range(4)]
+    for units in (None, groups):
+        splits = [make_split(ids(500), labels, how="kfold", folds=4, fold=fold, groups=units) for fold in range(4)]
         for part in (1, 2):
             assert (sum((split.part == part).astype(int) for split in splits) == 1).all()
         assert [split.counts()["test"] for split in splits] == pytest.approx(
-            [125] * 4, abs=15 if given is not None else 1
+            [125] * 4, abs=15 if units is not None else 1
         )
         assert splits[1].how == "fold 1 of 4 is the test part"
 
@@ -179,11 +179,11 @@ def test_given_names_have_aliases() -> None:
 
 
 def test_unknown_and_empty_parts_are_refused() -> None:
-    given = pd.Series(["train", "tset", "valid"], name="part")
+    words = pd.Series(["train", "tset", "valid"], name="part")
     with pytest.raises(
         SplitError, match="column 'part' says 'tset', which names no part, in row b, did you mean 'test'"
     ):
-        make_split(pd.Series(["a", "b", "c"]), np.zeros(3, int), parts=given)
+        make_split(pd.Series(["a", "b", "c"]), np.zeros(3, int), parts=words)
     with pytest.raises(SplitError, match="column 'part' is empty in row 2"):
         make_split(ids(3), np.zeros(3, int), parts=pd.Series(["train", "test", None], name="part"))
 
@@ -192,8 +192,8 @@ def test_unknown_and_empty_parts_are_refused() -> None:
 def test_valid_rows_are_taken_from_train_where_none_are_named(with_groups: bool) -> None:
     labels = labelled(400)
     groups = pd.Series([f"g{i // 4}" for i in range(400)], name="g") if with_groups else None
-    given = pd.Series(["train"] * 300 + ["test"] * 100, name="part")
-    split = make_split(ids(400), labels, parts=given, groups=groups, fractions=(0.6, 0.2, 0.2))
+    words = pd.Series(["train"] * 300 + ["test"] * 100, name="part")
+    split = make_split(ids(400), labels, parts=words, groups=groups, fractions=(0.6, 0.2, 0.2))
     assert split.counts()["test"] == 100
     assert (split.part[300:] == 2).all()
     assert split.counts()["valid"] == pytest.approx(75, abs=4)
@@ -213,8 +213,8 @@ def test_valid_rows_are_taken_from_train_where_none_are_named(with_groups: bool)
 )  # fmt: skip
 def test_the_newest_rows_become_the_test_part(times: Any) -> None:
     order = np.random.default_rng(0).permutation(20)
-    given = pd.Series(times, name="day").iloc[order].reset_index(drop=True)
-    split = make_split(ids(20), np.zeros(20, int), how="time", times=given, fractions=(0.6, 0.2, 0.2))
+    shuffled = pd.Series(times, name="day").iloc[order].reset_index(drop=True)
+    split = make_split(ids(20), np.zeros(20, int), how="time", times=shuffled, fractions=(0.6, 0.2, 0.2))
     assert [split.part[np.flatnonzero(order == i)[0]] for i in range(20)] == [0] * 12 + [1] * 4 + [2] * 4
 
 
@@ -231,7 +231,7 @@ def test_equal_times_and_groups_stay_together_in_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"how": "grouped"}, "'grouped' but no group column was named; add --group"),
         ({"how": "given"}, "'given' but no split column was named; add --split"),
@@ -251,15 +251,15 @@ def test_equal_times_and_groups_stay_together_in_time() -> None:
         ({"how": "stratified", "groups": pd.Series(["a", "b"] * 6, name="g")}, "have rows in more than one part"),
     ],
 )  # fmt: skip
-def test_impossible_splits_say_why(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(SplitError, match=said):
+def test_impossible_splits_say_why(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SplitError, match=message):
         make_split(ids(12), np.zeros(12, int), **settings)
 
 
 def test_a_class_without_training_rows_is_refused() -> None:
-    given = pd.Series(["train", "valid", "test", "train"], name="p")
+    words = pd.Series(["train", "valid", "test", "train"], name="p")
     with pytest.raises(SplitError, match=r"1 class\(es\) have no training row after the split; merge or drop"):
-        make_split(ids(4), np.array([0, 0, 1, 0]), parts=given)
+        make_split(ids(4), np.array([0, 0, 1, 0]), parts=words)
 
 
 def made(rows: int = 30) -> Split:

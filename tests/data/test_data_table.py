@@ -108,7 +108,7 @@ def test_quoted_numbers_in_json_stay_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", "a,b\n1,2\n3\n", r"Row #3: Expected 2 columns, got 1"),
         ("t.csv", "a,b\n1,2,3\n4,5,6\n", r"Row #2: Expected 2 columns, got 3"),
@@ -130,9 +130,9 @@ def test_quoted_numbers_in_json_stay_words(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(
-    tmp_path: Path, name: str, content: str | bytes, said: str
+    tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
-    with pytest.raises(TableError, match=said):
+    with pytest.raises(TableError, match=message):
         read(tmp_path, content, name)
 
 
@@ -200,12 +200,12 @@ def siphash(text: str) -> int:
         v[0] ^= word
     v[2] ^= 0xFF
     rounds(4)
-    found = v[0] ^ v[1] ^ v[2] ^ v[3]
+    mixed = v[0] ^ v[1] ^ v[2] ^ v[3]
     # pandas mixes once more, as SplitMix64 does at its end.
-    found = ((found ^ found >> 30) * 0xBF58476D1CE4E5B9) & mask
-    found = ((found ^ found >> 27) * 0x94D049BB133111EB) & mask
-    found ^= found >> 31
-    return found - 2**64 if found >= 2**63 else found
+    mixed = ((mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9) & mask
+    mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & mask
+    mixed ^= mixed >> 31
+    return mixed - 2**64 if mixed >= 2**63 else mixed
 
 
 def test_keys_are_what_they_always_were() -> None:
@@ -238,7 +238,7 @@ def test_keys_of_many_rows_differ() -> None:
 )
 def test_dates_of_one_column_are_read_in_one_order(dates: list[str | None], expected: list[str | None]) -> None:
     series = pd.Series(dates, dtype="str")
-    found = parse_dates(series, first_is_day(series))
-    assert [None if pd.isna(time) else time for time in found] == [
+    dates = parse_dates(series, first_is_day(series))
+    assert [None if pd.isna(time) else time for time in dates] == [
         None if time is None else pd.Timestamp(time, tz="UTC") for time in expected
     ]

@@ -12,7 +12,7 @@ LOCAL, REMOTE = pd.Series(["a.png", None, "b.png"]), pd.Series(["a.png", "s3://b
 
 
 @pytest.mark.parametrize(
-    ("cores", "asked", "paths", "count", "said"),
+    ("cores", "asked", "paths", "count", "words"),
     [
         (2, None, LOCAL, 2, "2 threads (2 cores; decoding releases the lock)"),
         (1, None, LOCAL, 1, "1 thread (1 core; decoding releases the lock)"),
@@ -22,7 +22,7 @@ LOCAL, REMOTE = pd.Series(["a.png", None, "b.png"]), pd.Series(["a.png", "s3://b
     ],
 )
 def test_the_number_and_its_reason(
-    cores: int, asked: int | None, paths: pd.Series, count: int, said: str, monkeypatch: pytest.MonkeyPatch
+    cores: int, asked: int | None, paths: pd.Series, count: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "cores", lambda: cores)
-    assert choose_workers(asked, paths) == (count, said)
+    assert choose_workers(asked, paths) == (count, words)

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import Table
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding
@@ -70,7 +71,7 @@ def look(frame: pd.DataFrame, root: Path = Path(), **roles: Any) -> Examination:
     """Examine a table."""
     table = Table(frame.reset_index(drop=True), "t", root)
     options = {**ROLES, **roles}
-    return examine(table, infer_schema(table, options.pop("label"), **options), pixel_limit=LIMIT)
+    return examine(table, infer_schema(table, Roles(**options)), pixel_limit=LIMIT)
 
 
 def named(examination: Examination, kind: str) -> Finding:

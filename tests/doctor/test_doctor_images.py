@@ -14,6 +14,7 @@ from planted import ALWAYS, LIMIT, check, kinds, look, named, plain_table, squar
 
 from fusetune.data import images, workers
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import Table
 from fusetune.doctor import images as looking
 from fusetune.doctor.examine import examine
@@ -142,7 +143,7 @@ def test_addresses_and_places_outside_are_asked_for_as_the_run_will(tmp_path: Pa
     photo().save(tmp_path / "outside.png")
     frame.loc[[3, 4], "scan"] = ["s3://bucket/a.png", "../outside.png"]
     table = Table(frame, "t", inner)
-    schema = infer_schema(table, "organ", inputs=INPUTS, kinds={"scan": "image"})
+    schema = infer_schema(table, Roles("organ", inputs=INPUTS, kinds={"scan": "image"}))
     open_, closed = (examine(table, schema, pixel_limit=LIMIT, outside=rule) for rule in ("allow", "refuse"))
     assert named(open_, "image_unreadable").rows == ("r003",)
     assert "allow_download" in named(open_, "image_unreadable").evidence["files"]["r003"]

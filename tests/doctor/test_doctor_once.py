@@ -20,6 +20,7 @@ from fusetune.data.cache import PixelCache
 from fusetune.data.decode import opened
 from fusetune.data.images import ImageInput, Keeper, Reading
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import Table
 from fusetune.doctor.examine import Examination, examine
 
@@ -61,7 +62,7 @@ def looked(root: Path, keeper: Keeper | None) -> Examination:
     frame = plain_table(len(FILES)).assign(scan=list(FILES))
     table = Table(frame, "t", root)
     return examine(
-        table, infer_schema(table, "organ", inputs=["scan"], row_id="id"), pixel_limit=LIMIT * 5, keeper=keeper
+        table, infer_schema(table, Roles("organ", inputs=["scan"], row_id="id")), pixel_limit=LIMIT * 5, keeper=keeper
     )
 
 

@@ -12,6 +12,7 @@ from planted import look, plain_table
 
 from fusetune.config.checks import ACTIONS, DEFAULTS, Action
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.duplicates import Copies, spare
 from fusetune.doctor.examine import Examination, examine
@@ -200,7 +201,7 @@ def test_the_users_own_index_goes_with_the_rows() -> None:
     frame.loc[4, "organ"] = None
     frame.index = pd.Index([f"mine {row}" for row in range(20)])
     table = read_table(frame)
-    examination = examine(table, infer_schema(table, "organ", row_id="id", inputs=["age"]), pixel_limit=1000)
+    examination = examine(table, infer_schema(table, Roles("organ", row_id="id", inputs=["age"])), pixel_limit=1000)
     treated = treat(examination, kept(label_missing="drop")).table
     assert treated.index is not None
     assert treated.index.tolist() == [f"mine {row}" for row in range(20) if row != 4]

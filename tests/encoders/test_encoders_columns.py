@@ -91,8 +91,8 @@ def test_embedding_gives_each_column_rows_of_its_own() -> None:
     embedding = CategoryEmbedding([3, 4], 2)
     with torch.no_grad():
         embedding.table.weight.copy_(torch.arange(14.0).view(7, 2))
-    found = embedding(torch.tensor([[0, 0], [2, 3]]))
-    assert found.tolist() == [[[0, 1], [6, 7]], [[4, 5], [12, 13]]]
+    vectors = embedding(torch.tensor([[0, 0], [2, 3]]))
+    assert vectors.tolist() == [[[0, 1], [6, 7]], [[4, 5], [12, 13]]]
 
 
 def test_missing_and_unseen_start_neutral_and_known_ones_do_not() -> None:

@@ -243,14 +243,14 @@ def test_a_text_network_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_statistics_follow_the_preprocessors_scale(saved: dict[str, Any], factor: float) -> None:
-    found = pixel_statistics({"image_mean": [0.4], "image_std": [0.3], **saved})
+    statistics = pixel_statistics({"image_mean": [0.4], "image_std": [0.3], **saved})
     byte = 200.0
-    assert (byte / 255 - found["mean"][0]) / found["std"][0] == pytest.approx((byte * factor - 0.4) / 0.3)
+    assert (byte / 255 - statistics["mean"][0]) / statistics["std"][0] == pytest.approx((byte * factor - 0.4) / 0.3)
 
 
 def test_statistics_of_a_preprocessor_that_does_not_normalise() -> None:
-    found = pixel_statistics({"image_mean": [0.4], "image_std": [0.3], "do_normalize": False})
-    assert (found["mean"], found["std"]) == ((0, 0, 0), (1, 1, 1))
+    statistics = pixel_statistics({"image_mean": [0.4], "image_std": [0.3], "do_normalize": False})
+    assert (statistics["mean"], statistics["std"]) == ((0, 0, 0), (1, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def test_channels_innermost_give_the_same_bits_in_the_same_format(shape: tuple[i
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     innermost = pixels.contiguous(memory_format=torch.channels_last)
     expected = (pixels - MEAN) / STD
-    found = standardise(innermost, MEAN, STD)
-    assert torch.equal(found, expected)
+    result = standardise(innermost, MEAN, STD)
+    assert torch.equal(result, expected)
     assert torch.equal(standardise(pixels, MEAN, STD), expected)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert result.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(innermost, pixels)  # not changed in place

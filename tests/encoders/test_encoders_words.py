@@ -39,10 +39,10 @@ def test_it_equals_tf_idf_as_scikit_learn_defines_it() -> None:
     expected = reference.transform([" ".join(map(str, row)) for row in new]).toarray()
     encoder = fitted(rows, most=10_000)
     assert encoder.dim == expected.shape[1]
-    found = encoder(padded(new)).numpy()
+    vectors = encoder(padded(new)).numpy()
     # The order of the columns differs: each of ours must be one of theirs.
-    np.testing.assert_allclose(np.sort(found, 1), np.sort(expected, 1), atol=1e-6)
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-6)
+    np.testing.assert_allclose(np.sort(vectors, 1), np.sort(expected, 1), atol=1e-6)
+    np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=1e-6)
 
 
 def test_padding_special_tokens_and_batch_mates_do_not_matter() -> None:

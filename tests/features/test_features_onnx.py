@@ -63,7 +63,7 @@ def test_features_equal_those_of_pytorch(name: str, capfd: pytest.CaptureFixture
     make, inputs = CASES[name]
     encoder = make().train()
     state = {key: value.clone() for key, value in encoder.state_dict().items()}
-    onnx = OnnxEncoder(encoder, inputs(3, 9), threads=1)
+    onnx = OnnxEncoder(encoder, inputs(3, 9))
     assert encoder.training
     assert all(torch.equal(state[key], value) for key, value in encoder.state_dict().items())
     encoder.eval()
@@ -72,7 +72,7 @@ def test_features_equal_those_of_pytorch(name: str, capfd: pytest.CaptureFixture
         with torch.no_grad():
             expected = encoder(other)
         features = onnx(other)
-        assert features.shape == (rows, onnx.dim)
+        assert features.shape == (rows, encoder.dim)
         assert features.dtype == torch.float32
         assert (features - expected).abs().max() <= 1e-4 * expected.square().mean().sqrt()
     assert 0 <= onnx.difference <= 1e-4

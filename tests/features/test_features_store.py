@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fusetune.augment import Augment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment, uniform
 from fusetune.config import Config, ImagePolicy
@@ -69,14 +70,15 @@ class Vectors:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Augment):
     size: float = 0.5
+
+    @property
+    def varies(self) -> bool:
+        return True
 
     def describe(self) -> dict[str, object]:
         return {"noise": self.size}
-
-    def plain(self, inputs: Tensor) -> Tensor:
-        return inputs
 
     def draw(self, inputs: Tensor, keys: Tensor, moment: Moment) -> Tensor:
         return inputs + self.size * uniform(moment, keys, "noise", inputs.shape[1])
@@ -160,12 +162,16 @@ def test_known_features_are_reused_by_other_runs(runtime: Runtime, tmp_path: Pat
 
 @dataclass(frozen=True)
 class Fleeting(Noise):
-    fleeting: str | None = "this run"
+    word: str | None = "this run"
+
+    @property
+    def fleeting(self) -> str | None:
+        return self.word
 
 
 def test_views_that_depend_on_more_than_can_be_told_belong_to_one_run(runtime: Runtime, tmp_path: Path) -> None:
     source, encoder = make_source(), Counting()
-    one, other, named = Fleeting(), Fleeting(fleeting="that run"), Fleeting(fleeting=None)
+    one, other, named = Fleeting(), Fleeting(word="that run"), Fleeting(word=None)
     store = make_store(tmp_path, runtime)
     first = store.encode(make_encoding(encoder, source, augment=one), ROWS, VIEWS)
     passes = 3 * int(source.present[ROWS].sum())
@@ -396,9 +402,9 @@ def test_processes_that_share_a_folder_do_not_disturb_each_other(tmp_path: Path)
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    told = [results.get() for _ in workers]
-    assert {(a, b) for a, b, _ in told} == {(1, 1)}
-    assert len({tuple(sums) for _, _, sums in told}) == 1
+    sums_of_each = [results.get() for _ in workers]
+    assert {(a, b) for a, b, _ in sums_of_each} == {(1, 1)}
+    assert len({tuple(sums) for _, _, sums in sums_of_each}) == 1
 
 
 def test_the_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -422,7 +428,7 @@ def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, leng
     plain = make_source()
     source = Watched(plain.values, plain.present, plain.digests, lengths)
     encoder = Counting()
-    found = make_store(tmp_path, runtime).encode(make_encoding(encoder, source), ROWS, VIEWS)
+    features = make_store(tmp_path, runtime).encode(make_encoding(encoder, source), ROWS, VIEWS)
     has = ROWS[source.present[ROWS]]
     assert sorted(np.concatenate(read)) == sorted(has)
     batches = [rows.copy() for rows in read]
@@ -431,4 +437,4 @@ def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, leng
         for rows in batches:
             seen = Noise().draw(plain.read(rows), torch.from_numpy(keys[rows]), moment)
             with torch.inference_mode():
-                assert np.array_equal(found[view, rows - ROWS[0]], encoder.eval()(seen).numpy())
+                assert np.array_equal(features[view, rows - ROWS[0]], encoder.eval()(seen).numpy())

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tiny import make_context, tiny_table, untold_table
+from strategies_context import make_context
+from tiny import tiny_table, untold_table
 from torch import nn
 from torch.nn import functional as F
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_context, tiny_table, untold_table
+from strategies_context import make_context
+from tiny import tiny_table, untold_table
 from torch.nn import functional as F
 
 from fusetune.strategies import end_to_end

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import make_context, tiny_table
+from strategies_context import make_context
+from tiny import tiny_table
 
 from fusetune.context import Context
 from fusetune.features.store import weights_hash

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_context, tiny_table
+from strategies_context import make_context
+from tiny import tiny_table
 from torch import Tensor, nn
 from torch.nn import functional as F
 

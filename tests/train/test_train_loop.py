@@ -189,7 +189,7 @@ def test_rate_rises_then_falls_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "patience", "epochs", "best"),
+    ("nlls", "patience", "epochs", "best"),
     [
         ([5, 4, 3, 2, 1], 2, 4, 3),
         ([5, 4, 3, 3.5, 3.2, 9, 9], 2, 4, 1),
@@ -198,20 +198,20 @@ def test_rate_rises_then_falls_to_nothing() -> None:
         ([5, 9, 9, 9, 9], 0, 4, -1),
     ],
 )
-def test_best_weights_come_back(runtime: Runtime, told: list[float], patience: int, epochs: int, best: int) -> None:
-    model, answers, seen = make_net(), iter(told), []
+def test_best_weights_come_back(runtime: Runtime, nlls: list[float], patience: int, epochs: int, best: int) -> None:
+    model, answers, seen = make_net(), iter(nlls), []
 
     def validate() -> tuple[float, float]:
         seen.append(copy.deepcopy(model.state_dict()))
         return next(answers), 0.5
 
-    settings = TrainConfig(epochs=len(told) - 1, patience=patience)
+    settings = TrainConfig(epochs=len(nlls) - 1, patience=patience)
     history = run(model, settings, runtime, make_task(model, validate))
     assert (len(history.records), history.best_epoch) == (epochs, best)
-    assert history.best_nll == min(told[: epochs + 1])
-    assert history.start_nll == told[0]
+    assert history.best_nll == min(nlls[: epochs + 1])
+    assert history.start_nll == nlls[0]
     assert history.rows_seen == epochs * len(ROWS)
-    assert [r.valid_nll for r in history.records] == told[1 : epochs + 1]
+    assert [r.valid_nll for r in history.records] == nlls[1 : epochs + 1]
     for name, value in model.state_dict().items():
         assert torch.equal(value, seen[best + 1][name])
 
@@ -275,12 +275,12 @@ def test_frozen_blocks_keep_their_bits(runtime: Runtime, share: float, trained: 
 def test_only_matrices_are_decayed() -> None:
     model = make_net()
     groups = make_groups(model, TrainConfig(weight_decay=0.3, lr=1.0, head_lr=7.0, layer_decay=0.5))
-    told = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}  # type: ignore[attr-defined]
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}  # type: ignore[attr-defined]
     expected = {
         "first.weight": (0.5, 0.3), "first.bias": (0.5, 0.0), "second.weight": (1.0, 0.3),
         "second.bias": (1.0, 0.0), "last.weight": (7.0, 0.3), "last.bias": (7.0, 0.0),
     }  # fmt: skip
-    assert {name: told[id(p)] for name, p in model.named_parameters()} == expected
+    assert {name: rates[id(p)] for name, p in model.named_parameters()} == expected
 
 
 class _Killed(BaseException):
@@ -294,7 +294,7 @@ def test_resuming_gives_the_same_bits(
 ) -> None:
     settings = TrainConfig(epochs=4, lr=0.03, head_lr=0.03, patience=0, **more)
     whole = make_net()
-    told = run(whole, settings, runtime)
+    uninterrupted = run(whole, settings, runtime)
     model, count = make_net(), [0, -1]
 
     def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
@@ -310,10 +310,10 @@ def test_resuming_gives_the_same_bits(
     history = run(other, settings, runtime, checkpoints=checkpoints, resume=True)
     for name, value in other.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name])
-    assert [r.train_loss for r in history.records] == [r.train_loss for r in told.records]
-    assert [r.valid_nll for r in history.records] == [r.valid_nll for r in told.records]
+    assert [r.train_loss for r in history.records] == [r.train_loss for r in uninterrupted.records]
+    assert [r.valid_nll for r in history.records] == [r.valid_nll for r in uninterrupted.records]
     assert (history.best_epoch, history.best_nll, history.rows_seen, history.start_nll) == (
-        told.best_epoch, told.best_nll, told.rows_seen, told.start_nll
+        uninterrupted.best_epoch, uninterrupted.best_nll, uninterrupted.rows_seen, uninterrupted.start_nll
     )  # fmt: skip
 
 

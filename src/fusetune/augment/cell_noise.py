@@ -12,6 +12,7 @@ from hashlib import sha256
 
 from torch import Tensor, cos, sin, stack, where
 
+from fusetune.augment import Augment
 from fusetune.augment.random import Moment, integers, normal, uniform
 from fusetune.config import ColumnPolicy
 from fusetune.data.cells import DAYS_PER_YEAR, MISSING
@@ -41,7 +42,7 @@ class Season:
 
 
 @dataclass(frozen=True)
-class CellAugment:
+class CellAugment(Augment):
     """Augments cells of the modality `columns`.
 
     Attributes:
@@ -68,10 +69,6 @@ class CellAugment:
         """Return what the results depend on, for the feature store's key."""
         layout = {"columns": self.columns, "truths": self.truths, "seasons": [asdict(s) for s in self.seasons]}
         return {**self.policy.model_dump(), **layout, "donors": _digest(self.donors.values())}
-
-    def plain(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the cells as they are."""
-        return inputs
 
     def draw(self, inputs: dict[str, Tensor], keys: Tensor, moment: Moment) -> dict[str, Tensor]:
         """Corrupt cells, add noise to known numbers, let cells go missing; flags and numbers stay together.
@@ -106,10 +103,10 @@ class CellAugment:
     def _jittered(self, numbers: Tensor, missing: Tensor, keys: Tensor, moment: Moment) -> Tensor:
         noise = self.policy.jitter * normal(moment, keys, "cell jitter", numbers.shape[1])
         noise[:, list(self.truths)] = 0
-        found = numbers + noise
+        moved = numbers + noise
         for season in self.seasons:
-            found[:, season.first : season.first + 3] = season.shift(numbers, noise[:, season.first])
-        return where(missing, numbers, found)
+            moved[:, season.first : season.first + 3] = season.shift(numbers, noise[:, season.first])
+        return where(missing, numbers, moved)
 
     def _emptied(self, inputs: dict[str, Tensor], keys: Tensor, moment: Moment) -> dict[str, Tensor]:
         numbers, missing, codes = inputs["numbers"], inputs["missing"], inputs["codes"]
@@ -126,7 +123,7 @@ class CellAugment:
 
 
 @dataclass(frozen=True)
-class VectorAugment:
+class VectorAugment(Augment):
     """Augments single dimensions of a vector.
 
     Attributes:
@@ -145,10 +142,6 @@ class VectorAugment:
     def describe(self) -> dict[str, object]:
         """Return what the results depend on, for the feature store's key."""
         return {**self.policy.model_dump(), "donors": _digest([self.donors])}
-
-    def plain(self, vectors: Tensor) -> Tensor:
-        """Return the vectors as they are."""
-        return vectors
 
     def draw(self, vectors: Tensor, keys: Tensor, moment: Moment) -> Tensor:
         """Corrupt dimensions, then add noise."""

@@ -85,7 +85,7 @@ class _Source:
         self.policy, self.keys, self.moment = policy, keys, moment
         self.operations = policy.operations
         names = [*self.operations, *(f"{name}?" for name in self.operations if name in _CHANCES), "crop_x", "crop_y"]
-        self.numbers = {name: found.double() for name, found in each_uniform(moment, keys, names).items()}
+        self.numbers = {name: values.double() for name, values in each_uniform(moment, keys, names).items()}
         self.none = torch.zeros(len(keys), dtype=torch.float64)
         if policy.choose == "one":
             # One more than there are operations: the picture may stay as it is.

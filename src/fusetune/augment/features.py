@@ -38,10 +38,10 @@ class FeatureAugment:
             keys: Row keys, int64 [rows].
             moment: Seed, epoch and view.
         """
-        found, dim = z, z.shape[1]
+        view, dim = z, z.shape[1]
         if self.policy.scale:
             turn = 2 * uniform(moment, keys, f"feature scale {self.name}", dim) - 1
-            found = found + self.policy.scale * turn * (z - self.mean)
+            view = view + self.policy.scale * turn * (z - self.mean)
         if self.policy.noise:
-            found = found + self.policy.noise * normal(moment, keys, f"feature noise {self.name}", dim) * self.std
-        return found
+            view = view + self.policy.noise * normal(moment, keys, f"feature noise {self.name}", dim) * self.std
+        return view

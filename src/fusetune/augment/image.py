@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusetune.augment import simd
+from fusetune.augment import Augment, simd
 from fusetune.augment.colour import adjust, colour_matrix
 from fusetune.augment.draws import Draws, image_draws
 from fusetune.augment.effects import apply_effects
@@ -23,7 +23,7 @@ from fusetune.config import ImagePolicy
 
 
 @dataclass(frozen=True)
-class ImageAugment:
+class ImageAugment(Augment):
     """Turns canonical uint8 images into what an image encoder sees.
 
     uint8 pictures on the CPU are computed in float32 from start to end, and agree with exact arithmetic to 1/255 (in
@@ -81,39 +81,35 @@ class ImageAugment:
         draws = [self.parameters(keys, moment) for moment in moments]
         fast = images.device.type == "cpu" and images.dtype == torch.uint8 and simd.exact()
         views = self._painted(images, draws) if fast else self._sampled(images, draws)
-        for view, drawn, moment in zip(views, draws, moments, strict=True):
-            apply_effects(view, drawn, keys, moment)
+        for view, draw, moment in zip(views, draws, moments, strict=True):
+            apply_effects(view, draw, keys, moment)
         return views.flatten(0, 1)
 
     def parameters(self, keys: Tensor, moment: Moment) -> Draws:
         """Return what is drawn for each row, by name: see `image_draws`."""
         return image_draws(self.policy, keys, moment)
 
-    def matrices(self, keys: Tensor, moment: Moment, side: int) -> Tensor:
-        """Return the matrices from output to input pixels, float64 [rows, 3, 3], centre to centre."""
-        return compose(self.parameters(keys, moment), self.policy.crop, side, self.size)
-
     @property
     def _coloured(self) -> bool:
         # Of the policy, not of the drawn values: what a row goes through must not depend on the rows beside it.
         return any((self.policy.brightness, self.policy.contrast, self.policy.saturation))
 
-    def _plan(self, drawn: Draws, side: int) -> simd.View:
-        matrices = compose(drawn, self.policy.crop, side, self.size)
+    def _plan(self, draw: Draws, side: int) -> simd.View:
+        matrices = compose(draw, self.policy.crop, side, self.size)
         across, down = smoothing_of(matrices)
         return simd.View(
             matrices=matrices.numpy(),
             across=across.numpy(),
             down=down.numpy(),
-            colours=colour_matrix(drawn).numpy() if self._coloured else None,
-            lift=drawn["brightness"].numpy(),
-            pull=(1 - drawn["contrast"]).numpy(),
+            colours=colour_matrix(draw).numpy() if self._coloured else None,
+            lift=draw["brightness"].numpy(),
+            pull=(1 - draw["contrast"]).numpy(),
         )
 
     def _painted(self, images: Tensor, draws: Sequence[Draws]) -> Tensor:
         """Return views [views, rows, 3, size, size] made by OpenCV."""
         side = images.shape[-1]
-        plans = [self._plan(drawn, side) for drawn in draws]
+        plans = [self._plan(draw, side) for draw in draws]
         pixels = images.permute(0, 2, 3, 1).numpy()
         painted = simd.paint(pixels, plans, self.size, self.policy.border, self.policy.fill / 255)
         return torch.from_numpy(painted).permute(0, 1, 4, 2, 3)
@@ -123,13 +119,13 @@ class ImageAugment:
         pictures = _to_float(images)
         pictures = pictures.double() if pictures.device.type == "cpu" else pictures
         views = []
-        for drawn in draws:
-            matrices = compose(drawn, self.policy.crop, images.shape[-1], self.size)
+        for draw in draws:
+            matrices = compose(draw, self.policy.crop, images.shape[-1], self.size)
             across, down = smoothing_of(matrices)
             view = warp(
                 convolve(pictures, across, down), matrices, self.size, self.policy.border, self.policy.fill / 255
             )
-            views.append((adjust(view, drawn) if self._coloured else view).float())
+            views.append((adjust(view, draw) if self._coloured else view).float())
         return torch.stack(views)
 
 

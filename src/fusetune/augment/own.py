@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fusetune.augment import Augment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment, integers
 from fusetune.config import IMAGE_POLICIES, ImagePolicy
@@ -153,7 +154,7 @@ def chosen(augment: ImagePolicy | str, own: Own | None) -> Own | None:
 
 
 @dataclass(frozen=True)
-class OwnAugment:
+class OwnAugment(Augment):
     """Turns canonical uint8 images into what an image encoder sees: fusetune's policy, then the user's callable.
 
     Attributes:

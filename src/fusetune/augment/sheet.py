@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
@@ -56,21 +55,21 @@ def image_cells(augment: Any, images: Tensor, keys: Tensor, moments: Sequence[Mo
         keys: Row keys, int64 [rows].
         moments: One per view.
     """
-    shown = [[Cell([("original", "")], _pixels(picture))] for picture in augment.plain(images)]
+    grid = [[Cell([("original", "")], _pixels(picture))] for picture in augment.plain(images)]
     for moment in moments:
-        drawn = augment.parameters(keys, moment) if hasattr(augment, "parameters") else {}
+        draws = augment.parameters(keys, moment) if hasattr(augment, "parameters") else {}
         for row, picture in enumerate(augment.draw(images, keys, moment)):
-            words = [(word, "") for word in caption({name: float(values[row]) for name, values in drawn.items()})]
-            shown[row].append(Cell(words or [("unchanged" if drawn else "", "")], _pixels(picture)))  # type: ignore[arg-type]
-    return shown
+            words = [(word, "") for word in caption({name: float(values[row]) for name, values in draws.items()})]
+            grid[row].append(Cell(words or [("unchanged" if draws else "", "")], _pixels(picture)))  # type: ignore[arg-type]
+    return grid
 
 
-def caption(drawn: dict[str, float]) -> list[str]:
+def caption(parameters: dict[str, float]) -> list[str]:
     """Return the parameters that did something, in words."""
     return [
-        text.format(-drawn[name] if name in _OPPOSITE else drawn[name])
+        text.format(-parameters[name] if name in _OPPOSITE else parameters[name])
         for name, text in _WORDS.items()
-        if name in drawn and drawn[name] != NEUTRAL[name]
+        if name in parameters and parameters[name] != NEUTRAL[name]
     ]
 
 
@@ -79,11 +78,11 @@ def text_cells(
 ) -> list[list[Cell]]:
     """Return one list per row: the tokens, and per view the tokens with those that went and those that came."""
     before = _tokens(inputs, tokenizer)
-    shown = [[Cell([(token, "") for token in tokens])] for tokens in before]
+    grid = [[Cell([(token, "") for token in tokens])] for tokens in before]
     for moment in moments:
         for row, tokens in enumerate(_tokens(augment.draw(inputs, keys, moment), tokenizer)):
-            shown[row].append(Cell(list(_compared(before[row], tokens))))
-    return shown
+            grid[row].append(Cell(list(_compared(before[row], tokens))))
+    return grid
 
 
 def column_cells(
@@ -105,15 +104,15 @@ def column_cells(
         rare: Per row, by column, what stands in the table; shown for categories that have no code of their own.
     """
     before = _cells(inputs, fitted)
-    shown = []
+    grid = []
     for row, cells in enumerate(before):
-        told = {name: f"{rare[row][name]} (rare)" for name in cells if rare and cells[name] == _UNSEEN}
-        shown.append([Cell([(f"{name}: {told.get(name, value)}", "") for name, value in cells.items()])])
+        names = {name: f"{rare[row][name]} (rare)" for name in cells if rare and cells[name] == _UNSEEN}
+        grid.append([Cell([(f"{name}: {names.get(name, value)}", "") for name, value in cells.items()])])
     for moment in moments:
         for row, after in enumerate(_cells(augment.draw(inputs, keys, moment), fitted)):
             changes = [(f"{name}: {value}", "new") for name, value in after.items() if value != before[row][name]]
-            shown[row].append(Cell(changes or [("unchanged", "")]))  # type: ignore[arg-type]
-    return shown
+            grid[row].append(Cell(changes or [("unchanged", "")]))  # type: ignore[arg-type]
+    return grid
 
 
 def draw_sheet(rows: Sequence[Sequence[Cell]], width: int = 200) -> Image.Image:
@@ -125,7 +124,8 @@ def draw_sheet(rows: Sequence[Sequence[Cell]], width: int = 200) -> Image.Image:
     """
     font = ImageFont.load_default(_FONT)
     laid = [[_lines(cell, font, width) for cell in row] for row in rows]
-    heights = [max(map(_height, row, lines, repeat(width))) for row, lines in zip(rows, laid, strict=True)]
+    pictured = [any(cell.picture is not None for cell in row) * (width + 4) for row in rows]
+    heights = [max(map(len, lines)) * _LINE + above for lines, above in zip(laid, pictured, strict=True)]
     columns = max(map(len, rows))
     size = (_GAP + columns * (width + _GAP), _GAP + sum(heights) + _GAP * len(rows))
     sheet = Image.new("RGB", size, "white")
@@ -150,10 +150,10 @@ def _pixels(picture: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def _tokens(inputs: dict[str, Tensor], tokenizer: Tokenizer) -> list[list[str]]:
-    found = []
-    for ids, mask in zip(inputs["ids"], inputs["mask"], strict=True):
-        found.append([str(tokenizer.id_to_token(int(token))) for token in ids[mask]])
-    return found
+    return [
+        [str(tokenizer.id_to_token(int(token))) for token in ids[mask]]
+        for ids, mask in zip(inputs["ids"], inputs["mask"], strict=True)
+    ]
 
 
 def _compared(before: list[str], after: list[str]) -> Iterator[tuple[str, Mark]]:
@@ -164,7 +164,7 @@ def _compared(before: list[str], after: list[str]) -> Iterator[tuple[str, Mark]]
 
 
 def _cells(inputs: dict[str, Tensor], fitted: CellInput) -> list[dict[str, str]]:
-    found = []
+    rows = []
     for row in range(len(inputs["numbers"])):
         cells = {}
         for place, scale in enumerate(fitted.numbers):
@@ -175,8 +175,8 @@ def _cells(inputs: dict[str, Tensor], fitted: CellInput) -> list[dict[str, str]]
             code = int(inputs["codes"][row, place])
             words = ["missing", _UNSEEN, *vocabulary.categories]
             cells[vocabulary.column] = words[code] if code < FIRST + len(vocabulary.categories) else str(code)
-        found.append(cells)
-    return found
+        rows.append(cells)
+    return rows
 
 
 def _lines(cell: Cell, font: Any, width: int) -> list[list[tuple[str, Mark]]]:
@@ -203,10 +203,6 @@ def _fitting(word: str, font: Any, width: int) -> Iterator[tuple[str, float]]:
             count = word.rindex(" ", 1, count)
         yield word[:count], font.getlength(word[:count]) + 9
         word = word[count:].lstrip()
-
-
-def _height(cell: Cell, lines: list[list[tuple[str, Mark]]], width: int) -> int:
-    return len(lines) * _LINE + (0 if cell.picture is None else width + 4)
 
 
 def _draw_cell(

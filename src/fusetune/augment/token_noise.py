@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusetune.augment import Augment
 from fusetune.augment.random import Moment, uniform
 from fusetune.config import TextPolicy
 from fusetune.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class TextAugment:
+class TextAugment(Augment):
     """Turns padded token ids into what a text encoder sees.
 
     Attributes:
@@ -53,10 +54,6 @@ class TextAugment:
         """Return what the results depend on, for the feature store's key."""
         return {**self.policy.model_dump(), "special": list(self.special), "mask id": self.mask}
 
-    def plain(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the texts as they are."""
-        return inputs
-
     def draw(self, inputs: dict[str, Tensor], keys: Tensor, moment: Moment) -> dict[str, Tensor]:
         """Swap, hide and leave out tokens; the rest moves together, so that no gap tells where a token was.
 
@@ -74,16 +71,16 @@ class TextAugment:
         ordinary = real & ~torch.isin(ids, torch.tensor(self.special, device=ids.device))
         if p.swap:
             ids = _swap(ids, ordinary, p.swap, keys, moment)
-        shown = ordinary
+        visible = ordinary
         if p.mask and self.mask is not None:
             hidden = _spare(uniform(moment, keys, "token mask", ids.shape[1]) < p.mask, ordinary)
-            ids, shown = ids.masked_fill(hidden, self.mask), ordinary & ~hidden
+            ids, visible = ids.masked_fill(hidden, self.mask), ordinary & ~hidden
         gone = torch.zeros_like(real)
         if p.span:
-            gone |= _spare(_span(ordinary, p.span, p.span_share, keys, moment), ordinary, shown)
+            gone |= _spare(_span(ordinary, p.span, p.span_share, keys, moment), ordinary, visible)
         if p.drop:
             dropped = (uniform(moment, keys, "token drop", ids.shape[1]) < p.drop) & ~gone
-            gone |= _spare(dropped, ordinary, shown & ~gone)
+            gone |= _spare(dropped, ordinary, visible & ~gone)
         return self._close_up(ids, real & ~gone)
 
     def draw_views(self, inputs: dict[str, Tensor], keys: Tensor, moments: Sequence[Moment]) -> dict[str, Tensor]:
@@ -104,10 +101,10 @@ class TextAugment:
         return {"ids": torch.where(kept, moved, self.pad), "mask": kept}
 
 
-def _spare(hit: Tensor, ordinary: Tensor, shown: Tensor | None = None) -> Tensor:
-    """Keep hits on ordinary tokens, in rows where one of those that are still shown is not hit."""
+def _spare(hit: Tensor, ordinary: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Keep hits on ordinary tokens, in rows where one of those that are still visible is not hit."""
     hit = hit & ordinary
-    left = (ordinary if shown is None else shown) & ~hit
+    left = (ordinary if visible is None else visible) & ~hit
     return hit & left.any(1, keepdim=True)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fusetune.data.decode import Pixels
 from fusetune.vault import GIGABYTE, Vault, checksum
 
-# Large enough that a run has few shards, small enough that one fits in memory for every thread that writes.
+# Large enough that a run has few shards, small enough that two fit in memory for every thread that writes.
 _SHARD = 64 * 2**20
 _INDEX = np.dtype([("key", "<u8"), ("check", "<u8")])
 _FILES = ("pixels.npy", "index.npy")
@@ -33,41 +33,13 @@ class _Shard:
     index: npt.NDArray[np.void]
     pixels: Pixels
 
-    def verified(self, place: int) -> Pixels | None:
-        """Return one record, or None if it is not what was written."""
-        pixels: Pixels = self.pixels[place]
-        key, check = self.index[place]
-        return pixels if checksum(pixels, int(key)) == check else None
-
-
-class _Block:
-    """Records in memory that will be written as one shard."""
-
-    def __init__(self, side: int, size: int) -> None:
-        self.index = np.empty(size, _INDEX)
-        self.pixels = np.empty((size, side, side, 3), np.uint8)
-        self.count = 0
-
-    def add(self, key: int, pixels: Pixels) -> bool:
-        """Add a record, once; return whether the block is full now."""
-        if not (self.index["key"][: self.count] == key).any():
-            self.pixels[self.count] = pixels
-            self.index[self.count] = key, checksum(self.pixels[self.count], key)
-            self.count += 1
-        return self.count == len(self.index)
-
-    def save(self, folder: Path) -> None:
-        """Write the records into a folder."""
-        np.save(folder / "index.npy", _sealed(self.index[: self.count]))
-        np.save(folder / "pixels.npy", self.pixels[: self.count])
-
 
 @dataclass(frozen=True)
 class _Catalogue:
-    """Where every record is: keys, sorted; which of the shards each lies in; and its place there."""
+    """Where every record is: keys, sorted; how many records stand before it; and how many before each shard."""
 
     keys: npt.NDArray[np.uint64]
-    numbers: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     shards: list[_Shard]
 
@@ -76,15 +48,16 @@ class _Catalogue:
         """Index shards: 16 bytes per record."""
         keys = np.concatenate([np.empty(0, np.uint64), *(shard.index["key"] for shard in shards)])
         order = np.argsort(keys, kind="stable")
-        return cls(keys[order], order, np.cumsum([0, *(len(shard.index) for shard in shards)])[:-1], shards)
+        return cls(keys[order], order, np.cumsum([0, *(len(shard.index) for shard in shards)]), shards)
 
     def locate(self, key: int) -> tuple[_Shard, int] | None:
-        """Return the shard that holds a record, and the record's place there."""
+        """Return a record's shard and its place there."""
         at = int(np.searchsorted(self.keys, np.uint64(key)))
         if at == len(self.keys) or int(self.keys[at]) != key:
             return None
-        owner = int(np.searchsorted(self.starts, self.numbers[at], "right")) - 1
-        return self.shards[owner], int(self.numbers[at] - self.starts[owner])
+        place = int(self.order[at])
+        shard = int(np.searchsorted(self.starts, place, "right")) - 1
+        return self.shards[shard], place - int(self.starts[shard])
 
 
 class PixelCache:
@@ -102,7 +75,8 @@ class PixelCache:
         self.full = False
         self._lock = Lock()
         self._used: set[Path] = set()
-        self._block = self._new_block()
+        self._waiting: dict[int, Pixels] = {}
+        self._most = max(1, min(_SHARD, self.vault.limit // 8) // (3 * side**2))  # records in a shard
         self._catalogue = self._open()
 
     def __contains__(self, key: int) -> bool:
@@ -115,37 +89,41 @@ class PixelCache:
         if located is None:
             return None
         shard, place = located
-        pixels = shard.verified(place)
-        if pixels is None:
-            self._distrust(shard)
-        return pixels
+        pixels: Pixels = shard.pixels[place]
+        if checksum(pixels, key) == shard.index["check"][place]:
+            return pixels
+        self._distrust(shard)
+        return None
 
     def put(self, key: int, pixels: Pixels) -> None:
         """Keep a record, unless there is no room for it. It is found from the next `flush` on."""
         with self._lock:
-            if self.full or not self._block.add(key, pixels):
+            if self.full:
                 return
-            block, self._block = self._block, self._new_block()
-        self._publish(block)
+            self._waiting.setdefault(key, pixels.copy())
+            if len(self._waiting) < self._most:
+                return
+            records, self._waiting = self._waiting, {}
+        self._publish(records)
 
     def flush(self) -> None:
         """Write what was put so far, and find from now on what this and other processes have written."""
         with self._lock:
-            block, self._block = self._block, self._new_block()
-        if block.count:
-            self._publish(block)
+            records, self._waiting = self._waiting, {}
+        if records:
+            self._publish(records)
         self._catalogue = self._open()
 
-    def _new_block(self) -> _Block:
-        return _Block(self.side, max(1, min(_SHARD, self.vault.limit // 8) // (3 * self.side**2)))
-
-    def _publish(self, block: _Block) -> None:
+    def _publish(self, records: dict[int, Pixels]) -> None:
+        """Write records as a shard."""
         path = self.folder / uuid4().hex[:16]
+        index = np.array([(key, checksum(pixels, key)) for key, pixels in records.items()], _INDEX)
         try:
-            if self.vault.make_room(block.pixels[: block.count].nbytes, self._used):
+            if self.vault.make_room(3 * self.side**2 * len(records), self._used):
                 self._used.add(path)
                 with self.vault.written(path) as folder:
-                    block.save(folder)
+                    np.save(folder / "index.npy", _sealed(index))
+                    np.save(folder / "pixels.npy", np.stack(list(records.values())))
             else:
                 self.full = True
         except OSError:  # no space, or a read-only folder: the images will be decoded again, which is only slower

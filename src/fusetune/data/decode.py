@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import fsspec
@@ -37,6 +37,8 @@ Picture: TypeAlias = "Image.Image | DicomPicture"
 _BARE_DICOM = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x18]\0)")
 _LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
 _ORIENTATION = 0x0112
+# What Pillow's limit was when each of the images that are open now was opened.
+_LOCK, _LIMITS = Lock(), list[int | None]()
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -74,21 +76,16 @@ def read_encoded(value: str, root: Path, allow_remote: bool, confined: bool = Fa
         ImageError: Saying why the file cannot be opened.
     """
     suffix = FRAME.search(value)
-    if suffix is None:
-        return Encoded(_read(value, root, allow_remote, confined))
-    return Encoded(_read(value[: suffix.start()], root, allow_remote, confined), int(suffix[1]))
-
-
-def _read(value: str, root: Path, allow_remote: bool, confined: bool) -> bytes:
+    address, frame = (value, None) if suffix is None else (value[: suffix.start()], int(suffix[1]))
     try:
-        local = value.removeprefix("file://")
+        local = address.removeprefix("file://")
         if "://" not in local:
             # Only a leading "~/" is the home folder; "~x.png" is a file's name.
             path = root / (Path(local).expanduser() if local.startswith("~/") else local)
-            return _read_local(path.resolve(), root.resolve() if confined else None)
-        _check_address(value, allow_remote, confined)
-        with fsspec.open(value, "rb") as file:
-            return bytes(file.read())
+            return Encoded(_read_local(path.resolve(), root.resolve() if confined else None), frame)
+        _check_address(address, allow_remote, confined)
+        with fsspec.open(address, "rb") as file:
+            return Encoded(bytes(file.read()), frame)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -115,7 +112,7 @@ def opened(encoded: Encoded, pixel_limit: int) -> Iterator[Picture]:
     """
     try:
         with _picture(encoded) as picture:
-            _check_size(picture.size, pixel_limit)
+            _check_size(*picture.size, pixel_limit)
             yield picture
     except ImageError:
         raise
@@ -136,7 +133,7 @@ def _picture(encoded: Encoded) -> Iterator[Picture]:
     elif encoded.frame is not None:
         raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
     else:
-        with _OwnLimit(), Image.open(io.BytesIO(encoded.content)) as picture:
+        with _own_limit(), Image.open(io.BytesIO(encoded.content)) as picture:
             yield picture
 
 
@@ -174,14 +171,18 @@ def load_pixels(picture: Picture, encoded: Encoded, least: tuple[int, int], back
 
 def scale_of(picture: Picture, least: tuple[int, int]) -> int:
     """Return by what a picture's sides are divided while `load_pixels` decodes it: equal scales give equal pixels."""
-    return _reduction(picture.size, least) if isinstance(picture, JpegImageFile) else 1
+    if not isinstance(picture, JpegImageFile):
+        return 1
+    # Only these have fast code in libjpeg-turbo; 3/8, for example, takes longer than 1/2 although it yields less.
+    room = min(side // max(1, wanted) for side, wanted in zip(picture.size, least, strict=True))
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
 
 
-def _jpeg(picture: Image.Image, data: bytes, least: tuple[int, int]) -> Pixels | None:
+def _jpeg(picture: JpegImageFile, data: bytes, least: tuple[int, int]) -> Pixels | None:
     """Decode a grey or colour JPEG, or return None where Pillow has to do it."""
     if picture.mode not in ("RGB", "L"):
         return None  # CMYK needs a conversion that libjpeg has not
-    factor = _reduction(picture.size, least)
+    factor = scale_of(picture, least)
     width, height = (-(-side // factor) for side in picture.size)
     return _strictly(data, min_width=width, min_height=height, min_factor=factor)
 
@@ -191,25 +192,14 @@ def _strictly(data: bytes, **reduction: int) -> Pixels | None:
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **reduction)
     except ValueError as error:
-        if _loses_pixels(str(error)):
+        message = str(error).lower()
+        if ("premature end" in message or "corrupt jpeg data" in message) and "extraneous" not in message:
             raise ImageError(f"damaged image: {error}") from error
         return None
     return pixels
 
 
-def _reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
-    # Only these have fast code in libjpeg-turbo; 3/8, for example, takes longer than 1/2 although it yields less.
-    room = min(side // max(1, wanted) for side, wanted in zip(size, least, strict=True))
-    return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))
-
-
-def _loses_pixels(message: str) -> bool:
-    words = message.lower()
-    return ("premature end" in words or "corrupt jpeg data" in words) and "extraneous" not in words
-
-
-def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
-    width, height = size
+def _check_size(width: int, height: int, pixel_limit: int) -> None:
     if width * height > pixel_limit:
         raise ImageError(
             f"{width:,} x {height:,} pixels are more than data.pixel_limit={pixel_limit:,}; "
@@ -217,27 +207,22 @@ def _check_size(size: tuple[int, int], pixel_limit: int) -> None:
         )
 
 
-class _OwnLimit:
-    """Switches Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Switch Pillow's own pixel limit off while any image is open, since `pixel_limit` replaces it.
 
     Pillow's is one global number with a warning below it; a warnings filter cannot be changed safely in threads.
     """
-
-    _lock: ClassVar[Lock] = Lock()
-    _open: ClassVar[int] = 0
-    _before: ClassVar[int | None] = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if _OwnLimit._open == 0:
-                _OwnLimit._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            _OwnLimit._open += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            _OwnLimit._open -= 1
-            if _OwnLimit._open == 0:
-                Image.MAX_IMAGE_PIXELS = _OwnLimit._before
+    with _LOCK:
+        _LIMITS.append(Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _LIMITS.pop()
+            if not _LIMITS:
+                Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_address(address: str, allow_remote: bool, confined: bool) -> None:

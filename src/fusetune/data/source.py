@@ -45,8 +45,6 @@ class Source(Protocol):
 
 def row_digests(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Return a 64-bit hash per row of numbers [rows, columns]."""
-    if not values.shape[1]:
-        return np.zeros(len(values), dtype=np.uint64)
     return np.asarray(pd.util.hash_pandas_object(pd.DataFrame(values), index=False), dtype=np.uint64)
 
 

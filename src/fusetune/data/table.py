@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,10 +195,8 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
 def _refuse_open_quote(data: bytes, separator: str) -> None:
     # Arrow takes all that follows a quotation mark without a partner as one cell; Python's own reader can object.
     text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
-    rows = csv.reader(text, delimiter=separator, strict=True)
     try:
-        for _ in rows:
-            pass
+        deque(csv.reader(text, delimiter=separator, strict=True), maxlen=0)
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise ValueError("a quotation mark is opened and never closed") from error

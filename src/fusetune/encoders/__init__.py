@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import isabstract
 from typing import Any
 
 from fusetune.encoders.base import Encoder, ImageEncoder
@@ -51,22 +52,8 @@ __all__ = [
 
 ENCODERS: dict[str, type[Encoder]] = {
     encoder.__name__: encoder
-    for encoder in (
-        SmallCNN,
-        EfficientNetLite,
-        TransformersImage,
-        TimmImage,
-        SmallTextTransformer,
-        TransformersText,
-        CausalText,
-        ShallowText,
-        CellIdentity,
-        ColumnsMLP,
-        FTTransformer,
-        Identity,
-        VectorMLP,
-        WordCounts,
-    )
+    for encoder in map(globals().get, __all__)
+    if isinstance(encoder, type) and issubclass(encoder, Encoder) and not isabstract(encoder)
 }
 
 

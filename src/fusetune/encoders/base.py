@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,38 @@ from torch import Tensor, nn
 class Encoder(nn.Module, ABC):
     """One modality's network: a batch of inputs -> feature vectors.
 
-    Every subclass takes JSON values as constructor arguments and keeps them in the dict that `describe` returns:
-    this is what makes `build_encoder(encoder.describe())` the same architecture.
+    A subclass's constructor takes JSON values and, where there is one, the loaded network as `backbone`; the values
+    are its description, from which `build_encoder` makes the same architecture.
 
     Attributes:
         dim: Width of the feature vector.
+        arguments: Those values by name, defaults included.
     """
 
     dim: int
+    arguments: dict[str, Any]
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """Keep what the constructor is called with."""
+        encoder = super().__new__(cls)
+        call = inspect.signature(cls.__init__).bind_partial(encoder, *values, **named)
+        call.apply_defaults()
+        kept = {name: value for name, value in call.arguments.items() if name not in ("self", "backbone")}
+        # As JSON has it; not by `setattr`, since PyTorch's own constructor has not run yet.
+        encoder.__dict__["arguments"] = {n: list(v) if isinstance(v, tuple) else v for n, v in kept.items()}
+        return encoder
 
     @abstractmethod
     def forward(self, inputs: Any) -> Tensor:
         """Return the features, shape ``[batch, dim]``, float32."""
 
-    @abstractmethod
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the parameters in blocks ordered from input to output, every parameter exactly once."""
+        return numbered_blocks(self)
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return the JSON description from which `build_encoder` rebuilds the architecture with random weights."""
+        return {"encoder": type(self).__name__, **self.arguments}
 
 
 class ImageEncoder(Encoder):
@@ -47,8 +59,6 @@ class ImageEncoder(Encoder):
         mean: Per-channel mean of RGB in 0..1.
         std: Per-channel standard deviation of RGB in 0..1.
         preferred_size: Pixels per side for which the weights were trained.
-
-    Attributes:
         statistics: Where mean and standard deviation come from, in words.
     """
 
@@ -58,8 +68,8 @@ class ImageEncoder(Encoder):
     def __init__(self, mean: Sequence[float], std: Sequence[float], preferred_size: int, statistics: str) -> None:
         super().__init__()
         self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
-        self.preferred_size = preferred_size
-        self.statistics = statistics
+        self.preferred_size, self.statistics = preferred_size, statistics
+        self.arguments |= {"mean": self.mean, "std": self.std, "preferred_size": preferred_size}
         # Rebuilt from the description, so they are no part of the weights.
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
@@ -67,16 +77,6 @@ class ImageEncoder(Encoder):
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return ``(pixels - mean) / std``, shape unchanged."""
         return standardise(pixels, self._mean, self._std)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the class and the pixel statistics; subclasses add what they need."""
-        return {
-            "encoder": type(self).__name__,
-            "mean": self.mean,
-            "std": self.std,
-            "preferred_size": self.preferred_size,
-            "statistics": self.statistics,
-        }
 
 
 def numbered_blocks(network: nn.Module) -> list[list[nn.Parameter]]:

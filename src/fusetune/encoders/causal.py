@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fusetune.encoders.base import Encoder, numbered_blocks, takes_argument
+from fusetune.encoders.base import Encoder, takes_argument
 from fusetune.encoders.pooling import attended, left_padded
 from fusetune.encoders.pretrained import build_backbone
 
@@ -38,7 +38,7 @@ class CausalText(Encoder):
         backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.pooling, self.max_tokens = config, pooling, max_tokens
+        self.pooling, self.max_tokens = pooling, max_tokens
         self.network = build_backbone(config) if backbone is None else backbone
         width = int(self.network.config.hidden_size)
         self.dim = width * max_tokens if pooling == "flat" else width
@@ -53,16 +53,3 @@ class CausalText(Encoder):
         options = {} if flat or not self._counts else {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
         hidden: Tensor = self.network(input_ids=ids, attention_mask=mask.long(), **options).last_hidden_state.float()
         return hidden.flatten(1) if flat else hidden[:, -1]
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the embeddings, then one block per layer."""
-        return numbered_blocks(self.network)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the configuration and the read-out."""
-        return {
-            "encoder": type(self).__name__,
-            "config": self.config,
-            "pooling": self.pooling,
-            "max_tokens": self.max_tokens,
-        }

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.base import Encoder
 from fusetune.encoders.layers import SelfAttention, dense
 
 RESERVED_CODES = 2  # code 0 is a missing cell, code 1 a category that training did not see
@@ -74,14 +73,6 @@ class ColumnsMLP(Encoder):
     ) -> None:
         super().__init__()
         _check_columns(numbers, categories)
-        self.arguments = {
-            "numbers": numbers,
-            "categories": list(categories),
-            "width": width,
-            "depth": depth,
-            "dropout": dropout,
-            "category_width": category_width,
-        }
         self.dim = width
         self.embedding = CategoryEmbedding(categories, category_width) if categories else None
         self.layers = dense([2 * numbers + category_width * len(categories), *[width] * depth], dropout)
@@ -95,14 +86,6 @@ class ColumnsMLP(Encoder):
         features: Tensor = self.layers(torch.cat(parts, dim=1))
         return features.float()
 
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the category vectors, then one block per layer."""
-        return numbered_blocks(self)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the columns and sizes."""
-        return {"encoder": type(self).__name__, **self.arguments}
-
 
 class CellIdentity(Encoder):
     """The cells themselves: numbers, missing flags and one-hot categories; there is nothing to train.
@@ -115,7 +98,6 @@ class CellIdentity(Encoder):
     def __init__(self, numbers: int, categories: Sequence[int]) -> None:
         super().__init__()
         _check_columns(numbers, categories)
-        self.arguments: dict[str, Any] = {"numbers": numbers, "categories": list(categories)}
         self.dim = 2 * numbers + sum(categories)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -125,14 +107,6 @@ class CellIdentity(Encoder):
         for column, size in enumerate(self.arguments["categories"]):
             parts.append(nn.functional.one_hot(inputs["codes"][:, column], size).float())
         return torch.cat(parts, dim=1)
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return no blocks."""
-        return []
-
-    def describe(self) -> dict[str, Any]:
-        """Return the columns."""
-        return {"encoder": type(self).__name__, **self.arguments}
 
 
 class ColumnTokenizer(nn.Module):
@@ -209,15 +183,6 @@ class FTTransformer(Encoder):
     ) -> None:
         super().__init__()
         _check_columns(numbers, categories)
-        self.arguments = {
-            "numbers": numbers,
-            "categories": list(categories),
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "attention_dropout": attention_dropout,
-            "dropout": dropout,
-        }
         self.dim = width
         bound = width**-0.5
         self.class_token = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
@@ -235,14 +200,6 @@ class FTTransformer(Encoder):
         for layer in self.layers:
             tokens = layer(tokens)
         return nn.functional.relu(self.norm(tokens[:, 0])).float()
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the tokenizer with the class token, then one block per layer."""
-        return numbered_blocks(self)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the columns and sizes."""
-        return {"encoder": type(self).__name__, **self.arguments}
 
 
 def _check_columns(numbers: int, categories: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from fusetune.encoders.base import ImageEncoder, numbered_blocks
+from fusetune.encoders.base import ImageEncoder
 from fusetune.encoders.pretrained import IMAGE_PACKAGES, package_weights
 from fusetune.encoders.vision import load_timm, load_transformers_image
 
@@ -53,10 +53,6 @@ class SmallCNN(ImageEncoder):
             x = stage(x)
         return x.float().mean((2, 3))
 
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return one block per stage."""
-        return numbered_blocks(self)
-
 
 class EfficientNetLite(ImageEncoder):
     """EfficientNet-Lite (arXiv 1905.11946 without squeeze-and-excitation, ReLU6), 1280 features.
@@ -80,7 +76,6 @@ class EfficientNetLite(ImageEncoder):
         statistics: str = "(pixel - 127) / 128, as the weights were trained",
     ) -> None:
         super().__init__(mean, std, preferred_size or {0: 224, 1: 240, 2: 260}[level], statistics)
-        self.level = level
         self.network: nn.Module = EfficientNet.from_name(f"efficientnet-lite{level}", image_size=None)
         self.network._fc = nn.Identity()
         _pad_inside(self.network)
@@ -91,14 +86,6 @@ class EfficientNetLite(ImageEncoder):
         x = self.normalise(inputs).contiguous(memory_format=torch.channels_last)
         features: Tensor = self.network.extract_features(x)  # type: ignore[operator]
         return features.float().mean((2, 3))
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the stem, one block per inverted bottleneck, and the last convolution with the last bottleneck."""
-        return numbered_blocks(self.network)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the level and the pixel statistics."""
-        return {**super().describe(), "level": self.level}
 
 
 def _pad_inside(network: nn.Module) -> None:
@@ -141,21 +128,21 @@ def load_image_encoder(
     Raises:
         WeightsError: The weights are not on this machine and may not be fetched, or do not fit the network.
     """
-    given: dict[str, Any] = {key: list(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
-    if given:
-        given["statistics"] = f"{' and '.join(given)} given by the configuration"
+    overrides: dict[str, Any] = {key: list(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
+    if overrides:
+        overrides["statistics"] = f"{' and '.join(overrides)} given by the configuration"
     if name == "builtin":
-        return SmallCNN(**given)
+        return SmallCNN(**overrides)
     if name in IMAGE_PACKAGES:
-        return _load_lite(name, given)
+        return _load_lite(name, overrides)
     if name.startswith("timm:"):
-        return load_timm(name.removeprefix("timm:"), given, allow_download=allow_download)
-    return load_transformers_image(name, given, allow_download=allow_download)
+        return load_timm(name.removeprefix("timm:"), overrides, allow_download=allow_download)
+    return load_transformers_image(name, overrides, allow_download=allow_download)
 
 
-def _load_lite(name: str, given: dict[str, Any]) -> EfficientNetLite:
+def _load_lite(name: str, overrides: dict[str, Any]) -> EfficientNetLite:
     weights = torch.load(package_weights(IMAGE_PACKAGES[name]), map_location="cpu", weights_only=True)
-    encoder = EfficientNetLite(level=int(name[-1]), **given)
+    encoder = EfficientNetLite(level=int(name[-1]), **overrides)
     classifier = {"_fc.weight", "_fc.bias"}
     encoder.network.load_state_dict({key: value for key, value in weights.items() if key not in classifier})
     return encoder.eval()

@@ -56,15 +56,19 @@ class WeightsPackage:
     parts: int = 0
 
     @property
+    def endings(self) -> list[str]:
+        """How the names of the packages end."""
+        return [f"{part + 1:03d}" for part in range(self.parts)] or [""]
+
+    @property
     def distributions(self) -> list[str]:
         """Names of all packages to install."""
-        return [f"{self.distribution}{part + 1:03d}" for part in range(self.parts)] or [self.distribution]
+        return [self.distribution + ending for ending in self.endings]
 
     @property
     def installed(self) -> bool:
         """Are all packages installed?"""
-        modules = [f"{self.module}{part + 1:03d}" for part in range(self.parts)] or [self.module]
-        return all(importlib.util.find_spec(module) is not None for module in modules)
+        return all(importlib.util.find_spec(self.module + ending) is not None for ending in self.endings)
 
 
 def _lite(level: int, sha256: str) -> WeightsPackage:
@@ -142,17 +146,13 @@ def _joined(package: WeightsPackage) -> Path:
     """Return the weights file of an archive that is cut into packages, unpacked into the user's cache once."""
     name, target = package.weights.split("/", maxsplit=1)[0], _target(package)
     if not target.is_dir():
-        pieces = [
-            _folder(f"{package.module}{part:03d}") / "input" / f"{name}.zip.{part:03d}"
-            for part in range(1, package.parts + 1)
-        ]
+        pieces = [_folder(package.module + part) / "input" / f"{name}.zip.{part}" for part in package.endings]
         with written_aside(target) as aside:
             aside.mkdir(parents=True)
             archive = aside / "whole.zip"
             with archive.open("wb") as whole:
                 for piece in track(pieces, f"unpacking {name}"):
-                    with piece.open("rb") as part_file:
-                        shutil.copyfileobj(part_file, whole)
+                    whole.write(piece.read_bytes())
             with zipfile.ZipFile(archive) as opened:
                 opened.extractall(aside)  # members with absolute or climbing paths are made harmless by zipfile
             archive.unlink()
@@ -195,13 +195,13 @@ def _cached_folder(hub_id: str, packages: dict[str, WeightsPackage]) -> str:
         raise not_found(hub_id, packages, "it is not in the local hub cache, and nothing may be downloaded") from error
 
 
-def not_found(name: str, known: dict[str, WeightsPackage], reason: str) -> WeightsError:
+def not_found(name: str, packages: dict[str, WeightsPackage], reason: str) -> WeightsError:
     """Return the error that says what was looked for and every way to get the weights."""
-    guess = did_you_mean(name.rsplit("/", maxsplit=1)[-1], ["builtin", *known])
+    guess = did_you_mean(name.rsplit("/", maxsplit=1)[-1], ["builtin", *packages])
     return WeightsError(
         f"No weights found for '{name}'{guess}\n"
         f"  reason: {reason}\n"
-        f"  looked for: an installed weights package ({', '.join(known)}), the local folder "
+        f"  looked for: an installed weights package ({', '.join(packages)}), the local folder "
         f"{Path(name).expanduser().absolute()}, a copy in the local hub cache\n"
         f"  weights that need no hub: {OFFLINE_INSTALL}\n"
         f"  to fetch '{name}' from the model hub: set allow_download to true"
@@ -251,7 +251,9 @@ def quiet_transformers() -> Iterator[None]:
             output.enable_progress_bar()
 
 
-def load_backbone(source: str, name: str, known: dict[str, WeightsPackage], *, allow_download: bool) -> PreTrainedModel:
+def load_backbone(
+    source: str, name: str, packages: dict[str, WeightsPackage], *, allow_download: bool
+) -> PreTrainedModel:
     """Load a `transformers` network in float32, refusing a network with random parts.
 
     A pooler that the weights do not contain is allowed: callers drop poolers that were not trained.
@@ -259,7 +261,7 @@ def load_backbone(source: str, name: str, known: dict[str, WeightsPackage], *, a
     Args:
         source: A local folder or a hub id, see `locate`.
         name: What the user wrote, for messages.
-        known: The known packages of this modality, for messages.
+        packages: The known packages of this modality, for messages.
         allow_download: Whether the hub may be asked.
 
     Raises:
@@ -271,7 +273,7 @@ def load_backbone(source: str, name: str, known: dict[str, WeightsPackage], *, a
                 source, local_files_only=not allow_download, dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise not_found(name, known, str(error).strip().split("\n", 1)[0]) from error
+            raise not_found(name, packages, str(error).strip().split("\n", 1)[0]) from error
     backbone, info = loaded
     random = sorted(key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key))
     if random:
@@ -300,11 +302,11 @@ def config_json(network: PreTrainedModel) -> dict[str, Any]:
 def side_file(source: str, file: str, *, allow_download: bool) -> Path | None:
     """Return a file that lies beside the weights (a tokenizer, pixel statistics), or None where there is none."""
     with quiet_transformers():
-        found = transformers().utils.cached_file(
+        file_path = transformers().utils.cached_file(
             source,
             file,
             local_files_only=not allow_download,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    return None if found is None else Path(found)
+    return None if file_path is None else Path(file_path)

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.base import Encoder
 from fusetune.encoders.causal import CausalText
 from fusetune.encoders.layers import SelfAttention
 from fusetune.encoders.pooling import attended, masked_mean
@@ -61,9 +61,7 @@ class TransformersText(Encoder):
         backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.pooling = pooling
-        self.normalise = normalise
+        self.pooling, self.normalise = pooling, normalise
         self.network = build_backbone(config) if backbone is None else backbone
         if hasattr(self.network, "pooler"):
             self.network.pooler = nn.Identity()
@@ -76,19 +74,6 @@ class TransformersText(Encoder):
         hidden: Tensor = output.last_hidden_state.float()
         vector = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
         return nn.functional.normalize(vector, dim=1) * self.dim**0.5 if self.normalise else vector
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the embeddings, then one block per layer."""
-        return numbered_blocks(self.network)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the configuration and the read-out."""
-        return {
-            "encoder": type(self).__name__,
-            "config": self.config,
-            "pooling": self.pooling,
-            "normalise": self.normalise,
-        }
 
 
 class TextBlock(nn.Module):
@@ -133,14 +118,6 @@ class SmallTextTransformer(Encoder):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.arguments = {
-            "vocabulary_size": vocabulary_size,
-            "max_tokens": max_tokens,
-            "width": width,
-            "layers": layers,
-            "heads": heads,
-            "dropout": dropout,
-        }
         self.dim = width
         self.tokens = nn.Embedding(vocabulary_size, width)
         self.positions = nn.Embedding(max_tokens, width)
@@ -158,14 +135,6 @@ class SmallTextTransformer(Encoder):
         for layer in self.layers:
             x = layer(x, visible)
         return masked_mean(self.norm(x).float(), mask)
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the embeddings, then one block per layer."""
-        return numbered_blocks(self)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the sizes."""
-        return {"encoder": type(self).__name__, **self.arguments}
 
 
 def load_text_encoder(
@@ -285,13 +254,11 @@ class SpecialIds:
     Attributes:
         pad: Fills a batch's shorter rows.
         mask: Stands for a hidden token; None where the tokenizer has no such token.
-        unk: Stands for an unknown token.
         all: Ids of all special tokens: never dropped, swapped or masked.
     """
 
     pad: int
     mask: int | None
-    unk: int
     all: frozenset[int]
 
 
@@ -301,11 +268,6 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     A tokenizer without padding (GPT-2) pads with its first special token: the mask makes its value irrelevant.
     """
     special = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    pad = _first(special, ("[PAD]", "<pad>", "<|pad|>"), min(special.values(), default=0))
-    unk = _first(special, ("[UNK]", "<unk>"), pad)
+    pad = next((special[name] for name in ("[PAD]", "<pad>", "<|pad|>") if name in special), None)
     mask = next((special[name] for name in ("[MASK]", "<mask>", "<|mask|>") if name in special), None)
-    return SpecialIds(pad, mask, unk, frozenset(special.values()))
-
-
-def _first(special: dict[str, int], names: tuple[str, ...], otherwise: int) -> int:
-    return next((special[name] for name in names if name in special), otherwise)
+    return SpecialIds(min(special.values(), default=0) if pad is None else pad, mask, frozenset(special.values()))

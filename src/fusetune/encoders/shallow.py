@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
@@ -32,7 +31,6 @@ class ShallowText(Encoder):
 
     def __init__(self, vocabulary_size: int, *, width: int = 128, hidden: int = 200, masked: bool = True) -> None:
         super().__init__()
-        self.arguments = {"vocabulary_size": vocabulary_size, "width": width, "hidden": hidden, "masked": masked}
         self.dim, self.masked = hidden, masked
         self.words = nn.Embedding(vocabulary_size, width)
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
@@ -46,10 +44,6 @@ class ShallowText(Encoder):
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the embedding, then one block per layer."""
         return [list(layer.parameters()) for layer in (self.words, self.first, self.second)]
-
-    def describe(self) -> dict[str, Any]:
-        """Return the sizes and whether padding is left out."""
-        return {"encoder": type(self).__name__, **self.arguments}
 
 
 def train_word_tokenizer(texts: Iterable[str]) -> Tokenizer:
@@ -68,10 +62,10 @@ def train_word_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     counts: Counter[str] = Counter()
     for text in texts:
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
-        counts.update(word for word, _ in words)
+        pieces = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        counts.update(word for word, _ in pieces)
     counts.pop(UNKNOWN, None)
-    known = [UNKNOWN, *sorted(counts, key=lambda word: (-counts[word], word))]
-    tokenizer.model = models.WordLevel({word: place for place, word in enumerate(known)}, unk_token=UNKNOWN)
+    words = [UNKNOWN, *sorted(counts, key=lambda word: (-counts[word], word))]
+    tokenizer.model = models.WordLevel({word: place for place, word in enumerate(words)}, unk_token=UNKNOWN)
     tokenizer.add_special_tokens([UNKNOWN])
     return tokenizer

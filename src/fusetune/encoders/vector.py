@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from fusetune.encoders.base import Encoder, numbered_blocks
+from fusetune.encoders.base import Encoder
 from fusetune.encoders.layers import dense
 
 
@@ -25,14 +23,6 @@ class Identity(Encoder):
         """Return ``[batch, inputs]`` in float32, otherwise unchanged."""
         return inputs.float()
 
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return no blocks."""
-        return []
-
-    def describe(self) -> dict[str, Any]:
-        """Return the width."""
-        return {"encoder": type(self).__name__, "inputs": self.dim}
-
 
 class VectorMLP(Encoder):
     """Dense layers on a vector.
@@ -46,7 +36,6 @@ class VectorMLP(Encoder):
 
     def __init__(self, inputs: int, width: int = 128, depth: int = 2, dropout: float = 0.2) -> None:
         super().__init__()
-        self.arguments = {"inputs": inputs, "width": width, "depth": depth, "dropout": dropout}
         self.dim = width
         self.layers = dense([inputs, *[width] * depth], dropout)
 
@@ -54,11 +43,3 @@ class VectorMLP(Encoder):
         """Encode ``[batch, inputs]`` to ``[batch, width]``."""
         features: Tensor = self.layers(inputs.float())
         return features.float()
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return one block per layer."""
-        return numbered_blocks(self)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the sizes."""
-        return {"encoder": type(self).__name__, **self.arguments}

@@ -11,7 +11,7 @@ import huggingface_hub
 import torch
 from torch import Tensor, nn
 
-from fusetune.encoders.base import ImageEncoder, numbered_blocks, takes_argument
+from fusetune.encoders.base import ImageEncoder, takes_argument
 from fusetune.encoders.pretrained import (
     IMAGE_PACKAGES,
     build_backbone,
@@ -42,10 +42,7 @@ class TransformersImage(ImageEncoder):
 
     Args:
         config: JSON of the network's configuration.
-        mean: Per-channel mean of RGB in 0..1.
-        std: Per-channel standard deviation of RGB in 0..1.
-        preferred_size: Pixels per side for which the weights were trained.
-        statistics: Where mean and standard deviation come from, in words.
+        mean, std, preferred_size, statistics: See `ImageEncoder`.
         backbone: The loaded network; built from `config` with random weights where absent.
     """
 
@@ -60,7 +57,6 @@ class TransformersImage(ImageEncoder):
         backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(mean, std, preferred_size, statistics)
-        self.config = config
         self.network: Any = build_backbone(config) if backbone is None else backbone
         self.reads_class_token = hasattr(getattr(self.network, "pooler", None), "dense")
         if self.reads_class_token:
@@ -95,21 +91,13 @@ class TransformersImage(ImageEncoder):
         self.network.train(training)
         return features.shape[1]
 
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the embeddings, one block per layer (stage, for convolutional networks), and what follows."""
-        return numbered_blocks(self.network)
 
-    def describe(self) -> dict[str, Any]:
-        """Return the configuration and the pixel statistics."""
-        return {**super().describe(), "config": self.config}
-
-
-def load_transformers_image(name: str, given: dict[str, Any], *, allow_download: bool) -> TransformersImage:
+def load_transformers_image(name: str, overrides: dict[str, Any], *, allow_download: bool) -> TransformersImage:
     """Load a vision network of `transformers`, with the pixel statistics that were saved beside its weights.
 
     Args:
         name: A local folder or a hub id. Of a network with an image and a text side, the image side is used.
-        given: `mean`, `std` and `statistics` that replace the saved ones.
+        overrides: `mean`, `std` and `statistics` that replace the saved ones.
         allow_download: Whether the hub may be asked.
 
     Raises:
@@ -122,7 +110,7 @@ def load_transformers_image(name: str, given: dict[str, Any], *, allow_download:
         raise WeightsError(f"'{name}' is no image network: {type(backbone).__name__} does not take pixels.")
     file = side_file(source, "preprocessor_config.json", allow_download=allow_download)
     saved = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    statistics = {**pixel_statistics(saved), "preferred_size": preferred_size(saved, backbone.config), **given}
+    statistics = {**pixel_statistics(saved), "preferred_size": preferred_size(saved, backbone.config), **overrides}
     return TransformersImage(config_json(backbone), **statistics, backbone=backbone).eval()
 
 
@@ -165,10 +153,7 @@ class TimmImage(ImageEncoder):
 
     Args:
         name: The architecture's name in `timm`.
-        mean: Per-channel mean of RGB in 0..1.
-        std: Per-channel standard deviation of RGB in 0..1.
-        preferred_size: Pixels per side for which the weights were trained.
-        statistics: Where mean and standard deviation come from, in words.
+        mean, std, preferred_size, statistics: See `ImageEncoder`.
         backbone: The loaded network; built with random weights where absent.
     """
 
@@ -183,7 +168,6 @@ class TimmImage(ImageEncoder):
         backbone: nn.Module | None = None,
     ) -> None:
         super().__init__(mean, std, preferred_size, statistics)
-        self.name = name
         network: Any = import_timm().create_model(name, num_classes=0) if backbone is None else backbone
         self.network: nn.Module = network
         self.dim = int(network.num_features)
@@ -192,14 +176,6 @@ class TimmImage(ImageEncoder):
         """Encode ``[batch, 3, height, width]`` in 0..1 to ``[batch, dim]``."""
         features: Tensor = self.network(self.normalise(inputs))
         return features.float()
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the stem, the network's blocks, and what follows."""
-        return numbered_blocks(self.network)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the architecture's name and the pixel statistics."""
-        return {**super().describe(), "name": self.name}
 
 
 def import_timm() -> Any:
@@ -218,12 +194,12 @@ def import_timm() -> Any:
         ) from error
 
 
-def load_timm(name: str, given: dict[str, Any], *, allow_download: bool) -> TimmImage:
+def load_timm(name: str, overrides: dict[str, Any], *, allow_download: bool) -> TimmImage:
     """Load a network of `timm`, with the pixel statistics of its configuration.
 
     Args:
         name: A name that `timm.create_model` knows.
-        given: `mean`, `std` and `statistics` that replace the configuration's.
+        overrides: `mean`, `std` and `statistics` that replace the configuration's.
         allow_download: Whether weights that are not in the local hub cache may be fetched.
 
     Raises:
@@ -240,13 +216,13 @@ def load_timm(name: str, given: dict[str, Any], *, allow_download: bool) -> Timm
         "std": config.std,
         "preferred_size": int(config.input_size[-1]),
         "statistics": "timm's configuration of these weights",
-        **given,
+        **overrides,
     }
     return TimmImage(name, **statistics, backbone=backbone).eval()
 
 
 def _cached_timm_weights(name: str, config: Any) -> str:
-    found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
-    if not isinstance(found, str):
+    file = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors") if config.hf_hub_id else None
+    if not isinstance(file, str):
         raise not_found(f"timm:{name}", IMAGE_PACKAGES, "its weights are not in the local hub cache")
-    return found
+    return file

@@ -7,12 +7,11 @@ brand, a drug) is better kept by counting. Works on the same token ids as the ne
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusetune.encoders.base import Encoder
 
@@ -34,6 +33,7 @@ class WordCounts(Encoder):
     def __init__(self, dim: int, special: Iterable[int] = ()) -> None:
         super().__init__()
         self.dim, self.special = dim, sorted(special)
+        self.arguments["special"] = self.special
         self.register_buffer("codes", torch.arange(dim))
         self.register_buffer("idf", torch.ones(dim))
 
@@ -50,14 +50,14 @@ class WordCounts(Encoder):
             at_least: In how many texts one must occur.
         """
         special = np.array(sorted(special), dtype=np.int64)
-        found = [np.unique(_codes(text[~np.isin(text, special)])) for text in texts]
-        codes, counts = np.unique(np.concatenate([*found, np.zeros(0, np.int64)]), return_counts=True)
+        counted = [np.unique(_codes(text[~np.isin(text, special)])) for text in texts]
+        codes, counts = np.unique(np.concatenate([*counted, np.zeros(0, np.int64)]), return_counts=True)
         keep = np.flatnonzero(counts >= at_least)
         keep = np.sort(keep[np.argsort(-counts[keep], kind="stable")[:most]])
         counter = cls(len(keep), special.tolist())
         counter.codes.copy_(torch.from_numpy(codes[keep]))
         # The smoothed form: as if one more text held every word, so that no weight is infinite.
-        counter.idf.copy_(torch.from_numpy(np.log((1 + len(found)) / (1 + counts[keep])) + 1))
+        counter.idf.copy_(torch.from_numpy(np.log((1 + len(counted)) / (1 + counts[keep])) + 1))
         return counter
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -69,20 +69,12 @@ class WordCounts(Encoder):
         pairs = torch.where(ids[:, 1:] == _PAD, _PAD, ids[:, :-1] * _PAIR + ids[:, 1:] + 1)
         asked = torch.cat([singles, pairs], 1)
         place = torch.searchsorted(self.codes, asked).clamp(max=max(self.dim - 1, 0))
-        known = self.codes[place] == asked
+        is_counted = self.codes[place] == asked
         counts = torch.zeros(len(ids), self.dim, device=ids.device)
-        counts.scatter_add_(1, place, known.float())
+        counts.scatter_add_(1, place, is_counted.float())
         weighed = torch.where(counts > 0, 1 + counts.clamp(min=1).log(), 0.0) * self.idf
         vectors: Tensor = weighed / weighed.norm(dim=1, keepdim=True).clamp(min=1e-12)
         return vectors
-
-    def blocks(self) -> list[list[nn.Parameter]]:
-        """Return nothing: there is nothing to train."""
-        return []
-
-    def describe(self) -> dict[str, Any]:
-        """Return width and special ids; the tokens themselves are buffers."""
-        return {"encoder": type(self).__name__, "dim": self.dim, "special": self.special}
 
 
 def _codes(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

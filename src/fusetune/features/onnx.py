@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
 
 Inputs = Tensor | dict[str, Tensor]
-PIXELS = "pixels"
-LENGTH_VARIES = ("ids", "mask")  # inputs whose second axis is the text's length
+TOLERANCE = 1e-4
+_PIXELS = "pixels"
+_LENGTH_VARIES = ("ids", "mask")  # inputs whose second axis is the text's length
 
 
 class OnnxError(RunError):
@@ -44,37 +45,32 @@ class OnnxEncoder:
 
     Args:
         encoder: The encoder, on the CPU; left as it was.
-        example_inputs: A few rows of its inputs; of images, of the size that will be encoded.
-        threads: Threads for one call; PyTorch's own number where absent.
-        tolerance: Largest difference from eager PyTorch of any feature value, as a share of the root mean square of
-            all feature values. Relative to that scale since single values may be zero.
+        example: A few rows of its inputs; of images, of the size that will be encoded.
 
     Attributes:
-        dim: Width of the feature vector.
-        difference: The difference that was found, on the scale of `tolerance`.
+        difference: Largest difference from eager PyTorch of any feature value, as a share of the root mean square of
+            all feature values. Relative to that scale since single values may be zero.
 
     Raises:
         OnnxError: The encoder cannot be exported, or its exported form gives other features.
     """
 
-    def __init__(
-        self, encoder: Encoder, example_inputs: Inputs, *, threads: int | None = None, tolerance: float = 1e-4
-    ) -> None:
-        self.dim = encoder.dim
+    def __init__(self, encoder: Encoder, example: Inputs) -> None:
         with _evaluation(encoder):
-            self._session = _session(encoder, example_inputs, threads or torch.get_num_threads())
-            self._names = [node.name for node in self._session.get_inputs()]
-            self.difference = self._compare(encoder, example_inputs)
-        if not self.difference <= tolerance:  # also refuses NaN
+            self._session = _session(encoder, example)
+            self.difference = self._compare(encoder, example)
+        if not self.difference <= TOLERANCE:  # also refuses NaN
             raise OnnxError(
                 f"{type(encoder).__name__} differs by {self.difference:.1e} of the features' scale when it is run by "
-                f"ONNX Runtime; {tolerance:.0e} is allowed."
+                f"ONNX Runtime; {TOLERANCE:.0e} is allowed."
             )
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Encode a batch on the CPU to ``[batch, dim]``, float32."""
         named = _named(inputs)
-        (features,) = self._session.run(None, {name: named[name].numpy() for name in self._names})
+        (features,) = self._session.run(
+            None, {node.name: named[node.name].numpy() for node in self._session.get_inputs()}
+        )
         return torch.from_numpy(features)
 
     def _compare(self, encoder: Encoder, example: Inputs) -> float:
@@ -85,20 +81,7 @@ class OnnxEncoder:
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor]:
-    return inputs if isinstance(inputs, dict) else {PIXELS: inputs}
-
-
-class _Positional(nn.Module):
-    """Takes the tensors one by one, as the exporter wants them, and hands them on in the encoder's own form."""
-
-    def __init__(self, encoder: Encoder, names: list[str]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.names = names
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        named = dict(zip(self.names, tensors, strict=True))
-        return self.encoder(named.get(PIXELS, named))  # type: ignore[no-any-return]
+    return inputs if isinstance(inputs, dict) else {_PIXELS: inputs}
 
 
 @contextlib.contextmanager
@@ -127,12 +110,12 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _session(encoder: Encoder, example: Inputs, threads: int) -> Any:
+def _session(encoder: Encoder, example: Inputs) -> Any:
     """Export the encoder and load it into ONNX Runtime."""
     try:
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors only
         with tempfile.TemporaryDirectory() as folder, _quiet():
             path = str(Path(folder) / "encoder.onnx")
@@ -149,10 +132,11 @@ def _export(encoder: Encoder, example: Inputs, path: str) -> None:
     package, and both give networks of the same speed. What tracing could freeze by mistake shows in the comparison.
     """
     named = _named(example)
-    axes = {name: {0: "batch", 1: "tokens"} if name in LENGTH_VARIES else {0: "batch"} for name in (*named, "features")}
+    axes = {name: {0: "batch"} for name in (*named, "features")}
+    axes |= {name: {0: "batch", 1: "tokens"} for name in named if name in _LENGTH_VARIES}
     torch.onnx.export(
-        _Positional(encoder, list(named)).eval(),
-        tuple(named.values()),
+        encoder,
+        (example, {}),  # an empty dict at the end, or the exporter would take the example's names for arguments
         path,
         input_names=list(named),
         output_names=["features"],
@@ -167,14 +151,13 @@ def _first_line(error: Exception) -> str:
 
 def _reshaped(inputs: Inputs) -> Inputs:
     """Return the inputs at another batch size and, for texts, another length."""
-    if isinstance(inputs, dict):
-        return {name: _reshape(name, values) for name, values in inputs.items()}
-    return _reshape(PIXELS, inputs)
+    reshaped = {name: _reshape(name, values) for name, values in _named(inputs).items()}
+    return reshaped.get(_PIXELS, reshaped)
 
 
 def _reshape(name: str, values: Tensor) -> Tensor:
     doubled = torch.cat([values, values.flip(0)])
-    return doubled[:, : max(1, doubled.shape[1] * 2 // 3)] if name in LENGTH_VARIES else doubled
+    return doubled[:, : max(1, doubled.shape[1] * 2 // 3)] if name in _LENGTH_VARIES else doubled
 
 
 def _difference(eager: Tensor, onnx: Tensor) -> float:

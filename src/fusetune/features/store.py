@@ -29,7 +29,7 @@ from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
-from fusetune.features.onnx import OnnxEncoder, onnx_available
+from fusetune.features.onnx import TOLERANCE, OnnxEncoder, onnx_available
 from fusetune.files import cache_folder
 from fusetune.progress import Log, bar
 from fusetune.runtime import Runtime
@@ -147,21 +147,21 @@ class FeatureStore:
 
     def _run(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         """Return features [views or 1, rows, dim]; every row is read once, and encoded one view at a time."""
-        shown_views = [None] if views is None else list(views)
-        result = np.zeros((len(shown_views), len(rows), what.encoder.dim), dtype=np.float32)
-        forward = self._forward(what, rows, len(shown_views))
+        moments: Sequence[Moment | None] = views or [None]
+        result = np.zeros((len(moments), len(rows), what.encoder.dim), dtype=np.float32)
+        forward = self._forward(what, rows, len(moments))
         lengths = None if what.source.lengths is None else what.source.lengths[rows]
         batches = ordered_batches(np.arange(len(rows)), what.batch_size, lengths)
-        with torch.inference_mode(), bar(f"encoding {what.name}", len(batches) * len(shown_views)) as shown:
+        with torch.inference_mode(), bar(f"encoding {what.name}", len(batches) * len(moments)) as progress:
             for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
                 keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
-                for index, moment in enumerate(shown_views):
+                for index, moment in enumerate(moments):
                     seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
                     with self.runtime.fabric.autocast():
                         result[index, batch] = forward(seen).float().cpu().numpy()
-                    shown.advance()
-        self.passes[what.name] += len(rows) * len(shown_views)
+                    progress.advance()
+        self.passes[what.name] += len(rows) * len(moments)
         return result
 
     def _forward(self, what: Encoding, rows: Rows, views: int) -> Forward:
@@ -175,7 +175,7 @@ class FeatureStore:
         except Exception as error:  # any failure of an optional accelerator means: do without it
             self.log.record("onnx", encoder=what.name, used=False, reason=str(error)[:300])
             return what.encoder
-        self.log.record("onnx", encoder=what.name, used=True, agreement=1e-4)
+        self.log.record("onnx", encoder=what.name, used=True, agreement=TOLERANCE)
         return fast
 
     def _may_use_onnx(self) -> bool:
@@ -202,7 +202,7 @@ class FeatureStore:
 
 def _fleeting(what: Encoding, views: Sequence[Moment] | None) -> str | None:
     """Return a word of this run's own where its random views depend on more than can be told."""
-    return None if views is None else getattr(what.augment, "fleeting", None)
+    return None if views is None else what.augment.fleeting
 
 
 def weights_hash(module: torch.nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,9 @@ from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.umt import UMT
 
+# How a strategy of one's own is named, as an augmentation is.
+_IMPORT = "import:"
+
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
     for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
@@ -32,18 +36,32 @@ def strategy_of(config: StrategyConfig) -> tuple[type[Strategy], Any]:
     Raises:
         ConfigError: If there is no such strategy, or it has no such setting.
     """
-    name = config.name
-    if name not in STRATEGIES:
+    strategy = _imported(config.name) if config.name.startswith(_IMPORT) else STRATEGIES.get(config.name)
+    if strategy is None:
         raise ConfigError(
-            f"strategy.name: there is no strategy '{name}'{did_you_mean(name, STRATEGIES)}; "
-            f"known: {listed(STRATEGIES, 40)}"
+            f"strategy.name: there is no strategy '{config.name}'{did_you_mean(config.name, STRATEGIES)}; "
+            f"known: {listed(STRATEGIES, 40)}, or {_IMPORT}package.module:Class for one of your own"
         )
-    strategy = STRATEGIES[name]
     try:
         return strategy, strategy.Settings(**(config.model_extra or {}))
     except ValidationError as error:
         problems = [_explained(item, strategy) for item in error.errors()]
         raise ConfigError("\n".join(problems)) from error
+
+
+def _imported(address: str) -> type[Strategy]:
+    """Return the class that `import:package.module:Class` names."""
+    module, _, name = address.removeprefix(_IMPORT).partition(":")
+    if not module or not name:
+        raise ConfigError(f"strategy.name: write '{address}' as {_IMPORT}package.module:Class")
+    try:
+        strategy: type[Strategy] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ConfigError(f"strategy.name: '{address}' cannot be imported: {error}") from error
+    lacking = [part for part in ("name", "title", "paper", "Settings", "fit") if not hasattr(strategy, part)]
+    if lacking:
+        raise ConfigError(f"strategy.name: '{address}' is no strategy, since it has no {listed(lacking)}")
+    return strategy
 
 
 def _explained(item: Any, strategy: type[Strategy]) -> str:

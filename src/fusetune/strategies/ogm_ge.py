@@ -58,13 +58,12 @@ class OGMGE(Joint):
 
     def before_step(self) -> None:
         """Modulate the gradients of a whole step."""
-        if self.epoch <= self.settings.last_epoch:
-            for k, (_, encoder) in zip(
-                coefficients(self.scores, self.settings.alpha), self.network.members, strict=True
-            ):
-                for p in [p for p in encoder.parameters() if p.grad is not None and p.ndim > 1]:
-                    spread = float(p.grad.std(correction=0)) + 1e-8 if self.settings.noise else 0.0
-                    p.grad.mul_(k).add_(torch.randn_like(p), alpha=spread)
+        factors = coefficients(self.scores, self.settings.alpha)
+        for k, (_, encoder) in zip(factors, self.network.members, strict=True):
+            gradients = [p.grad for p in encoder.parameters() if p.grad is not None and p.ndim > 1]
+            for g in gradients if self.epoch <= self.settings.last_epoch else ():
+                spread = float(g.std(correction=0)) + 1e-8 if self.settings.noise else 0.0
+                g.mul_(k).add_(torch.randn_like(g), alpha=spread)
         self.scores.zero_()
 
 
