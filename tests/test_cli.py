@@ -19,6 +19,7 @@ import fusetune
 from fusetune import cli
 from fusetune.cli.words import commas
 from fusetune.config import Config
+from fusetune.strategies import STRATEGIES, strategy_of
 from fusetune.version import VERSION
 
 COMMANDS = [
@@ -111,8 +112,8 @@ def test_help_teaches_within_80_columns(ask: Any, words: list[str]) -> None:
 
 def test_help_names_everything_that_fit_takes(ask: Any) -> None:
     text = ask("fit", "--help").out
-    for option in ("--label", "--inputs", "--kind", "--vectors", "--group", "--split", "--recipe", "--seed", "--config",
-                   "--set", "--out", "--resume", "--debug", "--id"):  # fmt: skip
+    for option in ("--label", "--inputs", "--kind", "--vectors", "--group", "--split", "--recipe", "--seed",
+                   "--strategy", "--config", "--set", "--out", "--resume", "--debug", "--id"):  # fmt: skip
         assert f"  {option} " in text
     assert "runs/<table>-<label>" in text
 
@@ -152,6 +153,8 @@ def test_wrong_use_ends_with_2(ask: Any, words: list[str], text: str) -> None:
         (["--set", "image.size=big"], ["image.size"]),
         (["--set", "views"], ["--set views: write it as KEY=VALUE"]),
         (["--recipe", "sond"], ["recipe", "'sond'"]),
+        (["--strategy", "umtt"], ["there is no strategy 'umtt', did you mean 'umt'?"]),
+        (["--strategy", "umt", "--set", "strategy.wight=1"], ["did you mean 'weight'?"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--kind", "age"], ["--kind age: write it as age=number"]),
         (["--kind", "age=numbr"], ["did you mean 'number'?"]),
@@ -248,6 +251,43 @@ def test_show_config_is_a_configuration_with_explanations(ask: Any, tmp_path: Pa
     assert answer.out.count("# passes over the training part") == 4
 
 
+def test_show_strategies_is_a_table_and_configurations_of_each(ask: Any, tmp_path: Path) -> None:
+    answer = ask("show", "strategies")
+    assert answer.code == 0
+    table, *parts = answer.out.split("\nstrategy:\n")
+    words = " ".join(re.sub("[│┃]", " ", table).split())
+    assert len(parts) == len(STRATEGIES)
+    for text, strategy in zip(parts, STRATEGIES.values(), strict=True):
+        assert f"the {strategy.title} model" in words
+        (tmp_path / "config.yaml").write_text("strategy:\n" + text)
+        written = Config.build(tmp_path / "config.yaml").strategy
+        assert written.name == strategy.name
+        assert strategy_of(written)[1] == strategy.Settings()
+        assert set(strategy.Settings.model_fields) <= set(written.model_extra or {}) or "the settings of" in text
+    assert "arXiv" in words
+    assert "weight: 10.0  # lambda, of the sum of the modalities' distances" in answer.out
+    assert answer.out.count("passes over the training part") == 1  # what strategies share is said once
+    assert "see `fusetune show strategies`" in ask("show", "config").out
+
+
+def test_fit_takes_a_strategy_and_show_names_it(ask: Any, made: Made, tmp_path: Path) -> None:
+    answer = ask(*fit(made, "--out", tmp_path / "run", "--strategy", "alone", "--set", "evaluate.baselines=false"))
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["strategy"]["title"] == "single-input"
+    told = ask("show", tmp_path / "run").out
+    assert "strategy alone: stage U of arXiv 2505.06592" in told
+    assert "two-stage" not in told
+
+
+def test_show_of_a_run_from_before_strategies_were_named(ask: Any, made: Made, tmp_path: Path) -> None:
+    metrics = json.loads((made.run / "metrics.json").read_text())
+    del metrics["strategy"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    answer = ask("show", tmp_path)
+    assert answer.code == 0
+    assert "two-stage against scan alone" in answer.out
+
+
 def test_show_prints_the_results(ask: Any, made: Made) -> None:
     answer = ask("show", made.run)
     assert answer.code == 0
@@ -315,11 +355,11 @@ def test_predict_writes_every_format(ask: Any, made: Made, tmp_path: Path, suffi
 def test_explain_writes_a_page_and_prints_the_shares(ask: Any, made: Made, tmp_path: Path) -> None:
     answer = ask("explain", made.run, made.table, "--row", "case-040", "--out", tmp_path / "deep" / "why.html")
     assert answer.code == 0, answer.err
-    found = fusetune.load(made.run).explain(made.table, "case-040")
-    assert f"row case-040: {found.decision} ({found.probability:.1%})" in answer.out
-    for name, share in found.shares.items():
+    why = fusetune.load(made.run).explain(made.table, "case-040")
+    assert f"row case-040: {why.decision} ({why.probability:.1%})" in answer.out
+    for name, share in why.shares.items():
         assert f"  {name}: {100 * share:+.1f} points" in answer.out
-    assert f"{found.decision}, " in (tmp_path / "deep" / "why.html").read_text(encoding="utf-8")
+    assert f"{why.decision}, " in (tmp_path / "deep" / "why.html").read_text(encoding="utf-8")
     wrong = ask("explain", made.run, made.table, "--row", "case-999", "--out", tmp_path / "no.html")
     assert wrong.code == 2
     assert "no row 'case-999'" in wrong.err

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from fusetune.folder import held, is_finished, open_folder, refuse_other_run
 from fusetune.inputs import image_input
 from fusetune.judge import judge
 from fusetune.model import Model, encode_labels
-from fusetune.outcome import facts_of, metrics_of, save_predictions
 from fusetune.prepare import class_list, image_folder, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
@@ -45,6 +44,7 @@ from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
 from fusetune.strategies.rivals import fit_rivals
+from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.version import VERSION
 
@@ -179,20 +179,20 @@ def _fit(
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
     with log.timed(ctx.seconds, "judge"):
-        found = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
+        judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
     model = Model.of(ctx, fitted.network, schema)
-    model.calibration = found.calibration
+    model.calibration = judged.calibration
     ctx.seconds["total"] = time.perf_counter() - started
     save_bundle(model, folder / "model")
-    metrics = {**metrics_of(ctx, found), "rows_hash": fingerprint}
-    save_predictions(ctx, found, folder / "predictions.parquet")
-    facts = facts_of(data, label, schema, ctx, found, model)
+    save_predictions(ctx, judged, folder / "predictions.parquet")
     findings = [] if examination is None else by_severity(examination.findings)
-    write_report(folder / "report.html", replace(facts, findings=findings))
+    result = summarise(ctx, data, schema, fitted, judged, findings, fingerprint)
+    write_report(folder / "report.html", result)
+    metrics = result.metrics()
     # Last of all: a folder with this file is a finished run.
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
     shutil.rmtree(folder / "stages", ignore_errors=True)  # optimiser states, of use only to an unfinished run
-    log.record("done", seconds=ctx.seconds["total"], accuracy=found.test["accuracy"].value)
+    log.record("done", seconds=ctx.seconds["total"], accuracy=judged.test["accuracy"].value)
     return Run(folder, model, metrics)
 
 

@@ -10,55 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
-from fusetune.evaluate.calibration import Calibration, Judged, Scaled, learn, scale
+from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
 from fusetune.evaluate.metrics import nll as mean_nll
+from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
 from fusetune.networks import Outputs
 from fusetune.networks.run import outputs_of
-from fusetune.report.facts import Comparison, GainRow
+from fusetune.result import Comparison, GainRow, Judgement
 from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.rivals import ALONE, IN_WORDS
-
-Probabilities = npt.NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Everything that was measured on valid and test rows.
-
-    Attributes:
-        chosen: Name of the judged model's row in the gain table.
-        test: Metric -> interval, judged model, test part.
-        valid: The same on the validation part.
-        gain: The gain table; the last row is the judged model.
-        comparisons: Paired tests of the judged model against each modality (the best on validation rows first), the
-            ensemble and frozen encoders, p-values corrected for their number.
-        probabilities: Of the judged model by part, float [rows, classes].
-        calibration: What was learnt on validation rows and goes with the model.
-        analysis: Subsets of modalities, missing inputs, sets and so on, as `metrics.json` holds them.
-        shares: Each modality's share of the decision on each test row, by modality; and the probability without input.
-    """
-
-    chosen: str
-    test: dict[str, Interval]
-    valid: dict[str, Interval]
-    gain: list[GainRow]
-    comparisons: list[Comparison]
-    probabilities: Mapping[str, Probabilities]
-    calibration: Calibration
-    analysis: dict[str, Any]
-    shares: dict[str, Probabilities]
-    prior: Probabilities
 
 
 @dataclass(frozen=True)
@@ -71,12 +39,8 @@ class _Candidate:
     outputs: Outputs
 
     @property
-    def test(self) -> Probabilities:
-        return softmax(self.outputs.f.numpy(), self.scaled.heat.value)
-
-    def masked(self, present: Mapping[str, Tensor]) -> Probabilities:
-        """Return test probabilities when less is present."""
-        return softmax(self.fitted.network.again(self.outputs, present).f.cpu().numpy(), self.scaled.heat.value)
+    def probe(self) -> Probe:
+        return Probe(self.fitted.network, self.outputs, self.scaled.heat.value)
 
 
 def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
@@ -101,24 +65,24 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     candidates = [_Candidate(name, fitted[name], scaled[name], outputs[name]) for name in names]
     ours, test, labels = candidates[-1], _judged(ctx, outputs[chosen], rows["test"]), ctx.labels[rows["valid"]]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
-    scores = {c.name: score_with_intervals(c.test, test.labels, test.groups, **how) for c in candidates}
-    network, heat = fitted[chosen].network, ours.scaled.heat.value
-    valid = softmax(fitted[chosen].held_on(rows["valid"]).f.numpy(), heat)
-    rivals = {c.name: c.masked for c in candidates[:-1] if c.name != "majority"}
+    scores = {c.name: score_with_intervals(c.probe.p, test.labels, test.groups, **how) for c in candidates}
+    valid = softmax(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
+    rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != "majority"}
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
         valid=score_with_intervals(valid, labels, _groups(ctx, rows["valid"]), **how),
         gain=[_gain_row(c, scores[c.name], labels) for c in candidates],
         comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, labels)]),
-        probabilities={"valid": valid, "test": ours.test},
+        labels={"valid": labels, "test": test.labels},
+        probabilities={"valid": valid, "test": ours.probe.p},
         calibration=calibration,
-        analysis={
-            **analyse(network, chosen, calibration, test, ctx.classes, rivals, **how),
-            "calibration": _calibration_facts(ours.scaled, test, scores[chosen], how),
-        },
-        shares=row_shares(network, test.outputs, heat),
-        prior=without_inputs(network, test.outputs, heat),
+        analysis=replace(
+            analyse(fitted[chosen].network, chosen, calibration, test, ctx.classes, rivals, **how),
+            calibration=judge_temperature(ours.scaled, test, scores[chosen], **how),
+        ),
+        shares=row_shares(ours.probe),
+        prior=without_inputs(ours.probe),
     )
 
 
@@ -157,28 +121,6 @@ def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: 
     return GainRow(candidate.name, candidate.fitted.notes[WHOLE], scores["accuracy"], scores["nll"], valid_nll)
 
 
-def _calibration_facts(scaled: Scaled, test: Judged, used: dict[str, Interval], how: dict[str, Any]) -> dict[str, Any]:
-    """Return what the temperature is and what it changes; on test rows also where it was not applied."""
-    heat = scaled.heat
-    # What the model does is scored already; the other way is scored for comparison.
-    other = softmax(test.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
-    unused = score_with_intervals(other, test.labels, test.groups, **how)
-    before, after = (unused, used) if heat.applied else (used, unused)
-    keys = ("nll", "brier", "ece", "classwise_ece")
-    values = {"before": heat.before, "after": heat.after, "standard_error": heat.error}
-    return {
-        "temperature": heat.fitted,
-        "applied": heat.applied,
-        "rows": heat.rows,
-        "crossfitted": scaled.crossfitted,
-        "valid_nll": {name: value if np.isfinite(value) else None for name, value in values.items()},
-        "test": {
-            "before": {key: before[key].as_dict() for key in keys},
-            "after": {key: after[key].as_dict() for key in keys},
-        },
-    }
-
-
 def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[tuple[str, _Candidate]]:
     """Return every single modality, the ensemble and the frozen encoders, by what they are called in a sentence."""
     single = [c for c in candidates[:-1] if c.name.endswith(ALONE)]
@@ -188,23 +130,15 @@ def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[tuple[str,
 
 
 def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: dict[str, Any]) -> Comparison:
-    right, theirs = ours.test.argmax(1) == test.labels, other.test.argmax(1) == test.labels
+    p, q = ours.probe.p, other.probe.p
+    right, theirs = p.argmax(1) == test.labels, q.argmax(1) == test.labels
     counts = mcnemar(right, theirs)
-    difference = paired_difference(ours.test, other.test, test.labels, test.groups, **how)
+    difference = paired_difference(p, q, test.labels, test.groups, **how)
     p_group = None
     if test.groups is not None:
         p_group = permutation_test(right.astype(float) - theirs, test.groups, seed=how["seed"])
-    return Comparison(
-        name,
-        counts.gained,
-        counts.lost,
-        counts.p,
-        counts.p,
-        difference["accuracy"],
-        difference["nll"],
-        p_group,
-        p_group,
-    )
+    sizes = (difference["accuracy"], difference["nll"])
+    return Comparison(name, counts.gained, counts.lost, counts.p, counts.p, *sizes, p_group, p_group)
 
 
 def _holm(comparisons: list[Comparison]) -> list[Comparison]:

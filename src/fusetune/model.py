@@ -22,9 +22,10 @@ from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
+from fusetune.evaluate.attribution import explain_row
 from fusetune.evaluate.calibration import Calibration, Judged
 from fusetune.evaluate.explain import Explanation
-from fusetune.evaluate.parts import explain_row
+from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
@@ -104,28 +105,29 @@ class Model:
         Returns:
             rows, groups (or None), unreadable (rows with an input that is absent or could not be read), seen (rows with
             the inputs of a row that the model was made from, whose scores say nothing about new rows), every metric as
-            value, low, high of its 95 % interval, and what `evaluate.analysis.analyse` returns: subsets of modalities,
-            missing inputs, prediction sets and so on.
+            value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`: subsets of modalities, missing
+            inputs, prediction sets and so on.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
         """
-        given = read_table(table)
+        data = read_table(table)
         label, group = self.schema.named("label"), self.schema.named("group")
-        labels = encode_labels(given, str(label), self.classes)
-        groups = given.frame[group] if group in given.frame.columns else None
-        outputs, problems, digests = self._judged(given)
+        labels = encode_labels(data, str(label), self.classes)
+        groups = data.frame[group] if group in data.frame.columns else None
+        outputs, problems, digests = self._judged(data)
         member = None if groups is None else groups.to_numpy()
-        rows = Judged(outputs, labels, row_keys(self._ids(given)), member)
+        rows = Judged(outputs, labels, row_keys(self._ids(data)), member)
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
         scores = score_with_intervals(self._certainty(outputs), labels, member, **how)
+        analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)
         return {
             "rows": len(labels),
             "groups": None if groups is None else int(groups.nunique()),
             "unreadable": sum(bool(p) for p in problems),
             "seen": int(np.isin(digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
-            **analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how),
+            **analysis.as_dict(),
         }
 
     def explain(self, table: str | Path | pd.DataFrame, row: str) -> Explanation:
@@ -147,10 +149,8 @@ class Model:
             raise TableError(f"{given.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
         one = replace(given, frame=given.frame.iloc[places[:1]].reset_index(drop=True), index=None)
         sources = self.bind(one)
-        return explain_row(
-            self.network, self.readers, sources, self.outputs(sources, np.arange(1)), one, name=str(row),
-            classes=self.classes, temperature=self.calibration.temperature, device=self.runtime.device,
-        )  # fmt: skip
+        probe = Probe(self.network, self.outputs(sources, np.arange(1)), self.calibration.temperature)
+        return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
 
     def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
         """Return features, unimodal and fused logits of some rows, on CPU (see `networks.run.outputs_of`).

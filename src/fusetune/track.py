@@ -44,10 +44,10 @@ class MLflow:
         mlflow = _needed("mlflow")
         home = folder.resolve().parent
         self.client = mlflow.MlflowClient(config.track_to or f"sqlite:///{home / 'mlflow.db'}")
-        found = self.client.get_experiment_by_name("fusetune")
+        there = self.client.get_experiment_by_name("fusetune")
         # Without a place of their own, artifacts would land in the working directory.
         where = None if config.track_to else (home / "mlartifacts").as_uri()
-        experiment = found.experiment_id if found else self.client.create_experiment("fusetune", where)
+        experiment = there.experiment_id if there else self.client.create_experiment("fusetune", where)
         self.run = self.client.create_run(experiment, run_name=folder.name).info.run_id
         params = [mlflow.entities.Param(name, str(value)) for name, value in sorted(config.leaves().items())]
         for start in range(0, len(params), 100):  # MLflow takes so many at a time

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
-from fusetune.evaluate.conformal import OTHER, Conformal, chance, coverage, fit_conformal, patterns, quantile, scores
+from fusetune.evaluate.conformal import (
+    OTHER,
+    Conformal,
+    PatternCoverage,
+    chance,
+    fit_conformal,
+    judge_sets,
+    patterns,
+    quantile,
+    scores,
+)
 
 
 def simulated(rows: int, seed: int, classes: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,13 +115,15 @@ def test_facts_of_sets_equal_counting() -> None:
     p, y, keys = simulated(60, 1)
     learnt = Conformal({"lac": 0.5, "aps": 0.5}, {m: {OTHER: 0.5} for m in ("lac", "aps")})
     groups, pattern = np.arange(60) // 6, np.array(["a", "b"] * 30)
-    found: list[dict[str, Any]] = coverage(learnt, p, y, keys, pattern, groups)
-    lac = next(row for row in found if row["method"] == "lac" and not row["mondrian"])
+    judged = judge_sets(learnt, p, y, keys, pattern, groups)
+    assert judged is not None
+    lac = next(row for row in judged.sets if row.method == "lac" and not row.mondrian)
     sets = p >= 0.5
     held = sets[np.arange(60), y]
-    assert lac["coverage"]["value"] == pytest.approx(held.mean())
-    assert lac["size"]["value"] == pytest.approx(sets.sum() / 60)
-    assert lac["empty"] == pytest.approx((sets.sum(axis=1) == 0).mean())
-    assert lac["by_pattern"]["b"] == {"rows": 30, "coverage": pytest.approx(held[1::2].mean())}
-    assert lac["by_group"]["mean"] == pytest.approx(held.reshape(10, 6).mean())
-    assert len(found) == 4
+    assert lac.coverage.value == pytest.approx(held.mean())
+    assert lac.size.value == pytest.approx(sets.sum() / 60)
+    assert lac.empty == pytest.approx((sets.sum(axis=1) == 0).mean())
+    assert lac.by_pattern["b"] == PatternCoverage(30, pytest.approx(held[1::2].mean()))
+    assert lac.by_group is not None
+    assert lac.by_group.mean == pytest.approx(held.reshape(10, 6).mean())
+    assert len(judged.sets) == 4

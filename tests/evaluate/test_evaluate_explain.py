@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import Whitespace
 import fusetune
 from fusetune.data.tokens import TextInput
 from fusetune.errors import TableError
+from fusetune.evaluate.attribution import word_tokens
 from fusetune.evaluate.explain import Effect
-from fusetune.evaluate.parts import word_tokens
 from fusetune.model import Model
 from fusetune.report.explanation import bars, overlay, render_explanation
 
@@ -68,7 +68,7 @@ def test_what_is_absent_has_no_share_and_no_parts(made: Made) -> None:
     assert found.absent == ["scan", "note"]
     assert found.shares["scan"] == found.shares["note"] == 0
     assert not found.pictures
-    assert set(found.parts) == {"columns", "genes"}
+    assert set(found.effects) == {"columns", "genes"}
 
 
 def test_leaving_out_a_word_or_a_cell_equals_doing_it_by_hand(made: Made) -> None:
@@ -76,16 +76,16 @@ def test_leaving_out_a_word_or_a_cell_equals_doing_it_by_hand(made: Made) -> Non
     found = model.explain(path, "case-040")
     whole = predicted(made, frame.iloc[[40]])
     top, text = int(whole.argmax()), str(frame["note"].iloc[40]).split()
-    assert [word.name for word in found.parts["note"]] == text
+    assert [word.name for word in found.effects["note"]] == text
     for place in (0, 3):
         without = " ".join(text[:place] + text[place + 1 :])
         drop = whole[top] - predicted(made, asked(made, 40, note=without))[top]
-        assert found.parts["note"][place].effect == pytest.approx(drop, abs=1e-5)
-    age = next(cell for cell in found.parts["columns"] if cell.name.startswith("age"))
+        assert found.effects["note"][place].effect == pytest.approx(drop, abs=1e-5)
+    age = next(cell for cell in found.effects["columns"] if cell.name.startswith("age"))
     assert age.effect == pytest.approx(whole[top] - predicted(made, asked(made, 40, age=None))[top], abs=1e-5)
     mean = frame.loc[frame["part"] == "train", "age"].mean()
     assert age.typical == pytest.approx(whole[top] - predicted(made, asked(made, 40, age=mean))[top], abs=1e-4)
-    assert [effect.name for effect in found.parts["genes"]] == ["v_0", "v_1", "v_2", "v_3"]
+    assert [effect.name for effect in found.effects["genes"]] == ["v_0", "v_1", "v_2", "v_3"]
 
 
 def test_the_map_covers_the_picture_and_depends_on_the_weights(made: Made) -> None:

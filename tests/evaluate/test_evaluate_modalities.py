@@ -14,10 +14,11 @@ from torch import nn
 from fusetune.encoders import Identity
 from fusetune.evaluate import metrics, modalities
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
-from fusetune.evaluate.calibration import Calibration, Judged, learn
+from fusetune.evaluate.calibration import Calibration, Judged, learn, scale
 from fusetune.evaluate.conformal import OTHER, Conformal
 from fusetune.evaluate.modalities import (
     RATES,
+    Probe,
     interference_table,
     keep_only,
     missing_masks,
@@ -102,19 +103,20 @@ def test_shapley_equals_the_mean_over_all_orders() -> None:
 def test_shares_sum_to_what_all_inputs_add() -> None:
     network = model()
     outputs, _, y = told(network)
-    p = subset_probabilities(network, outputs, 1.5)
-    table = {tuple(row["modalities"]): row for row in subset_table(p, y, None, **HOW)}
-    assert table["image", "text"]["nll"]["value"] == pytest.approx(metrics.nll(softmax(outputs.f.numpy(), 1.5), y))
+    p = subset_probabilities(Probe(network, outputs, 1.5))
+    table = {tuple(row.modalities): row for row in subset_table(p, y, None, **HOW)}
+    assert table["image", "text"].nll.value == pytest.approx(metrics.nll(softmax(outputs.f.numpy(), 1.5), y))
     shares = shapley_table(p, y, np.arange(40) // 4, **HOW)
     for metric, sign in (("accuracy", 1), ("nll", -1)):
-        gained = table["image", "text"][metric]["value"] - table[()][metric]["value"]
-        assert sum(row[metric]["value"] for row in shares) == pytest.approx(sign * gained, abs=1e-12)
+        gained = getattr(table["image", "text"], metric).value - getattr(table[()], metric).value
+        assert sum(getattr(row, metric).value for row in shares) == pytest.approx(sign * gained, abs=1e-12)
 
 
 def test_a_rows_shares_sum_to_its_probability_and_absence_counts_nothing() -> None:
     network = model()
     outputs, _, _ = told(network)
-    shares, prior, p = row_shares(network, outputs, 1.5), without_inputs(network, outputs, 1.5), softmax(outputs.f, 1.5)
+    probe = Probe(network, outputs, 1.5)
+    shares, prior, p = row_shares(probe), without_inputs(probe), softmax(outputs.f, 1.5)
     top = p.argmax(axis=1)
     assert sum(shares.values()) == pytest.approx(p.max(axis=1) - prior[np.arange(40), top])
     for name, share in shares.items():
@@ -147,22 +149,22 @@ def test_missing_rates_ask_every_method_with_the_same_masks() -> None:
     y = np.zeros(50, int)
     table = missing_table({name: method(name) for name in seen}, ["a", "b"], y, np.arange(50), None, **HOW)
     assert seen["x"] == seen["y"]
-    assert [row["rate"] for row in table if row["method"] == "x"] == list(RATES)
+    assert [row.rate for row in table if row.method == "x"] == list(RATES)
     for rate in (0.0, 0.5):
-        row = next(row for row in table if row["rate"] == rate and row["method"] == "y")
+        row = next(row for row in table if row.rate == rate and row.method == "y")
         draws = [missing_masks(["a", "b"], np.arange(50), rate, draw, 0)["a"].numpy().mean() for draw in range(5)]
-        assert row["accuracy"]["value"] == pytest.approx(np.mean(draws))
+        assert row.accuracy.value == pytest.approx(np.mean(draws))
 
 
 def test_interference_changes_the_features_of_one_modality_only() -> None:
     network = model()
     outputs, raw, y = told(network, every=True)
-    table = {(row["modality"], row["kind"]): row for row in interference_table(network, outputs, y, 1.0, None, **HOW)}
+    table = {(row.modality, row.kind): row for row in interference_table(Probe(network, outputs, 1.0), y, None, **HOW)}
     assert len(table) == 10
     blank = run(network, {**raw, "text": torch.zeros(40, 2)}, outputs.present)
-    assert table["text", "blank"]["nll"]["value"] == pytest.approx(metrics.nll(softmax(blank.f), y), rel=1e-5)
+    assert table["text", "blank"].nll.value == pytest.approx(metrics.nll(softmax(blank.f), y), rel=1e-5)
     mean = run(network, {**raw, "image": raw["image"].mean(0).expand(40, -1)}, outputs.present)
-    assert table["image", "mean"]["nll"]["value"] == pytest.approx(metrics.nll(softmax(mean.f), y), rel=1e-5)
+    assert table["image", "mean"].nll.value == pytest.approx(metrics.nll(softmax(mean.f), y), rel=1e-5)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -177,13 +179,19 @@ def test_donors_are_others_of_the_stated_class_that_have_the_input(same: bool) -
     assert lonely.tolist() == [0, 1]
 
 
+def learnt(rows: Judged, tried: Any, folds: np.ndarray) -> Calibration:
+    scaled = scale(rows, tried, folds, chosen_elsewhere=False)
+    return learn(rows, scaled, aim=None, positive=None, seed=3)
+
+
 def test_everything_at_once_is_plain_json() -> None:
     network = model()
     outputs, _, y = told(network)
     y = (y > 0).astype(int)
     rows = Judged(outputs, y, np.arange(40), np.arange(40) // 4)
-    calibration, _ = learn(rows, [], np.arange(40) // 4 % 5, aim=None, positive=None, seed=0)
-    found = analyse(network, calibration, rows, ["a", "b", "c"], {"other": lambda _: softmax(outputs.f)}, **HOW)
+    calibration = learnt(rows, [], np.arange(40) // 4 % 5)
+    rivals = {"other": lambda _: softmax(outputs.f)}
+    found = analyse(network, "two-stage", calibration, rows, ["a", "b", "c"], rivals, **HOW).as_dict()
     assert list(found) == [
         "subsets", "shapley", "missing", "interference", "conformal", "risk_coverage", "worst_group", "threshold",
     ]  # fmt: skip
@@ -203,9 +211,9 @@ def test_what_is_learnt_comes_from_the_crossfitted_logits() -> None:
     outputs, _, y = told(network)
     rows, folds = Judged(outputs, y, np.arange(40), None), np.arange(40) % 5
     shown = outputs.f.double().numpy()
-    own, _ = learn(rows, [], folds, aim=None, positive=None, seed=3)
-    same, _ = learn(rows, [shown, 100 * shown], folds, aim=None, positive=None, seed=3)
-    other, _ = learn(rows, [np.zeros_like(shown)], folds, aim=None, positive=None, seed=3)
+    own = learnt(rows, [], folds)
+    same = learnt(rows, [shown, 100 * shown], folds)
+    other = learnt(rows, [np.zeros_like(shown)], folds)
     assert same == own  # every fold prefers the finished model
     assert other.conformal.pooled["lac"] == pytest.approx(2 / 3)  # a candidate that says 1/3 everywhere
 
@@ -214,8 +222,9 @@ def test_too_many_modalities_have_no_subsets(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("fusetune.evaluate.analysis.MOST", 1)
     network = model()
     outputs, _, y = told(network)
-    found = analyse(network, Calibration(), Judged(outputs, y, np.arange(40), None), ["a", "b", "c"], {}, **HOW)
-    assert found["subsets"] is None
-    assert found["shapley"] is None
-    assert found["conformal"] is None
-    assert row_shares(network, outputs, 1.0) == {}
+    rows = Judged(outputs, y, np.arange(40), None)
+    found = analyse(network, "two-stage", Calibration(), rows, ["a", "b", "c"], {}, **HOW)
+    assert found.subsets is None
+    assert found.shapley is None
+    assert found.conformal is None
+    assert row_shares(Probe(network, outputs, 1.0)) == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -44,16 +46,16 @@ def test_rates_and_counts_equal_counting() -> None:
     p, positive, groups = random.random(60), random.random(60) < 0.5, np.arange(60) // 4
     found, called = judge_threshold(0.4, p, positive, groups), p >= 0.4
     for name, value in rates(called, positive).items():
-        assert found[name]["value"] == pytest.approx(value)
-    assert found["sensitivity"] == proportion(called[positive], groups[positive]).as_dict()
-    assert sum(found["counts"].values()) == 60
-    assert found["counts"]["false_positive"] == (called & ~positive).sum()
+        assert getattr(found, name).value == pytest.approx(value)
+    assert found.sensitivity == proportion(called[positive], groups[positive])
+    assert sum(found.counts.values()) == 60
+    assert found.counts["false_positive"] == (called & ~positive).sum()
 
 
 def test_rates_without_rows_have_no_value() -> None:
     found = judge_threshold(0.5, np.array([0.1, 0.2]), np.array([False, False]))
-    assert found["ppv"]["value"] is None
-    assert found["specificity"]["value"] == 1.0
+    assert math.isnan(found.ppv.value)
+    assert found.specificity.value == 1.0
 
 
 @pytest.mark.parametrize("aim", ["sensitivity > 0.9", "recall >= 0.9", "sensitivity >= 90", "0.9", "ppv >= 1.5"])

@@ -3,93 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fusetune.context import Cost
+from fusetune.doctor.findings import Finding
 from fusetune.evaluate import Interval, metrics
+from fusetune.evaluate.analysis import Analysis
+from fusetune.evaluate.calibration import Calibration, TemperatureScore
+from fusetune.evaluate.conformal import Sets, SetScore
 from fusetune.evaluate.explain import Effect, Explanation
-from fusetune.report import Comparison, EpochRecord, Facts, GainRow, Input, Mistake
-from fusetune.report.explanation import data_uri
+from fusetune.evaluate.intervals import GroupSpread
+from fusetune.evaluate.modalities import MisledScore, MissingScore, Share, SubsetScore
+from fusetune.evaluate.selective import Lowest, RiskCoverage, RiskPoint, Worst
+from fusetune.evaluate.threshold import Rates, ThresholdScore
+from fusetune.result import Column, Comparison, Data, GainRow, Judgement, Method, Mistake, Origin, Result, Training
+from fusetune.strategies import STRATEGIES, WHOLE
+from fusetune.train.loop import EpochRecord
 
-
-@dataclass(frozen=True)
-class Found:
-    """What a check of a table found; the report reads these names."""
-
-    kind: str
-    severity: str
-    rows: list[str]
-    columns: list[str]
-    evidence: dict[str, Any]
-    remedy: str
-
-
-FINDING = Found(
+FINDING = Finding(
     "near_duplicate",
     "warn",
-    [str(k) for k in range(12)],
-    ["picture"],
+    tuple(str(k) for k in range(12)),
+    ("picture",),
     {"what": "Six pairs of pictures are nearly equal.", "pairs": 6},
     "Look at them.",
 )
 
 
-def bounds(value: float) -> dict[str, float | None]:
-    return Interval(value, value - 0.05, value + 0.05).as_dict()
+def bounds(value: float) -> Interval:
+    return Interval(value, value - 0.05, value + 0.05)
 
 
-def analysis(classes: int) -> dict[str, Any]:
-    """Everything that `evaluate.analysis.analyse` returns, and the calibration."""
+def analysis(classes: int, method: str = "two-stage") -> Analysis:
+    """Everything that is asked of a run's model."""
     names: list[list[str]] = [[], ["image"], ["text"], ["image", "text"]]
-    both = {"accuracy": bounds(0.6), "nll": bounds(0.9)}
-    held = {
-        "target": 0.9, "coverage": bounds(0.91), "size": bounds(1.4), "single": 0.7, "empty": 0.0, "by_pattern": {},
-        "by_group": {"mean": 0.9, "lowest_decile": 0.6},
-    }  # fmt: skip
-    worst = {"rows": 20, "accuracy": bounds(0.4), "judged": 3, "of": 9}
+    both = (bounds(0.6), bounds(0.9))
+    held = (0.9, bounds(0.91), bounds(1.4), 0.0, 0.7, {}, GroupSpread(9, 0.9, 0.6))
+    worst = (20, bounds(0.4), 3, 9)
     scores = {key: bounds(0.3) for key in ("nll", "brier", "ece", "classwise_ece")}
-    rates = {rate: bounds(0.5) for rate in ("sensitivity", "specificity", "ppv", "npv")}
-    limit = {"aim": "sensitivity >= 0.9", "positive": "class 1", "threshold": 0.3, **rates}
-    return {
-        "subsets": [{"modalities": some, **both} for some in names],
-        "shapley": [{"modality": name, **both} for name in ("image", "text")],
-        "missing": [
-            {"rate": rate / 10, "method": method, "accuracy": bounds(0.9 - rate / 20), "nll": bounds(1.0)}
+    rates = Rates(*[bounds(0.5)] * 4, counts={})
+    return Analysis(
+        subsets=[SubsetScore(some, *both) for some in names],
+        shapley=[Share(name, *both) for name in ("image", "text")],
+        missing=[
+            MissingScore(rate / 10, name, bounds(0.9 - rate / 20), bounds(1.0))
             for rate in range(10)
-            for method in ("two-stage", "image alone", "ensemble")
+            for name in (method, "image alone", "ensemble")
         ],
-        "interference": [{"modality": "image", "kind": "blank", **both}],
-        "conformal": {
-            "sets": [{"method": m, "mondrian": by, **held} for m in ("lac", "aps") for by in (False, True)],
-            "caveat": "Rows of one group are alike.",
-        },
-        "risk_coverage": {
-            "aurc": bounds(0.1), "best": 0.05,
-            "points": [{"coverage": k / 10, "error": bounds(0.05 + k / 40)} for k in range(1, 11)],
-        },
-        "worst_group": {
-            "class": {"name": "class 1", **worst}, "group": {"name": "p7", **worst},
-            "groups": {"count": 9, "mean": 0.6, "lowest_decile": 0.2},
-        },
-        "threshold": limit if classes == 2 else None,
-        "calibration": {
-            "temperature": 1.3, "applied": True, "rows": 50, "crossfitted": True, "valid_nll": {},
-            "test": {"before": scores, "after": scores},
-        },
-    }  # fmt: skip
+        interference=[MisledScore("image", "blank", *both)],
+        conformal=Sets(
+            [SetScore(m, by, *held) for m in ("lac", "aps") for by in (False, True)], "Rows of one group are alike."
+        ),
+        risk_coverage=RiskCoverage(bounds(0.1), 0.05, [RiskPoint(k / 10, bounds(0.05 + k / 40)) for k in range(1, 11)]),
+        worst_group=Worst(Lowest("class 1", *worst), Lowest("p7", *worst), GroupSpread(9, 0.6, 0.2)),
+        threshold=ThresholdScore("sensitivity >= 0.9", "class 1", 0.3, rates) if classes == 2 else None,
+        calibration=TemperatureScore(1.3, True, 50, True, {}, {"before": scores, "after": scores}),
+    )
 
 
 def mistakes() -> list[Mistake]:
-    picture = data_uri(np.full((120, 90, 3), 140, np.uint8), 96)
     return [
         Mistake(
             row=f"row {k}", group="p3", label=f"class {k % 2}", decision=f"class {1 - k % 2}",
             probability=0.97 - k / 50,
-            label_probability=0.02, picture={"image": picture}, words={"note": "A sentence about the picture."},
-            shares={"image": 0.5, "text": -0.1}, prior=0.4,
+            label_probability=0.02, pictures={"image": np.full((120, 90, 3), 140, np.uint8)},
+            words={"note": "A sentence about the picture."}, shares={"image": 0.5, "text": -0.1}, prior=0.4,
         )
         for k in range(3)
     ]  # fmt: skip
@@ -99,15 +80,12 @@ def epochs(count: int) -> list[EpochRecord]:
     return [EpochRecord(k, 1.0 / k, 0.5 + 1.0 / k, 0.7, 1e-4, 2.0) for k in range(1, count + 1)]
 
 
-PIXEL = data_uri(np.full((4, 12, 3), 128, np.uint8))
-
-
 def comparison(p: float = 0.01, low: float = 0.02, high: float = 0.1) -> Comparison:
     accuracy = Interval((low + high) / 2, low, high)
     return Comparison("the ensemble", 30, 15, p, p, accuracy, Interval(-0.1, -0.2, 0.01), p, p)
 
 
-def facts(classes: int = 3, rows: int = 60, **changes: Any) -> Facts:
+def result(classes: int = 3, rows: int = 60, strategy: str = "two-stage", **changes: Any) -> Result:
     random = np.random.default_rng(0)
     labels = random.integers(0, classes, rows)
     p = random.dirichlet(np.ones(classes), rows)
@@ -115,33 +93,65 @@ def facts(classes: int = 3, rows: int = 60, **changes: Any) -> Facts:
     p /= p.sum(axis=1, keepdims=True)
     scores = {name: Interval(value, value * 0.9, value * 1.05) for name, value in metrics.score(p, labels).items()}
     counts = np.bincount(labels, minlength=classes).tolist()
-    complete = Facts(
-        title="Where is it?", table="table.csv", label="region", command="fusetune fit table.csv", created="2025-01-02",
-        recipe="sound", seed=3, classes=[f"class {k}" for k in range(classes)],
-        rows={"train": 300, "valid": 50, "test": rows}, groups={"train": 90, "valid": 20, "test": 21},
-        group_column="patient", split_how="Split by patient.",
-        class_counts={"train": counts, "valid": counts, "test": counts},
-        inputs=[Input("picture", "image", "image", "paths of images"), Input("note", "text", "text", "many words")],
-        left_out=[Input("patient", "category", "", "names the group")],
-        probabilities=p, labels=labels, test=scores, valid=scores,
-        gain=[
-            GainRow("Majority", "the most frequent class", Interval(0.4, 0.3, 0.5), None, None),
-            GainRow("Two-stage", "", scores["accuracy"], scores["nll"], 0.5),
-        ],
-        comparisons=[comparison()], curves={"image": epochs(5), "text": epochs(1)}, best_epochs={"image": 4, "text": 1},
-        seconds={"stage_u": 75.0, "stage_m": 0.5, "total": 75.5}, encoder_passes={"image": 1200},
-        encoder_passes_paper=36000, warnings=["7 images could not be read."],
-        config={"train": {"epochs": 5, "folder": Path("runs")}}, versions={"torch": "2.9"}, hashes={"table": "abc123"},
-        analysis=analysis(classes), mistakes=mistakes(), findings=[FINDING], sheets={"image": PIXEL},
+    how = STRATEGIES[strategy]
+    complete = Result(
+        origin=Origin(
+            table="table.csv", label="region", command="fusetune fit table.csv", created="2025-01-02", recipe="sound",
+            seed=3, config={"train": {"epochs": 5, "folder": Path("runs")}}, versions={"torch": "2.9"},
+            hashes={"split": "abc123", "rows": "def456", "weights": "789abc"},
+        ),
+        data=Data(
+            rows={"train": 300, "valid": 50, "test": rows}, groups={"train": 90, "valid": 20, "test": 21},
+            group_column="patient", split_how="Split by patient.", test_opened="2025-01-02T03:04:05",
+            classes=[f"class {k}" for k in range(classes)],
+            class_counts={"train": counts, "valid": counts, "test": counts},
+            inputs=[
+                Column("picture", "image", "image", "paths of images"), Column("note", "text", "text", "many words"),
+            ],
+            left_out=[Column("patient", "category", "", "names the group")], findings=[FINDING],
+        ),
+        method=Method(
+            name=how.name, title=how.title, paper=how.paper, settings=how.Settings().model_dump(mode="json"),
+            notes={"image": "note on image", "text": "note on text", WHOLE: "note on the whole"},
+            cost=Cost({"stage_u": 61.0, strategy: 9.5}, {"image, training": 1200.0}),
+        ),
+        judged=Judgement(
+            chosen=strategy, test=scores, valid=scores,
+            gain=[
+                GainRow("image alone", "fine-tuned", Interval(0.4, 0.3, 0.5), Interval(1.1, 1.0, 1.2), 1.0),
+                GainRow(strategy, "note on the whole", scores["accuracy"], scores["nll"], 0.5),
+            ],
+            comparisons=[comparison()], labels={"test": labels}, probabilities={"test": p},
+            calibration=Calibration(), analysis=analysis(classes, strategy), shares={}, prior=p,
+        ),
+        training=Training(
+            curves={"image": epochs(5), f"strategy {strategy}": epochs(1)},
+            best_epochs={"image": 4, f"strategy {strategy}": 1}, sheets={"image": np.full((4, 12, 3), 128, np.uint8)},
+            seconds={"stage_u": 75.0, strategy: 0.5, "total": 75.5}, passes={"image": 1200}, reused={"image": 7},
+            passes_paper=36000,
+        ),
+        mistakes=mistakes(), warnings=["7 images could not be read."],
     )  # fmt: skip
-    return dataclasses.replace(complete, **changes)
+    return changed(complete, **changes)
+
+
+def changed(whole: Result, **changes: Any) -> Result:
+    """Change fields of a result, wherever they are: in it or in one of its sections."""
+    for name, value in changes.items():
+        fields = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
+        if name in fields:
+            whole = dataclasses.replace(whole, **{name: value})
+            continue
+        (section,) = (key for key, part in fields.items() if dataclasses.is_dataclass(part) and hasattr(part, name))
+        whole = dataclasses.replace(whole, **{section: dataclasses.replace(fields[section], **{name: value})})
+    return whole
 
 
 BARE: dict[str, Any] = {
-    "groups": None, "group_column": None, "class_counts": {}, "left_out": [], "valid": {}, "comparisons": [],
-    "curves": {}, "best_epochs": {}, "seconds": {}, "encoder_passes": {}, "encoder_passes_paper": None,
-    "warnings": [], "analysis": {}, "mistakes": [], "findings": [], "config": {}, "versions": {}, "hashes": {},
-    "inputs": [], "sheets": {},
+    "groups": None, "group_column": None, "left_out": [], "valid": {}, "comparisons": [], "curves": {},
+    "best_epochs": {}, "seconds": {}, "passes": {}, "warnings": [], "analysis": Analysis(), "mistakes": [],
+    "findings": [], "config": {}, "versions": {}, "hashes": {}, "inputs": [], "sheets": {}, "settings": {},
+    "notes": {WHOLE: "nothing"}, "cost": Cost({}, {}),
 }  # fmt: skip
 
 
@@ -153,5 +163,5 @@ def explanation() -> Explanation:
         row="case-1", decision="class 1", probability=0.8, prior=0.3,
         shares={"image": 0.6, "note": -0.1, "columns": 0.0},
         probabilities={"class 1": 0.8, "class 2": 0.2}, absent=["columns"], pictures={"image": picture},
-        maps={"image": effects}, parts={"note": [Effect("beats", 0.2), Effect("the", -0.1)]},
+        maps={"image": effects}, effects={"note": [Effect("beats", 0.2), Effect("the", -0.1)]},
     )  # fmt: skip

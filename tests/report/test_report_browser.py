@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import explanation, facts
+from made_up import explanation, result
 from test_report_page import SECTIONS
 
 from fusetune.report.explanation import render_explanation
@@ -44,7 +44,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(facts(5)), encoding="utf-8")
+    path.write_text(render(result(5)), encoding="utf-8")
     return path.as_uri()
 
 
@@ -71,11 +71,11 @@ def test_it_opens_from_disk_without_error_or_request(page: Any) -> None:
 
 
 def test_a_foreign_script_would_not_run(browser: Any, tmp_path: Path) -> None:
-    html = render(facts(3)).replace("</body>", "<script>document.title = 'changed'</script></body>")
+    html = render(result(3)).replace("</body>", "<script>document.title = 'changed'</script></body>")
     path = tmp_path / "changed.html"
     path.write_text(html, encoding="utf-8")
     browser.get(path.as_uri())
-    assert browser.title == "Where is it?"
+    assert browser.title == "region from image + text"
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
     browser.back()
 
@@ -103,7 +103,7 @@ def test_tables_sort_and_mistakes_filter(page: Any) -> None:
 
 def test_without_scripts_everything_is_there(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "plain.html"
-    path.write_text(render(facts(5)), encoding="utf-8")
+    path.write_text(render(result(5)), encoding="utf-8")
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(path.as_uri())

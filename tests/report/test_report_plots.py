@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fusetune.evaluate import Interval, metrics
-from fusetune.report import EpochRecord
 from fusetune.report.plots import Line, Scale, learning_plot, reliability_plot, share_plot, ticks
+from fusetune.train.loop import EpochRecord
 
 
 @pytest.mark.parametrize(

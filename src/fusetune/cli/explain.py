@@ -27,10 +27,11 @@ def explain(
 ) -> None:
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
-    found = fusetune.load(folder).explain(table, row)
+    explanation = fusetune.load(folder).explain(table, row)
     with written_aside(out_file) as aside:
-        aside.write_text(render_explanation(found), encoding="utf-8")
-    out.print(f"row {row}: {found.decision} ({found.probability:.1%}); without any input {found.prior:.1%}")
-    for name, share in found.shares.items():
-        out.print(f"  {name}: {100 * share:+.1f} points" + (" (absent)" if name in found.absent else ""))
+        aside.write_text(render_explanation(explanation), encoding="utf-8")
+    certainty = f"{explanation.probability:.1%}); without any input {explanation.prior:.1%}"
+    out.print(f"row {row}: {explanation.decision} ({certainty}")
+    for name, share in explanation.shares.items():
+        out.print(f"  {name}: {100 * share:+.1f} points" + (" (absent)" if name in explanation.absent else ""))
     out.print(f"page  {out_file}", soft_wrap=True)

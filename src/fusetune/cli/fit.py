@@ -35,6 +35,10 @@ def fit(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, augmentation and training.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How the model is made: two-stage (default) or one of `show strategies`."),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -67,6 +71,7 @@ def fit(
         row_id=row_id,
         recipe=recipe,
         seed=seed,
+        strategy=strategy,
         config=config,
         sets=set_ or (),
         out=out_folder,

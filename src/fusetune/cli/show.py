@@ -1,4 +1,4 @@
-"""`fusetune show`: the results of a run, or every setting with its default and what it means."""
+"""`fusetune show`: the results of a run, every setting with its default and what it means, or every strategy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
+from pydantic import BaseModel
+from rich.table import Table as Grid
+from rich.text import Text
 
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import gain_grid, verdicts
 from fusetune.config import Config
 from fusetune.errors import UserError, did_you_mean
+from fusetune.strategies import STRATEGIES
 
 
 @app.command(epilog="Example:  fusetune show runs/scans")
@@ -21,41 +26,73 @@ from fusetune.errors import UserError, did_you_mean
 def show(
     what: Annotated[
         str,
-        typer.Argument(metavar="DIR|config", help="A run folder, or the word `config` for all settings and defaults."),
+        typer.Argument(
+            metavar="DIR|config|strategies",
+            help="A run folder, or the word `config` for all settings and defaults, or `strategies` for all ways to "
+            "make a model and the settings of each.",
+        ),
     ],
     debug: Debug = False,
 ) -> None:
-    """Print the results of a run, or every setting with its default."""
+    """Print the results of a run, every setting with its default, or every strategy."""
     del debug
     if what == "config":
-        sys.stdout.write(_explained(Config().to_yaml()))
-        return
-    path = Path(what) / "metrics.json"
+        sys.stdout.write(_explained(Config().to_yaml(), Config))
+    elif what == "strategies":
+        _strategies()
+    else:
+        _results(Path(what))
+
+
+def _results(folder: Path) -> None:
+    path = folder / "metrics.json"
     if not path.exists():
-        raise UserError(f"{what} is no finished run: {path} is missing" + did_you_mean(what, ["config"]))
+        hint = did_you_mean(str(folder), ["config", "strategies"])
+        raise UserError(f"{folder} is no finished run: {path} is missing{hint}")
     metrics = json.loads(path.read_text(encoding="utf-8"))
     out.print(gain_grid(metrics))
+    if "strategy" in metrics:  # runs of earlier versions do not have it
+        out.print(f"strategy {metrics['strategy']['name']}: {metrics['strategy']['paper']}", soft_wrap=True)
     for line in [*verdicts(metrics), *(f"warning: {text}" for text in metrics["warnings"])]:
         out.print(line, soft_wrap=True)
-    out.print(f"report  {Path(what) / 'report.html'}", soft_wrap=True)
+    out.print(f"report  {folder / 'report.html'}", soft_wrap=True)
 
 
-def _explained(text: str) -> str:
-    """Add each setting's description to a configuration's YAML, as a comment."""
+def _strategies() -> None:
+    """Print a table of all strategies, then the settings of each as they are written in a configuration."""
+    grid = Grid("name", "the model is called", "where it comes from")
+    owners: dict[type[BaseModel], str] = {}
+    for name, strategy in STRATEGIES.items():
+        grid.add_row(*map(Text, (name, f"the {strategy.title} model", strategy.paper)))
+        owners.setdefault(strategy.Settings, name)
+    out.print(grid)
+    out.print("Their own settings, as a configuration holds them:", soft_wrap=True)
+    for name, strategy in STRATEGIES.items():
+        own = strategy.Settings
+        # Strategies build on each other: what the list says of another one is not said again.
+        sections = [kind for kind in own.__mro__ if issubclass(kind, BaseModel)]
+        bases = [kind for kind in sections if owners.get(kind, name) != name and kind.model_fields]
+        values = own().model_dump(mode="json", exclude={field for kind in bases for field in kind.model_fields})
+        more = f"the settings of {owners[bases[0]]}" if bases else "" if values else "no settings"
+        text = yaml.safe_dump({"strategy": {"name": name, **values}}, sort_keys=False)
+        sys.stdout.write("\n" + _explained(text, own, 1) + (f"  # {more}\n" if more else ""))
+
+
+def _explained(text: str, tree: type[BaseModel], skip: int = 0) -> str:
+    """Add each setting's description to a configuration's YAML, as a comment; `skip` levels lie above the tree."""
     lines: list[str] = []
     path: list[str] = []
     for line in text.splitlines():
-        found, note = re.match(r"( *)(\w+):", line), None
-        if found:
-            path = [*path[: len(found[1]) // 2], found[2]]
-            note = _description(path)
+        match, note = re.match(r"( *)(\w+):", line), None
+        if match:
+            path = [*path[: len(match[1]) // 2], match[2]]
+            note = _description(path[skip:], tree)
         lines.append(f"{line}  # {note}\n" if note else f"{line}\n")
     return "".join(lines)
 
 
-def _description(path: list[str]) -> str | None:
-    section: Any = Config
+def _description(path: list[str], tree: Any) -> str | None:
     for name in path[:-1]:
-        section = section.model_fields[name].annotation
-    field = getattr(section, "model_fields", {}).get(path[-1])
+        tree = tree.model_fields[name].annotation
+    field = getattr(tree, "model_fields", {}).get(path[-1]) if path else None
     return field.description if field else None

@@ -73,14 +73,14 @@ def gain_grid(metrics: dict[str, Any]) -> Grid:
 
 def verdicts(metrics: dict[str, Any]) -> list[str]:
     """Return one sentence per paired comparison."""
-    lines = []
+    lines, judged = [], metrics["gain"][-1]["name"]
     for c in metrics["comparisons"]:
         word = "no difference shown" if c["verdict"] == "not shown" else c["verdict"]
         swapped = (
             "" if c.get("p_group") is None else f"; groups swapped p = {c['p_group']:.2g}, {c['p_group_holm']:.2g}"
         )
         lines.append(
-            f"two-stage against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, exact McNemar "
+            f"{judged} against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, exact McNemar "
             f"p = {c['p']:.2g}, {c['p_holm']:.2g} after Holm's correction{swapped}; NLL {c['nll']['value']:+.3f})"
         )
     return lines

@@ -1,34 +1,58 @@
-"""Everything that is asked of one model on one set of judged rows, from stored outputs: no encoder runs here.
-
-Results are plain JSON values, as `metrics.json` holds them: an interval is ``{"value", "low", "high"}``.
-"""
+"""Everything that is asked of one model on one set of judged rows, from stored outputs: no encoder runs here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fusetune.evaluate.calibration import Calibration, Judged
-from fusetune.evaluate.conformal import CAVEAT, Conformal, coverage
+from fusetune.evaluate import modalities
+from fusetune.evaluate.calibration import Calibration, Judged, TemperatureScore
+from fusetune.evaluate.conformal import Sets, judge_sets
+from fusetune.evaluate.intervals import plain
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.evaluate.modalities import (
-    MOST,
-    Masked,
-    Subset,
-    interference_table,
-    keep_only,
-    missing_table,
-    shapley,
-    shapley_table,
-    subset_probabilities,
-    subset_table,
-)
-from fusetune.evaluate.selective import risk_coverage, worst
-from fusetune.evaluate.temperature import softmax
-from fusetune.evaluate.threshold import judge_threshold
-from fusetune.networks import Network, Outputs
+from fusetune.evaluate.modalities import MOST, Masked, MisledScore, MissingScore, Probe, Share, SubsetScore
+from fusetune.evaluate.selective import RiskCoverage, Worst, risk_coverage, worst
+from fusetune.evaluate.threshold import ThresholdScore, judge_threshold
+from fusetune.networks import Network
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is asked of a model beyond its scores; None where it cannot be answered.
+
+    Attributes:
+        subsets: Every subset of the modalities; None with more than 8 of them, as their shares.
+        shapley: Each modality's share of what all add.
+        missing: Each method at missing rates 0 to 0.9.
+        interference: Each modality saying something false, in five ways.
+        conformal: Prediction sets; None where no thresholds were learnt.
+        risk_coverage: Error rates when the least sure rows are not answered.
+        worst_group: The class and the group where it is worst.
+        threshold: The threshold for the aim of two classes; None without an aim.
+        calibration: What the temperature changes; None where the rows are not those of the run that learnt it.
+    """
+
+    subsets: list[SubsetScore] | None = None
+    shapley: list[Share] | None = None
+    missing: list[MissingScore] = field(default_factory=list)
+    interference: list[MisledScore] = field(default_factory=list)
+    conformal: Sets | None = None
+    risk_coverage: RiskCoverage | None = None
+    worst_group: Worst | None = None
+    threshold: ThresholdScore | None = None
+    calibration: TemperatureScore | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values as `metrics.json` holds them: an interval is ``{"value", "low", "high"}``."""
+        values: dict[str, Any] = plain(self)
+        if values["threshold"]:
+            values["threshold"] |= values["threshold"].pop("rates") or {}
+        if self.calibration is None:
+            del values["calibration"]
+        return values
 
 
 def analyse(
@@ -41,8 +65,8 @@ def analyse(
     *,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
-    """Return subsets, shapley, missing, interference, conformal, risk_coverage, worst_group and threshold.
+) -> Analysis:
+    """Return everything but what the temperature changes.
 
     Args:
         network: The network.
@@ -54,62 +78,43 @@ def analyse(
         resamples: Bootstrap samples behind each interval.
         seed: Seed of resamples and masks.
     """
-    heat, y, groups = calibration.temperature, rows.labels, rows.groups
+    probe = Probe(network, rows.outputs, calibration.temperature)
+    p, y, groups, names = probe.p, rows.labels, rows.groups, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
-    p = softmax(rows.outputs.f.numpy(), heat)
-    names = list(rows.outputs.present)
-    few = subset_probabilities(network, rows.outputs, heat) if len(names) <= MOST else None
-
-    def masked(present: Mapping[str, Any]) -> FloatArray:
-        return softmax(network.again(rows.outputs, present).f.cpu().numpy(), heat)
-
-    return {
-        "subsets": few and subset_table(few, y, groups, **how),
-        "shapley": few and shapley_table(few, y, groups, **how),
-        "missing": missing_table({name: masked, **rivals}, names, y, rows.keys, groups, **how),
-        "interference": interference_table(network, rows.outputs, y, heat, groups, **how),
-        "conformal": _sets(calibration.conformal, p, rows),
-        "risk_coverage": risk_coverage(p, y, groups, **how),
-        "worst_group": worst(p, y, [str(name) for name in classes], groups),
-        "threshold": _threshold(calibration, p, rows, classes),
-    }
+    few = modalities.subset_probabilities(probe) if len(names) <= MOST else None
+    return Analysis(
+        subsets=None if few is None else modalities.subset_table(few, y, groups, **how),
+        shapley=None if few is None else modalities.shapley_table(few, y, groups, **how),
+        missing=modalities.missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, **how),
+        interference=modalities.interference_table(probe, y, groups, **how),
+        conformal=judge_sets(calibration.conformal, p, y, rows.keys, rows.pattern, groups),
+        risk_coverage=risk_coverage(p, y, groups, **how),
+        worst_group=worst(p, y, [str(name) for name in classes], groups),
+        threshold=_threshold(calibration, p, rows, classes),
+    )
 
 
-def row_shares(network: Network, outputs: Outputs, temperature: float) -> dict[str, FloatArray]:
+def row_shares(probe: Probe) -> dict[str, FloatArray]:
     """Return each modality's share of each row's decision, ``float [rows]``, exact Shapley values.
 
     The value of a subset is the probability of the class that all modalities together decide for, so that a row's
     shares sum to that probability less what it is without any input. With more than 8 modalities: an empty mapping.
     """
-    if len(outputs.present) > MOST:
+    if len(probe.outputs.present) > MOST:
         return {}
-    few = subset_probabilities(network, outputs, temperature)
-    decided = few[frozenset(outputs.present)].argmax(axis=1)
-    return shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
+    few = modalities.subset_probabilities(probe)
+    decided = few[frozenset(probe.outputs.present)].argmax(axis=1)
+    return modalities.shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
 
 
-def without_inputs(network: Network, outputs: Outputs, temperature: float) -> FloatArray:
+def without_inputs(probe: Probe) -> FloatArray:
     """Return the probabilities that the model gives when it sees nothing, ``float [rows, classes]``."""
-    nothing: Subset = frozenset()
-    return softmax(network.again(outputs, keep_only(outputs, nothing)).f.cpu().numpy(), temperature)
+    return probe.again(modalities.keep_only(probe.outputs, frozenset()))
 
 
-def _sets(conformal: Conformal, p: FloatArray, rows: Judged) -> dict[str, Any] | None:
-    if not conformal.pooled:
+def _threshold(calibration: Calibration, p: FloatArray, rows: Judged, classes: Sequence[Any]) -> ThresholdScore | None:
+    aim, at, limit = calibration.aim, calibration.positive, calibration.threshold
+    if aim is None or at is None:
         return None
-    found = coverage(conformal, p, rows.labels, rows.keys, rows.pattern, rows.groups)
-    return {"sets": found, "caveat": None if rows.groups is None else CAVEAT}
-
-
-def _threshold(calibration: Calibration, p: FloatArray, rows: Judged, classes: Sequence[Any]) -> dict[str, Any] | None:
-    if calibration.aim is None or calibration.positive is None:
-        return None
-    found: dict[str, Any] = {
-        "aim": calibration.aim,
-        "positive": str(classes[calibration.positive]),
-        "threshold": calibration.threshold,
-    }
-    if calibration.threshold is None:
-        return found
-    chance, positive = p[:, calibration.positive], rows.labels == calibration.positive
-    return found | judge_threshold(calibration.threshold, chance, positive, rows.groups)
+    rates = None if limit is None else judge_threshold(limit, p[:, at], rows.labels == at, rows.groups)
+    return ThresholdScore(aim, str(classes[at]), limit, rates)

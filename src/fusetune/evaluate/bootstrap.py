@@ -55,7 +55,7 @@ def resampled_means(values: FloatArray, where: Clusters, *, resamples: int, seed
     sums = _tally(cells, np.repeat(where.member, columns), columns, where.count, values.ravel())
     size = np.bincount(where.member, minlength=where.count)
     chunks = drawn_counts(where.count, rows, resamples, seed)
-    return np.concatenate([((sums @ drawn) / (size @ drawn)).T for drawn in chunks])
+    return np.concatenate([((sums @ times) / (size @ times)).T for times in chunks])
 
 
 def resampled_metrics(
@@ -72,15 +72,15 @@ def resampled_metrics(
     wanted = min(resamples, max(_FEWEST, _WORK // (area.work + gaps.work)))
     parts: dict[str, list[FloatArray]] = {}
     done = 0
-    for drawn in drawn_counts(where.count, len(y), resamples, seed):
-        found = sums.metrics(drawn)
+    for times in drawn_counts(where.count, len(y), resamples, seed):
+        values = sums.metrics(times)
         if done < wanted:
-            some = np.ascontiguousarray(drawn[:, : wanted - done])
-            found |= area.means(some) | gaps.means(some)
-        done += drawn.shape[1]
-        for name, values in found.items():
-            parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+            some = np.ascontiguousarray(times[:, : wanted - done])
+            values |= area.means(some) | gaps.means(some)
+        done += times.shape[1]
+        for name, one in values.items():
+            parts.setdefault(name, []).append(one)
+    return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 
 def drawn_counts(count: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
@@ -141,9 +141,9 @@ class _GroupSums:
         member = np.tile(where.member, len(entries))
         return cls(_tally(cells, member, _PLAIN + bins + 3 * classes, where.count, values), bins, classes)
 
-    def metrics(self, drawn: FloatArray) -> dict[str, FloatArray]:
-        """Return the metrics for the drawn counts ``[groups, resamples]``."""
-        sums = self.stacked @ drawn
+    def metrics(self, times: FloatArray) -> dict[str, FloatArray]:
+        """Return the metrics for how many times each group was drawn, ``[groups, resamples]``."""
+        sums = self.stacked @ times
         own = self.stacked.sum(axis=1)
         rows, right, log_loss, squares, top = sums[:_PLAIN]
         binned = slice(_PLAIN, _PLAIN + self.bins)
@@ -195,25 +195,25 @@ class _ClassAreas:
         """Multiply-adds per resample."""
         return max(1, sum(int(own.nnz + other.nnz) for own, other in self.pairs))
 
-    def means(self, drawn: NDArray[np.float32]) -> dict[str, FloatArray]:
+    def means(self, times: NDArray[np.float32]) -> dict[str, FloatArray]:
         """Return AUROC and AUPRC, means over the classes that occur in each resample ``[groups, resamples]``."""
-        rows = sum((own @ drawn).sum(axis=0, dtype=np.float64) for own, _ in self.pairs)
-        areas = np.stack([self._areas(own, other, drawn, rows) for own, other in self.pairs])
+        rows = sum((own @ times).sum(axis=0, dtype=np.float64) for own, _ in self.pairs)
+        areas = np.stack([self._areas(own, other, times, rows) for own, other in self.pairs])
         return {"auroc": _mean_over_known(areas[:, 0]), "auprc": _mean_over_known(areas[:, 1])}
 
     @staticmethod
     def _areas(
-        own: sparse.csr_array, other: sparse.csr_array, drawn: NDArray[np.float32], rows: FloatArray
+        own: sparse.csr_array, other: sparse.csr_array, times: NDArray[np.float32], rows: FloatArray
     ) -> FloatArray:
         """Return both areas of one class, ``float [2, resamples]``."""
-        mine, rest = own @ drawn, other @ drawn
+        mine, rest = own @ times, other @ times
         tied = rest[1::2]
         below = np.cumsum(rest[0::2] + tied, axis=0) - tied
         wins = np.einsum("kb,kb->b", mine, below + 0.5 * tied, dtype=np.float64)
         total = mine.sum(axis=0, dtype=np.float64)
         # At each own score: rows of the class at least as high, and the share that they are of all such rows.
-        found = total - np.cumsum(mine, axis=0) + mine
-        precision = found / np.maximum(found + (rows - total) - below, 1)
+        reached = total - np.cumsum(mine, axis=0) + mine
+        precision = reached / np.maximum(reached + (rows - total) - below, 1)
         area = _ratio(np.einsum("kb,kb->b", mine, precision, dtype=np.float64), total)
         area[total == rows] = np.nan
         return np.stack([_ratio(wins, total * (rows - total)), area])
@@ -242,12 +242,12 @@ class _ClassGaps:
         """Multiply-adds per resample."""
         return int(self.gaps.nnz)
 
-    def means(self, drawn: NDArray[np.float32]) -> dict[str, FloatArray]:
+    def means(self, times: NDArray[np.float32]) -> dict[str, FloatArray]:
         """Return class-wise ECE and its noise, means over the classes that occur in each resample."""
-        rows = self.rows @ drawn
-        gaps = (self.gaps @ drawn) / rows
+        rows = self.rows @ times
+        gaps = (self.gaps @ times) / rows
         own = self.gaps.sum(axis=1)[:, None] / self.rows.sum()
-        occurs = (self.labelled @ drawn) > 0
+        occurs = (self.labelled @ times) > 0
         return {
             "classwise_ece": self._mean(np.abs(gaps), occurs),
             "classwise_ece_noise": self._mean(np.abs(gaps - own), occurs),

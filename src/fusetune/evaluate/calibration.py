@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
+from fusetune.evaluate.intervals import Interval, plain, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, Labels
 from fusetune.evaluate.temperature import Temperature, calibrate, crossfit, softmax
 from fusetune.evaluate.threshold import choose_threshold
 from fusetune.networks import Outputs
+
+_CHANGED = ("nll", "brier", "ece", "classwise_ece")  # by a temperature: it changes no decision
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,14 @@ class Calibration:
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values; an infinite threshold (every class is in the set) becomes None."""
-        sets = self.conformal
-        by_pattern = {method: _finite(limits) for method, limits in sets.by_pattern.items()}
-        conformal = {"pooled": _finite(sets.pooled), "by_pattern": by_pattern, "seed": sets.seed}
-        return {**asdict(self), "conformal": conformal}
+        return dict(plain(self))
 
     @classmethod
-    def read(cls, facts: Mapping[str, Any]) -> Calibration:
+    def read(cls, description: Mapping[str, Any]) -> Calibration:
         """Read what `describe` returned."""
-        sets = facts["conformal"]
+        sets = description["conformal"]
         by_pattern = {method: _infinite(limits) for method, limits in sets["by_pattern"].items()}
-        return cls(**{**facts, "conformal": Conformal(_infinite(sets["pooled"]), by_pattern, sets["seed"])})
+        return cls(**{**description, "conformal": Conformal(_infinite(sets["pooled"]), by_pattern, sets["seed"])})
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,43 @@ class Scaled:
     crossfitted: bool
 
 
+@dataclass(frozen=True)
+class TemperatureScore:
+    """What a temperature changes (see `Temperature` and `Scaled`).
+
+    Attributes:
+        valid_nll: NLL on validation rows by `before`, `after` (cross-validated) and `standard_error` of the difference.
+        test: `before` and `after` it -> metric -> interval on the judged rows.
+    """
+
+    temperature: float
+    applied: bool
+    rows: int
+    crossfitted: bool
+    valid_nll: dict[str, float]
+    test: dict[str, dict[str, Interval]]
+
+
+def judge_temperature(scaled: Scaled, rows: Judged, used: Mapping[str, Interval], **how: int) -> TemperatureScore:
+    """Compare judged rows with and without the temperature; `used` are the scores by what the model does."""
+    heat = scaled.heat
+    other = softmax(rows.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
+    unused = score_with_intervals(other, rows.labels, rows.groups, **how)
+    pair = (unused, used) if heat.applied else (used, unused)
+    test = {
+        when: {key: scores[key] for key in _CHANGED} for when, scores in zip(("before", "after"), pair, strict=True)
+    }
+    nll = {"before": heat.before, "after": heat.after, "standard_error": heat.error}
+    return TemperatureScore(heat.fitted, heat.applied, heat.rows, scaled.crossfitted, nll, test)
+
+
 def scale(rows: Judged, tried: Sequence[FloatArray], folds: IntArray, *, chosen_elsewhere: bool) -> Scaled:
     """Fit a temperature on held-out rows, used only where it helps rows that it was not fitted on.
 
     Args:
         rows: The rows, with the outputs of the finished network.
-        tried: Their logits by each candidate that it was chosen from on these rows (see ``temperature.crossfit``);
-            empty where they are not known.
+        tried: Their logits by each candidate that it was chosen from on these rows (``temperature.crossfit``); empty
+            where they are not known.
         folds: The fold of each row; rows of a group share one.
         chosen_elsewhere: Was the network chosen without these rows, so that candidates are not needed?
     """
@@ -117,10 +147,6 @@ def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None
         threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
     sets = fit_conformal(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
     return Calibration(scaled.heat.value, sets, aim, positive, threshold)
-
-
-def _finite(limits: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: limit if np.isfinite(limit) else None for name, limit in limits.items()}
 
 
 def _infinite(limits: Mapping[str, float | None]) -> dict[str, float]:

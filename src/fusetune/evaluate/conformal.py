@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusetune.augment.random import Moment, uniform
 from fusetune.evaluate.bootstrap import clusters
-from fusetune.evaluate.intervals import means, proportion
+from fusetune.evaluate.intervals import GroupSpread, Interval, group_spread, means, proportion
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
 METHODS = ("lac", "aps")
@@ -48,9 +49,9 @@ def scores(method: str, probabilities: FloatArray, chance: FloatArray) -> FloatA
     order = np.argsort(-probabilities, axis=1, kind="stable")
     ordered = np.take_along_axis(probabilities, order, axis=1)
     above = np.cumsum(ordered, axis=1) - ordered
-    found = np.empty_like(probabilities)
-    np.put_along_axis(found, order, above + chance[:, None] * ordered, axis=1)
-    return found
+    result = np.empty_like(probabilities)
+    np.put_along_axis(result, order, above + chance[:, None] * ordered, axis=1)
+    return result
 
 
 def quantile(values: FloatArray, groups: ArrayLike | None = None, coverage: float = COVERAGE) -> float:
@@ -105,8 +106,8 @@ class Conformal:
         """
         limit: Any = self.pooled[method]
         if pattern is not None:
-            known = self.by_pattern[method]
-            limit = np.array([known.get(str(name), known[OTHER]) for name in pattern])[:, None]
+            limits = self.by_pattern[method]
+            limit = np.array([limits.get(str(name), limits[OTHER]) for name in pattern])[:, None]
         return np.asarray(scores(method, probabilities, chance(keys, self.seed)) <= limit)
 
 
@@ -130,56 +131,71 @@ def fit_conformal(
     own = [str(name) for name, rows in zip(names, counts, strict=True) if rows >= 1 / (1 - COVERAGE)]
     member = np.asarray(groups) if groups is not None else None
     for method in METHODS:
-        found = scores(method, probabilities, chance(keys, seed))[np.arange(len(labels)), labels]
-        pooled[method] = quantile(found, member)
-        parts = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
+        reached = scores(method, probabilities, chance(keys, seed))[np.arange(len(labels)), labels]
+        pooled[method] = quantile(reached, member)
+        having = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
         by_pattern[method] = {
-            name: quantile(found[here], None if member is None else member[here]) for name, here in parts.items()
+            name: quantile(reached[here], None if member is None else member[here]) for name, here in having.items()
         }
     return Conformal(pooled, by_pattern, seed)
 
 
-def coverage(
+@dataclass(frozen=True)
+class PatternCoverage:
+    """Judged rows with one pattern of modalities, and the share of their labels that the sets hold."""
+
+    rows: int
+    coverage: float
+
+
+@dataclass(frozen=True)
+class SetScore:
+    """How often the sets of one method, Mondrian or not, hold the label on judged rows, and how large they are.
+
+    `target` is the promised coverage, `size` the mean number of classes in a set, `empty` and `single` are the shares
+    of sets with no and with one class, and `by_group` is about the groups' own coverage; None without groups.
+    """
+
+    method: str
+    mondrian: bool
+    target: float
+    coverage: Interval
+    size: Interval
+    empty: float
+    single: float
+    by_pattern: dict[str, PatternCoverage]
+    by_group: GroupSpread | None
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Prediction sets by every method, pooled and Mondrian, and what must be known of their promise."""
+
+    sets: list[SetScore]
+    caveat: str | None
+
+
+def judge_sets(
     conformal: Conformal,
     probabilities: FloatArray,
     labels: IntArray,
     keys: IntArray,
     pattern: NDArray[np.str_],
     groups: ArrayLike | None = None,
-) -> list[dict[str, Any]]:
-    """Return how often the sets hold the label on judged rows, and how large they are.
-
-    Returns:
-        One entry per method, pooled and Mondrian: coverage over rows with its interval, mean set size, shares of empty
-        and of single-class sets, coverage by pattern, and with groups the mean and the lowest decile of their coverage.
-    """
-    found = []
-    for method in METHODS:
-        for mondrian in (False, True):
-            sets = conformal.sets(method, probabilities, keys, pattern if mondrian else None)
-            found.append(
-                {"method": method, "mondrian": mondrian, "target": COVERAGE, **_held(sets, labels, pattern, groups)}
-            )
-    return found
-
-
-def _held(
-    sets: NDArray[np.bool_], labels: IntArray, pattern: NDArray[np.str_], groups: ArrayLike | None
-) -> dict[str, Any]:
-    held, size = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
-    result: dict[str, Any] = {
-        "coverage": proportion(held, groups).as_dict(),
-        "size": means(size[:, None], groups)[0].as_dict(),
-        "empty": float((size == 0).mean()),
-        "single": float((size == 1).mean()),
-        "by_pattern": {
-            str(name): {"rows": int((pattern == name).sum()), "coverage": float(held[pattern == name].mean())}
+) -> Sets | None:
+    """Judge the sets of some rows; None where no threshold was learnt."""
+    if not conformal.pooled:
+        return None
+    scores = []
+    for method, mondrian in product(METHODS, (False, True)):
+        sets = conformal.sets(method, probabilities, keys, pattern if mondrian else None)
+        held, size = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
+        by_pattern = {
+            str(name): PatternCoverage(int((pattern == name).sum()), float(held[pattern == name].mean()))
             for name in np.unique(pattern)
-        },
-        "by_group": None,
-    }
-    if groups is not None:
-        where = clusters(groups, len(labels))
-        share = np.bincount(where.member, weights=held) / np.bincount(where.member)
-        result["by_group"] = {"mean": float(share.mean()), "lowest_decile": float(np.quantile(share, 0.1))}
-    return result
+        }
+        by_group = None if groups is None else group_spread(held, groups)
+        shares = (float((size == 0).mean()), float((size == 1).mean()))
+        coverage, mean_size = proportion(held, groups), means(size[:, None], groups)[0]
+        scores.append(SetScore(method, mondrian, COVERAGE, coverage, mean_size, *shares, by_pattern, by_group))
+    return Sets(scores, None if groups is None else CAVEAT)

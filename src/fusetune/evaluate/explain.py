@@ -7,8 +7,8 @@ positive speaks for the decision. It says what the model uses, not what causes t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.evaluate.temperature import softmax
-from fusetune.networks import Network, Outputs
+from fusetune.evaluate.modalities import Probe
 from fusetune.progress import bar
 
 _BATCH = 32
@@ -57,7 +56,7 @@ class Explanation:
         absent: Modalities that the row lacks.
         pictures: Image modality -> what the encoder sees, uint8 [side, side, 3].
         maps: Image modality -> mean effect of the windows over each pixel, float [side, side].
-        parts: Other modality -> effects of its words, cells or dimensions.
+        effects: Other modality -> effects of its words, cells or dimensions.
     """
 
     row: str
@@ -69,60 +68,30 @@ class Explanation:
     absent: list[str]
     pictures: dict[str, Pixels] = field(default_factory=dict)
     maps: dict[str, FloatArray] = field(default_factory=dict)
-    parts: dict[str, list[Effect]] = field(default_factory=dict)
+    effects: dict[str, list[Effect]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """Asks the model about changed versions of one row.
+def effects(probe: Probe, modality: str, changed: Iterator[Any], count: int) -> FloatArray:
+    """Return how much the decision's probability loses by each change of one modality, ``float [changes]``.
 
-    Attributes:
-        network: The model.
-        outputs: What it says about the row as it is, batch of one.
-        temperature: Logits are divided by it.
+    `changed` yields `count` batches of inputs of its encoders, on their device. Only these run; all else is kept.
     """
-
-    network: Network
-    outputs: Outputs
-    temperature: float
-
-    @property
-    def probabilities(self) -> FloatArray:
-        """Probabilities of the row as it is, ``float [classes]``."""
-        return np.asarray(softmax(self.outputs.f.numpy(), self.temperature)[0])
-
-    def effects(self, modality: str, changed: Iterator[Any], count: int) -> FloatArray:
-        """Return how much the decision's probability loses by each change of one modality, ``float [changes]``.
-
-        Args:
-            modality: Whose encoders run; the other modalities' features are kept.
-            changed: Batches of encoder inputs on the model's device.
-            count: Number of batches.
-        """
-        found, decision = [], int(self.probabilities.argmax())
-        owners = self.network.owners
-        encoders = [e for e, owner in zip(self.network.encoders, owners, strict=True) if owner == modality]
-        with torch.inference_mode(), bar(f"explaining {modality}", count) as shown:
-            for inputs in changed:
-                z = torch.cat([encoder(inputs).float() for encoder in encoders], 1).cpu()
-                f = self.network.again(_repeated(self.outputs, len(z)), _present(self.outputs, len(z)), {modality: z}).f
-                found.append(softmax(f.cpu().numpy(), self.temperature)[:, decision])
-                shown.advance()
-        return np.asarray(self.probabilities[decision] - np.concatenate(found))
+    probabilities, decision, network = [], int(probe.p[0].argmax()), probe.network
+    encoders = [e for e, owner in zip(network.encoders, network.owners, strict=True) if owner == modality]
+    with torch.inference_mode(), bar(f"explaining {modality}", count) as progress:
+        for inputs in changed:
+            z = torch.cat([encoder(inputs).float() for encoder in encoders], 1).cpu()
+            copies = replace(probe, outputs=probe.outputs.some([0] * len(z)))
+            probabilities.append(copies.again(copies.outputs.present, {modality: z})[:, decision])
+            progress.advance()
+    return np.asarray(probe.p[0, decision] - np.concatenate(probabilities))
 
 
 def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
-    """Return the occlusion map of one image.
+    """Return the occlusion map of one image ``[1, 3, side, side]``, as the encoder sees it.
 
-    Windows of a fifth of the side take the image's mean colour, one at a time.
-
-    Args:
-        probe: The model and the row.
-        modality: The image's modality.
-        image: What the encoder sees, ``[1, 3, side, side]``.
-
-    Returns:
-        Mean effect of the windows that cover each pixel, ``float [side, side]``.
+    Windows of a fifth of the side take the image's mean colour, one at a time. The map holds the mean effect of the
+    windows that cover each pixel, ``float [side, side]``.
     """
     side = image.shape[-1]
     window = max(1, round(_WINDOW * side))
@@ -136,9 +105,9 @@ def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
             copies[at, :, top : top + window, left : left + window] = colour[0]
         return copies
 
-    effects = probe.effects(modality, map(covered, _batches(corners)), -(-len(corners) // _BATCH))
+    losses = effects(probe, modality, *_batches(covered, corners))
     total, times = np.zeros((side, side)), np.zeros((side, side))
-    for (top, left), effect in zip(corners, effects, strict=True):
+    for (top, left), effect in zip(corners, losses, strict=True):
         total[top : top + window, left : left + window] += effect
         times[top : top + window, left : left + window] += 1
     return np.asarray(total / np.maximum(times, 1))
@@ -147,14 +116,7 @@ def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
 def words(
     probe: Probe, modality: str, inputs: Mapping[str, Tensor], named: Sequence[tuple[str, Sequence[int]]]
 ) -> list[Effect]:
-    """Return the effect of leaving out each word.
-
-    Args:
-        probe: The model and the row.
-        modality: The text's modality.
-        inputs: ids and mask, ``[1, tokens]``.
-        named: Words with the positions of their tokens.
-    """
+    """Return the effect of leaving out each word; words come with the positions of their tokens ``[1, tokens]``."""
     ids, mask = inputs["ids"], inputs["mask"]
 
     def without(some: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
@@ -167,8 +129,8 @@ def words(
 
     if not named:
         return []
-    effects = probe.effects(modality, map(without, _batches(named)), -(-len(named) // _BATCH))
-    return [Effect(word, float(effect)) for (word, _), effect in zip(named, effects, strict=True)]
+    losses = effects(probe, modality, *_batches(without, named))
+    return [Effect(word, float(effect)) for (word, _), effect in zip(named, losses, strict=True)]
 
 
 def cells(
@@ -177,7 +139,7 @@ def cells(
     inputs: Mapping[str, Tensor],
     numbers: Mapping[str, Sequence[int]],
     codes: Mapping[str, int],
-    shown: Mapping[str, str],
+    values: Mapping[str, str],
 ) -> list[Effect]:
     """Return the effect of each cell, made missing and made typical.
 
@@ -187,10 +149,10 @@ def cells(
         inputs: numbers, missing and codes, ``[1, ...]``.
         numbers: Column -> its standardised numbers (a date has three); 0 is the training mean.
         codes: Column -> its category; 0 is missing, 2 the most frequent one.
-        shown: Column -> its value, in words.
+        values: Column -> its value, in words.
     """
     versions = []
-    for column in shown:
+    for column in values:
         for missing in (True, False):
             copy = {name: tensor.clone() for name, tensor in inputs.items()}
             for at in numbers.get(column, ()):
@@ -199,10 +161,10 @@ def cells(
                 copy["codes"][0, codes[column]] = 0 if missing else 2
             versions.append(copy)
     batch = {name: torch.cat([version[name] for version in versions]) for name in inputs}
-    effects = probe.effects(modality, iter([batch]), 1).reshape(-1, 2)
+    losses = effects(probe, modality, iter([batch]), 1).reshape(-1, 2)
     return [
         Effect(f"{column} = {value}", float(gone), float(typical))
-        for (column, value), (gone, typical) in zip(shown.items(), effects, strict=True)
+        for (column, value), (gone, typical) in zip(values.items(), losses, strict=True)
     ]
 
 
@@ -214,19 +176,11 @@ def dimensions(probe: Probe, modality: str, vector: Tensor, names: Sequence[str]
         copies[torch.arange(len(some)), torch.tensor(some)] = 0.0
         return copies
 
-    places = range(vector.shape[1])
-    effects = probe.effects(modality, map(typical, _batches(places)), -(-len(places) // _BATCH))
-    return [Effect(name, float(effect)) for name, effect in zip(names, effects, strict=True)]
+    losses = effects(probe, modality, *_batches(typical, range(vector.shape[1])))
+    return [Effect(name, float(effect)) for name, effect in zip(names, losses, strict=True)]
 
 
-def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
-
-
-def _present(outputs: Outputs, count: int) -> dict[str, Tensor]:
-    return {name: bits.expand(count) for name, bits in outputs.present.items()}
-
-
-def _repeated(outputs: Outputs, count: int) -> Outputs:
-    z = {name: features.expand(count, -1) for name, features in outputs.z.items()}
-    return Outputs(z, outputs.f_m, outputs.f, _present(outputs, count))
+def _batches(change: Callable[[Any], Any], items: Sequence[Any]) -> tuple[Iterator[Any], int]:
+    """Return batches of changed inputs, and their number."""
+    starts = range(0, len(items), _BATCH)
+    return (change(items[start : start + _BATCH]) for start in starts), len(starts)

@@ -7,7 +7,9 @@ independent rows. The bootstrap therefore draws whole groups wherever groups are
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,17 +39,29 @@ class Interval:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return ``{"value", "low", "high"}``; NaN becomes None, which JSON can hold."""
-        numbers = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        return {"value": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
 
 
-def wilson(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+def plain(value: Any) -> Any:
+    """Return JSON values of a result: of a dataclass its fields by name (without a last underscore), None for NaN."""
+    if isinstance(value, Interval):
+        return value.as_dict()
+    if is_dataclass(value):
+        return {field.name.rstrip("_"): plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion (Wilson 1927)."""
-    bounds = binomtest(successes, trials).proportion_ci(confidence_level=level, method="wilson")
+    bounds = binomtest(successes, trials).proportion_ci(confidence_level=LEVEL, method="wilson")
     return float(bounds.low), float(bounds.high)
 
 
-def proportion(hits: ArrayLike, groups: ArrayLike | None = None, *, level: float = LEVEL) -> Interval:
+def proportion(hits: ArrayLike, groups: ArrayLike | None = None) -> Interval:
     """Return a share of rows with its interval.
 
     Without groups this is Wilson's interval. With groups it is Wilson's for the number of independent rows that would
@@ -60,7 +74,6 @@ def proportion(hits: ArrayLike, groups: ArrayLike | None = None, *, level: float
     Args:
         hits: ``bool [rows]``.
         groups: The group of each row; missing values form one group.
-        level: Coverage of the interval.
 
     Returns:
         The share; NaN without rows, and NaN bounds with fewer than two rows or groups.
@@ -72,22 +85,17 @@ def proportion(hits: ArrayLike, groups: ArrayLike | None = None, *, level: float
     if where.count < 2:
         return Interval(share, math.nan, math.nan)
     if groups is None:
-        return Interval(share, *wilson(int(right.sum()), len(right), level))
-    z = float(norm.ppf((1 + level) / 2))
-    known = _effective_rows(right - share, where)
-    if known is None:
+        return Interval(share, *wilson(int(right.sum()), len(right)))
+    z = float(norm.ppf((1 + LEVEL) / 2))
+    independent = _effective_rows(right - share, where)
+    if independent is None:
         return Interval(share, *_wilson(share, where.count, z))
-    effective, freedom = known
-    return Interval(share, *_wilson(share, effective, float(student.ppf((1 + level) / 2, freedom))))
+    effective, freedom = independent
+    return Interval(share, *_wilson(share, effective, float(student.ppf((1 + LEVEL) / 2, freedom))))
 
 
 def means(
-    values: ArrayLike,
-    groups: ArrayLike | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = LEVEL,
+    values: ArrayLike, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> list[Interval]:
     """Return the mean of each column of ``values [rows, columns]``, with the bootstrap of ``score_with_intervals``.
 
@@ -95,11 +103,28 @@ def means(
     """
     columns = np.asarray(values, dtype=np.float64)
     where = clusters(groups, len(columns))
-    found = [float(column.mean()) if len(column) else math.nan for column in columns.T]
+    centres = [float(column.mean()) if len(column) else math.nan for column in columns.T]
     if where.count < 2:
-        return [Interval(value, math.nan, math.nan) for value in found]
+        return [Interval(value, math.nan, math.nan) for value in centres]
     draws = resampled_means(columns, where, resamples=resamples, seed=seed)
-    return [percentile(value, draws[:, at], where.count, level) for at, value in enumerate(found)]
+    return [percentile(value, draws[:, at], where.count) for at, value in enumerate(centres)]
+
+
+@dataclass(frozen=True)
+class GroupSpread:
+    """How groups differ, each counting alike: their number, the mean of their shares and the lowest decile."""
+
+    count: int
+    mean: float
+    lowest_decile: float
+
+
+def group_spread(hits: ArrayLike, groups: ArrayLike) -> GroupSpread:
+    """Return how the share of hits, ``bool [rows]``, differs between groups."""
+    right = np.asarray(hits)
+    where = clusters(groups, len(right))
+    share = np.bincount(where.member, weights=right) / np.bincount(where.member)
+    return GroupSpread(where.count, float(share.mean()), float(np.quantile(share, 0.1)))
 
 
 def score_with_intervals(
@@ -109,7 +134,6 @@ def score_with_intervals(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Return every metric of ``metrics.score`` with its interval.
 
@@ -128,7 +152,6 @@ def score_with_intervals(
             operations for each, take fewer (at least 200) when the work would exceed about ten seconds: 2,000 are used
             up to 5 million probabilities.
         seed: Seed of the resampling; the same seed gives the same bounds.
-        level: Coverage of the intervals.
 
     Returns:
         One interval per metric. With fewer than two groups (without groups: rows) the bounds are NaN.
@@ -142,12 +165,12 @@ def score_with_intervals(
     if where.count < 2:
         return {name: Interval(value, math.nan, math.nan) for name, value in values.items()}
     draws = resampled_metrics(p, y, where, resamples=resamples, seed=seed)
-    result = {name: percentile(values[name], draws[name], where.count, level) for name in values}
-    result["accuracy"] = proportion(metrics.correct_rows(p, y), groups, level=level)
+    result = {name: percentile(values[name], draws[name], where.count) for name in values}
+    result["accuracy"] = proportion(metrics.correct_rows(p, y), groups)
     if (k := metrics.top_size(p.shape[1])) is not None:
-        result[f"top_{k}"] = proportion(metrics.top_rows(p, y, k), groups, level=level)
+        result[f"top_{k}"] = proportion(metrics.top_rows(p, y, k), groups)
     for name in ("ece", "classwise_ece"):
-        result[name] = _ece_interval(values[name], draws[name], draws[f"{name}_noise"], where.count, level)
+        result[name] = _ece_interval(values[name], draws[name], draws[f"{name}_noise"], where.count)
     return result
 
 
@@ -159,7 +182,6 @@ def paired_difference(
     *,
     resamples: int = 2000,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Return accuracy and NLL of model a minus those of model b on the same rows, with bootstrap intervals.
 
@@ -168,39 +190,32 @@ def paired_difference(
     """
     a, y = metrics.checked(probabilities_a, labels)
     b, _ = metrics.checked(probabilities_b, labels)
-    where = clusters(groups, len(y))
     hits = metrics.correct_rows(a, y).astype(np.float64) - metrics.correct_rows(b, y)
-    differences = {"accuracy": hits, "nll": metrics.nll_rows(a, y) - metrics.nll_rows(b, y)}
-    if where.count < 2:
-        return {name: Interval(float(rows.mean()), math.nan, math.nan) for name, rows in differences.items()}
-    means = resampled_means(np.stack(list(differences.values()), axis=1), where, resamples=resamples, seed=seed)
-    return {
-        name: percentile(float(rows.mean()), means[:, column], where.count, level)
-        for column, (name, rows) in enumerate(differences.items())
-    }
+    columns = np.stack([hits, metrics.nll_rows(a, y) - metrics.nll_rows(b, y)], axis=1)
+    return dict(zip(("accuracy", "nll"), means(columns, groups, resamples=resamples, seed=seed), strict=True))
 
 
-def _tail(count: int, level: float) -> float:
+def _tail(count: int) -> float:
     """Return the level of the lower percentile for an interval from resamples of ``count`` things."""
     # A bootstrap distribution is too narrow by sqrt((n-1)/n), and normal rather than Student tails assume that the
     # spread is known; both matter below about 50 groups.
-    reach = student.ppf((1 + level) / 2, count - 1) * math.sqrt(count / (count - 1))
+    reach = student.ppf((1 + LEVEL) / 2, count - 1) * math.sqrt(count / (count - 1))
     return float(norm.cdf(-reach))
 
 
-def percentile(value: float, draws: FloatArray, count: int, level: float) -> Interval:
+def percentile(value: float, draws: FloatArray, count: int) -> Interval:
     """Return the expanded percentile interval of the resampled values; ``count`` is the number of things resampled."""
-    known = draws[np.isfinite(draws)]
-    if count < 2 or not len(known):
+    finite = draws[np.isfinite(draws)]
+    if count < 2 or not len(finite):
         return Interval(value, math.nan, math.nan)
-    tail = _tail(count, level)
-    low, high = np.quantile(known, [tail, 1 - tail])
+    tail = _tail(count)
+    low, high = np.quantile(finite, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
-def _ece_interval(value: float, draws: FloatArray, noise: FloatArray, count: int, level: float) -> Interval:
+def _ece_interval(value: float, draws: FloatArray, noise: FloatArray, count: int) -> Interval:
     """Return the interval of an expected calibration error, see ``score_with_intervals``."""
-    tail = _tail(count, level)
+    tail = _tail(count)
     upper, lower = np.quantile(noise, 1 - tail), np.quantile(draws, tail)
     return Interval(value, max(0.0, value - float(upper)), max(value, 2 * value - float(lower)))
 

@@ -219,7 +219,7 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         UserError: the arrays cannot be scored (see ``checked``).
     """
     p, y = checked(probabilities, labels)
-    found = {
+    scores = {
         "accuracy": accuracy(p, y),
         "balanced_accuracy": balanced_accuracy(p, y),
         "macro_f1": macro_f1(p, y),
@@ -231,5 +231,5 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "classwise_ece": classwise_ece(p, y),
     }
     if (k := top_size(p.shape[1])) is not None:
-        found[f"top_{k}"] = float(top_rows(p, y, k).mean())
-    return found
+        scores[f"top_{k}"] = float(top_rows(p, y, k).mean())
+    return scores

@@ -6,7 +6,8 @@ Everything follows from features that were encoded once (``Network.again``): no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, combinations
+from dataclasses import dataclass
+from itertools import chain, combinations, product
 from math import factorial
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fusetune.augment.random import Moment, uniform
 from fusetune.evaluate import metrics
-from fusetune.evaluate.intervals import means, proportion
+from fusetune.evaluate.intervals import Interval, means, proportion
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.temperature import softmax
 from fusetune.networks import Network, Outputs
@@ -32,10 +33,69 @@ _DRAWS = 5
 INTERFERENCE = ("blank", "mean", "same class", "other class", "noise")
 
 
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A network and what it says of some rows as they are, to be asked again with less present or other features.
+
+    Logits are divided by the temperature.
+    """
+
+    network: Network
+    outputs: Outputs
+    temperature: float
+
+    @property
+    def p(self) -> FloatArray:
+        """Probabilities of the rows as they are, ``float [rows, classes]``."""
+        return softmax(self.outputs.f.numpy(), self.temperature)
+
+    def again(self, present: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> FloatArray:
+        """Return their probabilities with this present, and other features of some modalities (`Network.again`)."""
+        return softmax(self.network.again(self.outputs, present, z).f.cpu().numpy(), self.temperature)
+
+
+@dataclass(frozen=True)
+class SubsetScore:
+    """How the model fares with some of its modalities."""
+
+    modalities: list[str]
+    accuracy: Interval
+    nll: Interval
+
+
+@dataclass(frozen=True)
+class Share:
+    """A modality's share of the accuracy gained and the NLL lowered from no input to all."""
+
+    modality: str
+    accuracy: Interval
+    nll: Interval
+
+
+@dataclass(frozen=True)
+class MissingScore:
+    """How a method fares when each modality of each row is missing with some probability."""
+
+    rate: float
+    method: str
+    accuracy: Interval
+    nll: Interval
+
+
+@dataclass(frozen=True)
+class MisledScore:
+    """How the model fares when a modality says something false in some way, a word of `INTERFERENCE`."""
+
+    modality: str
+    kind: str
+    accuracy: Interval
+    nll: Interval
+
+
 def subsets(names: Iterable[str]) -> list[Subset]:
     """Return all subsets, small ones first, from none to all."""
-    given = list(names)
-    return [frozenset(some) for size in range(len(given) + 1) for some in combinations(given, size)]
+    players = list(names)
+    return [frozenset(some) for size in range(len(players) + 1) for some in combinations(players, size)]
 
 
 def keep_only(outputs: Outputs, kept: Subset) -> dict[str, Tensor]:
@@ -43,12 +103,9 @@ def keep_only(outputs: Outputs, kept: Subset) -> dict[str, Tensor]:
     return {name: bits if name in kept else torch.zeros_like(bits) for name, bits in outputs.present.items()}
 
 
-def subset_probabilities(network: Network, outputs: Outputs, temperature: float) -> dict[Subset, FloatArray]:
+def subset_probabilities(probe: Probe) -> dict[Subset, FloatArray]:
     """Return the model's probabilities with each subset of its modalities, ``float [rows, classes]``."""
-    return {
-        kept: softmax(network.again(outputs, keep_only(outputs, kept)).f.cpu().numpy(), temperature)
-        for kept in subsets(outputs.present)
-    }
+    return {kept: probe.again(keep_only(probe.outputs, kept)) for kept in subsets(probe.outputs.present)}
 
 
 def shapley(values: Mapping[frozenset[Any], Any]) -> dict[Any, Any]:
@@ -59,35 +116,42 @@ def shapley(values: Mapping[frozenset[Any], Any]) -> dict[Any, Any]:
     """
     players = list(dict.fromkeys(chain.from_iterable(values)))
     count = len(players)
-    found = {}
+    shares = {}
     for player in players:
         without = [some for some in values if player not in some]
         weights = [factorial(len(some)) * factorial(count - len(some) - 1) / factorial(count) for some in without]
-        found[player] = sum(
+        shares[player] = sum(
             w * (values[some | {player}] - values[some]) for w, some in zip(weights, without, strict=True)
         )
-    return found
+    return shares
+
+
+def scored(
+    probabilities: Iterable[FloatArray], labels: IntArray, groups: ArrayLike | None, **how: int
+) -> list[tuple[Interval, Interval]]:
+    """Return accuracy and NLL of several versions of the same rows, with intervals from the same resamples."""
+    versions = list(probabilities)
+    losses = means(np.stack([metrics.nll_rows(p, labels) for p in versions], axis=1), groups, **how)
+    return [
+        (proportion(metrics.correct_rows(p, labels), groups), loss) for p, loss in zip(versions, losses, strict=True)
+    ]
 
 
 def subset_table(
     probabilities: Mapping[Subset, FloatArray], labels: IntArray, groups: ArrayLike | None, **how: int
-) -> list[dict[str, Any]]:
+) -> list[SubsetScore]:
     """Return accuracy and NLL of every subset with their intervals; rows that lack a modality count as they are."""
-    losses = means(np.stack([metrics.nll_rows(p, labels) for p in probabilities.values()], axis=1), groups, **how)
     names = dict.fromkeys(chain.from_iterable(probabilities))
+    scores = scored(probabilities.values(), labels, groups, **how)
     return [
-        {
-            "modalities": [name for name in names if name in kept],
-            "accuracy": proportion(metrics.correct_rows(p, labels), groups).as_dict(),
-            "nll": loss.as_dict(),
-        }
-        for (kept, p), loss in zip(probabilities.items(), losses, strict=True)
+        SubsetScore([name for name in names if name in kept], *pair)
+        for kept, pair in zip(probabilities, scores, strict=True)
     ]
 
 
 def shapley_table(
     probabilities: Mapping[Subset, FloatArray], labels: IntArray, groups: ArrayLike | None, **how: int
-) -> list[dict[str, Any]]:
+) -> list[Share]:
     """Return each modality's share of accuracy gained and NLL lowered from no input to all, with intervals.
 
     Shares are means of the rows' own Shapley values, so that they sum exactly and can be resampled. A positive share of
@@ -95,11 +159,8 @@ def shapley_table(
     """
     right = shapley({kept: metrics.correct_rows(p, labels).astype(float) for kept, p in probabilities.items()})
     gain = shapley({kept: -metrics.nll_rows(p, labels) for kept, p in probabilities.items()})
-    found = means(np.stack([*right.values(), *gain.values()], axis=1), groups, **how)
-    return [
-        {"modality": name, "accuracy": a.as_dict(), "nll": b.as_dict()}
-        for name, a, b in zip(right, found[: len(right)], found[len(right) :], strict=True)
-    ]
+    shares = means(np.stack([*right.values(), *gain.values()], axis=1), groups, **how)
+    return [Share(*row) for row in zip(right, shares[: len(right)], shares[len(right) :], strict=True)]
 
 
 def missing_masks(names: Sequence[str], keys: IntArray, rate: float, draw: int, seed: int) -> dict[str, Tensor]:
@@ -118,63 +179,49 @@ def missing_table(
     keys: IntArray,
     groups: ArrayLike | None,
     **how: int,
-) -> list[dict[str, Any]]:
+) -> list[MissingScore]:
     """Return accuracy and NLL of each method at missing rates 0 to 0.9: means over 5 draws, intervals over rows."""
     columns, places = [], []
     for rate in track(RATES, "taking inputs away"):
         masks = [missing_masks(names, keys, rate, draw, how["seed"]) for draw in range(_DRAWS if rate else 1)]
         for method, masked in methods.items():
-            told = [masked(mask) for mask in masks]
-            columns.append(np.mean([metrics.correct_rows(p, labels) for p in told], axis=0))
-            columns.append(np.mean([metrics.nll_rows(p, labels) for p in told], axis=0))
+            draws = [masked(mask) for mask in masks]
+            columns.append(np.mean([metrics.correct_rows(p, labels) for p in draws], axis=0))
+            columns.append(np.mean([metrics.nll_rows(p, labels) for p in draws], axis=0))
             places.append((rate, method))
-    found = means(np.stack(columns, axis=1), groups, **how)
-    return [
-        {"rate": rate, "method": method, "accuracy": found[2 * at].as_dict(), "nll": found[2 * at + 1].as_dict()}
-        for at, (rate, method) in enumerate(places)
-    ]
+    scores = means(np.stack(columns, axis=1), groups, **how)
+    return [MissingScore(*place, *pair) for place, *pair in zip(places, scores[::2], scores[1::2], strict=True)]
 
 
-def interference_table(
-    network: Network,
-    outputs: Outputs,
-    labels: IntArray,
-    temperature: float,
-    groups: ArrayLike | None,
-    **how: int,
-) -> list[dict[str, Any]]:
+def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
     """Return accuracy and NLL when one modality says something false while claiming to be present.
 
     It happens to features, after the encoder: all zero (blank), the mean of the rows (mean), those of a random row of
     the same or of another class, or their own with Gaussian noise of the features' deviation added.
     """
-    random, told, places = np.random.default_rng(how["seed"]), [], []
-    for name in outputs.z:
-        for kind in INTERFERENCE:
-            z = _disturbed(outputs, name, kind, labels, random)
-            f = network.again(outputs, outputs.present, {name: z}).f.cpu().numpy()
-            told.append(softmax(f, temperature))
-            places.append({"modality": name, "kind": kind})
+    random, versions, places = np.random.default_rng(how["seed"]), [], []
+    for name, kind in product(probe.outputs.z, INTERFERENCE):
+        z = _disturbed(probe.outputs, name, kind, labels, random)
+        versions.append(probe.again(probe.outputs.present, {name: z}))
+        places.append((name, kind))
     if not places:  # a network that reads nothing
         return []
-    losses = means(np.stack([metrics.nll_rows(p, labels) for p in told], axis=1), groups, **how)
     return [
-        place | {"accuracy": proportion(metrics.correct_rows(p, labels), groups).as_dict(), "nll": loss.as_dict()}
-        for place, p, loss in zip(places, told, losses, strict=True)
+        MisledScore(*place, *pair) for place, pair in zip(places, scored(versions, labels, groups, **how), strict=True)
     ]
 
 
 def _disturbed(outputs: Outputs, name: str, kind: str, labels: IntArray, random: np.random.Generator) -> Tensor:
     z, has = outputs.z[name], outputs.present[name].numpy()
-    known = z[torch.from_numpy(has)] if has.any() else z
+    here = z[torch.from_numpy(has)] if has.any() else z
     match kind:
         case "blank":
             return torch.zeros_like(z)
         case "mean":
-            return known.mean(0, keepdim=True).expand_as(z)
+            return here.mean(0, keepdim=True).expand_as(z)
         case "noise":
             noise = torch.from_numpy(random.standard_normal(z.shape).astype(np.float32))
-            return z + noise * known.std(0, correction=0)
+            return z + noise * here.std(0, correction=0)
         case _:
             return z[torch.from_numpy(_donors(labels, has, kind == "same class", random))]
 
@@ -185,14 +232,14 @@ def _donors(labels: IntArray, has: NDArray[np.bool_], same: bool, random: np.ran
     Where there is none, the row keeps its own.
     """
     rows = np.arange(len(labels))
-    found = rows.copy()
+    donors = rows.copy()
     for label in np.unique(labels):
         mine = rows[labels == label]
         pool = rows[has & ((labels == label) == same)]
         if same and len(pool) > 1:
             # A random cycle: nobody is its own donor.
             order = random.permutation(pool)
-            found[order] = np.roll(order, 1)
+            donors[order] = np.roll(order, 1)
         elif not same and len(pool):
-            found[mine] = random.choice(pool, len(mine))
-    return found
+            donors[mine] = random.choice(pool, len(mine))
+    return donors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,52 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusetune.evaluate import metrics
 from fusetune.evaluate.bootstrap import clusters, drawn_counts
-from fusetune.evaluate.intervals import LEVEL, percentile, proportion
+from fusetune.evaluate.intervals import GroupSpread, Interval, group_spread, percentile, proportion
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
 Bits = NDArray[np.bool_]
 _POINTS = 10
 _LEAST_ROWS = 10  # a group of fewer rows is worst by chance
+
+
+@dataclass(frozen=True)
+class RiskPoint:
+    """Share of rows answered, the surest first, and their error rate."""
+
+    coverage: float
+    error: Interval
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Error rates when the least sure rows are not answered, at tenths of the rows.
+
+    `aurc` is their mean over all levels of certainty, `best` the same if all errors were the least sure rows.
+    """
+
+    aurc: Interval
+    best: float
+    points: list[RiskPoint]
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The class or group with the lowest share of correct rows among ``judged`` of ``of`` that have enough rows."""
+
+    name: str
+    rows: int
+    accuracy: Interval
+    judged: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Worst:
+    """Where the model is worst, and how groups differ; None where nothing has enough rows, or there are no groups."""
+
+    class_: Lowest | None
+    group: Lowest | None
+    groups: GroupSpread | None
 
 
 def risk_coverage(
@@ -26,15 +67,11 @@ def risk_coverage(
     *,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> RiskCoverage:
     """Return error rates of the rows that are answered when the least sure ones are not (Geifman and El-Yaniv 2017).
 
     Certainty is the top probability; rows of equal certainty are answered together. AURC is the mean error rate over
     all levels: the one of each row's own certainty (Geifman et al. 2019, arXiv 1805.08206).
-
-    Returns:
-        ``aurc`` with its bootstrap interval; ``best``, the AURC if all errors were the least sure rows; and ``points``:
-        share of rows answered and their error rate with its interval.
     """
     sure, wrong = probabilities.max(axis=1), ~metrics.correct_rows(probabilities, labels)
     order = np.argsort(-sure, kind="stable")
@@ -47,11 +84,8 @@ def risk_coverage(
     ]
     names = None if groups is None else np.asarray(groups)[order]
     best = _areas(np.sort(wrong), np.arange(len(wrong)), np.ones((len(wrong), 1)))
-    return {
-        "aurc": percentile(value, np.concatenate(draws), where.count, LEVEL).as_dict(),
-        "best": float(best[0]),
-        "points": [_point(wrong[order], ends, names, share / _POINTS) for share in range(1, _POINTS + 1)],
-    }
+    points = [_point(wrong[order], ends, names, share / _POINTS) for share in range(1, _POINTS + 1)]
+    return RiskCoverage(percentile(value, np.concatenate(draws), where.count), float(best[0]), points)
 
 
 def _areas(wrong: Bits, ends: IntArray, weight: FloatArray) -> FloatArray:
@@ -63,39 +97,29 @@ def _areas(wrong: Bits, ends: IntArray, weight: FloatArray) -> FloatArray:
     return np.asarray((risk * new).sum(axis=0) / answered[-1])
 
 
-def _point(wrong: Bits, ends: IntArray, groups: Any, share: float) -> dict[str, Any]:
+def _point(wrong: Bits, ends: IntArray, groups: Any, share: float) -> RiskPoint:
     """Return the error rate of at least this share of the rows, whole ties included."""
     last = int(ends[np.searchsorted(ends, round(share * len(wrong)) - 1)]) + 1
-    error = proportion(wrong[:last], None if groups is None else groups[:last])
-    return {"coverage": last / len(wrong), "error": error.as_dict()}
+    return RiskPoint(last / len(wrong), proportion(wrong[:last], None if groups is None else groups[:last]))
 
 
 def worst(
     probabilities: FloatArray, labels: IntArray, classes: Sequence[str], groups: ArrayLike | None = None
-) -> dict[str, Any]:
+) -> Worst:
     """Return the class and the group with the lowest share of correct rows, and how groups differ.
 
     Only classes and groups with at least 10 rows are looked at. The lowest of many is low by chance too: ``judged``
-    says how many were compared, and the interval is that of the one alone. ``groups`` looks at all of them: the mean of
-    their shares and the lowest decile.
+    says how many were compared, and the interval is that of the one alone. ``groups`` looks at all of them.
     """
     right = metrics.correct_rows(probabilities, labels)
-    names = np.array(classes, dtype=object)[labels]
-    return {
-        "class": _lowest(right, names, groups),
-        "group": None if groups is None else _lowest(right, np.asarray(groups), None),
-        "groups": None if groups is None else _spread(right, groups),
-    }
+    lowest = _lowest(right, np.array(classes, dtype=object)[labels], groups)
+    if groups is None:
+        return Worst(lowest, None, None)
+    return Worst(lowest, _lowest(right, np.asarray(groups), None), group_spread(right, groups))
 
 
-def _spread(right: Bits, groups: ArrayLike) -> dict[str, float]:
-    where = clusters(groups, len(right))
-    share = np.bincount(where.member, weights=right) / np.bincount(where.member)
-    return {"count": where.count, "mean": float(share.mean()), "lowest_decile": float(np.quantile(share, 0.1))}
-
-
-def _lowest(right: Bits, names: Any, groups: ArrayLike | None) -> dict[str, Any] | None:
-    codes, found = pd.factorize(names, use_na_sentinel=False)
+def _lowest(right: Bits, names: Any, groups: ArrayLike | None) -> Lowest | None:
+    codes, distinct = pd.factorize(names, use_na_sentinel=False)
     rows = np.bincount(codes)
     large = np.flatnonzero(rows >= _LEAST_ROWS)
     if not len(large):
@@ -104,10 +128,4 @@ def _lowest(right: Bits, names: Any, groups: ArrayLike | None) -> dict[str, Any]
     lowest = large[share[large].argmin()]
     here = codes == lowest
     accuracy = proportion(right[here], None if groups is None else np.asarray(groups)[here])
-    return {
-        "name": str(found[lowest]),
-        "rows": int(rows[lowest]),
-        "accuracy": accuracy.as_dict(),
-        "judged": len(large),
-        "of": len(found),
-    }
+    return Lowest(str(distinct[lowest]), int(rows[lowest]), accuracy, len(large), len(distinct))

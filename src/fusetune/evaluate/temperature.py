@@ -59,8 +59,7 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Return probabilities ``float [rows, classes]``."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return found
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def crossfit(tried: Sequence[FloatArray], labels: IntArray, folds: IntArray) -> FloatArray:
@@ -71,12 +70,12 @@ def crossfit(tried: Sequence[FloatArray], labels: IntArray, folds: IntArray) -> 
         labels: Class indices, ``int [rows]``.
         folds: The fold of each row, at least two different ones; rows of a group share one.
     """
-    losses = np.stack([metrics.nll_rows(softmax(logits), labels) for logits in tried])
-    found = np.empty_like(tried[0], dtype=np.float64)
+    losses = np.stack([metrics.nll_rows(softmax(own), labels) for own in tried])
+    logits = np.empty_like(tried[0], dtype=np.float64)
     for fold in np.unique(folds):
         here = folds == fold
-        found[here] = tried[int(losses[:, ~here].mean(axis=1).argmin())][here]
-    return found
+        logits[here] = tried[int(losses[:, ~here].mean(axis=1).argmin())][here]
+    return logits
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
@@ -110,8 +109,8 @@ def calibrate(
     scaled = metrics.nll_rows(softmax(logits / heats[:, None]), labels)
     error = _standard_error(scaled - plain, groups)
     helps = float((scaled - plain).mean()) + error < 0
-    found = Temperature(len(labels), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
-    return found, heats if helps else np.ones(len(labels))
+    heat = Temperature(len(labels), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
+    return heat, heats if helps else np.ones(len(labels))
 
 
 def _standard_error(values: FloatArray, groups: ArrayLike | None) -> float:

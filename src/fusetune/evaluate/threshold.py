@@ -5,16 +5,38 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusetune.errors import ConfigError, listed
-from fusetune.evaluate.intervals import proportion
+from fusetune.evaluate.intervals import Interval, proportion
 from fusetune.evaluate.metrics import FloatArray
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a threshold does on judged rows; `counts` holds true_positive, false_positive and so on."""
+
+    sensitivity: Interval
+    specificity: Interval
+    ppv: Interval
+    npv: Interval
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ThresholdScore:
+    """A threshold for an aim, and its rates on judged rows; both None where it is out of reach."""
+
+    aim: str
+    positive: str
+    threshold: float | None
+    rates: Rates | None
 
 
 def parse_aim(aim: str) -> tuple[str, float]:
@@ -23,10 +45,10 @@ def parse_aim(aim: str) -> tuple[str, float]:
     Raises:
         ConfigError: it reads otherwise.
     """
-    found = re.fullmatch(r"\s*(\w+)\s*>=\s*(0?\.\d+|0|1|1\.0*)\s*", aim.lower())
-    if not found or found[1] not in RATES:
+    match = re.fullmatch(r"\s*(\w+)\s*>=\s*(0?\.\d+|0|1|1\.0*)\s*", aim.lower())
+    if not match or match[1] not in RATES:
         raise ConfigError(f"evaluate.aim: '{aim}' must read like 'sensitivity >= 0.9'; rates are {listed(RATES)}")
-    return found[1], float(found[2])
+    return match[1], float(match[2])
 
 
 def positive_class(aim: str | None, positive: str | None, classes: Sequence[Any]) -> int | None:
@@ -72,24 +94,24 @@ def choose_threshold(aim: str, probability: FloatArray, positive: NDArray[np.boo
 
 def judge_threshold(
     threshold: float, probability: FloatArray, positive: NDArray[np.bool_], groups: ArrayLike | None = None
-) -> dict[str, Any]:
+) -> Rates:
     """Return sensitivity, specificity, PPV and NPV with their intervals, and the four counts."""
     called = probability >= threshold
     member = None if groups is None else np.asarray(groups)
-    found: dict[str, Any] = {}
+    rates = {}
     for rate in RATES:
-        right, counted = _parts(rate, called, positive)
-        found[rate] = proportion(right[counted], None if member is None else member[counted]).as_dict()
+        right, counted = _right_and_counted(rate, called, positive)
+        rates[rate] = proportion(right[counted], None if member is None else member[counted])
     counts = {
         "true_positive": called & positive,
         "false_positive": called & ~positive,
         "true_negative": ~called & ~positive,
         "false_negative": ~called & positive,
     }
-    return found | {"counts": {name: int(rows.sum()) for name, rows in counts.items()}}
+    return Rates(**rates, counts={name: int(rows.sum()) for name, rows in counts.items()})
 
 
-def _parts(
+def _right_and_counted(
     rate: str, called: NDArray[np.bool_], positive: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which rows are right and which are counted."""
@@ -98,5 +120,5 @@ def _parts(
 
 
 def _rate(rate: str, called: NDArray[np.bool_], positive: NDArray[np.bool_]) -> float:
-    right, counted = _parts(rate, called, positive)
+    right, counted = _right_and_counted(rate, called, positive)
     return float(right[counted].mean()) if counted.any() else math.nan

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from fusetune.doctor.examine import Examination
 from fusetune.doctor.findings import Finding, counts
 from fusetune.files import write_text
+from fusetune.report.template import environment, style
 
 # A page is for looking: the JSON file has every row.
 _ROWS, _SETS, _EVIDENCE = 60, 8, 24
@@ -25,7 +25,7 @@ _SIDE = 72
 
 
 @dataclass(frozen=True)
-class Shown:
+class Entry:
     """A finding as it is printed.
 
     Attributes:
@@ -48,40 +48,40 @@ def write_checks(path: Path, examination: Examination, done: Sequence[str] = ())
 
 def render_checks(examination: Examination, done: Sequence[str] = ()) -> str:
     """Return the page as HTML; `done` are lines about what was changed because of the findings."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     case = examination.case
-    return environment.get_template("checks.html").render(
-        css=(here / "page.css").read_text(encoding="utf-8"),
-        table=case.table.name,
-        rows=len(case.ids),
-        roles=[(role, case.schema.named(role)) for role in ("label", "group", "split")],
-        inputs=[column.name for column in case.schema.inputs],
-        counts=counts(examination.findings),
-        done=done,
-        shown=[_shown(examination, finding) for finding in examination.findings],
-        most=_ROWS,
+    return (
+        environment()
+        .get_template("checks.html")
+        .render(
+            css=style(),
+            table=case.table.name,
+            rows=len(case.ids),
+            roles=[(role, case.schema.named(role)) for role in ("label", "group", "split")],
+            inputs=[column.name for column in case.schema.inputs],
+            counts=counts(examination.findings),
+            done=done,
+            entries=[_entry(examination, finding) for finding in examination.findings],
+            most=_ROWS,
+        )
     )
 
 
-def _shown(examination: Examination, finding: Finding) -> Shown:
+def _entry(examination: Examination, finding: Finding) -> Entry:
     evidence = dict(finding.evidence)
     evidence.pop("what", None)
     sets = evidence.pop("sets", None) or [[row] for row in finding.rows[: _SETS * 2]]
     notes = {str(item["row"]): _suspicion(item) for item in evidence.pop("suspects", [])}
     notes |= evidence.pop("files", {})
     for words in (evidence.pop("parts", []), evidence.pop("labels", [])):
-        for members, told in zip(sets, words, strict=False):
-            notes |= dict(zip(members, told, strict=True))
+        for members, own in zip(sets, words, strict=False):
+            notes |= dict(zip(members, own, strict=True))
     pictured = finding.kind.startswith(_PICTURED) or "duplicate" in finding.kind
     rows = [
         [(row, notes.get(row, ""), _thumbnail(examination, row) if pictured else "") for row in members[:6]]
         for members in sets[: _SETS if finding.evidence.get("sets") else _SETS * 2]
     ]
     facts = [(name.replace("_", " "), _value(value)) for name, value in evidence.items() if name not in ("count",)]
-    return Shown(finding, finding.kind.replace("_", " "), rows, facts[:_EVIDENCE])
+    return Entry(finding, finding.kind.replace("_", " "), rows, facts[:_EVIDENCE])
 
 
 def _suspicion(item: dict[str, Any]) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
 from fusetune.evaluate.explain import Effect, Explanation, Pixels
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.report.template import environment, style
+from fusetune.report.template import data_uri, environment, style
 
-_SHOWN = 30
+_MOST = 30
 _CLASSES = 10
 _SPEAKS_FOR, _SPEAKS_AGAINST = (31, 95, 191), (192, 86, 0)  # the report's blue and ochre
 
@@ -44,8 +41,8 @@ def render_explanation(explanation: Explanation) -> str:
         shares=bars([Effect(name, share) for name, share in explanation.shares.items()], ordered=False),
         pictures=pictures,
         extremes={name: (float(values.min()), float(values.max())) for name, values in explanation.maps.items()},
-        marked={name: marked(parts) for name, parts in explanation.parts.items()},
-        parts={name: bars(parts)[:_SHOWN] for name, parts in explanation.parts.items()},
+        marked={name: marked(effects) for name, effects in explanation.effects.items()},
+        effects={name: bars(effects)[:_MOST] for name, effects in explanation.effects.items()},
     )  # fmt: skip
 
 
@@ -78,13 +75,3 @@ def overlay(pixels: Pixels, effects: FloatArray) -> Pixels:
     colour = np.where(effects[:, :, None] >= 0, _SPEAKS_FOR, _SPEAKS_AGAINST)
     mixed: Any = (1 - strength) * grey + strength * colour
     return np.asarray(mixed.round().clip(0, 255), dtype=np.uint8)
-
-
-def data_uri(pixels: Pixels, side: int | None = None) -> str:
-    """Return a picture as a JPEG inside a data URI, at most `side` pixels wide and high."""
-    picture = Image.fromarray(pixels)
-    if side is not None:
-        picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else: no network, no fonts, one small script that it can do without.
 
-This module turns the facts into the rows that ``page.html`` prints; drawings come from ``plots``, words from ``prose``,
-what was measured beyond the scores from ``panels``.
+This module turns the result into the rows that ``page.html`` prints; drawings come from ``plots``, words from
+``prose``, what was measured beyond the scores from ``panels``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import IntArray
 from fusetune.files import write_text
 from fusetune.report import panels, plots, prose
-from fusetune.report.facts import Facts
 from fusetune.report.template import environment, script, style
+from fusetune.result import Result
+from fusetune.strategies import WHOLE
 
 MANY_CLASSES = 20  # more do not fit a matrix on a page: the most frequent confusions are listed instead
-_SHOWN_FIRST = 15
+_FIRST = 15
 
 _SCORES = {
     "accuracy": ("Accuracy", "share of rows decided correctly"),
@@ -70,69 +71,69 @@ class Confusion:
     share: float
 
 
-def write_report(path: Path, facts: Facts) -> None:
-    """Write the report of a run; a file that is already there is replaced in one step.
-
-    Args:
-        path: The HTML file to write.
-        facts: What to report. The same facts give the same bytes.
-    """
-    write_text(path, render(facts))
+def write_report(path: Path, result: Result) -> None:
+    """Write the report of a run; a file that is already there is replaced in one step. Same result, same bytes."""
+    write_text(path, render(result))
 
 
-def render(facts: Facts) -> str:
+def render(result: Result) -> str:
     """Return the report as HTML."""
     code = script()
     seal = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     page = environment().get_template("page.html")
-    return page.render(css=style(), script=code, script_hash=seal, facts=facts, **_context(facts))
+    sections = {field.name: getattr(result, field.name) for field in fields(result)}
+    return page.render(css=style(), script=code, script_hash=seal, title=result.title, **sections, **_context(result))
 
 
-def _context(facts: Facts) -> dict[str, Any]:
-    table = metrics.confusion(facts.probabilities, facts.labels)
-    bins = metrics.reliability(facts.probabilities, facts.labels)
-    few = len(facts.classes) <= MANY_CLASSES
-    classes = class_rows(facts.classes, table)
-    subsets = facts.analysis.get("subsets") or []
+def _context(result: Result) -> dict[str, Any]:
+    method, judged, training, names = result.method, result.judged, result.training, result.data.classes
+    table = metrics.confusion(judged.probabilities["test"], judged.labels["test"])
+    bins = metrics.reliability(judged.probabilities["test"], judged.labels["test"])
+    few = len(names) <= MANY_CLASSES
+    classes = class_rows(names, table)
+    together = {f"strategy {method.name}": "all encoders and the head together"}
+    stages = _STAGES | {method.name: "Training all encoders and the head together"}
     return {
-        "answer": prose.answer(facts),
-        "axis": panels.accuracy_axis(row.accuracy for row in facts.gain),
-        "subset_axis": panels.accuracy_axis(prose.interval(row["accuracy"]) for row in subsets),
-        "missing": panels.missing(facts),
-        "selective": panels.selective(facts),
-        "selective_words": panels.selective_words(facts),
-        "limits": panels.limits(facts),
+        "analysis": judged.analysis,
+        "answer": prose.answer(result),
+        "axis": panels.accuracy_axis(row.accuracy for row in judged.gain),
+        "subset_axis": panels.accuracy_axis(row.accuracy for row in judged.analysis.subsets or []),
+        "missing": panels.missing(result),
+        "selective": panels.selective(judged.analysis.risk_coverage),
+        "selective_words": panels.selective_words(judged.analysis.risk_coverage),
+        "limits": panels.limits(result),
         "names": {key: name for key, (name, _) in _SCORES.items()},
-        "scores": _scores(facts),
-        "classes": classes if few else sorted(classes, key=_hardest_first),
-        "shown_first": len(classes) if few else _SHOWN_FIRST,
+        "scores": _scores(result),
+        "classes": classes if few else sorted(classes, key=lambda row: (row.rows == 0, row.f1, row.name)),
+        "first_classes": len(classes) if few else _FIRST,
         "confusion": table.tolist() if few else None,
-        "confused": confused_pairs(facts.classes, table)[:_SHOWN_FIRST],
+        "confused": confused_pairs(names, table)[:_FIRST],
         "bins": bins,
         "reliability": plots.reliability_plot(bins),
-        "curves": {
-            name: plots.learning_plot(name, epochs, facts.best_epochs.get(name))
-            for name, epochs in facts.curves.items()
+        "curves": [
+            (together.get(name, name), plots.learning_plot(together.get(name, name), epochs, best), epochs, best)
+            for name, epochs in training.curves.items()
             if epochs
-        },
-        "stages": [(_STAGES.get(key, key), value) for key, value in facts.seconds.items() if key != "total"],
-        "config": yaml.safe_dump(
-            json.loads(json.dumps(facts.config, default=str)), sort_keys=False, allow_unicode=True
-        ),
+            for best in (training.best_epochs.get(name),)
+        ],
+        "whole": WHOLE,
+        "stage_names": stages,
+        "stages": [(stages.get(key, key), value) for key, value in training.seconds.items() if key != "total"],
+        "config": _yaml(result.origin.config),
+        "settings": _yaml(method.settings) if method.settings else "",
     }
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True)
 
 
 def class_rows(names: list[str], table: IntArray) -> list[ClassRow]:
     """Return recall, precision and F1 per class from the confusion matrix ``int [classes, classes]``."""
     hits, actual, decided = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    ratios = ((hits, actual), (hits, decided), (2 * hits, actual + decided))
     return [
-        ClassRow(
-            name,
-            int(actual[k]),
-            _share(hits[k], actual[k]),
-            _share(hits[k], decided[k]),
-            _share(2 * hits[k], actual[k] + decided[k]),
-        )
+        ClassRow(name, int(actual[k]), *(_share(above[k], below[k]) for above, below in ratios))
         for k, name in enumerate(names)
     ]
 
@@ -151,24 +152,13 @@ def _share(part: int, whole: int) -> float:
     return float(part / whole) if whole else math.nan
 
 
-def _hardest_first(row: ClassRow) -> tuple[bool, float, str]:
-    return (row.rows == 0, row.f1, row.name)
-
-
-def _scores(facts: Facts) -> list[dict[str, Any]]:
+def _scores(result: Result) -> list[dict[str, Any]]:
     """Return the score table: name, meaning, and value with bounds on the test and validation parts."""
     rows = []
-    for key, interval in facts.test.items():
+    for key, interval in result.judged.test.items():
         top = key.removeprefix("top_")
         others = (f"Top {top}", f"share of rows whose label is among the {top} likeliest classes")
         name, meaning = _SCORES.get(key, others)
-        rows.append(
-            {
-                "name": name,
-                "meaning": meaning,
-                "share": key in _SHARES or key not in _SCORES,
-                "test": interval,
-                "valid": facts.valid.get(key),
-            }
-        )
+        share, valid = key in _SHARES or key not in _SCORES, result.judged.valid.get(key)
+        rows.append({"name": name, "meaning": meaning, "share": share, "test": interval, "valid": valid})
     return rows

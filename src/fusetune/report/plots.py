@@ -108,8 +108,8 @@ def share_plot(description: str, lines: Sequence[Line], across: str, up: str) ->
     """Draw shares against shares, the last line on top."""
     shares = [(share, line.band) for line in lines for _, share in line.points]
     ends = [end for share, band in shares for end in ([share.low, share.value, share.high] if band else [share.value])]
-    known = [end for end in ends if math.isfinite(end)]
-    levels = ticks(min(known, default=0.0), max(known, default=1.0))
+    finite = [end for end in ends if math.isfinite(end)]
+    levels = ticks(min(finite, default=0.0), max(finite, default=1.0))
     x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(levels[0], levels[-1], 190, _TOP)
     quarters = {quarter / 4: f"{25 * quarter} %" for quarter in range(5)}
     parts = [_levels(y, {level: f"{100 * level:.0f} %" for level in levels}), _labels(x, quarters, 207)]
@@ -139,11 +139,11 @@ def _decimals(levels: Sequence[float]) -> dict[float, str]:
 
 def _series(kind: str, name: str, values: Sequence[tuple[int, float]], x: Scale, y: Scale) -> Markup:
     """Draw one curve over the epochs; epochs without a finite value are left out."""
-    known = [(epoch, value) for epoch, value in values if math.isfinite(value)]
-    curve = _line(kind, [(x(epoch), y(value)) for epoch, value in known])
-    if len(known) > _MANY_EPOCHS:
+    finite = [(epoch, value) for epoch, value in values if math.isfinite(value)]
+    curve = _line(kind, [(x(epoch), y(value)) for epoch, value in finite])
+    if len(finite) > _MANY_EPOCHS:
         return curve
-    dots = [_dot(kind, x(epoch), y(value), 2.5, f"epoch {epoch}: {name} {number(value)}") for epoch, value in known]
+    dots = [_dot(kind, x(epoch), y(value), 2.5, f"epoch {epoch}: {name} {number(value)}") for epoch, value in finite]
     return curve + Markup("").join(dots)
 
 
@@ -155,9 +155,9 @@ def _svg(height: int, description: str, parts: Sequence[Markup]) -> Markup:
 def _levels(y: Scale, labels: dict[float, str]) -> Markup:
     """Draw a horizontal line with its label at each level."""
     line = Markup('<path class="grid" d="M{} {}H{}"/>')
-    drawn = [line.format(_LEFT, y(level), _RIGHT) + _text("", _LEFT - 6, y(level) + 4, label, "end")
+    lines = [line.format(_LEFT, y(level), _RIGHT) + _text("", _LEFT - 6, y(level) + 4, label, "end")
              for level, label in labels.items()]  # fmt: skip
-    return Markup("").join(drawn)
+    return Markup("").join(lines)
 
 
 def _labels(x: Scale, labels: dict[float, str], height: float) -> Markup:

@@ -6,10 +6,10 @@ The wording is cautious on purpose: a difference is called better or worse only 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from fusetune.evaluate.intervals import Interval
-from fusetune.report.facts import Comparison, Facts
+from fusetune.result import Comparison, Result
 
 UNKNOWN = "–"
 _GAP = "\N{NO-BREAK SPACE}"
@@ -32,9 +32,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def points(difference: float) -> str:
     """Print a difference of two shares in percentage points, with its sign."""
-    shown = f"{100 * abs(difference):.1f}"
-    sign = "" if float(shown) == 0 else "+" if difference > 0 else _MINUS
-    return sign + shown
+    text = f"{100 * abs(difference):.1f}"
+    sign = "" if float(text) == 0 else "+" if difference > 0 else _MINUS
+    return sign + text
 
 
 def p_value(p: float) -> str:
@@ -66,88 +66,73 @@ def count(value: int, noun: str = "") -> str:
 
 def percent_bounds(interval: Interval) -> str:
     """Print the bounds of a share: ``83.1 to 92.4 %``."""
-    if not interval.bounded:
-        return "no interval"
-    return f"{100 * interval.low:.1f} to {percent(interval.high)}"
+    return _bounds(interval, percent).replace(f"{_GAP}% to", " to")
 
 
-def number_bounds(interval: Interval, digits: int = 3) -> str:
+def number_bounds(interval: Interval) -> str:
     """Print the bounds of a number."""
-    if not interval.bounded:
-        return "no interval"
-    return f"{number(interval.low, digits)} to {number(interval.high, digits)}"
+    return _bounds(interval, number)
 
 
 def point_bounds(interval: Interval) -> str:
     """Print the bounds of a difference of two shares in percentage points."""
-    if not interval.bounded:
-        return "no interval"
-    return f"{points(interval.low)} to {points(interval.high)}"
+    return _bounds(interval, points)
 
 
-def interval(values: Mapping[str, float | None]) -> Interval:
-    """Return the interval that ``{"value", "low", "high"}`` stands for."""
-    given = (values["value"], values["low"], values["high"])
-    return Interval(*(math.nan if number is None else number for number in given))
+def _bounds(interval: Interval, text: Callable[[float], str]) -> str:
+    return f"{text(interval.low)} to {text(interval.high)}" if interval.bounded else "no interval"
 
 
-def answer(facts: Facts) -> list[str]:
+def answer(result: Result) -> list[str]:
     """Return the sentences of the first paragraph."""
-    compared = [_compared(c) for c in facts.comparisons if c.verdict != "not shown"] + _undecided(facts.comparisons)
+    subject, comparisons = f"The {result.method.title} model", result.judged.comparisons
+    compared = [_compared(subject, c) for c in comparisons if c.verdict != "not shown"]
+    compared += _undecided(subject, comparisons)
     nothing = "No paired comparison was made, so that nothing can be said about what fine-tuning and combining add."
-    return [_accuracy(facts), *_frequent(facts), *(compared or [nothing]), *_certainty(facts)]
+    off = f"Its stated certainty is off by {100 * result.judged.test['ece'].value:.1f} percentage points on average."
+    return [_accuracy(result), _frequent(result), *(compared or [nothing]), off]
 
 
-def _accuracy(facts: Facts) -> str:
-    accuracy, rows = facts.test["accuracy"], len(facts.labels)
+def _accuracy(result: Result) -> str:
+    accuracy, data = result.judged.test["accuracy"], result.data
     source = ""
-    if facts.groups and "test" in facts.groups:
-        named = f" (column “{facts.group_column}”)" if facts.group_column else ""
-        source = f" from {count(facts.groups['test'], 'group')}{named}"
+    if data.groups:
+        source = f" from {count(data.groups['test'], 'group')} (column “{data.group_column}”)"
     bounds = (
         f"95{_GAP}% interval {percent_bounds(accuracy)}"
         if accuracy.bounded
         else "no interval, because that takes at least two groups"
     )
     return (
-        f"On {count(rows, 'test row')}{source}, which were not used for training or for any choice, the model gives "
-        f"the right “{facts.label}” for {percent(accuracy.value)} ({bounds})."
+        f"On {count(data.rows['test'], 'test row')}{source}, which were not used for training or for any choice, the "
+        f"model gives the right “{result.origin.label}” for {percent(accuracy.value)} ({bounds})."
     )
 
 
-def _frequent(facts: Facts) -> list[str]:
-    train = facts.class_counts.get("train")
-    if not train:
-        return []
+def _frequent(result: Result) -> str:
+    train = result.data.class_counts["train"]
     frequent = train.index(max(train))
-    share = float((facts.labels == frequent).mean())
-    name = facts.classes[frequent]
-    return [f"Always answering “{name}”, the most frequent class in training, would be right for {percent(share)}."]
+    share = float((result.judged.labels["test"] == frequent).mean())
+    name = result.data.classes[frequent]
+    return f"Always answering “{name}”, the most frequent class in training, would be right for {percent(share)}."
 
 
-def _undecided(comparisons: Sequence[Comparison]) -> list[str]:
+def _undecided(subject: str, comparisons: Sequence[Comparison]) -> list[str]:
     """Return one sentence for all comparisons that show nothing; their numbers stand in the table below."""
     names = [c.against for c in comparisons if c.verdict == "not shown"]
     if not names:
         return []
     joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-    return [f"The two-stage model is not shown to be better than {joined} (numbers below)."]
+    return [f"{subject} is not shown to be better than {joined} (numbers below)."]
 
 
-def _compared(comparison: Comparison) -> str:
+def _compared(subject: str, comparison: Comparison) -> str:
     verdict, difference = _VERDICTS[comparison.verdict], comparison.accuracy
     tests = f"exact McNemar test {p_value(comparison.p_holm)}"
     if comparison.p_group_holm is not None:
         tests += f", models swapped group by group {p_value(comparison.p_group_holm)}"
     return (
-        f"The two-stage model {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
+        f"{subject} {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
         f"spoils {count(comparison.lost)}, a difference of {points(difference.value)} percentage points "
         f"({point_bounds(difference)}; after Holm’s correction, {tests})."
     )
-
-
-def _certainty(facts: Facts) -> list[str]:
-    error = facts.test.get("ece")
-    if error is None:
-        return []
-    return [f"Its stated certainty is off by {100 * error.value:.1f} percentage points on average."]

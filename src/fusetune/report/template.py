@@ -1,35 +1,41 @@
-"""What the pages share: the template environment with its filters, the style sheet and the script."""
+"""What the pages share: the template environment with its filters, pictures, the style sheet and the script."""
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
+from fusetune.evaluate.explain import Pixels
 from fusetune.report import prose
 
 _HERE = Path(__file__).parent
-_FILTERS = (
-    "percent",
-    "number",
-    "duration",
-    "count",
-    "percent_bounds",
-    "number_bounds",
-    "points",
-    "point_bounds",
-    "p_value",
-    "interval",
-)
+_WORDS = (
+    prose.percent, prose.number, prose.duration, prose.count, prose.percent_bounds, prose.number_bounds, prose.points,
+    prose.point_bounds, prose.p_value,
+)  # fmt: skip
 
 
 def environment() -> Environment:
     """Return the environment of all pages; every value is escaped."""
-    found = Environment(
+    environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters.update({name: getattr(prose, name) for name in _FILTERS})
-    return found
+    environment.filters.update({words.__name__: words for words in _WORDS}, data_uri=data_uri)
+    return environment
+
+
+def data_uri(pixels: Pixels, side: int | None = None) -> str:
+    """Return a picture as a JPEG inside a data URI, at most `side` pixels wide and high."""
+    picture = Image.fromarray(pixels)
+    if side is not None:
+        picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def style() -> str:

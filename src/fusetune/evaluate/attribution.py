@@ -1,4 +1,4 @@
-"""One row of a table, taken apart: the regions, words, cells and dimensions that ``explain`` takes away."""
+"""Why one row of a table is decided as it is: its regions, words, cells and dimensions, each asked by ``explain``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -16,62 +15,54 @@ from fusetune.data.source import Source, to_device
 from fusetune.data.table import Table
 from fusetune.data.tokens import TextInput
 from fusetune.evaluate.analysis import row_shares, without_inputs
-from fusetune.evaluate.explain import Effect, Explanation, Probe, cells, dimensions, occlusion, words
-from fusetune.evaluate.temperature import softmax
+from fusetune.evaluate.explain import Effect, Explanation, cells, dimensions, occlusion, words
+from fusetune.evaluate.modalities import Probe
 from fusetune.inputs import Reader
-from fusetune.networks import Network, Outputs
 
 
 def explain_row(
-    network: Network,
+    probe: Probe,
     readers: Mapping[str, Reader],
     sources: Mapping[str, Source],
-    outputs: Outputs,
     table: Table,
     *,
     name: str,
     classes: Sequence[Any],
-    temperature: float,
-    device: torch.device,
 ) -> Explanation:
     """Explain the only row of a table.
 
     Args:
-        network: The model.
+        probe: The model and what it says of the row.
         readers: Fitted pre-processing by modality.
         sources: The table's inputs by modality.
-        outputs: What the model says about the row.
         table: The row.
         name: Its id.
         classes: Class names.
-        temperature: Logits are divided by it.
-        device: Where the model is.
     """
-    probe = Probe(network, outputs, temperature)
-    p = softmax(outputs.f.numpy(), temperature)[0]
+    p, network = probe.p[0], probe.network
     top = int(p.argmax())
-    found = Explanation(
+    explanation = Explanation(
         row=name,
         decision=str(classes[top]),
         probability=float(p[top]),
-        prior=float(without_inputs(network, outputs, temperature)[0, top]),
-        shares={modality: float(share[0]) for modality, share in row_shares(network, outputs, temperature).items()},
+        prior=float(without_inputs(probe)[0, top]),
+        shares={modality: float(share[0]) for modality, share in row_shares(probe).items()},
         probabilities={str(label): float(value) for label, value in zip(classes, p, strict=True)},
         absent=[modality for modality, source in sources.items() if not source.present[0]],
     )
     for modality, reader in readers.items():
-        if modality in found.absent or modality not in network.owners:
+        if modality in explanation.absent or modality not in network.owners:
             continue
-        inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), device))
+        inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), network.device))
         if reader.modality.kind == "image":
-            found.pictures[modality] = _pixels(inputs)
-            found.maps[modality] = occlusion(probe, modality, inputs)
+            explanation.pictures[modality] = _pixels(inputs)
+            explanation.maps[modality] = occlusion(probe, modality, inputs)
         else:
-            found.parts[modality] = _parts(probe, reader, inputs, table)
-    return found
+            explanation.effects[modality] = _effects(probe, reader, inputs, table)
+    return explanation
 
 
-def _parts(probe: Probe, reader: Reader, inputs: Any, table: Table) -> list[Effect]:
+def _effects(probe: Probe, reader: Reader, inputs: Any, table: Table) -> list[Effect]:
     modality, fitted = reader.modality, reader.fitted
     match fitted:
         case TextInput():
@@ -92,12 +83,12 @@ def word_tokens(fitted: TextInput, text: str) -> list[tuple[str, list[int]]]:
     tokenizer.no_padding()
     tokenizer.enable_truncation(fitted.max_tokens)
     encoding = tokenizer.encode(text.strip())
-    found: dict[int, list[int]] = {}
+    tokens: dict[int, list[int]] = {}
     for position, word in enumerate(encoding.word_ids):
         if word is not None:
-            found.setdefault(word, []).append(position)
+            tokens.setdefault(word, []).append(position)
     named = []
-    for positions in found.values():
+    for positions in tokens.values():
         start, end = encoding.offsets[positions[0]][0], encoding.offsets[positions[-1]][1]
         named.append((text.strip()[start:end].strip(), positions))
     return named
@@ -108,11 +99,11 @@ def _cells(probe: Probe, modality: str, fitted: CellInput, inputs: Mapping[str, 
     for at, scale in enumerate(fitted.numbers):
         numbers.setdefault(scale.column, []).append(at)
     codes = {vocabulary.column: at for at, vocabulary in enumerate(fitted.categories)}
-    shown = {}
+    values = {}
     for column in fitted.kinds:
         value = table.column(column).iloc[0]
-        shown[column] = "missing" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
-    return cells(probe, modality, inputs, numbers, codes, shown)
+        values[column] = "missing" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return cells(probe, modality, inputs, numbers, codes, values)
 
 
 def _pixels(image: Tensor) -> Any:

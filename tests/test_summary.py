@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,8 @@ from PIL import Image
 
 from fusetune.data.images import ImageInput
 from fusetune.data.table import Table
-from fusetune.report.explanation import data_uri
-from fusetune.report.mistakes import most_certain_mistakes
+from fusetune.report.template import data_uri
+from fusetune.summary import most_certain_mistakes
 
 
 def table(folder: Path, rows: int) -> Table:
@@ -30,10 +32,15 @@ def test_the_surest_wrong_rows_come_first_with_what_they_have(tmp_path: Path) ->
     labels, sure = rows % 2, 0.5 + rows[::-1] / 100
     decided = np.where(rows == 5, labels, 1 - labels)  # row 5 is right, all others are wrong
     p = np.where(np.eye(2, dtype=bool)[decided], sure[:, None], 1 - sure[:, None])
-    found = most_certain_mistakes(
-        given.frame, rows, ["note", "age"], {"scan": source}, pd.Series([f"r{k}" for k in rows]),
-        pd.Series(["g"] * 40), ["a", "b"], labels, p, {"scan": np.full(40, 0.2)}, np.full((40, 2), 0.5),
+    ctx: Any = SimpleNamespace(
+        split=SimpleNamespace(rows={"test": rows}.get), ids=pd.Series([f"r{k}" for k in rows]),
+        groups=pd.Series(["g"] * 40), classes=["a", "b"], sources={"scan": source},
     )  # fmt: skip
+    judged: Any = SimpleNamespace(
+        labels={"test": labels}, probabilities={"test": p}, shares={"scan": np.full(40, 0.2)},
+        prior=np.full((40, 2), 0.5),
+    )  # fmt: skip
+    found = most_certain_mistakes(ctx, judged, given.frame[["note", "age"]])
     assert [row.row for row in found] == [f"r{k}" for k in rows if k != 5][:24]
     first, second = found[:2]
     assert (first.label, first.decision, first.group) == ("a", "b", "g")
@@ -42,10 +49,10 @@ def test_the_surest_wrong_rows_come_first_with_what_they_have(tmp_path: Path) ->
     assert first.words["age"] == "1.5"
     assert len(first.words["note"]) <= 280
     assert first.words["note"].endswith("…")
-    assert second.picture == {}
+    assert second.pictures == {}
     assert second.words["note"] == "missing"
     # 24 of the largest pictures are a small part of what a page may weigh.
-    assert sum(len(uri) for row in found for uri in row.picture.values()) < 500_000
+    assert sum(len(uri) for row in found for uri in [data_uri(p, 96) for p in row.pictures.values()]) < 500_000
 
 
 def test_pictures_are_small_jpegs() -> None:

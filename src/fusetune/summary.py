@@ -1,0 +1,194 @@
+"""The end of a run: everything that it says of itself is gathered into a `Result`, and its predictions are written."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fusetune.augment.sheet import small_sheet
+from fusetune.context import Context, Cost
+from fusetune.data.images import ImageSource
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Schema
+from fusetune.data.split import PARTS
+from fusetune.data.table import Table
+from fusetune.doctor.findings import Finding
+from fusetune.evaluate.explain import Pixels
+from fusetune.features.store import weights_hash
+from fusetune.files import written_aside
+from fusetune.heads.folds import has_training
+from fusetune.result import Column, Data, Judgement, Method, Mistake, Origin, Result, Training
+from fusetune.strategies import Fitted, strategy_of
+from fusetune.version import VERSION
+
+_PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
+_PAPER_EPOCHS = 5
+_SHEET_ROWS = _SHEET_EPOCHS = 4
+_MISTAKES = 24
+_LETTERS = 280
+
+
+def summarise(
+    ctx: Context,
+    table: Table,
+    schema: Schema,
+    fitted: Fitted,
+    judged: Judgement,
+    findings: Sequence[Finding],
+    rows_hash: str,
+) -> Result:
+    """Gather the result of a finished run, what its strategy left and how that fared.
+
+    `findings` are those of the table, and `rows_hash` is the hash of which of its rows has which label.
+    """
+    columns = [c.name for c in schema.columns if c.role == "input" and c.kind not in (Kind.IMAGE, Kind.VECTOR)]
+    return Result(
+        origin=Origin(
+            table=table.name,
+            label=str(schema.named("label")),
+            command=_command(),
+            created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            recipe=ctx.config.recipe,
+            seed=ctx.config.seed,
+            config=ctx.config.model_dump(mode="json"),
+            versions=_versions(),
+            hashes={"split": ctx.split.hash, "rows": rows_hash, "weights": weights_hash(fitted.network)},
+        ),
+        data=_data(ctx, schema, findings),
+        method=_method(ctx, fitted),
+        judged=judged,
+        training=_training(ctx),
+        mistakes=most_certain_mistakes(ctx, judged, table.frame[columns]),
+        warnings=ctx.log.warnings,
+    )
+
+
+def _data(ctx: Context, schema: Schema, findings: Sequence[Finding]) -> Data:
+    rows = {part: ctx.split.rows(part) for part in PARTS}
+    owner = {column: m.name for m in schema.modalities().values() for column in m.columns}
+    used = [c for c in schema.columns if c.role in ("input", "unused")]
+    columns = [Column(c.name, str(c.kind), owner.get(c.name, ""), c.reason) for c in used]
+    return Data(
+        rows=ctx.split.counts(),
+        groups=None if ctx.groups is None else {part: int(ctx.groups.iloc[rows[part]].nunique()) for part in PARTS},
+        group_column=schema.named("group"),
+        split_how=ctx.split.how,
+        test_opened=ctx.split.unlocked_at,
+        classes=[str(name) for name in ctx.classes],
+        class_counts={p: np.bincount(ctx.labels[rows[p]], minlength=len(ctx.classes)).tolist() for p in PARTS},
+        inputs=[column for column in columns if column.modality],
+        left_out=[column for column in columns if not column.modality],
+        findings=findings,
+    )
+
+
+def _method(ctx: Context, fitted: Fitted) -> Method:
+    strategy, own = strategy_of(ctx.config.strategy)
+    names, settings = (strategy.name, strategy.title, strategy.paper), own.model_dump(mode="json")
+    amounts = (fitted.cost.seconds, fitted.cost.passes)
+    cost = Cost(*({name: amount for name, amount in kind.items() if amount} for kind in amounts))
+    return Method(*names, settings, dict(fitted.notes), cost)
+
+
+def _training(ctx: Context) -> Training:
+    return Training(
+        curves={
+            name: [replace(record, epoch=record.epoch + 1) for record in history.records]
+            for name, history in ctx.histories.items()
+        },
+        best_epochs={name: history.best_epoch + 1 for name, history in ctx.histories.items()},
+        sheets=_sheets(ctx),
+        seconds=dict(ctx.seconds),
+        passes={f"{name}, training": rows for name, rows in ctx.trained_rows.items()}
+        | {f"{name}, features": rows for name, rows in ctx.store.passes.items()},
+        reused=dict(ctx.store.reused),
+        passes_paper=_PAPER_EPOCHS * sum(ctx.split.counts().values()) * len(ctx.modalities),
+    )
+
+
+def _sheets(ctx: Context) -> dict[str, Pixels]:
+    """Return what fine-tuned image encoders were shown: a few training rows and random views of each."""
+    sheets = {}
+    for name, modality in ctx.modalities.items():
+        rows = ctx.split.rows("train")
+        rows = rows[ctx.sources[name].present[rows]][:_SHEET_ROWS]
+        if modality.kind != "image" or not len(rows) or not has_training(ctx.settings(name), ctx.pristine[name]):
+            continue
+        pictures: Any = ctx.sources[name].read(rows)
+        # One view per epoch: those that training drew.
+        moments = [ctx.moment(epoch, 0) for epoch in range(_SHEET_EPOCHS)]
+        sheets[name] = small_sheet(ctx.augments[name], pictures, torch.from_numpy(ctx.keys[rows]), moments)
+    return sheets
+
+
+def most_certain_mistakes(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> list[Mistake]:
+    """Return up to 24 wrongly decided test rows, the surest first, with the cells of the table that can be read."""
+    rows, labels, p = ctx.split.rows("test"), judged.labels["test"], judged.probabilities["test"]
+    decided, sure = p.argmax(axis=1), p.max(axis=1)
+    wrong = np.flatnonzero(decided != labels)
+    return [
+        Mistake(
+            row=str(ctx.ids.iloc[rows[at]]),
+            group=None if ctx.groups is None else str(ctx.groups.iloc[rows[at]]),
+            label=str(ctx.classes[labels[at]]),
+            decision=str(ctx.classes[decided[at]]),
+            probability=float(sure[at]),
+            label_probability=float(p[at, labels[at]]),
+            pictures={
+                name: source.read(rows[at : at + 1])[0].permute(1, 2, 0).numpy()
+                for name, source in ctx.sources.items()
+                if isinstance(source, ImageSource) and source.present[rows[at]]
+            },
+            words={name: _short(cells[name].iloc[rows[at]]) for name in cells.columns},
+            shares={name: float(share[at]) for name, share in judged.shares.items()},
+            prior=float(judged.prior[at, decided[at]]),
+        )
+        for at in wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]
+    ]
+
+
+def _short(value: Any) -> str:
+    """Return a cell's text, cut where it is long."""
+    if pd.isna(value):
+        return "missing"
+    text = str(value)
+    return text if len(text) <= _LETTERS else text[: _LETTERS - 1].rstrip() + "…"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"fusetune": VERSION, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    return " ".join([program, *sys.argv[1:]]) if program == "fusetune" else "fusetune.fit(...) from Python"
+
+
+def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
+    """Write what the judged model says of validation and test rows."""
+    frames = []
+    for part, probabilities in judged.probabilities.items():
+        rows = ctx.split.rows(part)  # type: ignore[arg-type]
+        frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})
+        frame["label"] = [str(ctx.classes[i]) for i in judged.labels[part]]
+        frame["prediction"] = [str(ctx.classes[i]) for i in probabilities.argmax(1)]
+        shares = pd.DataFrame(probabilities, columns=[f"p({name})" for name in ctx.classes])
+        frames.append(pd.concat([frame, shares], axis=1))
+    with written_aside(path) as aside:
+        pd.concat(frames, ignore_index=True).to_parquet(aside, index=False)
