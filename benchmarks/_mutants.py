@@ -376,18 +376,18 @@ MUTANTS: tuple[Mutant, ...] = (
     # The one rule of the judge.
     _judge(
         "rivals are scored without their temperature",
-        "score_with_intervals(c.test, test.labels",
-        "score_with_intervals(c.test if c is ours else softmax(c.outputs.f.numpy()), test.labels",
+        "score_with_intervals(c.probe.p, test.labels",
+        "score_with_intervals(c.probe.p if c is ours else softmax(c.outputs.f.numpy()), test.labels",
     ),
     _judge(
         "everybody's temperature is used whether it helps or not",
-        "return softmax(self.outputs.f.numpy(), self.scaled.heat.value)",
-        "return softmax(self.outputs.f.numpy(), self.scaled.heat.fitted)",
+        "self.outputs, self.scaled.heat.value)",
+        "self.outputs, self.scaled.heat.fitted)",
     ),
     _judge(
         "the chosen model's validation rows use a temperature that does not help",
-        "heat = fitted[chosen].network, ours.scaled.heat.value",
-        "heat = fitted[chosen].network, ours.scaled.heat.fitted",
+        ".f.numpy(), ours.scaled.heat.value)",
+        ".f.numpy(), ours.scaled.heat.fitted)",
     ),
     _judge(
         "the candidates of a choice are forgotten, so that it flatters",
@@ -402,13 +402,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _judge(
         "comparisons take the rival without its temperature",
-        "difference = paired_difference(ours.test, other.test",
-        "difference = paired_difference(ours.test, softmax(other.outputs.f.numpy())",
+        "ours.probe.p, other.probe.p",
+        "ours.probe.p, softmax(other.outputs.f.numpy())",
     ),
     _judge(
         "rivals lose their temperature when inputs are missing",
-        "present).f.cpu().numpy(), self.scaled.heat.value)",
-        "present).f.cpu().numpy())",
+        "{c.name: c.probe.again for c",
+        "{c.name: replace(c.probe, temperature=1.0).again for c",
     ),
     _judge(
         "no interval knows of groups",
@@ -510,10 +510,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _conformal(
         "patterns of missing inputs share a threshold",
-        "parts = {name: pattern == name for name in own}",
-        "parts = {name: pattern != '' for name in own}",
+        "{name: pattern == name for name in own} |",
+        '{name: pattern != "" for name in own} |',
     ),
-    _conformal("sets by pattern use the common threshold", "known.get(str(name), known[OTHER])", "self.pooled[method]"),
+    _conformal("sets by pattern use the common threshold", "limits.get(str(name), limits[OTHER]) for", "limit for"),
     _conformal("patterns of few rows promise what they cannot keep", "if rows >= 1 / (1 - COVERAGE)]", "]"),
     _conformal("a class's own probability counts in full", "above + chance[:, None] * ordered", "above + ordered"),
     _threshold("the threshold gives up most of the other rate", "max(reached) if rate in", "min(reached) if rate in"),
@@ -521,9 +521,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/evaluate/analysis.py",
         "the threshold is chosen on the judged rows",
-        "return found | judge_threshold(calibration.threshold, chance",
-        "from fusetune.evaluate.threshold import choose_threshold\n\n"
-        "    return found | judge_threshold(choose_threshold(calibration.aim, chance, positive) or 0.5, chance",
+        "judge_threshold(limit, p[:, at]",
+        "judge_threshold(float(p[rows.labels == at, at].min()), p[:, at]",
         ("tests/evaluate/test_evaluate_analysis.py",),
     ),
     # Intervals.
@@ -533,30 +532,30 @@ MUTANTS: tuple[Mutant, ...] = (
         "    values = metrics.score(p, y)\n    where = clusters(None, len(y))",
     ),
     _intervals(
-        "differences are resampled by row",
-        "    where = clusters(groups, len(y))\n    hits",
-        "    where = clusters(None, len(y))\n    hits",
+        "differences are resampled by row", "means(columns, groups, resamples", "means(columns, None, resamples"
     ),
     _intervals(
         "means are resampled by row", "where = clusters(groups, len(columns))", "where = clusters(None, len(columns))"
     ),
     _intervals(
-        "bounds are on the wrong sides", "np.quantile(known, [tail, 1 - tail])", "np.quantile(known, [1 - tail, tail])"
+        "bounds are on the wrong sides",
+        "np.quantile(finite, [tail, 1 - tail])",
+        "np.quantile(finite, [1 - tail, tail])",
     ),
     _intervals(
         "bounds leave out the level on each side",
-        "reach = student.ppf((1 + level) / 2, count - 1)",
-        "reach = student.ppf(level, count - 1)",
+        "reach = student.ppf((1 + LEVEL) / 2, count - 1)",
+        "reach = student.ppf(LEVEL, count - 1)",
     ),
     _intervals(
         "few groups get the bounds of many",
-        "student.ppf((1 + level) / 2, count - 1) * math.sqrt(count / (count - 1))",
-        "norm.ppf((1 + level) / 2)",
+        "student.ppf((1 + LEVEL) / 2, count - 1) * math.sqrt(count / (count - 1))",
+        "norm.ppf((1 + LEVEL) / 2)",
     ),
     _intervals(
         "shares know no design effect", "_wilson(share, effective, float", "_wilson(share, float(len(right)), float"
     ),
-    _intervals("shares know no Student's quantile", "float(student.ppf((1 + level) / 2, freedom))", "z"),
+    _intervals("shares know no Student's quantile", "float(student.ppf((1 + LEVEL) / 2, freedom))", "z"),
     _intervals(
         "a variance that few groups carry counts as well known",
         "heavy = max(float((sums**4).mean()) / square**2 - 3, 0.0)",
@@ -619,7 +618,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "factorial(count - len(some)) / factorial(count)",
     ),
     _modalities("inputs that are there are the ones taken away", "chance[:, at] >= rate", "chance[:, at] < rate"),
-    _modalities("a row lends itself its own features", "found[order] = np.roll(order, 1)", "found[order] = order"),
+    _modalities("a row lends itself its own features", "donors[order] = np.roll(order, 1)", "donors[order] = order"),
     _selective(
         "the surest rows are left unanswered", 'np.argsort(-sure, kind="stable")', 'np.argsort(sure, kind="stable")'
     ),

@@ -138,7 +138,7 @@ def test_the_judged_model_uses_its_temperature_only_where_it_earns_it(made: Made
     said = softmax(made.fitted[CHOSEN].held_on(made.ctx.split.rows("valid")).f.numpy())
     np.testing.assert_allclose(found.probabilities["valid"], said, atol=1e-6)
     assert found.calibration.temperature == 1.0
-    facts = found.analysis["calibration"]
+    facts = found.analysis.as_dict()["calibration"]
     assert (facts["temperature"], facts["applied"]) == (pytest.approx(rule.fitted, rel=1e-4), False)
     assert facts["test"]["before"]["nll"]["value"] == pytest.approx(nll(rule.test, made.labels("test")), abs=1e-5)
     # A row's shares sum to the certainty of its decision less that of knowing nothing.
@@ -149,7 +149,7 @@ def test_the_judged_model_uses_its_temperature_only_where_it_earns_it(made: Made
 
 def test_rows_that_chose_are_not_called_unseen(made: Made) -> None:
     assert len(made.fitted[CHOSEN].tried) > 1
-    assert made.judgement.analysis["calibration"]["crossfitted"]
+    assert made.judgement.analysis.as_dict()["calibration"]["crossfitted"]
     bare = replace(made.fitted[CHOSEN], tried=[])
     assert not judge_module._scaled(made.ctx, bare).crossfitted
 
@@ -193,7 +193,9 @@ def test_comparisons_are_paired_by_group_and_corrected_for_their_number(made: Ma
 
 
 def test_rivals_keep_their_temperature_when_inputs_are_taken_away(made: Made) -> None:
-    missing = {(row["method"], row["rate"]): row["nll"]["value"] for row in made.judgement.analysis["missing"]}
+    missing = {
+        (row["method"], row["rate"]): row["nll"]["value"] for row in made.judgement.analysis.as_dict()["missing"]
+    }
     for name in made.fitted:
         if name != "majority":
             assert missing[name, 0] == pytest.approx(nll(made.rule(name).test, made.labels("test")), abs=1e-5)

@@ -38,8 +38,7 @@ def judged() -> tuple[EnsembleNetwork, Judged]:
 
 def asked(judged: tuple[EnsembleNetwork, Judged], **more: Any) -> dict[str, Any]:
     network, rows = judged
-    found: Any = analyse(network, "it", Calibration(**more), rows, ["no", "yes"], {}, **HOW)
-    return dict(found if isinstance(found, dict) else found.as_dict())
+    return analyse(network, "it", Calibration(**more), rows, ["no", "yes"], {}, **HOW).as_dict()
 
 
 @pytest.mark.parametrize("limit", [0.2, 0.7])
