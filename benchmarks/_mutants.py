@@ -34,7 +34,8 @@ def _in(file: str, *tests: str) -> Callable[[str, str, str], Mutant]:
 
 
 _split = _in("data/split.py", "tests/data/test_data_split.py")
-_folds = _in("heads/folds.py", "tests/heads/test_heads_folds.py")
+_FOLDS = "tests/heads/test_heads_folds.py"
+_folds = _in("heads/folds.py", _FOLDS)
 _solver = _in("heads/solver.py", "tests/heads/test_heads.py")
 _context = _in("context.py", "tests/test_context.py")
 _prepare = _in("prepare.py", "tests/test_context.py")
@@ -163,6 +164,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "    return True\n",
         ("tests/strategies/test_strategies_two_stage.py",),
     ),
+    _folds(
+        "validation rows are those of the test part",
+        'ctx.split.rows("train"), ctx.split.rows("valid")',
+        'ctx.split.rows("train"), np.flatnonzero(ctx.split.part == 2)',
+    ),
+    Mutant(
+        "src/fusetune/heads/base.py",
+        "heads take every row for one group and class",
+        "ctx.row_weights(rows), ctx.keys",
+        "np.ones(len(rows)), ctx.keys",
+        (_FOLDS,),
+    ),
     _solver(
         "held-out logits are those of the final solution",
         "choice, path, self.logits(start))",
@@ -199,6 +212,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "class weights have the mean 1 over classes, not rows",
         "weights * counts.sum() / (weights * counts).sum()",
         "weights / weights.mean()",
+    ),
+    _prepare(
+        "scales and words are learnt from the test part too",
+        "prepare_modality(modality, table, schema, train,",
+        "prepare_modality(modality, table, schema, np.arange(len(labels)),",
     ),
     _prepare("checkpoints of other labels are gone on with", "    digest.update(labels.tobytes())\n", ""),
     _prepare("checkpoints of another split are gone on with", "    digest.update(split.hash.encode())\n", ""),
@@ -364,6 +382,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "every modality alone is the first one",
         "AloneSettings(modality=name)",
         "AloneSettings(modality=next(iter(ctx.modalities)))",
+        (_RIVALS,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/majority.py",
+        "the majority is judged on test rows when rows are held out",
+        'ctx.cost(), ctx.split.rows("valid")',
+        "ctx.cost(), np.flatnonzero(ctx.split.part == 2)",
         (_RIVALS,),
     ),
     Mutant(

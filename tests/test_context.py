@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from strategies_context import make_context
 from tiny import CLASSES, tiny_table
 
 from fusetune.context import Context
+from fusetune.features.store import weights_hash
 
 
 def context(folder: Path, **more: Any) -> Context:
@@ -111,3 +113,36 @@ def test_checkpoints_belong_to_labels_split_inputs_and_settings(tmp_path: Path, 
     second = make_context(tmp_path, frame, ["age", "site"], **more).key
     # A stage does not depend on who asks for it, and threads change no result.
     assert (first == second) == (change in ("nothing", "strategy", "threads"))
+
+
+def test_nothing_is_learnt_from_the_inputs_of_test_rows(tmp_path: Path) -> None:
+    """Scales, categories and words are those of the training rows, whatever the test part holds."""
+    frame, inputs = tiny_table(tmp_path / "data"), ["age", "site", "note", "genes"]
+    first = make_context(tmp_path, frame, inputs)
+    test = frame["part"] == "test"
+    frame.loc[test, "age"] *= 100
+    frame.loc[test, "site"] = "another hospital"
+    frame.loc[test, "note"] = "words that nobody else writes"
+    frame.loc[test, [f"v_{i}" for i in range(4)]] -= 50
+    second = make_context(tmp_path, frame, inputs)
+    train = first.split.rows("train")
+    for name, source in first.sources.items():
+        assert weights_hash(second.pristine[name]) == weights_hash(first.pristine[name])
+        pairs = zip(
+            leaves(first.plain(name, source.read(train))), leaves(second.plain(name, second.sources[name].read(train)))
+        )
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def leaves(inputs: Any) -> list[torch.Tensor]:
+    """Return the tensors of an encoder's inputs."""
+    if isinstance(inputs, torch.Tensor):
+        return [inputs]
+    parts = (
+        inputs.values()
+        if isinstance(inputs, dict)
+        else vars(inputs).values()
+        if hasattr(inputs, "__dict__")
+        else inputs
+    )
+    return [leaf for part in parts for leaf in leaves(part)]

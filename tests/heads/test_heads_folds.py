@@ -75,6 +75,14 @@ def test_heads_that_need_rows_to_stop_by_do_not_learn_from_them(tmp_path: Path, 
     assert set(seen[0]) == set(ctx.keys[ctx.split.rows("train")])
 
 
+def test_heads_weigh_groups_and_classes_as_the_run_does(tmp_path: Path) -> None:
+    ctx = context(tmp_path, data__class_weights={"lung": 4.0})
+    rows = make_folds(ctx).rows
+    weights = HeadData.of(ctx, noise(len(rows)), rows).weights
+    assert np.unique(weights.round(6)).size == 6  # patients of one, two and three rows, with a rare class and without
+    np.testing.assert_array_equal(weights, ctx.row_weights(rows))
+
+
 def test_every_fold_has_whole_groups_of_all_classes(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     folds, groups = make_folds(ctx), ctx.groups
