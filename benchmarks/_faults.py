@@ -79,11 +79,11 @@ def plant(clean: pd.DataFrame, root: Path, folder: Path, seed: int = 0) -> Plant
 
 def found_of(planted: Planted, findings: list[Finding]) -> dict[str, list[str]]:
     """Return for each kind which of the planted faults a finding of that kind names."""
-    found: dict[str, list[str]] = {}
+    matches: dict[str, list[str]] = {}
     for kind, names in planted.faults.items():
         named = {name for f in findings if f.kind == kind for name in (*f.rows, *f.columns)}
-        found[kind] = [name for name in names if name in named]
-    return found
+        matches[kind] = [name for name in names if name in named]
+    return matches
 
 
 def false_alarms(planted: Planted, findings: list[Finding]) -> list[str]:

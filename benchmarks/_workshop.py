@@ -58,9 +58,9 @@ class Workshop:
 
     def fit(self, table: pd.DataFrame | Path | None = None, label: str = "organ", **how: Any) -> fusetune.Run:
         """Train on a table, by default the clean one, in the folder `run`, on the columns age and site."""
-        given: dict[str, Any] = {"inputs": ["age", "site"], "split": "part", "out": self.folder / "run"}
-        given["config"] = settings(self.made.parent / "store")
-        return fusetune.fit(self.frame if table is None else table, label, quiet=True, **(given | how))
+        options: dict[str, Any] = {"inputs": ["age", "site"], "split": "part", "out": self.folder / "run"}
+        options["config"] = settings(self.made.parent / "store")
+        return fusetune.fit(self.frame if table is None else table, label, quiet=True, **(options | how))
 
     def fit_pictures(self, frame: pd.DataFrame | Path, *sets: str) -> fusetune.Run:
         """Train on pictures alone."""
@@ -98,14 +98,14 @@ class Fault:
         name: What the table of results calls it and others of its sort.
         case: Which one of them it is.
         inject: Does it.
-        said: What the error must say (a regular expression: where it is, and what to do); empty: work must go on.
+        message: What the error must say (a regular expression: where it is, and what to do); empty: work must go on.
         code: The exit code of that error.
     """
 
     name: str
     case: str
     inject: Callable[[Workshop], object]
-    said: str = ""
+    message: str = ""
     code: int = 2
 
 
@@ -128,12 +128,12 @@ def went_wrong(fault: Fault, shop: Workshop) -> str:
     except CannotTryError:
         raise
     except FusetuneError as error:
-        if not fault.said or not re.search(fault.said, str(error), re.DOTALL) or error.exit_code != fault.code:
+        if not fault.message or not re.search(fault.message, str(error), re.DOTALL) or error.exit_code != fault.code:
             return f"{type(error).__name__} with exit code {error.exit_code}: {error}"
         return _half_written(shop.folder) or _half_a_run(shop.folder / "run")
     except Exception as error:  # whatever it is, it is what this looks for
         return f"{type(error).__name__}: {error}"
-    return "nothing was said" if fault.said else _half_written(shop.folder)
+    return "nothing was said" if fault.message else _half_written(shop.folder)
 
 
 def _half_written(folder: Path) -> str:

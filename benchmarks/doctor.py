@@ -53,19 +53,19 @@ def faults(quick: bool, seed: int) -> dict[str, Any]:
         started = time.perf_counter()
         examination = look(planted.frame, inputs="image,history,age,sex,region_code")
         seconds = time.perf_counter() - started
-    found = found_of(planted, examination.findings)
+    matches = found_of(planted, examination.findings)
     for kind, names in planted.faults.items():
-        print(f"{kind:36} found {len(found[kind])} of {len(names)}")
+        print(f"{kind:36} found {len(matches[kind])} of {len(names)}")
     doubted = next(f.evidence for f in examination.findings if f.kind == "label_errors")
     ranks = label_ranks(examination, planted.faults["label_errors"])
-    counts = {"found": sum(map(len, found.values())), "planted": sum(map(len, planted.faults.values()))}
+    counts = {"found": sum(map(len, matches.values())), "planted": sum(map(len, planted.faults.values()))}
     alarms = false_alarms(planted, examination.findings)
     print(f"found {counts['found']} of {counts['planted']}; false alarms of severity error: {len(alarms)} {alarms[:5]}")
-    shown = ", ".join(f"{rank:.1%}" for rank in ranks)
+    places = ", ".join(f"{rank:.1%}" for rank in ranks)
     listed = f"{doubted['confident']} labels by confident learning and {doubted['count'] - doubted['confident']} more"
     print(f"the list of doubted labels names {listed}")
-    print(f"swapped labels rank at {shown}; {len(planted.frame)} rows, {seconds:.1f} s")
-    return {**counts, "per_kind": {k: len(v) for k, v in found.items()}, "false_alarms": alarms, "ranks": ranks}
+    print(f"swapped labels rank at {places}; {len(planted.frame)} rows, {seconds:.1f} s")
+    return {**counts, "per_kind": {k: len(v) for k, v in matches.items()}, "false_alarms": alarms, "ranks": ranks}
 
 
 def look(frame: pd.DataFrame, inputs: str) -> Examination:
@@ -76,28 +76,28 @@ def look(frame: pd.DataFrame, inputs: str) -> Examination:
 
 def label_ranks(examination: Examination, names: list[str]) -> list[float]:
     """Return where rows stand when all are ranked by doubt, as a share of all rows."""
-    found = doubt(examination.case, examination.features)
-    assert found is not None
-    order = examination.case.ids.iloc[found.rows[np.argsort(-margins(found))]].tolist()
+    doubts = doubt(examination.examined, examination.features)
+    assert doubts is not None
+    order = examination.examined.ids.iloc[doubts.rows[np.argsort(-margins(doubts))]].tolist()
     return [(order.index(name) + 1) / len(order) for name in names]
 
 
 def frames() -> dict[str, Any]:
-    found = {}
+    results = {}
     for task in ("head", "abdomen", "arm", "legs"):
         for split in ("frame", "stream"):
             examination = look_at_frames(task, split)
             leaks = [f for f in examination.findings if "across_parts" in f.kind or "give" in f.kind]
             scores = next(f.evidence for f in examination.findings if f.kind == "column_scores")
             facts = {f.kind: f.evidence for f in leaks}
-            found[f"{task}, by {split}"] = {
+            results[f"{task}, by {split}"] = {
                 "leaks": sorted(facts),
                 "location": scores["columns"]["location"]["fitted"],
                 "nearest": facts.get("neighbours_across_parts", {}).get("agreement"),
                 "constant": facts.get("group_across_parts", {}).get("constant_per_group"),
             }
-            print(f"fpus23 {task:8} by {split:7} {found[f'{task}, by {split}']}")
-    return found
+            print(f"fpus23 {task:8} by {split:7} {results[f'{task}, by {split}']}")
+    return results
 
 
 def look_at_frames(task: str, split: str) -> Examination:

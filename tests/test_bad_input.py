@@ -55,8 +55,8 @@ def test_what_was_not_survived_is_noticed(shop: Workshop, tmp_path: Path) -> Non
     for fault, reason in (
         (Fault("", "", breaks), "ZeroDivisionError: by chance"),
         (Fault("", "", breaks, "by chance"), "ZeroDivisionError: by chance"),
-        (replace(absent, said=""), "TableError with exit code 2"),
-        (replace(absent, said="something else"), "TableError with exit code 2"),
+        (replace(absent, message=""), "TableError with exit code 2"),
+        (replace(absent, message="something else"), "TableError with exit code 2"),
         (replace(absent, code=1), "TableError with exit code 2"),
         (Fault("", "", lambda _: None, "an error"), "nothing was said"),
         (Fault("", "", leaves_half), "left behind: "),

@@ -238,7 +238,7 @@ def _report_findings(
     found: Examination, treatment: Treatment, split: Split, config: Config, log: Log, folder: Path
 ) -> None:
     """Check a split that was made just now, and write down what was found and done."""
-    if found.case.parts is None:
+    if found.examined.parts is None:
         found.check_split(split)
         refuse(found.findings, config.doctor.policy)
     listing = {"findings": [finding.as_dict() for finding in found.findings], **treatment.as_dict()}

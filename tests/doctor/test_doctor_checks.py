@@ -11,16 +11,16 @@ from _faults import COUNTS, false_alarms, found_of, plant
 from planted import kinds, named
 from tiny import tiny_table
 
-import fusetune.doctor.case as cases
+import fusetune.doctor.examined as tables
 from fusetune.config.checks import ACTIONS, DEFAULTS
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import Table, read_table
-from fusetune.doctor.case import Case
 from fusetune.doctor.columns import crossed_accuracy
 from fusetune.doctor.duplicates import spare
 from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding, counts
 from fusetune.doctor.groups import constant_accuracy
 from fusetune.doctor.labels import doubt, margins, ranked_suspects, with_group
@@ -60,9 +60,9 @@ def test_planted_faults_are_found(shared_data: Callable[[str], Path], tmp_path: 
     for kind in COUNTS.keys() - {"label_errors"}:
         assert faults[kind] == planted.faults[kind]
     assert false_alarms(planted, examination.findings) == []
-    doubts = doubt(examination.case, examination.features)
+    doubts = doubt(examination.examined, examination.features)
     assert doubts is not None
-    order = examination.case.ids.iloc[doubts.rows[np.argsort(-margins(doubts))]].tolist()
+    order = examination.examined.ids.iloc[doubts.rows[np.argsort(-margins(doubts))]].tolist()
     assert max(order.index(name) for name in planted.faults["label_errors"]) < 0.1 * len(order)
 
 
@@ -126,9 +126,9 @@ def test_policies_mask_cells_and_leave_columns_out(frame: pd.DataFrame, tmp_path
 
 def test_a_split_that_is_made_later_is_checked_too(frame: pd.DataFrame, tmp_path: Path) -> None:
     examination = look(frame.drop(columns="part"), tmp_path, split=None)
-    case = examination.case
-    assert case.labels is not None
-    examination.check_split(make_split(case.ids, case.labels, how="stratified", seed=1))
+    subject = examination.examined
+    assert subject.labels is not None
+    examination.check_split(make_split(subject.ids, subject.labels, how="stratified", seed=1))
     assert "group_across_parts" in kinds(examination, "error")
 
 
@@ -213,21 +213,21 @@ def test_the_rest_of_the_group_is_evidence() -> None:
 
 
 def test_folds_and_sample_keep_groups_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "SAMPLE", 100)
+    monkeypatch.setattr(tables, "SAMPLE", 100)
     frame = pd.DataFrame({"g": np.repeat(np.arange(80), 5), "x": np.random.default_rng(0).normal(size=400)})
     table = read_table(frame)
-    case = Case.of(table, infer_schema(table, Roles(None, group="g")))
-    assert len(case.sample) == 100
-    assert frame["g"].iloc[case.sample].value_counts().eq(5).all()
-    assert pd.Series(case.folds).groupby(frame["g"]).nunique().eq(1).all()
-    assert np.bincount(case.folds, minlength=5).min() > 20
+    subject = Examined.of(table, infer_schema(table, Roles(None, group="g")))
+    assert len(subject.sample) == 100
+    assert frame["g"].iloc[subject.sample].value_counts().eq(5).all()
+    assert pd.Series(subject.folds).groupby(frame["g"]).nunique().eq(1).all()
+    assert np.bincount(subject.folds, minlength=5).min() > 20
 
 
 def test_what_is_spared_is_the_test_row(frame: pd.DataFrame, tmp_path: Path) -> None:
     table = Table(frame, "t", tmp_path)
-    case = Case.of(table, infer_schema(table, Roles("organ", group="patient", split="part")))
+    subject = Examined.of(table, infer_schema(table, Roles("organ", group="patient", split="part")))
     test, train = int(np.flatnonzero(frame["part"] == "test")[0]), int(np.flatnonzero(frame["part"] == "train")[0])
-    assert spare(case, [np.array([train, test])]).tolist() == [train]
+    assert spare(subject, [np.array([train, test])]).tolist() == [train]
 
 
 def test_findings_are_plain_json_values() -> None:

@@ -110,7 +110,7 @@ def test_scores_of_all_columns() -> None:
     finding = named(examination, "column_scores")
     codes = pd.factorize(frame["site"], sort=True)[0]
     labels = pd.factorize(frame["organ"], sort=True)[0]
-    score = crossed_accuracy(codes, labels, examination.case.folds)
+    score = crossed_accuracy(codes, labels, examination.examined.folds)
     best = sum(np.bincount(labels[codes == code]).max() for code in range(3)) / 200
     assert finding.severity == "info"
     assert set(finding.columns) == {"site", "age"}

@@ -249,8 +249,8 @@ def pictures(thumbs: np.ndarray[Any, Any], hashes: list[int]) -> Pictures:
 
 
 def near(seen: Pictures) -> list[list[int]]:
-    case = look(plain_table(len(seen.hashes))).case
-    return [rows.tolist() for rows in find_copies(case, [seen], []).near["scan"]]
+    subject = look(plain_table(len(seen.hashes))).examined
+    return [rows.tolist() for rows in find_copies(subject, [seen], [])["near_duplicate_images"]["scan",]]
 
 
 HASH = 0x0F0F_3C3C_5A5A_9696

@@ -166,7 +166,7 @@ def test_a_split_that_was_made_is_checked_for_groups_alone() -> None:
     examination.check_split(Split(ids, parts[::-1].copy(), "by hand"))
     assert len(named(examination, "group_across_parts").rows) == 60, "rows are known by their ids, not their places"
     assert "part_unknown" not in kinds(examination)
-    without = examine_split(look(frame.assign(part="train")).case)
+    without = examine_split(look(frame.assign(part="train")).examined)
     assert [f.kind for f in without] == []
 
 

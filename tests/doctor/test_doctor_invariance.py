@@ -15,7 +15,7 @@ from planted import kinds, look, plain_table, with_pictures
 
 from fusetune.config.checks import ACTIONS
 from fusetune.doctor.examine import Examination
-from fusetune.doctor.findings import Finding, by_severity, counts, shown_sets
+from fusetune.doctor.findings import Finding, by_severity, counts
 
 INPUTS = ["scan", "note", "age", "site"]
 # Fold and components of rows come from their place in the table, so what models say may differ by a little.
@@ -113,11 +113,6 @@ def test_errors_come_first_and_keep_their_order() -> None:
     assert counts([]) == {"error": 0, "warn": 0, "info": 0}
 
 
-def test_a_hundred_sets_are_spelt_out() -> None:
-    sets = [(f"a{i}", f"b{i}") for i in range(130)]
-    assert shown_sets(sets) == {"sets": [list(rows) for rows in sets[:100]], "set_count": 130}
-
-
 ODD: list[tuple[str, dict[str, Any]]] = [
     ("one row", {}),
     ("one row", {"label": None, "group": None, "split": None}),
@@ -184,16 +179,16 @@ def test_names_of_labels_groups_and_ids_do_not_matter(seed: int) -> None:
 
 
 def test_sampled_rows_are_all_rows_up_to_the_limit() -> None:
-    case = look(plain_table()).case
-    assert case.sample.tolist() == list(range(60))
-    assert sorted(set(case.folds.tolist())) == [0, 1, 2, 3, 4]
+    subject = look(plain_table()).examined
+    assert subject.sample.tolist() == list(range(60))
+    assert sorted(set(subject.folds.tolist())) == [0, 1, 2, 3, 4]
 
 
 def test_rows_without_a_group_are_units_of_their_own() -> None:
     frame = plain_table(8).astype({"patient": object}).assign(patient=["b", None, "a", "b", None, "a", " a ", None])
-    units = look(frame).case.units
+    units = look(frame).examined.units
     assert units[[2, 5, 6]].tolist() == [units[2]] * 3
     assert units[0] == units[3]
     assert len(set(units.tolist())) == 5
-    everyone = look(frame.drop(columns="patient"), group=None).case.units
+    everyone = look(frame.drop(columns="patient"), group=None).examined.units
     assert everyone.tolist() == list(range(8))

@@ -84,7 +84,7 @@ def test_at_most_a_tenth_is_listed_beside_the_confident_ones() -> None:
 def test_a_class_needs_a_row_per_fold_to_be_doubted(count: int, checked: int) -> None:
     few = clear_table(count).assign(y="bat", id=[f"b{row}" for row in range(count)], v_size=-60.0)
     frame = pd.concat([clear_table(), few], ignore_index=True)
-    doubts = doubt(examined(frame).case, examined(frame).features)
+    doubts = doubt(examined(frame).examined, examined(frame).features)
     assert doubts is not None
     assert len(doubts.rows) == checked
 
@@ -165,7 +165,7 @@ def test_a_class_that_no_other_fold_has_is_improbable_not_impossible() -> None:
 def test_margins_by_hand() -> None:
     frame = clear_table()
     examination = examined(frame)
-    doubts = doubt(examination.case, examination.features)
+    doubts = doubt(examination.examined, examination.features)
     assert doubts is not None
     naive = [
         max(chance for k, chance in enumerate(row) if k != label) - row[label]

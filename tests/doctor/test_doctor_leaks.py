@@ -36,7 +36,7 @@ def twins(count: int, wrong: int) -> tuple[pd.DataFrame, Any]:
 def judged(count: int, wrong: int, **roles: Any) -> Finding:
     frame, features = twins(count, wrong)
     examination = look(frame, **{"label": "y", "inputs": ["x"], "row_id": None, **roles})
-    (finding,) = neighbour_findings(examination.case, features)
+    (finding,) = neighbour_findings(examination.examined, features)
     return finding
 
 
@@ -77,7 +77,7 @@ def test_both_sides_must_have_rows(missing: str) -> None:
 def test_rows_without_a_group_are_of_no_common_group() -> None:
     frame, features = twins(50, 20)
     frame["patient"] = None
-    (finding,) = neighbour_findings(look(frame, label="y", inputs=["x"], row_id=None).case, features)
+    (finding,) = neighbour_findings(look(frame, label="y", inputs=["x"], row_id=None).examined, features)
     assert finding.kind == "neighbour_agreement"
     assert finding.evidence["agreement_other_groups"] == finding.evidence["agreement"] == 1.0
 
@@ -85,7 +85,7 @@ def test_rows_without_a_group_are_of_no_common_group() -> None:
 def test_rows_whose_group_has_all_training_rows_have_nothing_to_be_compared_with() -> None:
     frame, features = twins(50, 20)
     frame["patient"] = "p"
-    (finding,) = neighbour_findings(look(frame, label="y", inputs=["x"], row_id=None).case, features)
+    (finding,) = neighbour_findings(look(frame, label="y", inputs=["x"], row_id=None).examined, features)
     assert finding.kind == "neighbour_agreement"
     assert finding.evidence["agreement_other_groups"] is None
 

@@ -17,7 +17,7 @@ from tiny import settings, tiny_table
 import fusetune
 from fusetune.data import images
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import opened
+from fusetune.data.decode import Encoded, opened
 from fusetune.data.images import ImageInput, Keeper, Reading
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
@@ -50,9 +50,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
     counts: Counter[bytes] = Counter()
     load = images.load_pixels
 
-    def counting(picture: Any, data: bytes, *more: Any) -> Any:
-        counts[data] += 1
-        return load(picture, data, *more)
+    def counting(picture: Any, encoded: Encoded, *more: Any) -> Any:
+        counts[encoded.content] += 1
+        return load(picture, encoded, *more)
 
     monkeypatch.setattr(images, "load_pixels", counting)
     return counts
@@ -74,8 +74,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def pixels_at(data: bytes, least: int) -> Any:
-    with opened(data, LIMIT * 5) as picture:
-        return images.load_pixels(picture, data, (least, least), 255)
+    with opened(Encoded(data), LIMIT * 5) as picture:
+        return images.load_pixels(picture, Encoded(data), (least, least), 255)
 
 
 @pytest.mark.parametrize("size", [35, 72, 150])
@@ -85,10 +85,10 @@ def test_what_is_kept_is_what_the_run_would_make(size: int, fit: Any, root: Path
     looked(root, Keeper(run, PixelCache(root / "cache", size, 1)))
     cache = PixelCache(root / "cache", size, 1)
     for name, (data, shared) in FILES.items():
-        square = cache.get(run.digest(data, float("nan")))
+        square = cache.get(run.digest(Encoded(data), float("nan")))
         assert (square is not None) == np.array_equal(pixels_at(data, size), pixels_at(data, 72)), name
         assert size != 35 or (square is not None) == shared, name
-        assert square is None or np.array_equal(square, run.square(data)), name
+        assert square is None or np.array_equal(square, run.square(Encoded(data))), name
 
 
 def test_another_background_is_another_decoding(root: Path) -> None:

@@ -42,9 +42,9 @@ def test_every_input_weighs_the_same(tmp_path: Path) -> None:
 
 def test_columns_may_be_left_out() -> None:
     examination = look(plain_table(), inputs=["age", "site"])
-    one = sketch(examination.case, [], frozenset({"site"}))
+    one = sketch(examination.examined, [], frozenset({"site"}))
     assert np.array_equal(one, look(plain_table(), inputs=["age"]).features)
-    assert sketch(examination.case, [], frozenset({"site", "age"})).shape == (60, 0)
+    assert sketch(examination.examined, [], frozenset({"site", "age"})).shape == (60, 0)
 
 
 def test_texts_that_share_no_word_have_no_features() -> None:

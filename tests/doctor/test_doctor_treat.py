@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from fusetune.config.checks import ACTIONS, DEFAULTS, Action
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
-from fusetune.doctor.duplicates import Copies, spare
+from fusetune.doctor.duplicates import spare
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding
 from fusetune.doctor.treat import Treatment, refuse, treat
@@ -35,22 +36,19 @@ def family(kind: str) -> str | None:
     return plain if plain in FAMILIES else None
 
 
-def with_finding(kind: str, severity: str = "error", rows: tuple[int, ...] = ROWS, **columns: Any) -> Examination:
+@cache
+def plain() -> Examination:
+    return look(plain_table(20).assign(other=1.5))
+
+
+def with_finding(kind: str, severity: str = "error", rows: tuple[int, ...] = ROWS) -> Examination:
     """Return a table with a finding, and with the copies that it is about."""
-    examination = look(plain_table(20).assign(other=1.5))
     if kind in ("column_gives_label", "column_constant", "column_like_id", "columns_give_label"):
         rows = ()
-    about = columns.get("columns", ("note",))
+    about = () if family(kind) == "duplicate_rows" else ("note",)
     finding = Finding(kind, severity, tuple(f"r{row:03d}" for row in rows), about, {"what": "something"}, "do it")  # type: ignore[arg-type]
-    examination.findings = [finding]
-    sets = [np.array(rows)]
-    examination.copies = Copies(
-        rows=sets if family(kind) == "duplicate_rows" else [],
-        pictures={"note": sets} if family(kind) == "duplicate_images" else {},
-        near={"note": sets} if family(kind) == "near_duplicate_images" else {},
-        texts={"note": sets} if family(kind) == "duplicate_texts" else {},
-    )
-    return examination
+    copies = {name: {about: [np.array(rows)]} if name == family(kind) else {} for name in FAMILIES}
+    return replace(plain(), findings=[finding], copies=copies)
 
 
 def unchanged(treatment: Treatment, frame: pd.DataFrame) -> None:
@@ -61,15 +59,15 @@ def unchanged(treatment: Treatment, frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(("kind", "action"), ALLOWED)
 def test_every_action_of_every_kind_does_what_it_says(kind: str, action: Action) -> None:
     examination = with_finding(kind)
-    frame = examination.case.table.frame.copy()
-    schema = examination.case.schema
+    frame = examination.examined.table.frame.copy()
+    schema = examination.examined.schema
     policy = kept(**{kind: action})
     if action == "error":
         with pytest.raises(TableError, match=rf"(?s)refused.*- {kind}: something.*; do it"):
             treat(examination, policy)
         return
     treatment = treat(examination, policy)
-    assert_frame_equal(examination.case.table.frame, frame)  # the caller's table
+    assert_frame_equal(examination.examined.table.frame, frame)  # the caller's table
     rows = list(ROWS)
     if action == "keep":
         unchanged(treatment, frame)
@@ -101,7 +99,7 @@ def test_every_action_of_every_kind_does_what_it_says(kind: str, action: Action)
 @pytest.mark.parametrize(("kind", "action"), ALLOWED)
 def test_information_is_never_acted_on(kind: str, action: Action) -> None:
     examination = with_finding(kind, "info")
-    unchanged(treat(examination, kept(**{kind: action})), examination.case.table.frame)
+    unchanged(treat(examination, kept(**{kind: action})), examination.examined.table.frame)
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
@@ -111,7 +109,7 @@ def test_the_default_leaves_out_copies_and_nothing_else(kind: str) -> None:
     if kind.startswith("duplicate_rows"):
         assert treatment.dropped == {kind: ["r002", "r005"]}
     else:
-        unchanged(treatment, examination.case.table.frame)
+        unchanged(treatment, examination.examined.table.frame)
 
 
 def test_refusing_names_every_reason_and_only_those() -> None:
@@ -135,14 +133,12 @@ def test_refusing_names_every_reason_and_only_those() -> None:
 @pytest.mark.parametrize("across", ["", "_across_parts"])
 @pytest.mark.parametrize("name", ["duplicate_images", "near_duplicate_images", "duplicate_texts"])
 def test_copies_in_one_column_are_not_dropped_for_another(name: str, across: str) -> None:
-    examination = look(plain_table(20))
     kind = name + across
     one, other = [np.array([0, 1]), np.array([2, 3])], [np.array([1, 2])]
-    families = {"duplicate_images": "pictures", "near_duplicate_images": "near", "duplicate_texts": "texts"}
-    sets: dict[str, Any] = {"rows": [], "pictures": {}, "near": {}, "texts": {}}
-    examination.copies = Copies(**{**sets, families[name]: {"scan": one, "slide": other}})
+    copies = {name: {("scan",): one, ("slide",): other}}
     rows = ("r000", "r001", "r002", "r003")
-    examination.findings = [Finding(kind, "error", rows, ("scan",), {"what": "x"}, "y")]
+    finding = Finding(kind, "error", rows, ("scan",), {"what": "x"}, "y")
+    examination = replace(plain(), findings=[finding], copies=copies)
     assert treat(examination, kept(**{kind: "drop"})).dropped == {kind: ["r001", "r003"]}
 
 
@@ -150,7 +146,7 @@ def test_of_a_set_only_the_named_rows_are_dropped() -> None:
     examination = with_finding("duplicate_images", rows=(0, 1, 2, 3))
     (finding,) = examination.findings
     # The set goes on beyond the part that the finding is about.
-    examination.copies.pictures["note"] = [np.array([0, 1, 2, 3, 7])]
+    examination.copies["duplicate_images"]["note",] = [np.array([0, 1, 2, 3, 7])]
     treatment = treat(examination, kept(duplicate_images="drop"))
     assert treatment.dropped == {finding.kind: ["r001", "r002", "r003"]}
 
@@ -167,9 +163,9 @@ def test_of_a_set_only_the_named_rows_are_dropped() -> None:
 def test_the_copy_that_stays(parts: list[str], stays: int) -> None:
     frame = plain_table(20).astype({"part": object})
     frame.loc[:2, "part"] = parts
-    gone = spare(look(frame).case, [np.array([0, 1, 2])]).tolist()
+    gone = spare(look(frame).examined, [np.array([0, 1, 2])]).tolist()
     assert gone == [row for row in range(3) if row != stays]
-    assert spare(look(frame).case, []).tolist() == []
+    assert spare(look(frame).examined, []).tolist() == []
 
 
 def test_several_findings_act_together() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import tiny_table
 
 from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import Table
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding
@@ -32,7 +33,7 @@ def examination(tmp_path_factory: pytest.TempPathFactory) -> Examination:
     (root / "5.png").write_bytes(b"")
     table = Table(frame, "scans.csv", root)
     schema = infer_schema(
-        table, "organ", inputs=["scan", "note", "age"], group="patient", split="part", row_id="case_id"
+        table, Roles("organ", inputs=["scan", "note", "age"], group="patient", split="part", row_id="case_id")
     )
     return examine(table, schema, pixel_limit=10**6)
 
@@ -73,6 +74,21 @@ def test_only_findings_about_pictures_have_thumbnails(examination: Examination) 
         examination.findings = before
     assert "case-003" in page
     assert "data:image" not in page
+
+
+def test_thumbnails_are_of_the_column_that_is_meant(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path)
+    frame["slide"] = frame["scan"].iloc[::-1].to_numpy()
+    table = Table(frame, "t", tmp_path)
+    both = examine(
+        table, infer_schema(table, Roles("organ", inputs=["scan", "slide"], row_id="case_id")), pixel_limit=10**6
+    )
+    pages = {}
+    for column in ("scan", "slide"):
+        both.findings = [Finding("image_blank", "warn", ("case-003",), (column,), {"what": "x", "count": 1}, "y")]
+        pages[column] = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", render_checks(both))
+    assert len(pages["scan"]) == len(pages["slide"]) == 1
+    assert pages["scan"] != pages["slide"]
 
 
 def test_a_page_without_findings_is_a_page(examination: Examination, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def check(
         ),
     )
     settings = Config.build(sets=set_ or ())
-    found = examine(
+    examination = examine(
         data,
         schema,
         pixel_limit=settings.data.pixel_limit,
@@ -78,14 +78,14 @@ def check(
     )
     if json_file:
         with written_aside(json_file) as aside:
-            listing = {"findings": [finding.as_dict() for finding in found.findings]}
+            listing = {"findings": [finding.as_dict() for finding in examination.findings]}
             aside.write_text(json.dumps(listing, indent=1, ensure_ascii=False), encoding="utf-8")
     if html_file:
         with written_aside(html_file) as aside:
-            aside.write_text(render_checks(found), encoding="utf-8")
-    for finding in found.findings:
+            aside.write_text(render_checks(examination), encoding="utf-8")
+    for finding in examination.findings:
         _print(finding)
-    tally = counts(found.findings)
+    tally = counts(examination.findings)
     out.print(f"{tally['error']} error(s), {tally['warn']} warning(s), {tally['info']} note(s)")
     raise typer.Exit(UserError.exit_code if tally["error"] else _WARNED if strict and tally["warn"] else 0)
 

@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from fusetune.data.cells import CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
-from fusetune.data.table import Table, first_is_day, parse_dates
-from fusetune.doctor.case import FOLDS, Case, Codes
+from fusetune.data.table import first_is_day, parse_dates
+from fusetune.doctor.examined import FOLDS, Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
-from fusetune.doctor.groups import constant_accuracy
+from fusetune.doctor.groups import constant_accuracy, majority_accuracy
 
 _BINS = 64
 # Values that are rarer than the 1,000 most frequent ones count as one.
@@ -31,6 +33,15 @@ _VALUES = 1_000
 _SUSPICIOUS, _CERTAIN = 0.9, 0.98
 # Of a column that names rows, nearly every value differs.
 _DISTINCT = 0.95
+# So few rows differ in many columns.
+_FEW = 20
+_USELESS = {
+    "column_constant": ("the same in every row, or empty", "leave them out"),
+    "column_like_id": ("another value in almost every row", "leave them out, or name one as --id"),
+}
+_ROLES: tuple[tuple[str, Severity, str], ...] = (
+    ("input", "warn", ""), ("unused", "info", "; no input, so nothing to do")
+)  # fmt: skip
 # Rows for the model on all columns together: its trees need about a second per 10,000 rows and column.
 _ROWS = 10_000
 _TREES = 40
@@ -38,50 +49,36 @@ _TREES = 40
 
 @dataclass(frozen=True)
 class Score:
-    """How well one column predicts the label.
-
-    Attributes:
-        column: The column.
-        accuracy: Cross-validated.
-        fitted: On the same rows: an upper bound.
-        lift: Share of the rows that the majority class gets wrong, and the column right, cross-validated.
-    """
+    """How well one column predicts the label: cross-validated accuracy, and that on the same rows, an upper bound."""
 
     column: str
     accuracy: float
     fitted: float
-    lift: float
 
 
-def column_findings(case: Case) -> list[Finding]:
+def column_findings(examined: Examined) -> list[Finding]:
     """Return findings about columns that hold nothing or only name rows."""
-    constant, naming = [], []
-    for column in case.schema.columns:
-        if column.role not in ("input", "unused") or column.reason == "part of a vector":
-            continue
-        series = case.table.column(column.name)
-        distinct = _distinct(series)
-        if distinct <= 1:
-            constant.append(column)
-        elif (column.kind is Kind.CATEGORY and distinct > _DISTINCT * len(series) and len(series) > 20) or (
-            column.kind is Kind.NUMBER and column.role == "input" and _counts_rows(series)
-        ):
-            naming.append(column)
-    return [
-        *_named(constant, "column_constant", "the same in every row, or empty", "leave them out"),
-        *_named(naming, "column_like_id", "another value in almost every row", "leave them out, or name one as --id"),
-    ]
+    findings, kinds = [], {column.name: _useless(examined, column) for column in examined.schema.columns}
+    for kind, (what, remedy) in _USELESS.items():
+        for role, severity, more in _ROLES:
+            names = tuple(c.name for c in examined.schema.columns if c.role == role and kinds[c.name] == kind)
+            if names:
+                text = f"{len(names)} column(s) with {what}{more}"
+                findings.append(examined.finding(kind, severity, text, remedy, (), names, count=len(names)))
+    return findings
 
 
-def _named(columns: Sequence[Column], kind: str, what: str, remedy: str) -> list[Finding]:
-    found = []
-    for role, severity, more in (("input", "warn", ""), ("unused", "info", "; no input, so nothing to do")):
-        names = tuple(c.name for c in columns if c.role == role)
-        if names:
-            text = f"{len(names)} column(s) with {what}{more}"
-            level: Severity = "warn" if severity == "warn" else "info"
-            found.append(Finding(kind, level, (), names, {"what": text, "count": len(names)}, remedy))
-    return found
+def _useless(examined: Examined, column: Column) -> str | None:
+    """Return the kind of finding that a column belongs to, if any; one number of a vector may say nothing."""
+    if column.role not in ("input", "unused") or column.reason == "part of a vector":
+        return None
+    series = examined.table.column(column.name)
+    distinct = _distinct(series)
+    if distinct <= 1:
+        return "column_constant"
+    names = column.kind is Kind.CATEGORY and distinct > _DISTINCT * len(series)
+    counts = column.kind is Kind.NUMBER and column.role == "input" and _counts_rows(series)
+    return "column_like_id" if len(series) > _FEW and (names or counts) else None
 
 
 def _distinct(series: pd.Series) -> int:
@@ -94,26 +91,22 @@ def _distinct(series: pd.Series) -> int:
 
 def _counts_rows(series: pd.Series) -> bool:
     """Return whether a column of whole numbers only goes up, one by one or nearly so."""
-    if len(series) <= 20 or not pd.api.types.is_integer_dtype(series):
+    if not pd.api.types.is_integer_dtype(series):
         return False
     steps = np.diff(series.to_numpy(dtype=np.int64, na_value=0))
     return bool((steps > 0).all() or (steps < 0).all())
 
 
-def score_columns(case: Case) -> list[Score]:
+def score_columns(examined: Examined) -> list[Score]:
     """Return the score of every cell column, the best first."""
-    if case.labels is None or len(case.classes) < 2:
+    if examined.labels is None or len(examined.classes) < 2:
         return []
-    known = case.labels >= 0
-    labels, folds = case.labels[known], case.folds[known]
-    majority = constant_accuracy(np.zeros_like(labels), labels)
-    scores = []
-    for name in case.cells:
-        codes = _binned(case.table.column(name), case.schema.kind_of(name))[known]
-        accuracy = crossed_accuracy(codes, labels, folds)
-        lift = (accuracy - majority) / max(1 - majority, 1e-9)
-        scores.append(Score(name, round(accuracy, 4), constant_accuracy(codes, labels), round(lift, 4)))
-    return sorted(scores, key=lambda score: -score.accuracy)
+    some = examined.labels >= 0
+    labels, folds, scores = examined.labels[some], examined.folds[some], []
+    for name in examined.cells:
+        codes = _binned(examined.table.column(name), examined.schema.kind_of(name))[some]
+        scores.append(Score(name, crossed_accuracy(codes, labels, folds), constant_accuracy(codes, labels)))
+    return sorted(scores, key=lambda score: -round(score.accuracy, 4))
 
 
 def _binned(series: pd.Series, kind: Kind) -> Codes:
@@ -148,68 +141,66 @@ def crossed_accuracy(codes: Codes, labels: Codes, folds: Codes) -> float:
     return right / len(labels)
 
 
-def leak_findings(case: Case, scores: Sequence[Score]) -> list[Finding]:
+def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     """Return findings about columns that give the label away, and the scores of all."""
-    if case.labels is None or not scores:
+    if examined.labels is None or not scores:
         return []
-    known = case.labels[case.labels >= 0]
-    majority = constant_accuracy(np.zeros_like(known), known)
-    found = []
-    for score in scores:
-        if score.lift >= _SUSPICIOUS:
-            what = (
-                f"'{score.column}' alone predicts {score.accuracy:.1%} of the labels (always the same: {majority:.1%})"
-            )
-            found.append(_giving("column_gives_label", (score.column,), what, score.accuracy, score.lift, majority))
-    rest = [name for name in case.cells if name not in {c for finding in found for c in finding.columns}]
-    together = _together(case, rest) if len(rest) > 1 else None
-    if together is not None and (lift := (together - majority) / max(1 - majority, 1e-9)) >= _SUSPICIOUS:
-        what = f"{len(rest)} columns together predict {together:.1%} of the labels (always the same: {majority:.1%})"
-        found.append(_giving("columns_give_label", tuple(rest), what, together, lift, majority))
+    findings = [it for score in scores for it in _giving(examined, (score.column,), score.accuracy)]
+    telling = {name for finding in findings for name in finding.columns}
+    rest = tuple(name for name in examined.cells if name not in telling)
+    together = _together(examined, rest) if len(rest) > 1 else None
+    findings += [] if together is None else _giving(examined, rest, together)
+    best, majority = scores[0], majority_accuracy(examined.labels)
+    what = (
+        f"{best.column} predicts the label best of all columns alone: {round(best.accuracy, 4):.1%} cross-validated, "
+    )
+    what += f"{best.fitted:.1%} on the same rows (always the same: {majority:.1%})"
     evidence = {
-        "what": f"{scores[0].column} predicts the label best of all columns alone: {scores[0].accuracy:.1%} "
-        f"cross-validated, {scores[0].fitted:.1%} on the same rows (always the same: {majority:.1%})",
         "majority": majority,
-        "columns": {s.column: {"cross_validated": s.accuracy, "fitted": s.fitted} for s in scores},
+        "columns": {s.column: {"cross_validated": round(s.accuracy, 4), "fitted": s.fitted} for s in scores},
         "together": None if together is None else round(together, 4),
     }
     remedy = "nothing: the scores of the columns without picture and text, to compare the model with"
-    return [*found, Finding("column_scores", "info", (), tuple(s.column for s in scores), evidence, remedy)]
+    columns = tuple(score.column for score in scores)
+    return [*findings, examined.finding("column_scores", "info", what, remedy, (), columns, **evidence)]
 
 
-def _giving(kind: str, columns: tuple[str, ...], what: str, accuracy: float, lift: float, majority: float) -> Finding:
-    severity: Severity = "error" if lift >= _CERTAIN else "warn"
-    evidence = {"what": what, "accuracy": round(accuracy, 4), "majority": majority, "lift": round(lift, 4)}
+def _giving(examined: Examined, columns: Names, accuracy: float) -> list[Finding]:
+    """Return the finding about columns that are right where the majority class is wrong, nearly always."""
+    assert examined.labels is not None
+    majority = majority_accuracy(examined.labels)
+    lift, one = round((accuracy - majority) / max(1 - majority, 1e-9), 4), len(columns) == 1
+    if lift < _SUSPICIOUS:
+        return []
+    who = f"'{columns[0]}' alone predicts" if one else f"{len(columns)} columns together predict"
+    what = f"{who} {round(accuracy, 4):.1%} of the labels (always the same: {majority:.1%})"
     remedy = "ask when the column is filled in: if after the label is known, leave it out"
-    return Finding(kind, severity, (), columns, evidence, remedy)
+    kind, severity = "column_gives_label" if one else "columns_give_label", "error" if lift >= _CERTAIN else "warn"
+    evidence = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
+    return [examined.finding(kind, severity, what, remedy, (), columns, **evidence)]  # type: ignore[arg-type]
 
 
-def _together(case: Case, names: Sequence[str]) -> float | None:
+def _together(examined: Examined, names: Sequence[str]) -> float | None:
     """Return the cross-validated accuracy of trees on all cell columns, on at most 10,000 rows of the sample.
 
     It is None where one fold holds all rows.
     """
-    assert case.labels is not None
-    rows = case.sample[case.labels[case.sample] >= 0][:_ROWS]
-    matrix = cell_matrix(case, names, rows)
-    labels, folds = case.labels[rows], case.folds[rows]
-    right = 0
-    for fold in np.unique(folds):
-        inside = folds == fold
-        if inside.all():
-            return None
-        model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that labels which nearly all differ may be numbers
-            model.fit(matrix[~inside], labels[~inside])
-        right += int((model.predict(matrix[inside]) == labels[inside]).sum())
-    return right / len(rows)
+    assert examined.labels is not None
+    rows = examined.sample[examined.labels[examined.sample] >= 0][:_ROWS]
+    labels, folds = examined.labels[rows], examined.folds[rows]
+    if (folds == folds[0]).all():
+        return None
+    model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that labels which nearly all differ may be numbers
+        guesses = cross_val_predict(model, cell_matrix(examined, names, rows), labels, cv=PredefinedSplit(folds))
+    return float((guesses == labels).mean())
 
 
-def cell_matrix(case: Case, names: Sequence[str], rows: Codes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def cell_matrix(examined: Examined, names: Sequence[str], rows: Codes) -> npt.NDArray[np.float32]:
     """Return cells as standardised numbers (0 where missing) and one-hot categories, float32 [rows, width]."""
-    part = Table(case.table.frame.iloc[rows].reset_index(drop=True), case.table.name, case.table.root)
-    cells = CellInput.fit(part, {name: case.schema.kind_of(name) for name in names}, np.arange(len(rows)))
+    part = examined.part(rows)
+    cells = CellInput.fit(part, {name: examined.schema.kind_of(name) for name in names}, np.arange(len(rows)))
     source = cells.bind(part)
     blocks = [source.numbers, source.missing.astype(np.float32)]
     for place, width in enumerate(cells.cardinalities):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fusetune.data.kinds import Kind
-from fusetune.doctor.case import Case, Codes, part_name
-from fusetune.doctor.findings import Finding, Severity, shown_sets
+from fusetune.data.split import PARTS
+from fusetune.doctor.examined import Codes, Examined, Names
+from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import Pairs, column_hashes, combined, equal_sets, near_pairs
 from fusetune.doctor.images import Pictures
 from fusetune.doctor.texts import Texts
 
 Set = npt.NDArray[np.int64]
+# Kind of finding -> columns -> sets of rows that are copies of each other there; whole rows have no column.
+Copies = dict[str, dict[Names, list[Set]]]
 # Thumbnails of a picture and of its re-encoded or resized copy correlate above .99; on medical scans of different
 # people, whose difference hashes agree by chance of anatomy, they stayed below .97.
 _ALIKE = 0.98
@@ -28,55 +27,48 @@ _WORDS = 5
 # With more repeats than this, cells are so coarse that rows agree by chance: (age, sex) alone makes no copy.
 _COARSE = 0.05
 _CHUNK = 50_000
+# Sets of rows that evidence spells out, and those whose parts or labels it does; `rows` always holds every one.
+_SETS, _DETAILS = 100, 20
+_DIFFER = " and differ in other inputs"
 _UNFAIR = "the model has seen the answer: drop one side, or put both on the same side of the split"
 _OFTEN = "keep one of each; otherwise it counts more than once, and a split by row puts it on both sides"
 
 
-@dataclass(frozen=True, eq=False)
-class Copies:
-    """Sets of rows that are copies of each other, in whole or in one input.
-
-    Attributes:
-        rows: Equal in every input.
-        pictures: Equal in the pixels of an image column, by column.
-        near: Almost equal in an image column, by column.
-        texts: Equal in the words of a text column, by column.
-    """
-
-    rows: list[Set]
-    pictures: dict[str, list[Set]]
-    near: dict[str, list[Set]]
-    texts: dict[str, list[Set]]
+# What is said of a kind everywhere, and added of rows in one part that are no copies in whole; severity and remedy
+# there; and severity across parts.
+_FAMILIES: dict[str, tuple[str, str, Severity, str, Severity]] = {
+    "duplicate_rows": ("rows are equal in every input", "", "warn", _OFTEN, "error"),
+    "duplicate_images": ("rows share a picture in '{}', pixel for pixel,", _DIFFER, "warn", _OFTEN, "error"),
+    "near_duplicate_images": ("rows have almost the same picture in '{}'", "", "warn", _OFTEN, "error"),
+    "duplicate_texts": ("rows share their text in '{}'", _DIFFER, "info", "look at the examples", "warn"),
+}
 
 
-def find_copies(case: Case, pictures: list[Pictures], texts: list[Texts]) -> Copies:
+def find_copies(examined: Examined, pictures: list[Pictures], texts: list[Texts]) -> Copies:
     """Find all copies; nothing here depends on the split."""
-    images = {p.column: equal_sets(p.pixels, p.usable) for p in pictures}
-    return Copies(
-        rows=_equal_rows(case, pictures, texts),
-        pictures=images,
-        near={p.column: _near_sets(p) for p in pictures},
-        texts={t.column: equal_sets(t.hashes, t.words >= _WORDS) for t in texts},
-    )
+    return {
+        "duplicate_rows": {(): _equal_rows(examined, pictures, texts)},
+        "duplicate_images": {(p.column,): equal_sets(p.pixels, p.usable) for p in pictures},
+        "near_duplicate_images": {(p.column,): _near_sets(p) for p in pictures},
+        "duplicate_texts": {(t.column,): equal_sets(t.hashes, t.words >= _WORDS) for t in texts},
+    }
 
 
-def _equal_rows(case: Case, pictures: list[Pictures], texts: list[Texts]) -> list[Set]:
+def _equal_rows(examined: Examined, pictures: list[Pictures], texts: list[Texts]) -> list[Set]:
     """Return sets of rows with equal inputs, of which at least one is too rich to be equal by chance."""
-    vectors = [*case.schema.vectors.values(), *([name] for name in case.columns(Kind.VECTOR))]
+    table, vectors = examined.table, examined.vectors
     parts = [p.contents for p in pictures] + [t.hashes for t in texts]
-    parts += [combined([column_hashes(case.table.column(name)) for name in names]) for names in vectors]
+    parts += [combined([column_hashes(table.column(name)) for name in names]) for names in vectors]
     # Nobody knows what a broken file showed: two rows that name one are not known to be copies.
     rich = [p.read for p in pictures] + [t.words >= _WORDS for t in texts]
-    rich += [case.table.frame[names].notna().any(axis=1).to_numpy() for names in vectors]
+    rich += [table.frame[names].notna().any(axis=1).to_numpy() for names in vectors]
     # Of cells alone, the whole record must be equal, also in columns that are no input.
-    record = [c.name for c in case.schema.columns if c.role not in ("id", "split", "label")]
-    parts += [column_hashes(case.table.column(name)) for name in (case.cells if rich else record)]
+    record = [c.name for c in examined.schema.columns if c.role not in ("id", "split", "label")]
+    parts += [column_hashes(table.column(name)) for name in (examined.cells if rich else record)]
     if not parts:
         return []
-    sets = equal_sets(combined(parts), np.any(rich, axis=0) if rich else np.ones(len(case.ids), dtype=bool))
-    if not rich and sum(len(members) - 1 for members in sets) > _COARSE * len(case.ids):
-        return []
-    return sets
+    sets = equal_sets(combined(parts), np.any(rich, axis=0) if rich else np.ones(len(table), dtype=bool))
+    return sets if rich or sum(len(rows) - 1 for rows in sets) <= _COARSE * len(table) else []
 
 
 def _near_sets(pictures: Pictures) -> list[Set]:
@@ -91,14 +83,14 @@ def _near_sets(pictures: Pictures) -> list[Set]:
 
 
 def _alike(thumbs: npt.NDArray[np.uint8], pairs: Pairs) -> npt.NDArray[np.bool_]:
-    found = np.zeros(len(pairs), dtype=bool)
+    alike = np.zeros(len(pairs), dtype=bool)
     for start in range(0, len(pairs), _CHUNK):
         chunk = pairs[start : start + _CHUNK]
         sides = [thumbs[chunk[:, side]].reshape(len(chunk), -1).astype(np.float32) for side in (0, 1)]
         left, right = (side - side.mean(1, keepdims=True) for side in sides)
         scale = np.sqrt((left**2).sum(1) * (right**2).sum(1))
-        found[start : start + len(chunk)] = (left * right).sum(1) >= _ALIKE * np.maximum(scale, 1e-9)
-    return found
+        alike[start : start + len(chunk)] = (left * right).sum(1) >= _ALIKE * np.maximum(scale, 1e-9)
+    return alike
 
 
 def _linked(pairs: Pairs, rows: int) -> list[Set]:
@@ -111,116 +103,87 @@ def _linked(pairs: Pairs, rows: int) -> list[Set]:
     return equal_sets(names, use)
 
 
-def copy_findings(case: Case, copies: Copies) -> list[Finding]:
+def copy_findings(examined: Examined, copies: Copies) -> list[Finding]:
     """Return findings about copies within a part, or anywhere while there is no split."""
-    # Of copies with different labels nobody knows which one to keep: they are the finding `conflicting_labels`.
-    agreeing = [rows for rows in copies.rows if case.labels is None or not _differ(case.labels[rows])]
-    found = _within(case, agreeing, "duplicate_rows", (), "rows are equal in every input", "warn", _OFTEN)
-    whole = {int(row) for members in copies.rows for row in members}
-    for column, sets in copies.pictures.items():
-        what = f"rows share a picture in '{column}', pixel for pixel, and differ in other inputs"
-        found += _within(case, _beyond(sets, whole), "duplicate_images", (column,), what, "warn", _OFTEN)
-    for column, sets in copies.near.items():
-        what = f"rows have almost the same picture in '{column}'"
-        found += _within(case, sets, "near_duplicate_images", (column,), what, "warn", _OFTEN)
-    for column, sets in copies.texts.items():
-        what = f"rows share their text in '{column}' and differ in other inputs"
-        found += _within(case, _beyond(sets, whole), "duplicate_texts", (column,), what, "info", "look at the examples")
-    return found + _conflicts(case, copies)
+    findings = []
+    for kind in _FAMILIES:
+        for columns, sets in _telling(copies, kind).items():
+            # Of copies with different labels nobody knows which one to keep: they are the finding `conflicting_labels`.
+            agreeing = [rows for rows in sets if kind != "duplicate_rows" or not _differ(examined.labels, rows)]
+            findings += _within(examined, agreeing, kind, columns)
+    return findings + _conflicts(examined, copies)
 
 
-def copy_findings_across(case: Case, copies: Copies) -> list[Finding]:
+def copy_findings_across(examined: Examined, copies: Copies) -> list[Finding]:
     """Return findings about copies that are on both sides of the split."""
-    found = _across(case, copies.rows, "duplicate_rows_across_parts", (), "rows are equal in every input", "error")
-    whole = {int(row) for members in copies.rows for row in members}
-    for column, sets in copies.pictures.items():
-        what = f"rows share a picture in '{column}', pixel for pixel,"
-        found += _across(case, _beyond(sets, whole), "duplicate_images_across_parts", (column,), what, "error")
-    for column, sets in copies.near.items():
-        what = f"rows have almost the same picture in '{column}'"
-        found += _across(case, sets, "near_duplicate_images_across_parts", (column,), what, "error")
-    for column, sets in copies.texts.items():
-        what = f"rows share their text in '{column}'"
-        found += _across(case, _beyond(sets, whole), "duplicate_texts_across_parts", (column,), what, "warn")
-    return found
-
-
-def _within(
-    case: Case, sets: list[Set], kind: str, columns: tuple[str, ...], what: str, severity: Severity, remedy: str
-) -> list[Finding]:
-    parts = case.parts
-    if parts is not None:
-        sets = [
-            s for members in sets for s in (members[parts[members] == code] for code in (-1, 0, 1, 2)) if len(s) > 1
-        ]
-    groups = case.groups
-    if groups is not None and kind != "duplicate_rows":
-        # Pictures and texts of one patient or video belong together, and the split keeps them together.
-        apart = [members for members in sets if len(np.unique(groups[members])) > 1]
-        same = [members for members in sets if len(np.unique(groups[members])) == 1]
-        found = _finding(case, apart, kind, columns, f"{what}, though they are of different groups", severity, remedy)
-        return found + _finding(
-            case, same, kind, columns, f"{what}, within one group", "info", "nothing: whole groups are split together"
-        )
-    return _finding(case, sets, kind, columns, what, severity, remedy)
-
-
-def _across(
-    case: Case, sets: list[Set], kind: str, columns: tuple[str, ...], what: str, severity: Severity
-) -> list[Finding]:
-    parts = case.parts
+    parts, findings = examined.parts, []
     assert parts is not None  # callers ask only where there is a split
-    known = [members[parts[members] >= 0] for members in sets]
-    apart = [members for members in known if len(np.unique(parts[members])) > 1]
-    return _finding(case, apart, kind, columns, f"{what} and are in different parts", severity, _UNFAIR)
+    for kind, (shared, _, _, _, severity) in _FAMILIES.items():
+        for columns, sets in _telling(copies, kind).items():
+            inside = [rows[parts[rows] >= 0] for rows in sets]
+            apart = [rows for rows in inside if len(np.unique(parts[rows])) > 1]
+            what = f"{shared.format(*columns)} and are in different parts"
+            across = _about(examined, apart, f"{kind}_across_parts", columns, what, severity, _UNFAIR)
+            for finding in across:
+                finding.evidence["parts"] = [[PARTS[parts[row]] for row in rows] for rows in apart[:_DETAILS]]
+            findings += across
+    return findings
 
 
-def _finding(
-    case: Case, sets: list[Set], kind: str, columns: tuple[str, ...], what: str, severity: Severity, remedy: str
+def _within(examined: Examined, sets: list[Set], kind: str, columns: Names) -> list[Finding]:
+    parts, groups, (shared, beyond, severity, remedy, _) = examined.parts, examined.groups, _FAMILIES[kind]
+    what = shared.format(*columns) + beyond
+    if parts is not None:
+        sets = [some for rows in sets for code in (-1, 0, 1, 2) if len(some := rows[parts[rows] == code]) > 1]
+    if groups is None or kind == "duplicate_rows":
+        return _about(examined, sets, kind, columns, what, severity, remedy)
+    # Pictures and texts of one patient or video belong together, and the split keeps them together.
+    one = [len(np.unique(groups[rows])) == 1 for rows in sets]
+    apart, same = ([rows for rows, alone in zip(sets, one, strict=True) if alone == it] for it in (False, True))
+    other, nothing = f"{what}, though they are of different groups", "nothing: whole groups are split together"
+    return [
+        *_about(examined, apart, kind, columns, other, severity, remedy),
+        *_about(examined, same, kind, columns, f"{what}, within one group", "info", nothing),
+    ]
+
+
+def _about(
+    examined: Examined, sets: list[Set], kind: str, columns: Names, what: str, severity: Severity, remedy: str
 ) -> list[Finding]:
-    if not sets:
-        return []
     # A row may contradict others in several pictures.
-    rows = np.array(list(dict.fromkeys(np.concatenate(sets).tolist())))
-    evidence: dict[str, Any] = {"what": f"{len(rows):,} {what}", "count": len(rows)}
-    evidence |= shown_sets([case.names(members) for members in sets[:200]]) | {"set_count": len(sets)}
-    if case.parts is not None and kind.endswith("parts"):
-        evidence["parts"] = [[part_name(int(case.parts[row])) for row in members] for members in sets[:20]]
-    return [Finding(kind, severity, case.names(rows), columns, evidence, remedy)]
+    rows = list(dict.fromkeys(row for members in sets for row in members.tolist()))
+    evidence = {"sets": [list(examined.names(members)) for members in sets[:_SETS]], "set_count": len(sets)}
+    return examined.about(kind, severity, what, remedy, rows, columns, **evidence)
 
 
-def _conflicts(case: Case, copies: Copies) -> list[Finding]:
-    labels = case.labels
+def _conflicts(examined: Examined, copies: Copies) -> list[Finding]:
+    labels = examined.labels
     if labels is None:
         return []
-    sets = [members for members in copies.rows if _differ(labels[members])]
-    whole = {int(row) for members in copies.rows for row in members}
-    sets += [s for found in copies.pictures.values() for s in _beyond(found, whole) if _differ(labels[s])]
-    found = _finding(
-        case,
-        sets,
-        "conflicting_labels",
-        (str(case.schema.named("label")),),
-        "rows are equal in every input or in a picture, and have different labels",
-        "warn",
-        "correct the labels that are wrong; a model can only be right about one of them",
-    )
-    for finding in found:
-        finding.evidence["labels"] = [[case.classes[labels[row]] for row in members] for members in sets[:20]]
-    return found
+    families = [*copies["duplicate_rows"].values(), *_telling(copies, "duplicate_images").values()]
+    sets = [rows for family in families for rows in family if _differ(labels, rows)]
+    what = "rows are equal in every input or in a picture, and have different labels"
+    remedy = "correct the labels that are wrong; a model can only be right about one of them"
+    findings = _about(examined, sets, "conflicting_labels", examined.column_of("label"), what, "warn", remedy)
+    for finding in findings:
+        finding.evidence["labels"] = [[examined.classes[labels[row]] for row in rows] for rows in sets[:_DETAILS]]
+    return findings
 
 
-def _differ(labels: Codes) -> bool:
-    return len(np.unique(labels[labels >= 0])) > 1
+def _differ(labels: Codes | None, rows: Set) -> bool:
+    return labels is not None and len(np.unique(labels[rows][labels[rows] >= 0])) > 1
 
 
-def _beyond(sets: list[Set], whole: set[int]) -> list[Set]:
-    """Return the sets that say more than that whole rows are copies."""
-    return [members for members in sets if not whole.issuperset(map(int, members))]
+def _telling(copies: Copies, kind: str) -> dict[Names, list[Set]]:
+    """Return the sets that say more than that whole rows are copies, where that is asked of a kind."""
+    if not _FAMILIES[kind][1]:
+        return copies[kind]
+    whole = {row for rows in copies["duplicate_rows"][()] for row in rows}
+    return {names: [rows for rows in sets if not whole.issuperset(rows)] for names, sets in copies[kind].items()}
 
 
-def spare(case: Case, sets: list[Set]) -> Set:
+def spare(examined: Examined, sets: list[Set]) -> Set:
     """Return all rows of sets but one each: the one that stays is a test row, else a validation row, else the first."""
-    parts = np.zeros(len(case.ids), dtype=np.int64) if case.parts is None else case.parts
-    kept = [members[np.argmax(parts[members])] for members in sets]
+    parts = np.zeros(len(examined.ids), dtype=np.int64) if examined.parts is None else examined.parts
+    kept = [rows[np.argmax(parts[rows])] for rows in sets]
     return np.setdiff1d(np.concatenate(sets), np.array(kept)) if sets else np.empty(0, dtype=np.int64)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import Split
 from fusetune.data.table import Table
-from fusetune.doctor.case import Case
 from fusetune.doctor.columns import column_findings, leak_findings, score_columns
 from fusetune.doctor.duplicates import Copies, copy_findings, copy_findings_across, find_copies
+from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding, by_severity
 from fusetune.doctor.groups import group_findings, group_findings_across
 from fusetune.doctor.hashes import SIDE
@@ -31,23 +31,26 @@ class Examination:
     """What was found in a table, and what it takes to check a split that is made later.
 
     Attributes:
-        case: The table as it was looked at.
+        examined: The table as it was looked at.
         findings: What was found, errors first.
         pictures: One entry per image column.
         copies: Rows that are copies of each other.
         features: Cheap features of the sampled rows.
     """
 
-    case: Case
+    examined: Examined
     findings: list[Finding]
     pictures: list[Pictures]
     copies: Copies
     features: Features
 
-    def check_split(self, split: Split) -> None:
-        """Add what can only be said about a split, for one that was made after the table was looked at."""
-        self.case = self.case.with_split(split)
-        self.findings = by_severity([*self.findings, *_across(self.case, self.copies, self.features)])
+    def check_split(self, split: Split | None = None) -> None:
+        """Add what can only be said about a split: the table's own, or one that was made after it was looked at."""
+        if split is not None:
+            self.examined = self.examined.with_split(split)
+        across = [*group_findings_across(self.examined), *copy_findings_across(self.examined, self.copies)]
+        across += neighbour_findings(self.examined, self.features)
+        self.findings = by_severity([*self.findings, *across])
 
 
 def examine(
@@ -72,47 +75,34 @@ def examine(
     Raises:
         TableError: If the id column has missing or repeated values.
     """
-    case = Case.of(table, schema)
-    limits = ImageInput(
-        column="", size=SIDE, fit="stretch", pixel_limit=pixel_limit, allow_remote=allow_remote, outside=outside
-    )
-    readers = [limits.model_copy(update={"column": name}) for name in case.columns(Kind.IMAGE)]
-    pictures = [look_at_pictures(case, reader, keeper) for reader in readers]
+    examined = Examined.of(table, schema)
+    limits: dict[str, Any] = {"pixel_limit": pixel_limit, "allow_remote": allow_remote, "outside": outside}
+    readers = [ImageInput(column=name, size=SIDE, fit="stretch", **limits) for name in examined.columns(Kind.IMAGE)]
+    pictures = [look_at_pictures(examined, reader, keeper) for reader in readers]
     if keeper is not None:
         keeper.cache.flush()
-    with bar("checking", _STEPS) as shown:
-        texts = [look_at_texts(case, name) for name in case.columns(Kind.TEXT)]
-        shown.advance(note="copies")
-        copies = find_copies(case, pictures, texts)
-        found = [finding for seen in pictures for finding in picture_findings(case, seen)]
-        found += [finding for seen in texts for finding in text_findings(case, seen)]
-        found += [*group_findings(case), *copy_findings(case, copies)]
-        shown.advance(note="columns")
-        found += column_findings(case)
-        leaks = leak_findings(case, score_columns(case))
-        shown.advance(note="labels")
+    with bar("checking", _STEPS) as progress:
+        texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
+        progress.advance(note="copies")
+        copies = find_copies(examined, pictures, texts)
+        findings = [finding for column in pictures for finding in picture_findings(examined, column)]
+        findings += [finding for column in texts for finding in text_findings(examined, column)]
+        findings += [*group_findings(examined), *copy_findings(examined, copies)]
+        progress.advance(note="columns")
+        findings += column_findings(examined)
+        leaks = leak_findings(examined, score_columns(examined))
+        progress.advance(note="labels")
         # A column that holds the label would vouch for every label, wrong ones included.
         telling = frozenset(name for leak in leaks if leak.kind == "column_gives_label" for name in leak.columns)
-        features = sketch(case, pictures, telling)
-        found += [*leaks, *label_findings(case, features)]
-        shown.advance(note="split")
-        if case.parts is not None:
-            found += _across(case, copies, features)
-    return Examination(case, by_severity(found), pictures, copies, features)
+        features = sketch(examined, pictures, telling)
+        findings += [*leaks, *label_findings(examined, features)]
+        progress.advance(note="split")
+        examination = Examination(examined, by_severity(findings), pictures, copies, features)
+        if examined.parts is not None:
+            examination.check_split()
+    return examination
 
 
-def examine_split(case: Case) -> list[Finding]:
-    """Check a split by groups, the numbers of rows within them and the columns, without opening any picture.
-
-    Args:
-        case: The table, with parts.
-    """
-    return by_severity([*group_findings_across(case), *neighbour_findings(case, sketch(case, []))])
-
-
-def _across(case: Case, copies: Copies, features: Features) -> list[Finding]:
-    return [
-        *group_findings_across(case),
-        *copy_findings_across(case, copies),
-        *neighbour_findings(case, features),
-    ]
+def examine_split(examined: Examined) -> list[Finding]:
+    """Check a split by groups, the numbers of rows within them and the columns, without opening any picture."""
+    return by_severity([*group_findings_across(examined), *neighbour_findings(examined, sketch(examined, []))])

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warn", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
-# Sets of rows (copies of each other) that evidence spells out; `rows` always holds every one.
-_SETS = 100
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,9 @@ class Finding:
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Return findings with errors first, in the order in which they were found otherwise."""
-    return sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:
     """Return the number of findings per severity."""
-    return {severity: sum(found.severity == severity for found in findings) for severity in SEVERITIES}
-
-
-def shown_sets(sets: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Return how many sets of rows there are, and the first of them, as evidence."""
-    return {"sets": [list(rows) for rows in sets[:_SETS]], "set_count": len(sets)}
+    return {severity: sum(finding.severity == severity for finding in findings) for severity in SEVERITIES}

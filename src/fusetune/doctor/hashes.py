@@ -47,26 +47,26 @@ def near_pairs(hashes: Hashes, distance: int = DISTANCE) -> Pairs:
     """
     if distance > _BLOCKS - 2:
         raise ValueError(f"{_BLOCKS} blocks find pairs up to distance {_BLOCKS - 2}, not {distance}")
-    found = [np.empty((0, 2), dtype=np.int64)]
+    pairs = [np.empty((0, 2), dtype=np.int64)]
     for blocks in combinations(range(_BLOCKS), 2):
         mask = np.uint64(sum(1 << bit for bit in range(64) if bit % _BLOCKS in blocks))
         key = hashes & mask
         order = np.argsort(key, kind="stable")
-        found.append(_close_in_runs(key[order], hashes[order], order, distance))
-    return np.unique(np.concatenate(found), axis=0)
+        pairs.append(_close_in_runs(key[order], hashes[order], order, distance))
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
 def _close_in_runs(key: Hashes, hashes: Hashes, order: Pairs, distance: int) -> Pairs:
     """Compare neighbours at growing offsets while any two at that offset still share their key."""
-    found, alive, offset = [np.empty((0, 2), dtype=np.int64)], np.arange(len(key)), 1
+    pairs, alive, offset = [np.empty((0, 2), dtype=np.int64)], np.arange(len(key)), 1
     while True:
         alive = alive[alive < len(key) - offset]
         alive = alive[key[alive] == key[alive + offset]]
         if not len(alive):
-            return np.concatenate(found)
+            return np.concatenate(pairs)
         close = np.bitwise_count(hashes[alive] ^ hashes[alive + offset]) <= distance
         pair = np.stack([order[alive[close]], order[alive[close] + offset]], 1)
-        found.append(np.sort(pair, axis=1))
+        pairs.append(np.sort(pair, axis=1))
         offset += 1
 
 
@@ -83,13 +83,13 @@ def text_hashes(texts: pd.Series) -> tuple[Hashes, npt.NDArray[np.int64]]:
 
 def column_hashes(series: pd.Series) -> Hashes:
     """Return a hash per cell, of lists too; missing cells have a hash of their own."""
-    found = np.empty(len(series), dtype=np.uint64)
+    hashes = np.empty(len(series), dtype=np.uint64)
     for start in range(0, len(series), _CHUNK):
         chunk = series.iloc[start : start + _CHUNK]
         if chunk.map(np.ndim).gt(0).any() if chunk.dtype == object else False:
             chunk = chunk.map(_as_bytes)
-        found[start : start + len(chunk)] = pd.util.hash_pandas_object(chunk, index=False, categorize=False)
-    return found
+        hashes[start : start + len(chunk)] = pd.util.hash_pandas_object(chunk, index=False, categorize=False)
+    return hashes
 
 
 def combined(hashes: list[Hashes]) -> Hashes:

@@ -18,7 +18,7 @@ from cleanlab.filter import find_label_issues
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from fusetune.doctor.case import Case, Codes
+from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.sketch import Features
 
@@ -34,13 +34,9 @@ _REMEDY = "look at the first rows of the list; correct labels that are wrong, le
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """How likely each label of some rows is.
+    """How likely each label of some rows is, of those classes (`names`, as indices) that have enough rows.
 
-    Attributes:
-        rows: Positions of the rows in the table.
-        names: The classes that have enough rows, as indices into the case's classes.
-        labels: Index into `names` per row.
-        probabilities: [rows, names].
+    `rows` are positions in the table, `labels` are indices into `names`, `probabilities` are [rows, names].
     """
 
     rows: Codes
@@ -49,82 +45,66 @@ class Doubt:
     probabilities: Probabilities
 
 
-def doubt(case: Case, features: Features) -> Doubt | None:
-    """Return how likely each label of the sample is, or None where there is nothing to compare.
-
-    Args:
-        case: The case.
-        features: float32 [sample, width].
-    """
-    if case.labels is None or not features.shape[1]:
+def doubt(examined: Examined, features: Features) -> Doubt | None:
+    """Return how likely each label of the sample is by features [sample, width]; None where nothing can be compared."""
+    if examined.labels is None or not features.shape[1]:
         return None
-    frequent = np.bincount(case.labels[case.labels >= 0], minlength=len(case.classes)) >= _FEWEST
-    inside = case.labels[case.sample] >= 0
-    inside[inside] = frequent[case.labels[case.sample][inside]]
-    rows = case.sample[inside]
-    names, labels = np.unique(case.labels[rows], return_inverse=True)
+    frequent = np.flatnonzero(np.bincount(examined.labels + 1, minlength=len(examined.classes) + 1)[1:] >= _FEWEST)
+    inside = np.isin(examined.labels[examined.sample], frequent)
+    rows = examined.sample[inside]
+    names, labels = np.unique(examined.labels[rows], return_inverse=True)
     if len(names) < 2:
         return None
-    probabilities = crossed_probabilities(features[inside], labels, case.folds[rows])
-    if case.groups is not None:
-        probabilities = with_group(probabilities, labels, case.units[rows])
+    probabilities = crossed_probabilities(features[inside], labels, examined.folds[rows])
+    if examined.groups is not None:
+        probabilities = with_group(probabilities, labels, examined.units[rows])
     return Doubt(rows, names, labels, probabilities)
 
 
-def label_findings(case: Case, features: Features) -> list[Finding]:
+def label_findings(examined: Examined, features: Features) -> list[Finding]:
     """Return the finding about likely label errors: those of confident learning first, then other doubted labels."""
-    found = doubt(case, features)
-    if found is None:
+    doubts = doubt(examined, features)
+    if doubts is None:
         return []
-    confident = ranked_suspects(found.labels, found.probabilities)
-    margin = margins(found)
-    doubted = np.argsort(-margin, kind="stable")[: len(margin) // _LISTED]
-    doubted = doubted[(margin[doubted] > 0) & ~np.isin(doubted, confident)]
-    suspects = np.concatenate([confident, doubted])
+    confident, margin = ranked_suspects(doubts.labels, doubts.probabilities), margins(doubts)
+    more = np.argsort(-margin, kind="stable")[: len(margin) // _LISTED]
+    more = more[(margin[more] > 0) & ~np.isin(more, confident)]
+    suspects = np.concatenate([confident, more])
     if not len(suspects):
         return []
-    accuracy = float((found.probabilities.argmax(1) == found.labels).mean())
+    accuracy = float((doubts.probabilities.argmax(1) == doubts.labels).mean())
+    what = f"{len(confident):,} of {len(doubts.rows):,} labels are likely to be wrong by confident learning, and "
+    what += f"{len(more):,} more are listed since another class is likelier; the model agrees with {accuracy:.1%}"
     evidence = {
-        "what": f"{len(confident):,} of {len(found.rows):,} labels are likely to be wrong by confident learning, and "
-        f"{len(doubted):,} more are listed since another class is likelier; the model agrees with {accuracy:.1%}",
         "count": len(suspects),
         "confident": len(confident),
-        "checked": len(found.rows),
+        "checked": len(doubts.rows),
         "model_accuracy": round(accuracy, 4),
-        "suspects": [_suspect(case, found, int(place)) for place in suspects[:100]],
+        "suspects": [_suspect(examined, doubts, int(place)) for place in suspects[:100]],
     }
-    column = str(case.schema.named("label"))
     severity: Severity = "warn" if len(confident) else "info"
-    return [Finding("label_errors", severity, case.names(found.rows[suspects]), (column,), evidence, _REMEDY)]
+    rows, column = doubts.rows[suspects], examined.column_of("label")
+    return [examined.finding("label_errors", severity, what, _REMEDY, rows, column, **evidence)]
 
 
-def _suspect(case: Case, found: Doubt, place: int) -> dict[str, str | float]:
-    chances, label = found.probabilities[place], found.labels[place]
-    return {
-        "row": case.ids.iloc[found.rows[place]],
-        "label": case.classes[found.names[label]],
-        "likely": case.classes[found.names[chances.argmax()]],
-        "p_label": round(float(chances[label]), 4),
-        "p_likely": round(float(chances.max()), 4),
-    }
+def _suspect(examined: Examined, doubts: Doubt, place: int) -> dict[str, str | float]:
+    chances, label = doubts.probabilities[place], doubts.labels[place]
+    stated, likely = (examined.classes[doubts.names[k]] for k in (label, chances.argmax()))
+    p_label, p_likely = round(float(chances[label]), 4), round(float(chances.max()), 4)
+    row = examined.ids.iloc[doubts.rows[place]]
+    return {"row": row, "label": stated, "likely": likely, "p_label": p_label, "p_likely": p_likely}
 
 
-def margins(found: Doubt) -> Probabilities:
+def margins(doubts: Doubt) -> Probabilities:
     """Return by how much another class is likelier than the label, -1 to 1 per row: the rank of suspicion."""
-    own = np.eye(len(found.names), dtype=bool)[found.labels]
-    return np.asarray(np.where(own, 0, found.probabilities).max(1) - found.probabilities[own])
+    own = np.eye(len(doubts.names), dtype=bool)[doubts.labels]
+    return np.asarray(np.where(own, 0, doubts.probabilities).max(1) - doubts.probabilities[own])
 
 
 def ranked_suspects(labels: Codes, probabilities: Probabilities) -> Codes:
     """Return positions of likely label errors by confident learning, the largest margin for another class first."""
-    found = find_label_issues(
-        labels,
-        probabilities,
-        filter_by="confident_learning",
-        return_indices_ranked_by="normalized_margin",
-        n_jobs=1,
-    )
-    return np.asarray(found, dtype=np.int64)
+    how = {"filter_by": "confident_learning", "return_indices_ranked_by": "normalized_margin", "n_jobs": 1}
+    return np.asarray(find_label_issues(labels, probabilities, **how), dtype=np.int64)
 
 
 def with_group(probabilities: Probabilities, labels: Codes, groups: Codes) -> Probabilities:
@@ -138,8 +118,8 @@ def with_group(probabilities: Probabilities, labels: Codes, groups: Codes) -> Pr
     counts = np.zeros((int(place.max()) + 1, classes))
     np.add.at(counts, (place, labels), 1)
     others = counts[place] - own + own.mean(0)
-    found = probabilities * others / others.sum(1, keepdims=True)
-    return np.asarray(found / found.sum(1, keepdims=True))
+    weighed = probabilities * others / others.sum(1, keepdims=True)
+    return np.asarray(weighed / weighed.sum(1, keepdims=True))
 
 
 def crossed_probabilities(features: Features, labels: Codes, folds: Codes) -> Probabilities:
@@ -148,17 +128,17 @@ def crossed_probabilities(features: Features, labels: Codes, folds: Codes) -> Pr
     A class that is absent from the other folds gets a small probability instead of none.
     """
     classes = int(labels.max()) + 1
-    found = np.full((len(labels), classes), 1e-6)
+    chances = np.full((len(labels), classes), 1e-6)
     for fold in np.unique(folds):
         inside = folds == fold
         seen = np.unique(labels[~inside])
         if len(seen) < 2:
-            found[inside] = np.bincount(labels, minlength=classes) / len(labels)
+            chances[inside] = np.bincount(labels, minlength=classes) / len(labels)
             continue
         model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=200)
         with warnings.catch_warnings():
             # Ranks of rows settle long before the weights do.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(features[~inside], labels[~inside])
-        found[np.ix_(inside, seen)] = model.predict_proba(features[inside])
-    return np.asarray(found / found.sum(1, keepdims=True))
+        chances[np.ix_(inside, seen)] = model.predict_proba(features[inside])
+    return np.asarray(chances / chances.sum(1, keepdims=True))

@@ -8,17 +8,16 @@ the most similar cheap features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from fusetune.data.neighbours import nearest_numbers
-from fusetune.doctor.case import Case, Codes
+from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding
-from fusetune.doctor.groups import constant_accuracy
+from fusetune.doctor.groups import majority_accuracy
 from fusetune.doctor.sketch import Features
 
 # Test rows whose neighbours are looked for: the standard error of a share is below 1.2 %.
@@ -32,15 +31,10 @@ _SEQUENCE = 5
 Shares = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Agreement:
-    """How often the nearest training row has the same label.
+class Agreement(NamedTuple):
+    """How often the nearest training row has the same label, 0 to 1 per judged row, and what else is known of it.
 
-    Attributes:
-        rows: The judged rows.
-        same: Right with all training rows, 0 to 1 [rows].
-        other: Right with training rows of other groups only, 0 to 1 [rows]; None without groups.
-        evidence: More about it.
+    `other` leaves out training rows of the same group; it is None where there is no other group.
     """
 
     rows: Codes
@@ -49,53 +43,50 @@ class Agreement:
     evidence: dict[str, Any]
 
 
-def neighbour_findings(case: Case, features: Features) -> list[Finding]:
+def neighbour_findings(examined: Examined, features: Features) -> list[Finding]:
     """Return the finding about nearest training rows: an error where rows of the same group tell the label."""
-    parts, labels = case.parts, case.labels
+    parts, labels = examined.parts, examined.labels
     if parts is None or labels is None or not (parts == 0).any() or not (parts == 2).any():
         return []
-    found = _by_features(case, parts, labels, features) if features.shape[1] else None
-    other = None if found is None or found.other is None else float(found.other.mean())
-    numbered = _by_number(case, parts, labels)
-    if numbered is not None and (found is None or numbered.same.mean() > found.same.mean()):
-        found = numbered
-    return [] if found is None else [_judged(case, found, other)]
+    alike = _by_features(examined, parts, labels, features) if features.shape[1] else None
+    numbered = _by_number(examined, parts, labels)
+    other = None if alike is None or alike.other is None else float(alike.other.mean())
+    both = [agreement for agreement in (alike, numbered) if agreement is not None]
+    return [_judged(examined, max(both, key=lambda it: it.same.mean()), other)] if both else []
 
 
-def _judged(case: Case, found: Agreement, other: float | None) -> Finding:
+def _judged(examined: Examined, nearest: Agreement, other: float | None) -> Finding:
     """Return an error where rows of the same group tell the label of test rows, else the numbers."""
-    assert case.labels is not None
-    agreement, count = float(found.same.mean()), len(found.rows)
-    said = f"the nearest training row has the label of {agreement:.1%} of {count:,} test rows"
-    if other is not None:
-        said += f", and of {other:.1%} if rows of the same group do not count"
+    assert examined.labels is not None
+    agreement, count = float(nearest.same.mean()), len(nearest.rows)
+    what = f"the nearest training row has the label of {agreement:.1%} of {count:,} test rows"
+    what += "" if other is None else f", and of {other:.1%} if rows of the same group do not count"
     evidence = {
-        "what": said,
         "agreement": round(agreement, 4),
         "agreement_other_groups": None if other is None else round(other, 4),
-        "majority": constant_accuracy(np.zeros_like(case.labels), case.labels),
+        "majority": majority_accuracy(examined.labels),
         "count": count,
-        **found.evidence,
+        **nearest.evidence,
     }
-    column = (str(case.schema.named("label")),)
-    if other is not None:
-        error = _ERRORS * np.sqrt((agreement * (1 - agreement) + other * (1 - other)) / count)
-        if agreement - other > max(float(error), _POINTS):
-            remedy = "split by group: rows of one group on both sides make every score too good"
-            return Finding("neighbours_across_parts", "error", case.names(found.rows), column, evidence, remedy)
+    column, other = examined.column_of("label"), agreement if other is None else other
+    error = _ERRORS * np.sqrt((agreement * (1 - agreement) + other * (1 - other)) / count)
+    if agreement - other > max(float(error), _POINTS):
+        remedy = "split by group: rows of one group on both sides make every score too good"
+        kind = "neighbours_across_parts"
+        return examined.finding(kind, "error", what, remedy, nearest.rows, column, **evidence)
     remedy = "nothing: a score to compare the model with"
-    return Finding("neighbour_agreement", "info", (), column, evidence, remedy)
+    return examined.finding("neighbour_agreement", "info", what, remedy, (), column, **evidence)
 
 
-def _by_features(case: Case, parts: Codes, labels: Codes, features: Features) -> Agreement | None:
-    sampled = labels[case.sample] >= 0
-    train = np.flatnonzero(sampled & (parts[case.sample] == 0))
-    test = np.flatnonzero(sampled & (parts[case.sample] == 2))[:_QUERIES]
+def _by_features(examined: Examined, parts: Codes, labels: Codes, features: Features) -> Agreement | None:
+    sample = examined.sample
+    train = np.flatnonzero((labels[sample] >= 0) & (parts[sample] == 0))
+    test = np.flatnonzero((labels[sample] >= 0) & (parts[sample] == 2))[:_QUERIES]
     if not len(train) or not len(test):
         return None
-    groups = None if case.groups is None else case.units[case.sample]
-    same, other = nearest_agreement(features, labels[case.sample], test, train, groups)
-    rows, evidence = case.sample[test], {"nearest_by": "cheap features"}
+    groups = None if examined.groups is None else examined.units[sample]
+    same, other = nearest_agreement(features, labels[sample], test, train, groups)
+    rows, evidence = sample[test], {"nearest_by": "cheap features"}
     if other is None or np.isnan(other).all():
         return Agreement(rows, same, None, evidence)
     both = ~np.isnan(other)
@@ -110,12 +101,7 @@ def nearest_agreement(
     Where several training rows are equally near, it is the share of them. The second result leaves out rows of the same
     group: NaN where there is no other. It is None without groups.
 
-    Args:
-        features: float32 [rows, width].
-        labels: Class index per row [rows].
-        test: Positions of the judged rows.
-        train: Positions of the training rows.
-        groups: Group index per row [rows], or None.
+    Features are float32 [rows, width], labels and groups numbers per row, `test` and `train` positions of rows.
     """
     same, apart = np.empty(len(test)), np.empty(len(test))
     half = (features[train] ** 2).sum(1) / 2
@@ -137,17 +123,17 @@ def _nearest_share(distance: Features, right: npt.NDArray[np.bool_]) -> Shares:
     return np.where(np.isinf(distance).all(1), np.nan, share)
 
 
-def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
+def _by_number(examined: Examined, parts: Codes, labels: Codes) -> Agreement | None:
     """Judge by the row number within the group; only test rows that have a training row in their group count."""
-    if case.groups is None or (numbers := _row_numbers(case)) is None:
+    if examined.groups is None or (numbers := _row_numbers(examined)) is None:
         return None
     name, order = numbers
-    usable = (case.groups >= 0) & (labels >= 0) & np.isfinite(order)
+    usable = (examined.groups >= 0) & (labels >= 0) & np.isfinite(order)
     train, test = np.flatnonzero(usable & (parts == 0)), np.flatnonzero(usable & (parts == 2))
-    test = test[np.isin(case.groups[test], case.groups[train])]
+    test = test[np.isin(examined.groups[test], examined.groups[train])]
     if not len(test):
         return None
-    nearest, distance = nearest_numbers(case.groups, order, test, train)
+    nearest, distance = nearest_numbers(examined.groups, order, test, train)
     evidence = {
         "nearest_by": f"'{name}' within the group",
         "mean_distance": round(float(distance.mean()), 3),
@@ -156,19 +142,19 @@ def _by_number(case: Case, parts: Codes, labels: Codes) -> Agreement | None:
     return Agreement(test, (labels[nearest] == labels[test]).astype(np.float64), None, evidence)
 
 
-def _row_numbers(case: Case) -> tuple[str, npt.NDArray[np.float64]] | None:
+def _row_numbers(examined: Examined) -> tuple[str, npt.NDArray[np.float64]] | None:
     """Return the column of whole numbers that counts the rows within each group, if there is one: frames, slices."""
-    assert case.groups is not None
-    sizes = np.bincount(case.groups[case.groups >= 0])
+    assert examined.groups is not None
+    sizes = np.bincount(examined.groups[examined.groups >= 0])
     if sizes.sum() < _SEQUENCE * max(1, len(sizes)):
         return None
-    for column in case.schema.columns:
-        series = case.table.column(column.name)
+    for column in examined.schema.columns:
+        series = examined.table.column(column.name)
         if column.role in ("label", "group", "split") or not pd.api.types.is_integer_dtype(series):
             continue
         values = series.to_numpy(dtype=np.int64, na_value=0)
-        order = np.lexsort([values, case.groups])
-        steps = np.diff(values[order])[np.diff(case.groups[order]) == 0]
+        order = np.lexsort([values, examined.groups])
+        steps = np.diff(values[order])[np.diff(examined.groups[order]) == 0]
         if len(steps) and (steps > 0).all() and np.median(steps) <= _SEQUENCE:
             return column.name, values.astype(np.float64)
     return None

@@ -15,10 +15,9 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from fusetune.data.kinds import Kind
-from fusetune.data.table import Table
 from fusetune.data.vectors import VectorInput
-from fusetune.doctor.case import Case, Codes
 from fusetune.doctor.columns import cell_matrix
+from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.images import THUMB, Pictures
 from fusetune.errors import TableError
 
@@ -27,15 +26,14 @@ _WIDTH = 64
 _DIRECTIONS, _CELL = 8, 4
 
 
-def sketch(case: Case, pictures: Sequence[Pictures], without: frozenset[str] = frozenset()) -> Features:
-    """Return features of the rows in `case.sample`, float32 [sample, width]; columns in `without` do not enter."""
-    rows = case.sample
+def sketch(examined: Examined, pictures: Sequence[Pictures], without: frozenset[str] = frozenset()) -> Features:
+    """Return features of the rows in `examined.sample`, float32 [sample, width]; columns in `without` do not enter."""
+    rows = examined.sample
     blocks = [block for seen in pictures for block in _picture_blocks(seen, rows)]
-    blocks += [_text_block(case, column, rows) for column in case.columns(Kind.TEXT)]
-    names = [name for name in case.cells if name not in without]
-    blocks += [_scaled(cell_matrix(case, names, rows))] if names else []
-    vectors = [*case.schema.vectors.values(), *([name] for name in case.columns(Kind.VECTOR))]
-    blocks += [_vector_block(case, list(columns), rows) for columns in vectors]
+    blocks += [_text_block(examined, column, rows) for column in examined.columns(Kind.TEXT)]
+    names = [name for name in examined.cells if name not in without]
+    blocks += [_scaled(cell_matrix(examined, names, rows))] if names else []
+    blocks += [_vector_block(examined, names, rows) for names in examined.vectors]
     filled = [block for block in blocks if block.shape[1]]
     return np.concatenate(filled, axis=1) if filled else np.zeros((len(rows), 0), dtype=np.float32)
 
@@ -51,16 +49,16 @@ def gradient_histogram(thumbs: Features) -> Features:
     strength = np.hypot(down, right)
     direction = (np.arctan2(down, right) % np.pi / np.pi * _DIRECTIONS).astype(np.int64) % _DIRECTIONS
     side = THUMB // _CELL
-    found = np.zeros((len(thumbs), side, side, _DIRECTIONS), dtype=np.float32)
+    edges = np.zeros((len(thumbs), side, side, _DIRECTIONS), dtype=np.float32)
     for which in range(_DIRECTIONS):
         some = np.where(direction == which, strength, 0).reshape(len(thumbs), side, _CELL, side, _CELL)
-        found[..., which] = some.sum((2, 4))
-    flat = np.sqrt(found.reshape(len(thumbs), -1))
+        edges[..., which] = some.sum((2, 4))
+    flat = np.sqrt(edges.reshape(len(thumbs), -1))
     return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6), dtype=np.float32)
 
 
-def _text_block(case: Case, column: str, rows: Codes) -> Features:
-    cells = case.table.column(column).iloc[rows]
+def _text_block(examined: Examined, column: str, rows: Codes) -> Features:
+    cells = examined.table.column(column).iloc[rows]
     texts = cells.astype("str").where(cells.notna(), "").tolist()
     try:
         words = TfidfVectorizer(sublinear_tf=True, min_df=2, max_features=20_000, dtype=np.float32).fit_transform(texts)
@@ -73,13 +71,12 @@ def _text_block(case: Case, column: str, rows: Codes) -> Features:
         return _scaled(TruncatedSVD(width, random_state=0).fit_transform(words))
 
 
-def _vector_block(case: Case, columns: list[str], rows: Codes) -> Features:
-    part = Table(case.table.frame.iloc[rows].reset_index(drop=True), case.table.name, case.table.root)
+def _vector_block(examined: Examined, columns: list[str], rows: Codes) -> Features:
+    part = examined.part(rows)
     try:
-        values = VectorInput.fit(part, columns, np.arange(len(rows))).bind(part).values
+        return _reduced(VectorInput.fit(part, columns, np.arange(len(rows))).bind(part).values)
     except TableError:  # incomplete in every row
         return np.zeros((len(rows), 0), dtype=np.float32)
-    return _reduced(values)
 
 
 def _reduced(values: npt.NDArray[np.float32]) -> Features:

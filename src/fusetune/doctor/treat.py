@@ -48,14 +48,13 @@ def refuse(findings: list[Finding], policy: Mapping[str, Action]) -> None:
     Raises:
         TableError: Naming each such finding, its first rows and the remedy.
     """
-    wrong = [found for found in findings if policy[found.kind] == "error" and found.severity != "info"]
-    if wrong:
-        lines = [
-            f"  - {f.kind}: {f.evidence['what']}" + (f" (rows {listed(f.rows)})" if f.rows else "") + f"; {f.remedy}"
-            for f in wrong
-        ]
-        kinds = "\n".join(lines)
-        raise TableError(f"the table was refused, as doctor.policy asks:\n{kinds}")
+    lines = [
+        f"\n  - {f.kind}: {f.evidence['what']}{f' (rows {listed(f.rows)})' if f.rows else ''}; {f.remedy}"
+        for f in findings
+        if policy[f.kind] == "error" and f.severity != "info"
+    ]
+    if lines:
+        raise TableError(f"the table was refused, as doctor.policy asks:{''.join(lines)}")
 
 
 def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
@@ -64,65 +63,49 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
     Raises:
         TableError: If the policy of a finding's kind is `error`, or no row would be left.
     """
-    findings = [found for found in examination.findings if found.severity != "info"]
+    findings = [finding for finding in examination.findings if finding.severity != "info"]
     refuse(findings, policy)
-    case = examination.case
-    frame, schema = case.table.frame, case.schema
-    gone = np.zeros(len(case.ids), dtype=bool)
+    examined = examination.examined
+    frame, schema = examined.table.frame, examined.schema
+    gone = np.zeros(len(examined.ids), dtype=bool)
     dropped: dict[str, list[str]] = {}
     masked: dict[str, list[str]] = {}
     lines = []
-    for found in findings:
-        rows = pd.Index(case.ids).get_indexer(pd.Index(found.rows)).astype(np.int64)
-        if policy[found.kind] == "drop":
-            rows = _to_drop(examination, found, rows)
+    for finding in findings:
+        kind, action = finding.kind, policy[finding.kind]
+        rows = pd.Index(examined.ids).get_indexer(pd.Index(finding.rows)).astype(np.int64)
+        why = f"for {kind}: {finding.evidence['what']}"
+        if action == "drop":
+            rows = _to_drop(examination, finding, rows)
             gone[rows] = True
-            dropped.setdefault(found.kind, []).extend(case.names(rows))
-            lines.append(f"dropped {len(rows):,} row(s) for {found.kind}: {found.evidence['what']}")
-        elif policy[found.kind] == "mask" and len(rows):
-            frame = _masked(frame, found.columns, rows)
-            masked.setdefault(found.kind, []).extend(found.rows)
-            lines.append(f"emptied {len(rows):,} cell(s) for {found.kind}: {found.evidence['what']}")
-        elif policy[found.kind] == "mask":
-            schema = _without(schema, found.columns)
-            lines.append(f"left out {listed(found.columns)} for {found.kind}: {found.evidence['what']}")
+            dropped.setdefault(kind, []).extend(examined.names(rows))
+            lines.append(f"dropped {len(rows):,} row(s) {why}")
+        elif action == "mask" and len(rows):
+            hidden = np.isin(np.arange(len(frame)), rows)
+            frame = frame.assign(**{name: frame[name].mask(hidden) for name in finding.columns})
+            masked.setdefault(kind, []).extend(finding.rows)
+            lines.append(f"emptied {len(rows):,} cell(s) {why}")
+        elif action == "mask":
+            schema = _without(schema, finding.columns)
+            lines.append(f"left out {listed(finding.columns)} {why}")
     if gone.all():
         raise TableError("doctor.policy drops every row; choose keep or mask for some kinds")
-    index = case.table.index
-    table = replace(
-        case.table, frame=frame[~gone].reset_index(drop=True), index=None if index is None else index[~gone]
-    )
-    return Treatment(table, schema, dropped, masked, lines)
+    table = examined.table
+    index = None if table.index is None else table.index[~gone]
+    kept = replace(table, frame=frame[~gone].reset_index(drop=True), index=index)
+    return Treatment(kept, schema, dropped, masked, lines)
 
 
 def _to_drop(examination: Examination, finding: Finding, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the rows to drop: all that were found, but of copies all but one."""
-    copies = examination.copies
-    families = {
-        "duplicate_images": copies.pictures,
-        "near_duplicate_images": copies.near,
-        "duplicate_texts": copies.texts,
-    }
-    kind = finding.kind.removesuffix("_across_parts")
-    if kind != "duplicate_rows" and kind not in families:
+    copies = examination.copies.get(finding.kind.removesuffix("_across_parts"))
+    if copies is None:
         return np.unique(rows)
-    known = copies.rows if kind == "duplicate_rows" else families[kind][finding.columns[0]]
-    sets = [np.intersect1d(members, rows) for members in known]
-    return spare(examination.case, [members for members in sets if len(members) > 1])
-
-
-def _masked(frame: pd.DataFrame, columns: tuple[str, ...], rows: npt.NDArray[np.int64]) -> pd.DataFrame:
-    frame = frame.copy(deep=False)
-    hidden = np.zeros(len(frame), dtype=bool)
-    hidden[rows] = True
-    for name in columns:
-        frame[name] = frame[name].mask(hidden)
-    return frame
+    sets = [np.intersect1d(members, rows) for members in copies[finding.columns]]
+    return spare(examination.examined, [members for members in sets if len(members) > 1])
 
 
 def _without(schema: Schema, names: tuple[str, ...]) -> Schema:
-    columns = [
-        c.model_copy(update={"role": "unused", "reason": "left out by doctor.policy"}) if c.name in names else c
-        for c in schema.columns
-    ]
+    unused = {"role": "unused", "reason": "left out by doctor.policy"}
+    columns = [c.model_copy(update=unused) if c.name in names else c for c in schema.columns]
     return schema.model_copy(update={"columns": columns})

@@ -48,16 +48,16 @@ def write_checks(path: Path, examination: Examination, done: Sequence[str] = ())
 
 def render_checks(examination: Examination, done: Sequence[str] = ()) -> str:
     """Return the page as HTML; `done` are lines about what was changed because of the findings."""
-    case = examination.case
+    examined = examination.examined
     return (
         environment()
         .get_template("checks.html")
         .render(
             css=style(),
-            table=case.table.name,
-            rows=len(case.ids),
-            roles=[(role, case.schema.named(role)) for role in ("label", "group", "split")],
-            inputs=[column.name for column in case.schema.inputs],
+            table=examined.table.name,
+            rows=len(examined.ids),
+            roles=[(role, examined.schema.named(role)) for role in ("label", "group", "split")],
+            inputs=[column.name for column in examined.schema.inputs],
             counts=counts(examination.findings),
             done=done,
             entries=[_entry(examination, finding) for finding in examination.findings],
@@ -77,7 +77,10 @@ def _entry(examination: Examination, finding: Finding) -> Entry:
             notes |= dict(zip(members, own, strict=True))
     pictured = finding.kind.startswith(_PICTURED) or "duplicate" in finding.kind
     rows = [
-        [(row, notes.get(row, ""), _thumbnail(examination, row) if pictured else "") for row in members[:6]]
+        [
+            (row, notes.get(row, ""), _thumbnail(examination, row, finding.columns) if pictured else "")
+            for row in members[:6]
+        ]
         for members in sets[: _SETS if finding.evidence.get("sets") else _SETS * 2]
     ]
     facts = [(name.replace("_", " "), _value(value)) for name, value in evidence.items() if name not in ("count",)]
@@ -96,9 +99,10 @@ def _value(value: Any) -> str:
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _thumbnail(examination: Examination, row: str) -> str:
-    place = int(pd.Index(examination.case.ids).get_loc(row))
-    for pictures in examination.pictures:
+def _thumbnail(examination: Examination, row: str, columns: tuple[str, ...]) -> str:
+    """Return a row's picture as a data address: that of the columns meant, if there is one, else of any."""
+    place = int(pd.Index(examination.examined.ids).get_loc(row))
+    for pictures in sorted(examination.pictures, key=lambda it: it.column not in columns):
         if pictures.having("fine", "image_tiny", "image_blank")[place]:
             grey = Image.fromarray(np.asarray(pictures.thumbs[place])).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
             file = io.BytesIO()

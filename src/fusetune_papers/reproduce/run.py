@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.split import PARTS, Rows
-from fusetune.doctor.case import Case
 from fusetune.doctor.examine import examine_split
+from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding
 from fusetune.errors import WeightsError
 from fusetune.evaluate.intervals import Interval, score_with_intervals
@@ -298,7 +298,7 @@ def _facts(bench: Bench) -> Facts:
     near = nearest_frame(frame.assign(split=np.array(PARTS)[bench.parts.split.part]), material.task)
     distance = float(near.distances.mean()) if len(near.distances) else math.nan
     schema = infer_schema(material.table, Roles(material.task, inputs=PLACE_COLUMNS, group="stream", row_id="id"))
-    findings = examine_split(Case.of(material.table, schema).with_split(bench.parts.split))
+    findings = examine_split(Examined.of(material.table, schema).with_split(bench.parts.split))
     return Facts(*shared_groups(material, train, test), near.accuracy, distance, alone, constants, findings)
 
 

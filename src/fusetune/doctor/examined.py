@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from fusetune.data.kinds import CELL_KINDS, Kind
-from fusetune.data.schema import Schema
+from fusetune.data.schema import Role, Schema
 from fusetune.data.split import PART_WORDS, PARTS, Rows, Split, seeded_order
 from fusetune.data.table import Table
+from fusetune.doctor.findings import Finding, Severity
 
 # Models of the doctor are fitted on at most this many rows: enough for shares to be right to within a point (a
 # standard error below .4 %), and the work no longer grows with the table.
@@ -22,10 +23,11 @@ SAMPLE = 20_000
 FOLDS = 5
 _SEED = 0
 Codes = npt.NDArray[np.int64]
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Examined:
     """A table under examination.
 
     Attributes:
@@ -47,7 +49,7 @@ class Case:
     parts: Codes | None
 
     @classmethod
-    def of(cls, table: Table, schema: Schema) -> Case:
+    def of(cls, table: Table, schema: Schema) -> Examined:
         """Read label, group and split columns; nothing in them is refused here.
 
         Raises:
@@ -59,8 +61,8 @@ class Case:
         parts = None if split is None else _parts(table.column(split))
         return cls(table, schema, table.ids(schema.named("id")), labels, classes, groups, parts)
 
-    def with_split(self, split: Split) -> Case:
-        """Return the case with a split that was made; rows that it does not know are in no part."""
+    def with_split(self, split: Split) -> Examined:
+        """Return the table with a split that was made; rows that it does not know are in no part."""
         place = pd.Index(split.ids).get_indexer(pd.Index(self.ids))
         return replace(self, parts=np.where(place < 0, -1, split.part[place]).astype(np.int64))
 
@@ -68,10 +70,37 @@ class Case:
         """Return the ids of rows."""
         return tuple(self.ids.iloc[np.asarray(rows, dtype=np.int64)].tolist())
 
+    def finding(
+        self, kind: str, severity: Severity, what: str, remedy: str, rows: Any, columns: Names, /, **evidence: Any
+    ) -> Finding:
+        """Return a finding about rows, which are positions here; `what` says it in one sentence."""
+        return Finding(kind, severity, self.names(rows), columns, {"what": what, **evidence}, remedy)
+
+    def about(
+        self, kind: str, severity: Severity, what: str, remedy: str, rows: Any, columns: Names, /, **evidence: Any
+    ) -> list[Finding]:
+        """Return the finding about rows, whose number begins the sentence; none without rows."""
+        what, evidence = f"{len(rows):,} {what}", {"count": len(rows), **evidence}
+        return [self.finding(kind, severity, what, remedy, rows, columns, **evidence)] if len(rows) else []
+
+    def column_of(self, role: Role) -> Names:
+        """Return the column of a role, or none."""
+        column = self.schema.named(role)
+        return () if column is None else (column,)
+
+    def part(self, rows: Rows) -> Table:
+        """Return a table of some rows."""
+        return Table(self.table.frame.iloc[rows].reset_index(drop=True), self.table.name, self.table.root)
+
     def columns(self, *kinds: Kind) -> list[str]:
         """Return input columns of some kinds that are not part of a vector."""
         grouped = {name for names in self.schema.vectors.values() for name in names}
         return [c.name for c in self.schema.inputs if c.kind in kinds and c.name not in grouped]
+
+    @property
+    def vectors(self) -> list[list[str]]:
+        """Columns of each vector."""
+        return [*self.schema.vectors.values(), *([name] for name in self.columns(Kind.VECTOR))]
 
     @property
     def cells(self) -> list[str]:
@@ -88,27 +117,22 @@ class Case:
 
     @cached_property
     def folds(self) -> Codes:
-        """Fold of each row, 0 to 4, drawn by whole groups."""
-        return self._drawn[self.units] % FOLDS
+        """Fold of each row, 0 to 4, whole groups at a time."""
+        return self._numbers[self.units] % FOLDS
 
     @cached_property
     def sample(self) -> Rows:
         """Rows that the doctor's models see: all, or whole groups (but the last) up to `SAMPLE` rows."""
         if len(self.ids) <= SAMPLE:
             return np.arange(len(self.ids), dtype=np.int64)
-        order = np.lexsort([self.units, self._drawn[self.units]])
+        order = np.lexsort([self.units, self._numbers[self.units]])
         return np.sort(order[:SAMPLE]).astype(np.int64)
 
     @cached_property
-    def _drawn(self) -> Codes:
+    def _numbers(self) -> Codes:
         # Numbers below 2**40, so that a remainder is as good as uniform.
-        numbers = seeded_order(pd.Series(np.arange(int(self.units.max()) + 1)), _SEED)
-        return (numbers.view(np.uint64) >> np.uint64(24)).astype(np.int64)
-
-
-def part_name(code: int) -> str:
-    """Return the name of a part."""
-    return PARTS[code] if code >= 0 else "no part"
+        order = seeded_order(pd.Series(np.arange(int(self.units.max()) + 1)), _SEED)
+        return (order.view(np.uint64) >> np.uint64(24)).astype(np.int64)
 
 
 def _codes(series: pd.Series) -> tuple[Codes, tuple[str, ...]]:
@@ -119,5 +143,5 @@ def _codes(series: pd.Series) -> tuple[Codes, tuple[str, ...]]:
 
 def _parts(series: pd.Series) -> Codes:
     words = series.astype("str").str.strip().str.lower()
-    known = {word: PARTS.index(part) for word, part in PART_WORDS.items()}
-    return words.map(known).fillna(-1).to_numpy().astype(np.int64)
+    codes = words.map({word: PARTS.index(part) for word, part in PART_WORDS.items()})
+    return codes.fillna(-1).to_numpy().astype(np.int64)
