@@ -1,4 +1,4 @@
-"""Would a test notice? Faults that make scores dishonest are planted one by one (`_mutants.py`), and the tests are run.
+"""Would a test notice? Faults that make scores dishonest are planted one by one (`_mutants*.py`), and tests are run.
 
 A fault is planted into a copy of the sources; only the tests that are said to cover it run there, up to the first
 failure. `killed`: a test failed. `SURVIVED`: none did, and the run's exit status is 1.
@@ -21,8 +21,10 @@ from typing import Any
 
 import pytest
 from _mutants import MUTANTS, Mutant
+from _mutants_doctor import DOCTOR
 
 ROOT = Path(__file__).parents[1]
+ALL = (*MUTANTS, *DOCTOR)
 _COPIED = ("src", "tests", "benchmarks", "pyproject.toml")
 _PASSED, _FAILED, _BROKEN = 0, 1, 2
 
@@ -51,7 +53,7 @@ class Outcome:
 
 def main() -> None:
     args = _arguments()
-    chosen = [mutant for mutant in MUTANTS if args.only.lower() in f"{mutant.file} {mutant.what}".lower()]
+    chosen = [mutant for mutant in ALL if args.only.lower() in f"{mutant.file} {mutant.what}".lower()]
     chosen = chosen[:: max(1, len(chosen) // 5)] if args.quick else chosen
     if not chosen:
         sys.exit(f"no mutant's file or words hold '{args.only}'")

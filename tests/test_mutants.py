@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from _mutants import MUTANTS, Mutant
-from mutants import plant
+from _mutants import Mutant
+from mutants import ALL, plant
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def names(file: Path) -> frozenset[str]:
     return frozenset(node.name for node in nodes if isinstance(node, ast.FunctionDef))
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.what)
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.what)
 def test_every_mutant_has_its_place_and_its_tests(mutant: Mutant) -> None:
     text = (ROOT / mutant.file).read_text("utf-8")
     assert text.count(mutant.old) == 1, f"{mutant.file} must hold this once:\n{mutant.old}"
@@ -37,8 +37,8 @@ def test_every_mutant_has_its_place_and_its_tests(mutant: Mutant) -> None:
 
 
 def test_no_mutant_is_listed_twice() -> None:
-    assert len({(mutant.file, mutant.old, mutant.new) for mutant in MUTANTS}) == len(MUTANTS)
-    assert len({mutant.what for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({(mutant.file, mutant.old, mutant.new) for mutant in ALL}) == len(ALL)
+    assert len({mutant.what for mutant in ALL}) == len(ALL)
 
 
 def test_a_place_that_is_not_there_once_is_refused(tmp_path: Path) -> None:
