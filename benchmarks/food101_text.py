@@ -46,11 +46,11 @@ from fusetune.evaluate.intervals import wilson
 from fusetune.features.store import Encoding, FeatureStore
 from fusetune.progress import Log, track
 from fusetune.runtime import Runtime, start_runtime
-from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.alone import text_scores
 from fusetune_papers.reproduce.flaws import FOOD101, flaws_of
+from fusetune_papers.reproduce.lab import Lab
 from fusetune_papers.reproduce.material import material_of
 from fusetune_papers.reproduce.recipe import load_recipe
-from fusetune_papers.reproduce.texts import text_scores
 
 Array = npt.NDArray[Any]
 Features = tuple[pd.Series, dict[str, Array]]
@@ -72,20 +72,20 @@ def main() -> None:
         encoders = {"MiniLM": "all-MiniLM-L6-v2"} | ({"second": args.encoder} if args.encoder else {})
         dev = table[table["split"] == "dev"].reset_index(drop=True)
         classes, labels = np.unique(dev["label"], return_inverse=True)
-        known = _features(dev["text"], encoders, runtime, cache)
+        train = _features(dev["text"], encoders, runtime, cache)
         routes = _routes(list(encoders))
-        inside = {name: _cross_validated(route, name, known, labels) for name, route in routes.items()}
+        inside = {name: _cross_validated(route, name, train, labels) for name, route in routes.items()}
         inside |= _average(inside)
         best = max(inside, key=lambda name: float((inside[name].argmax(1) == labels).mean()))
         test = table[table["split"] == "test"].reset_index(drop=True)  # from here on nothing is chosen any more
         target = np.searchsorted(classes, test["label"])
         asked = _features(test["text"], encoders, runtime, cache)
-        found = {name: route(known, labels, asked) for name, route in track(list(routes.items()), "on all 5,000")}
-        found |= _average(found)
-        found |= {f"shallow network, {form}": _shallow(table, form, runtime, cache) for form in ("paper", "sound")}
+        scores = {name: route(train, labels, asked) for name, route in track(list(routes.items()), "on all 5,000")}
+        scores |= _average(scores)
+        scores |= {f"shallow network, {form}": _shallow(table, form, runtime, cache) for form in ("paper", "sound")}
         if args.fine_tune:
-            found["MiniLM, fine-tuned, and words: fusetune.fit"] = _fitted(table, classes, 0 if args.quick else 2)
-    rows = [_row(name, found[name], target, test, inside.get(name), labels) for name in found]
+            scores["MiniLM, fine-tuned, and words: fusetune.fit"] = _fitted(table, classes, 0 if args.quick else 2)
+    rows = [_row(name, scores[name], target, test, inside.get(name), labels) for name in scores]
     result = {"rows": rows, "chosen by cross-validation": best, "titles": len(dev), "quick": args.quick}
     _show(result)
     if args.json:
@@ -108,7 +108,7 @@ def _arguments() -> argparse.Namespace:
 
 def _features(texts: pd.Series, encoders: dict[str, str], runtime: Runtime, cache: Path) -> Features:
     """Return the texts and, by encoder, their vectors of length 1."""
-    found = {}
+    vectors = {}
     for name, place in encoders.items():
         encoder, tokenizer = load_text_encoder(place, max_tokens=64)
         table = Table(pd.DataFrame({"text": texts}), "titles", Path())
@@ -118,18 +118,18 @@ def _features(texts: pd.Series, encoders: dict[str, str], runtime: Runtime, cach
         rows = np.arange(len(texts))
         store = FeatureStore(cache, runtime, Log(None, quiet=True))
         z = store.encode(Encoding(name, encoder, source, plain, row_keys(texts), 128), rows)[0]
-        found[name] = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
-    return texts, found
+        vectors[name] = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
+    return texts, vectors
 
 
 def _routes(encoders: list[str]) -> dict[str, Route]:
-    """Return (known titles with labels, new titles) -> class probabilities, by name."""
+    """Return (training titles with labels, new titles) -> class probabilities, by name."""
     words, chars = {"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 5), "min_df": 2}
 
     def logistic(strength: float, counts: list[dict[str, Any]], dense: list[str]) -> Route:
-        def route(known: Features, labels: Array, asked: Features) -> Array:
+        def route(train: Features, labels: Array, asked: Features) -> Array:
             blocks = [TfidfVectorizer(sublinear_tf=True, **options) for options in counts]
-            x = hstack([*(b.fit_transform(known[0]) for b in blocks), *(csr_matrix(known[1][name]) for name in dense)])
+            x = hstack([*(b.fit_transform(train[0]) for b in blocks), *(csr_matrix(train[1][name]) for name in dense)])
             model = LogisticRegression(C=strength, max_iter=200).fit(x.tocsr().astype(np.float32), labels)
             new = hstack([*(b.transform(asked[0]) for b in blocks), *(csr_matrix(asked[1][name]) for name in dense)])
             return np.asarray(model.predict_proba(new.tocsr().astype(np.float32)))
@@ -144,17 +144,17 @@ def _routes(encoders: list[str]) -> dict[str, Route]:
     }
 
 
-def _average(found: dict[str, Array]) -> dict[str, Array]:
+def _average(scores: dict[str, Array]) -> dict[str, Array]:
     """Return the mean of the log-probabilities of characters and vectors."""
-    parts = ["TF-IDF of words and characters", *(name for name in found if name.endswith("frozen"))]
-    return {"mean of the latter": softmax(np.mean([np.log(found[part] + 1e-9) for part in parts], axis=0), axis=1)}
+    parts = ["TF-IDF of words and characters", *(name for name in scores if name.endswith("frozen"))]
+    return {"mean of the latter": softmax(np.mean([np.log(scores[part] + 1e-9) for part in parts], axis=0), axis=1)}
 
 
-def _cross_validated(route: Route, name: str, known: Features, labels: Array) -> Array:
+def _cross_validated(route: Route, name: str, titles: Features, labels: Array) -> Array:
     folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=0).split(labels, labels))
     result = np.zeros((len(labels), int(labels.max()) + 1))
     for train, held in track(folds, f"cross-validating {name}"):
-        result[held] = route(_some(known, train), labels[train], _some(known, held))
+        result[held] = route(_some(titles, train), labels[train], _some(titles, held))
     return result
 
 
@@ -168,10 +168,10 @@ def _shallow(table: pd.DataFrame, form: str, runtime: Runtime, cache: Path) -> A
     material = material_of(FOOD101, Table(table.reset_index(drop=True), "titles", Path()), "label")
     stage = load_recipe("food101-text-shallow", "paper").text
     assert stage is not None
-    bench = Bench(material, flaws, runtime, Log(None, quiet=True), 0, cache)
+    lab = Lab(material, flaws, runtime, Log(None, quiet=True), 0, cache)
     # All test titles, also the first, which the notebook loses: one row in 22,716.
     asked = np.flatnonzero(material.table.frame["split"] == "test")
-    return np.asarray(softmax(text_scores(bench, stage).all[asked], axis=1))
+    return np.asarray(softmax(text_scores(lab, stage).all[asked], axis=1))
 
 
 def _fitted(table: pd.DataFrame, classes: Array, epochs: int) -> Array:
@@ -185,8 +185,8 @@ def _fitted(table: pd.DataFrame, classes: Array, epochs: int) -> Array:
     how: dict[str, Any] = {"inputs": ["text"], "kinds": {"text": "text"}, "split": "split", "config": config}
     with TemporaryDirectory() as folder:
         run = fusetune.fit(rows, "label", out=Path(folder) / "run", **how)
-        said = pd.read_parquet(run.folder / "predictions.parquet")
-    return said[said["part"] == "test"][[f"p({name})" for name in classes]].to_numpy()
+        predictions = pd.read_parquet(run.folder / "predictions.parquet")
+    return predictions[predictions["part"] == "test"][[f"p({name})" for name in classes]].to_numpy()
 
 
 def _row(name: str, p: Array, target: Array, test: pd.DataFrame, inside: Array | None, labels: Array) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from fusetune_papers.datasets.baselines import consecutive_agreement, constant_accuracy, fitted_constant, nearest_frame
+from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data")) / "fpus23_annotations"
@@ -73,14 +73,28 @@ def measure(data: Path, seeds: range) -> dict[str, Any]:
     }
 
 
+def fitted_constant(table: pd.DataFrame, task: str, key: str) -> float:
+    """Return the test accuracy of the most common training label per value of a column."""
+    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
+    best = pd.crosstab(train[key], train[task]).idxmax(axis=1)
+    return float((test[key].map(best).fillna(train[task].mode()[0]) == test[task]).mean())
+
+
+def consecutive_agreement(table: pd.DataFrame, task: str) -> float:
+    """Return the share of pairs of consecutive frames of a stream that have the same label."""
+    ordered = table.sort_values(["stream", "frame"])
+    same = ordered["stream"].eq(ordered["stream"].shift())
+    return float(ordered[task].eq(ordered[task].shift())[same].mean())
+
+
 def _show(result: dict[str, Any]) -> None:
     print(f"\n{result['rows']:,} frames of {result['streams']} streams; no picture was looked at")
     print(f"{result['seeds']} split(s) by frame, {result['test rows']:,} test rows each; one split by streams\n")
     print("| baseline | " + " | ".join(f"{task}, expected" for task in TASKS) + " |")
     print("|---" * (len(TASKS) + 1) + "|")
     for name, values in result["values"].items():
-        known = EXPECTED.get(name)
-        cells = [f"{values[task]:.4f}" + (f" ({known[task]})" if known else "") for task in TASKS]
+        expected = EXPECTED.get(name)
+        cells = [f"{values[task]:.4f}" + (f" ({expected[task]})" if expected else "") for task in TASKS]
         print(f"| {name} | " + " | ".join(cells) + " |")
     distance = result["distance"]
     print(f"\nnearest training frame in the split by frame: {distance['mean']:.2f} frames away (expected 1.19),")

@@ -73,7 +73,7 @@ class Context:
         keys: Row key per row, int64 [rows].
         ids: Row id per row.
         groups: Group per row, if rows are grouped.
-        folder: Where stages keep their checkpoints.
+        folder: Where stages keep their checkpoints; None: nowhere.
         key: Hash of everything that the stages depend on.
         histories: What each training stage did.
         trained_rows: Row passes through each encoder in training.
@@ -96,7 +96,7 @@ class Context:
     ids: pd.Series
     groups: pd.Series | None
     store: FeatureStore
-    folder: Path
+    folder: Path | None
     key: str
     resume: bool = False
     histories: dict[str, History] = field(default_factory=dict)

@@ -13,12 +13,14 @@ from fusetune.data.table import Table
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune_papers.datasets.streams import LOCATIONS
-from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.head import Frozen
+from fusetune_papers.reproduce.lab import Lab, untrained
 from fusetune_papers.reproduce.material import Material, material_of
-from fusetune_papers.reproduce.recipe import Recipe, SgdStage, TextStage
+from fusetune_papers.reproduce.recipe import Recipe, Stage, TextStage
+from fusetune_papers.reproduce.series import Series, run_series
 
-IMAGE = SgdStage(epochs=2, batch_size=16, lr=0.02)
-HEAD = SgdStage(epochs=3, batch_size=16, lr=0.01)
+IMAGE = Stage(epochs=2, batch_size=16, lr=0.02)
+HEAD = Stage(epochs=3, batch_size=16, lr=0.01)
 TEXT = TextStage(epochs=2, batch_size=16, lr=0.01)
 
 
@@ -59,14 +61,27 @@ def titles(classes: int = 3, rows: int = 60, short: int | None = None) -> Materi
 
 def recipe(**more: object) -> Recipe:
     """Return a fused experiment of seconds."""
-    given = {
+    settings = {
         "name": "made-up", "title": "made up", "data": "phantom", "stage": "fused", "encoder": "builtin", "size": 16,
         "canvas": 18, "side": ("place",), "head": HEAD, "views": 2, **more,
     }  # fmt: skip
-    return Recipe.model_validate(given)
+    return Recipe.model_validate(settings)
 
 
-def bench(material: Material, folder: Path, *flaws: str, seed: int = 0) -> Bench:
-    """Return a bench on one thread that says nothing."""
+def lab(material: Material, folder: Path, *flaws: str, seed: int = 0) -> Lab:
+    """Return a lab on one thread that says nothing."""
     runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
-    return Bench(material, frozenset(flaws), runtime, Log(None, quiet=True), seed, folder / "store")
+    return Lab(material, frozenset(flaws), runtime, Log(None, quiet=True), seed, folder / "store")
+
+
+def frozen(made: Lab, plan: Recipe) -> Frozen:
+    """Return an experiment's image network as it was pretrained."""
+    run = made.images(plan)
+    return Frozen(made, run, untrained(run))
+
+
+def run(material: Material, plans: list[Recipe], flaws: frozenset[str], folder: Path, form: str = "x") -> Series:
+    """Run some experiments on one thread and return what came of them."""
+    series = Series(material.task, form, flaws)
+    run_series(series, plans, lambda its: lab(material, folder, *its))
+    return series

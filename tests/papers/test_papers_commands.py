@@ -1,7 +1,10 @@
-"""`fusetune data ...`: what is written, what is said, and exit codes."""
+"""`fusetune data ...`: what is written, what is output, and exit codes."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -26,18 +29,18 @@ def run(*words: str | Path, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands") / "few-synthetic"
-    said = run("phantom", "--out", folder, *FEW)
-    assert "(SYNTHETIC)" in said
-    assert f"fusetune data fpus23 {folder} --out {folder}.parquet --task head" in said
+    output = run("phantom", "--out", folder, *FEW)
+    assert "(SYNTHETIC)" in output
+    assert f"fusetune data fpus23 {folder} --out {folder}.parquet --task head" in output
     return folder
 
 
 @pytest.mark.parametrize("name", ["head.csv", "head.parquet", "head.jsonl"])
 def test_phantom_then_table(folder: Path, name: str) -> None:
     path = folder.parent / name
-    said = run("fpus23", folder, "--out", path, "--task", "head")
-    assert "64 rows" in said
-    assert "--label head --group stream --split split --inputs image,text,head_up" in said
+    output = run("fpus23", folder, "--out", path, "--task", "head")
+    assert "64 rows" in output
+    assert "--label head --group stream --split split --inputs image,text,head_up" in output
     table = read_table(path)
     assert len(table) == 64
     assert (table.root / table.frame["image"][0]).is_file(), "paths are relative to the table"
@@ -85,3 +88,20 @@ def test_the_files_that_are_read_are_packaged() -> None:
     packaged = {path for pattern in patterns for path in source.glob(pattern)}
     others = {path for path in source.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert others == packaged
+
+
+def test_the_commands_are_found_where_the_package_is_installed(tmp_path: Path) -> None:
+    installed = tmp_path / "some_papers-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: some-papers\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{GROUP}]\npapers = fusetune_papers.cli\nother = no_such_module\n")
+    source = str(Path(fusetune_papers.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "fusetune.cli", "data", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "fpus23" in done.stdout
+    assert "stamps" in done.stdout
+    assert "the commands of 'other' (no_such_module) are missing" in done.stderr

@@ -105,12 +105,12 @@ def test_the_gpt2_notebook_divides_its_rows_honestly() -> None:
 
 def test_frames_are_dealt_as_the_publisher_deals_them(frames: Material) -> None:
     order = np.random.default_rng(0).permutation(len(frames.labels))
-    given = np.array(["train", "valid", "test"], dtype=object)[order % 3]
-    published = replace(frames, by_frame=given)
+    dealt = np.array(["train", "valid", "test"], dtype=object)[order % 3]
+    published = replace(frames, by_frame=dealt)
     parts = divide(published, frozenset({"L1"}), 0)
-    assert np.array_equal(parts.split.rows("valid"), np.flatnonzero(given == "valid"))
+    assert np.array_equal(parts.split.rows("valid"), np.flatnonzero(dealt == "valid"))
     whole = divide(published, frozenset(), 0).split.rows("valid")
-    assert not np.array_equal(whole, np.flatnonzero(given == "valid"))
+    assert not np.array_equal(whole, np.flatnonzero(dealt == "valid"))
 
 
 def test_a_dev_file_is_the_validation_part_but_for_l5() -> None:
@@ -131,7 +131,7 @@ def test_without_training_or_test_rows_nothing_is_reproduced(part: str) -> None:
 def test_the_row_with_a_title_that_is_too_short_is_dropped() -> None:
     material = titles(short=7)
     parts = divide(material, frozenset({"L5", "L6"}), 0)
-    train = np.flatnonzero(material.given == "train")
+    train = np.flatnonzero(material.fixed == "train")
     assert train[7] not in parts.head
     assert (parts.source == np.where(parts.head < train[7], parts.head, np.append(parts.head[1:], train[-1]))).all()
 

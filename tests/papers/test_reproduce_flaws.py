@@ -7,11 +7,12 @@ import pytest
 from fusetune.errors import ConfigError
 from fusetune.evaluate.intervals import wilson
 from fusetune.train.optim import rate_factor
-from fusetune_papers.reproduce.bench import image_policy
-from fusetune_papers.reproduce.cost import published_passes, stored_passes
 from fusetune_papers.reproduce.flaws import DATA, FLAWS, FOOD101, FPUS23, PHANTOM, chosen, flaws_of, in_order
-from fusetune_papers.reproduce.published import PRINTED
+from fusetune_papers.reproduce.lab import image_policy
 from fusetune_papers.reproduce.recipe import CIFAR_MEAN, CIFAR_STD, load_recipe, quicker, recipe_names, recipes_of
+from fusetune_papers.reproduce.report import published_passes, stored_passes
+
+PRINTED = {r.notebook: r.printed for name in recipe_names() if (r := load_recipe(name, "paper")).notebook and r.printed}
 
 
 def test_there_are_sixteen_switches_in_order() -> None:

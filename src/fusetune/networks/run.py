@@ -34,6 +34,7 @@ def outputs_of(
     config: Config,
     runtime: Runtime,
     description: str,
+    batch_size: int = _BATCH,
 ) -> dict[str, Outputs]:
     """Return what networks say of some rows, on the CPU; with `evaluate.test_views`, see `mean_view`.
 
@@ -45,8 +46,9 @@ def outputs_of(
         config: How many views are drawn, and by which seed.
         runtime: Device and precision.
         description: What the progress bar says.
+        batch_size: Rows per batch, which are in the order of `rows`.
     """
-    batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     parts: dict[str, list[Outputs]] = {name: [] for name in networks}
 
     def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:

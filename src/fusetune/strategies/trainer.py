@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fusetune.config import EncoderConfig, StageConfig
 from fusetune.context import Context
@@ -22,7 +22,7 @@ from fusetune.networks import Network
 from fusetune.networks.run import read_present
 from fusetune.strategies.batch import Batch, draw_batch, validate
 from fusetune.train.checkpoint import Checkpoints
-from fusetune.train.loop import Task, train
+from fusetune.train.loop import Keep, Task, train
 from fusetune.train.optim import encoder_groups
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -46,6 +46,7 @@ class Training:
         start_counts: Is the network before the first step a candidate?
         before_epoch: Told the epoch's number before its first batch.
         before_step: Called once per optimiser step, before gradients are clipped.
+        keep: What makes an epoch the best, as for `train`.
     """
 
     stage: str
@@ -61,6 +62,19 @@ class Training:
     start_counts: bool = True
     before_epoch: Callable[[int], None] = lambda epoch: None
     before_step: Callable[[], None] = lambda: None
+    keep: Keep = "nll"
+
+
+def by_batch(ctx: Context, loss: Callable[[Batch], Tensor]) -> Callable[[Batch, float], float]:
+    """Return the plain way to gradients: one loss, the mean over a batch, and one backward pass."""
+
+    def gradients(batch: Batch, share: float) -> float:
+        with ctx.runtime.fabric.autocast():
+            mean = loss(batch)
+        ctx.runtime.fabric.backward(mean * share)
+        return float(mean.detach())
+
+    return gradients
 
 
 def run_training(ctx: Context, what: Training) -> None:
@@ -94,7 +108,7 @@ def run_training(ctx: Context, what: Training) -> None:
     ctx.histories[what.stage] = train(
         what.module, groups, task, loop,
         runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=_checkpoints(ctx, what), resume=ctx.resume,
-        start_counts=what.start_counts,
+        start_counts=what.start_counts, keep=what.keep,
     )  # fmt: skip
     for name, settings in what.encoders.items():
         if settings.lora_rank:
@@ -110,7 +124,9 @@ def _opened(encoder: Encoder, settings: EncoderConfig) -> list[dict[str, object]
     return encoder_groups(encoder.blocks(), settings)
 
 
-def _checkpoints(ctx: Context, what: Training) -> Checkpoints:
+def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:
+    if ctx.folder is None:
+        return None
     encoders = {name: settings.model_dump(mode="json") for name, settings in what.encoders.items()}
     words = f"{ctx.key} {what.stage} {what.loop.model_dump_json()} {encoders}"
     key = hashlib.sha256(words.encode()).hexdigest()

@@ -32,7 +32,7 @@ from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_crossed, fit_logistic
 from fusetune.networks import EnsembleNetwork
 from fusetune.strategies.batch import Batch
-from fusetune.strategies.trainer import Training, freeze, run_training
+from fusetune.strategies.trainer import Training, by_batch, freeze, run_training
 from fusetune.train.optim import weight_groups
 
 _WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
@@ -100,18 +100,11 @@ def _train(
             groups=weight_groups(classifier, settings.head_lr, settings.weight_decay),
             rows=rows,
             held=held[source.present[held]],
-            gradients=lambda batch, share: _gradients(ctx, name, network, batch, share, settings.dropout),
+            gradients=by_batch(ctx, lambda batch: stage_u_loss(name, network, batch, settings.dropout)),
             weight=weight,
             start_counts=start_counts,
         ),
     )
-
-
-def _gradients(ctx: Context, name: str, network: EnsembleNetwork, batch: Batch, share: float, dropout: float) -> float:
-    with ctx.runtime.fabric.autocast():
-        loss = stage_u_loss(name, network, batch, dropout)
-    ctx.runtime.fabric.backward(loss * share)
-    return float(loss.detach())
 
 
 def stage_u_loss(name: str, network: EnsembleNetwork, batch: Batch, dropout: float) -> Tensor:

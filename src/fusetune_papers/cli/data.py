@@ -10,9 +10,11 @@ import typer
 
 from fusetune.cli.frame import Debug, check_table_name, data_app, guarded, out, write_table
 from fusetune.cli.words import pairs
+from fusetune.data.split import PARTS
 from fusetune_papers.datasets.food101 import food101_table
-from fusetune_papers.datasets.fpus23 import How, Missing, fpus23_table
+from fusetune_papers.datasets.fpus23 import How, fpus23_table
 from fusetune_papers.datasets.mogonet import VIEWS, mogonet_table
+from fusetune_papers.datasets.pictures import Missing
 from fusetune_papers.datasets.resnet50 import PACKAGE, convert_resnet50
 from fusetune_papers.phantom.draw import write_phantom
 from fusetune_papers.phantom.script import Knobs
@@ -56,7 +58,7 @@ def fpus23(
     """
     del debug
     check_table_name(table)
-    found = fpus23_table(
+    frame = fpus23_table(
         src,
         frames=frames,
         images=not without_images,
@@ -67,9 +69,8 @@ def fpus23(
         seed=seed,
         root=table.parent,
     )
-    write_table(found, table)
-    inputs = [name for name in ("image", "text") if name in found] + ["head_up", "front_view", "location", "probe"]
-    _say(found, table, f"--label {task or 'head'} --group stream --split split --inputs {','.join(inputs)}")
+    inputs = [name for name in ("image", "text") if name in frame] + ["head_up", "front_view", "location", "probe"]
+    _write(frame, table, f"--label {task or 'head'} --group stream --split split --inputs {','.join(inputs)}")
 
 
 @data_app.command(
@@ -94,9 +95,8 @@ def upmc_food101(
     """
     del debug
     check_table_name(table)
-    found = food101_table(src, images=not without_images, missing=missing, valid=valid, seed=seed, root=table.parent)
-    write_table(found, table)
-    _say(found, table, f"--label label --split split --inputs {'text' if without_images else 'image,text'}")
+    frame = food101_table(src, images=not without_images, missing=missing, valid=valid, seed=seed, root=table.parent)
+    _write(frame, table, f"--label label --split split --inputs {'text' if without_images else 'image,text'}")
 
 
 @data_app.command(
@@ -108,9 +108,11 @@ def mogonet(src: Source, table: TableFile, debug: Debug = False) -> None:
     """Make a table of one of MOGONET's omics folders: mRNA, DNA methylation and miRNA as three vectors."""
     del debug
     check_table_name(table)
-    found = mogonet_table(src)
-    write_table(found, table)
-    _say(found, table, "--label label --split split " + " ".join(f"--vectors '{view}={view}__*'" for view in VIEWS))
+    _write(
+        mogonet_table(src),
+        table,
+        "--label label --split split " + " ".join(f"--vectors '{view}={view}__*'" for view in VIEWS),
+    )
 
 
 @data_app.command(
@@ -166,9 +168,10 @@ def resnet50(
     out.print(f"weights {convert_resnet50(folder, archive)}", soft_wrap=True)
 
 
-def _say(found: pd.DataFrame, table: Path, options: str) -> None:
-    """Print what was written, and the command that goes on from there."""
-    parts = found["split"].value_counts()
-    sizes = ", ".join(f"{parts[name]:,} {name}" for name in ("train", "valid", "test") if name in parts)
-    out.print(f"table   {table}: {len(found):,} rows ({sizes})", soft_wrap=True)
+def _write(frame: pd.DataFrame, table: Path, options: str) -> None:
+    """Write a table; print what it holds, and the command that goes on from there."""
+    write_table(frame, table)
+    parts = frame["split"].value_counts()
+    sizes = ", ".join(f"{parts[name]:,} {name}" for name in PARTS if name in parts)
+    out.print(f"table   {table}: {len(frame):,} rows ({sizes})", soft_wrap=True)
     out.print(f"next    fusetune fit {table} {options}", soft_wrap=True)

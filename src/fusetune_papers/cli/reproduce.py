@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.padding import Padding
@@ -18,14 +19,23 @@ from fusetune.errors import ConfigError, did_you_mean
 from fusetune.files import write_text
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune_papers.reproduce.flaws import DATA, FLAWS, FOOD101, FPUS23, PHANTOM, chosen, flaws_of, in_order
-from fusetune_papers.reproduce.load import TASKS, load_material, thinned
-from fusetune_papers.reproduce.published import PRINTED
-from fusetune_papers.reproduce.recipe import Recipe, load_recipe, quicker, recipe_names, recipes_of, with_batches_of
-from fusetune_papers.reproduce.run import Series, run_series
-from fusetune_papers.reproduce.words import bounds, cost_lines, fact_lines, flaw_lines, outcome_grid
+from fusetune_papers.reproduce.flaws import DATA, FLAWS, PHANTOM, chosen, flaws_of, in_order
+from fusetune_papers.reproduce.lab import Lab
+from fusetune_papers.reproduce.material import TASKS, load_material, thinned
+from fusetune_papers.reproduce.recipe import (
+    Form,
+    Recipe,
+    load_recipe,
+    quicker,
+    recipe_names,
+    recipes_of,
+    with_batches_of,
+)
+from fusetune_papers.reproduce.report import bounds, cost_lines, fact_lines, flaw_lines, outcome_grid
+from fusetune_papers.reproduce.series import Series, run_series
 
-_FORMS, _MISSING = ("paper", "sound", "both"), ("error", "drop")
+# What a series is called, the form of its recipes, and the switches that are on.
+Plan = tuple[str, Form, frozenset[str]]
 
 
 @app.command(
@@ -89,29 +99,22 @@ def reproduce(
     with TemporaryDirectory() as temporary:
         kept = out_folder or Path(temporary)
         log = Log(kept / "log.jsonl" if out_folder else None)
-        runtime = start_runtime(Config())
+        how: dict[str, Any] = {"runtime": start_runtime(Config()), "log": log, "seed": seed}
+        how |= {"cache": kept / "features", "allow_download": allow_download}
         results: list[Series] = []
         try:
             for name in commas(task) or TASKS[data]:
                 material = load_material(data, folder, name, seed, "drop" if missing == "drop" else "error")
                 material = thinned(material) if quick else material
-                if not material.has("image"):
+                pictures = material.has("image")
+                if not pictures:
                     log.warn(f"{folder} has no pictures: only what needs none is run")
                     _warn_of_idle(plans, log)
                 for form, published, switches in plans:
                     log.say(f"{name}, {form}: {len(material.table):,} rows")
-                    run_series(
-                        material,
-                        _recipes(names, published, encoder, quick, material.has("image"), switches),
-                        form,
-                        switches,
-                        runtime=runtime,
-                        log=log,
-                        seed=seed,
-                        cache=kept / "features",
-                        allow_download=allow_download,
-                        into=results,
-                    )
+                    results.append(Series(name, form, switches))
+                    recipes = _recipes(names, published, encoder, quick, pictures, switches)
+                    run_series(results[-1], recipes, functools.partial(Lab, material, **how))
         finally:  # what was found before something failed took hours
             if any(series.outcomes or series.facts for series in results):
                 _show(data, results, quick)
@@ -126,20 +129,19 @@ def _refuse_nonsense(data: str, folder: Path | None, recipe: str | None, flaws: 
     if recipe is not None and flaws:
         raise ConfigError("--flaws turns single flaws on on top of `sound`, beside it; leave --recipe out")
     recipe = recipe or "both"
-    if recipe not in _FORMS:
-        raise ConfigError(f"--recipe {recipe}: use one of {', '.join(_FORMS)}{did_you_mean(recipe, _FORMS)}")
-    if missing not in _MISSING:
-        raise ConfigError(f"--missing {missing}: use one of {', '.join(_MISSING)}{did_you_mean(missing, _MISSING)}")
+    choices = (("--recipe", recipe, ("paper", "sound", "both")), ("--missing", missing, ("error", "drop")))
+    for option, word, possible in choices:
+        if word not in possible:
+            raise ConfigError(f"{option} {word}: use one of {', '.join(possible)}{did_you_mean(word, possible)}")
     if folder is None:
         raise ConfigError("name the folder with --data DIR" + (" (it may be new)" if data == PHANTOM else ""))
     return recipe
 
 
-def _warn_of_idle(plans: list[tuple[str, str, frozenset[str]]], log: Log) -> None:
+def _warn_of_idle(plans: list[Plan], log: Log) -> None:
     """Say which of the single flaws that were asked for act on nothing where there are no pictures."""
     asked = set().union(*(switches for _, form, switches in plans if form == "sound"))
-    idle = in_order(name for name in asked if FLAWS[name].pictures)
-    if idle:
+    if idle := in_order(name for name in asked if FLAWS[name].pictures):
         log.warn(f"without pictures, nothing is measured of {', '.join(idle)}")
 
 
@@ -149,38 +151,39 @@ def _save(path: Path, results: list[Series], quick: bool) -> None:
     write_text(path, json.dumps({"outcomes": rows, "facts": facts, "quick": quick}, indent=1))
 
 
-def _plans(data: str, recipe: str, flaws: list[str] | None) -> list[tuple[str, str, frozenset[str]]]:
-    """Return (name, form of the recipe, switches that are on) of each series to run."""
+def _plans(data: str, recipe: str, flaws: list[str] | None) -> list[Plan]:
+    """Return the series to run."""
+    nothing = frozenset[str]()
     if flaws:
         switches = chosen(flaws, data)
-        single = [(f"sound + {name}", "sound", frozenset({name})) for name in FLAWS if name in switches]
-        together = [("sound + these", "sound", switches)] if len(single) > 1 else []
-        return [("sound", "sound", frozenset()), *single, *together]
-    plans = [("paper", "paper", flaws_of(data)), ("sound", "sound", frozenset[str]())]
+        single: list[Plan] = [(f"sound + {name}", "sound", frozenset({name})) for name in FLAWS if name in switches]
+        together: list[Plan] = [("sound + these", "sound", switches)] if len(single) > 1 else []
+        return [("sound", "sound", nothing), *single, *together]
+    plans: list[Plan] = [("paper", "paper", flaws_of(data)), ("sound", "sound", nothing)]
     return [plan for plan in plans if recipe in (plan[0], "both")]
 
 
 def _names(data: str, only: list[str] | None) -> list[str]:
     """Return the experiments on a data set that were asked for."""
-    known = [recipe.name for recipe in recipes_of(data, "paper")]
+    names = [recipe.name for recipe in recipes_of(data, "paper")]
     for name in only or ():
-        if name not in known:
-            raise ConfigError(f"--only {name}: not an experiment on {data}{did_you_mean(name, known)}; see --list")
-    return [name for name in known if name in (only or known)]
+        if name not in names:
+            raise ConfigError(f"--only {name}: not an experiment on {data}{did_you_mean(name, names)}; see --list")
+    return [name for name in names if name in (only or names)]
 
 
 def _recipes(
-    names: list[str], form: str, encoder: str | None, quick: bool, pictures: bool, flaws: frozenset[str]
+    names: list[str], form: Form, encoder: str | None, quick: bool, pictures: bool, flaws: frozenset[str]
 ) -> list[Recipe]:
     """Return the experiments to run; without pictures, those that need none."""
-    found = [load_recipe(name, "paper" if form == "paper" else "sound") for name in names]
+    recipes = [load_recipe(name, form) for name in names]
     if "L15" in flaws:
-        found = [with_batches_of(recipe, load_recipe(recipe.name, "paper")) for recipe in found]
-    found = [recipe for recipe in found if pictures or recipe.stage == "text"]
+        recipes = [with_batches_of(recipe, load_recipe(recipe.name, "paper")) for recipe in recipes]
+    recipes = [recipe for recipe in recipes if pictures or recipe.stage == "text"]
     if encoder:
-        said = f" (here: {encoder})"
-        found = [r.model_copy(update={"encoder": encoder, "title": r.title + said}) if r.encoder else r for r in found]
-    return [quicker(recipe) for recipe in found] if quick else found
+        other = {r.name: {"encoder": encoder, "title": f"{r.title} (here: {encoder})"} for r in recipes if r.encoder}
+        recipes = [recipe.model_copy(update=other.get(recipe.name, {})) for recipe in recipes]
+    return [quicker(recipe) for recipe in recipes] if quick else recipes
 
 
 def _show(data: str, results: list[Series], quick: bool) -> None:
@@ -195,18 +198,17 @@ def _show(data: str, results: list[Series], quick: bool) -> None:
 
 
 def _list() -> None:
+    def entry(title: str, text: str) -> None:
+        out.print(title)
+        out.print(Padding(Text(text), (0, 0, 0, 5)))
+
     for name in recipe_names():
         recipe = load_recipe(name, "paper")
-        printed = (
-            "" if recipe.notebook is None else f", printed test accuracy {bounds(PRINTED[recipe.notebook].interval)}"
-        )
         number = "" if recipe.notebook is None else f", notebook {recipe.notebook}"
-        out.print(name)
-        out.print(Padding(Text(f"{recipe.data}{number}: {recipe.title}{printed}"), (0, 0, 0, 5)))
+        printed = f", printed test accuracy {bounds(recipe.printed.interval)}" if recipe.printed else ""
+        entry(name, f"{recipe.data}{number}: {recipe.title}{printed}")
     out.print("\nIntervals are Wilson's at 95 %, as if rows were independent.\n")
-    for flaw in FLAWS.values():
-        where = ", ".join(name for name in (FPUS23, FOOD101, PHANTOM) if name in flaw.elsewhere)
-        out.print(f"{flaw.name}  {flaw.title}")
-        out.print(Padding(Text(f"evidence: {flaw.evidence}\nsound: {flaw.repair}"), (0, 0, 0, 5)))
-        if where:
-            out.print(Padding(Text(f"changes nothing on: {where}"), (0, 0, 0, 5)))
+    for name, flaw in FLAWS.items():
+        where = f"\nchanges nothing on: {', '.join(data for data in DATA if data in flaw.elsewhere)}"
+        text = f"evidence: {flaw.evidence}\nsound: {flaw.repair}" + (where if flaw.elsewhere else "")
+        entry(f"{name}  {flaw.title}", text)

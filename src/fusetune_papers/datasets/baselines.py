@@ -35,20 +35,6 @@ def constant_accuracy(labels: pd.Series, keys: pd.Series) -> float:
     return float(counts.max(axis=1).sum() / len(labels))
 
 
-def fitted_constant(table: pd.DataFrame, task: str, key: str) -> float:
-    """Return the test accuracy of the most common training label per value of a column."""
-    train, test = table[table["split"] == "train"], table[table["split"] == "test"]
-    best = pd.crosstab(train[key], train[task]).idxmax(axis=1)
-    return float((test[key].map(best).fillna(train[task].mode()[0]) == test[task]).mean())
-
-
-def consecutive_agreement(table: pd.DataFrame, task: str) -> float:
-    """Return the share of pairs of consecutive frames of a stream that have the same label."""
-    ordered = table.sort_values(["stream", "frame"])
-    same = ordered["stream"].eq(ordered["stream"].shift())
-    return float(ordered[task].eq(ordered[task].shift())[same].mean())
-
-
 def nearest_frame(table: pd.DataFrame, task: str) -> Nearest:
     """Predict test frames by the nearest training frame of their stream; the earlier one where two are as near."""
     part, labels = table["split"].to_numpy(), table[task].to_numpy()

@@ -14,9 +14,8 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +24,8 @@ from fusetune.data.kinds import IMAGE_SUFFIXES
 from fusetune.data.split import deal
 from fusetune.errors import UserError, listed
 from fusetune.progress import Log, track
-from fusetune_papers.datasets.paths import relative_path
+from fusetune_papers.datasets.pictures import Missing, Warn, with_pictures
 
-Missing = Literal["error", "drop"]
 CLASSES = 101
 _JSON_PARTS = {"train": "train", "dev": "valid", "test": "test"}
 # A table with the same content; `valid` rows are called dev there too.
@@ -42,7 +40,7 @@ def food101_table(
     valid: float = 0.1,
     seed: int = 0,
     root: Path | None = None,
-    warn: Callable[[str], None] | None = None,
+    warn: Warn | None = None,
 ) -> pd.DataFrame:
     """Read the data set as published.
 
@@ -77,7 +75,7 @@ def food101_table(
     table["dish_in_title"] = [int(names_dish(t, d)) for t, d in zip(table["text"], table["label"], strict=True)]
     table["text"] = table["text"].mask(table["text"].str.strip() == "")
     if images:
-        table = _with_images(table, src, missing, root, warn)
+        table = with_pictures(table, table["path"], _pictures(src), src, missing, root, warn)
     columns = ["id", *(["image"] if images else []), "text", "label", "dish_in_title", "split"]
     return table[columns].reset_index(drop=True)
 
@@ -136,10 +134,10 @@ def _json_rows(path: Path) -> list[dict[str, str]]:
     for number, line in enumerate(_text(path).splitlines(), 1):
         try:
             row: dict[str, Any] = json.loads(line)
-            found = {"id": row["id"], "text": row["text"], "label": row["label"], "path": row["img"]}
+            values = {"id": row["id"], "text": row["text"], "label": row["label"], "path": row["img"]}
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: line {number} is no object with id, label, text and img ({error})") from error
-        rows.append({**found, "split": _JSON_PARTS[path.stem]})
+        rows.append({**values, "split": _JSON_PARTS[path.stem]})
     return rows
 
 
@@ -167,25 +165,9 @@ def _divided(table: pd.DataFrame, valid: float, seed: int) -> np.ndarray:
     return part
 
 
-def _with_images(
-    table: pd.DataFrame, src: Path, missing: Missing, root: Path | None, warn: Callable[[str], None]
-) -> pd.DataFrame:
-    """Add the column `image`; complain about rows without picture, mention pictures without row."""
+def _pictures(src: Path) -> set[str]:
+    """Return the paths of all pictures below the folder."""
     there = set()
     for folder in track(sorted((src / "images").glob("*/*/")), "Looking at the pictures"):
         there |= {f"images/{folder.parent.name}/{folder.name}/{path.name}" for path in folder.iterdir()}
-    absent = ~table["path"].isin(there)
-    if extra := sorted(there - set(table["path"])):
-        warn(f"{len(extra):,} files in {src / 'images'} belong to no title and are left out: {listed(extra, 3)}")
-    if absent.any():
-        found = (
-            f"{int(absent.sum()):,} of {len(table):,} rows have no picture in {src}: {listed(table['path'][absent], 3)}"
-        )
-        if missing == "error" or absent.all():
-            raise UserError(
-                f"{found}. Fetch them, leave these rows out with --missing drop, or make a table of titles alone with "
-                "--without-images"
-            )
-        warn(f"{found}; these rows are left out")
-    start = relative_path(src, root)
-    return table.assign(image=[f"{start}/{path}" for path in table["path"]])[~absent]
+    return there

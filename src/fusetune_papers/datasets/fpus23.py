@@ -10,7 +10,7 @@ Frames that follow each other are nearly the same picture. A split by frame ther
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,11 +21,10 @@ from fusetune.data.split import PARTS, deal, seeded_order
 from fusetune.errors import UserError, did_you_mean, listed
 from fusetune.progress import Log
 from fusetune_papers.datasets.fpus23_labels import Labels, read_labels, streams_below
-from fusetune_papers.datasets.paths import relative_path
+from fusetune_papers.datasets.pictures import Missing, Warn, with_pictures
 from fusetune_papers.datasets.streams import read_stream
 
 How = Literal["streams", "frames", "given"]
-Missing = Literal["error", "drop"]
 # Which word in a frame's labels makes a task positive. The published class is `arm`: searching for `arms`, as the
 # paper's code would for that task, finds nothing and makes every row negative.
 MATCH = {"head": "head", "abdomen": "abdomen", "arms": "arm", "legs": "leg"}
@@ -46,7 +45,7 @@ def fpus23_table(
     missing: Missing = "error",
     seed: int = 0,
     root: Path | None = None,
-    warn: Callable[[str], None] | None = None,
+    warn: Warn | None = None,
 ) -> pd.DataFrame:
     """Read the data set as published.
 
@@ -76,11 +75,13 @@ def fpus23_table(
     if split not in get_args(How):
         raise UserError(f"the split '{split}' is unknown{did_you_mean(split, get_args(How))}; {listed(get_args(How))}")
     warn = warn or Log().warn
-    labels = read_labels(Path(src), warn, given=split == "given")
+    labels = read_labels(Path(src), warn, csv_only=split == "given")
     table = _described(labels, words)
     table["split"] = labels.part if split == "given" else make_parts(table, labels.words, split, seed)
     if images:
-        table = _with_images(table, labels, frames or _frames_folder(Path(src)), missing, root, warn)
+        folder = frames or _frames_folder(Path(src))
+        paths = labels.stream + "/" + labels.file
+        table = with_pictures(table, paths, _pictures(folder), folder, missing, root, warn, "annotated frames")
     for name in words:
         _check_target(table, name, words[name], labels.words)
     table = _with_sentences(table, Path(src))
@@ -146,28 +147,11 @@ def _frames_folder(src: Path) -> Path:
     )
 
 
-def _with_images(
-    table: pd.DataFrame, labels: Labels, folder: Path, missing: Missing, root: Path | None, warn: Callable[[str], None]
-) -> pd.DataFrame:
-    """Add the column `image`; complain about annotated frames without picture, mention pictures without annotation."""
+def _pictures(folder: Path) -> set[str]:
+    """Return stream/file of all pictures below the streams' folders."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it must hold a folder of pictures per stream")
-    there = {f"{path.name}/{entry.name}" for path in streams_below(folder) for entry in os.scandir(path)}
-    wanted = labels.stream + "/" + labels.file
-    absent = ~wanted.isin(there)
-    if extra := sorted(there - set(wanted)):
-        warn(f"{len(extra):,} files in {folder} have no annotation and are left out: {listed(extra, 3)}")
-    if absent.any():
-        found = f"{int(absent.sum()):,} of {len(table):,} annotated frames have no picture in {folder}"
-        examples = listed(wanted[absent], 3)
-        if missing == "error":
-            raise UserError(f"{found}: {examples}. Fetch them, or leave these rows out with --missing drop")
-        warn(f"{found} and are left out: {examples}")
-    if absent.all():
-        raise UserError(f"none of the annotated frames has a picture in {folder}; is it the right folder?")
-    start = relative_path(folder, root)
-    table.insert(1, "image", [f"{start}/{name}" for name in wanted])
-    return table[~absent.to_numpy()]
+    return {f"{path.name}/{entry.name}" for path in streams_below(folder) for entry in os.scandir(path)}
 
 
 def _with_sentences(table: pd.DataFrame, src: Path) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import pandas as pd
 from fusetune.errors import UserError, listed
 from fusetune.progress import track
 from fusetune_papers.datasets.cvat import Annotation, read_cvat
+from fusetune_papers.datasets.pictures import Warn
 from fusetune_papers.datasets.streams import read_stream
 
-Warn = Callable[[str], None]
 CSV_PARTS = {"train_labels.csv": "train", "val_labels.csv": "valid", "test_labels.csv": "test"}
 # As in the authors' repository, and as their programs expect it.
 _ANNOTATIONS = ("annotation", "annos/annotation", "Dataset/annos/annotation", ".")
@@ -43,23 +42,25 @@ class Labels:
     source: str = "FPUS23"
 
 
-def read_labels(src: Path, warn: Warn, given: bool = False) -> Labels:
-    """Read the labels below `src`: CVAT files before CSV files before `frames.csv`; with `given`, the CSV files.
+def read_labels(src: Path, warn: Warn, csv_only: bool = False) -> Labels:
+    """Read the labels below `src`: CVAT files before CSV files before `frames.csv`; or, `csv_only`, CSV files.
 
     Raises:
         UserError: There are none, or they are broken; the message names the file.
     """
     if not src.is_dir():
         raise UserError(f"there is no folder {src}")
-    files = [] if given else annotation_files(src)
+    files = [] if csv_only else annotation_files(src)
     if files:
         labels = _from_cvat(files, warn)
     elif any((src / name).is_file() for name in CSV_PARTS):
         labels = _from_csv(src)
-    elif (src / "frames.csv").is_file() and not given:
+    elif (src / "frames.csv").is_file() and not csv_only:
         labels = _from_table(src / "frames.csv")
     else:
-        wanted = listed(CSV_PARTS) if given else f"annotation/<stream>/{_NAME}, nor {listed(CSV_PARTS)}, nor frames.csv"
+        wanted = (
+            listed(CSV_PARTS) if csv_only else f"annotation/<stream>/{_NAME}, nor {listed(CSV_PARTS)}, nor frames.csv"
+        )
         raise UserError(f"{src} holds no annotations: there is no {wanted}")
     _refuse_repeated(labels, src)
     return labels
@@ -68,8 +69,8 @@ def read_labels(src: Path, warn: Warn, given: bool = False) -> Labels:
 def annotation_files(src: Path) -> list[Path]:
     """Return the annotation files of all streams, sorted."""
     for name in _ANNOTATIONS:
-        if found := sorted((src / name).glob(f"*/{_NAME}")):
-            return found
+        if files := sorted((src / name).glob(f"*/{_NAME}")):
+            return files
     return []
 
 
@@ -99,8 +100,8 @@ def _from_cvat(files: list[Path], warn: Warn) -> Labels:
 
 def _warn_contradictions(path: Path, annotation: Annotation, warn: Warn) -> None:
     stream = read_stream(path.parent.name)
-    said = Counter(what for frame in annotation.frames for what in stream.contradictions(frame.tags))
-    for what, count in said.items():
+    counts = Counter(what for frame in annotation.frames for what in stream.contradictions(frame.tags))
+    for what, count in counts.items():
         warn(f"{path}: {what} in {count:,} frames, which is not what the folder's name says; the name is used")
 
 

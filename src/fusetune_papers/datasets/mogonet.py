@@ -46,13 +46,13 @@ def _view(src: Path, number: int, labels: dict[str, npt.NDArray[np.int64]]) -> p
     if len(set(names)) < len(names):
         raise UserError(f"{path} names {listed(sorted({name for name in names if names.count(name) > 1}))} twice")
     blocks = []
-    for part, known in labels.items():
+    for part, own in labels.items():
         file = src / f"{number}_{part}.csv"
         values = _numbers(file)
-        if values.shape != (len(known), len(names)):
+        if values.shape != (len(own), len(names)):
             raise UserError(
                 f"{file} has {values.shape[0]} rows and {values.shape[1]} columns, but there are "
-                f"{len(known)} labels in labels_{part}.csv and {len(names)} names in {path.name}"
+                f"{len(own)} labels in labels_{part}.csv and {len(names)} names in {path.name}"
             )
         blocks.append(values)
     return pd.DataFrame(np.concatenate(blocks), columns=[f"{VIEWS[number - 1]}__{name}" for name in names])

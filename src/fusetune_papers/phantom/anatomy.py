@@ -92,7 +92,7 @@ def surroundings(sector: Sector, rng: np.random.Generator) -> Array:
 
 def decoys(rng: np.random.Generator, count: int) -> list[Ellipse]:
     """Return loops of cord, cysts and bright lines that lie around in any stream and mean nothing."""
-    found = []
+    shapes = []
     for _ in range(count):
         x, y, angle = rng.uniform(-0.55, 0.55), rng.uniform(0.25, 0.85), rng.uniform(0, np.pi)
         size = rng.uniform(0.04, 0.1)
@@ -101,5 +101,5 @@ def decoys(rng: np.random.Generator, count: int) -> list[Ellipse]:
             Ellipse(x, y, size * 1.4, 0.013, angle, fill=0.6, loss=BONE / 3),
             Ellipse(x, y, size * 1.6, size, angle, fill=0.12, rim=0.1),
         )
-        found.append(kinds[rng.integers(len(kinds))])
-    return found
+        shapes.append(kinds[rng.integers(len(kinds))])
+    return shapes

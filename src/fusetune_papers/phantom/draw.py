@@ -90,7 +90,7 @@ def _write_streams(folder: Path, streams: list[Stream], knobs: Knobs) -> None:
     sector = Sector(knobs.width)
     mark = _mark(sector)
     sentences = [("id", "text")]
-    with bar("Drawing frames", len(streams) * knobs.frames) as shown:
+    with bar("Drawing frames", len(streams) * knobs.frames) as progress:
         for stream in streams:
             script = write_script(stream, knobs)
             film = Film(stream, script, knobs, sector)
@@ -103,7 +103,7 @@ def _write_streams(folder: Path, streams: list[Stream], knobs: Knobs) -> None:
                 Image.fromarray(np.maximum(picture, mark)).save(pictures / name, compress_level=1)
                 frames.append(Frame(number, name, sector.width, sector.height, boxes, _tags(stream)))
                 sentences.append((f"{stream.name}/{name.removesuffix('.png')}", script.sentences[number]))
-                shown.advance()
+                progress.advance()
             notes = folder / "annotation" / stream.name
             notes.mkdir(parents=True)
             write_cvat(notes / "annotations.xml", stream.name, frames, SOURCE)

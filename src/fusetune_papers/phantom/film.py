@@ -71,13 +71,13 @@ class Film:
     def _boxes(self, number: int, parts: dict[str, list[list[Ellipse]]]) -> tuple[Box, ...]:
         """Return the boxes of what the script calls present; the first shape of a part is its outline."""
         width, height, scale = self.sector.width, self.sector.height, self.sector.scale
-        found = []
+        boxes = []
         for place_, organ in enumerate(ORGANS):
             for part in parts[organ] if self.script.present[number, place_] else []:
                 left, top, right, bottom = np.array(extent(part[0])) * scale + (width / 2, 0, width / 2, 0)
                 edges = np.clip([left, top, right, bottom], 0, [width, height, width, height])
-                found.append(Box(_BOX[organ], *np.round(edges, 2).tolist()))
-        return tuple(found)
+                boxes.append(Box(_BOX[organ], *np.round(edges, 2).tolist()))
+        return tuple(boxes)
 
 
 def _machine(rng: np.random.Generator) -> Machine:
@@ -98,10 +98,10 @@ def _layout(
     mirror = -1 if stream.pose.startswith("hd") else 1
     pull = 0.5 if _PRIMARY.get(stream.location) == organ else 0.0
     spread = 0.5 + difficulty
-    found = []
+    layout = []
     for x, y, size, angle in parts:
         jitter = rng.normal(0, 0.05, 2) * spread
-        found.append(
+        layout.append(
             (
                 float((1 - pull) * mirror * x + pull * _MIDDLE[0] + jitter[0]),
                 float(np.clip((1 - pull) * y + pull * _MIDDLE[1] + jitter[1], 0.25, 0.85)),
@@ -109,7 +109,7 @@ def _layout(
                 float(mirror * angle + rng.normal(0, 0.25) * spread),
             )
         )
-    return found
+    return layout
 
 
 def _reverberation(sector: Sector) -> Array:

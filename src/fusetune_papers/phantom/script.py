@@ -113,8 +113,8 @@ def write_script(stream: Stream, knobs: Knobs) -> Script:
         weight[:, place], present[:, place] = _faded(_curve(rng, knobs.frames), share)
     rng = stream_rng(knobs.seed, stream.name, "contact")
     contact = _faded(_curve(rng, knobs.frames), knobs.image_share)[1]
-    shown = present.astype(bool)
-    return Script(weight, shown, contact, _sentences(stream, knobs, shown))
+    annotated = present.astype(bool)
+    return Script(weight, annotated, contact, _sentences(stream, knobs, annotated))
 
 
 def _share(rng: np.random.Generator, location: str, organ: int, metadata_share: float) -> float:
@@ -148,14 +148,14 @@ def _sentences(stream: Stream, knobs: Knobs, present: npt.NDArray[np.bool_]) -> 
     blocks = range((len(present) - 1) // _STAY + 1)
     draws = [stream_rng(knobs.seed, stream.name, f"sentence {block}").uniform(size=4) for block in blocks]
     sentences = []
-    for number, shown in enumerate(present):
+    for number, organs in enumerate(present):
         telling, form, word, talk = draws[number // _STAY]
-        names = [_SEEN[organ][int(word * 2)] for organ, there in zip(ORGANS, shown, strict=True) if there]
+        names = [_SEEN[organ][int(word * 2)] for organ, there in zip(ORGANS, organs, strict=True) if there]
         if telling >= knobs.text_share:
             sentences.append(_SMALL_TALK[int(talk * len(_SMALL_TALK))])
         elif names:
-            said = _FOUND[int(form * len(_FOUND))].format(_joined(names))
-            sentences.append(said[0].upper() + said[1:])
+            sentence = _FOUND[int(form * len(_FOUND))].format(_joined(names))
+            sentences.append(sentence[0].upper() + sentence[1:])
         else:
             sentences.append(_NOTHING[int(form * len(_NOTHING))])
     return sentences

@@ -17,8 +17,6 @@ from fusetune_papers.reproduce.material import Material
 # 9,065 / 3,022 / 3,021 frames in the notebooks on FPUS23.
 FRACTIONS = (0.6, 0.2, 0.2)
 _EVERY = 10
-
-
 # The row that the notebook drops, as a share of its rows.
 _DROPPED = 39338 / 67972
 
@@ -52,21 +50,23 @@ def divide(material: Material, flaws: frozenset[str], seed: int) -> Parts:
     the stages are trained on, L6 joins scores by position, and L15 loses the first row of what image networks are
     trained on.
     """
-    split = _given(material, flaws) if material.given is not None else _dealt(material, flaws, seed)
+    split = _given(material, flaws) if material.fixed is not None else _dealt(material, flaws, seed)
     train, valid = split.rows("train"), split.rows("valid")
     everything = np.union1d(train, valid)
     image = everything if "L3" in flaws else train
     text = everything if "L5" in flaws else train
     head, source = _joined(material, text) if "L6" in flaws else (text, text)
-    if "L15" in flaws and material.given is not None:
-        image = image[1:]
-    return Parts(split, image, text, head, source, valid)
+    return Parts(split, _without_the_first(material, image, flaws), text, head, source, valid)
 
 
 def test_rows(material: Material, parts: Parts, flaws: frozenset[str], image: bool) -> Rows:
     """Return the test rows, which must have been unlocked; with L15, image networks lose the first of a given part."""
     rows = parts.split.rows("test")
-    return rows[1:] if image and "L15" in flaws and material.given is not None else rows
+    return _without_the_first(material, rows, flaws) if image else rows
+
+
+def _without_the_first(material: Material, rows: Rows, flaws: frozenset[str]) -> Rows:
+    return rows[1:] if "L15" in flaws and material.fixed is not None else rows
 
 
 def shifted_join(count: int, dropped: int) -> tuple[Rows, Rows]:
@@ -96,10 +96,10 @@ def _joined(material: Material, rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _given(material: Material, flaws: frozenset[str]) -> Split:
-    assert material.given is not None
-    if "L5" not in flaws and (material.given == "valid").any():
-        return Split(material.ids, _codes(material.given), "given")
-    part = np.where(material.given == "test", 2, 0).astype(np.int8)
+    assert material.fixed is not None
+    if "L5" not in flaws and (material.fixed == "valid").any():
+        return Split(material.ids, _codes(material.fixed), "given")
+    part = np.where(material.fixed == "test", 2, 0).astype(np.int8)
     train = np.flatnonzero(part == 0)
     # The notebook takes every tenth of the rows that its join has kept.
     part[(_joined(material, train)[0] if "L6" in flaws else train)[::_EVERY]] = 1
@@ -113,19 +113,13 @@ def _codes(parts: npt.NDArray[np.object_]) -> npt.NDArray[np.int8]:
 def _dealt(material: Material, flaws: frozenset[str], seed: int) -> Split:
     if "L1" in flaws and material.by_frame is not None:
         return Split(material.ids, _codes(material.by_frame), "frames at random, as published")
-    by_row = "L1" in flaws or material.groups is None
-    return make_split(
-        material.ids,
-        material.labels,
-        how="stratified" if by_row else "grouped",
-        groups=None if by_row else material.groups,
-        fractions=FRACTIONS,
-        seed=seed,
-    )
+    groups = None if "L1" in flaws else material.groups
+    how = "stratified" if groups is None else "grouped"
+    return make_split(material.ids, material.labels, how=how, groups=groups, fractions=FRACTIONS, seed=seed)
 
 
 def shared_groups(material: Material, train: Rows, test: Rows) -> tuple[int, int]:
     """Return how many of the test rows' streams also have training rows, and how many streams the test rows have."""
     assert material.groups is not None
-    found = set(material.groups.iloc[test])
-    return len(found & set(material.groups.iloc[train])), len(found)
+    streams = set(material.groups.iloc[test])
+    return len(streams & set(material.groups.iloc[train])), len(streams)

@@ -1,8 +1,12 @@
-"""A data set as the experiments see it: a table, one target, and what stands beside the image."""
+"""A data set as the experiments see it: a table, one target, and what stands beside the image.
+
+Read from a folder as downloaded; a phantom that is not there is drawn first.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +14,25 @@ import numpy.typing as npt
 import pandas as pd
 
 from fusetune.data.split import Codes
-from fusetune.data.table import Table
-from fusetune.errors import TableError, listed
+from fusetune.data.table import Table, read_table
+from fusetune.errors import ConfigError, TableError, did_you_mean, listed
+from fusetune_papers.datasets.food101 import food101_table
+from fusetune_papers.datasets.fpus23 import TASKS as FPUS23_TASKS
+from fusetune_papers.datasets.fpus23 import How, fpus23_table
+from fusetune_papers.datasets.fpus23_labels import CSV_PARTS
+from fusetune_papers.datasets.pictures import Missing
 from fusetune_papers.datasets.streams import LOCATIONS
+from fusetune_papers.phantom.draw import write_phantom
+from fusetune_papers.phantom.script import Knobs
+from fusetune_papers.reproduce.flaws import FOOD101, FPUS23, PHANTOM
 
+TASKS = {FPUS23: ["head"], FOOD101: ["label"], PHANTOM: list(FPUS23_TASKS)}
 PLACE_COLUMNS = ("head_up", "front_view", "location", "probe")
+# Names and sentences that say little, so that what is learned comes from pictures: there, by-frame splits show.
+PHANTOM_KNOBS = Knobs(frames=24, metadata_share=0.3, text_share=0.3)
 _PROBES = {"horizontal": 0.0, "vertical": 1.0}
+_QUICK = 240
+Parts = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True)
@@ -29,7 +46,7 @@ class Material:
         labels: Class index per row, int64 [rows].
         classes: The classes' names.
         groups: The stream of each row, or None.
-        given: train, valid or test per row, or None where the rows are divided here; valid only where a file says so.
+        fixed: train, valid or test per row as a file has them; None: the rows are divided here.
         by_frame: train, valid or test per row as the publisher deals single frames (L1), or None.
     """
 
@@ -39,8 +56,8 @@ class Material:
     labels: Codes
     classes: list[Any]
     groups: pd.Series | None
-    given: npt.NDArray[np.object_] | None
-    by_frame: npt.NDArray[np.object_] | None = None
+    fixed: Parts | None
+    by_frame: Parts | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -52,9 +69,50 @@ class Material:
         """Row ids."""
         return self.table.frame["id"].astype("str")
 
+    @property
+    def units(self) -> pd.Series:
+        """What must not be divided: streams, or single rows where there are none."""
+        return self.ids if self.groups is None else self.groups
+
     def has(self, column: str) -> bool:
         """Return whether the table has a column."""
         return column in self.table.frame
+
+
+def load_material(data: str, folder: Path, task: str, seed: int = 0, missing: Missing = "error") -> Material:
+    """Read a data set and take one target from it.
+
+    Args:
+        data: fpus23, upmc-food101 or phantom.
+        folder: As its publisher lays it out. Without pictures in it, the table has no column `image`.
+        task: The target's column.
+        seed: Decides how single frames are dealt (L1) where no files of the publisher do.
+        missing: What to do about rows without their picture.
+
+    Raises:
+        UserError: What is in the folder cannot be used.
+    """
+    tasks = TASKS[FOOD101 if data == FOOD101 else PHANTOM]
+    if task not in tasks:
+        raise ConfigError(f"--task {task}: unknown on {data}{did_you_mean(task, tasks)}; known: {', '.join(tasks)}")
+    if data == PHANTOM and not folder.exists():
+        write_phantom(folder, PHANTOM_KNOBS)
+    dev = data == FOOD101 and all((folder / name).is_file() for name in ("train.jsonl", "dev.jsonl"))
+    if data == FOOD101:
+        frame = food101_table(folder, images=(folder / "images").is_dir(), root=folder, missing=missing)
+    else:
+        pictures = any(any(folder.glob(f"**/stream_*/*.{kind}")) for kind in ("png", "jpg"))
+        split: How = "given" if all((folder / name).is_file() for name in CSV_PARTS) else "frames"
+        frame = fpus23_table(folder, images=pictures, root=folder, missing=missing, seed=seed, split=split)
+    return material_of(data, replace(read_table(frame), name=str(folder), root=folder.absolute()), task, dev)
+
+
+def thinned(material: Material) -> Material:
+    """Return every n-th row, about 240 in all, in their order."""
+    step = max(len(material.table) // _QUICK, 1)
+    frame = material.table.frame.iloc[::step].reset_index(drop=True)
+    dev = material.fixed is not None and "valid" in material.fixed
+    return material_of(material.data, replace(material.table, frame=frame), material.task, dev)
 
 
 def material_of(data: str, table: Table, task: str, dev: bool = False) -> Material:
@@ -71,19 +129,19 @@ def material_of(data: str, table: Table, task: str, dev: bool = False) -> Materi
         TableError: The target has one class only, or there are no training rows.
     """
     frame = table.frame
-    values = table.column(task)
-    labels, classes = pd.factorize(values, sort=True)
+    labels, classes = pd.factorize(table.column(task), sort=True)
     if len(classes) < 2:
         raise TableError(f"the target '{task}' of {table.name} has a single class; choose another task")
     groups = frame["stream"].astype("str") if "stream" in frame else None
     parts = frame["split"].to_numpy(dtype=object) if "split" in frame else None
+    material = Material(data, task, table, labels.astype(np.int64), list(classes), groups, None, parts)
     if groups is not None or parts is None:
-        return Material(data, task, table, labels.astype(np.int64), list(classes), groups, None, parts)
-    given = parts if dev else np.where(parts == "test", "test", "train").astype(object)
-    if not (given == "train").any() or not (given == "test").any():
-        missing = "training" if (given == "test").any() else "test"
-        raise TableError(f"{table.name} has no {missing} rows; both are needed to reproduce anything")
-    return Material(data, task, table, labels.astype(np.int64), list(classes), groups, given)
+        return material
+    fixed = parts if dev else np.where(parts == "test", "test", "train").astype(object)
+    for part, name in (("train", "training"), ("test", "test")):
+        if not (fixed == part).any():
+            raise TableError(f"{table.name} has no {name} rows; both are needed to reproduce anything")
+    return replace(material, fixed=fixed, by_frame=None)
 
 
 def place_numbers(material: Material, ordinal: bool) -> npt.NDArray[np.float64]:
@@ -94,16 +152,12 @@ def place_numbers(material: Material, ordinal: bool) -> npt.NDArray[np.float64]:
         ordinal: As published (L14): head up, front view, location / 4 in the order of `LOCATIONS`, probe. Else the
             location has one column per place.
     """
-    frame = material.table.frame
-    for column in PLACE_COLUMNS:
-        material.table.column(column)  # raises where it is absent
-    codes = pd.Index(LOCATIONS).get_indexer(pd.Index(frame["location"]))
+    up, front, places, probes = (material.table.column(name) for name in PLACE_COLUMNS)
+    codes = pd.Index(LOCATIONS).get_indexer(pd.Index(places))
     if (codes < 0).any():
-        unknown = frame["location"].iloc[int(np.flatnonzero(codes < 0)[0])]
+        unknown = places.iloc[int(np.flatnonzero(codes < 0)[0])]
         raise TableError(
             f"column 'location' of {material.table.name} holds '{unknown}', which is no place; use {listed(LOCATIONS)}"
         )
     where = codes[:, None] / 4 if ordinal else np.eye(len(LOCATIONS))[codes]
-    probe = frame["probe"].map(_PROBES).to_numpy(dtype=np.float64)
-    first = frame[["head_up", "front_view"]].to_numpy(dtype=np.float64)
-    return np.column_stack([first, where, probe]).astype(np.float64)
+    return np.column_stack([up, front, where, probes.map(_PROBES)]).astype(np.float64)

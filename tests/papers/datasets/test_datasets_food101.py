@@ -101,9 +101,9 @@ def test_files_in_another_encoding_and_without_training_rows(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"test_titles\.csv: line 2 is not UTF-8.*iconv"):
         food101_table(tmp_path, images=False, warn=lambda _: None)
     path.write_text("soup_1.jpg,Soup,soup\nsoup_2.jpg,Crème,soup\n", encoding="utf-8")
-    said: list[str] = []
-    food101_table(tmp_path, images=False, warn=said.append)
-    assert any("no training titles" in text for text in said)
+    warnings: list[str] = []
+    food101_table(tmp_path, images=False, warn=warnings.append)
+    assert any("no training titles" in text for text in warnings)
 
 
 def test_missing_and_extra_pictures(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_missing_and_extra_pictures(tmp_path: Path) -> None:
     (folder / "images/train/hot_dog/hot_dog_3.jpg").rename(folder / "images/train/hot_dog/other.jpg")
     with pytest.raises(UserError, match=r"1 of 26 rows have no picture.*hot_dog_3\.jpg.*--without-images"):
         food101_table(folder, warn=lambda text: None)
-    said: list[str] = []
-    assert len(food101_table(folder, missing="drop", warn=said.append)) == 25
-    assert any("1 files" in text and "other.jpg" in text for text in said)
+    warnings: list[str] = []
+    assert len(food101_table(folder, missing="drop", warn=warnings.append)) == 25
+    assert any("1 files" in text and "other.jpg" in text for text in warnings)
     with pytest.raises(UserError, match="26 of 26 rows"):
         food101_table(plant(tmp_path / "bare", pictures=False), missing="drop", warn=quiet)
 

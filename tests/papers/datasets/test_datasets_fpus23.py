@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fpus23_baselines import fitted_constant
 
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import UserError
-from fusetune_papers.datasets.baselines import constant_accuracy, fitted_constant, nearest_frame
+from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune_papers.datasets.cvat import Box, Frame, write_cvat
 from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 from fusetune_papers.datasets.streams import read_stream, stream_names
@@ -122,11 +123,11 @@ def test_missing_frames_stop_or_are_left_out(folder: Path) -> None:
     (folder / "four_poses" / SMALL[2] / "frame_000003.png").unlink()
     with pytest.raises(UserError, match=f"1 of 24 annotated frames have no picture.*{SMALL[2]}/frame_000003.png"):
         fpus23_table(folder)
-    said: list[str] = []
-    whole, rest = fpus23_table(folder, images=False), fpus23_table(folder, missing="drop", warn=said.append)
+    texts: list[str] = []
+    whole, rest = fpus23_table(folder, images=False), fpus23_table(folder, missing="drop", warn=texts.append)
     assert len(rest) == 23
     assert f"{SMALL[2]}/frame_000003" not in set(rest["id"])
-    assert "left out" in said[0]
+    assert "left out" in texts[0]
     same = whole.set_index("id")["split"].loc[rest["id"]].to_numpy()
     assert (same == rest["split"].to_numpy()).all(), "the split does not depend on which pictures are there"
 
@@ -134,10 +135,10 @@ def test_missing_frames_stop_or_are_left_out(folder: Path) -> None:
 def test_extra_files_and_streams_without_annotation_are_mentioned(folder: Path) -> None:
     (folder / "four_poses" / SMALL[0] / "frame_000099.png").touch()
     (folder / "annotation" / "stream_new").mkdir()
-    said: list[str] = []
-    assert len(fpus23_table(folder, warn=said.append)) == 24
-    assert any("1 files" in text and f"{SMALL[0]}/frame_000099.png" in text for text in said)
-    assert any("1 stream(s) have a folder without annotations.xml" in text and "stream_new" in text for text in said)
+    texts: list[str] = []
+    assert len(fpus23_table(folder, warn=texts.append)) == 24
+    assert any("1 files" in text and f"{SMALL[0]}/frame_000099.png" in text for text in texts)
+    assert any("1 stream(s) have a folder without annotations.xml" in text and "stream_new" in text for text in texts)
 
 
 def test_pictures_elsewhere_and_nowhere(folder: Path, tmp_path: Path) -> None:
@@ -155,8 +156,8 @@ def test_csv_files_alone_give_the_same_rows(folder: Path, tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(
         fpus23_table(folder, images=False), fpus23_table(other, images=False), check_dtype=False
     )
-    given = fpus23_table(other, split="given")
-    assert given.groupby("frame")["split"].first().tolist() == ["train"] * 4 + ["valid", "test"]
+    by_csv = fpus23_table(other, split="given")
+    assert by_csv.groupby("frame")["split"].first().tolist() == ["train"] * 4 + ["valid", "test"]
     with pytest.raises(UserError, match=r"no annotations: there is no train_labels\.csv"):
         fpus23_table(folder, split="given")
 
@@ -219,18 +220,18 @@ def test_real_annotations_as_cvat_files(shared_data: Callable[[str], Path], tmp_
     with gzip.open(source / "boxes.csv.gz", "rt") as file:
         boxes = pd.read_csv(file)
     streams = ["stream_hdvf_aroundarms_h", "stream_huvb_aroundarms_v", "stream_hdvb_aroundlegs_v"]
-    found = dict(iter(boxes[boxes["stream"].isin(streams)].groupby(["stream", "frame"])))
+    by_frame = dict(iter(boxes[boxes["stream"].isin(streams)].groupby(["stream", "frame"])))
     for stream in streams:
         of_stream = frames[frames["stream"] == stream].to_dict("records")
-        records = [_frame(row, found.get((stream, row["frame"]))) for row in of_stream]
+        records = [_frame(row, by_frame.get((stream, row["frame"]))) for row in of_stream]
         (tmp_path / "annotation" / stream).mkdir(parents=True)
         write_cvat(tmp_path / "annotation" / stream / "annotations.xml", stream, records, "")
-    said: list[str] = []
-    read = fpus23_table(tmp_path, images=False, warn=said.append).drop(columns="split")
-    known = fpus23_table(source, images=False).drop(columns="split")
-    known = known[known["stream"].isin(streams)].reset_index(drop=True)
-    pd.testing.assert_frame_equal(read, known, check_dtype=False)
-    assert len(said) == sum(n > 0 for n in _disagreeing(frames, streams)), said
+    texts: list[str] = []
+    read = fpus23_table(tmp_path, images=False, warn=texts.append).drop(columns="split")
+    original = fpus23_table(source, images=False).drop(columns="split")
+    original = original[original["stream"].isin(streams)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(read, original, check_dtype=False)
+    assert len(texts) == sum(n > 0 for n in _disagreeing(frames, streams)), texts
 
 
 def _frame(row: dict[str, object], boxes: pd.DataFrame | None) -> Frame:
@@ -273,9 +274,9 @@ def test_nearest_frame_by_hand() -> None:
     )
     # a1: 0 and 2 are as near, the earlier says 0: right. a3: 2 says 1: right. a4: 5 says 0: wrong. b9: 0, nine away,
     # says 1: wrong. c0: no training frame, and 0 and 1 are equally common in train, so the lower: wrong.
-    found = nearest_frame(table, "head")
-    assert found.accuracy == pytest.approx(2 / 5)
-    assert sorted(found.distances) == [1, 1, 1, 9]
+    near = nearest_frame(table, "head")
+    assert near.accuracy == pytest.approx(2 / 5)
+    assert sorted(near.distances) == [1, 1, 1, 9]
 
 
 def test_constants_by_hand() -> None:

@@ -60,9 +60,9 @@ def test_broken_files_are_named(tmp_path: Path, name: str, text: str | None, mes
 
 def test_the_real_rosmap(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     source = shared_data("rosmap")
-    known = pd.read_csv(source / "manifest.csv")
+    manifest = pd.read_csv(source / "manifest.csv")
     names = json.loads((source / "features.json").read_text())
-    for part, rows in (("tr", known[known["split"] == "train"]), ("te", known[known["split"] == "test"])):
+    for part, rows in (("tr", manifest[manifest["split"] == "train"]), ("te", manifest[manifest["split"] == "test"])):
         rows["label"].to_csv(tmp_path / f"labels_{part}.csv", header=False, index=False)
         for number, view in enumerate(VIEWS, 1):
             columns = [f"{view}__{name}" for name in names[view]]
@@ -70,4 +70,4 @@ def test_the_real_rosmap(shared_data: Callable[[str], Path], tmp_path: Path) -> 
             (tmp_path / f"{number}_featname.csv").write_text("\n".join(names[view]))
     table = mogonet_table(tmp_path)
     assert table["split"].value_counts().to_dict() == {"train": 245, "test": 106}
-    pd.testing.assert_frame_equal(table[list(known)], known, check_dtype=False)
+    pd.testing.assert_frame_equal(table[list(manifest)], manifest, check_dtype=False)

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from fpus23_baselines import consecutive_agreement
 from PIL import Image
 
 from fusetune.errors import UserError
-from fusetune_papers.datasets.baselines import consecutive_agreement, constant_accuracy, nearest_frame
+from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune_papers.datasets.cvat import read_cvat
 from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 from fusetune_papers.datasets.streams import LOCATIONS, Stream, read_stream, stream_names
@@ -42,8 +43,8 @@ def pictures(table: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 def nearest_picture(table: pd.DataFrame, task: str) -> float:
     """Return the test accuracy of the label of the most similar training picture."""
-    found, train, test = pictures(table), *((table["split"] == part).to_numpy() for part in ("train", "test"))
-    away = ((found[test][:, None] - found[train][None]) ** 2).sum(2)
+    pixels, train, test = pictures(table), *((table["split"] == part).to_numpy() for part in ("train", "test"))
+    away = ((pixels[test][:, None] - pixels[train][None]) ** 2).sum(2)
     labels = table[task].to_numpy()
     return float((labels[train][away.argmin(1)] == labels[test]).mean())
 
@@ -92,8 +93,8 @@ def test_an_earlier_result_is_used_again_and_other_things_stay(
 
 
 def test_frames_follow_each_other_closely(table: pd.DataFrame) -> None:
-    found, stream = pictures(table), table["stream"].to_numpy()
-    away = ((found[:, None] - found[None]) ** 2).mean(2)
+    pixels, stream = pictures(table), table["stream"].to_numpy()
+    away = ((pixels[:, None] - pixels[None]) ** 2).mean(2)
     next_one = np.diagonal(away, 1)[stream[1:] == stream[:-1]]
     other = away[stream[:, None] != stream[None]]
     assert np.median(next_one) < 0.35 * np.median(other)
@@ -145,14 +146,14 @@ def test_more_metadata_share_more_in_the_name() -> None:
 
 
 def test_more_text_share_more_sentences_that_tell() -> None:
-    stream, told = read_stream("stream_hdvb_aroundhead_h"), []
+    stream, shares = read_stream("stream_hdvb_aroundhead_h"), []
     talk = set(write_script(stream, Knobs(frames=300, text_share=0.0)).sentences)
     for share in (0.0, 0.3, 0.7, 1.0):
         sentences = write_script(stream, Knobs(frames=300, text_share=share)).sentences
-        told.append(np.mean([text not in talk for text in sentences]))
-    assert told == sorted(told)
-    assert told == pytest.approx([0.0, 0.3, 0.7, 1.0], abs=0.15)
-    assert told[3] == 1.0
+        shares.append(np.mean([text not in talk for text in sentences]))
+    assert shares == sorted(shares)
+    assert shares == pytest.approx([0.0, 0.3, 0.7, 1.0], abs=0.15)
+    assert shares[3] == 1.0
 
 
 def test_sentences_that_tell_tell_the_truth() -> None:
@@ -160,8 +161,8 @@ def test_sentences_that_tell_tell_the_truth() -> None:
     for name in stream_names()[::6]:
         script = write_script(read_stream(name), Knobs(text_share=1.0))
         for text, present in zip(script.sentences, script.present, strict=True):
-            said = [any(word in text.lower() for word in words[task]) for task in TASKS]
-            assert said == present.tolist(), text
+            named = [any(word in text.lower() for word in words[task]) for task in TASKS]
+            assert named == present.tolist(), text
 
 
 def test_more_image_share_more_frames_with_contact() -> None:
@@ -173,13 +174,13 @@ def test_more_image_share_more_frames_with_contact() -> None:
 def test_without_contact_the_picture_tells_nothing() -> None:
     knobs, sector = Knobs(frames=2, width=64), Sector(64)
     stream = read_stream("stream_hdvb_aroundabd_h")
-    shown = []
+    films = []
     for weight in (0.0, 1.0):
         script = Script(np.full((2, 4), weight), np.full((2, 4), weight > 0), np.array([False, True]), ["", ""])
         film = Film(stream, script, knobs, sector)
-        shown.append([film.frame(number)[0] for number in range(2)])
-    assert np.array_equal(shown[0][0], shown[1][0])
-    assert not np.array_equal(shown[0][1], shown[1][1])
+        films.append([film.frame(number)[0] for number in range(2)])
+    assert np.array_equal(films[0][0], films[1][0])
+    assert not np.array_equal(films[0][1], films[1][1])
 
 
 def test_more_difficulty_less_contrast() -> None:

@@ -118,9 +118,9 @@ def test_the_converted_network_computes_what_keras_computes(tmp_path: Path) -> N
 
 def test_arrays_are_read_back(tmp_path: Path) -> None:
     layers = keras_layers()
-    found = read_layers(archive(tmp_path / "p.tgz", layers))
-    assert found.keys() == layers.keys()
-    assert all((found[name] == layers[name]).all() for name in layers)
+    read = read_layers(archive(tmp_path / "p.tgz", layers))
+    assert read.keys() == layers.keys()
+    assert all((read[name] == layers[name]).all() for name in layers)
     assert sum(name.endswith("convolution.weight") for name in converted(layers)) == 53
 
 

@@ -8,29 +8,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import HEAD, IMAGE, TEXT, place, recipe, streams, titles
+from made import HEAD, IMAGE, TEXT, place, recipe, run, streams, titles
 from typer.testing import CliRunner
 
 import fusetune_papers.cli  # noqa: F401  # adds the commands
 from fusetune.cli.frame import app
-from fusetune.config import Config
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError
-from fusetune.progress import Log
-from fusetune.runtime import start_runtime
 from fusetune_papers.cli.reproduce import _recipes
 from fusetune_papers.datasets.baselines import constant_accuracy
 from fusetune_papers.phantom.draw import write_phantom
 from fusetune_papers.phantom.script import Knobs
-from fusetune_papers.reproduce.bench import Bench
+from fusetune_papers.reproduce.alone import Scores
 from fusetune_papers.reproduce.flaws import PHANTOM, flaws_of
-from fusetune_papers.reproduce.load import TASKS, load_material
-from fusetune_papers.reproduce.material import Material, material_of
-from fusetune_papers.reproduce.paper import Judge
+from fusetune_papers.reproduce.head import Frozen, Predict
+from fusetune_papers.reproduce.material import TASKS, Material, load_material, material_of
 from fusetune_papers.reproduce.recipe import Recipe, TextStage, recipe_names
-from fusetune_papers.reproduce.run import Series, run_series
-from fusetune_papers.reproduce.texts import Scores
-from fusetune_papers.reproduce.words import ranges
+from fusetune_papers.reproduce.report import ranges
+from fusetune_papers.reproduce.series import Series
 
 
 def memorable(count: int = 60, frames: int = 6) -> Material:
@@ -53,10 +48,7 @@ def memorable(count: int = 60, frames: int = 6) -> Material:
 
 def text_series(material: Material, flaws: frozenset[str], folder: Path) -> Series:
     stage = TextStage(epochs=30, batch_size=64, lr=5e-3)
-    runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
-    quiet = Log(None, quiet=True)
-    plan = recipe(stage="text", encoder=None, head=None, text=stage)
-    return run_series(material, [plan], "x", flaws, runtime=runtime, log=quiet, seed=0, cache=folder)
+    return run(material, [recipe(stage="text", encoder=None, head=None, text=stage)], flaws, folder)
 
 
 def test_the_flaws_inflate_and_the_repairs_do_not(tmp_path: Path) -> None:
@@ -77,19 +69,17 @@ def test_experiments_share_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_phantom(tmp_path / "synthetic", Knobs(streams=10, frames=6, width=64))
     material = load_material(PHANTOM, tmp_path / "synthetic", "head")
     trained = []
-    from fusetune_papers.reproduce import run
+    from fusetune_papers.reproduce import series as module
 
-    real = run.fine_tune
-    monkeypatch.setattr(run, "fine_tune", lambda *args: trained.append(args) or real(*args))
+    real = module.fine_tune
+    monkeypatch.setattr(module, "fine_tune", lambda *args: trained.append(args) or real(*args))
     image = IMAGE.model_copy(update={"epochs": 1})
     plans = [
         recipe(stage="image", image=image, head=None),
         recipe(image=image, text=TEXT, side=("place", "text"), head=HEAD),
         recipe(title="as pretrained"),
     ]
-    runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
-    series = run_series(material, plans, "paper", flaws_of(PHANTOM), runtime=runtime, log=Log(None, quiet=True),
-                        seed=0, cache=tmp_path / "store")  # fmt: skip
+    series = run(material, plans, flaws_of(PHANTOM), tmp_path, "paper")
     assert len(trained) == 1
     assert [outcome.rows["test"] for outcome in series.outcomes] == [12, 12, 12]
     assert all(0 <= outcome.test.value <= 1 for outcome in series.outcomes)
@@ -131,27 +121,27 @@ def test_wrong_input_is_explained(words: tuple[str, ...], expected: str, capsys:
 def test_both_recipes_on_a_phantom_and_the_files_they_leave(tmp_path: Path) -> None:
     folder = tmp_path / "synthetic"
     write_phantom(folder, Knobs(streams=10, frames=6, width=64))
-    file = tmp_path / "found.json"
+    file = tmp_path / "results.json"
     code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--json", str(file))
     assert code == 0
     assert "drawn, not scanned" in text
     assert "SYNTHETIC frames; test accuracy" in text
-    said = " ".join(text.split())
-    assert "fine-tuned image + name + sentence: L1-L6, L8-L14, L16" in said
-    assert "sentence alone, shallow network: L1-L2, L4-L5, L9" in said
+    caption = " ".join(text.split())
+    assert "fine-tuned image + name + sentence: L1-L6, L8-L14, L16" in caption
+    assert "sentence alone, shallow network: L1-L2, L4-L5, L9" in caption
     assert "487,415" in text
     words = text.replace("\n", " ")
     assert "head, paper: no baseline (L2); LEAK by stream" in words
     assert "head, sound: no leak by stream" in words
     assert "also have training frames; the doctor: group_across_parts" in words
     assert "has training frames, and the doctor finds no error" in words
-    found = json.loads(file.read_text())
-    assert found["quick"] is True
-    assert {row["form"] for row in found["outcomes"]} == {"paper", "sound"}
-    assert {row["recipe"] for row in found["outcomes"]} == {name for name in recipe_names() if "phantom" in name}
-    assert all(row["synthetic"] for row in found["outcomes"])
-    assert {row["encoder"] for row in found["outcomes"]} == {"builtin", "shallow", "builtin + shallow"}
-    assert all(set(row["test"]) == {"value", "low", "high"} for row in found["outcomes"])
+    written = json.loads(file.read_text())
+    assert written["quick"] is True
+    assert {row["form"] for row in written["outcomes"]} == {"paper", "sound"}
+    assert {row["recipe"] for row in written["outcomes"]} == {name for name in recipe_names() if "phantom" in name}
+    assert all(row["synthetic"] for row in written["outcomes"])
+    assert {row["encoder"] for row in written["outcomes"]} == {"builtin", "shallow", "builtin + shallow"}
+    assert all(set(row["test"]) == {"value", "low", "high"} for row in written["outcomes"])
 
 
 def test_single_flaws_are_compared_with_sound(tmp_path: Path) -> None:
@@ -173,13 +163,13 @@ def test_flaws_are_named_in_short() -> None:
 def test_what_was_found_before_a_failure_is_shown_and_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, file = tmp_path / "synthetic", tmp_path / "found.json"
+    folder, file = tmp_path / "synthetic", tmp_path / "results.json"
     write_phantom(folder, Knobs(streams=10, frames=6, width=64))
 
     def fail(*_: object) -> None:
         raise ConfigError("no more")
 
-    monkeypatch.setattr("fusetune_papers.reproduce.run.fuse", fail)
+    monkeypatch.setattr("fusetune_papers.reproduce.series.fuse", fail)
     code, text = command("phantom", "--data", str(folder), "--task", "head", "--quick", "--json", str(file),
                          "--recipe", "sound")  # fmt: skip
     assert code == 2
@@ -194,12 +184,12 @@ def test_absent_weights_are_noticed_before_anything_is_trained(
     folder = tmp_path / "titles"
     folder.mkdir()
     titles().table.frame.assign(image_path_original="").to_csv(folder / "manifest.csv", index=False)
-    monkeypatch.setattr("fusetune_papers.reproduce.run.text_scores", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr("fusetune_papers.reproduce.series.text_scores", lambda *_: pytest.fail("something was trained"))
     code, text = command("upmc-food101", "--data", str(folder), "--recipe", "paper")
-    said = " ".join((text + capsys.readouterr().err).split())
+    message = " ".join((text + capsys.readouterr().err).split())
     assert code != 0
-    assert "nothing was trained: - text alone, GPT-2 (food101-text-gpt2)" in said
-    assert "With --allow-download" in said
+    assert "nothing was trained: - text alone, GPT-2 (food101-text-gpt2)" in message
+    assert "With --allow-download" in message
 
 
 def test_flaws_of_pictures_are_named_where_there_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,29 +214,24 @@ def test_another_encoder_is_named_in_every_title_and_l15_takes_the_published_bat
 def test_side_information_is_ordinal_with_l14_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, int] = {}
 
-    def fuse(bench: Bench, recipe: Recipe, encoder: object, side: dict[str, Scores]) -> Judge:
-        seen["ordinal" if bench.on("L14") else "sound"] = side["place"].all.shape[1]
-        classes = len(bench.material.classes)
-        return Judge(lambda rows: np.full((len(rows), classes), 1 / classes))
+    def fuse(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
+        seen["ordinal" if image.lab.on("L14") else "sound"] = side["place"].all.shape[1]
+        classes = len(image.run.classes)
+        return lambda rows: np.full((len(rows), classes), 1 / classes)
 
-    monkeypatch.setattr("fusetune_papers.reproduce.run.fuse", fuse)
+    monkeypatch.setattr("fusetune_papers.reproduce.series.fuse", fuse)
     material = streams(tmp_path)
-    how = {"seed": 0, "cache": tmp_path / "store", "log": Log(None, quiet=True)}
-    runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
     for flaws in (frozenset({"L14"}), frozenset[str]()):
-        run_series(material, [recipe(image=None)], "x", flaws, runtime=runtime, **how)  # type: ignore[arg-type]
+        run(material, [recipe(image=None)], flaws, tmp_path)
     assert seen == {"ordinal": 4, "sound": 8}
 
 
-def test_baselines_on_the_real_annotations(shared_data: object) -> None:
+def test_baselines_on_the_real_annotations(shared_data: object, tmp_path: Path) -> None:
     folder = shared_data("fpus23_annotations")  # type: ignore[operator]
-    series = [
-        run_series(load_material("fpus23", folder, "head"), [], "x", flaws, seed=0, cache=folder,
-                   runtime=start_runtime(Config.build({"threads": 1, "device": "cpu"})), log=Log(None, quiet=True))
-        for flaws in (frozenset({"L1"}), frozenset[str]())
-    ]  # fmt: skip
+    material = load_material("fpus23", folder, "head")
+    series = [run(material, [], flaws, tmp_path) for flaws in (frozenset({"L1"}), frozenset[str]())]
     by_frame, by_stream = (s.facts for s in series)
-    table = load_material("fpus23", folder, "head").table
+    table = material.table
     constants = {
         task: [round(constant_accuracy(table.frame[task], table.frame[by]), 4) for by in ("stream", "location")]
         for task in TASKS["phantom"]
@@ -263,5 +248,5 @@ def test_baselines_on_the_real_annotations(shared_data: object) -> None:
     assert by_frame.shared == by_frame.streams == 39
     assert by_stream.shared == 0
     assert by_stream.nearest < 0.8
-    assert {found.kind for found in by_frame.errors} == {"group_across_parts", "neighbours_across_parts"}
+    assert {finding.kind for finding in by_frame.errors} == {"group_across_parts", "neighbours_across_parts"}
     assert not by_stream.errors

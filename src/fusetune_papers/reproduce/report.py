@@ -10,9 +10,8 @@ from rich.text import Text
 
 from fusetune.errors import listed
 from fusetune.evaluate.intervals import Interval
-from fusetune_papers.reproduce.cost import published_passes, stored_passes
 from fusetune_papers.reproduce.flaws import FLAWS, flaws_of, in_order
-from fusetune_papers.reproduce.run import Outcome, Series
+from fusetune_papers.reproduce.series import Outcome, Series
 
 # Rows of the real UPMC Food-101 in the published stage M, and without the leak.
 _FOOD = {"train": 67970, "valid": 6797, "test": 22716}
@@ -22,8 +21,8 @@ def outcome_grid(results: Sequence[Series]) -> Grid:
     """Return one line per experiment and form."""
     outcomes = _sorted(results)
     seeds = sorted({outcome.seed for outcome in outcomes})
-    drawn = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
-    title = f"{drawn}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
+    mark = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
+    title = f"{mark}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
     grid = Grid(
         "task", "experiment", "form", "printed", "valid", "test", "rows", title=title, caption=flaw_caption(outcomes)
     )
@@ -99,8 +98,21 @@ def leak_words(series: Series) -> str:
     shared, streams = series.facts.shared, series.facts.streams
     if not series.facts.errors:
         return f"no leak by stream: none of {streams} test streams has training frames, and the doctor finds no error"
-    errors = "; ".join(f"{found.kind}: {found.evidence['what']}" for found in series.facts.errors)
+    errors = "; ".join(f"{finding.kind}: {finding.evidence['what']}" for finding in series.facts.errors)
     return f"LEAK by stream: {shared} of {streams} test streams also have training frames; the doctor: {errors}"
+
+
+def published_passes(train: int, valid: int, test: int, epochs: int) -> int:
+    """Return the passes of the published stage M: all three parts run through the backbone in every epoch.
+
+    The backward pass through the backbone that follows each training batch is not counted; it costs about two more.
+    """
+    return epochs * (train + valid + test)
+
+
+def stored_passes(train: int, valid: int, test: int, views: int) -> int:
+    """Return the passes when every view of a training row, and every other row, is encoded once."""
+    return views * train + valid + test
 
 
 def cost_lines(results: Sequence[Series]) -> list[str]:
