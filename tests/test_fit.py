@@ -18,7 +18,7 @@ import fusetune
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
-from fusetune.strategies.two_stage import _whole
+from fusetune.strategies.two_stage import whole_note
 
 HOW: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
 FILES = {
@@ -466,4 +466,4 @@ def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> 
     ],
 )
 def test_the_gain_table_says_what_the_two_stage_model_is(improved: list[str], note: str) -> None:
-    assert _whole(improved, 2) == note
+    assert whole_note(improved, 2) == note

@@ -171,6 +171,7 @@ def test_evaluation_counts_what_it_saw(made: tuple[Model, pd.DataFrame, Path]) -
     assert scores["rows"] == 96
     assert scores["groups"] == 48
     assert scores["unreadable"] == 0
+    assert scores["seen"] == 84  # all but the test part
     assert scores["accuracy"]["value"] == pytest.approx((answer["prediction"] == frame["organ"]).mean())
     right = answer[SHARES].to_numpy()[np.arange(96), [CLASSES.index(name) for name in frame["organ"]]]
     assert scores["nll"]["value"] == pytest.approx(-np.log(right).mean(), rel=1e-6)

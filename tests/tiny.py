@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
@@ -23,7 +24,8 @@ _FILLER = ("the", "a", "of", "seen", "left", "right", "patient", "with")
 def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, seed: int = 0) -> pd.DataFrame:
     """Write pictures into a folder and return a table: case_id, scan, note, age, site, v_0..v_3, patient, part, organ.
 
-    Every input tells the class, none of them perfectly. Rows of one patient have one class and are in one part.
+    Every input tells the class, none of them perfectly. Rows of one patient have one class and are in one part; there
+    are patients of one, of two and of three rows.
     """
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,11 +38,18 @@ def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, s
     vectors = np.eye(max(4, len(classes)))[code][:, :4] + generator.normal(0, 0.6, (rows, 4))
     for index in range(4):
         frame[f"v_{index}"] = vectors[:, index]
-    frame["patient"] = [f"p{i // 2}" for i in range(rows)]
     block = np.arange(rows) // (2 * len(classes)) % 8
     frame["part"] = np.select([block == 6, block == 7], ["val", "test"], "train")
     frame["organ"] = [classes[k] for k in code]
+    frame.insert(frame.columns.get_loc("part"), "patient", _patients(code, frame["part"]))  # type: ignore[arg-type]
     return frame
+
+
+def untold_table(folder: Path, columns: int = 60) -> pd.DataFrame:
+    """Return a tiny table whose vectors tell rows apart and nothing of their class: only memory scores well on it."""
+    frame = tiny_table(folder).drop(columns=[f"v_{i}" for i in range(4)])
+    vectors = np.random.default_rng(0).normal(size=(len(frame), columns))
+    return pd.concat([frame, pd.DataFrame(vectors, columns=[f"v_{i}" for i in range(columns)])], axis=1)
 
 
 def settings(store: Path, **more: Any) -> dict[str, Any]:
@@ -78,6 +87,13 @@ def no_network(monkeypatch: Any) -> list[Any]:
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     return tried
+
+
+def _patients(code: npt.NDArray[np.int64], part: pd.Series) -> list[str]:
+    """Return the patient of each row: within a class and a part, in turn one of 1 row, one of 3 rows, one of 2."""
+    place = pd.Series(code).groupby([code, part]).cumcount().to_numpy()
+    number = place // 6 * 3 + np.array([0, 1, 1, 1, 2, 2])[place % 6]
+    return [f"p{i}" for i in pd.factorize(pd.MultiIndex.from_arrays([code, part, number]))[0]]
 
 
 def _picture(folder: Path, row: int, code: int, generator: np.random.Generator) -> str:

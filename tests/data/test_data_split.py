@@ -230,6 +230,16 @@ def test_equal_times_and_groups_stay_together_in_time() -> None:
     assert ends[1].max() < ends[2].min()
 
 
+def test_a_group_is_as_new_as_its_newest_row() -> None:
+    """A patient with one old and one new visit belongs to the test part: nothing later is learnt from."""
+    times = pd.Series(np.arange(20), name="day")
+    groups = pd.Series([f"g{i}" if i not in (0, 19) else "back again" for i in range(20)], name="patient")
+    split = make_split(ids(20), np.zeros(20, int), how="time", times=times, groups=groups, fractions=(0.6, 0.2, 0.2))
+    assert (split.part[[0, 19]] == 2).all()
+    later = (split.part > 0) & (groups != "back again")
+    assert times[split.part == 0].max() < times[later].min()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -161,6 +161,22 @@ def test_groups_of_equal_size_have_the_design_effect_of_their_means() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(sorted(bounds)))
 
 
+def test_a_variance_that_one_group_carries_is_not_well_known() -> None:
+    """Eleven small groups and a large one: the degrees of freedom of Satterthwaite 1946, group by group."""
+    sizes = np.array([60, *[4] * 11])
+    right = np.concatenate([np.arange(size) < hits for size, hits in zip(sizes, [15, *[3, 4, 2, 4] * 3], strict=False)])
+    groups = np.repeat(np.arange(12), sizes)
+    share = right.mean()
+    sums = np.array([(right[groups == group] - share).sum() for group in range(12)])
+    rows = share * (1 - share) / (12 / 11 * (sums**2).sum() / len(right) ** 2)
+    freedom = 2 / (((sums**4).mean() / (sums**2).mean() ** 2 - 3) / 12 + 2 / 11)
+    assert 2 < freedom < 4
+    z = student.ppf(0.975, freedom)
+    bounds = np.roots([1 + z * z / rows, -(2 * share + z * z / rows), share * share])
+    found = proportion(right, groups)
+    assert (found.low, found.high) == pytest.approx(tuple(sorted(bounds)))
+
+
 def test_a_proportion_of_nothing_has_no_value() -> None:
     assert math.isnan(proportion(np.array([], bool)).value)
     assert not proportion([True]).bounded

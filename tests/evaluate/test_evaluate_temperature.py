@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusetune.evaluate import metrics
-from fusetune.evaluate.temperature import calibrate, crossfit, softmax
+from fusetune.evaluate.temperature import calibrate, crossfit, fit_temperature, softmax
 
 
 def told(rows: int, sharpness: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +49,30 @@ def test_one_group_cannot_tell() -> None:
     assert not heat.applied
     assert math.isnan(heat.after)
     assert (rows == 1).all()
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_error_of_a_temperature_is_that_of_whole_groups(grouped: bool) -> None:
+    logits, y = told(300, 3.0)
+    groups = np.arange(300) // 12 if grouped else None
+    heat, rows = calibrate(logits, y, np.arange(300) // 12 % 5, groups)
+    assert heat.applied
+    change = metrics.nll_rows(softmax(logits / rows[:, None]), y) - metrics.nll_rows(softmax(logits), y)
+    units = np.arange(300) if groups is None else groups
+    sums = [sum(change[row] - change.mean() for row in np.flatnonzero(units == unit)) for unit in np.unique(units)]
+    variance = len(sums) / (len(sums) - 1) * sum(value**2 for value in sums)
+    assert heat.error == pytest.approx(math.sqrt(variance) / 300)
+
+
+@pytest.mark.parametrize("right", [3, 5, 40])
+def test_a_few_rows_that_are_all_right_do_not_make_certainty_endless(right: int) -> None:
+    """Against trying every temperature: the loss of the rows and (ln T)^2 / (2 * 0.5^2)."""
+    logits, y = np.tile([2.0, 0.0], (right, 1)), np.zeros(right, int)
+    tried = np.linspace(-3, 3, 60_001)
+    losses = right * np.log1p(np.exp(-2.0 / np.exp(tried))) + tried**2 / (2 * 0.5**2)
+    found = fit_temperature(logits, y)
+    assert found == pytest.approx(np.exp(tried[losses.argmin()]), abs=1e-3)
+    assert found > 0.3
 
 
 def test_each_fold_gets_what_the_others_choose() -> None:

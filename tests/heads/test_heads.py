@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,10 @@ def accuracy(told: torch.Tensor, data: HeadData) -> float:
 
 def nll(told: torch.Tensor, data: HeadData) -> float:
     return float(F.cross_entropy(told, torch.from_numpy(data.labels)))
+
+
+def rest(data: HeadData) -> tuple[Any, Any, Any]:
+    return data.labels, data.weights, data.keys
 
 
 def standardised(data: HeadData, of: HeadData) -> Matrix:
@@ -277,6 +282,26 @@ def test_dropped_modalities_leave_one() -> None:
     assert all(np.array_equal(same[name], present[name]) for name in present)
 
 
+@pytest.mark.parametrize("dropout", [0.15, 0.6])
+def test_rows_with_a_modality_taken_away_weigh_what_they_should(dropout: float) -> None:
+    """The objective, with a masked copy of every row, written down: all views together weigh the rest."""
+    views = [redundant(60, noise=1.0, seed=seed) for seed in (0, 1)]
+    both = {name: np.concatenate([one.z[name] for one in views]) for name in "ab"}
+    data, valid = make_data(both, views[0].labels), redundant(50, seed=3)
+    data.weights[:] = np.random.default_rng(0).uniform(0.3, 2, 60)
+    fit = fit_logistic(data, valid, HeadConfig(penalties=(0.01,), modality_dropout=dropout), 3, seed=5)
+    kept = drop_modalities(data.present, torch.from_numpy(data.keys), Moment(5), 1.0)
+    one, other = (HeadData({n: z[[at]] for n, z in data.z.items()}, data.present, *rest(data)) for at in (0, 1))
+    parts = [standardised(data, one), standardised(data, other), standardised(data, replace(one, present=kept))]
+    shares = [(1 - dropout) / 2, (1 - dropout) / 2, dropout]
+    w = np.concatenate([share * data.weights for share in shares])
+    weight, bias = solve(np.concatenate(parts), np.tile(data.labels, 3), w, 0.01, 3)
+    expected = standardised(data, valid) @ weight.T + bias
+    said = logits(fit.head, valid).numpy()
+    gap = (said - said.mean(1, keepdims=True)) - (expected - expected.mean(1, keepdims=True))
+    assert np.abs(gap).max() < 1e-3
+
+
 def test_temperature_finds_the_factor_that_was_applied() -> None:
     generator = np.random.default_rng(0)
     sharp = generator.normal(size=(20000, 4))
@@ -318,6 +343,27 @@ def test_the_crossed_fit_finds_nothing_where_there_is_nothing() -> None:
     assert fit.held is not None
     assert abs((fit.held.argmax(1) == data.labels).mean() - 1 / 3) < 0.09
     assert fit.valid_nll > math.log(3) - 0.02
+
+
+def test_a_crossed_fit_calls_its_nll_what_rows_that_were_held_out_cost() -> None:
+    """With features that tell rows apart and nothing else, remembering is not mistaken for knowing."""
+    generator = np.random.default_rng(1)
+    data = make_data({"a": generator.normal(size=(90, 60))}, generator.integers(0, 3, 90))
+    fit = fit_crossed(data, data, np.arange(90) % 3, HeadConfig(penalties=(1e-4,)), 3, seed=0)
+    assert nll(logits(fit.head, data), data) < 0.2
+    assert fit.held is not None
+    assert fit.valid_nll > 2
+    assert fit.valid_nll == pytest.approx(nll(torch.from_numpy(fit.held), data))
+
+
+def test_candidates_are_left_behind_only_where_nothing_else_was_chosen_on_these_rows() -> None:
+    data, valid = redundant(60, noise=1.0), redundant(50, seed=1, noise=1.0)
+    config = HeadConfig(penalties=(0.1, 0.01, 1e-3), modality_dropout=0)
+    fit = fit_logistic(data, valid, config, 3, seed=0)
+    assert len(fit.tried) == len(fit.path)
+    for (_, tried_nll), tried in zip(fit.path, fit.tried, strict=True):
+        assert nll(torch.from_numpy(tried), valid) == pytest.approx(tried_nll)
+    assert fit_logistic(data, valid, config.model_copy(update={"blockwise": True}), 3, seed=0).tried == []
 
 
 def test_augmented_views_are_learnt_from_and_plain_rows_are_judged() -> None:

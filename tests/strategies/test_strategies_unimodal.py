@@ -62,7 +62,7 @@ def said_by(ctx: Context, network: EnsembleNetwork, rows: Any) -> Tensor:
 
 
 def with_normed(folder: Path, **more: Any) -> Context:
-    rate: dict[str, Any] = {"vector__train__lr": 3e-3, "vector__train__head_lr": 3e-3, "vector__train__epochs": 6}
+    rate: dict[str, Any] = {"vector__train__lr": 1e-2, "vector__train__head_lr": 1e-2, "vector__train__epochs": 6}
     ctx = make_context(folder, tiny_table(folder / "data"), ["genes"], **rate | more)
     ctx.pristine["genes"] = Normed()
     return ctx
@@ -267,9 +267,9 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
 ) -> None:
     """With labels that no input tells, a head must find nothing in what encoders say about rows they did not see."""
     generator = np.random.default_rng(0)
-    frame = tiny_table(tmp_path / "data", rows=576)
+    frame = tiny_table(tmp_path / "data", rows=1152)
     frame["organ"] = generator.permutation(frame["organ"])
-    frame[[f"v_{i}" for i in range(4)]] = generator.normal(size=(576, 4))
+    frame[[f"v_{i}" for i in range(4)]] = generator.normal(size=(1152, 4))
     more: dict[str, Any] = {"vector__encoder": "mlp", "vector__augment__corrupt": 0.0, "views": 1}
     ctx = make_context(tmp_path, frame, ["genes"], crossfit__how=how, **more)
 
@@ -348,7 +348,7 @@ def test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone(
         assert all(weights_hash(encoder) != pristine for encoder in model.encoders[:3])
 
 
-@pytest.mark.parametrize(("rate", "undone"), [(3.0, True), (3e-3, False)])
+@pytest.mark.parametrize(("rate", "undone"), [(3.0, True), (1e-2, False)])
 def test_one_network_that_fine_tuning_did_not_help_is_read_once_and_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, undone: bool
 ) -> None:

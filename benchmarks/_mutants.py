@@ -1,0 +1,671 @@
+"""Faults that would make scores dishonest: where each one is planted, and which tests have to notice.
+
+`benchmarks/mutants.py` plants them one by one. The test suite only looks whether every place and every test is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault.
+
+    Attributes:
+        file: Where it is planted, from the root of the repository.
+        what: What goes wrong, in words.
+        old: What stands there, exactly once.
+        new: What takes its place.
+        tests: Test files or tests that cover it, one of which must fail.
+    """
+
+    file: str
+    what: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _in(file: str, *tests: str) -> Callable[[str, str, str], Mutant]:
+    """Return a short way to write the mutants of a file that the same tests cover: what, old, new."""
+    return lambda what, old, new: Mutant(f"src/fusetune/{file}", what, old, new, tests)
+
+
+_split = _in("data/split.py", "tests/data/test_data_split.py")
+_FOLDS = "tests/heads/test_heads_folds.py"
+_folds = _in("heads/folds.py", _FOLDS)
+_solver = _in("heads/solver.py", "tests/heads/test_heads.py")
+_context = _in("context.py", "tests/test_context.py")
+_prepare = _in("prepare.py", "tests/test_context.py")
+_CROSSFIT = "tests/strategies/test_strategies_crossfit.py"
+_UNIMODAL = "tests/strategies/test_strategies_unimodal.py"
+_crossfit = _in("strategies/crossfit.py", _CROSSFIT)
+_undone = _in(
+    "strategies/crossfit.py",
+    "tests/strategies/test_strategies_unimodal.py::test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone",
+)
+_unimodal = _in(
+    "strategies/unimodal.py",
+    _CROSSFIT,
+    f"{_UNIMODAL}::test_rows_of_other_parts_are_refused",
+    f"{_UNIMODAL}::test_the_best_epoch_is_what_its_record_says",
+)
+_ensemble = _in("strategies/ensemble.py", "tests/strategies/test_strategies_ensemble.py")
+_end_to_end = _in("strategies/end_to_end.py", "tests/strategies/test_strategies_end_to_end.py")
+_RIVALS = "tests/strategies/test_strategies_rivals.py"
+_judge = _in("judge.py", "tests/test_judge.py")
+_calibration = _in("evaluate/calibration.py", "tests/evaluate/test_evaluate_calibration.py")
+_temperature = _in(
+    "evaluate/temperature.py",
+    "tests/evaluate/test_evaluate_temperature.py",
+    "tests/evaluate/test_evaluate_calibration.py",
+)
+_intervals = _in("evaluate/intervals.py", "tests/evaluate/test_evaluate_intervals.py")
+_bootstrap = _in("evaluate/bootstrap.py", "tests/evaluate/test_evaluate_intervals.py")
+_paired = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_paired.py")
+_mcnemar = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_intervals.py")
+_conformal = _in("evaluate/conformal.py", "tests/evaluate/test_evaluate_conformal.py")
+_threshold = _in("evaluate/threshold.py", "tests/evaluate/test_evaluate_threshold.py")
+_MODALITIES = "tests/evaluate/test_evaluate_modalities.py"
+_modalities = _in(
+    "evaluate/modalities.py",
+    f"{_MODALITIES}::test_shapley_equals_the_mean_over_all_orders",
+    f"{_MODALITIES}::test_masks_are_nested_and_belong_to_the_row",
+    f"{_MODALITIES}::test_missing_rates_ask_every_method_with_the_same_masks",
+    f"{_MODALITIES}::test_donors_are_others_of_the_stated_class_that_have_the_input",
+)
+_metrics = _in("evaluate/metrics.py", "tests/evaluate/test_evaluate_metrics.py")
+_selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selective.py")
+_store = _in("features/store.py", "tests/features/test_features_store.py")
+
+_LEARNING = """\
+    scaled = {name: _scaled(ctx, fitted[name]) for name in names}
+    calibration = _learnt(ctx, fitted[chosen], scaled[chosen])
+"""
+_OPENING = "    opened = ctx.split.unlock_test()\n"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # Which row is in which part.
+    _split("groups are cut apart", 'pd.factorize(units.astype("str"))', 'pd.factorize(ids.astype("str"))'),
+    _split(
+        "the shares of valid and test are swapped",
+        "fractions if fractions[2] else fractions[:2], seed)",
+        "(fractions[0], fractions[2], fractions[1]) if fractions[2] else fractions[:2], seed)",
+    ),
+    _split(
+        "classes are dealt without regard to their shares",
+        "_members(codes, labels, len",
+        "_members(codes, labels * 0, len",
+    ),
+    _split(
+        "the test part opens twice",
+        "if self.unlocked_at is not None:\n            raise LockedTestError(f",
+        "if False:\n            raise LockedTestError(f",
+    ),
+    _split("the test part is never locked", 'if part == "test" and self', 'if part == "tests" and self'),
+    _split(
+        "a stage may see rows of any part",
+        "        if len(outside):\n            others",
+        "        if False:\n            others",
+    ),
+    _split(
+        "a given split may divide groups",
+        "        _refuse_shared_groups(split, groups)\n    missing",
+        "        pass\n    missing",
+    ),
+    _split(
+        "validation rows are taken from the test part too",
+        "rows = np.flatnonzero(part == 0)\n",
+        "rows = np.flatnonzero(part != 1)\n",
+    ),
+    _split(
+        "the newest rows are trained on",
+        'ordered.rank(method="min", pct=True)',
+        'ordered.rank(method="min", pct=True, ascending=False)',
+    ),
+    _split("later rows of a group are in an earlier part", '.transform("max")', '.transform("min")'),
+    _split("the split's hash does not know the parts", '{row}\\x1f{PARTS[code]}"', '{row}\\x1f"'),
+    _split("a changed split file is taken", 'or frame.attrs.get("hash") != split.hash', ""),
+    _split(
+        "validation rows divide groups of the training part",
+        "labels[rows], units.iloc[rows], (1 - share",
+        "labels[rows], ids.iloc[rows], (1 - share",
+    ),
+    # Who learns from whom.
+    _folds(
+        "a fold divides groups", "    units = ctx.ids if ctx.groups is None else ctx.groups\n", "    units = ctx.ids\n"
+    ),
+    _folds("encoders and heads share their folds", "* _HEAD_FOLDS, 2)", "* _HEAD_FOLDS, 1)"),
+    _folds("folds repeat the split's own order", "ctx.config.seed + salt)", "ctx.config.seed)"),
+    _folds(
+        "encoders learn from the rows kept for the head", "Folds(train[kept], train[~kept]", "Folds(train[kept], train"
+    ),
+    _folds(
+        "heads learn from the rows that they stop by",
+        "data = data.some(np.setdiff1d(np.arange(len(folds.rows)), folds.valid_places))",
+        "pass",
+    ),
+    _folds(
+        "rows are spoken of by the head that learnt from them",
+        "return fit, torch.from_numpy(fit.held).float()",
+        "return fit, logits_of(fit.head, choices)",
+    ),
+    _folds(
+        "without cross-fitting the head learns from validation rows",
+        "return Folds(train, train, valid,",
+        "return Folds(np.sort(np.concatenate([train, valid])), train, valid,",
+    ),
+    Mutant(
+        "src/fusetune/heads/folds.py",
+        "a fold's networks may never have seen a class",
+        "    return not lost\n",
+        "    return True\n",
+        ("tests/strategies/test_strategies_two_stage.py",),
+    ),
+    _folds(
+        "validation rows are those of the test part",
+        'ctx.split.rows("train"), ctx.split.rows("valid")',
+        'ctx.split.rows("train"), np.flatnonzero(ctx.split.part == 2)',
+    ),
+    Mutant(
+        "src/fusetune/heads/base.py",
+        "heads take every row for one group and class",
+        "ctx.row_weights(rows), ctx.keys",
+        "np.ones(len(rows)), ctx.keys",
+        (_FOLDS,),
+    ),
+    _solver(
+        "held-out logits are those of the final solution",
+        "choice, path, self.logits(start))",
+        "choice, path, self.problem.valid_logits(solution))",
+    ),
+    _solver(
+        "the cross-validated NLL is that of the final solution",
+        "self.nll(start), choice",
+        "self.nll([solution] * len(start)), choice",
+    ),
+    _solver("a fold's solution sees its own fold", "near, rows=~held)", "near, rows=None)"),
+    _solver(
+        "a row is spoken of by the mean over all folds",
+        "self.problem.valid_logits(solution)[held]",
+        "np.mean([self.problem.valid_logits(s) for s in solutions], 0)[held]",
+    ),
+    _solver(
+        "rows with a modality taken away weigh 1",
+        "weights.append(data.weights * dropped)",
+        "weights.append(data.weights)",
+    ),
+    _solver("whole rows weigh 1 beside them", "[data.weights * (1 - dropped) / views]", "[data.weights / views]"),
+    _solver("candidates are left that were not what was chosen from", "        tried = []  #", "        pass  #"),
+    _context("groups weigh as much as they have rows", 'self.config.data.group_weights == "equal"', "False"),
+    _context(
+        "class weights do not reach the head",
+        "weights = self.class_weights.double().numpy()[self.labels[rows]]",
+        "weights = np.ones(len(rows))",
+    ),
+    _context("what was trained for another strategy costs nothing", "self._reused += self._memory[what][1]", "pass"),
+    _context("the head sees views that encoders were trained on", "_HEAD_EPOCH = 1_000_000", "_HEAD_EPOCH = 1"),
+    _prepare("class weights do not have the mean 1", "weights * counts.sum() / (weights * counts).sum()", "weights"),
+    _prepare(
+        "class weights have the mean 1 over classes, not rows",
+        "weights * counts.sum() / (weights * counts).sum()",
+        "weights / weights.mean()",
+    ),
+    _prepare(
+        "scales and words are learnt from the test part too",
+        "prepare_modality(modality, table, schema, train,",
+        "prepare_modality(modality, table, schema, np.arange(len(labels)),",
+    ),
+    _prepare("checkpoints of other labels are gone on with", "    digest.update(labels.tobytes())\n", ""),
+    _prepare("checkpoints of another split are gone on with", "    digest.update(split.hash.encode())\n", ""),
+    _prepare(
+        "checkpoints of other inputs are gone on with",
+        "        digest.update(source.digests.tobytes())\n",
+        "        pass\n",
+    ),
+    _prepare(
+        "checkpoints of other settings are gone on with",
+        "    digest.update(json.dumps(tree, sort_keys=True).encode())\n",
+        "",
+    ),
+    _crossfit("a fold's network sees its own fold", "folds.rows[~held], _stage", "folds.rows, _stage"),
+    _crossfit(
+        "a fold's best epoch is chosen on training rows",
+        "_stage(ctx, name, fold), folds.rows[held])",
+        "_stage(ctx, name, fold), folds.rows[~held])",
+    ),
+    _crossfit(
+        "a row is spoken of by a network that saw it",
+        "folds.encoder == fold, network.only",
+        "folds.encoder == (fold + 1) % len(networks), network.only",
+    ),
+    _crossfit(
+        "a row is spoken of by the mean over all networks",
+        "    block = Block(name, networks, True, views, held[None], z)",
+        "    held = np.mean([_logits(n, ctx.encode(name, n.only[0], rows)[0]) for n in networks], 0)\n"
+        "    block = Block(name, networks, True, views, held[None], z)",
+    ),
+    _crossfit(
+        "logits of an untrained encoder are those of the final classifier",
+        "views=_repeated(ctx, part.held), plain=part.held[None]",
+        "views=_logits(part.networks[0], views), plain=_logits(part.networks[0], part.block.plain)",
+    ),
+    _crossfit(
+        "words speak of the rows that they were learnt from",
+        "folds.head, words=True)\n",
+        "folds.head, words=True)\n        held = _logits(network, counts[0])\n",
+    ),
+    _undone(
+        "each fold decides whether fine-tuning is undone",
+        "    if after < before:\n",
+        "    if all(h.best_nll < h.start_nll for h in histories):\n",
+    ),
+    _undone(
+        "one fold that was helped is enough",
+        "    if after < before:\n",
+        "    if any(h.best_nll < h.start_nll for h in histories):\n",
+    ),
+    _undone("fine-tuning is never undone", "    if after < before:\n", "    if True:\n"),
+    Mutant(
+        "src/fusetune/strategies/blocks.py",
+        "held-out rows are spoken of by the network that learnt from them",
+        "    if not folds.pooled:\n",
+        "    if True:\n",
+        (_CROSSFIT,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/blocks.py",
+        "what a modality alone says of held-out rows is said by its own network",
+        "part.held[places])",
+        "np.mean([n.only[1](torch.from_numpy(np.array(part.block.z))).numpy() for n in part.networks], 0)[places])",
+        (_CROSSFIT,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/base.py",
+        "rows that nothing was held out for are spoken of",
+        "        if not np.array_equal(",
+        "        places = np.minimum(places, len(self.rows) - 1)\n        if False and not np.array_equal(",
+        (_CROSSFIT,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/blocks.py",
+        "words are read whether they help or not",
+        "    if after < before:\n",
+        "    if True:\n",
+        (f"{_UNIMODAL}::test_words_are_read_only_where_they_lower_the_nll_of_the_head",),
+    ),
+    _unimodal(
+        "a classifier speaks of its own rows",
+        "held[has] = fit.held",
+        "held[has] = (features[0][has] @ network.only[1].weight.numpy().T + network.only[1].bias.numpy())",
+    ),
+    _unimodal(
+        "a network of other rows is used again",
+        'hashlib.sha256(rows.tobytes() + b"|" + held',
+        'hashlib.sha256(b"|" + held',
+    ),
+    _unimodal("a network that other rows chose is used again", '+ b"|" + held.tobytes() +', '+ b"|" +'),
+    _unimodal("a network of other settings is used again", "+ settings.model_dump_json().encode()", ""),
+    _unimodal(
+        "a network of another way to choose is used again", "fine-tuned, {single}, {digest}", "fine-tuned, {digest}"
+    ),
+    _unimodal("stage U may see validation rows", '        ctx.split.check(rows, "train")\n', ""),
+    _unimodal("the best epoch of stage U is chosen on training rows", "held=held[source.present[held]],", "held=rows,"),
+    # Rivals.
+    _ensemble(
+        "held-out rows use temperatures fitted on themselves",
+        "heats = {name: _crossed(",
+        "heats = dict(temperatures) or {name: _crossed(",
+    ),
+    _ensemble(
+        "the folds of the temperatures are mixed up",
+        "_temperature(logits, has & ~here, labels)",
+        "_temperature(logits, has & here, labels)",
+    ),
+    _ensemble(
+        "the ensemble is not calibrated",
+        'several = present_bits(ctx.sources, rows, torch.device("cpu")), len(names) > 1',
+        'several = present_bits(ctx.sources, rows, torch.device("cpu")), False',
+    ),
+    _end_to_end(
+        "what is said of held-out rows is said of training rows",
+        "held_by(ctx, network, held)",
+        'held_by(ctx, network, ctx.split.rows("train")[: len(held)])',
+    ),
+    _end_to_end(
+        "validation rows are learnt from",
+        'method.training_on(ctx.split.rows("train"), held)',
+        'method.training_on(torch.cat([*map(torch.from_numpy, (ctx.split.rows("train"), held))]).numpy(), held)',
+    ),
+    _end_to_end(
+        "the best epoch is chosen on training rows",
+        'method.training_on(ctx.split.rows("train"), held)',
+        'method.training_on(ctx.split.rows("train"), ctx.split.rows("train"))',
+    ),
+    _end_to_end(
+        "the start is chosen on the rows that it was solved on",
+        "        for rows in (train, valid)\n",
+        "        for rows in (train, train)\n",
+    ),
+    Mutant(
+        "src/fusetune/train/loop.py",
+        "the last epoch is kept and called the best",
+        "    model.load_state_dict(best)\n",
+        "",
+        ("tests/train/test_train_loop.py::test_best_weights_come_back",),
+    ),
+    Mutant(
+        "src/fusetune/train/loop.py",
+        "the start does not compete with the epochs",
+        "history.start_nll if start_counts else math.inf",
+        "math.inf",
+        ("tests/train/test_train_loop.py::test_best_weights_come_back",),
+    ),
+    Mutant(
+        "src/fusetune/strategies/linear_probe.py",
+        "the traditional rival reads cells through a random network",
+        'if ctx.modalities[name].kind != "columns":',
+        "if True:",
+        (_RIVALS,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/ume.py",
+        "the ensemble lacks a modality",
+        "list(ctx.modalities)",
+        "list(ctx.modalities)[1:]",
+        (_RIVALS,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/rivals.py",
+        "every modality alone is the first one",
+        "AloneSettings(modality=name)",
+        "AloneSettings(modality=next(iter(ctx.modalities)))",
+        (_RIVALS,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/majority.py",
+        "the majority is judged on test rows when rows are held out",
+        'ctx.cost(), ctx.split.rows("valid")',
+        "ctx.cost(), np.flatnonzero(ctx.split.part == 2)",
+        (_RIVALS,),
+    ),
+    Mutant(
+        "src/fusetune/strategies/majority.py",
+        "class frequencies know the test part",
+        'ctx.labels[ctx.split.rows("train")]',
+        "ctx.labels",
+        (_RIVALS,),
+    ),
+    # The one rule of the judge.
+    _judge(
+        "rivals are scored without their temperature",
+        "score_with_intervals(c.probe.p, test.labels",
+        "score_with_intervals(c.probe.p if c is ours else softmax(c.outputs.f.numpy()), test.labels",
+    ),
+    _judge(
+        "everybody's temperature is used whether it helps or not",
+        "self.outputs, self.scaled.heat.value)",
+        "self.outputs, self.scaled.heat.fitted)",
+    ),
+    _judge(
+        "the chosen model's validation rows use a temperature that does not help",
+        ".f.numpy(), ours.scaled.heat.value)",
+        ".f.numpy(), ours.scaled.heat.fitted)",
+    ),
+    _judge(
+        "the candidates of a choice are forgotten, so that it flatters",
+        "rows), fitted.tried, row_folds",
+        "rows), (), row_folds",
+    ),
+    _judge("rows that chose are called unseen", "chosen_elsewhere=pooled", "chosen_elsewhere=True"),
+    _judge(
+        "validation NLLs of the gain table know no temperature",
+        "valid_nll = mean_nll(candidate.scaled.p, valid_labels)",
+        "valid_nll = candidate.scaled.heat.before",
+    ),
+    _judge(
+        "comparisons take the rival without its temperature",
+        "ours.probe.p, other.probe.p",
+        "ours.probe.p, softmax(other.outputs.f.numpy())",
+    ),
+    _judge(
+        "rivals lose their temperature when inputs are missing",
+        "{c.name: c.probe.again for c",
+        "{c.name: replace(c.probe, temperature=1.0).again for c",
+    ),
+    _judge(
+        "no interval knows of groups",
+        "return None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()",
+        "return None",
+    ),
+    _judge(
+        "p-values are not corrected for their number",
+        "zip(comparisons, holm([c.p for c in comparisons])",
+        "zip(comparisons, [c.p for c in comparisons]",
+    ),
+    _judge(
+        "p-values by group are not corrected for their number",
+        "zip(corrected, holm(by_group)",
+        "zip(corrected, by_group",
+    ),
+    _judge(
+        "the test part is opened before certainty is learnt",
+        _LEARNING + _OPENING,
+        _OPENING + _LEARNING,
+    ),
+    Mutant(
+        "src/fusetune/model.py",
+        "rows that chose are not known to the model",
+        'np.concatenate([ctx.split.rows("train"), ctx.split.rows("valid")])',
+        'ctx.split.rows("train")',
+        ("tests/test_judge.py",),
+    ),
+    Mutant(
+        "src/fusetune/model.py",
+        "the model knows no row that it was made from",
+        "schema, ctx.classes, ctx.config, ctx.runtime, seen)",
+        "schema, ctx.classes, ctx.config, ctx.runtime)",
+        ("tests/test_judge.py",),
+    ),
+    Mutant(
+        "src/fusetune/model.py",
+        "rows that the model was made from are not counted when it is judged",
+        '"seen": int(np.isin(digests, self.seen).sum())',
+        '"seen": 0',
+        ("tests/test_model.py",),
+    ),
+    Mutant(
+        "src/fusetune/estimator.py",
+        "scikit-learn's estimator divides groups",
+        "make_split(ids, codes, groups=groups,",
+        "make_split(ids, codes,",
+        ("tests/test_estimator.py::test_a_group_is_no_input_and_is_kept_together",),
+    ),
+    # What is learnt on validation rows.
+    _calibration(
+        "rows are scaled by a temperature that they helped to fit",
+        "softmax(logits / heats[:, None])",
+        "softmax(logits, heat.value)",
+    ),
+    _calibration(
+        "a choice is scored on the rows that made it",
+        "logits = crossfit(tried, rows.labels, folds) if crossfitted else",
+        "logits =",
+    ),
+    _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere)", "True)"),
+    _calibration(
+        "the threshold is chosen on what knows the rows",
+        "choose_threshold(aim, scaled.p[:, positive]",
+        "choose_threshold(aim, softmax(rows.outputs.f.numpy(), scaled.heat.value)[:, positive]",
+    ),
+    _calibration(
+        "prediction sets come from what knows the rows",
+        "fit_conformal(scaled.p,",
+        "fit_conformal(softmax(rows.outputs.f.numpy(), scaled.heat.value),",
+    ),
+    _calibration("prediction sets know no groups", "rows.pattern, rows.groups, seed)", "rows.pattern, None, seed)"),
+    _temperature(
+        "a temperature need not earn its place", "helps = float((scaled - plain).mean()) + error < 0", "helps = True"
+    ),
+    _temperature("a lower NLL is enough, whatever its error", ".mean()) + error < 0", ".mean()) < 0"),
+    _temperature(
+        "a fold's temperature is fitted on itself",
+        "fit_temperature(logits[~here], labels[~here])",
+        "fit_temperature(logits[here], labels[here])",
+    ),
+    _temperature(
+        "a temperature is judged on the rows that it was fitted on",
+        "fit_temperature(logits[~here], labels[~here])",
+        "fitted",
+    ),
+    _temperature("a fold's own rows choose its candidate", "losses[:, ~here].mean(axis=1)", "losses.mean(axis=1)"),
+    _temperature(
+        "the error of a temperature takes rows for independent",
+        "    where = clusters(groups, len(values))\n",
+        "    where = clusters(None, len(values))\n",
+    ),
+    _temperature("a few right rows make certainty endless", " + log_t**2 / (2 * _SPREAD**2)", ""),
+    _conformal("the new row is not counted", "coverage * (where.count + 1)", "coverage * where.count"),
+    _conformal(
+        "large groups weigh more",
+        "weight = 1 / np.bincount(where.member, minlength=where.count)[where.member]",
+        "weight = np.full(len(values), where.count / len(values))",
+    ),
+    _conformal(
+        "patterns of missing inputs share a threshold",
+        "{name: pattern == name for name in own} |",
+        '{name: pattern != "" for name in own} |',
+    ),
+    _conformal("sets by pattern use the common threshold", "limits.get(str(name), limits[OTHER]) for", "limit for"),
+    _conformal("patterns of few rows promise what they cannot keep", "if rows >= 1 / (1 - COVERAGE)]", "]"),
+    _conformal("a class's own probability counts in full", "above + chance[:, None] * ordered", "above + ordered"),
+    _threshold("the threshold gives up most of the other rate", "max(reached) if rate in", "min(reached) if rate in"),
+    _threshold("rates know no groups", "None if member is None else member[counted])", "None)"),
+    Mutant(
+        "src/fusetune/evaluate/analysis.py",
+        "the threshold is chosen on the judged rows",
+        "judge_threshold(limit, p[:, at]",
+        "judge_threshold(float(p[rows.labels == at, at].min()), p[:, at]",
+        ("tests/evaluate/test_evaluate_analysis.py",),
+    ),
+    # Intervals.
+    _intervals(
+        "metrics are resampled by row",
+        "    values = metrics.score(p, y)\n    where = clusters(groups, len(y))",
+        "    values = metrics.score(p, y)\n    where = clusters(None, len(y))",
+    ),
+    _intervals(
+        "differences are resampled by row", "means(columns, groups, resamples", "means(columns, None, resamples"
+    ),
+    _intervals(
+        "means are resampled by row", "where = clusters(groups, len(columns))", "where = clusters(None, len(columns))"
+    ),
+    _intervals(
+        "bounds are on the wrong sides",
+        "np.quantile(finite, [tail, 1 - tail])",
+        "np.quantile(finite, [1 - tail, tail])",
+    ),
+    _intervals(
+        "bounds leave out the level on each side",
+        "reach = student.ppf((1 + LEVEL) / 2, count - 1)",
+        "reach = student.ppf(LEVEL, count - 1)",
+    ),
+    _intervals(
+        "few groups get the bounds of many",
+        "student.ppf((1 + LEVEL) / 2, count - 1) * math.sqrt(count / (count - 1))",
+        "norm.ppf((1 + LEVEL) / 2)",
+    ),
+    _intervals(
+        "shares know no design effect", "_wilson(share, effective, float", "_wilson(share, float(len(right)), float"
+    ),
+    _intervals("shares know no Student's quantile", "float(student.ppf((1 + LEVEL) / 2, freedom))", "z"),
+    _intervals(
+        "a variance that few groups carry counts as well known",
+        "heavy = max(float((sums**4).mean()) / square**2 - 3, 0.0)",
+        "heavy = 0.0",
+    ),
+    _intervals(
+        "all right in few groups is all right in many rows",
+        "_wilson(share, where.count, z)",
+        "_wilson(share, len(right), z)",
+    ),
+    _intervals(
+        "groups that vary little count as more rows than there are",
+        "min(float((residuals**2).mean()) / variance, float(len(residuals)))",
+        "float((residuals**2).mean()) / variance",
+    ),
+    _bootstrap(
+        "every group is drawn once",
+        "random.integers(0, count, size=(size, count))",
+        "np.tile(np.arange(count), (size, 1))",
+    ),
+    # Paired tests.
+    _mcnemar(
+        "the test of rows is one-sided",
+        "binomtest(gained, gained + lost).pvalue",
+        'binomtest(gained, gained + lost, alternative="greater").pvalue',
+    ),
+    _paired(
+        "the exact test of groups is one-sided",
+        "float((np.abs(signs @ sums) >= least).mean())",
+        "float((signs @ sums >= least).mean())",
+    ),
+    _paired(
+        "the random test of groups is one-sided",
+        "int((np.abs(signs @ sums) >= least).sum())",
+        "int((signs @ sums >= least).sum())",
+    ),
+    _paired(
+        "the test of groups ignores groups", "where = clusters(groups, len(rows))", "where = clusters(None, len(rows))"
+    ),
+    _paired(
+        "a p-value may be zero",
+        "return (1 + _as_far(sums, least, draws, np.random.default_rng(seed))) / (1 + draws)",
+        "return _as_far(sums, least, draws, np.random.default_rng(seed)) / draws",
+    ),
+    _paired(
+        "p-values are corrected in the order in which they come",
+        "sorted(range(len(p_values)), key=lambda index: p_values[index])",
+        "list(range(len(p_values)))",
+    ),
+    _paired(
+        "a larger p-value may become the smaller one",
+        "worst = max(worst, min(1.0, p_values[index] * (len(p_values) - rank)))",
+        "worst = min(1.0, p_values[index] * (len(p_values) - rank))",
+    ),
+    _paired("all p-values are corrected by what is left", "(len(p_values) - rank)", "max(len(p_values) - rank - 1, 1)"),
+    # What a modality is worth, and where a model is worst.
+    _modalities(
+        "shares of modalities are weighed by the wrong sizes",
+        "factorial(count - len(some) - 1) / factorial(count)",
+        "factorial(count - len(some)) / factorial(count)",
+    ),
+    _modalities("inputs that are there are the ones taken away", "chance[:, at] >= rate", "chance[:, at] < rate"),
+    _modalities("a row lends itself its own features", "donors[order] = np.roll(order, 1)", "donors[order] = order"),
+    _selective(
+        "the surest rows are left unanswered", 'np.argsort(-sure, kind="stable")', 'np.argsort(sure, kind="stable")'
+    ),
+    _metrics("a certain mistake costs little", "SMALLEST_PROBABILITY = 1e-12", "SMALLEST_PROBABILITY = 1e-2"),
+    _metrics(
+        "ties count as ranked rightly",
+        "rankdata(probabilities[:, present], axis=0)",
+        'rankdata(probabilities[:, present], axis=0, method="max")',
+    ),
+    _metrics(
+        "a calibration error is the error of the mean",
+        "np.abs(sums).sum() / len(labels)",
+        "np.abs(sums.sum()) / len(labels)",
+    ),
+    # What is used again.
+    _store("features of other weights are used again", '            "weights": weights,\n', ""),
+    _store("features of another view are used again", "[[m.seed, m.epoch, m.view] for m in views]", "len(views)"),
+    _store("features of another augmentation are used again", '            "augment": what.augment.describe(),\n', ""),
+    _store(
+        "features of other rows are used again", "for array in (what.source.digests[rows], what", "for array in (what"
+    ),
+    _store("views of other rows are used again", "what.keys[rows] if views else rows[:0]", "rows[:0]"),
+    _store("features of another precision are used again", '            "precision": self.runtime.precision,\n', ""),
+    _store("weights are told apart by their shapes alone", "        digest.update(_bytes(tensor))\n", ""),
+)

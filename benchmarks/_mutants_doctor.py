@@ -1,0 +1,193 @@
+"""Faults of the doctor: what it would miss, call wrong, or do to rows that no finding names."""
+
+from __future__ import annotations
+
+from _mutants import Mutant
+
+_SCALE = "        alike = self.settings.loads_alike(reader, picture)\n"
+_PIXELS = "        pixels = reader.loaded(picture, encoded)\n"
+
+DOCTOR: tuple[Mutant, ...] = (
+    Mutant(
+        "src/fusetune/doctor/duplicates.py",
+        "strangers whose thumbnails correlate less than .98 count as near copies",
+        "_ALIKE = 0.98",
+        "_ALIKE = 0.9",
+        ("tests/doctor/test_doctor_copies.py::test_thumbnails_must_agree_too",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/hashes.py",
+        "near copies that differ in four bits are missed",
+        "DISTANCE = 4",
+        "DISTANCE = 3",
+        ("tests/doctor/test_doctor_copies.py::test_hashes_may_differ_in_four_bits",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/hashes.py",
+        "pairs of hashes that share only the last block are never compared",
+        "for blocks in combinations(range(_BLOCKS), 2):",
+        "for blocks in combinations(range(_BLOCKS - 1), 2):",
+        ("tests/doctor/test_doctor_hashes.py::test_near_pairs_are_those_of_comparing_all",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/duplicates.py",
+        "texts of four words make copies",
+        "_WORDS = 5",
+        "_WORDS = 4",
+        ("tests/doctor/test_doctor_copies.py::test_texts_that_are_too_short_make_no_copies",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/duplicates.py",
+        "the share of repeats at which cells are too coarse is off by one",
+        "<= _COARSE * len(table)",
+        "< _COARSE * len(table)",
+        ("tests/doctor/test_doctor_copies.py::test_cells_that_repeat_often_agree_by_chance",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/duplicates.py",
+        "rows of no part count as another side of the split",
+        "inside = [rows[parts[rows] >= 0] for rows in sets]",
+        "inside = sets",
+        ("tests/doctor/test_doctor_copies.py::test_rows_of_no_part_cross_nothing",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/duplicates.py",
+        "of copies the first stays, even if the other one is a test row",
+        "kept = [rows[np.argmax(parts[rows])] for rows in sets]",
+        "kept = [rows[0] for rows in sets]",
+        ("tests/doctor/test_doctor_treat.py::test_the_copy_that_stays",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/treat.py",
+        "copies in one column are dropped for a finding about another",
+        "for members in copies[finding.columns]]",
+        "for sets in copies.values() for members in sets]",
+        ("tests/doctor/test_doctor_treat.py::test_copies_in_one_column_are_not_dropped_for_another",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/treat.py",
+        "findings of severity info are acted on",
+        'findings = [finding for finding in examination.findings if finding.severity != "info"]',
+        "findings = list(examination.findings)",
+        ("tests/doctor/test_doctor_treat.py::test_information_is_never_acted_on",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/treat.py",
+        "cells are emptied that no finding names",
+        "hidden = np.isin(np.arange(len(frame)), rows)",
+        "hidden = np.arange(len(frame)) >= rows.min()",
+        ("tests/doctor/test_doctor_treat.py::test_every_action_of_every_kind_does_what_it_says",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/groups.py",
+        "classes are counted by rows where groups decide",
+        "small = np.flatnonzero(rows == 1), np.flatnonzero((rows > 1) & (units < _FEWEST))",
+        "small = np.flatnonzero(rows == 1), np.flatnonzero((rows > 1) & (rows < _FEWEST))",
+        ("tests/doctor/test_doctor_groups.py::test_a_class_needs_three_groups",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/groups.py",
+        "a group with a row in no part counts as divided",
+        "some = (groups >= 0) & (parts >= 0)",
+        "some = groups >= 0",
+        ("tests/doctor/test_doctor_groups.py::test_a_group_whose_other_row_is_in_no_part_is_on_one_side",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/columns.py",
+        "columns below the stated threshold are called leaks",
+        "_SUSPICIOUS, _CERTAIN = 0.9, 0.98",
+        "_SUSPICIOUS, _CERTAIN = 0.89, 0.98",
+        ("tests/doctor/test_doctor_columns.py::test_a_column_that_gives_the_label",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/columns.py",
+        "columns are scored on the rows that they are fitted on",
+        "others = total - counts[fold]",
+        "others = total",
+        ("tests/doctor/test_doctor_columns.py::test_a_column_that_names_the_group_gives_nothing_away",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/columns.py",
+        "the share of different values that makes a column a name is off by one",
+        "distinct > _DISTINCT * len(series)",
+        "distinct >= _DISTINCT * len(series)",
+        ("tests/doctor/test_doctor_columns.py::test_categories_that_only_name_rows",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/leaks.py",
+        "chance agreement of neighbours is called a leak",
+        "_ERRORS, _POINTS = 3.0, 0.02",
+        "_ERRORS, _POINTS = 2.0, 0.02",
+        ("tests/doctor/test_doctor_leaks.py::test_same_groups_must_help_by_two_points_and_three_errors",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/leaks.py",
+        "rows without a group count as one group",
+        "groups = None if examined.groups is None else examined.units[sample]",
+        "groups = None if examined.groups is None else examined.groups[sample]",
+        ("tests/doctor/test_doctor_leaks.py::test_rows_without_a_group_are_of_no_common_group",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/labels.py",
+        "labels are doubted by models that were fitted on them",
+        "            model.fit(features[~inside], labels[~inside])\n        chances",
+        "            model.fit(features, labels)\n        chances",
+        ("tests/doctor/test_doctor_labels.py::test_each_row_is_judged_by_a_model_that_did_not_see_its_fold",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/examine.py",
+        "a column that holds the label vouches for wrong labels",
+        "features = sketch(examined, pictures, telling)",
+        "features = sketch(examined, pictures)",
+        ("tests/doctor/test_doctor_labels.py::test_a_column_that_holds_the_label_does_not_vouch_for_it",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/images.py",
+        "long pictures that are a few pixels high are not tiny",
+        "if min(width, height) < _TINY:",
+        "if max(width, height) < _TINY:",
+        ("tests/doctor/test_doctor_images.py::test_a_broken_file_is_found_and_no_other",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/images.py",
+        "a picture at the threshold is called blank",
+        "elif grey.std() < _FLAT:",
+        "elif grey.std() <= _FLAT:",
+        ("tests/doctor/test_doctor_images.py::test_a_picture_that_is_just_right_is_not_reported",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/texts.py",
+        "missing texts are called empty ones as well",
+        "np.flatnonzero(~missing & (texts.words == 0))",
+        "np.flatnonzero(texts.words == 0)",
+        ("tests/doctor/test_doctor_texts.py::test_an_empty_cell_is_a_missing_text",),
+    ),
+    Mutant(
+        "src/fusetune/data/images.py",
+        "the scale of a picture is asked for after loading has changed it",
+        _SCALE + _PIXELS,
+        _PIXELS + _SCALE,
+        ("tests/doctor/test_doctor_once.py::test_what_is_kept_is_what_the_run_would_make",),
+    ),
+    Mutant(
+        "src/fusetune/data/images.py",
+        "squares on another background are kept for the run",
+        "return scale == another and self.background == other.background",
+        "return scale == another",
+        ("tests/doctor/test_doctor_once.py::test_another_background_is_another_decoding",),
+    ),
+    Mutant(
+        "src/fusetune/data/decode.py",
+        "JPEG pixels of the doctor's coarse scale become the run's squares",
+        "return next(factor for factor in (8, 4, 2, 1) if factor <= max(1, room))",
+        "return 1",
+        ("tests/doctor/test_doctor_once.py::test_what_is_kept_is_what_the_run_would_make",),
+    ),
+    Mutant(
+        "src/fusetune/doctor/examined.py",
+        "rows without a group are one unit",
+        "return np.where(self.groups < 0, self.groups.max() + 1 + rows, self.groups)",
+        "return self.groups",
+        ("tests/doctor/test_doctor_invariance.py::test_rows_without_a_group_are_units_of_their_own",),
+    ),
+)
