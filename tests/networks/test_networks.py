@@ -86,8 +86,9 @@ def test_logits_of_several_networks_are_averaged() -> None:
     inputs = inputs_for(network)
     with torch.inference_mode():
         outputs = network(inputs, PRESENT)
-        said = [layer(encoder(inputs["a"])) for (_, encoder), layer in zip(network.members, network.classifiers)][:2]  # noqa: B905
-    torch.testing.assert_close(outputs.f_m["a"][PRESENT["a"]], (said[0] + said[1]) / 2)
+        pairs = list(zip(network.members, network.classifiers, strict=True))[:2]
+        one, other = (layer(encoder(inputs["a"])) for (_, encoder), layer in pairs)
+    torch.testing.assert_close(outputs.f_m["a"][PRESENT["a"]], (one + other) / 2)
 
 
 def test_other_features_change_what_is_said_of_rows_that_have_them() -> None:
