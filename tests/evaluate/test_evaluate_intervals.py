@@ -177,6 +177,14 @@ def test_a_variance_that_one_group_carries_is_not_well_known() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(sorted(bounds)))
 
 
+def test_groups_that_vary_less_than_chance_are_no_more_rows_than_there_are() -> None:
+    hits = [5, 5, 6, 4, 5, 5, 5, 5]  # of ten each: independent rows would vary four times as much
+    right = np.concatenate([np.arange(10) < count for count in hits])
+    found, (low, high) = proportion(right, np.repeat(np.arange(8), 10)), wilson(40, 80)
+    assert found.low < low
+    assert found.high > high
+
+
 def test_a_proportion_of_nothing_has_no_value() -> None:
     assert math.isnan(proportion(np.array([], bool)).value)
     assert not proportion([True]).bounded
