@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -146,7 +147,7 @@ class Network(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+        return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
 
 
 def _encoded(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
