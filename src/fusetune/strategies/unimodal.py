@@ -172,8 +172,12 @@ def deviations(ctx: Context, name: str, network: EnsembleNetwork) -> Tensor:
     """Return the deviation of each feature of a frozen network over the training rows that have its modality, [dim]."""
     rows = ctx.split.rows("train")
     z = torch.from_numpy(ctx.encode(name, network.only[0], rows[ctx.sources[name].present[rows]])[0].copy())
-    # A feature that hardly varies in training must not decide everything.
-    return z.std(0, correction=0).clamp(min=1e-3 * float(z.std()) + 1e-12).to(ctx.runtime.device)
+    # A feature that hardly varies in training must not decide everything: a tenth of the usual deviation is the least.
+    return (
+        z.std(0, correction=0)
+        .clamp(min=0.1 * float(z.var(0, correction=0).mean().sqrt()) + 1e-12)
+        .to(ctx.runtime.device)
+    )
 
 
 def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:
