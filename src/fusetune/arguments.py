@@ -10,7 +10,7 @@ from typing import Any
 from fusetune.augment.own import GIVEN, Own, as_own
 from fusetune.config import Config, ImagePolicy
 from fusetune.errors import UserError, listed
-from fusetune.strategies import strategy_of
+from fusetune.strategies import refuse_unread
 
 
 def gather(
@@ -32,7 +32,7 @@ def gather(
     layer = {name: value for name, value in arguments.items() if value is not None}
     own = _own(augment, layer)
     settings = Config.build(os.environ.get("FUSETUNE_CONFIG"), config, layer, sets=sets)
-    strategy_of(settings.strategy)  # a slip must be known before anything is read
+    refuse_unread(settings)  # a slip must be known before anything is read
     return settings, own
 
 

@@ -126,6 +126,8 @@ def load_bundle(folder: str | Path) -> Model:
         network, classes = build_network(manifest.network), manifest.classes
         if network.classes != len(classes):
             raise ValueError(f"{len(classes)} classes are named, and the network tells {network.classes} apart")
+        if not set(network.owners) <= set(readers):
+            raise ValueError(f"encoders of inputs that the model does not have: {set(network.owners) - set(readers)}")
         network.load_state_dict(load_file(str(path / "weights.safetensors")))
         seen = load_numpy(str(path / "seen.safetensors"))["digests"]
         calibration = Calibration.read(manifest.calibration)

@@ -58,6 +58,7 @@ class Config(Tree):
         for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *plain]:
             if layer is plain[-1]:  # --set
                 _unfold_policy(tree, layer)
+            _leave_other_strategy(tree, layer)
             _merge(tree, _spread_train(layer, problems))
         try:
             config = cls.model_validate(tree)
@@ -145,6 +146,16 @@ def _spread_train(layer: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     spread: dict[str, Any] = {kind: {"train": deepcopy(understood)} for kind in KINDS}
     _merge(spread, rest)
     return spread
+
+
+def _leave_other_strategy(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Forget the settings of a strategy where a layer names another one: they would be unknown to it."""
+    section = layer.get("strategy")
+    name = section.get("name") if isinstance(section, Mapping) else section
+    if name is not None and isinstance(tree["strategy"], dict) and name != tree["strategy"].get("name"):
+        tree["strategy"] = {"name": name}
+    if isinstance(section, str) and isinstance(layer, dict):
+        layer["strategy"] = {"name": section}
 
 
 def _unfold_policy(tree: dict[str, Any], sets: Mapping[str, Any]) -> None:

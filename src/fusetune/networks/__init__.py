@@ -14,6 +14,8 @@ NETWORKS: dict[str, type[Network]] = {network.kind: network for network in (Fusi
 
 def build_network(description: Mapping[str, Any]) -> Network:
     """Make a network from its description, with untrained weights."""
+    if description["kind"] not in NETWORKS:
+        raise ValueError(f"there is no kind of network called '{description['kind']}'")
     return NETWORKS[description["kind"]].build(description)
 
 

@@ -75,6 +75,8 @@ class Network(nn.Module, ABC):
 
     def __init__(self, encoders: Sequence[Encoder], owners: Sequence[str], classes: int) -> None:
         super().__init__()
+        if len(encoders) != len(owners):
+            raise ValueError(f"{len(encoders)} encoders, and {len(owners)} names of the modalities that they belong to")
         # Modality names may hold dots, which module names may not: modules are kept by position.
         self.encoders = nn.ModuleList(encoders)
         self.owners, self.classes = list(owners), classes

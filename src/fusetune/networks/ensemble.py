@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -38,6 +39,9 @@ class EnsembleNetwork(Network):
         super().__init__(encoders, owners, len(prior))
         self.classifiers = nn.ModuleList(classifiers)
         self.temperatures = {name: float((temperatures or {}).get(name, 1.0)) for name in dict.fromkeys(owners)}
+        odd = [name for name, heat in self.temperatures.items() if not 0 < heat < math.inf]
+        if odd or not set(temperatures or {}) <= set(owners):
+            raise ValueError("temperatures must be positive numbers, one per modality of the encoders")
         self.register_buffer("prior", prior.clone())
 
     def fuse(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Outputs:

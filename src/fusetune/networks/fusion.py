@@ -52,6 +52,9 @@ class FusionNetwork(Network):
         self, encoders: Sequence[Encoder], classifiers: Sequence[nn.Linear], head: Head, wiring: Wiring
     ) -> None:
         super().__init__(encoders, wiring.modality_of, head.classes)
+        places = [at for some in wiring.networks.values() for at in some] + list(wiring.features.values())
+        if not all(0 <= at < len(encoders) for at in places) or not set(wiring.logits) <= set(wiring.networks):
+            raise ValueError("the wiring names encoders or networks that are not there")
         self.classifiers = nn.ModuleList(classifiers)
         self.head, self.wiring = head, wiring
 

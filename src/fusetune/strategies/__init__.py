@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fusetune.config import StrategyConfig
+from fusetune.config import Config, StrategyConfig
 from fusetune.errors import ConfigError, did_you_mean, listed
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
@@ -17,6 +17,7 @@ from fusetune.strategies.majority import Majority
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
+from fusetune.strategies.rivals import ALONE, RESERVED
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.umt import UMT
@@ -28,6 +29,21 @@ STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
     for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
 }
+
+
+def refuse_unread(config: Config) -> None:
+    """Refuse settings that the chosen strategy does not follow, rather than pass over them.
+
+    Raises:
+        ConfigError: Naming them.
+    """
+    strategy, _ = strategy_of(config.strategy)
+    asked, plain = config.leaves(), Config().leaves()
+    unread = [name for name in getattr(strategy, "unread", ()) if asked[name] != plain[name]]
+    if unread:
+        raise ConfigError(
+            f"{listed(unread)}: the strategy '{strategy.name}' does not read this; leave it out, or use two-stage"
+        )
 
 
 def strategy_of(config: StrategyConfig) -> tuple[type[Strategy], Any]:
@@ -58,6 +74,10 @@ def _imported(address: str) -> type[Strategy]:
         strategy: type[Strategy] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise ConfigError(f"strategy.name: '{address}' cannot be imported: {error}") from error
+    if getattr(strategy, "name", "") in RESERVED or str(getattr(strategy, "name", "")).endswith(ALONE):
+        raise ConfigError(
+            f"strategy.name: '{address}' calls itself '{strategy.name}', as a rival in the gain table is called"
+        )
     lacking = [part for part in ("name", "title", "paper", "Settings", "fit") if not hasattr(strategy, part)]
     if lacking:
         raise ConfigError(f"strategy.name: '{address}' is no strategy, since it has no {listed(lacking)}")
@@ -75,4 +95,4 @@ def _explained(item: Any, strategy: type[Strategy]) -> str:
     return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
 
 
-__all__ = ["STRATEGIES", "WHOLE", "Fitted", "Strategy", "strategy_of"]
+__all__ = ["STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import Field
 
 from fusetune.config import Section
@@ -31,12 +33,15 @@ class Alone(Strategy):
         Raises:
             ConfigError: If there is no such input.
         """
-        name = settings.modality
+        name, before, valid = settings.modality, ctx.cost(), ctx.split.rows("valid")
         if name is not None and name not in ctx.modalities:
             raise ConfigError(
                 f"strategy.modality: there is no input '{name}'{did_you_mean(name, ctx.modalities)}; "
                 f"the inputs are {listed(ctx.modalities)}"
             )
-        if name is None:
-            name = min(ctx.modalities, key=lambda one: held_nll(ctx, fit_ensemble(ctx, [one], "")))
-        return fit_ensemble(ctx, [name], tuned(ctx, name).note)
+        if name is not None:
+            return fit_ensemble(ctx, [name], tuned(ctx, name).note)
+        each = {one: fit_ensemble(ctx, [one], f"{one}: {tuned(ctx, one).note}") for one in ctx.modalities}
+        tried = [fitted.held_on(valid).f.double().numpy() for fitted in each.values()]
+        best = min(each.values(), key=lambda fitted: held_nll(ctx, fitted))
+        return replace(best, cost=ctx.cost() - before, tried=tried if len(tried) > 1 else [])

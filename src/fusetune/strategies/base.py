@@ -65,12 +65,14 @@ class Strategy(Protocol):
         title: What a model made so is called in a sentence: "the ... model".
         paper: Where it comes from, in words, with the arXiv number where there is one.
         Settings: Its own settings, a typed section.
+        unread: Settings of the run that it does not read, so that they are refused where they ask for something.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
     Settings: ClassVar[type[Section]] = NoSettings
+    unread: ClassVar[tuple[str, ...]] = ("head.kind", "head.inputs", "head.pretrained", "head.blockwise")
 
     @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:

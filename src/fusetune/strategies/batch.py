@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +16,7 @@ from fusetune.config import StageConfig
 from fusetune.context import Context
 from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.split import Rows
+from fusetune.heads.base import drop_modalities
 from fusetune.networks import Network
 from fusetune.networks.run import present_bits, read_present
 
@@ -31,6 +33,7 @@ class Batch:
         weight: Loss weight, float [views x rows].
         mixing: Partner and weight of each row; None: nothing is mixed.
         smoothing: Label smoothing.
+        epoch: Number of the epoch that it was drawn in.
         unmixed: Modalities whose features are still to be mixed, since their inputs have no mean.
     """
 
@@ -41,6 +44,7 @@ class Batch:
     weight: Tensor
     mixing: Mixing | None
     smoothing: float
+    epoch: int
     unmixed: frozenset[str]
 
     def features(self, network: Network) -> dict[str, Tensor]:
@@ -48,6 +52,19 @@ class Batch:
         z = network.encode(self.inputs, self.present)
         return {
             name: self.mixing.blend(own) if self.mixing and name in self.unmixed else own for name, own in z.items()
+        }
+
+    def fewer(self, ctx: Context) -> dict[str, Tensor]:
+        """Return what is present after modality dropout (`head.modality_dropout`), as trained heads see it."""
+        share, repeats = ctx.config.head.modality_dropout, len(self.target) // len(self.rows)
+        if not share or len(self.present) < 2:
+            return self.present
+        keys, has = ctx.row_keys(self.rows).cpu(), {name: bits[: len(self.rows)] for name, bits in self.present.items()}
+        bits = {name: own.cpu().numpy() for name, own in has.items()}
+        views = [drop_modalities(bits, keys, ctx.moment(self.epoch, view), share) for view in range(repeats)]
+        return {
+            name: torch.from_numpy(np.concatenate([view[name] for view in views])).to(own.device)
+            for name, own in self.present.items()
         }
 
     def losses(self, logits: Tensor) -> Tensor:
@@ -95,7 +112,7 @@ def draw_batch(
     inputs, mixing = mix_batch(inputs, kinds, present, ctx.row_keys(rows), moments, loop.mix)
     unmixed = frozenset(name for name, kind in kinds.items() if kind in EMBEDDED)
     target, weight = ctx.targets(rows).repeat(loop.repeats), weight.to(ctx.runtime.device).repeat(loop.repeats)
-    return Batch(rows, inputs, views, target, weight, mixing, loop.label_smoothing, unmixed)
+    return Batch(rows, inputs, views, target, weight, mixing, loop.label_smoothing, epoch, unmixed)
 
 
 def validate(ctx: Context, network: Network, names: Sequence[str], rows: Rows, size: int) -> tuple[float, float]:

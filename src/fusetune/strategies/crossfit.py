@@ -96,13 +96,16 @@ def _tuned(ctx: Context, name: str, folds: Folds) -> Tuned:
 
 def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
     """One network; the head reads its features, or its logits."""
+    # Others may train the same modality on all training rows, as teachers: that is another stage.
+    fewer = len(folds.encoder_rows) < len(ctx.split.rows("train"))
+    stage = f"{name}, without the head's rows" if fewer else name
     with ctx.log.timed(ctx.seconds, "stage_u"):
-        network = fine_tune(ctx, name, folds.encoder_rows)
+        network = fine_tune(ctx, name, folds.encoder_rows, stage)
     with ctx.log.timed(ctx.seconds, "encode"):
         encoder, _ = network.only
         views = ctx.encode(name, encoder, folds.rows, ctx.views())
         plain = ctx.encode(name, encoder, folds.choice_rows)
-    improved = name in ctx.histories and ctx.histories[name].best_epoch >= 0
+    improved = stage in ctx.histories and ctx.histories[stage].best_epoch >= 0
     undone = ", fine-tuning undone" if trained and is_pretrained(ctx.pristine[name]) else ""
     note = "fine-tuned" if improved else f"linear classifier on its features{undone}"
     held = _logits(network, plain[0])

@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from torch.nn import functional as F
 
 from fusetune.config import Section, StageConfig
 from fusetune.context import Context
+from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.heads.base import HeadData
 from fusetune.heads.linear import LinearHead
@@ -55,6 +58,13 @@ class EndToEnd(nn.Module, Strategy, ABC):
         seed_everything(ctx.config.seed, self.name)
         start = ctx.remember("end-to-end start", lambda: probed_network(ctx))
         self.network = copy.deepcopy(start).to(ctx.runtime.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy what is trained, for the moving average; the run that it belongs to is not copied with it."""
+        memo[id(self.ctx)] = self.ctx
+        memo[id(self)] = twin = self.__class__.__new__(self.__class__)
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
 
     @abstractmethod
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
@@ -99,7 +109,8 @@ class EndToEnd(nn.Module, Strategy, ABC):
                 run_training(ctx, method.training_on(ctx.split.rows("train"), held))
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
-        notes = dict.fromkeys(ctx.modalities, "classifier on its jointly trained encoder")
+        how = "jointly trained encoder" if epoch else "encoder as it was"
+        notes = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
         notes[WHOLE] = f"all encoders and one head together, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
         network = method.network.eval().requires_grad_(False)
         return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before)
@@ -109,7 +120,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """Name of the training for progress and checkpoints."""
         return f"strategy {self.name}"
 
-    def training_on(self, rows: Any, held: Any) -> Training:
+    def training_on(self, rows: Rows, held: Rows) -> Training:
         """Return what is trained, for the common code."""
         ctx, settings = self.ctx, self.settings
         encoders = {name: ctx.settings(name) for name in ctx.modalities}
@@ -118,7 +129,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
             with ctx.runtime.fabric.autocast():
                 z = batch.features(self.network)
                 kept = {name: F.dropout(own, encoders[name].dropout, self.training) for name, own in z.items()}
-                outputs = replace(self.network.fuse(kept, batch.present), z=z).to_float()
+                outputs = replace(self.network.fuse(kept, batch.fewer(ctx)), z=z).to_float()
             return float(self.gradients(batch, outputs, share).detach())
 
         return Training(
@@ -131,10 +142,17 @@ class EndToEnd(nn.Module, Strategy, ABC):
             rows=rows,
             held=held,
             gradients=gradients,
-            weight=ctx.class_weights.numpy()[ctx.labels],
+            weight=_weights(ctx, rows),
             before_epoch=self.before_epoch,
             before_step=self.before_step,
         )
+
+
+def _weights(ctx: Context, rows: Rows) -> npt.NDArray[np.float32]:
+    """Return the loss weight of each row of the table: as classifiers are fitted, by class and by group."""
+    weight = np.zeros(len(ctx.labels), dtype=np.float32)
+    weight[rows] = ctx.row_weights(rows)
+    return weight
 
 
 def alone_loss(batch: Batch, f_m: dict[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ from fusetune.strategies.ume import UME
 ALONE = " alone"
 # What the rivals are called in the gain table, and in a sentence after "better than".
 ENSEMBLE, TRADITIONAL = "ensemble", "traditional"
+RESERVED = ("majority", ENSEMBLE, TRADITIONAL)
 IN_WORDS = {ENSEMBLE: "the ensemble", TRADITIONAL: "frozen pretrained encoders"}
 
 

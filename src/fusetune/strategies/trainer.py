@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -129,8 +130,10 @@ def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:
         return None
     encoders = {name: settings.model_dump(mode="json") for name, settings in what.encoders.items()}
     words = f"{ctx.key} {what.stage} {what.loop.model_dump_json()} {encoders}"
-    key = hashlib.sha256(words.encode()).hexdigest()
-    return Checkpoints(ctx.folder / what.stage.replace("/", "_"), key, what.loop.keep)
+    # Which rows, too: a teacher and a network that the head's rows were kept from are one modality's, and two networks.
+    key = hashlib.sha256(words.encode() + what.rows.tobytes() + b"|" + what.held.tobytes()).hexdigest()
+    name = re.sub(r"[^\w.-]+", "-", what.stage)[:60]
+    return Checkpoints(ctx.folder / f"{name}-{key[:8]}", key, what.loop.keep)
 
 
 def _set_training(what: Training, encoders: Mapping[str, nn.Module]) -> None:

@@ -23,6 +23,7 @@ from fusetune.strategies.crossfit import tuned
 class TwoStage(Strategy):
     """Stage U, then stage M."""
 
+    unread = ()
     name, title, paper = "two-stage", "two-stage", "Batch augmentation with unimodal fine-tuning, arXiv 2505.06592"
 
     @classmethod

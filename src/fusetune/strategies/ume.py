@@ -22,4 +22,6 @@ class UME(Strategy):
     @classmethod
     def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:
         """Fine-tune every encoder alone and fit one temperature per modality."""
-        return fit_ensemble(ctx, list(ctx.modalities), "mean of the modalities' calibrated logits (UME)")
+        several = len(ctx.modalities) > 1
+        note = "mean of the modalities' calibrated logits (UME)" if several else "the only input, nothing to average"
+        return fit_ensemble(ctx, list(ctx.modalities), note)
