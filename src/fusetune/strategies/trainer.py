@@ -129,11 +129,13 @@ def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:
     if ctx.folder is None:
         return None
     encoders = {name: settings.model_dump(mode="json") for name, settings in what.encoders.items()}
-    words = f"{ctx.key} {what.stage} {what.loop.model_dump_json()} {encoders}"
-    # Which rows, too: a teacher and a network that the head's rows were kept from are one modality's, and two networks.
-    key = hashlib.sha256(words.encode() + what.rows.tobytes() + b"|" + what.held.tobytes()).hexdigest()
+    # By its rows, too: a teacher and a network that the head's rows were kept from are two networks of one modality.
+    stage = hashlib.sha256(what.stage.encode() + what.rows.tobytes() + b"|" + what.held.tobytes()).hexdigest()
+    words = f"{ctx.key} {stage} {what.loop.model_dump_json()} {encoders}"
+    key = hashlib.sha256(words.encode()).hexdigest()
+    # The folder does not depend on the table's content: a stage of another table is found, and refused.
     name = re.sub(r"[^\w.-]+", "-", what.stage)[:60]
-    return Checkpoints(ctx.folder / f"{name}-{key[:8]}", key, what.loop.keep)
+    return Checkpoints(ctx.folder / f"{name}-{stage[:8]}", key, what.loop.keep)
 
 
 def _set_training(what: Training, encoders: Mapping[str, nn.Module]) -> None:
