@@ -64,7 +64,7 @@ def test_ignoring_the_first_class_is_what_shifting_the_labels_does() -> None:
     published, ours = logits.clone().requires_grad_(), logits.roll(1, 1).requires_grad_()
     wanted = F.cross_entropy(published, targets - 1, ignore_index=-1)
     nothing: dict[str, torch.Tensor] = {}
-    batch = Batch(np.arange(6), {}, nothing, targets, torch.ones(6), None, 0.0, frozenset())
+    batch = Batch(np.arange(6), {}, nothing, targets, torch.ones(6), None, 0.0, 0, frozenset())
     loss = batch.loss(ours, after_the_first(batch))
     torch.testing.assert_close(loss, wanted)
     (loss + wanted).backward()

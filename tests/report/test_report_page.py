@@ -230,7 +230,7 @@ def test_an_unused_temperature_is_said_to_be_unused() -> None:
     unused = result(analysis=dataclasses.replace(analysis, calibration=heat))
     words = Page(render(unused)).words()
     assert "the model does without it" in words
-    assert "The same rows chose the epoch" in words
+    assert "The same rows chose what was kept" in words
     assert "The same rows chose the head" in Page(render(changed(unused, cost=Cost({"stage_m": 1.0}, {})))).words()
 
 
