@@ -112,6 +112,7 @@ def test_the_best_single_input_is_charged_for_all_that_were_tried(tmp_path: Path
     assert {name for name, passes in best.cost.passes.items() if passes and "training" in name} == {
         "genes, training", "columns, training",
     }  # fmt: skip
+    assert best.cost.passes["genes, training"] == ctx.trained_rows["genes"]  # once, however often it is asked for
     assert len(best.tried) == 2
     (owner,) = set(best.network.owners)
     assert best.notes["whole"].startswith(f"{owner}: ")

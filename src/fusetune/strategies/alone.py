@@ -9,8 +9,7 @@ from pydantic import Field
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.errors import ConfigError, did_you_mean, listed
-from fusetune.strategies.base import Fitted, Strategy, held_nll
-from fusetune.strategies.crossfit import tuned
+from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_nll
 from fusetune.strategies.ensemble import fit_ensemble
 
 
@@ -40,8 +39,9 @@ class Alone(Strategy):
                 f"the inputs are {listed(ctx.modalities)}"
             )
         if name is not None:
-            return fit_ensemble(ctx, [name], tuned(ctx, name).note)
-        each = {one: fit_ensemble(ctx, [one], f"{one}: {tuned(ctx, one).note}") for one in ctx.modalities}
+            return fit_ensemble(ctx, [name])
+        each = {one: fit_ensemble(ctx, [one]) for one in ctx.modalities}
         tried = [fitted.held_on(valid).f.double().numpy() for fitted in each.values()]
-        best = min(each.values(), key=lambda fitted: held_nll(ctx, fitted))
-        return replace(best, cost=ctx.cost() - before, tried=tried if len(tried) > 1 else [])
+        best = min(each, key=lambda one: held_nll(ctx, each[one]))
+        notes = {**each[best].notes, WHOLE: f"{best}: {each[best].notes[WHOLE]}"}
+        return replace(each[best], notes=notes, cost=ctx.cost() - before, tried=tried if len(tried) > 1 else [])

@@ -196,7 +196,7 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
     stages = {_stage(ctx, name, fold) for fold in range(len(networks))}
     moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)
     note = f"fine-tuned, mean of {len(networks)} networks" if moved else "linear classifier on its features"
-    return Tuned(block, held, True, note)
+    return Tuned(block, held, moved, note)
 
 
 def _untouched(ctx: Context, name: str, folds: Folds) -> Block:

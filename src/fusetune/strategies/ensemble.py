@@ -21,13 +21,13 @@ from fusetune.strategies.majority import prior_of
 from fusetune.strategies.trainer import freeze
 
 
-def fit_ensemble(ctx: Context, names: Sequence[str], note: str) -> Fitted:
+def fit_ensemble(ctx: Context, names: Sequence[str], note: str | None = None) -> Fitted:
     """Run stage U for some modalities and gather them; of a single one, nothing is calibrated.
 
     Args:
         ctx: The run.
         names: The modalities.
-        note: What the whole is, in a few words.
+        note: What the whole is, in a few words; default: what was done to the first.
     """
     before, folds = ctx.cost(), make_folds(ctx)
     parts, rows, prior = {name: tuned(ctx, name) for name in names}, folds.choice_rows, prior_of(ctx)
@@ -43,7 +43,7 @@ def fit_ensemble(ctx: Context, names: Sequence[str], note: str) -> Fitted:
     freeze(network)
     z = {name: torch.from_numpy(np.array(part.block.z)) for name, part in parts.items()}
     held = Outputs(z, f_m, mean_logits(f_m, present, heats, prior, len(rows)), present)
-    notes = {name: part.note for name, part in parts.items()} | {WHOLE: note}
+    notes = {name: part.note for name, part in parts.items()} | {WHOLE: note or parts[names[0]].note}
     return Fitted(network, rows, held, notes, ctx.cost() - before)
 
 

@@ -35,7 +35,7 @@ class TwoStage(Strategy):
         for name, modality in ctx.modalities.items():
             if folds.pooled and modality.kind == "text" and ctx.config.text.words:
                 stacked = with_words(ctx, name, folds, stacked)
-        improved = [name for name, part in parts.items() if part.note.startswith("fine-tuned")]
+        improved = [name for name, part in parts.items() if part.improved]
         notes = {name: part.note for name, part in parts.items()} | {WHOLE: whole_note(improved, len(parts))}
         return fitted_head(ctx, folds, parts, stacked, notes, before)
 
