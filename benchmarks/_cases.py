@@ -135,6 +135,7 @@ def prepared(table: Table, label: str, options: dict[str, Any], config: Config) 
         config: The settings.
     """
     schema = infer_schema(table, Roles(label, **options))
+    table = schema.read(table)
     classes = class_list(table, label)
     labels = encode_labels(table, label, classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)

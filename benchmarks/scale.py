@@ -102,7 +102,7 @@ def _one(path: Path, part: str) -> dict[str, Any]:
     if part == "check":
         options = _OPTIONS if "part" in table.frame else {"group": "patient"}
         schema = infer_schema(table, Roles("label", **options))
-        found["findings"] = counts(examine(table, schema, pixel_limit=10**6).findings)
+        found["findings"] = counts(examine(schema.read(table), schema, pixel_limit=10**6).findings)
     seconds = time.perf_counter() - started
     # Linux counts kilobytes.
     return {**found, "seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}

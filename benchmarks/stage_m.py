@@ -98,6 +98,7 @@ def _context(args: argparse.Namespace, folder: Path) -> Context:
             split="split" if medical else None,
         ),
     )
+    table = schema.read(table)
     config = Config.build(
         {
             "image": {"size": 224, "encode_size": 224, "margin": 244 / 224, "augment": "paper"},

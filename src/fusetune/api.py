@@ -136,7 +136,8 @@ def fit(
     roles = Roles(label, inputs, kinds, vectors, group, split, row_id)
     log = Log(folder / "log.jsonl", quiet)
     with held(folder), tracked(settings, folder, log):
-        return _fit(data, label, _schema(data, roles, settings), settings, own, folder, resume, log, started)
+        schema = _schema(data, roles, settings)
+        return _fit(schema.read(data), label, schema, settings, own, folder, resume, log, started)
 
 
 def _fit(

@@ -135,6 +135,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         schema = infer_schema(
             table, Roles(label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group)
         )
+        table = schema.read(table)
         classes = class_list(table, label, least=1)  # rows of a class may lie in other folds
         codes, ids = encode_labels(table, label, classes), table.ids(schema.named("id"))
         groups = None if self.group is None else table.column(self.group)

@@ -111,7 +111,7 @@ class Model:
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
         """
-        data = read_table(table)
+        data = self.schema.read(read_table(table))
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(data, str(label), self.classes)
         groups = data.frame[group] if group in data.frame.columns else None
@@ -143,11 +143,12 @@ class Model:
         """
         rows, _ = self._with_empty_inputs(read_table(table))
         self.schema.check(rows)
+        rows = self.schema.read(rows)
         ids = self._ids(rows).astype("str")
         places = np.flatnonzero((ids == str(row)).to_numpy())
         if not len(places):
             raise TableError(f"{rows.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
-        one = replace(rows, frame=rows.frame.iloc[places[:1]].reset_index(drop=True), index=None)
+        one = replace(rows.take(places[:1]), index=None)
         sources = self.bind(one)
         probe = Probe(self.network, self.outputs(sources, np.arange(1)), self.calibration.temperature)
         return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
@@ -185,6 +186,7 @@ class Model:
         """Return what the network says, what is wrong, and digests of the inputs per row."""
         table, lacking = self._with_empty_inputs(table)
         self.schema.check(table)
+        table = self.schema.read(table)
         sources = self.bind(table)
         outputs = self.outputs(sources, np.arange(len(table)))
         problems = row_problems(sources, len(table))
@@ -242,7 +244,7 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
     Raises:
         TableError: If a label is missing or not among the classes.
     """
-    series = table.column(label)
+    series = table.names(label, classes)
     # By value first (1.0 is 1), then by spelling ("1" is 1): a later table may hold the labels as another type.
     codes = {str(value): index for index, value in enumerate(classes)} | {v: i for i, v in enumerate(classes)}
     codes_of_rows = series.map(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from fusetune.data.cells import MISSING, UNSEEN, CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.table import Table
+from fusetune.errors import TableError
 
 TRAIN = np.array([0, 1, 2, 3])
 
@@ -79,7 +81,7 @@ def test_categories_have_codes_for_missing_and_unseen() -> None:
     cells = fitted(Kind.CATEGORY, ["b", "a", "b", "a", "c"], np.arange(5))
     assert cells.categories[0].categories == ["a", "b"]
     assert cells.cardinalities == [4]
-    assert codes(cells, ["a", "b", "c", "new", None, ""]) == [2, 3, UNSEEN, UNSEEN, MISSING, UNSEEN]
+    assert codes(cells, ["a", "b", "c", "new", None, ""]) == [2, 3, UNSEEN, UNSEEN, MISSING, MISSING]
     frequent = fitted(Kind.CATEGORY, list("abbbcc"), np.arange(6))
     assert frequent.categories[0].categories == ["b", "c"]
 
@@ -92,12 +94,122 @@ def test_codes_do_not_depend_on_the_order_of_the_rows() -> None:
 
 
 def test_whole_numbers_are_the_same_category_beside_gaps_and_without() -> None:
-    for values in ([1, 2, 1, 2], [1.0, 2.0, 1, 2, np.nan], ["1", "2", "1", "2"], ["1.0", "2", "1", "2.0"]):
+    for values in ([1, 2, 1, 2], [1.0, 2.0, 1, 2, np.nan], ["1", "2", "1", "2"], ["1.0", "2.0", "1.0", "2.0"]):
         cells = fitted(Kind.CATEGORY, values)
         for same in ([1, 2], [1.0, 2.0, np.nan], ["1", "2"], ["1.0", "2.0"], pd.array([1, 2], dtype="Int64")):
             assert codes(cells, same)[:2] == [2, 3], (values, same)
     assert codes(fitted(Kind.CATEGORY, [1.5, 1.5, 10.0, 10.0]), [1.5, 10, 1]) == [2, 3, UNSEEN]
-    assert codes(fitted(Kind.CATEGORY, [True, False, True, False]), ["True", False]) == [3, 2]
+    for truths in ([True, False, True, False], ["true", "FALSE", "True", "false"]):
+        for same in (["True", False], ["true", "false"], [True, False]):
+            assert codes(fitted(Kind.CATEGORY, truths), same) == [3, 2]
+
+
+def test_codes_are_words_whose_zeros_are_not_lost_silently() -> None:
+    exact = fitted(Kind.CATEGORY, ["3.1", "3.10", "3.1", "3.10"])
+    assert exact.categories[0].categories == ["3.1", "3.10"]
+    assert codes(exact, ["3.10", "3.1", " 3.10 ", "3.100"[:4]]) == [3, 2, 3, 3]
+    with pytest.raises(TableError, match=r"column 'x' holds numbers such as 3.1, but its categories are words.*3.10"):
+        codes(exact, [3.1, 3.1])
+    zips = fitted(Kind.CATEGORY, ["02134", "01010"] * 2)
+    for changed in ([2134, 1010], ["2134", "1010"]):
+        with pytest.raises(TableError, match=r"zeros|numbers"):
+            codes(zips, changed)
+    plain = fitted(Kind.CATEGORY, [2134, 1010] * 2)
+    assert codes(plain, ["2134", "1010"]) == codes(plain, [2134.0, 1010.0]) == [3, 2]
+    with pytest.raises(TableError, match="holds '02134' in row 0, but the model learnt '2134'"):
+        codes(plain, ["02134", "1010"])
+
+
+def test_a_word_that_pandas_reads_as_missing_is_not_lost_silently() -> None:
+    cells = fitted(Kind.CATEGORY, ["None", "mild", "None", "mild"])
+    assert codes(cells, ["None", "mild"]) == [2, 3]
+    frame = replace(table(x=[None, "mild"]), index=pd.RangeIndex(2))
+    with pytest.raises(TableError, match="the model knows the word None, which pandas reads as missing"):
+        cells.bind(frame)
+    assert cells.bind(replace(table(x=["", "mild"]), index=pd.RangeIndex(2))).codes[:, 0].tolist() == [MISSING, 3]
+
+
+def test_unseen_categories_are_said_by_row_with_what_looks_alike() -> None:
+    source = fitted(Kind.CATEGORY, ["site a", "site b"] * 2).bind(table(x=["SITE A", "site b", None, "other"]))
+    assert source.unseen == {
+        0: "x: 'SITE A' is no category that was learnt; it knows 'site a'",
+        3: "x: 'other' is no category that was learnt",
+    }
+    assert source.problems == {}
+
+
+@pytest.mark.parametrize("value", [1e39, -1.7976931348623157e308, 1e15, np.inf])
+def test_numbers_too_large_for_a_network_count_as_missing_and_are_said(value: float) -> None:
+    cells = fitted(Kind.NUMBER, [1.0, 2, 3, 6])
+    source = cells.bind(table(x=[2.0, value]))
+    assert source.missing[:, 0].tolist() == [False, True]
+    assert np.isfinite(source.numbers).all()
+    assert list(source.problems) == [1]
+    # Nor do they spoil the scale.
+    assert fitted(Kind.NUMBER, [1.0, 1e300, None, 3]).numbers[0].mean == 2
+
+
+def test_one_and_two_are_no_truth_values() -> None:
+    source = fitted(Kind.BOOLEAN, [True, False, True, False]).bind(table(x=[1, 2, 1, 0]))
+    assert source.missing[:, 0].tolist() == [False, True, False, False]
+    assert "'2' is no boolean" in source.problems[1]
+
+
+def test_durations_are_days_however_they_are_written() -> None:
+    spans = pd.to_timedelta([1, 2.5, 3, 6], unit="D")
+    cells = fitted(Kind.NUMBER, spans)
+    assert cells.numbers[0].mean == pytest.approx(3.125)
+    for same in (spans, pd.Series(spans).astype("str"), [1, 2.5, 3, 6]):
+        assert numbers(cells, same) == [1, 2.5, 3, 6]
+
+
+ISO = [f"2020-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("learnt", "asked", "expected"),
+    [
+        (ISO, ["05/01/2020", "25/12/2020"], ["2020-01-05", "2020-12-25"]),
+        (ISO, ["01/05/2020", "12/25/2020"], ["2020-01-05", "2020-12-25"]),
+        (ISO, ["03.04.2020"], ["2020-04-03"]),
+        (ISO, ["04/04/2020"], ["2020-04-04"]),
+        (ISO, ["03/04/2020"], [None]),  # no row tells, and nothing was learnt
+        (["25/12/2020", *ISO], ["03/04/2020"], ["2020-04-03"]),
+        (["12/25/2020", *ISO], ["03/04/2020"], ["2020-03-04"]),
+        (["25/12/2020", *ISO], ["03/04/2020", "12/25/2020"], ["2020-03-04", "2020-12-25"]),  # its own rows tell
+        (ISO, ["9999-12-31", "0001-01-01", "2020-03-04"], [None, None, "2020-03-04"]),
+        (ISO, ["2020-03-04T23:00:00-02:00"], ["2020-03-05T01:00"]),
+    ],
+)
+def test_dates_are_read_in_the_order_that_their_table_shows(
+    learnt: list[str], asked: list[str], expected: list[str | None]
+) -> None:
+    source = CellInput.fit(table(x=learnt), {"x": Kind.DATE}, np.arange(len(learnt))).bind(table(x=asked))
+    cells = fitted(Kind.DATE, learnt, np.arange(len(learnt)))
+    read = source.numbers[:, 0].astype(float) * cells.numbers[0].std + cells.numbers[0].mean
+    for day, expect, missing in zip(read, expected, source.missing[:, 0], strict=True):
+        assert missing == (expect is None)
+        assert missing or day == pytest.approx(pd.Timestamp(expect).timestamp() / 86_400, abs=1e-2)
+    assert sorted(source.problems) == [row for row, day in enumerate(expected) if day is None]
+
+
+def test_the_order_of_dates_is_learnt_from_all_rows_of_the_table() -> None:
+    dates = [*[f"{1 + i % 12:02d}/{1 + i // 3 % 12:02d}/2020" for i in range(40)], "25/12/2020"]
+    assert fitted(Kind.DATE, dates, np.arange(40)).day_first == ["x"]
+    assert fitted(Kind.DATE, dates[:40], np.arange(40)).month_first == ["x"]
+
+
+def test_dates_in_two_orders_are_refused_by_row() -> None:
+    cells = fitted(Kind.DATE, ISO, np.arange(40))
+    with pytest.raises(TableError, match=r"'25/12/2020' in row 1 begins with the day and '12/25/2020' in row 2"):
+        cells.bind(table(x=["01/02/2020", "25/12/2020", "12/25/2020"]))
+    with pytest.raises(TableError, match="two orders"):
+        fitted(Kind.DATE, ["25/12/2020", "12/25/2020"], np.arange(2))
+
+
+def test_a_model_of_an_earlier_version_reads_dates_as_it_did() -> None:
+    old = fitted(Kind.DATE, ISO, np.arange(40)).model_copy(update={"month_first": None})
+    assert old.bind(table(x=["03/04/2020"])).digests == old.bind(table(x=["2020-03-04"])).digests
 
 
 def test_an_empty_cell_of_every_kind_is_missing() -> None:

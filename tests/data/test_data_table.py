@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from fusetune.data.table import Table, first_is_day, parse_dates, read_table, row_keys
+from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
+from fusetune.data.table import Table, read_table, row_keys
+from fusetune.data.words import day_order, parse_dates
 from fusetune.errors import TableError
 
 FRAME = pd.DataFrame({"id": ["a", "b", "c"], "age": [1.5, None, 3.0], "word": ["x", "None", None], "n": [1, 2, 3]})
@@ -45,10 +50,14 @@ def test_every_format_gives_the_same_table(tmp_path: Path, name: str) -> None:
     assert table.root == tmp_path
     assert len(table) == 3
     assert list(table.frame.columns) == list(FRAME.columns)
+    assert table.spelled == ("sv" in name)
+    schema = infer_schema(table, Roles("word", kinds={"age": "number", "n": "number"}))
+    typed = schema.read(table).frame
     for column in FRAME.columns:
-        assert values(table.frame, column) == values(FRAME, column)
-    assert table.frame["n"].dtype == np.int64
-    assert table.frame["age"].dtype == np.float64
+        assert values(typed, column) == values(FRAME, column)
+    assert typed["n"].dtype == np.int64
+    assert typed["age"].dtype == np.float64
+    assert schema.read(schema.read(table)).frame.equals(typed)
 
 
 def test_a_dataframe_is_taken_as_it_is_and_not_changed() -> None:
@@ -72,19 +81,31 @@ def test_cells_keep_commas_quotes_lines_and_every_script(tmp_path: Path) -> None
     assert values(frame, "b") == ["日本語", " ü"]
 
 
-def test_missing_words_are_missing_and_none_is_a_word(tmp_path: Path) -> None:
-    words = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>"]
-    frame = read(tmp_path, "a,b\n" + "".join(f"{word},1\n" for word in [*words, "None", "-", "none", "?"]))
-    assert values(frame, "a") == [None] * len(words) + ["None", "-", "none", "?"]
+def test_missing_words_are_missing_and_told_apart_from_empty_cells(tmp_path: Path) -> None:
+    words = ["NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>", "None", "#N/A"]
+    path = written(tmp_path, "a,b\n,1\n" + "".join(f"{word},1\n" for word in [*words, "-", "none", "?", '"NA"', '""']))
+    table = read_table(path)
+    assert values(table.frame, "a") == [None, *[None] * len(words), "-", "none", "?", "NA", None]
+    assert table.blanks["a"].to_dict() == dict(enumerate(words, start=1))
+    # As a name, None is a word, and so is whatever else the model knows.
+    names = table.names("a", ["null"])
+    assert set(names.dropna()) == {"None", "#N/A", "null", "-", "none", "?", "NA"}
+    assert "NA, NULL" in table.empty("a")
+    assert table.empty("b") == ""
 
 
-def test_numbers_become_numbers_only_where_nothing_is_lost(tmp_path: Path) -> None:
-    frame = read(
-        tmp_path,
-        "count,price,code,case,gap,flag,half,mixed,zero\n"
-        "1,1.5,007,12345678901234567890123,12345678901234567,true,True,1,0\n"
-        "-2,1e3,12,1,,FALSE,,x,0.5\n",
+def test_words_are_typed_by_the_kind_of_their_column(tmp_path: Path) -> None:
+    content = (
+        "count,price,code,case,gap,flag,half,mixed,zero,emb,stay\n"
+        '1,1.50,007,12345678901234567890123,12345678901234567,true,True,1,0,"[0.1, 2]",3 days 12:00:00\n'
+        "-2,1e3,12,1,,FALSE,,x,0.5,[3 4.5],1 days\n"
     )
+    table = read_table(written(tmp_path, content))
+    assert all(str(dtype) == "str" for dtype in table.frame.dtypes)
+    names = ["code", "case", "gap", "mixed"]
+    kinds = {**dict.fromkeys(names, "category"), "count": "number", "price": "number", "zero": "number"}
+    kinds |= {"flag": "boolean", "half": "boolean", "emb": "vector", "stay": "number"}
+    frame = infer_schema(table, Roles(kinds=kinds)).read(table).frame
     assert values(frame, "count") == [1, -2]
     assert frame["count"].dtype == np.int64
     assert values(frame, "price") == [1.5, 1000.0]
@@ -95,6 +116,95 @@ def test_numbers_become_numbers_only_where_nothing_is_lost(tmp_path: Path) -> No
     assert values(frame, "half") == ["True", None]
     assert values(frame, "mixed") == ["1", "x"]
     assert values(frame, "zero") == [0, 0.5]
+    assert frame["emb"].tolist() == [[0.1, 2.0], [3.0, 4.5]]
+    assert values(frame, "stay") == [3.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["1.1", "1.10", "1.2"], ["1.1", "1.10", "1.2"]),
+        (["1", "2", "10"], [1, 2, 10]),
+        (["1", "1.0", "2"], ["1", "1.0", "2"]),
+        (["1", "2.5", "0.001"], [1, 2.5, 0.001]),
+        (["1e3", "1000", "7"], ["1e3", "1000", "7"]),
+        (["+1", "2", "3"], ["+1", "2", "3"]),
+        (["True", "false", "TRUE"], [True, False, True]),
+        (["None", "mild", "None"], ["None", "mild", "None"]),
+    ],
+)
+def test_labels_become_numbers_only_where_each_prints_back(
+    tmp_path: Path, words: list[str], expected: list[object]
+) -> None:
+    table = read_table(written(tmp_path, "x,y\n" + "".join(f"{i},{word}\n" for i, word in enumerate(words))))
+    labels = infer_schema(table, Roles("y")).read(table).frame["y"].tolist()
+    assert labels == expected
+    assert list(map(type, labels)) == list(map(type, expected)) or isinstance(labels[0], float)
+
+
+def test_rows_are_taken_with_what_is_said_of_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "a,b\nNA,1\nx,null\nNone,3\n")
+    some = replace(read_table(path), problems={0: "p", 2: "q"}).take(np.array([2, 1]))
+    assert values(some.frame, "b") == ["3", None]
+    assert some.blanks["a"].to_dict() == {0: "None"}
+    assert some.blanks["b"].to_dict() == {1: "null"}
+    assert some.problems == {0: "q"}
+    assert len(some.take(np.array([False, True]))) == 1
+
+
+def test_headers_are_read_as_everybody_reads_them(tmp_path: Path) -> None:
+    frame = read(tmp_path, "id,label , e\u0301t\u0301\ufeff\n1,2,3\n")
+    assert list(frame.columns) == ["id", "label", "\u00e9t\u0301"]
+    assert list(read_table(pd.DataFrame({" a\u00a0": [1]})).frame.columns) == ["a"]
+    with pytest.raises(TableError, match="several columns named label"):
+        read(tmp_path, "label,label \n1,2\n")
+
+
+@pytest.mark.parametrize("carrier", ["polars-like", "arrow", "batches"])
+def test_tables_of_other_libraries_are_taken(carrier: str) -> None:
+    arrow = pa.table({"n": [1, None, 3], "word": ["x", None, "z"]})
+
+    class Offers:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return arrow.__arrow_c_stream__(requested_schema)
+
+    sources = {"polars-like": Offers(), "arrow": arrow, "batches": pa.RecordBatchReader.from_batches(
+        arrow.schema, arrow.to_batches()
+    )}  # fmt: skip
+    frame = read_table(sources[carrier]).frame
+    assert values(frame, "n") == [1, None, 3]
+    assert frame["n"].dtype == "Int64"
+    assert values(frame, "word") == ["x", None, "z"]
+
+
+def test_what_is_no_table_is_refused() -> None:
+    for source in ({"a": [1]}, [1, 2], None, 7):
+        with pytest.raises(TableError, match="a table cannot be a"):
+            read_table(source)
+    levels = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("x", "a"), ("x", "b")]))
+    with pytest.raises(TableError, match="several levels"):
+        read_table(levels)
+
+
+def test_a_named_index_is_a_column_whatever_carries_it(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"patient": ["p1", "p1", "p2"], "n": [1, 2, 3]}).set_index("patient")
+    frame.to_parquet(tmp_path / "t.parquet")
+    for source in (frame, tmp_path / "t.parquet"):
+        assert values(read_table(source).frame, "patient") == ["p1", "p1", "p2"]
+    nameless = frame.rename_axis(None)
+    nameless.to_parquet(tmp_path / "u.parquet")
+    assert values(read_table(tmp_path / "u.parquet").frame, "Unnamed: 1") == ["p1", "p1", "p2"]
+
+
+def test_half_a_character_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    for source in (
+        pd.DataFrame({"a": pd.Series(["x\ud800", "y"], dtype=object)}),
+        written(tmp_path, '{"a": "x\\ud800"}\n{"a": "y"}\n', "t.jsonl"),
+    ):
+        table = read_table(source)
+        assert values(table.frame, "a") == ["x\ufffd", "y"]
+        assert list(table.problems) == [0]
+        assert "half a character" in table.problems[0]
 
 
 def test_quoted_numbers_in_json_stay_words(tmp_path: Path) -> None:
@@ -115,11 +225,15 @@ def test_quoted_numbers_in_json_stay_words(tmp_path: Path) -> None:
         ("t.csv", 'a,b\n1,"x\n3,4\n', "a quotation mark is opened and never closed"),
         ("t.csv", "a,b\n1,caf\xe9\n".encode("latin-1"), r"t.csv is not UTF-8 text \(byte 9.*iconv -f latin1"),
         ("t.jsonl", '{"a": "caf\xe9"}\n'.encode("latin-1"), "is not UTF-8 text.*iconv"),
-        ("t.csv", "", "t.csv is empty"),
-        ("t.csv", "\n\n", "t.csv is empty"),
+        ("t.csv", "", "t.csv cannot be read: it is empty"),
+        ("t.csv", "\n\n", "t.csv cannot be read: it is empty"),
         ("t.csv", "a,b\n", "t.csv has no rows"),
         ("t.jsonl", "", "t.jsonl has no rows"),
-        ("t.jsonl", '{"a": \n', "t.jsonl cannot be read"),
+        ("t.jsonl", '{"a": \n', "t.jsonl cannot be read: line 1 is no JSON"),
+        ("t.jsonl", '{"a": 1}\n[1]\n', "line 2 is no JSON object"),
+        ("t.jsonl", '{"a": 1, "a": 2}\n', "names 'a' twice"),
+        ("t.csv", "a\0,b\n1,2\n", "line 1 holds a NUL byte"),
+        ("t.csv", "a,b\n1,x\n2,\0\n", "line 3 holds a NUL byte"),
         ("t.parquet", "abc", "t.parquet cannot be read"),
         ("t.csv.gz", "abc", "t.csv.gz cannot be read"),
         ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:30], "t.csv.gz cannot be read"),
@@ -238,7 +352,7 @@ def test_keys_of_many_rows_differ() -> None:
 )
 def test_dates_of_one_column_are_read_in_one_order(dates: list[str | None], expected: list[str | None]) -> None:
     series = pd.Series(dates, dtype="str")
-    dates = parse_dates(series, first_is_day(series))
+    dates = parse_dates(series, day_order(series) or "month")
     assert [None if pd.isna(time) else time for time in dates] == [
         None if time is None else pd.Timestamp(time, tz="UTC") for time in expected
     ]

@@ -117,7 +117,7 @@ def _grids(
     table: Table, names: dict[str, list[str]], config: Config, chosen: Rows, moments: Sequence[Moment]
 ) -> list[list[list[Cell]]]:
     every = np.arange(len(table))
-    few = replace(table, frame=table.frame.iloc[chosen].reset_index(drop=True), index=None)
+    few = replace(table.take(chosen), index=None)
     ids = table.ids(None).iloc[chosen].reset_index(drop=True)
     keys, here = torch.from_numpy(row_keys(ids)), np.arange(len(chosen))
     grids = []

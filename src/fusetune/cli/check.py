@@ -70,7 +70,7 @@ def check(
     )
     settings = Config.build(sets=set_ or ())
     examination = examine(
-        data,
+        schema.read(data),
         schema,
         pixel_limit=settings.data.pixel_limit,
         allow_remote=settings.allow_download,

@@ -2,12 +2,12 @@
 
 Numbers, booleans and dates become standardised numbers beside a missing flag. Categories become codes: 0 missing, 1 not
 seen in training, 2 and up the categories. Categories that occur once in training share code 1, so that it is trained.
-The category 1.0 is the category 1: whole numbers turn into fractions where a cell of their column is empty.
+A category is a word as it is written. Where all of a column's words are numbers as these are printed, they may arrive
+as numbers too, and 1.0 is 1: whole numbers turn into fractions where a cell of their column is empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,14 +17,20 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from fusetune.data.kinds import FALSE_WORDS, TRUE_WORDS, Kind
+from fusetune.data.delimited import MISSING_WORDS, NAMES_OR_MISSING
+from fusetune.data.kinds import Kind
 from fusetune.data.source import row_digests
+from fusetune.data.spelling import folded, tidied
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, finite_numbers, first_is_day, parse_dates
-from fusetune.errors import TableError
+from fusetune.data.table import Table
+from fusetune.data.words import Order, day_order, days, finite_numbers, open_order, prints_back, truth
+from fusetune.errors import TableError, listed
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
 DAYS_PER_YEAR = 365.2425
+# Standard deviations from the mean beyond which a number says nothing, and its square does not fit into a float32.
+_FARTHEST = 1e9
+_LONGEST = 60  # characters of a cell in a message
 
 
 class Scale(BaseModel):
@@ -38,11 +44,19 @@ class Scale(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """Training categories of one column, most frequent first."""
+    """Training categories of one column, most frequent first.
+
+    Attributes:
+        column: Its name.
+        categories: The categories that occurred more than once.
+        exact: Are there words among the column's that look like numbers and would change if they became some, such as
+            007 or 1.10? None: a model of an earlier version does not say.
+    """
 
     model_config = ConfigDict(extra="forbid")
     column: str
     categories: list[str]
+    exact: bool | None = None
 
 
 class CellInput(BaseModel):
@@ -53,27 +67,31 @@ class CellInput(BaseModel):
     numbers: list[Scale]
     categories: list[Vocabulary]
     day_first: list[str] = []
+    month_first: list[str] | None = None
 
     @classmethod
     def fit(cls, table: Table, kinds: dict[str, Kind], train: Rows) -> CellInput:
-        """Learn scales and vocabularies from the training rows."""
-        scales, vocabularies, day_first = [], [], []
+        """Learn scales and vocabularies from the training rows, and how dates are written from all.
+
+        Raises:
+            TableError: If two dates of a column contradict each other about the order of day and month.
+        """
+        scales, vocabularies, orders = [], [], {}
         for name, kind in kinds.items():
-            series = table.column(name).iloc[train]
             if kind is Kind.CATEGORY:
-                counts = _words(series).value_counts()
-                # Equal counts in order of the alphabet, so that the codes do not depend on the order of the rows.
-                common = sorted(counts[counts > 1].items(), key=lambda item: (-item[1], str(item[0])))
-                vocabularies.append(Vocabulary(column=name, categories=[str(word) for word, _ in common]))
+                vocabularies.append(_vocabulary(table, name, train))
                 continue
-            if kind is Kind.DATE and first_is_day(series):
-                day_first.append(name)
-            for part, values in _numbers(series, kind, table.name, name in day_first).items():
+            cells = table.column(name)
+            if kind is Kind.DATE:
+                # Where no row tells, what comes first is taken to be the month, now and later.
+                orders[name] = _order(table, name) or ("month" if open_order(cells).any() else None)
+            for part, values in _numbers(cells.iloc[train], kind, table.name, orders.get(name)).items():
                 present = values[~np.isnan(values)]
                 mean, std = (float(present.mean()), float(present.std())) if len(present) else (0.0, 1.0)
                 # Of equal numbers, rounding can leave a deviation that would blow up any other value.
                 scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 1e-9 * abs(mean) else 1.0))
-        return cls(kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first)
+        day_first, month_first = ([name for name in orders if orders[name] == first] for first in ("day", "month"))
+        return cls(kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first, month_first=month_first)
 
     @property
     def cardinalities(self) -> list[int]:
@@ -81,26 +99,51 @@ class CellInput(BaseModel):
         return [FIRST + len(v.categories) for v in self.categories]
 
     def bind(self, table: Table) -> CellSource:
-        """Apply the fitted pre-processing to a table."""
+        """Apply the fitted pre-processing to a table.
+
+        Raises:
+            TableError: If a column's cells came in a form in which some of its categories cannot be told apart, or two
+                dates of a column contradict each other.
+        """
         parts = {
-            name: _numbers(table.column(name), kind, table.name, name in self.day_first)
+            name: _numbers(table.column(name), kind, table.name, self._order(table, name, kind))
             for name, kind in self.kinds.items()
             if kind is not Kind.CATEGORY
         }
-        numbers = np.zeros((len(table), len(self.numbers)), dtype=np.float32)
+        numbers = np.zeros((len(table), len(self.numbers)), dtype=np.float64)
         for i, scale in enumerate(self.numbers):
             numbers[:, i] = (parts[scale.column][scale.part] - scale.mean) / scale.std
+        numbers[np.abs(numbers) > _FARTHEST] = np.nan
         codes = np.zeros((len(table), len(self.categories)), dtype=np.int64)
         for i, vocabulary in enumerate(self.categories):
-            codes[:, i] = _codes(table.column(vocabulary.column), vocabulary.categories)
-        source = CellSource.of(numbers, codes)
-        for name, values in parts.items():
-            cells = table.column(name)
-            unread = cells.notna().to_numpy() & np.isnan(next(iter(values.values())))
-            for row in map(int, np.flatnonzero(unread)):
-                text = f"{name}: '{cells.iloc[row]}' is no {self.kinds[name]} and counts as missing"
-                source.problems[row] = "; ".join(filter(None, (source.problems.get(row), text)))
+            codes[:, i] = _codes(table, vocabulary)
+        source = CellSource.of(numbers.astype(np.float32), codes)
+        for i, scale in enumerate(self.numbers):
+            if [one.column for one in self.numbers].index(scale.column) == i:
+                self._tell_unread(table, scale.column, np.isnan(numbers[:, i]), source)
+        for i, vocabulary in enumerate(self.categories):
+            _tell_unseen(table, vocabulary, codes[:, i], source)
         return source
+
+    def _order(self, table: Table, name: str, kind: Kind) -> Order | None:
+        """Return the order of day and month in a date column: what this table's rows show, else what was learnt."""
+        if kind is not Kind.DATE:
+            return None
+        if self.month_first is None:  # an earlier version took every column for one of the two
+            return "day" if name in self.day_first else "month"
+        learnt: Order | None = "day" if name in self.day_first else "month" if name in self.month_first else None
+        return _order(table, name) or learnt
+
+    def _tell_unread(self, table: Table, name: str, missing: npt.NDArray[np.bool_], source: CellSource) -> None:
+        """Note the cells of a column that hold something and count as missing."""
+        cells, kind = table.column(name), self.kinds[name]
+        unread = missing & cells.notna().to_numpy() & (cells.astype("str").str.strip() != "").to_numpy()
+        if not unread.any():
+            return
+        unclear = open_order(cells) if kind is Kind.DATE else np.zeros(len(cells), dtype=bool)
+        for row in map(int, np.flatnonzero(unread)):
+            why = "may begin with the day or the month" if unclear[row] else f"is no {kind} that this column can hold"
+            source.tell(source.problems, row, f"{name}: '{_shown(cells.iloc[row])}' {why} and counts as missing")
 
 
 @dataclass
@@ -114,6 +157,12 @@ class CellSource:
     digests: npt.NDArray[np.uint64]
     lengths: None = None
     problems: dict[int, str] = field(default_factory=dict)
+    unseen: dict[int, str] = field(default_factory=dict)
+
+    @staticmethod
+    def tell(notes: dict[int, str], row: int, text: str) -> None:
+        """Add a remark on a row to those on others, and on its other cells."""
+        notes[row] = f"{notes[row]}; {text}" if row in notes else text
 
     @classmethod
     def of(cls, numbers: npt.NDArray[np.float32], codes: npt.NDArray[np.int64]) -> CellSource:
@@ -132,36 +181,129 @@ class CellSource:
         }
 
 
-def _numbers(series: pd.Series, kind: Kind, table: str, day_first: bool) -> dict[str, npt.NDArray[np.float64]]:
+def _numbers(series: pd.Series, kind: Kind, table: str, order: Order | None) -> dict[str, npt.NDArray[np.float64]]:
     """Return the number(s) that a cell stands for, NaN where it is missing."""
     match kind:
         case Kind.NUMBER:
             return {"value": finite_numbers(series)}
         case Kind.BOOLEAN:
-            return {"value": _truth(series)}
+            return {"value": truth(series)}
         case Kind.DATE:
-            times = parse_dates(series, day_first)
-            days = ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
-            turn = 2 * np.pi * days / DAYS_PER_YEAR
-            return {"days since 1970": days, "season, sine": np.sin(turn), "season, cosine": np.cos(turn)}
+            since = days(series, order)
+            turn = 2 * np.pi * since / DAYS_PER_YEAR
+            return {"days since 1970": since, "season, sine": np.sin(turn), "season, cosine": np.cos(turn)}
         case _:
             raise TableError(f"{table}: column '{series.name}' of kind {kind} holds no cells")
 
 
-def _truth(series: pd.Series) -> npt.NDArray[np.float64]:
-    if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
-        return finite_numbers(series)
-    words = series.astype("str").str.strip().str.lower().where(series.notna())
-    truth = {**dict.fromkeys((*TRUE_WORDS, "1", "1.0"), 1.0), **dict.fromkeys((*FALSE_WORDS, "0", "0.0"), 0.0)}
-    return np.asarray(words.map(truth).to_numpy(dtype=np.float64, na_value=np.nan))
+def _order(table: Table, name: str) -> Order | None:
+    """Return which of day and month dates begin with, as this table shows, if it does."""
+    cells = table.column(name)
+    order = day_order(cells)
+    if order == "mixed":
+        rows = {day_order(cells.iloc[row : row + 1]): row for row in range(len(cells))}
+        day, month = (f"'{cells.iloc[rows[first]]}' in row {rows[first]}" for first in ("day", "month"))
+        raise TableError(
+            f"{table.name}: column '{name}' has dates in two orders: {day} begins with the day and {month} with the "
+            "month; write all of them as year-month-day"
+        )
+    return order
 
 
-def _words(series: pd.Series) -> pd.Series:
-    """Return categories as words, missing ones missing, whole numbers without a fraction."""
-    words = series.astype("str").where(series.notna())
-    return words.str.strip().str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+def _words(cells: pd.Series) -> pd.Series:
+    """Return names as tidy words, missing where nothing is left of one; numbers as they are printed, 1.0 as 1."""
+    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells):
+        return _whole(cells.astype("str").where(cells.notna()))
+    words = tidied(
+        cells.map(_printed, na_action="ignore").astype("str") if cells.dtype == object else cells.astype("str")
+    )
+    return words.where(cells.notna() & (words != ""))
 
 
-def _codes(series: pd.Series, categories: Sequence[str]) -> npt.NDArray[np.int64]:
-    places = pd.Index(list(categories), dtype="str").get_indexer(pd.Index(_words(series), dtype="str")).astype(np.int64)
-    return np.where(series.isna(), MISSING, np.where(places < 0, UNSEEN, places + FIRST))
+def _printed(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _whole(words: pd.Series) -> pd.Series:
+    return words.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+
+
+def _canonical(words: pd.Series, exact: bool, known: pd.Series) -> pd.Series:
+    """Return words as numbers and truth values are printed, where that loses nothing of those that are known."""
+    if len(known) and known.str.lower().isin(["true", "false"]).all():
+        return words.str.capitalize()
+    return words if exact else _whole(words)
+
+
+def _exact(words: pd.Series) -> bool:
+    """Return whether some words look like numbers and would be lost, or become equal, if they were read as such."""
+    words = words.drop_duplicates()
+    numbers = words[pd.to_numeric(words, errors="coerce").notna()]
+    return not numbers.map(prints_back).all() or pd.to_numeric(numbers).nunique() < len(numbers)
+
+
+def _vocabulary(table: Table, name: str, train: Rows) -> Vocabulary:
+    words = _words(table.names(name))
+    exact = _exact(words.dropna())
+    words = _canonical(words, exact, words.dropna())
+    counts = words.iloc[train].value_counts()
+    # Equal counts in order of the alphabet, so that the codes do not depend on the order of the rows.
+    common = sorted(counts[counts > 1].items(), key=lambda item: (-item[1], str(item[0])))
+    return Vocabulary(column=name, categories=[str(word) for word, _ in common], exact=exact)
+
+
+def _codes(table: Table, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    """Return the code of each row's category, refusing cells which another reader of the table has changed."""
+    name, known = vocabulary.column, vocabulary.categories
+    cells = table.names(name, known)
+    words = _words(cells)
+    words = _canonical(words, bool(vocabulary.exact), pd.Series(known, dtype="str"))
+    places = pd.Index(known, dtype="str").get_indexer(pd.Index(words, dtype="str")).astype(np.int64)
+    if vocabulary.exact is not None:
+        _refuse_changed(table, vocabulary, cells, words, words[(places < 0) & words.notna().to_numpy()])
+    return np.where(words.isna(), MISSING, np.where(places < 0, UNSEEN, places + FIRST))
+
+
+def _refuse_changed(
+    table: Table, vocabulary: Vocabulary, cells: pd.Series, words: pd.Series, unseen: pd.Series
+) -> None:
+    name, known = vocabulary.column, vocabulary.categories
+    remedy = "give the file's path, or read it with pandas.read_csv(..., dtype=str, keep_default_na=False)"
+    if vocabulary.exact and pd.api.types.is_numeric_dtype(cells) and cells.notna().any():
+        raise TableError(
+            f"{table.name}: column '{name}' holds numbers such as {cells.dropna().iloc[0]}, but its categories are "
+            f"words such as {listed([word for word in known if not prints_back(word)] or known, 3)}, which numbers "
+            f"cannot hold; {remedy}"
+        )
+    numbers = pd.to_numeric(unseen.drop_duplicates(), errors="coerce").dropna()
+    equal = pd.to_numeric(pd.Series(known, dtype="str"), errors="coerce").dropna()
+    alike = numbers[numbers.isin(equal)]
+    if len(alike):
+        word, twin = unseen[alike.index[0]], known[equal.index[equal == alike.iloc[0]][0]]
+        raise TableError(
+            f"{table.name}: column '{name}' holds '{word}' in row {alike.index[0]}, but the model learnt '{twin}': "
+            f"zeros were lost or added when one of the two tables was read; {remedy}"
+        )
+    lost = [word for word in known if word in (*MISSING_WORDS, *NAMES_OR_MISSING)]
+    if lost and table.index is not None and cells.isna().any() and not words.isin(lost).any():
+        raise TableError(
+            f"{table.name}: column '{name}' is missing in row {int(np.flatnonzero(cells.isna())[0])}, and the model "
+            f"knows the word {lost[0]}, which pandas reads as missing; {remedy}, so that an empty cell is an empty word"
+        )
+
+
+def _tell_unseen(table: Table, vocabulary: Vocabulary, codes: npt.NDArray[np.int64], source: CellSource) -> None:
+    """Note the cells with a category that was not met in training, or met once only."""
+    rows = np.flatnonzero(codes == UNSEEN)
+    if not len(rows):
+        return
+    near = {folded(word): word for word in vocabulary.categories}
+    for row, word in zip(map(int, rows), _words(table.names(vocabulary.column).iloc[rows]), strict=True):
+        twin = near.get(folded(str(word)))
+        hint = f"; it knows '{twin}'" if twin else ""
+        source.tell(source.unseen, row, f"{vocabulary.column}: '{_shown(word)}' is no category that was learnt{hint}")
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -27,7 +27,8 @@ from fusetune.data.cache import PixelCache
 from fusetune.data.decode import Encoded, Picture, Pixels, load_pixels, opened, read_encoded, scale_of
 from fusetune.data.split import Rows
 from fusetune.data.square import Fit, to_scale, to_square
-from fusetune.data.table import Table, finite_numbers
+from fusetune.data.table import Table
+from fusetune.data.words import finite_numbers
 from fusetune.data.workers import choose_workers
 from fusetune.errors import ImageError, RunError, TableError
 from fusetune.progress import bar

@@ -13,6 +13,7 @@ from fusetune.data.kinds import Kind, infer_kind, is_list
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Column, Role, Schema
 from fusetune.data.table import Table
+from fusetune.data.words import is_words, numeric
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 
 _ID_NAME = re.compile(r"^(id|uid|uuid|index|row_?id|.*_(id|uid|uuid))$|^unnamed: 0$", re.IGNORECASE)
@@ -140,7 +141,11 @@ def _matching(table: Table, name: str, pattern: str) -> list[str]:
     columns = [column for column in table.frame.columns if fnmatchcase(column, pattern)]
     if not columns:
         raise SchemaError(f"--vectors {name}={pattern}: no column of {table.name} matches '{pattern}'")
-    wrong = [column for column in columns if not pd.api.types.is_numeric_dtype(table.frame[column])]
+    wrong = [column for column in columns if not _holds_numbers(table.frame[column])]
     if wrong:
         raise SchemaError(f"--vectors {name}={pattern}: column(s) {listed(wrong)} do not hold numbers")
     return columns
+
+
+def _holds_numbers(cells: pd.Series) -> bool:
+    return numeric(cells) is not None if is_words(cells) else pd.api.types.is_numeric_dtype(cells)

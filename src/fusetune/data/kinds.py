@@ -10,14 +10,24 @@ import numpy as np
 import pandas as pd
 
 from fusetune.data.split import PART_WORDS
-from fusetune.data.table import LEADING_ZERO, first_is_day, parse_dates
+from fusetune.data.words import (
+    CODE,
+    FALSE_WORDS,
+    TRUE_WORDS,
+    are_vectors,
+    day_order,
+    days,
+    finite_numbers,
+    is_words,
+    numeric,
+    parse_dates,
+    spelled_vector,
+    truth,
+)
 from fusetune.errors import listed
 
 FRAME = re.compile(r"#frame=(\d+)$")  # what a path ends with that names a frame of a DICOM file, from 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
-TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
-FALSE_WORDS = frozenset({"false", "no", "n", "f"})
-_TRUTH_WORDS = {*TRUE_WORDS, *FALSE_WORDS, "1", "0", "1.0", "0.0"}
 # A year of four digits first or last, or day, month and two digits of a year; 1.2.3 is a version, not a date.
 _DATE_SHAPE = re.compile(
     r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d{1,2}:\d{2}(:\d{2})?.*)?\s*$"
@@ -45,14 +55,20 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     values = series.dropna()
     if values.empty:
         return Kind.CATEGORY, "empty in every row", False
+    if is_words(values) and are_vectors(values.drop_duplicates().head(_SAMPLE)):
+        values = values.map(spelled_vector).astype(object)
     if is_list(values.iloc[0]):
         return _infer_lists(values)
+    if is_words(series) and (numbers := numeric(values)) is not None:
+        series = values = numbers
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _unless_constant(values, Kind.CATEGORY, "the column's own type is categorical")
     if pd.api.types.is_bool_dtype(series):
         return _unless_constant(values, Kind.BOOLEAN, "true/false values")
     if pd.api.types.is_complex_dtype(series):
         return Kind.CATEGORY, "complex numbers, which no input can hold", False
+    if pd.api.types.is_timedelta64_dtype(series):
+        return _unless_constant(values, Kind.NUMBER, "all values are durations, read as days")
     if pd.api.types.is_numeric_dtype(series):
         return _unless_constant(values, Kind.NUMBER, "all values are numbers")
     if pd.api.types.is_datetime64_any_dtype(series):
@@ -103,10 +119,10 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     if set(sample.str.lower()) <= TRUE_WORDS | FALSE_WORDS:
         return Kind.BOOLEAN, f"only the words {listed(sorted(set(sample)))}", True
     numbers = pd.to_numeric(sample, errors="coerce").notna()
-    if numbers.mean() >= 0.95 and not sample.str.match(LEADING_ZERO).any():
+    if numbers.mean() >= 0.95 and not sample.str.match(CODE).any():
         return Kind.NUMBER, _with_rest(sample, numbers, "numbers"), True
     dates = sample.str.match(_DATE_SHAPE)
-    if dates.mean() >= 0.95 and parse_dates(sample, first_is_day(sample)).notna().mean() >= 0.95:
+    if dates.mean() >= 0.95 and parse_dates(sample, day_order(sample) or "month").notna().mean() >= 0.95:
         return Kind.DATE, _with_rest(sample, dates, "dates"), True
     words = float(sample.str.count(r"\s+").mean()) + 1
     length = float(sample.str.len().mean())
@@ -136,11 +152,13 @@ def fits(series: pd.Series, kind: Kind) -> bool:
     lists = is_list(values.iloc[0])
     match kind:
         case Kind.NUMBER:
-            return not (times or lists) and pd.to_numeric(values, errors="coerce").notna().mean() >= 0.5
+            return not (times or lists) and bool(np.isfinite(finite_numbers(values)).mean() >= 0.5)
         case Kind.DATE:
-            return not (numeric or lists) and parse_dates(values, first_is_day(values)).notna().mean() >= 0.5
+            return not (numeric or lists) and bool(
+                np.isfinite(days(values, day_order(values) or "month")).mean() >= 0.5
+            )
         case Kind.BOOLEAN:
-            return numeric or values.astype("str").str.strip().str.lower().isin(_TRUTH_WORDS).mean() >= 0.5
+            return not (times or lists) and bool(np.isfinite(truth(values)).mean() >= 0.5)
         case Kind.VECTOR:
             return numeric or lists
         case Kind.IMAGE | Kind.TEXT:

@@ -7,14 +7,16 @@ booleans and dates together are the modality `columns`; each group of vector col
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fusetune.data.kinds import CELL_KINDS, Kind, fits
 from fusetune.data.table import Table, repeated
+from fusetune.data.words import is_words, numeric, spelled_vector, typed
 from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
@@ -114,6 +116,20 @@ class Schema(BaseModel):
             listing = "\n".join(f"  - {p}" for p in problems)
             raise SchemaError(f"{table.name} does not fit the model:\n{listing}")
 
+    def read(self, table: Table) -> Table:
+        """Return a table with the words of text files typed as the kinds of their columns ask.
+
+        Numbers become numbers where all cells are some; names (categories, labels, ids, groups) and texts stay words,
+        whatever they look like. Labels become numbers or truth values where each prints back as it is written.
+        """
+        vectors = {name for group in self.vectors.values() for name in group}
+        columns = {}
+        for column in self.columns:
+            if column.name in table.frame.columns:
+                kind = Kind.NUMBER if column.name in vectors else column.kind
+                columns[column.name] = _read(table, column.name, column.role, kind)
+        return replace(table, frame=table.frame.assign(**columns))
+
     def save(self, path: Path) -> None:
         """Write the schema as readable JSON."""
         write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
@@ -134,3 +150,19 @@ class Schema(BaseModel):
         except ValidationError as error:
             problems = "\n".join(f"  - {'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors())
             raise SchemaError(f"{path} is not a valid schema:\n{problems}") from error
+
+
+def _read(table: Table, name: str, role: Role, kind: Kind) -> pd.Series:
+    cells = table.column(name)
+    if not is_words(cells):
+        return cells
+    if role == "label":
+        return typed(table.names(name)) if table.spelled else cells
+    if role in ("group", "split", "id") or kind is Kind.CATEGORY:
+        return table.names(name)
+    if kind is Kind.NUMBER:
+        numbers = numeric(cells)
+        return cells if numbers is None else numbers
+    if kind is Kind.BOOLEAN:
+        return typed(cells) if table.spelled else cells
+    return cells.map(spelled_vector).astype(object) if kind is Kind.VECTOR else cells

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.table import first_is_day, parse_dates, row_keys
+from fusetune.data.table import row_keys
+from fusetune.data.words import day_order, open_order, parse_dates
 from fusetune.errors import LockedTestError, SplitError, did_you_mean, listed
 from fusetune.files import written_aside
 
@@ -263,7 +264,13 @@ def _by_time(
     if not pd.api.types.is_numeric_dtype(times):
         ordered = pd.to_numeric(times.astype("str"), errors="coerce")
         if ordered.isna().any():
-            ordered = parse_dates(times, first_is_day(times))
+            order = day_order(times)
+            if order == "mixed" or (order is None and open_order(times).any()):
+                raise SplitError(
+                    f"time column '{times.name}': whether the day or the month comes first cannot be told from dates "
+                    f"such as {listed(times[open_order(times)], 2)}; write them as year-month-day"
+                )
+            ordered = parse_dates(times, order)
         if ordered.isna().any():
             raise SplitError(f"time column '{times.name}': row(s) {listed(ids[ordered.isna()])} hold no date or number")
     if groups is not None:

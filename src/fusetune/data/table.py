@@ -1,41 +1,42 @@
-"""The user's table: CSV, Parquet, JSON Lines or a DataFrame, as typed columns with one id per row.
+"""The user's table, one id per row: the cells of a CSV, Parquet or JSON Lines file, or of a data frame.
 
 Strings stay in Arrow memory, so that no Python object exists per row. Every row has an id (a column's values, or the
 row number) and a 64-bit key derived from it; splits and augmentation depend on the key alone, never on the position.
-CSV columns become numbers only where nothing is lost by it: codes such as 007 and endless case numbers stay words.
+What a text file says stays words here: `Schema.read` types them, once the kinds of the columns are known.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from pyarrow import csv as arrow_csv
+import pyarrow.parquet as pq
 
-from fusetune.errors import TableError, listed
+from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
+from fusetune.data.spelling import tidy
+from fusetune.data.words import as_json, is_words
+from fusetune.errors import TableError, did_you_mean, listed
 
-# "None" and "-" are not here: they are words that people use as categories.
-MISSING_WORDS = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>"]
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     ".csv": lambda frame, path: frame.to_csv(path, index=False),
     ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
     ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
 }
 READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
-# Numbers that are names: a leading zero would be lost as a number, and so would digits beyond a float's 15.
-LEADING_ZERO = r"\s*[+-]?0\d"
-_LONG_CODE = r"\s*[+-]?\d{16,}\s*$"
-# A cell may be a long document; Arrow wants every row inside one block.
-_BLOCK = 2**26
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# How pandas and Arrow name an index that has no name of its own.
+_NAMELESS = re.compile(r"__index_level_\d+__")
+Blanks = Mapping[str, pd.Series]
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,18 @@ class Table:
         name: What to call the table in messages.
         root: Folder that relative image paths start from.
         index: The DataFrame's own index, for results that go back to it.
+        spelled: Do its words come from a file that holds nothing but words?
+        blanks: Column -> words such as NA that were read as an empty cell, by row.
+        problems: What is wrong with cells, by row.
     """
 
     frame: pd.DataFrame
     name: str
     root: Path
     index: pd.Index | None = None
+    spelled: bool = False
+    blanks: Blanks = field(default_factory=dict)
+    problems: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -64,8 +71,29 @@ class Table:
             TableError: If there is no such column.
         """
         if name not in self.frame.columns:
-            raise TableError(f"{self.name} has no column '{name}'; its columns are {listed(self.frame.columns, 12)}")
+            near = did_you_mean(name, self.frame.columns)
+            raise TableError(
+                f"{self.name} has no column '{name}'; its columns are {listed(self.frame.columns, 12)}{near}"
+            )
         return self.frame[name]
+
+    def names(self, name: str, known: Iterable[object] = ()) -> pd.Series:
+        """Return a column of names (categories, labels, ids), where None is a word, and so is NA if it is known."""
+        cells, said = self.column(name), self.blanks.get(name)
+        if said is None:
+            return cells
+        words = said[said.isin([*NAMES_OR_MISSING, *map(str, known)])]
+        cells = cells.astype("str")
+        cells.loc[words.index] = words
+        return cells
+
+    def empty(self, name: str) -> str:
+        """Return a remark on cells of a column that look filled and count as empty, for the end of a message."""
+        said = self.blanks.get(name)
+        if said is None:
+            return ""
+        words = listed(said.drop_duplicates().sort_values())
+        return f" ({words} without quotation marks counts as empty; write it in them if it is a word)"
 
     def ids(self, column: str | None) -> pd.Series:
         """Return the rows' ids as strings: a column's values, or the row numbers.
@@ -75,7 +103,7 @@ class Table:
         """
         if column is None:
             return pd.Series(np.arange(len(self)), name="row_id").astype("str")
-        values = self.column(column)
+        values = self.names(column)
         if values.isna().any():
             rows = listed(np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
@@ -84,6 +112,20 @@ class Table:
             raise TableError(f"{self.name}: id column '{column}' repeats {listed(twice)}; ids must be unique")
         return values.astype("str").rename("row_id")
 
+    def take(self, rows: npt.NDArray[Any]) -> Table:
+        """Return a table of some rows, by position [n] or as a mask bool [rows]."""
+        places = np.flatnonzero(rows) if rows.dtype == bool else rows
+        number = pd.Series(np.arange(len(places)), index=places)
+        blanks = {}
+        for name, said in self.blanks.items():
+            kept = said[said.index.isin(places)]
+            if len(kept):
+                blanks[name] = kept.set_axis(number.loc[kept.index].to_numpy())
+        problems = {int(number[row]): text for row, text in self.problems.items() if row in number.index}
+        index = None if self.index is None else self.index[places]
+        frame = self.frame.iloc[places].reset_index(drop=True)
+        return replace(self, frame=frame, index=index, blanks=blanks, problems=problems)
+
 
 def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:
     """Return a 64-bit key per row id (pandas' SipHash-2-4), equal on every machine and for every order of rows."""
@@ -91,26 +133,69 @@ def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:
     return hashed.view(np.int64)
 
 
-def read_table(source: str | Path | pd.DataFrame) -> Table:
+def read_table(source: Any) -> Table:
     """Read a table.
 
     Args:
-        source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), or a DataFrame.
+        source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), or a table in memory:
+            a DataFrame, or any that offers the Arrow interface (pyarrow, polars, DuckDB). A named index is a column.
 
     Raises:
         TableError: If the file is missing, empty, of an unknown format or malformed.
     """
-    if isinstance(source, pd.DataFrame):
-        table = Table(source.reset_index(drop=True), "the DataFrame", Path.cwd(), source.index)
-    else:
+    blanks: Blanks | None = None
+    if isinstance(source, str | Path):
         path = Path(source).expanduser()
-        table = Table(_read_file(path).reset_index(drop=True), path.name, path.resolve().parent)
-    if not len(table):
-        raise TableError(f"{table.name} has no rows")
-    table.frame.columns = table.frame.columns.astype(str)
-    _refuse_repeated(table.frame.columns, table.name)
+        name, root, index = path.name, path.resolve().parent, None
+        frame, blanks = _read_file(path)
+    else:
+        name, root = "the DataFrame", Path.cwd()
+        frame, index = _in_memory(source)
+    if not len(frame):
+        raise TableError(f"{name} has no rows")
+    frame = frame.reset_index(drop=True).set_axis(list(map(_header, frame.columns)), axis=1)
+    _refuse_repeated(frame.columns, name)
+    frame, problems = _plain(frame)
+    said = {_header(column): words for column, words in (blanks or {}).items()}
+    table = Table(frame, name, root, index, blanks is not None, said, problems)
     _refuse_bytes(table)
     return table
+
+
+def _header(name: object) -> str:
+    # What nobody can see in a name nobody can type.
+    return tidy(_SURROGATE.sub("\ufffd", str(name)))
+
+
+def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
+    if not isinstance(source, pd.DataFrame):
+        if not hasattr(source, "__arrow_c_stream__"):
+            raise TableError(
+                f"a table cannot be a {type(source).__name__}; give a path, or a pandas, polars or Arrow table"
+            )
+        return _from_arrow(pa.table(source)), None
+    if isinstance(source.columns, pd.MultiIndex):
+        raise TableError(
+            "the DataFrame's columns have several levels; give each one name: "
+            "frame.columns = ['_'.join(map(str, names)) for names in frame.columns]"
+        )
+    named = [name for name in source.index.names if name is not None and name not in source.columns]
+    levels = source.index.to_frame()[named]
+    return pd.concat([levels, source], axis=1) if named else source, source.index
+
+
+def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
+    """Return columns of nothing but words as such, without half characters, which are said by row."""
+    problems: dict[int, str] = {}
+    columns: dict[str, pd.Series] = {}
+    for name, cells in frame.items():
+        if cells.dtype != object or not is_words(cells):
+            continue
+        for row in np.flatnonzero(cells.map(lambda word: isinstance(word, str) and bool(_SURROGATE.search(word)))):
+            text = f"{name}: half a character (U+D800 to U+DFFF) was read as \ufffd"
+            problems[int(row)] = f"{problems[int(row)]}; {text}" if int(row) in problems else text
+        columns[str(name)] = cells.map(lambda word: _SURROGATE.sub("\ufffd", word), na_action="ignore").astype("str")
+    return (frame.assign(**columns) if columns else frame), problems
 
 
 def _refuse_bytes(table: Table) -> None:
@@ -134,27 +219,27 @@ def repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
+    """Return a file's cells and, if it holds nothing but words, those that were read as an empty cell."""
     if not path.exists():
         raise TableError(f"there is no file {path}")
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
     if suffix.lower() not in READERS:
         raise TableError(f"{path.name}: cannot read '{suffix}' files; use one of {listed(READERS, 9)}")
     try:
-        match suffix.lower():
-            case ".csv" | ".tsv":
-                return _read_csv(path, "\t" if suffix.lower() == ".tsv" else ",")
-            case ".parquet":
-                return pd.read_parquet(path)
-            case _:
-                # A quoted number in JSON is a string on purpose, so nothing is converted.
-                return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
+        if suffix.lower() == ".parquet":
+            return _from_arrow(pq.read_table(path)), None
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+        if suffix.lower() in (".csv", ".tsv"):
+            return read_delimited(data, "\t" if suffix.lower() == ".tsv" else ",")
+        return _from_json(data), None
     except UnicodeDecodeError as error:
         raise TableError(
             f"{path.name} is not UTF-8 text (byte {error.start}: {error.reason}); "
             "save it as UTF-8, for example with `iconv -f latin1 -t utf-8`"
         ) from error
-    except TableError:
+    except MemoryError:
         raise
     except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
         problem = str(error) or type(error).__name__
@@ -163,84 +248,49 @@ def _read_file(path: Path) -> pd.DataFrame:
         raise TableError(f"{path.name} cannot be read: {problem}") from error
 
 
-def _read_csv(path: Path, separator: str) -> pd.DataFrame:
-    """Read a CSV file strictly: rows that are shorter or longer than the header are refused, not filled or shifted."""
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        data = gzip.decompress(data)
-    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
-    data.decode("utf-8")
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
-    header = next(csv.reader(text, delimiter=separator), None)
-    if header is None:
-        raise TableError(f"{path.name} is empty")
-    names = [name if name else f"Unnamed: {place}" for place, name in enumerate(header)]
-    _refuse_repeated(names, path.name)
-    if data.count(b'"') % 2:
-        _refuse_open_quote(data, separator)
-    words = arrow_csv.read_csv(
-        pa.BufferReader(data),
-        read_options=arrow_csv.ReadOptions(
-            column_names=names, skip_rows_after_names=1, use_threads=False, block_size=_BLOCK
-        ),
-        parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=MISSING_WORDS, strings_can_be_null=True
-        ),
-    )
-    frame = words.to_pandas()
-    return pd.DataFrame({name: _typed(frame[name]) for name in names})
+def _from_arrow(table: pa.Table) -> pd.DataFrame:
+    """Return an Arrow table's columns, an index among them; whole numbers stay whole beside missing ones."""
+    whole = {pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype()}
+    whole |= {pa.int64(): pd.Int64Dtype(), pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype()}
+    whole |= {pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    columns = []
+    for place, column in enumerate(table.columns):
+        types = whole if column.null_count else {}
+        one = pa.table({"": column}).to_pandas(
+            types_mapper=types.get, date_as_object=False, ignore_metadata=True, maps_as_pydicts="strict"
+        )
+        name = table.column_names[place]
+        columns.append(one[""].rename(f"Unnamed: {place}" if _NAMELESS.fullmatch(name) else name))
+    return pd.concat(columns, axis=1) if columns else pd.DataFrame()
 
 
-def _refuse_open_quote(data: bytes, separator: str) -> None:
-    # Arrow takes all that follows a quotation mark without a partner as one cell; Python's own reader can object.
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
+def _from_json(data: bytes) -> pd.DataFrame:
+    """Read one JSON object per line; a quoted number is a word on purpose, and whole numbers stay whole."""
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(io.StringIO(data.decode("utf-8-sig"), newline=None), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = as_json(line)
+        except (ValueError, RecursionError) as error:
+            raise TableError(f"line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise TableError(f"line {number} is no JSON object: write one {{...}} with the column names per line")
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: _inferred([row.get(name) for row in rows]) for name in names})
+
+
+def _inferred(values: list[Any]) -> pd.Series:
+    """Return values as the narrowest type that changes none of them."""
+    present = [value for value in values if value is not None]
+    if len(present) < len(values) and present and all(type(value) is int for value in present):
+        try:
+            return pd.Series(values, dtype="Int64")
+        except OverflowError:
+            pass
+    cells = pd.Series(values, dtype=object if present else "str")
     try:
-        deque(csv.reader(text, delimiter=separator, strict=True), maxlen=0)
-    except csv.Error as error:
-        if "unexpected end" in str(error):
-            raise ValueError("a quotation mark is opened and never closed") from error
-
-
-def _typed(words: pd.Series) -> pd.Series:
-    """Turn a column of words into numbers or true/false where every cell is one and nothing is lost by it."""
-    present = words.dropna()
-    if present.empty or present.str.match(LEADING_ZERO).any():
-        return words
-    if len(present) == len(words) and set(present.drop_duplicates().head(9).str.lower()) <= {"true", "false"}:
-        return words.str.lower() == "true"
-    try:
-        numbers = pd.to_numeric(words)
-    except (ValueError, TypeError):
-        return words
-    if not pd.api.types.is_integer_dtype(numbers) and present.str.match(_LONG_CODE).any():
-        return words
-    return numbers
-
-
-def finite_numbers(cells: pd.Series) -> npt.NDArray[np.float64]:
-    """Return a column's cells as numbers, NaN where a cell is missing, infinite or no number."""
-    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
-
-
-def first_is_day(dates: pd.Series) -> bool:
-    """Return whether dates such as 03/04/2020 are to be read as day/month: some other value allows nothing else.
-
-    Dates with dots are always day.month.
-    """
-    words = dates.dropna().astype("str")
-    return bool(words.str.match(r"\s*(1[3-9]|2\d|3[01])[-/]\d{1,2}[-/]|\s*\d{1,2}\.\d{1,2}\.\d").any())
-
-
-def parse_dates(dates: pd.Series, day_first: bool) -> pd.Series:
-    """Return dates as UTC times, missing where a value is no date; those without a zone count as UTC."""
-    if pd.api.types.is_datetime64_any_dtype(dates):
-        return pd.to_datetime(dates, utc=True)
-    words = dates.astype("str")
-    # pandas would also swap day and month of 2020-03-04, where the order is not in doubt.
-    swapped = day_first & ~words.str.match(r"\s*\d{3,4}", na=False)
-    times = pd.to_datetime(words.mask(swapped), errors="coerce", format="mixed", utc=True)
-    if not swapped.any():
-        return times
-    return times.fillna(pd.to_datetime(words.where(swapped), errors="coerce", format="mixed", dayfirst=True, utc=True))
+        return cells.infer_objects()
+    except UnicodeEncodeError:  # half a character, which `read_table` replaces
+        return cells

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fusetune.data.source import row_digests
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, finite_numbers
+from fusetune.data.table import Table
+from fusetune.data.words import finite_numbers, is_words, spelled_vector
 from fusetune.errors import TableError, listed
 
 
@@ -72,7 +73,9 @@ def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
     if len(columns) > 1 or pd.api.types.is_numeric_dtype(table.column(columns[0])):
         return np.stack([finite_numbers(table.column(name)) for name in columns], 1)
     name = columns[0]
-    vectors = [_vector(table.name, name, row, value) for row, value in enumerate(table.column(name))]
+    cells = table.column(name)
+    cells = cells.map(spelled_vector).astype(object) if is_words(cells) else cells
+    vectors = [_vector(table.name, name, row, value) for row, value in enumerate(cells)]
     size = next((len(vector) for vector in vectors if vector is not None), 0)
     values = np.full((len(vectors), size), np.nan)
     for row, vector in enumerate(vectors):

@@ -20,7 +20,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from fusetune.data.cells import CellInput
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
-from fusetune.data.table import first_is_day, parse_dates
+from fusetune.data.words import day_order, days, finite_numbers
 from fusetune.doctor.examined import FOLDS, Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.groups import constant_accuracy, majority_accuracy
@@ -111,10 +111,8 @@ def score_columns(examined: Examined) -> list[Score]:
 
 def _binned(series: pd.Series, kind: Kind) -> Codes:
     """Return a code per cell; missing cells are a value of their own."""
-    if kind is Kind.DATE:
-        series = (parse_dates(series, first_is_day(series)) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
     if kind in (Kind.NUMBER, Kind.DATE):
-        numbers = pd.to_numeric(series, errors="coerce")
+        numbers = pd.Series(days(series, day_order(series) or "month") if kind is Kind.DATE else finite_numbers(series))
         if numbers.nunique() > _BINS:
             edges = np.unique(numbers.quantile(np.linspace(0, 1, _BINS + 1)[1:-1]).to_numpy())
             codes = np.searchsorted(edges, numbers.to_numpy(np.float64, na_value=np.nan), "right")

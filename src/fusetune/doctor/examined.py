@@ -90,7 +90,7 @@ class Examined:
 
     def part(self, rows: Rows) -> Table:
         """Return a table of some rows."""
-        return Table(self.table.frame.iloc[rows].reset_index(drop=True), self.table.name, self.table.root)
+        return self.table.take(rows)
 
     def columns(self, *kinds: Kind) -> list[str]:
         """Return input columns of some kinds that are not part of a vector."""

@@ -90,9 +90,7 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
             lines.append(f"left out {listed(finding.columns)} {why}")
     if gone.all():
         raise TableError("doctor.policy drops every row; choose keep or mask for some kinds")
-    table = examined.table
-    index = None if table.index is None else table.index[~gone]
-    kept = replace(table, frame=frame[~gone].reset_index(drop=True), index=index)
+    kept = replace(examined.table, frame=frame).take(~gone)
     return Treatment(kept, schema, dropped, masked, lines)
 
 
