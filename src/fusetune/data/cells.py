@@ -23,7 +23,7 @@ from fusetune.data.source import row_digests
 from fusetune.data.spelling import folded, tidied
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
-from fusetune.data.words import Order, day_order, days, finite_numbers, open_order, prints_back, truth
+from fusetune.data.words import Order, day_order, days, finite_numbers, open_order, parse_dates, prints_back, truth
 from fusetune.errors import TableError, listed
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
@@ -141,8 +141,11 @@ class CellInput(BaseModel):
         if not unread.any():
             return
         unclear = open_order(cells) if kind is Kind.DATE else np.zeros(len(cells), dtype=bool)
+        far = _readable(cells, kind)
         for row in map(int, np.flatnonzero(unread)):
-            why = "may begin with the day or the month" if unclear[row] else f"is no {kind} that this column can hold"
+            why = f"is no {kind}"
+            if unclear[row] or far[row]:
+                why = "may begin with the day or the month" if unclear[row] else f"is too far from any {kind} learnt"
             source.tell(source.problems, row, f"{name}: '{_shown(cells.iloc[row])}' {why} and counts as missing")
 
 
@@ -194,6 +197,13 @@ def _numbers(series: pd.Series, kind: Kind, table: str, order: Order | None) -> 
             return {"days since 1970": since, "season, sine": np.sin(turn), "season, cosine": np.cos(turn)}
         case _:
             raise TableError(f"{table}: column '{series.name}' of kind {kind} holds no cells")
+
+
+def _readable(cells: pd.Series, kind: Kind) -> npt.NDArray[np.bool_]:
+    """Return which cells are numbers or dates at all, be they ever so large."""
+    if kind is Kind.DATE:
+        return parse_dates(cells, "month").notna().to_numpy()
+    return (pd.to_numeric(cells, errors="coerce").notna() & (kind is Kind.NUMBER)).to_numpy(dtype=bool)
 
 
 def _order(table: Table, name: str) -> Order | None:

@@ -18,6 +18,7 @@ from fusetune.data.words import (
     day_order,
     days,
     finite_numbers,
+    foreign,
     is_words,
     numeric,
     parse_dates,
@@ -55,6 +56,9 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     values = series.dropna()
     if values.empty:
         return Kind.CATEGORY, "empty in every row", False
+    if (alien := foreign(series)) is not None:
+        # Of use, so that it is refused with its row where nobody says to leave it out.
+        return Kind.CATEGORY, f"row {alien[0]} holds a {alien[1]}, which is neither word, number nor date", True
     if is_words(values) and are_vectors(values.drop_duplicates().head(_SAMPLE)):
         values = values.map(spelled_vector).astype(object)
     if is_list(values.iloc[0]):

@@ -23,6 +23,8 @@ TRUTH = {**dict.fromkeys((*TRUE_WORDS, "1", "1.0"), 1.0), **dict.fromkeys((*FALS
 Numbers = npt.NDArray[np.float64]
 Order = Literal["day", "month", "mixed"]
 
+# What a cell may be beside the scalars of pandas: those print what they are.
+_PLAIN = (list, tuple, np.ndarray)
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,14}")
 _DURATION = r"\s*[+-]?\d+ days?(?: [+-]?\d{1,2}:\d{2}:\d{2}(?:\.\d+)?)?\s*"
 _VECTOR = r"\s*\[[-+\d.,\seEnaif]*\]\s*"
@@ -39,6 +41,16 @@ def is_words(series: pd.Series) -> bool:
     return isinstance(series.dtype, pd.StringDtype) or (
         series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "string"
     )
+
+
+def foreign(cells: pd.Series) -> tuple[int, str] | None:
+    """Return the row and the type of the first cell that is neither a word, a number, a date nor a list, if any is."""
+    if cells.dtype != object or is_words(cells):
+        return None
+    for row, value in enumerate(cells):
+        if not isinstance(value, _PLAIN) and not pd.api.types.is_scalar(value):
+            return row, type(value).__name__
+    return None
 
 
 def prints_back(word: str) -> bool:

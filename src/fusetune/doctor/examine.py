@@ -21,6 +21,7 @@ from fusetune.doctor.labels import label_findings
 from fusetune.doctor.leaks import neighbour_findings
 from fusetune.doctor.sketch import Features, sketch
 from fusetune.doctor.texts import look_at_texts, text_findings
+from fusetune.doctor.written import written_findings
 from fusetune.progress import bar
 
 _STEPS = 5
@@ -89,7 +90,7 @@ def examine(
         findings += [finding for column in texts for finding in text_findings(examined, column)]
         findings += [*group_findings(examined), *copy_findings(examined, copies)]
         progress.advance(note="columns")
-        findings += column_findings(examined)
+        findings += [*column_findings(examined), *written_findings(examined)]
         leaks = leak_findings(examined, score_columns(examined))
         progress.advance(note="labels")
         # A column that holds the label would vouch for every label, wrong ones included.
