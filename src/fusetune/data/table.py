@@ -10,10 +10,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import date
+from numbers import Number
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +38,8 @@ READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Numbers that are names: a leading zero would be lost as a number, and so would digits beyond a float's 15.
 LEADING_ZERO = r"\s*[+-]?0\d"
 _LONG_CODE = r"\s*[+-]?\d{16,}\s*$"
+# Halves of letters, which no file can hold.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A cell may be a long document; Arrow wants every row inside one block.
 _BLOCK = 2**26
 
@@ -67,22 +73,46 @@ class Table:
             raise TableError(f"{self.name} has no column '{name}'; its columns are {listed(self.frame.columns, 12)}")
         return self.frame[name]
 
-    def ids(self, column: str | None) -> pd.Series:
+    def ids(self, column: str | None, unique: bool = True) -> pd.Series:
         """Return the rows' ids as strings: a column's values, or the row numbers.
 
+        Args:
+            column: The column, or None.
+            unique: Refuse missing and repeated values; without, they are handed out as they are.
+
         Raises:
-            TableError: If the column has missing or repeated values.
+            TableError: If the column has missing or repeated values, or values that are no words or numbers.
         """
         if column is None:
             return pd.Series(np.arange(len(self)), name="row_id").astype("str")
         values = self.column(column)
-        if values.isna().any():
+        ids = _id_words(values, self.name).rename("row_id")
+        if unique and values.isna().any():
             rows = listed(np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
-        twice = values[values.duplicated()].unique()
-        if len(twice):
+        twice = ids[ids.duplicated()].unique()
+        if unique and len(twice):
             raise TableError(f"{self.name}: id column '{column}' repeats {listed(twice)}; ids must be unique")
-        return values.astype("str").rename("row_id")
+        return ids
+
+
+def _id_words(values: pd.Series, table: str) -> pd.Series:
+    """Return ids as words, missing ones missing."""
+    if not (values.dtype == object or pd.api.types.is_float_dtype(values) or values.dtype == "category"):
+        return values.astype("str").where(values.notna())
+    cells = values.astype(object).where(values.notna(), None)
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str | Number | date | np.bool | UUID | None) or _SURROGATE.search(str(cell)):
+            raise TableError(
+                f"{table}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row {row}; "
+                "ids are words, numbers or dates"
+            )
+    return cells.map(_id_word, na_action="ignore").astype("str")
+
+
+def _id_word(cell: object) -> str:
+    # Where one cell is missing, a DataFrame holds whole numbers as fractions: 7 becomes 7.0.
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53 else str(cell)
 
 
 def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:
