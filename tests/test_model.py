@@ -177,12 +177,12 @@ def test_what_is_told_of_a_row_goes_with_it(made: tuple[Model, pd.DataFrame, Pat
     for place in range(len(rows)):
         match draw.draw(sampled_from(["", "", "lost", "bare", "same", "no id"])):
             case "lost":
-                frame.iat[place, frame.columns.get_loc("scan")] = "lost.png"  # type: ignore[index]
+                frame.iat[place, frame.columns.get_loc("scan")] = "lost.png"
             case "bare":
                 for name in (name for names in INPUTS.values() for name in names):
-                    frame.iat[place, frame.columns.get_loc(name)] = None  # type: ignore[index]
+                    frame.iat[place, frame.columns.get_loc(name)] = None
             case "same" | "no id" as how:
-                frame.iat[place, frame.columns.get_loc("case_id")] = {"same": "x"}.get(how)  # type: ignore[index]
+                frame.iat[place, frame.columns.get_loc("case_id")] = {"same": "x"}.get(how)
     lost = frame["scan"] == "lost.png"
     if lost.sum() > 1 and (lost | frame["scan"].isna()).all():
         with pytest.raises(ImageError, match="no picture can be read"):

@@ -120,10 +120,10 @@ class Model:
         """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
 
         Returns:
-            rows, groups (or None), unreadable (rows with an input that is absent or could not be read), seen (rows with
-            the inputs of a row that the model was made from, whose scores say nothing about new rows), every metric as
-            value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`: subsets of modalities, missing
-            inputs, prediction sets and so on.
+            rows, groups (or None), unreadable (rows with an input that is absent, could not be read, or holds what was
+            never learnt), seen (rows with the inputs of a row that the model was made from, whose scores say nothing
+            about new rows), every metric as value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`:
+            subsets of modalities, missing inputs, prediction sets and so on.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.

@@ -67,6 +67,22 @@ def test_problems_are_counted_by_column_whatever_their_texts_hold() -> None:
     assert "\n  - scan: 1 of 4 cells, row(s) 1: 1.png: gone\n" in text
 
 
+def test_what_was_never_learnt_counts_as_a_problem_and_so_does_what_reading_changed() -> None:
+    table = read_table(pd.DataFrame({"site": ["a", "b", "c"], "age": ["x"] * 3}))
+    vars(table)["problems"] = {0: "site: half a character"}
+    cells = CellSource.of(np.zeros((3, 1), np.float32), np.zeros((3, 0), np.int64))
+    cells.problems = {1: "age: 'x' is no number"}
+    vars(cells)["unseen"] = {1: "site: 'b' is new", 2: "site: 'c' is new"}
+    found = Problems.of(table, {"columns": CELLS}, {"columns": cells})
+    assert found.rows == [
+        "site: half a character",
+        "columns: age: 'x' is no number; site: 'b' is new",
+        "columns: site: 'c' is new",
+    ]
+    assert "3 of 3 rows have a problem" in said(found)
+    assert "site: 2 of 3 cells, row(s) 1, 2: 'b' is new" in said(found, listing=True)
+
+
 def test_a_column_whose_name_holds_the_mark_between_problems() -> None:
     found = problems({1: "a; age: 'x' is no number"})
     assert {it.column: it.texts for it in found.columns}["a; age"] == {1: "'x' is no number"}
@@ -146,7 +162,7 @@ def test_ids_keep_their_words(given: Any, words: list[str | None]) -> None:
     assert ("repeats" in "".join(notes)) == (len(set(there)) < len(there))
 
 
-@pytest.mark.parametrize("cell", [[1], {"a": 1}, "\ud800", object()], ids=ascii)
+@pytest.mark.parametrize("cell", [[1], {"a": 1}, {1}, object()], ids=ascii)
 def test_what_is_no_id_is_refused_by_its_row(cell: Any) -> None:
     given = pd.Series(["a", cell], dtype=object, name="id")
     with pytest.raises(TableError, match=r"id column 'id' holds .* in row 1; ids are words, numbers or dates"):

@@ -42,7 +42,11 @@ def evaluate(
             grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
     out.print(grid)
     if scores["unreadable"]:
-        out.print(f"{scores['unreadable']:,} rows have inputs that are absent or could not be read")
+        out.print(
+            f"{scores['unreadable']:,} rows have inputs that are absent, could not be read, or hold what the model "
+            "never learnt",
+            soft_wrap=True,
+        )
     if scores["seen"]:
         out.print(
             f"warning: {scores['seen']:,} of these rows have the inputs of rows that the model was made from; "

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fusetune.data.schema import COLUMNS, Modality
@@ -87,17 +88,23 @@ class Problems:
             start: The number of the first row, where the rows are a piece of a table.
         """
         others = [f"{name}: not in the table" for name in lacking]
-        texts = ["; ".join(others)] * len(table)
+        texts = [others.copy() for _ in range(len(table))]
+        noted: dict[int, str] = getattr(table, "problems", {})
+        every = Modality(table.name, COLUMNS, tuple(table.frame.columns))
+        columns = _unused(table, noted, every, np.ones(len(table), dtype=bool), start)
+        for row, text in noted.items():
+            texts[row].append(text)
         for name, source in sources.items():
-            for row, text in source.problems.items():
-                texts[row] = f"{texts[row]}; {name}: {text}".removeprefix("; ")
+            found = _noted(source)
+            for row, text in found.items():
+                texts[row].append(f"{name}: {text}")
+            columns += _unused(table, found, modalities[name], source.present, start)
         bare = np.flatnonzero(~np.any([source.present for source in sources.values()], axis=0))
-        for row in map(int, bare):
-            texts[row] = f"{texts[row]}; {_BARE}".removeprefix("; ")
+        for row in bare:
+            texts[row].append(_BARE)
         if len(bare):
             others.append(f"{_BARE}: {len(bare):,} row(s), {listed(bare + start)}")
-        columns = [it for name, source in sources.items() for it in _unused(table, modalities[name], source, start)]
-        return cls(texts, columns, others)
+        return cls(["; ".join(several) for several in texts], columns, others)
 
     def tell(self, table: Table, on_problem: OnProblem, *, listing: bool, notes: Sequence[str] = ()) -> None:
         """Warn of problems, or refuse them.
@@ -166,19 +173,33 @@ def warn(text: str) -> None:
         frame = frame.f_back
 
 
-def _unused(table: Table, modality: Modality, source: Source, start: int) -> list[Unused]:
-    """Return an input's problems by column."""
+def _noted(source: Source) -> dict[int, str]:
+    """Return what could not be read of an input, and what its model never learnt, by row."""
+    notes = dict(source.problems)
+    for row, text in getattr(source, "unseen", {}).items():
+        notes[row] = f"{notes[row]}; {text}" if row in notes else text
+    return notes
+
+
+def _unused(
+    table: Table,
+    notes: Mapping[int, str],
+    modality: Modality,
+    present: npt.NDArray[np.bool_],
+    start: int,
+) -> list[Unused]:
+    """Return the problems of an input by column."""
     found: dict[str, dict[int, str]] = {}
-    for row, text in source.problems.items():
+    for row, text in notes.items():
         for column in _named(text, modality):
             inside = f"; {text}".partition(f"; {column}: ")[2] if modality.kind == COLUMNS else ""
             found.setdefault(column, {})[row] = inside or text
     unused = []
     for column, texts in found.items():
         cells = modality.kind == COLUMNS and column in modality.columns
-        there = table.frame[column].notna().to_numpy() if cells else source.present
+        there = table.frame[column].notna().to_numpy() if cells else present
         filled = len(np.union1d(np.flatnonzero(there), list(texts)))
-        lost = modality.kind == "image" and len(texts) > 1 and not source.present.any()
+        lost = modality.kind == "image" and len(texts) > 1 and not present.any()
         unused.append(Unused(column, {row + start: text for row, text in texts.items()}, filled, lost))
     return unused
 

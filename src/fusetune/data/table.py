@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,8 +37,6 @@ READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Numbers that are names: a leading zero would be lost as a number, and so would digits beyond a float's 15.
 LEADING_ZERO = r"\s*[+-]?0\d"
 _LONG_CODE = r"\s*[+-]?\d{16,}\s*$"
-# Halves of letters, which no file can hold.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # A cell may be a long document; Arrow wants every row inside one block.
 _BLOCK = 2**26
 
@@ -102,7 +99,7 @@ def _id_words(values: pd.Series, table: str) -> pd.Series:
         return values.astype("str").where(values.notna())
     cells = values.astype(object).where(values.notna(), None)
     for row, cell in enumerate(cells):
-        if not isinstance(cell, str | Number | date | np.bool | UUID | None) or _SURROGATE.search(str(cell)):
+        if not isinstance(cell, str | Number | date | np.bool | UUID | None):
             raise TableError(
                 f"{table}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row {row}; "
                 "ids are words, numbers or dates"
