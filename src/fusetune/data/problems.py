@@ -90,7 +90,7 @@ class Problems:
         others = [f"{name}: not in the table" for name in lacking]
         texts = [others.copy() for _ in range(len(table))]
         noted: dict[int, str] = getattr(table, "problems", {})
-        every = Modality(table.name, COLUMNS, tuple(table.frame.columns))
+        every = Modality(table.name, "columns", tuple(table.frame.columns))
         columns = _unused(table, noted, every, np.ones(len(table), dtype=bool), start)
         for row, text in noted.items():
             texts[row].append(text)
@@ -100,7 +100,7 @@ class Problems:
                 texts[row].append(f"{name}: {text}")
             columns += _unused(table, found, modalities[name], source.present, start)
         bare = np.flatnonzero(~np.any([source.present for source in sources.values()], axis=0))
-        for row in bare:
+        for row in map(int, bare):
             texts[row].append(_BARE)
         if len(bare):
             others.append(f"{_BARE}: {len(bare):,} row(s), {listed(bare + start)}")
