@@ -376,6 +376,58 @@ def test_predict_says_how_many_rows_have_a_problem(ask: Any, made: Made, tmp_pat
     assert pd.read_csv(tmp_path / "told.csv")["problem"].notna().sum() == 2
 
 
+def test_what_is_said_of_a_table_is_printed_as_plain_lines(ask: Any, made: Made, tmp_path: Path) -> None:
+    frame = pd.read_csv(made.table).assign(scan="[bold]nowhere.png")
+    table, told = made.table.with_name("[lost].csv"), tmp_path / "told.csv"
+    frame.drop(columns="case_id").to_csv(table, index=False)
+    for words in (["predict", "--out", told], ["evaluate"]):
+        answer = ask(words[0], made.run, table, *words[1:])
+        assert answer.code == 2
+        assert answer.err.startswith("error: [lost].csv: no picture can be read at all:\n  - scan: 96 of 96 cells")
+        assert "[bold]nowhere.png: there is no such file" in answer.err
+        assert f"Relative paths start from {table.parent}; make" in answer.err
+        assert not told.exists()
+    answer = ask("predict", made.run, table, "--out", told, "--on-problem", "mask")
+    assert answer.code == 0
+    # Once, and without a line of source code.
+    assert answer.err == "warning: [lost].csv:\n  - no id column 'case_id': row_id is the row's number, from 0\n"
+    assert pd.read_csv(told)["row_id"].tolist() == list(range(96))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_predictions_keep_the_words_of_ids(ask: Any, made: Made, tmp_path: Path, suffix: str) -> None:
+    words = ["1e3", "007", "1.10", "1.10", "x" * 300, "é", None, "12345678901234567890"]
+    frame = pd.read_csv(made.table).iloc[: len(words)]
+    frame["scan"] = [str(made.table.parent / name) for name in frame["scan"]]
+    frame.assign(case_id=words).to_parquet(tmp_path / "t.parquet")
+    told = tmp_path / f"told{suffix}"
+    answer = ask("predict", made.run, tmp_path / "t.parquet", "--out", told)
+    assert answer.code == 0, answer.err
+    assert "empty in row(s) 6" in answer.err
+    assert "repeats 1.10, 2 rows in all" in answer.err
+    readers = {
+        ".csv": lambda p: pd.read_csv(p, dtype={"row_id": "str"}),
+        ".parquet": pd.read_parquet,
+        ".jsonl": lambda p: pd.read_json(p, lines=True, dtype=False),
+    }
+    found = readers[suffix](told)
+    assert found["row_id"].astype(object).where(found["row_id"].notna(), None).tolist() == words
+    assert found[[f"p({name})" for name in CLASSES]].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-8)
+
+
+def test_explain_says_what_is_wrong_with_its_row(ask: Any, made: Made, tmp_path: Path) -> None:
+    frame = pd.read_csv(made.table)
+    frame.loc[[3, 8], "scan"] = "nowhere.png"
+    frame.loc[9, "case_id"] = "case-008"
+    frame.to_csv(made.table.with_name("unsure.csv"), index=False)
+    words = ["explain", made.run, made.table.with_name("unsure.csv"), "--out", tmp_path / "why.html", "--row"]
+    answer = ask(*words, "case-003")
+    assert answer.code == 0
+    assert "warning: unsure.csv: 1 of 1 rows have a problem:\n  - scan: 1 of 1 cells, row(s) 3: nowhere" in answer.err
+    assert ask(*words, "case-003", "--on-problem", "raise").code == 2
+    assert "'case-008' is the id of rows 8, 9 of unsure.csv" in ask(*words, "case-008").err
+
+
 def test_a_file_that_cannot_be_written_is_named(ask: Any, made: Made, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     for words in (["predict", made.run, made.table, "--out", tmp_path / "file" / "told.csv"],

@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tiny import settings, tiny_table
 
 from fusetune import FusionClassifier
+from fusetune.errors import InputWarning
 
 # Cells only, an encoder left as it is drawn: a fit of a fraction of a second.
 CELLS = ["age", "site", "v_0", "v_1", "v_2", "v_3"]
@@ -145,6 +146,26 @@ def test_other_columns_are_refused_when_predicting(table: pd.DataFrame) -> None:
     model = quick().fit(table[CELLS], table["organ"])
     with pytest.raises(ValueError, match=r"(?s)feature names.*height"):
         model.predict(table[CELLS].rename(columns={"age": "height"}))
+
+
+def test_problems_when_predicting_are_said_or_refused(table: pd.DataFrame) -> None:
+    x = table[["scan", "age"]]
+    model = quick(kinds={"scan": "image"}).fit(x, table["organ"])
+    some, every = x.assign(scan=x["scan"].where(x.index != 3, "lost.png")), x.assign(scan="lost.png")
+    for ask in (model.predict, model.predict_proba):
+        with pytest.warns(InputWarning, match=r"1 of 96 rows .*\n  - scan: 1 of 96 cells, row\(s\) 3: lost"):
+            ask(some)
+        with pytest.raises(ValueError, match="no picture can be read at all"):
+            ask(every)
+    with pytest.raises(ValueError, match="scan: 1 of 96 cells"):
+        clone(model).set_params(on_problem="raise").fit(x, table["organ"]).predict(some)
+    again = pickle.loads(pickle.dumps(model.set_params(on_problem="mask")))
+    np.testing.assert_array_equal(again.predict_proba(every), model.predict_proba(x.assign(scan=None)))
+    state = model.__getstate__()
+    del state["on_problem"]  # as in a pickle from before there was a choice
+    older = FusionClassifier()
+    older.__setstate__(state)
+    assert older.on_problem == "warn"
 
 
 def test_a_lost_picture_is_a_value_error(table: pd.DataFrame) -> None:

@@ -288,7 +288,7 @@ def test_class_weights_shift_the_predictions(done: Done, tmp_path: Path, weights
     shares = []
     for index, given in enumerate((plain, plain | {"data": {"class_weights": weights}})):
         run = fusetune.fit(frame, "organ", config=given, out=tmp_path / str(index), **how)
-        shares.append(run.model.predict_proba(frame)["lung"].mean())
+        shares.append(run.model.predict_proba(frame, on_problem="mask")["lung"].mean())
     assert shares[1] > shares[0] + 0.05
 
 

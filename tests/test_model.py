@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import DataObject, data, integers, lists, permutations, sampled_from
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
 from fusetune.augment.random import Moment
+from fusetune.data.kinds import Kind
+from fusetune.data.schema import Column
 from fusetune.data.table import read_table
-from fusetune.errors import SchemaError, TableError
+from fusetune.errors import ImageError, InputWarning, RunError, SchemaError, TableError
 from fusetune.evaluate.temperature import softmax
 from fusetune.model import Model
+from fusetune.networks import Outputs
 
 INPUTS = {"scan": ["scan"], "note": ["note"], "columns": ["age", "site"], "genes": ["v_0", "v_1", "v_2", "v_3"]}
 SHARES = [f"p({name})" for name in CLASSES]
@@ -127,14 +134,147 @@ def test_columns_of_another_kind_are_refused(made: tuple[Model, pd.DataFrame, Pa
 def test_extra_columns_and_a_missing_label_do_not_matter(made: tuple[Model, pd.DataFrame, Path]) -> None:
     plain = told(made, made[1])
     frame = made[1].drop(columns=["organ", "part", "patient", "case_id"]).assign(extra=1, another="x")
-    answer = told(made, frame[sorted(frame.columns, reverse=True)])
+    with pytest.warns(InputWarning, match="no id column 'case_id': row_id is the row's number"):
+        answer = told(made, frame[sorted(frame.columns, reverse=True)])
     np.testing.assert_array_equal(answer[SHARES], plain[SHARES])
     assert answer["row_id"].tolist() == [str(i) for i in range(len(frame))]
 
 
-def test_ids_that_repeat_are_replaced_by_row_numbers(made: tuple[Model, pd.DataFrame, Path]) -> None:
-    answer = told(made, made[1].assign(case_id="same"))
-    assert answer["row_id"].is_unique
+def test_ids_that_repeat_or_are_missing_are_kept_and_said(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    ids = made[1]["case_id"].mask(made[1].index == 5, "case-001").mask(made[1].index == 7)
+    with pytest.warns(InputWarning, match=r"(?s)empty in row\(s\) 7.*repeats case-001, 2 rows in all") as said:
+        answer = told(made, made[1].assign(case_id=ids))
+    assert len(said) == 1
+    pd.testing.assert_series_equal(answer["row_id"], ids, check_names=False)
+    with pytest.raises(TableError, match=r"'case-001' is the id of rows 1, 5 of asked\.csv"):
+        made[0].explain(made[2] / "asked.csv", "case-001")
+
+
+def test_repeated_ids_give_scores_that_do_not_depend_on_the_order(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
+    mixed = np.random.default_rng(0).permutation(len(frame))
+    rates = []
+    for ids in (frame["case_id"], frame["patient"], "same"):
+        one, other = (
+            {it["rate"]: it["accuracy"]["value"] for it in model.evaluate(table)["missing"]}
+            for table in (absolute.assign(case_id=ids), absolute.assign(case_id=ids).iloc[mixed])
+        )
+        assert one == pytest.approx(other, abs=1e-6)
+        rates.append(one[0.9])
+    # All rows losing the same inputs at once would be far from each row losing its own.
+    assert rates[2] == pytest.approx(rates[0], abs=0.1)
+
+
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
+@given(data())
+def test_what_is_told_of_a_row_goes_with_it(made: tuple[Model, pd.DataFrame, Path], draw: DataObject) -> None:
+    """Whatever is wrong with which rows: rows are kept in order, every problem is counted, and all ways agree."""
+    model, whole, folder = made
+    rows = draw.draw(lists(integers(0, 95), min_size=1, max_size=12))
+    frame = whole.iloc[rows].assign(scan=[str(folder / name) for name in whole["scan"].iloc[rows]]).astype(object)
+    frame.index = pd.Index(draw.draw(permutations(range(len(rows)))))
+    for place in range(len(rows)):
+        match draw.draw(sampled_from(["", "", "lost", "bare", "same", "no id"])):
+            case "lost":
+                frame.iat[place, frame.columns.get_loc("scan")] = "lost.png"
+            case "bare":
+                for name in (name for names in INPUTS.values() for name in names):
+                    frame.iat[place, frame.columns.get_loc(name)] = None
+            case "same" | "no id" as how:
+                frame.iat[place, frame.columns.get_loc("case_id")] = {"same": "x"}.get(how)
+    lost = frame["scan"] == "lost.png"
+    if lost.sum() > 1 and (lost | frame["scan"].isna()).all():
+        with pytest.raises(ImageError, match="no picture can be read"):
+            model.predict(frame)
+        how = "mask"
+    else:
+        how = "warn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        answer = model.predict_table(frame, how)
+        mixed = draw.draw(permutations(range(len(rows))))
+        again = model.predict_table(frame.iloc[mixed], how)
+    pd.testing.assert_series_equal(answer["row_id"], frame["case_id"].astype("str"), check_names=False)
+    exact = ["row_id", "prediction", "problem"]
+    pd.testing.assert_frame_equal(again[exact], answer[exact].iloc[mixed])
+    np.testing.assert_allclose(again[SHARES], answer[SHARES].iloc[mixed], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(answer[SHARES].sum(axis=1), 1, atol=1e-9)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pd.testing.assert_series_equal(model.predict(frame, how), answer["prediction"])
+        np.testing.assert_array_equal(model.predict_proba(frame, how), answer[SHARES])
+    marked = int((answer["problem"] != "").sum())
+    expected = [f"the DataFrame: {marked} of {len(rows)} rows have a problem:"] if marked and how == "warn" else []
+    assert [str(it.message).splitlines()[0] for it in said] == 2 * expected
+
+
+def test_a_table_whose_pictures_are_all_lost_is_refused_unless_masks_are_asked_for(
+    made: tuple[Model, pd.DataFrame, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, frame, _ = made
+    monkeypatch.chdir(tmp_path)
+    for ask in (model.predict, model.predict_proba, model.predict_table, model.evaluate):
+        with pytest.raises(ImageError) as caught:
+            ask(frame)
+        for text in ("scan: 96 of 96 cells", "0.png: there is no such file", f"start from {tmp_path};", "absolute"):
+            assert text in str(caught.value)
+    masked = model.predict_table(frame, on_problem="mask")
+    assert masked["problem"].str.startswith("scan: ").all()
+    blank = model.predict_table(frame.assign(scan=None))
+    np.testing.assert_allclose(masked[SHARES], blank[SHARES], rtol=0, atol=1e-6)
+
+
+def test_what_is_wrong_with_a_row_is_said_wherever_no_column_says_it(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, folder = made
+    absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
+    absolute.loc[[2, 5], "scan"] = "nowhere.png"
+    for ask in (model.predict, model.predict_proba, model.evaluate):
+        with pytest.warns(InputWarning, match=r"2 of 96 rows .*\n  - scan: 2 of 96 cells, row\(s\) 2, 5: nowh") as said:
+            ask(absolute)
+        assert [it.filename for it in said] == [__file__]
+    with pytest.warns(InputWarning, match=r"1 of 1 rows .*\n  - scan: 1 of 1 cells, row\(s\) 5: nowhere"):
+        model.explain(absolute, "case-005")
+    for ask in (model.predict, model.predict_proba, model.predict_table, model.evaluate):
+        with pytest.raises(TableError, match=r"(?s)row\(s\) 2, 5: nowhere.png"):
+            ask(absolute, on_problem="raise")
+        ask(absolute, on_problem="mask")
+    model.explain(absolute, "case-004", on_problem="raise")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_finite_probability_never_stands_beside_a_label(
+    made: tuple[Model, pd.DataFrame, Path], monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    model, frame, _ = made
+    outputs = Model.outputs
+
+    def broken(self: Model, *args: Any, **how: Any) -> Outputs:
+        found = outputs(self, *args, **how)
+        fused = found.f.clone()
+        fused[-1] = value
+        return replace(found, f=fused)
+
+    monkeypatch.setattr(Model, "outputs", broken)
+    blank = frame.assign(scan=None)
+    for ask in (model.predict, model.predict_proba, model.predict_table, model.evaluate):
+        with pytest.raises(RunError, match=r"no finite probability for row\(s\) 95; look for absurd numbers"):
+            ask(blank)
+    with pytest.raises(RunError, match=r"row\(s\) 40;"):
+        model.explain(blank, "case-040")
+
+
+def test_columns_that_the_model_knows_are_no_slips_of_a_missing_one(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, frame, _ = made
+    table = frame.assign(scan=None).rename(columns={"note": "notes"})
+    with pytest.raises(SchemaError, match="'note' is missing, did you mean 'notes'"):
+        model.predict_table(table)
+    known = Column(name="notes", kind=Kind.TEXT, role="unused", reason="of another doctor")
+    schema = model.schema.model_copy(update={"columns": [*model.schema.columns, known]})
+    answer = replace(model, schema=schema).predict_table(table)
+    assert (answer["problem"] == "note: not in the table").all()
+    with pytest.warns(InputWarning, match=r"(?s)96 of 96 rows have a problem:.*note: not in the table"):
+        replace(model, schema=schema).predict(table)
 
 
 def test_unseen_categories_and_words_are_no_error(made: tuple[Model, pd.DataFrame, Path]) -> None:

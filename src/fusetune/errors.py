@@ -54,6 +54,10 @@ class WriteError(UserError, OSError):
     """Something cannot be written: the disk is full, or nothing may be written there."""
 
 
+class InputWarning(UserWarning):
+    """Something of a table was not used, or is not what it seems; the message counts it and says what to do."""
+
+
 class RunError(FusetuneError):
     """Something failed while running."""
 

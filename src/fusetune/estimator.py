@@ -31,6 +31,7 @@ from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
 from fusetune.data.infer import infer_schema
+from fusetune.data.problems import OnProblem
 from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import read_table
@@ -65,6 +66,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         config: A `Config`, a mapping or a YAML file.
         sets: Overrides such as ``("image.train.epochs=3",)``.
         verbose: Print what happens.
+        on_problem: What becomes of cells of `X` that cannot be used when predicting, as for `fusetune.Model.predict`.
 
     Attributes:
         model_: The trained `Model`.
@@ -86,11 +88,12 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         config: Config | Mapping[str, Any] | str | Path | None = None,
         sets: Iterable[str] = (),
         verbose: bool = False,
+        on_problem: OnProblem = "warn",
     ) -> None:
         self.inputs, self.kinds, self.vectors, self.group = inputs, kinds, vectors, group
         self.recipe, self.seed, self.strategy = recipe, seed, strategy
         self.augment, self.config, self.sets = augment, config, sets
-        self.verbose = verbose
+        self.verbose, self.on_problem = verbose, on_problem
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train on all rows.
@@ -114,11 +117,15 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return calibrated probabilities [rows, classes], in the order of `classes_`."""
+        """Return calibrated probabilities [rows, classes], in the order of `classes_`.
+
+        Raises:
+            ValueError: If no picture of a column can be read, or any cell cannot be used and `on_problem` is `raise`.
+        """
         check_is_fitted(self)
         frame = self._frame(X, reset=False)
         with _as_value_errors():
-            found: npt.NDArray[np.float64] = self.model_.predict_proba(frame).to_numpy()
+            found: npt.NDArray[np.float64] = self.model_.predict_proba(frame, self.on_problem).to_numpy()
         return found
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
@@ -174,7 +181,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files = state.pop(_FILES, None)
-        super().__setstate__(state)
+        super().__setstate__({"on_problem": "warn", **state})  # pickles are older than this argument
         if files is not None:
             with TemporaryDirectory() as folder:
                 for name, content in files.items():

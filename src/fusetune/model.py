@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import Kind
+from fusetune.data.problems import OnProblem, Problems, ids_with_notes
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table, row_keys
-from fusetune.errors import SchemaError, TableError, did_you_mean, listed
+from fusetune.errors import RunError, SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
 from fusetune.evaluate.attribution import explain_row
@@ -63,50 +64,66 @@ class Model:
         seen = np.unique(row_digests(ctx.sources, len(ctx.ids))[learnt])
         return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen)
 
-    def predict(self, table: str | Path | pd.DataFrame) -> pd.Series:
+    def predict(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.Series:
         """Return the most probable label per row, in the table's order.
+
+        Args:
+            table: A file (see `fit`), or a DataFrame, whose relative paths start from the working folder.
+            on_problem: What becomes of cells that cannot be used, such as unreadable pictures or numbers that are none.
+                They count as absent. `warn`: an `InputWarning` counts them; `raise`: they are an error; `mask`: nothing
+                is said.
 
         Raises:
             SchemaError: If an input column is missing or of another kind.
+            ImageError: If an image column has several pictures and none can be read, unless `on_problem` is `mask`.
+            TableError: If a row has a problem and `on_problem` is `raise`.
+            RunError: If the model gives no finite probability for a row.
         """
-        return self.predict_table(table)["prediction"]
+        data = read_table(table)
+        top = self._answers(data, on_problem).probabilities.argmax(1)
+        return pd.Series([self.classes[i] for i in top], name="prediction", index=data.index)
 
-    def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
-        """Return probabilities [rows, classes], columns named by the labels, with the table's order and index."""
-        rows = read_table(table)
-        outputs, _, _ = self._judged(rows)
-        probabilities = self._certainty(outputs)
-        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=rows.index)
+    def predict_proba(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
+        """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
 
-    def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
+        Arguments and errors are those of `predict`.
+        """
+        data = read_table(table)
+        probabilities = self._answers(data, on_problem).probabilities
+        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)
+
+    def predict_table(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
 
         A row with an unreadable image is predicted from what else it has, and `problem` says so. So is every row where
-        the table lacks all columns of an input. The index is that of the DataFrame, if one was given.
+        the table lacks all columns of an input. The index is that of the DataFrame, if one was given. `row_id` is what
+        the table says, also where ids are repeated or empty, which is warned of; row numbers stand for ids only where
+        there is no such column.
+
+        Arguments and errors are those of `predict`, but only columns of which most cells are of no use are warned of.
         """
-        rows = read_table(table)
-        outputs, problems, _ = self._judged(rows)
-        probabilities = self._certainty(outputs)
-        top = probabilities.argmax(1)
+        data = read_table(table)
+        ids, notes = ids_with_notes(data, self.schema.named("id"))
+        answers = self._answers(data, on_problem, listing=True, notes=notes)
         result = pd.DataFrame(
             {
-                "row_id": self._ids(rows).to_numpy(),
-                "prediction": [self.classes[i] for i in top],
-                "probability": probabilities.max(1),
+                "row_id": ids,
+                "prediction": [self.classes[i] for i in answers.probabilities.argmax(1)],
+                "probability": answers.probabilities.max(1),
             }
         )
-        shares = pd.DataFrame(probabilities, columns=[f"p({label})" for label in self.classes])
-        whole = pd.concat([result, shares, pd.Series(problems, name="problem", dtype="str")], axis=1)
-        return whole if rows.index is None else whole.set_axis(rows.index)
+        shares = pd.DataFrame(answers.probabilities, columns=[f"p({label})" for label in self.classes])
+        whole = pd.concat([result, shares, pd.Series(answers.problems, name="problem", dtype="str")], axis=1)
+        return whole if data.index is None else whole.set_axis(data.index)
 
-    def evaluate(self, table: str | Path | pd.DataFrame) -> dict[str, Any]:
-        """Judge the model on a labelled table.
+    def evaluate(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> dict[str, Any]:
+        """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
 
         Returns:
-            rows, groups (or None), unreadable (rows with an input that is absent or could not be read), seen (rows with
-            the inputs of a row that the model was made from, whose scores say nothing about new rows), every metric as
-            value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`: subsets of modalities, missing
-            inputs, prediction sets and so on.
+            rows, groups (or None), unreadable (rows with an input that is absent, could not be read, or holds what was
+            never learnt), seen (rows with the inputs of a row that the model was made from, whose scores say nothing
+            about new rows), every metric as value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`:
+            subsets of modalities, missing inputs, prediction sets and so on.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
@@ -115,42 +132,43 @@ class Model:
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(data, str(label), self.classes)
         groups = data.frame[group] if group in data.frame.columns else None
-        outputs, problems, digests = self._judged(data)
+        ids, _ = ids_with_notes(data, self.schema.named("id"))
+        answers = self._answers(data, on_problem)
         member = None if groups is None else groups.to_numpy()
-        rows = Judged(outputs, labels, row_keys(self._ids(data)), member)
+        rows = Judged(answers.outputs, labels, _keys(ids, answers.digests), member)
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
-        scores = score_with_intervals(self._certainty(outputs), labels, member, **how)
+        scores = score_with_intervals(answers.probabilities, labels, member, **how)
         analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)
         return {
             "rows": len(labels),
             "groups": None if groups is None else int(groups.nunique()),
-            "unreadable": sum(bool(p) for p in problems),
-            "seen": int(np.isin(digests, self.seen).sum()),
+            "unreadable": sum(map(bool, answers.problems)),
+            "seen": int(np.isin(answers.digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
             **analysis.as_dict(),
         }
 
-    def explain(self, table: str | Path | pd.DataFrame, row: str) -> Explanation:
+    def explain(self, table: str | Path | pd.DataFrame, row: str, on_problem: OnProblem = "warn") -> Explanation:
         """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
 
         Args:
             table: The table, as for `predict`.
             row: The row's id, or its number where the table has no ids.
+            on_problem: What becomes of cells of this row that cannot be used, as for `predict`.
 
         Raises:
-            TableError: If there is no such row.
+            TableError: If there is no such row, or more than one.
             SchemaError: If an input column is missing or of another kind.
         """
-        rows, _ = self._with_empty_inputs(read_table(table))
-        self.schema.check(rows)
-        rows = self.schema.read(rows)
-        ids = self._ids(rows).astype("str")
-        places = np.flatnonzero((ids == str(row)).to_numpy())
-        if not len(places):
-            raise TableError(f"{rows.name} has no row '{row}'{did_you_mean(str(row), ids.tolist())}")
-        one = replace(rows.take(places[:1]), index=None)
+        data = read_table(table)
+        place = self._place(data, str(row))
+        data, lacking = self._read(data)
+        one = replace(data.take(np.array([place])), index=None)
         sources = self.bind(one)
-        probe = Probe(self.network, self.outputs(sources, np.arange(1)), self.calibration.temperature)
+        Problems.of(one, self.schema.modalities(), sources, lacking, place).tell(one, on_problem, listing=False)
+        outputs = self.outputs(sources, np.arange(1))
+        self._certainty(outputs, one.name, place)  # refuses what is not finite
+        probe = Probe(self.network, outputs, self.calibration.temperature)
         return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
 
     def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
@@ -178,30 +196,44 @@ class Model:
         }
         return replace(self, readers=readers)
 
-    def _certainty(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        """Return calibrated probabilities."""
-        return softmax(outputs.f.double().numpy(), self.calibration.temperature)
+    def _certainty(self, outputs: Outputs, table: str, start: int = 0) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities; `start` is the number of the first row."""
+        with np.errstate(invalid="ignore"):  # of infinite logits; said better below
+            found = softmax(outputs.f.double().numpy(), self.calibration.temperature)
+        wrong = np.flatnonzero(~np.isfinite(found).all(1))
+        if len(wrong):
+            raise RunError(
+                f"{table}: the model gives no finite probability for row(s) {listed(wrong + start)}; look for absurd "
+                "numbers there, or predict the other rows alone"
+            )
+        return found
 
-    def _judged(self, table: Table) -> tuple[Outputs, list[str], npt.NDArray[np.uint64]]:
-        """Return what the network says, what is wrong, and digests of the inputs per row."""
+    def _answers(
+        self, table: Table, on_problem: OnProblem, *, listing: bool = False, notes: Sequence[str] = ()
+    ) -> _Answers:
+        """Predict a table; see `Problems.tell` for the arguments."""
+        read, lacking = self._read(table)
+        sources = self.bind(read)
+        problems = Problems.of(read, self.schema.modalities(), sources, lacking)
+        problems.tell(read, on_problem, listing=listing, notes=notes)
+        outputs = self.outputs(sources, np.arange(len(read)))
+        return _Answers(outputs, self._certainty(outputs, read.name), problems.rows, row_digests(sources, len(read)))
+
+    def _read(self, table: Table) -> tuple[Table, list[str]]:
+        """Return a table as the schema wants it, and the inputs that it lacks as a whole."""
         table, lacking = self._with_empty_inputs(table)
         self.schema.check(table)
-        table = self.schema.read(table)
-        sources = self.bind(table)
-        outputs = self.outputs(sources, np.arange(len(table)))
-        problems = row_problems(sources, len(table))
-        note = "; ".join(f"{name}: not in the table" for name in lacking)
-        problems = ["; ".join(filter(None, (note, text))) for text in problems]
-        return outputs, problems, row_digests(sources, len(table))
+        return self.schema.read(table), lacking
 
     def _with_empty_inputs(self, table: Table) -> tuple[Table, list[str]]:
         """Give a table empty columns for every input that it lacks as a whole, unless it lacks all of them."""
-        inputs, there = self.schema.modalities(), list(table.frame.columns)
+        inputs, there = self.schema.modalities(), set(table.frame.columns)
+        # A column of nearly the same name is more likely a slip than an input left out on purpose, unless it is known.
+        strangers = there - {column.name for column in self.schema.columns}
         lacking = [
             name
             for name, modality in inputs.items()
-            # A column of nearly the same name is more likely a slip than an input left out on purpose.
-            if not any(column in there or did_you_mean(column, there) for column in modality.columns)
+            if not any(column in there or did_you_mean(column, strangers) for column in modality.columns)
         ]
         if not lacking or len(lacking) == len(inputs):
             return table, []
@@ -212,10 +244,31 @@ class Model:
         }
         return replace(table, frame=table.frame.assign(**empty)), lacking
 
-    def _ids(self, table: Table) -> pd.Series:
-        name = self.schema.named("id")
-        usable = name in table.frame.columns and table.frame[name].is_unique and not table.frame[name].isna().any()
-        return table.ids(name if usable else None)
+    def _place(self, table: Table, row: str) -> int:
+        """Return the position of the row of this id."""
+        ids, _ = ids_with_notes(table, self.schema.named("id"))
+        places = np.flatnonzero((ids == row).to_numpy(dtype=bool, na_value=False))
+        if not len(places):
+            raise TableError(f"{table.name} has no row '{row}'{did_you_mean(row, ids.dropna().tolist())}")
+        if len(places) > 1:
+            raise TableError(f"'{row}' is the id of rows {listed(places)} of {table.name}; leave one of them in")
+        return int(places[0])
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a model says of a table: outputs, probabilities, and per row what is wrong, and a digest of its inputs."""
+
+    outputs: Outputs
+    probabilities: npt.NDArray[np.float64]
+    problems: list[str]
+    digests: npt.NDArray[np.uint64]
+
+
+def _keys(ids: pd.Series, digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return row keys that do not depend on the order of rows, also where ids are repeated or empty."""
+    shared = ids.duplicated(keep=False).to_numpy()
+    return row_keys(ids.fillna("")) ^ np.where(shared, digests, np.uint64(0)).view(np.int64)
 
 
 def row_digests(sources: Mapping[str, Source], rows: int) -> npt.NDArray[np.uint64]:
@@ -224,18 +277,6 @@ def row_digests(sources: Mapping[str, Source], rows: int) -> npt.NDArray[np.uint
     for source in sources.values():
         digests = digests * np.uint64(0x9E3779B97F4A7C15) + np.where(source.present, source.digests, np.uint64(0))
     return digests
-
-
-def row_problems(sources: Mapping[str, Source], rows: int) -> list[str]:
-    """Return what is wrong with each row, empty where nothing is."""
-    problems = [""] * rows
-    for name, source in sources.items():
-        for row, text in source.problems.items():
-            problems[row] = f"{problems[row]}; {name}: {text}".lstrip("; ")
-    bare = ~np.any([source.present for source in sources.values()], axis=0)
-    for row in map(int, np.flatnonzero(bare)):
-        problems[row] = f"{problems[row]}; no input is present, only class frequencies are left".lstrip("; ")
-    return problems
 
 
 def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[np.int64]:

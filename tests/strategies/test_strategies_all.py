@@ -100,8 +100,8 @@ def test_any_input_may_be_missing(runs: dict[str, fusetune.Run], table: Path, na
     model, frame = fitted(runs, table, name).model, pd.read_csv(table)
     frame = with_paths(frame, table)
     for columns in (["scan"], ["note"], ["age", "site"]):
-        without = model.predict_proba(frame.drop(columns=columns)).to_numpy()
-        masked = model.predict_proba(frame.assign(**dict.fromkeys(columns))).to_numpy()
+        without = model.predict_proba(frame.drop(columns=columns), on_problem="mask").to_numpy()
+        masked = model.predict_proba(frame.assign(**dict.fromkeys(columns)), on_problem="mask").to_numpy()
         assert np.isfinite(without).all()
         np.testing.assert_allclose(without, masked, rtol=0, atol=1e-6)
     outputs = model.outputs(model.bind(fusetune.data.table.read_table(frame)), np.arange(8))

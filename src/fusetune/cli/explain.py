@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
 from fusetune.files import written_aside
 from fusetune.report.explanation import render_explanation
 
@@ -23,11 +23,12 @@ def explain(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Table with the row; the label is not needed.")],
     row: Annotated[str, typer.Option("--row", metavar="ID", help="The row's id, or its number counted from 0.")],
     out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the page (.html).")],
+    on_problem: OnProblemOption = "warn",
     debug: Debug = False,
 ) -> None:
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
-    explanation = fusetune.load(folder).explain(table, row)
+    explanation = fusetune.load(folder).explain(table, row, on_problem)
     with written_aside(out_file) as aside:
         aside.write_text(render_explanation(explanation), encoding="utf-8")
     certainty = f"{explanation.probability:.1%}); without any input {explanation.prior:.1%}"

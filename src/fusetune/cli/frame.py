@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import pandas as pd
 import typer
 from rich.console import Console
 
+from fusetune.data.problems import OnProblem
 from fusetune.data.table import WRITERS
-from fusetune.errors import FusetuneError, UserError, listed
+from fusetune.errors import FusetuneError, InputWarning, UserError, listed
 from fusetune.files import written_aside
 from fusetune.progress import console as errors
 from fusetune.version import VERSION
 
 P = ParamSpec("P")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+OnProblemOption = Annotated[
+    OnProblem,
+    typer.Option(
+        help="Cells that cannot be used, such as lost pictures: go on and say so, stop, or go on without a word."
+    ),
+]
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -29,7 +38,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with _warnings_printed():
+                command(*args, **kwargs)
         except typer.Exit:
             raise
         except KeyboardInterrupt:
@@ -43,6 +53,23 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
     return run
+
+
+@contextmanager
+def _warnings_printed() -> Iterator[None]:
+    """Print what is said of the input as plain lines, each time; leave other warnings to Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *more: Any, **facts: Any) -> None:
+            if issubclass(category, InputWarning):
+                errors.print(f"warning: {message}", markup=False, soft_wrap=True)
+            else:
+                others(message, category, *more, **facts)
+
+        warnings.showwarning = show
+        yield
 
 
 def _print_error(error: Exception) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, check_table_name, guarded, out, write_table
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, guarded, out, write_table
 from fusetune.cli.words import group_words, interval, number, without_formulas
 from fusetune.files import written_aside
 
@@ -27,11 +27,12 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores to this file.")
     ] = None,
+    on_problem: OnProblemOption = "warn",
     debug: Debug = False,
 ) -> None:
     """Judge a trained model on another labelled table, with 95 % intervals."""
     del debug
-    scores = fusetune.load(folder).evaluate(table)
+    scores = fusetune.load(folder).evaluate(table, on_problem)
     if json_file:
         with written_aside(json_file) as aside:
             aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
@@ -41,7 +42,11 @@ def evaluate(
             grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
     out.print(grid)
     if scores["unreadable"]:
-        out.print(f"{scores['unreadable']:,} rows have inputs that are absent or could not be read")
+        out.print(
+            f"{scores['unreadable']:,} rows have inputs that are absent, could not be read, or hold what the model "
+            "never learnt",
+            soft_wrap=True,
+        )
     if scores["seen"]:
         out.print(
             f"warning: {scores['seen']:,} of these rows have the inputs of rows that the model was made from; "
@@ -66,6 +71,7 @@ def predict(
     confined: Annotated[
         bool, typer.Option("--confined", help="Read no image outside the table's folder: for a table of a stranger.")
     ] = False,
+    on_problem: OnProblemOption = "warn",
     debug: Debug = False,
 ) -> None:
     """Predict every row of a table, in its order; rows that could not be read in full are marked.
@@ -75,7 +81,7 @@ def predict(
     del debug
     check_table_name(out_file)
     model = fusetune.load(folder)
-    result = (model.confined() if confined else model).predict_table(table)
+    result = (model.confined() if confined else model).predict_table(table, on_problem)
     formulas = 0
     if out_file.suffix == ".csv":
         result, formulas = without_formulas(result)

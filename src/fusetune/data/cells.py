@@ -23,13 +23,21 @@ from fusetune.data.source import row_digests
 from fusetune.data.spelling import folded, tidied
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
-from fusetune.data.words import Order, day_order, days, finite_numbers, open_order, parse_dates, prints_back, truth
+from fusetune.data.words import (
+    FARTHEST,
+    Order,
+    day_order,
+    days,
+    finite_numbers,
+    open_order,
+    parse_dates,
+    prints_back,
+    truth,
+)
 from fusetune.errors import TableError, listed
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
 DAYS_PER_YEAR = 365.2425
-# Standard deviations from the mean beyond which a number says nothing, and its square does not fit into a float32.
-_FARTHEST = 1e9
 _LONGEST = 60  # characters of a cell in a message
 
 
@@ -113,7 +121,7 @@ class CellInput(BaseModel):
         numbers = np.zeros((len(table), len(self.numbers)), dtype=np.float64)
         for i, scale in enumerate(self.numbers):
             numbers[:, i] = (parts[scale.column][scale.part] - scale.mean) / scale.std
-        numbers[np.abs(numbers) > _FARTHEST] = np.nan
+        numbers[np.abs(numbers) > FARTHEST] = np.nan
         codes = np.zeros((len(table), len(self.categories)), dtype=np.int64)
         for i, vocabulary in enumerate(self.categories):
             codes[:, i] = _codes(table, vocabulary)

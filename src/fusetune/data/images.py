@@ -208,6 +208,7 @@ class ImageSource:
     reading: Reading
     lengths: None = None
     problems: dict[int, str] = field(default_factory=dict)
+    unseen: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.paths = self.table.column(self.settings.column)

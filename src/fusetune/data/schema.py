@@ -105,10 +105,11 @@ class Schema(BaseModel):
         Raises:
             SchemaError: Naming every missing column and every column whose values are of another kind.
         """
-        problems = []
+        problems, described = [], {column.name for column in self.columns}
         for column in self.inputs:
             if column.name not in table.frame.columns:
-                problems.append(f"column '{column.name}' is missing{did_you_mean(column.name, table.frame.columns)}")
+                others = [name for name in table.frame.columns if name not in described]
+                problems.append(f"column '{column.name}' is missing{did_you_mean(column.name, others)}")
             elif not fits(table.frame[column.name], column.kind):
                 values = listed(str(value)[:40] for value in table.frame[column.name].dropna().head(3))
                 problems.append(f"column '{column.name}' must be {column.kind} but holds values such as {values}")

@@ -27,11 +27,13 @@ class Source(Protocol):
         present: Whether the row has this modality, bool [rows].
         digests: 64-bit hash of each row's content [rows]; equal content, equal digest.
         problems: What could not be read, by row position.
+        unseen: What was read and says nothing to the model, such as a category that no training row has.
     """
 
     present: npt.NDArray[np.bool_]
     digests: npt.NDArray[np.uint64]
     problems: dict[int, str]
+    unseen: dict[int, str]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64] | None:

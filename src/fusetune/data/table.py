@@ -13,8 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
+from numbers import Number
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -95,22 +98,27 @@ class Table:
         words = listed(said.drop_duplicates().sort_values())
         return f" ({words} without quotation marks counts as empty; write it in them if it is a word)"
 
-    def ids(self, column: str | None) -> pd.Series:
+    def ids(self, column: str | None, unique: bool = True) -> pd.Series:
         """Return the rows' ids as strings: a column's values, or the row numbers.
 
+        Args:
+            column: The column, or None.
+            unique: Refuse missing and repeated values; without, they are handed out as they are.
+
         Raises:
-            TableError: If the column has missing or repeated values.
+            TableError: If the column has missing or repeated values, or values that are no words or numbers.
         """
         if column is None:
             return pd.Series(np.arange(len(self)), name="row_id").astype("str")
         values = self.names(column)
-        if values.isna().any():
+        ids = _id_words(values, self.name).rename("row_id")
+        if unique and values.isna().any():
             rows = listed(np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
-        twice = values[values.duplicated()].unique()
-        if len(twice):
+        twice = ids[ids.duplicated()].unique()
+        if unique and len(twice):
             raise TableError(f"{self.name}: id column '{column}' repeats {listed(twice)}; ids must be unique")
-        return values.astype("str").rename("row_id")
+        return ids
 
     def take(self, rows: npt.NDArray[Any]) -> Table:
         """Return a table of some rows, by position [n] or as a mask bool [rows]."""
@@ -125,6 +133,25 @@ class Table:
         index = None if self.index is None else self.index[places]
         frame = self.frame.iloc[places].reset_index(drop=True)
         return replace(self, frame=frame, index=index, blanks=blanks, problems=problems)
+
+
+def _id_words(values: pd.Series, table: str) -> pd.Series:
+    """Return ids as words, missing ones missing."""
+    if not (values.dtype == object or pd.api.types.is_float_dtype(values) or values.dtype == "category"):
+        return values.astype("str").where(values.notna())
+    cells = values.astype(object).where(values.notna(), None)
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str | Number | date | np.bool | UUID | None):
+            raise TableError(
+                f"{table}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row {row}; "
+                "ids are words, numbers or dates"
+            )
+    return cells.map(_id_word, na_action="ignore").astype("str")
+
+
+def _id_word(cell: object) -> str:
+    # Where one cell is missing, a DataFrame holds whole numbers as fractions: 7 becomes 7.0.
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53 else str(cell)
 
 
 def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:

@@ -74,6 +74,7 @@ class TextSource:
     digests: npt.NDArray[np.uint64]
     truncated: int
     problems: dict[int, str] = field(default_factory=dict)
+    unseen: dict[int, str] = field(default_factory=dict)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fusetune.data.source import row_digests
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
-from fusetune.data.words import finite_numbers, is_words, spelled_vector
+from fusetune.data.words import FARTHEST, finite_numbers, is_words, spelled_vector
 from fusetune.errors import TableError, listed
 
 
@@ -49,9 +49,13 @@ class VectorInput(BaseModel):
                 f"the model knows {len(self.mean)}"
             )
         scaled = (values - np.asarray(self.mean)) / np.asarray(self.std)
-        present = ~np.isnan(scaled).any(1)
+        present = (np.abs(scaled) <= FARTHEST).all(1)
         scaled = np.where(present[:, None], scaled, 0).astype(np.float32)
-        return VectorSource(scaled, present, row_digests(scaled))
+        source = VectorSource(scaled, present, row_digests(scaled))
+        filled = table.frame[self.columns].notna().any(axis=1).to_numpy()
+        why = "some of its numbers are missing, infinite or far from any learnt, so it counts as absent"
+        source.problems = dict.fromkeys(map(int, np.flatnonzero(filled & ~present)), why)
+        return source
 
 
 @dataclass
@@ -63,6 +67,7 @@ class VectorSource:
     digests: npt.NDArray[np.uint64]
     lengths: None = None
     problems: dict[int, str] = field(default_factory=dict)
+    unseen: dict[int, str] = field(default_factory=dict)
 
     def read(self, rows: Rows) -> Tensor:
         """Return float32 [rows, dimensions]."""

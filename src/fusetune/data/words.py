@@ -20,6 +20,8 @@ CODE = r"\s*[+-]?(?:0\d|\d{16,}\s*$)"
 TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f"})
 TRUTH = {**dict.fromkeys((*TRUE_WORDS, "1", "1.0"), 1.0), **dict.fromkeys((*FALSE_WORDS, "0", "0.0"), 0.0)}
+# Standard deviations from the mean beyond which a number says nothing, and its square nears the limits of a float32.
+FARTHEST = 1e9
 Numbers = npt.NDArray[np.float64]
 Order = Literal["day", "month", "mixed"]
 
