@@ -278,7 +278,9 @@ def test_columns_that_the_model_knows_are_no_slips_of_a_missing_one(made: tuple[
 
 
 def test_unseen_categories_and_words_are_no_error(made: tuple[Model, pd.DataFrame, Path]) -> None:
-    answer = told(made, made[1].assign(site="site 99", note="Χαίρετε 你好 🫀"))
+    with pytest.warns(InputWarning, match="'site 99' is no category that was learnt"):
+        answer = told(made, made[1].assign(site="site 99", note="Χαίρετε 你好 🫀"))
+    assert answer["problem"].str.contains("site 99").all()
     assert np.isfinite(answer[SHARES].to_numpy()).all()
 
 

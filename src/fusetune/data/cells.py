@@ -59,12 +59,14 @@ class Vocabulary(BaseModel):
         categories: The categories that occurred more than once.
         exact: Are there words among the column's that look like numbers and would change if they became some, such as
             007 or 1.10? None: a model of an earlier version does not say.
+        gaps: Did it learn from a table that tells a missing cell from the word None, and were cells missing there?
     """
 
     model_config = ConfigDict(extra="forbid")
     column: str
     categories: list[str]
     exact: bool | None = None
+    gaps: bool = False
 
 
 class CellInput(BaseModel):
@@ -267,7 +269,8 @@ def _vocabulary(table: Table, name: str, train: Rows) -> Vocabulary:
     counts = words.iloc[train].value_counts()
     # Equal counts in order of the alphabet, so that the codes do not depend on the order of the rows.
     common = sorted(counts[counts > 1].items(), key=lambda item: (-item[1], str(item[0])))
-    return Vocabulary(column=name, categories=[str(word) for word, _ in common], exact=exact)
+    gaps = not table.spelled and bool(words.iloc[train].isna().any())
+    return Vocabulary(column=name, categories=[str(word) for word, _ in common], exact=exact, gaps=gaps)
 
 
 def _codes(table: Table, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
@@ -276,6 +279,7 @@ def _codes(table: Table, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
     cells = table.names(name, known)
     words = _words(cells)
     words = _canonical(words, bool(vocabulary.exact), pd.Series(known, dtype="str"))
+    words = words.mask(words.isin(list({*MISSING_WORDS, *NAMES_OR_MISSING} - set(known))))
     places = pd.Index(known, dtype="str").get_indexer(pd.Index(words, dtype="str")).astype(np.int64)
     if vocabulary.exact is not None:
         _refuse_changed(table, vocabulary, cells, words, words[(places < 0) & words.notna().to_numpy()])
@@ -287,7 +291,7 @@ def _refuse_changed(
 ) -> None:
     name, known = vocabulary.column, vocabulary.categories
     remedy = "give the file's path, or read it with pandas.read_csv(..., dtype=str, keep_default_na=False)"
-    if vocabulary.exact and pd.api.types.is_numeric_dtype(cells) and cells.notna().any():
+    if vocabulary.exact and _are_numbers(cells) and cells.notna().any():
         raise TableError(
             f"{table.name}: column '{name}' holds numbers such as {cells.dropna().iloc[0]}, but its categories are "
             f"words such as {listed([word for word in known if not prints_back(word)] or known, 3)}, which numbers "
@@ -303,11 +307,18 @@ def _refuse_changed(
             f"zeros were lost or added when one of the two tables was read; {remedy}"
         )
     lost = [word for word in known if word in (*MISSING_WORDS, *NAMES_OR_MISSING)]
-    if lost and table.index is not None and cells.isna().any() and not words.isin(lost).any():
+    suspect = bool(lost) and not table.spelled and not vocabulary.gaps
+    if suspect and cells.isna().any() and not words.isin(lost).any():
         raise TableError(
             f"{table.name}: column '{name}' is missing in row {int(np.flatnonzero(cells.isna())[0])}, and the model "
             f"knows the word {lost[0]}, which pandas reads as missing; {remedy}, so that an empty cell is an empty word"
         )
+
+
+def _are_numbers(cells: pd.Series) -> bool:
+    if cells.dtype == object:
+        return pd.api.types.infer_dtype(cells, skipna=True) in ("integer", "floating", "mixed-integer-float")
+    return pd.api.types.is_numeric_dtype(cells)
 
 
 def _tell_unseen(table: Table, vocabulary: Vocabulary, codes: npt.NDArray[np.int64], source: CellSource) -> None:

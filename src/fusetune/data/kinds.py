@@ -164,7 +164,7 @@ def fits(series: pd.Series, kind: Kind) -> bool:
         case Kind.BOOLEAN:
             return not (times or lists) and bool(np.isfinite(truth(values)).mean() >= 0.5)
         case Kind.VECTOR:
-            return numeric or lists
+            return numeric or lists or (is_words(values) and are_vectors(values))
         case Kind.IMAGE | Kind.TEXT:
             return not (numeric or times or lists)
         case _:
