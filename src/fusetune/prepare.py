@@ -188,11 +188,14 @@ def image_folder(config: Config) -> Path | None:
 
 
 def _report_source(name: str, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
-    if isinstance(source, ImageSource) and source.problems:
-        if config.data.unreadable == "error":
-            raise_for_problems(source, ids)
+    if source.problems:
         listing = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
-        log.warn(f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent: {listing}")
+        what = f"{len(source.problems):,} rows have cells in '{name}' that were not used"
+        if isinstance(source, ImageSource):
+            if config.data.unreadable == "error":
+                raise_for_problems(source, ids)
+            what = f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent"
+        log.warn(f"{what}: {listing}")
     if isinstance(source, ImageSource):
         log.say(f"  {source.describe()}")
     if not source.present.any():

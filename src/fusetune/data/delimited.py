@@ -35,6 +35,10 @@ _BLOCK = 2**26
 _FEW_COLUMNS, _MANY_LINES = 3, 6
 
 
+class _UnpairedError(TableError):
+    """A quotation mark cannot be one that encloses a cell."""
+
+
 @dataclass(frozen=True)
 class _Marks:
     """The quotation marks of a file.
@@ -71,7 +75,7 @@ def read_delimited(data: bytes, separator: str) -> tuple[pd.DataFrame, dict[str,
     names = _header(data, separator, quoted=True)
     try:
         marks = _marks(data, separator.encode(), len(names))
-    except TableError:
+    except _UnpairedError:
         if separator != "\t" or _encloses(data):
             raise
         # Many exports with tabs quote nothing: there, a mark is a letter like any other.
@@ -102,7 +106,15 @@ def _header(data: bytes, separator: str, *, quoted: bool) -> list[str]:
     header = next(csv.reader(text, **how), None)
     if header is None:
         raise TableError("it is empty")
-    return [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(header)]
+    taken = set(header)
+    return [name if name.strip() else _nameless(place, taken) for place, name in enumerate(header)]
+
+
+def _nameless(place: int, taken: set[str]) -> str:
+    name = f"Unnamed: {place}"
+    while name in taken:  # as the name of another column that has one
+        name += "_"
+    return name
 
 
 def _parse(data: bytes, separator: str, names: list[str], marks: _Marks, nothing: list[str]) -> pa.Table:
@@ -140,23 +152,24 @@ def _marks(data: bytes, separator: bytes, columns: int) -> _Marks:
     while opening := opens.search(data, place):
         closing = _CLOSING.match(data, opening.end())
         if closing is None:
-            raise _unpaired(data, opening.start(), "a quotation mark is opened and never closed")
+            raise _UnpairedError(_said(data, opening.start(), "a quotation mark is opened and never closed"))
         place = closing.end()
         if data[place : place + 1] not in (separator, b"\n", b"\r", b""):
-            raise _unpaired(data, opening.start(), "a quotation mark is opened, and its cell goes on behind the next")
+            what = "a quotation mark is opened, and its cell goes on behind the next"
+            raise _UnpairedError(_said(data, opening.start(), what))
         if b"\n" not in closing[0] and b"\r" not in closing[0]:
             continue
         if _swallows(data, opening.start(), place, separator, columns):
             what = (
                 f"the quotation mark opened there is closed on line {_line(data, place)}, and each of these lines has"
             )
-            raise _unpaired(data, opening.start(), f"{what} the {columns} cells of a row, which would be lost")
+            raise TableError(_said(data, opening.start(), f"{what} the {columns} cells of a row, which would be lost"))
         joined[opening.start() : place] = re.sub(rb"[\r\n]", b" ", data[opening.start() : place])
     return _Marks(quoted=True, lines=bytes(joined).splitlines())
 
 
-def _unpaired(data: bytes, place: int, problem: str) -> TableError:
-    return TableError(
+def _said(data: bytes, place: int, problem: str) -> str:
+    return (
         f"line {_line(data, place)}: {problem}; write a mark that is a letter twice, within a cell in quotation marks, "
         "or save the table as Parquet"
     )

@@ -216,6 +216,9 @@ def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
     problems: dict[int, str] = {}
     columns: dict[str, pd.Series] = {}
     for name, cells in frame.items():
+        if isinstance(cells.dtype, pd.DatetimeTZDtype):
+            # The first and the last days of the calendar have no date in another zone.
+            columns[str(name)] = cells.dt.tz_convert("UTC")
         if cells.dtype != object or not is_words(cells):
             continue
         for row in np.flatnonzero(cells.map(lambda word: isinstance(word, str) and bool(_SURROGATE.search(word)))):
@@ -280,6 +283,7 @@ def _from_arrow(table: pa.Table) -> pd.DataFrame:
     whole = {pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype()}
     whole |= {pa.int64(): pd.Int64Dtype(), pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype()}
     whole |= {pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    table.validate(full=True)
     columns = []
     for place, column in enumerate(table.columns):
         types = whole if column.null_count else {}
