@@ -236,7 +236,7 @@ def test_stopping_by_hand_tells_how_to_continue(ask: Any, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fusetune, "fit", stop)
     answer = ask("fit", "table.csv", "--label", "x")
-    assert answer.code == 1
+    assert answer.code == 130
     assert answer.err == "stopped; continue with the same command and --resume\n"
     monkeypatch.setattr(fusetune, "load", stop)
     assert ask("evaluate", "run", "table.csv").err == "stopped\n"
