@@ -23,6 +23,7 @@ from fusetune.data.cache import PixelCache
 from fusetune.data.images import ImageSource, Keeper
 from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema
+from fusetune.data.kinds import Kind
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
@@ -192,7 +193,9 @@ class _Intake:
 
 def _take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> _Intake:
     """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
-    used = [column.name for column in schema.columns if column.role != "unused"]
+    # Pictures count by their content, wherever they lie.
+    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
+    used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
     used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
     columns = imprint(data, used)
     examination, treatment = _doctor(data, schema, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,8 +121,9 @@ class Log:
             line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"  # see `_BEGINS`
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                begun = _open_line(self.path)
                 with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line)
+                    file.write("\n" + line if begun else line)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
         for listener in list(self.listeners):
@@ -139,6 +141,15 @@ class Log:
 
 def _refuse_other_file(path: Path) -> None:
     with path.open("rb") as file:
-        begins = file.read(len(_BEGINS))
-    if not _BEGINS.startswith(begins):  # of a killed process, less than a line may be there
+        first = file.readline(len(_BEGINS)).removesuffix(b"\n")
+    if not _BEGINS.startswith(first):  # of a killed process, less than a line may be there
         raise UserError(f"{path} is no log of fusetune and stays as it is; move it away, or choose another folder")
+
+
+def _open_line(path: Path) -> bool:
+    """Return whether the last line of a file was left unfinished, by a killed process or a full disk."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

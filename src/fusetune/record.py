@@ -33,8 +33,8 @@ class Record:
     Attributes:
         rows: How many rows the table has.
         rows_hash: Hash of which row has which label, after what the doctor dropped.
-        columns: Hash of the values of every column that is used for something.
-        pictures: Hash of the content of each image column; empty until the pictures were read.
+        columns: Hash of the values of every column that is used for something other than pictures.
+        pictures: Hash of the pictures of each image column, wherever they lie; empty until they were read.
         files: Hash of every file that is complete.
     """
 
@@ -53,7 +53,7 @@ class Record:
         """
         path = folder / NAME
         try:
-            facts = json.loads(path.read_bytes())
+            facts = json.loads(_content(path))
             whole = facts.pop("checksum") == _checksum(facts)
             newer = facts["format"] != _FORMAT and facts["fusetune"]
             record = cls(**facts["record"]) if whole and not newer else None
@@ -127,7 +127,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     if record is not None:
         record.refuse_damage(folder, [METRICS])
     try:
-        metrics: dict[str, Any] = json.loads(path.read_bytes())
+        metrics: dict[str, Any] = json.loads(_content(path))
         lacking = _SAID - metrics.keys()
     except FileNotFoundError as error:
         raise UserError(f"{folder} is no finished run: {path} is missing") from error
@@ -141,6 +141,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def text_hash(text: str) -> str:
     """Return the SHA-256 of a file that will hold this text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # of a pipe, nobody might ever read the end
+        raise ValueError("it is no file")
+    return path.read_bytes()
 
 
 def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

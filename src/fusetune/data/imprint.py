@@ -43,14 +43,14 @@ def _content(cell: Any) -> bytes:
         case dict():
             return _content([part for item in sorted(cell.items(), key=lambda item: str(item[0])) for part in item])
         case np.ndarray() if cell.dtype.kind in "biuf":
-            return cell.astype(np.float64).tobytes()
+            return np.asarray(cell, np.float64).tobytes()
         case list() | tuple() if cell and {type(part) for part in cell} <= {int, float, bool}:
             return np.array([float(part) for part in cell]).tobytes()
         case list() | tuple() | np.ndarray():
             parts = [_content(part) for part in cell]
             return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
     if hasattr(cell, "tobytes") and hasattr(cell, "size") and not isinstance(cell, np.generic):
-        return f"{type(cell).__name__} {cell.size} ".encode() + cell.tobytes()  # a picture
+        return f"{type(cell).__name__} {cell.size} ".encode() + bytes(cell.tobytes())  # a picture
     if pd.api.types.is_scalar(cell):
         return b"" if pd.isna(cell) else str(cell).encode("utf-8", "surrogatepass")
     return type(cell).__name__.encode()

@@ -84,7 +84,8 @@ class Checkpoints:
         try:
             whole = path.read_bytes()
         except FileNotFoundError:
-            return self._distrust(path, "is missing")
+            self._distrust(path, "is missing")
+            return None
         except OSError as error:
             raise UserError(
                 f"cannot read the checkpoint {path}: {error.strerror or error}; make it readable, or delete it to "
@@ -94,11 +95,13 @@ class Checkpoints:
         body = memoryview(whole)[start:]
         if whole[:start] != _MARK + _digest(path, body):
             old = whole.startswith(b"PK")  # as all files of torch begin
-            return self._distrust(path, "has no checksum, as those of earlier versions" if old else "is damaged")
+            self._distrust(path, "has no checksum, as those of earlier versions" if old else "is damaged")
+            return None
         try:
             state: State = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         except Exception as error:  # written as it is, by another version of torch
-            return self._distrust(path, f"cannot be read here ({type(error).__name__})")
+            self._distrust(path, f"cannot be read here ({type(error).__name__})")
+            return None
         if state.pop("key") != self.key:
             raise UserError(
                 f"{path} comes from a run with another table, split or configuration; "
