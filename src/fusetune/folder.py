@@ -182,8 +182,8 @@ def _changes(folder: Path, settings: Config, schema: Schema, neutral: dict[str, 
             ]
     except (ConfigError, SchemaError) as error:
         raise UserError(
-            f"{path} is damaged, was changed after the run wrote it, or is of another version: {error}\nPut it back from "
-            "a copy, or start again in another folder with --out"
+            f"{path} is damaged, was changed after the run wrote it, or is of another version: {error}\n"
+            "Put it back from a copy, or start again in another folder with --out"
         ) from error
     return changed
 
