@@ -22,7 +22,7 @@ from _workshop import CannotTryError, Fault, Workshop, settings
 from typer.testing import CliRunner
 
 import fusetune
-from fusetune.cli.frame import app
+from fusetune.cli.frame import INTERRUPTED, app
 from fusetune.data.images import ImageSource
 from fusetune.errors import UserError
 from fusetune.folder import held
@@ -100,7 +100,7 @@ def _killed(stage: str, number: signal.Signals) -> Callable[[Workshop], object]:
         words = [str(table), "--label", "organ", "--inputs", "note,age", "--split", "part", "--config", str(config)]
         program = [sys.executable, str(Path(__file__).with_name("_killed.py")), stage, str(int(number))]
         ended = subprocess.run([*program, *words, "--out", str(out)], capture_output=True, text=True, check=False)
-        assert ended.returncode == (-number if number == signal.SIGKILL else 1), ended.stderr[-2000:]
+        assert ended.returncode == (-number if number == signal.SIGKILL else INTERRUPTED), ended.stderr[-2000:]
         assert number == signal.SIGKILL or "--resume" in ended.stderr, ended.stderr[-2000:]
         assert not (out / "metrics.json").exists()
         how: dict[str, Any] = {"inputs": ["note", "age"], "config": config}

@@ -111,7 +111,7 @@ class Fault:
 
 def open_workshop(folder: Path) -> Workshop:
     """Draw pictures, make the table, and train the model that all faults share."""
-    frame = _clean(folder / "pictures")
+    frame = clean(folder / "pictures")
     shop = Workshop(folder, frame, folder / "run")
     shop.fit(inputs=["scan", "note", "age", "site"], row_id="id")
     return shop
@@ -146,7 +146,7 @@ def _half_a_run(folder: Path) -> str:
     return f"a refused run left {', '.join(left)}" if left else ""
 
 
-def _clean(folder: Path) -> pd.DataFrame:
+def clean(folder: Path) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     folder.mkdir(parents=True)
     code = np.arange(ROWS) // 2 % 2

@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_stopping_by_hand_tells_how_to_continue(ask: Any, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fusetune, "fit", stop)
     answer = ask("fit", "table.csv", "--label", "x")
-    assert answer.code == 1
+    assert answer.code == 130
     assert answer.err == "stopped; continue with the same command and --resume\n"
     monkeypatch.setattr(fusetune, "load", stop)
     assert ask("evaluate", "run", "table.csv").err == "stopped\n"
@@ -435,6 +436,63 @@ def test_a_file_that_cannot_be_written_is_named(ask: Any, made: Made, tmp_path: 
         answer = ask(*words)
         assert answer.code == 2
         assert "cannot write" in answer.err
+
+
+SPELLINGS: dict[str, Callable[[Path, Path], Path]] = {
+    "the path": lambda file, folder: file,
+    "a detour": lambda file, folder: file.parent / ".." / file.parent.name / file.name,
+    "a link": lambda file, folder: _linked(folder / f"link{file.suffix}", lambda link: link.symlink_to(file)),
+    "a linked folder": lambda file, folder: (
+        _linked(folder / "link", lambda link: link.symlink_to(file.parent)) / file.name
+    ),
+    "a hard link": lambda file, folder: _linked(folder / f"link{file.suffix}", lambda link: link.hardlink_to(file)),
+}
+# What a command reads, and its output, which is put into the place of that.
+LOSSES: dict[str, tuple[str, list[str]]] = {
+    "predict over its table": ("table.csv", ["predict", "RUN", "TABLE", "--out"]),
+    "explain over its table": ("table.csv", ["explain", "RUN", "TABLE", "--row", "case-001", "--out"]),
+    "evaluate over its table": ("table.csv", ["evaluate", "RUN", "TABLE", "--json"]),
+    "check over its table (json)": ("table.csv", ["check", "TABLE", "--label", "organ", "--json"]),
+    "check over its table (html)": ("table.csv", ["check", "TABLE", "--label", "organ", "--html"]),
+    "explain over a picture": ("7.png", ["explain", "RUN", "TABLE", "--row", "case-001", "--out"]),
+    "evaluate over a picture": ("7.png", ["evaluate", "RUN", "TABLE", "--json"]),
+    "check over a picture": ("7.png", ["check", "TABLE", "--label", "organ", "--html"]),
+    "augment over a picture": ("7.png", ["augment", "TABLE", "--out"]),
+    "evaluate over the run's metrics": ("../run/metrics.json", ["evaluate", "RUN", "TABLE", "--json"]),
+    "predict over the run's predictions": ("../run/predictions.parquet", ["predict", "RUN", "TABLE", "--out"]),
+    "predict over the run's, by its model": ("../run/predictions.parquet", ["predict", "MODEL", "TABLE", "--out"]),
+    "explain over the report": ("../run/report.html", ["explain", "MODEL", "TABLE", "--row", "case-001", "--out"]),
+    "evaluate over the manifest": ("../run/model/bundle.json", ["evaluate", "MODEL", "TABLE", "--json"]),
+}
+
+
+def _linked(link: Path, make: Callable[[Path], None]) -> Path:
+    make(link)
+    return link
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_output_in_the_place_of_an_input_is_refused(
+    ask: Any, made: Made, tmp_path: Path, loss: str, spelling: str
+) -> None:
+    name, words = LOSSES[loss]
+    file = (made.table.parent / name).resolve()
+    before = file.read_bytes()
+    places = {"RUN": made.run, "MODEL": made.run / "model", "TABLE": made.table}
+    answer = ask(*[places.get(word, word) for word in words], SPELLINGS[spelling](file, tmp_path))
+    assert answer.code == 2, answer.out + answer.err
+    assert f"error: {words[-1]}" in answer.err
+    assert "choose another name" in answer.err
+    assert file.read_bytes() == before
+
+
+def test_an_output_beside_them_is_written_over_an_earlier_one(ask: Any, made: Made, tmp_path: Path) -> None:
+    for path in (tmp_path / "told.csv", made.table.with_name("told.csv")):
+        for _ in range(2):
+            assert ask("predict", made.run, made.table, "--out", path).code == 0
+        assert len(pd.read_csv(path)) == 96
+        path.unlink()
 
 
 def test_the_module_runs_as_a_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

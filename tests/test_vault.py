@@ -45,6 +45,24 @@ def test_room_is_made_by_the_oldest_and_only_as_much_as_is_needed(vault: Vault) 
     assert paths[2].exists()
 
 
+def test_what_a_killed_process_left_goes_after_a_day(vault: Vault) -> None:
+    halves = [vault.home / "a" / f".{NAME}.{mark}" for mark in ("fusetune-0123abcd", "0123abcd")]
+    theirs = [
+        vault.home / "a" / name
+        for name in (".notes.0123abcd", f".{NAME}.fusetune-mine", f".{NAME}.fusetune-0123abcd.x")
+    ]
+    for folder in [*halves, *theirs]:
+        folder.mkdir(parents=True)
+        (folder / "numbers").write_bytes(b"half")
+    assert vault.make_room(0)
+    assert all(folder.exists() for folder in halves)
+    for folder in [*halves, *theirs]:
+        os.utime(folder, (0, 0))
+    assert vault.make_room(0)
+    assert not any(folder.exists() for folder in halves)
+    assert all((folder / "numbers").read_bytes() == b"half" for folder in theirs)
+
+
 def test_an_entry_is_whole_or_not_there(vault: Vault) -> None:
     with pytest.raises(RuntimeError), vault.written(vault.home / "a" / NAME) as folder:
         (folder / "numbers").write_bytes(b"half")

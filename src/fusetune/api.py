@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,13 @@ from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.cache import PixelCache
-from fusetune.data.images import Keeper
+from fusetune.data.images import ImageSource, Keeper
+from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema
+from fusetune.data.kinds import Kind
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
+from fusetune.data.source import Source
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
 from fusetune.doctor.examine import Examination, examine
@@ -33,12 +35,25 @@ from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
-from fusetune.folder import held, is_finished, open_folder, refuse_other_run
+from fusetune.folder import (
+    LOG,
+    MODEL,
+    STAGES,
+    find_folder,
+    held,
+    is_finished,
+    refuse_other_rows,
+    refuse_other_run,
+    refuse_taken,
+    sweep_folder,
+    warn_of_earlier,
+)
 from fusetune.inputs import image_input
 from fusetune.judge import judge
 from fusetune.model import Model, encode_labels
-from fusetune.prepare import class_list, image_folder, prepare, split_rows
+from fusetune.prepare import class_list, image_folder, prepare, reading_of, split_rows
 from fusetune.progress import Log
+from fusetune.record import END, METRICS, START, Record, read_metrics, text_hash
 from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
@@ -46,6 +61,7 @@ from fusetune.strategies import strategy_of
 from fusetune.strategies.rivals import fit_rivals
 from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
+from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
 
 # Below this many independent units, bootstrap intervals are too uncertain to lean on.
@@ -132,48 +148,86 @@ def fit(
     started = time.perf_counter()
     settings, own = gather(recipe, seed, strategy, augment, config, sets)
     data = read_table(table)
-    folder = open_folder(out, data, label, resume)
-    roles = Roles(label, inputs, kinds, vectors, group, split, row_id)
-    log = Log(folder / "log.jsonl", quiet)
-    with held(folder), tracked(settings, folder, log):
-        schema = _schema(data, roles, settings)
-        return _fit(schema.read(data), label, schema, settings, own, folder, resume, log, started)
+    schema = _schema(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    folder = find_folder(out, data, label, resume)
+    log = Log(folder / LOG, quiet)
+    # All that can be refused is, before anything is created or changed.
+    intake = _take_in(data, label, schema, settings, folder if resume else None)
+    with tracked(settings, folder, log), held(folder):
+        refuse_taken(folder, resume)
+        if resume:
+            warn_of_earlier(folder, intake.before, log)
+        if is_finished(folder):
+            return _finished(folder, intake, settings, log)
+        return _fit(intake, settings, own, folder, resume, log, started)
+
+
+@dataclass(frozen=True, eq=False)
+class _Intake:
+    """A table after every check, and what is known of it.
+
+    Attributes:
+        table: The table after the doctor's treatment.
+        label: The column to predict.
+        schema: Its columns.
+        classes: The labels.
+        labels: Class index per row, int64 [rows].
+        split: Which row is in which part.
+        examination: What the doctor found; None where it was not asked.
+        treatment: What was done about it.
+        made_from: Hashes of all of this, but for the pictures.
+        before: What the run to be resumed was made from, where that is known.
+    """
+
+    table: Table
+    label: str
+    schema: Schema
+    classes: list[Any]
+    labels: npt.NDArray[np.int64]
+    split: Split
+    examination: Examination | None
+    treatment: Treatment
+    made_from: Record
+    before: Record | None
+
+
+def _take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> _Intake:
+    """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
+    data = schema.read(data)
+    # Pictures count by their content, wherever they lie.
+    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
+    used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
+    used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
+    columns = imprint(data, used)
+    examination, treatment = _doctor(data, schema, settings)
+    table, schema = treatment.table, treatment.schema
+    classes = class_list(table, label)
+    positive_class(settings.evaluate.aim, settings.evaluate.positive, classes)  # a wrong aim must not cost a run
+    labels = encode_labels(table, label, classes)
+    ids = table.ids(schema.named("id"))
+    made_from = Record(len(data), _rows_hash(ids, labels), columns)
+    before = None if resumed is None else refuse_other_run(resumed, settings, schema, made_from)
+    split = split_rows(table, schema, ids, labels, settings, None if resumed is None else resumed / "split.parquet")
+    if examination is not None and examination.examined.parts is None:
+        examination.check_split(split)
+        refuse(examination.findings, settings.doctor.policy)
+    return _Intake(table, label, schema, classes, labels, split, examination, treatment, made_from, before)
 
 
 def _fit(
-    data: Table,
-    label: str,
-    schema: Schema,
-    settings: Config,
-    own: Own | None,
-    folder: Path,
-    resume: bool,
-    log: Log,
-    started: float,
+    intake: _Intake, settings: Config, own: Own | None, folder: Path, resume: bool, log: Log, started: float
 ) -> Run:
-    examination, treatment = _doctor(data, schema, settings)
-    data, schema = treatment.table, treatment.schema
-    classes = class_list(data, label)
-    positive_class(settings.evaluate.aim, settings.evaluate.positive, classes)  # a wrong aim must not cost a run
-    labels = encode_labels(data, label, classes)
-    ids = data.ids(schema.named("id"))
-    if resume:
-        refuse_other_run(folder, settings, schema)
-    rows = split_rows(data, schema, ids, labels, settings, folder / "split.parquet" if resume else None)
-    fingerprint = _fingerprint(ids, labels)
-    if is_finished(folder):
-        return _finished(folder, fingerprint, log)
-    write_text(folder / "config.yaml", settings.to_yaml())
-    schema.save(folder / "schema.json")
-    rows.save(folder / "split.parquet")
-    if examination is not None:
-        _report_findings(examination, treatment, rows, settings, log, folder)
+    data, label, schema, classes, rows = intake.table, intake.label, intake.schema, intake.classes, intake.split
+    record = _begin(intake, settings, folder, log)
     runtime = start_runtime(settings)
     log.record("start", version=VERSION, recipe=settings.recipe, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
     _announce(log, schema)
-    ctx = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
+    ctx = prepare(data, schema, rows, intake.labels, classes, settings, runtime, log, folder / STAGES, resume, own)
+    record = replace(record, pictures=_pictures(ctx.sources))
+    refuse_other_rows(folder, intake.before, record)
+    record.write(folder)
     _warn_about_parts(ctx)
     strategy, own_settings = strategy_of(settings.strategy)
     fitted = strategy.fit(ctx, own_settings)
@@ -184,17 +238,39 @@ def _fit(
     model = Model.of(ctx, fitted.network, schema)
     model.calibration = judged.calibration
     ctx.seconds["total"] = time.perf_counter() - started
-    save_bundle(model, folder / "model")
+    save_bundle(model, folder / MODEL)
     save_predictions(ctx, judged, folder / "predictions.parquet")
-    findings = [] if examination is None else by_severity(examination.findings)
-    result = summarise(ctx, data, schema, fitted, judged, findings, fingerprint)
+    findings = [] if intake.examination is None else by_severity(intake.examination.findings)
+    result = summarise(ctx, data, schema, fitted, judged, findings, record.rows_hash)
     write_report(folder / "report.html", result)
     metrics = result.metrics()
+    text = json.dumps(metrics, indent=1)
+    record.seal(folder, [*START, *END[:-1]], **{METRICS: text_hash(text)})
     # Last of all: a folder with this file is a finished run.
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=1))
-    shutil.rmtree(folder / "stages", ignore_errors=True)  # optimiser states, of use only to an unfinished run
+    write_text(folder / METRICS, text)
+    discard(folder / STAGES)  # optimiser states, of use only to an unfinished run
     log.record("done", seconds=ctx.seconds["total"], accuracy=judged.test["accuracy"].value)
     return Run(folder, model, metrics)
+
+
+def _begin(intake: _Intake, settings: Config, folder: Path, log: Log) -> Record:
+    """Write the files of a run's start, the record that makes the folder a run's first of all, and return that."""
+    before = intake.before
+    record = replace(intake.made_from, pictures={} if before is None else before.pictures)
+    record.write(folder)
+    sweep_folder(folder)
+    write_text(folder / "config.yaml", settings.to_yaml())
+    intake.schema.save(folder / "schema.json")
+    intake.split.save(folder / "split.parquet")
+    if intake.examination is not None:
+        _report_findings(intake.examination, intake.treatment, log, folder)
+    return record.seal(folder, START)
+
+
+def _pictures(sources: Mapping[str, Source]) -> dict[str, str]:
+    """Return a hash of the content of each image column."""
+    images = {name: source.digests for name, source in sources.items() if isinstance(source, ImageSource)}
+    return {name: hashlib.sha256(digests.tobytes()).hexdigest() for name, digests in images.items()}
 
 
 def _schema(table: Table, roles: Roles, config: Config) -> Schema:
@@ -235,13 +311,8 @@ def _keeper(config: Config) -> Keeper | None:
     return Keeper(settings, PixelCache(folder, settings.size, config.store.images_gb))
 
 
-def _report_findings(
-    examination: Examination, treatment: Treatment, split: Split, config: Config, log: Log, folder: Path
-) -> None:
-    """Check a split that was made just now, and write down what was found and done."""
-    if examination.examined.parts is None:
-        examination.check_split(split)
-        refuse(examination.findings, config.doctor.policy)
+def _report_findings(examination: Examination, treatment: Treatment, log: Log, folder: Path) -> None:
+    """Write down what was found and done."""
     listing = {"findings": [finding.as_dict() for finding in examination.findings], **treatment.as_dict()}
     write_text(folder / "findings.json", json.dumps(listing, indent=1, ensure_ascii=False))
     write_checks(folder / "findings.html", examination, treatment.lines)
@@ -254,20 +325,31 @@ def _report_findings(
     log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 
 
-def _fingerprint(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
+def _rows_hash(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
     """Hash which rows have which label."""
     return hashlib.sha256(row_keys(ids).tobytes() + labels.tobytes()).hexdigest()
 
 
-def _finished(folder: Path, fingerprint: str, log: Log) -> Run:
+def _finished(folder: Path, intake: _Intake, settings: Config, log: Log) -> Run:
     """Return a run that was finished before: its test part was read, and is not read again."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    if metrics["rows_hash"] != fingerprint:
+    metrics = read_metrics(folder)
+    if metrics["rows_hash"] != intake.made_from.rows_hash:
         raise UserError(
             f"the run in {folder} is finished, and was made from other rows or labels; choose another --out"
         )
+    if intake.before is not None and intake.before.pictures:
+        train, reading = intake.split.rows("train"), reading_of(settings)
+        sources = {
+            name: image_input(settings, modality.columns[0]).fit_extent(intake.table, train).bind(intake.table, reading)
+            for name, modality in intake.schema.modalities().items()
+            if modality.kind == "image"
+        }
+        pictures = _pictures(sources)
+        refuse_other_rows(folder, intake.before, replace(intake.made_from, pictures=pictures))
+    model = load(folder)
+    discard(folder / STAGES)
     log.say(f"{folder} is finished: nothing to do")
-    return Run(folder, load(folder), metrics)
+    return Run(folder, model, metrics)
 
 
 def _announce(log: Log, schema: Schema) -> None:

@@ -19,7 +19,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.evaluate.calibration import Calibration
-from fusetune.files import file_hash, write_text, written_aside
+from fusetune.files import file_hash, names_in, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, build_network
@@ -72,8 +72,12 @@ class Manifest(BaseModel):
 
 
 def save_bundle(model: Model, folder: Path) -> None:
-    """Write a model as a folder; an existing one of that name is replaced only when the new one is complete."""
-    with written_aside(folder) as aside:
+    """Write a model as a folder; an earlier model of that name is replaced when the new one is complete.
+
+    Raises:
+        WriteError: If it cannot be written, or a folder of that name holds anything else.
+    """
+    with written_aside(folder, is_bundle) as aside:
         aside.mkdir(parents=True)
         state = {
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()
@@ -101,6 +105,14 @@ def save_bundle(model: Model, folder: Path) -> None:
         facts = manifest.model_dump(mode="json")
         text = json.dumps(facts | {"checksum": _checksum(facts)}, indent=1, ensure_ascii=False)
         write_text(aside / _MANIFEST, text)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder holds a model and nothing else; its files may be damaged, its manifest may not."""
+    try:
+        return names_in(folder) <= {_MANIFEST, *_manifest(folder)["files"]}
+    except (BundleError, KeyError, OSError):
+        return False
 
 
 def load_bundle(folder: str | Path) -> Model:

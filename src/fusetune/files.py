@@ -1,7 +1,8 @@
 """Writing files so that a reader never sees half of one: write aside, flush to disk, then rename.
 
-A process that is killed while it writes leaves what it wrote aside under a name that begins with a dot. Nobody takes
-that for a result, and `sweep` removes it.
+A process that is killed while it writes leaves what it wrote aside, under a name that begins with a dot and that nobody
+but fusetune gives. Nobody takes that for a result, and `sweep` removes it. Nothing else is ever removed or replaced but
+the file that is written anew, and a folder only where its caller knows that all in it may go.
 """
 
 from __future__ import annotations
@@ -11,35 +12,46 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from fusetune.errors import WriteError
 
-_ASIDE = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+_OURS = r"\.fusetune-[0-9a-f]{8}(\.\w+)?"
+# Of a long name only the beginning is kept, since a file system takes 255 bytes.
+_NAME, _SUFFIX = 40, 20
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, then do the same again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place where files may be written"),
+    **dict.fromkeys(
+        (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        "something else has this name, and stays as it is: move it away, or choose another name",
+    ),
 }
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the name of `path` only if the block succeeds.
 
-    Works for files and for folders (an existing folder of that name is replaced).
+    Works for files and for folders.
+
+    Args:
+        path: What is written.
+        replaces: Says whether a filled folder of that name may go.
 
     Raises:
-        WriteError: If the disk is full, nothing may be written there, or the block raises another `OSError`.
+        WriteError: If the disk is full, nothing may be written there, something else has that name, or the block raises
+            another `OSError`.
     """
-    aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}{path.suffix}")
+    aside = _aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         if aside.is_dir():
-            _replace_folder(aside, path)
+            _replace_folder(aside, path, replaces)
         else:
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
@@ -58,17 +70,22 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
     return WriteError(f"cannot write {path}: {cause.strerror or cause}; {remedy}")
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder that nobody else is writing to."""
+def sweep(folder: Path, names: str) -> None:
+    """Remove what killed processes left half-written in a folder that nobody else is writing to.
+
+    Args:
+        folder: The folder.
+        names: What is written there: a regular expression for the names of files and folders.
+    """
     for path in folder.iterdir():
-        if _ASIDE.fullmatch(path.name):
+        if re.fullmatch(rf"\.({names}){_OURS}", path.name) and not path.is_symlink():
             _discard(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def cache_folder(name: str) -> Path:
@@ -84,6 +101,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def names_in(folder: Path) -> set[str]:
+    """Return the names of all files in a folder and in those below it, relative to it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name[:_NAME]}.fusetune-{uuid4().hex[:8]}{path.suffix[:_SUFFIX]}")
+
+
 def _discard(path: Path) -> None:
     # Asked first, since on a read-only disk even the removal of what is not there is an error.
     if path.is_dir():
@@ -92,11 +118,12 @@ def _discard(path: Path) -> None:
         path.unlink()
 
 
-def _replace_folder(aside: Path, path: Path) -> None:
+def _replace_folder(aside: Path, path: Path, replaces: Callable[[Path], bool]) -> None:
     # A folder cannot be renamed over a filled one, so the old one steps aside first and is removed last.
-    old = path.with_name(f".{path.name}.{uuid4().hex[:8]}.old")
-    if path.exists():
+    if path.is_dir() and not path.is_symlink() and any(path.iterdir()) and replaces(path):
+        old = _aside(path)
         path.rename(old)
-    aside.rename(path)
-    if old.exists():
+        aside.rename(path)
         shutil.rmtree(old)
+    else:  # the system itself refuses to rename a folder over anything but an empty one
+        aside.rename(path)

@@ -139,7 +139,7 @@ def prepare(
     modalities, pristine = schema.modalities(), {}
     readers: dict[str, Reader] = {}
     sources: dict[str, Source] = {}
-    reading = Reading(config.data.workers, image_folder(config), config.store.images_gb)
+    reading = reading_of(config)
     for name, modality in modalities.items():
         # Encoders that start from random weights must start from the same ones in every run and after a resume.
         seed_everything(config.seed, "encoder", name)
@@ -178,6 +178,11 @@ def prepare(
         key=_key(config, split, sources.values(), labels),
         resume=resume,
     )
+
+
+def reading_of(config: Config) -> Reading:
+    """Return how images are read."""
+    return Reading(config.data.workers, image_folder(config), config.store.images_gb)
 
 
 def image_folder(config: Config) -> Path | None:

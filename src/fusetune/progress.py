@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fusetune.errors import UserError
 from fusetune.files import cannot_write
 
 console = Console(stderr=True, highlight=False, emoji=False)
 _DELAY = 1.0
 T = TypeVar("T")
+# How every line of a log begins.
+_BEGINS = b'{"time": "'
 # Called with the name and the facts of each record.
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -85,14 +89,18 @@ def track(items: Sequence[T], description: str) -> Iterator[T]:
 
 
 class Log:
-    """What happened in a run: lines on the terminal and records in `log.jsonl`."""
+    """What happened in a run: lines on the terminal and records in `log.jsonl`, which is made when there is one.
+
+    Raises:
+        UserError: If there is a file of that name that is no log.
+    """
 
     def __init__(self, path: Path | None = None, quiet: bool = False) -> None:
         self.path, self.quiet = path, quiet
         self.warnings: list[str] = []
         self.listeners: list[Listener] = []
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None and path.is_file():
+            _refuse_other_file(path)
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print one line."""
@@ -110,10 +118,12 @@ class Log:
         """Append one JSON line and tell the listeners; raises `WriteError` where the line cannot be written."""
         if self.path is not None:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"
+            line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"  # see `_BEGINS`
             try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                begun = _open_line(self.path)
                 with self.path.open("a", encoding="utf-8") as file:
-                    file.write(line)
+                    file.write("\n" + line if begun else line)
             except OSError as error:
                 raise cannot_write(self.path, error) from error
         for listener in list(self.listeners):
@@ -127,3 +137,19 @@ class Log:
             yield
         finally:
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _refuse_other_file(path: Path) -> None:
+    with path.open("rb") as file:
+        first = file.readline(len(_BEGINS)).removesuffix(b"\n")
+    if not _BEGINS.startswith(first):  # of a killed process, less than a line may be there
+        raise UserError(f"{path} is no log of fusetune and stays as it is; move it away, or choose another folder")
+
+
+def _open_line(path: Path) -> bool:
+    """Return whether the last line of a file was left unfinished, by a killed process or a full disk."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

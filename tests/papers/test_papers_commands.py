@@ -69,6 +69,13 @@ def test_wrong_input_is_exit_code_2(folder: Path, words: tuple[str, ...], messag
     assert not Path("t.csv").exists()
 
 
+def test_a_file_that_is_read_is_not_written_over(folder: Path) -> None:
+    before = (folder / "sentences.csv").read_bytes()
+    said = run("fpus23", folder, "--out", folder / "sentences.csv", code=2)
+    assert "choose another name" in said
+    assert (folder / "sentences.csv").read_bytes() == before
+
+
 def test_help_teaches() -> None:
     for name in ("fpus23", "upmc-food101", "mogonet", "phantom", "resnet50", "stamps"):
         assert f"Example:  fusetune data {name}" in run(name, "--help")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.config import Config, TrainConfig
-from fusetune.errors import NonFiniteLossError, RunError, UserError
+from fusetune.errors import NonFiniteLossError, UserError
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, seed_everything, start_runtime
-from fusetune.train.checkpoint import Checkpoints
+from fusetune.train.checkpoint import Checkpoints, discard
 from fusetune.train.loop import History, Task, train
 from fusetune.train.optim import build_optimiser, encoder_groups, rate_factor, weight_groups
 
@@ -353,15 +353,110 @@ def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tmp_path: 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "key", keep=1)
-    (tmp_path / ".epoch-0001.pt.1234abcd.pt").write_bytes(b"half")
+    theirs = {".notes.pt", "epoch-final.pt", "epoch-1.pt", ".epoch-0001.pt.20240131.pt", "best.pt.bak"}
+    for name in theirs | {".epoch-0001.pt.fusetune-1234abcd.pt", ".best.pt.fusetune-1234abcd.pt"}:
+        (tmp_path / name).write_bytes(b"half")
     checkpoints.save(0, {"model": torch.ones(3)})
-    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000.pt"]
+    assert {p.name for p in tmp_path.iterdir()} == theirs | {"epoch-0000.pt"}
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, "key", keep=1)
-    checkpoints.save(0, {"model": torch.ones(300)})
-    path = tmp_path / "epoch-0000.pt"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(RunError, match=r"epoch-0000\.pt cannot be read"):
-        checkpoints.latest()
+def test_discarding_checkpoints_leaves_everything_else(tmp_path: Path) -> None:
+    for stage in ("scan-01234567", "note-01234567"):
+        for epoch in range(2):
+            Checkpoints(tmp_path / "stages" / stage, "key", keep=2).save(epoch, {})
+        Checkpoints(tmp_path / "stages" / stage, "key", keep=2).save_best({})
+    (tmp_path / "stages" / "scan-01234567" / "epoch-mine.pt").write_text("mine")
+    (tmp_path / "stages" / "todo.txt").write_text("mine")
+    discard(tmp_path / "stages")
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == {
+        "stages/scan-01234567/epoch-mine.pt", "stages/todo.txt"
+    }  # fmt: skip
+    discard(tmp_path / "no such folder")
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """Flip a bit, cut the end off, or take a piece out."""
+    place = int(generator.integers(0, len(content)))
+    match int(generator.integers(0, 4)):
+        case 0:
+            return content[:place]
+        case 1:
+            return content[:place] + content[place + int(generator.integers(1, 100)) :]
+        case _:
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << int(generator.integers(0, 8))
+            return bytes(flipped)
+
+
+def test_every_damage_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    log, generator = Log(quiet=True), np.random.default_rng(0)
+    checkpoints = Checkpoints(tmp_path, "key", 2, log)
+    for epoch in (7, 8):
+        checkpoints.save(epoch, {"model": torch.arange(500.0) + epoch})
+    path = tmp_path / "epoch-0008.pt"
+    good = path.read_bytes()
+    for _ in range(400):
+        path.write_bytes(damaged(good, generator))
+        log.warnings.clear()
+        saved = checkpoints.latest()
+        assert saved is not None
+        assert torch.equal(saved["model"], torch.arange(500.0) + 7)
+        assert log.warnings == [f"the checkpoint {path} is damaged: it is not used, and what it held is trained again"]
+    path.write_bytes((tmp_path / "epoch-0007.pt").read_bytes())  # another epoch's, whole
+    log.warnings.clear()
+    checkpoints.latest()
+    assert len(log.warnings) == 1
+    torch.save({"key": "key", "model": torch.ones(3)}, path)  # as earlier versions wrote them
+    checkpoints.latest()
+    assert "epoch-0008.pt has no checksum, as those of earlier versions" in log.warnings[-1]
+    path.write_bytes(good)
+    log.warnings.clear()
+    saved = checkpoints.latest()
+    assert saved is not None
+    assert torch.equal(saved["model"], torch.arange(500.0) + 8)
+    assert not log.warnings
+
+
+@pytest.mark.parametrize(
+    "what", [["epoch-0003.pt"], ["epoch-0002.pt", "epoch-0003.pt"], ["best.pt"], ["epoch-0002.pt"]]
+)
+@pytest.mark.parametrize("how", ["damaged", "gone", "of another time"])
+def test_a_damaged_stage_is_trained_again_to_the_same_bits(
+    runtime: Runtime, tmp_path: Path, what: list[str], how: str
+) -> None:
+    settings = TrainConfig(epochs=6, lr=0.03, head_lr=0.03, patience=0, average=0.9)
+    whole, checkpoints = make_net(), Checkpoints(tmp_path / "stage", "key", 2, Log(quiet=True))
+    uninterrupted = run(whole, settings, runtime)
+
+    def killed_in(last: int) -> None:
+        model = make_net()
+
+        def loss(rows: Any, raw: Any, epoch: int) -> Tensor:
+            if epoch == last:
+                raise _Killed
+            return plain_loss(model, rows)
+
+        with pytest.raises(_Killed):
+            run(model, settings, runtime, make_task(model, loss=loss), checkpoints=checkpoints, resume=True)
+
+    killed_in(1)
+    old = (tmp_path / "stage" / "best.pt").read_bytes()
+    killed_in(4)
+    for path in (tmp_path / "stage" / name for name in what):
+        match how:
+            case "damaged":
+                path.write_bytes(damaged(path.read_bytes(), np.random.default_rng(0)))
+            case "gone":
+                path.unlink()
+            case _:
+                path.write_bytes(old)
+    killed_in(4)  # what is written anew must outlive what was damaged
+    model = make_net()
+    history = run(model, settings, runtime, checkpoints=checkpoints, resume=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+    assert [r.valid_nll for r in history.records] == [r.valid_nll for r in uninterrupted.records]
+    assert history.best_epoch == uninterrupted.best_epoch
+    if how == "damaged":  # an older epoch's file is not even opened
+        named = [name for name in what if any(name in text for text in checkpoints.log.warnings)]
+        assert named == (what if what != ["epoch-0002.pt"] else [])

@@ -1,4 +1,7 @@
-"""The command line. Exit codes: 0 done, 1 failed while running, 2 wrong input; 3 warnings under `check --strict`."""
+"""The command line.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong input; 3 warnings under `check --strict`; 130 stopped by Ctrl-C.
+"""
 
 from __future__ import annotations
 

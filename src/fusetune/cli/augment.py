@@ -14,6 +14,7 @@ import typer
 from fusetune.augment.random import Moment
 from fusetune.augment.sheet import Cell, column_cells, draw_sheet, image_cells, text_cells
 from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_layer
 from fusetune.config.tree import OWN
@@ -73,6 +74,7 @@ def augment(
         raise UserError(f"--out {out_file}: the name must end in .png")
     config = Config.build(_policy(policy), {"image": {"size": size, "encode_size": size}})
     data = read_table(table)
+    refuse_loss("--out", out_file, table, table=data)
     names = _columns(data, image, text, commas(columns))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).round().astype(np.int64))
     grids = _grids(data, names, config, chosen, [Moment(seed, 0, view) for view in range(views)])

@@ -10,6 +10,7 @@ import typer
 
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
+from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import commas, pairs
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
@@ -56,6 +57,8 @@ def check(
     """
     del debug
     data = read_table(table)
+    for option, file in (("--json", json_file), ("--html", html_file)):
+        refuse_loss(option, file, table, table=data)
     schema = infer_schema(
         data,
         Roles(

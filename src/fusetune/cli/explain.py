@@ -9,6 +9,7 @@ import typer
 
 import fusetune
 from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.outputs import refuse_loss
 from fusetune.files import written_aside
 from fusetune.report.explanation import render_explanation
 
@@ -28,6 +29,7 @@ def explain(
 ) -> None:
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
+    refuse_loss("--out", out_file, folder, table)
     explanation = fusetune.load(folder).explain(table, row, on_problem)
     with written_aside(out_file) as aside:
         aside.write_text(render_explanation(explanation), encoding="utf-8")

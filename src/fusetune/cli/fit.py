@@ -57,7 +57,8 @@ def fit(
     """Train a classifier, judge it on locked test rows, and write a report and a portable model.
 
     The results folder holds report.html (open it in a browser), metrics.json, predictions.parquet, model/ (the portable
-    model), and config.yaml, schema.json, split.parquet (what exactly was done).
+    model), config.yaml, schema.json, split.parquet (what exactly was done), and run.json (hashes of what it was made
+    from). Nothing else that lies there is touched.
     """
     del debug
     run = fusetune.fit(

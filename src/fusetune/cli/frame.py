@@ -23,6 +23,7 @@ from fusetune.progress import console as errors
 from fusetune.version import VERSION
 
 P = ParamSpec("P")
+INTERRUPTED = 130  # as shells say of what Ctrl-C ended
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 OnProblemOption = Annotated[
     OnProblem,
@@ -44,7 +45,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise
         except KeyboardInterrupt:
             errors.print("stopped" + ("; continue with the same command and --resume" if "resume" in kwargs else ""))
-            raise typer.Exit(1) from None
+            raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if "--debug" in sys.argv:
                 traceback.print_exc()

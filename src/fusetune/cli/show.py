@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import gain_grid, verdicts
 from fusetune.config import Config
 from fusetune.errors import UserError, did_you_mean
+from fusetune.folder import is_finished
+from fusetune.record import METRICS, read_metrics
 from fusetune.strategies import STRATEGIES
 
 
@@ -45,15 +46,18 @@ def show(
 
 
 def _results(folder: Path) -> None:
-    path = folder / "metrics.json"
-    if not path.exists():
+    if not is_finished(folder):
         hint = did_you_mean(str(folder), ["config", "strategies"])
-        raise UserError(f"{folder} is no finished run: {path} is missing{hint}")
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    out.print(gain_grid(metrics))
-    if "strategy" in metrics:  # runs of earlier versions do not have it
-        out.print(f"strategy {metrics['strategy']['name']}: {metrics['strategy']['paper']}", soft_wrap=True)
-    for line in [*verdicts(metrics), *(f"warning: {text}" for text in metrics["warnings"])]:
+        raise UserError(f"{folder} is no finished run: {folder / METRICS} is missing{hint}")
+    metrics = read_metrics(folder)
+    try:
+        grid, lines = gain_grid(metrics), verdicts(metrics)
+        if "strategy" in metrics:  # runs of earlier versions do not have it
+            lines = [f"strategy {metrics['strategy']['name']}: {metrics['strategy']['paper']}", *lines]
+    except (KeyError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UserError(f"{folder / METRICS} is damaged; put it back from a copy, or fit again") from error
+    out.print(grid)
+    for line in [*lines, *(f"warning: {text}" for text in metrics["warnings"])]:
         out.print(line, soft_wrap=True)
     out.print(f"report  {folder / 'report.html'}", soft_wrap=True)
 

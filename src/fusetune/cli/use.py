@@ -12,6 +12,7 @@ from rich.text import Text
 
 import fusetune
 from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, guarded, out, write_table
+from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import group_words, interval, number, without_formulas
 from fusetune.files import written_aside
 
@@ -32,6 +33,7 @@ def evaluate(
 ) -> None:
     """Judge a trained model on another labelled table, with 95 % intervals."""
     del debug
+    refuse_loss("--json", json_file, folder, table)
     scores = fusetune.load(folder).evaluate(table, on_problem)
     if json_file:
         with written_aside(json_file) as aside:
@@ -80,6 +82,7 @@ def predict(
     """
     del debug
     check_table_name(out_file)
+    refuse_loss("--out", out_file, folder, table)
     model = fusetune.load(folder)
     result = (model.confined() if confined else model).predict_table(table, on_problem)
     formulas = 0

@@ -111,7 +111,7 @@ class Split:
         try:
             frame = pd.read_parquet(path)
             saved = frame.set_index("row_id")["part"]
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # damaged files raise whatever the parser happens to raise
             raise SplitError(f"{path} is no saved split: {error}; start a new run folder") from error
         missing = ids[~ids.isin(saved.index)]
         if len(missing) or len(saved) != len(ids) or not saved.index.is_unique:

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import re
-import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ import huggingface_hub
 import torch
 
 from fusetune.errors import WeightsError, did_you_mean
-from fusetune.files import cache_folder, file_hash, written_aside
+from fusetune.files import cache_folder, file_hash, names_in, written_aside
 from fusetune.progress import track
 
 if TYPE_CHECKING:
@@ -121,8 +120,7 @@ def package_weights(package: WeightsPackage) -> Path:
     path = _joined(package) if package.parts else _folder(package.module) / package.weights
     if package.parts and not _genuine(path, package):
         # The copy in the cache was damaged since; the packages may still be whole.
-        shutil.rmtree(_target(package))
-        path = _joined(package)
+        path = _joined(package, anew=True)
     if not _genuine(path, package):
         raise WeightsError(
             f"{path} is missing or is not the file that '{package.distributions[0]}' ships. "
@@ -142,12 +140,12 @@ def _folder(module: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _joined(package: WeightsPackage) -> Path:
+def _joined(package: WeightsPackage, anew: bool = False) -> Path:
     """Return the weights file of an archive that is cut into packages, unpacked into the user's cache once."""
     name, target = package.weights.split("/", maxsplit=1)[0], _target(package)
-    if not target.is_dir():
+    if anew or not target.is_dir():
         pieces = [_folder(package.module + part) / "input" / f"{name}.zip.{part}" for part in package.endings]
-        with written_aside(target) as aside:
+        with written_aside(target, lambda old: names_in(old) <= names_in(aside)) as aside:
             aside.mkdir(parents=True)
             archive = aside / "whole.zip"
             with archive.open("wb") as whole:

@@ -135,7 +135,7 @@ def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:
     key = hashlib.sha256(words.encode()).hexdigest()
     # The folder does not depend on the table's content: a stage of another table is found, and refused.
     name = re.sub(r"[^\w.-]+", "-", what.stage)[:60]
-    return Checkpoints(ctx.folder / f"{name}-{stage[:8]}", key, what.loop.keep)
+    return Checkpoints(ctx.folder / f"{name}-{stage[:8]}", key, what.loop.keep, ctx.log)
 
 
 def _set_training(what: Training, encoders: Mapping[str, nn.Module]) -> None:

@@ -142,10 +142,10 @@ def train(
     average = Average(model, settings.average) if settings.average else None
     history, best, finished = History(), copy.deepcopy(model.state_dict()), False
     start = 0
-    saved = checkpoints.latest() if checkpoints and resume else None
-    if saved and checkpoints:
-        start, finished = _restore(saved, model, optimiser, history, average), saved["finished"]
-        best = checkpoints.best()["model"]
+    saved = _saved(checkpoints, task, log) if checkpoints and resume else None
+    if saved:
+        start, finished = _restore(saved[0], model, optimiser, history, average), saved[0]["finished"]
+        best = saved[1]["model"]
         log.say(f"  {task.name}: resuming after epoch {start} of {settings.epochs}")
     else:
         if keep == "nll":
@@ -275,6 +275,20 @@ def _state(
         "finished": finished,
         "average": average.state() if average else {},
     }
+
+
+def _saved(checkpoints: Checkpoints, task: Task, log: Log) -> tuple[State, State] | None:
+    """Return the newest state to go on from and the best weights that go with it; None: the stage begins anew."""
+    state = checkpoints.latest()
+    best = None if state is None else checkpoints.best()
+    if state is None or best is None:
+        return None
+    # After a damaged file, the best weights may be those of an epoch that is now trained again, to the same bits.
+    later = best["epoch"] >= len(state["history"]["records"]) and not state["finished"]
+    if best["epoch"] != state["history"]["best_epoch"] and not later:
+        log.warn(f"{task.name}: the best weights in {checkpoints.folder} are of another epoch; the stage begins anew")
+        return None
+    return state, best
 
 
 def _restore(

@@ -9,6 +9,7 @@ import pandas as pd
 import typer
 
 from fusetune.cli.frame import Debug, check_table_name, data_app, guarded, out, write_table
+from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import pairs
 from fusetune.data.split import PARTS
 from fusetune_papers.datasets.food101 import food101_table
@@ -58,6 +59,7 @@ def fpus23(
     """
     del debug
     check_table_name(table)
+    refuse_loss("--out", table, src)
     frame = fpus23_table(
         src,
         frames=frames,
@@ -95,6 +97,7 @@ def upmc_food101(
     """
     del debug
     check_table_name(table)
+    refuse_loss("--out", table, src)
     frame = food101_table(src, images=not without_images, missing=missing, valid=valid, seed=seed, root=table.parent)
     _write(frame, table, f"--label label --split split --inputs {'text' if without_images else 'image,text'}")
 
@@ -108,6 +111,7 @@ def mogonet(src: Source, table: TableFile, debug: Debug = False) -> None:
     """Make a table of one of MOGONET's omics folders: mRNA, DNA methylation and miRNA as three vectors."""
     del debug
     check_table_name(table)
+    refuse_loss("--out", table, src)
     _write(
         mogonet_table(src),
         table,

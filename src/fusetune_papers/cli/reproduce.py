@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import commas
 from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean
@@ -95,6 +96,7 @@ def reproduce(
         return
     recipe = _refuse_nonsense(data, folder, recipe, flaws, missing)
     assert folder is not None
+    refuse_loss("--json", json_file, folder)
     plans, names = _plans(data, recipe, commas(flaws)), _names(data, commas(only))
     with TemporaryDirectory() as temporary:
         kept = out_folder or Path(temporary)
