@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fusetune.data.kinds import Kind
+from fusetune.data.kinds import FRAME, Kind
 from fusetune.data.spelling import as_words
 from fusetune.data.split import PARTS
 from fusetune.data.table import finite_numbers
@@ -36,8 +36,6 @@ _PLAIN = 6
 _WORDS = 5
 # With more repeats than this, cells are so coarse that rows agree by chance: (age, sex) alone makes no copy.
 _COARSE = 0.05
-# Nor is anything kept together by inputs that are the same in so many rows, on average.
-_OFTEN_EQUAL = 3
 _CHUNK = 50_000
 # Rows that are equal in every input, of whatever kind: no finding, but kept together. And all that is.
 _EQUAL = "equal_inputs"
@@ -74,9 +72,8 @@ def find_plain_copies(examined: Examined) -> Copies:
     """Find rows that are equal in every input or share a picture's file, without decoding any picture."""
     texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
     files = {name: _file_hashes(examined, name) for name in examined.columns(Kind.IMAGE)}
-    there = {name: as_words(examined.table.column(name)).notna().to_numpy() for name in files}
     return {
-        "duplicate_images": {(name,): equal_sets(hashes, there[name]) for name, hashes in files.items()},
+        "duplicate_images": {(name,): equal_sets(hashes, _there(examined, name)) for name, hashes in files.items()},
         _EQUAL: {(): _equal_inputs(examined, list(files.values()), texts)},
     }
 
@@ -93,14 +90,33 @@ def numbered(copies: Copies, rows: int) -> Codes:
 
 
 def _equal_inputs(examined: Examined, pictures: list[Hashes], texts: list[Texts]) -> list[Set]:
-    """Return sets of rows that are equal in every input, unless inputs are so coarse that most rows are."""
+    """Return sets of rows that are equal in every input, unless inputs are so coarse that many agree by chance."""
     names = [*examined.cells, *(name for vector in examined.vectors for name in vector)]
-    parts = [*pictures, *(text.hashes for text in texts), *(_cell_hashes(examined, name) for name in names)]
+    cells = {name: _cell_hashes(examined, name) for name in names}
+    parts = [*pictures, *(text.hashes for text in texts), *cells.values()]
     if not parts:
         return []
-    hashes = combined(parts)
-    few = len(np.unique(hashes)) * _OFTEN_EQUAL < len(hashes)
-    return [] if few else equal_sets(hashes, np.ones(len(hashes), dtype=bool))
+    hashes, rows = combined(parts), len(examined.ids)
+    sets = equal_sets(hashes, np.ones(rows, dtype=bool))
+    if not sets:
+        return []
+    # Each set once, or copies would vouch for being chance. Of two rows, columns are taken to agree independently.
+    once = np.unique(hashes, return_index=True)[1]
+    chance = np.prod([_agreement(part[once]) for part in [*pictures, *(text.hashes for text in texts)]])
+    for name, part in cells.items():
+        number = examined.schema.kind_of(name) is Kind.NUMBER
+        chance *= _agreement(part[once], finite_numbers(examined.table.column(name)) if number else None)
+    return sets if chance * rows * (rows - 1) / 2 <= _COARSE * rows else []
+
+
+def _agreement(hashes: Hashes, numbers: npt.NDArray[np.float64] | None = None) -> float:
+    """Return how probably two rows agree in a column: as often as pairs do, and as there are values to choose from."""
+    counts = np.unique(hashes, return_counts=True)[1].astype(np.float64)
+    values = float(len(counts))
+    if numbers is not None and len(steps := np.diff(np.unique(numbers[np.isfinite(numbers)]))):
+        values = max(1.0, float(steps.sum() / steps.min()))  # as many as fit in at the finest step that is seen
+    rows = max(2, len(hashes))
+    return max(float((counts * (counts - 1)).sum() / (rows * (rows - 1))), 1 / values)
 
 
 def _cell_hashes(examined: Examined, name: str) -> Hashes:
@@ -122,6 +138,13 @@ def _file_hashes(examined: Examined, name: str) -> Hashes:
     shared = size[size.duplicated(keep=False) & (size >= 0)].index
     contents = {word: _content(root / word) or word for word in shared}
     return column_hashes(words.map(lambda word: contents.get(word, word), na_action="ignore").astype("str"))
+
+
+def _there(examined: Examined, name: str) -> npt.NDArray[np.bool_]:
+    """Return which rows name a picture that there may be: nobody knows what a lost file showed."""
+    words, root = as_words(examined.table.column(name)), examined.table.root
+    lost = [word for word in words.dropna().unique() if ":" not in word and _size(root / FRAME.sub("", word)) < 0]
+    return (words.notna() & ~words.isin(lost)).to_numpy(dtype=bool)
 
 
 def _size(path: Path) -> int:
