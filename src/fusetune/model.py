@@ -246,7 +246,7 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
     series = table.column(label)
     # A later table may hold the labels as another type.
     words, names = as_words(series), [word_of(value) for value in classes]
-    if pd.api.types.is_bool_dtype(series) or all(isinstance(value, bool) for value in classes):
+    if pd.api.types.infer_dtype(series) == "boolean" or all(isinstance(value, bool) for value in classes):
         words, names = words.map(_truth, na_action="ignore"), [_truth(name) for name in names]
     if len(set(names)) < len(names):  # older models may tell 1.0 from 1
         words, names = series.astype("str").mask(words.isna()), [str(value) for value in classes]

@@ -63,7 +63,9 @@ def as_words(cells: pd.Series) -> pd.Series:
         words = pd.Series([word_of(cell) if has else None for cell, has in zip(cells, there, strict=True)], cells.index)
     else:
         words = cells.map({cell: word_of(cell) for cell in cells[there].unique()})
-    return words.astype("str").mask((words == "").to_numpy(dtype=bool)).rename(cells.name)
+    words = words.astype("str").mask((words == "").to_numpy(dtype=bool))
+    words.name = cells.name
+    return words
 
 
 def folded(word: str) -> str:

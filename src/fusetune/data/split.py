@@ -369,8 +369,10 @@ def _refuse_untaught(
         rows = np.flatnonzero(labels == label)
         inside = " and ".join(PARTS[code] for code in np.unique(split.part[rows]))
         where.append(f"'{label if classes is None else classes[label]}' ({len(rows):,} row(s), all in {inside}")
-        own = [] if groups is None else groups.iloc[rows].unique()
-        where[-1] += f" and of one group, '{own[0]}')" if len(own) == 1 and len(rows) > 1 else ")"
+        own = None if groups is None else groups.iloc[rows]
+        where[-1] += (
+            ")" if own is None or len(own) == 1 or own.nunique() > 1 else f" and of one group, '{own.iloc[0]}')"
+        )
     rare = np.bincount(labels)[lost].max() < _RARE
     if parts is not None and not rare:
         remedy = f"move some of their {'rows' if groups is None else 'groups'} to train in column '{parts.name}'"
