@@ -43,14 +43,10 @@ _ADVICE = "if its rows belong together, name it with --group; if it says somethi
 _ONE = "are spelt in several ways and count as one", "nothing, if they mean the same"
 _ALIKE = "differ only in capital letters or spaces and count as several", "make them one if they mean the same"
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]*://|www\.)\S+|[\w.+-]+@[\w-]+\.[\w.-]+")
-_AMOUNT = re.compile(
-    r"[+-]?\d+([.,]\d+)*\s*[^\W\d_]{1,4}|[+-]?\d+([.,]\d+)*\s*[%°$€£]|[+-]?\d{1,3}(,\d{3})+(\.\d+)?|\d+,\d+"
-)
 _LONG_CODE = re.compile(r"(?=(?:.*\d){4})[0-9a-fA-F-]{12,}")
 # What cells look like, where it is no reason to treat them as anything but what their kind says.
 _SHAPES = {
     "addresses": (_ADDRESS, "they are read as words, and nothing is fetched from them"),
-    "numbers with a unit or a comma": (_AMOUNT, "they are read as words; write plain numbers for a column of numbers"),
     "codes that name something": (_LONG_CODE, "if they name what rows belong to, use --group"),
 }
 
