@@ -191,7 +191,7 @@ def test_evaluation_refuses_empty_groups_as_training_does(
 
 
 def test_evaluation_counts_a_group_once_in_any_spelling(made: tuple[Model, pd.DataFrame, Path]) -> None:
-    frame = made[1].drop(columns="scan")
+    frame = made[1].assign(scan=[str(made[2] / name) for name in made[1]["scan"]])
     number = frame["patient"].str.slice(1).astype(int)
     spelt = [n if row % 3 == 0 else f"{n} " if row % 3 == 1 else float(n) for row, n in enumerate(number)]
     plain, odd = (made[0].evaluate(frame.assign(patient=pd.Series(it, dtype=object))) for it in (number, spelt))
