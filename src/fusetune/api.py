@@ -27,7 +27,7 @@ from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
-from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import by_severity, counts
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.errors import UserError, listed
@@ -159,7 +159,9 @@ def _fit(
     ids = data.ids(schema.named("id"))
     if resume:
         refuse_other_run(folder, settings, schema)
-    rows = split_rows(data, schema, ids, labels, settings, folder / "split.parquet" if resume else None)
+    copies = copy_numbers(data, schema, examination)
+    saved = folder / "split.parquet" if resume else None
+    rows = split_rows(data, schema, ids, labels, settings, saved, classes=classes, copies=copies)
     fingerprint = _fingerprint(ids, labels)
     if is_finished(folder):
         return _finished(folder, fingerprint, log)
@@ -173,7 +175,7 @@ def _fit(
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
     _announce(log, schema)
-    ctx = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own)
+    ctx = prepare(data, schema, rows, labels, classes, settings, runtime, log, folder / "stages", resume, own, copies)
     _warn_about_parts(ctx)
     strategy, own_settings = strategy_of(settings.strategy)
     fitted = strategy.fit(ctx, own_settings)
