@@ -112,8 +112,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _split(
         "a given split may divide groups",
-        "        _refuse_shared_groups(split, groups)\n    missing",
-        "        pass\n    missing",
+        "        _refuse_shared_groups(split, groups)\n",
+        "        pass\n",
     ),
     _split(
         "validation rows are taken from the test part too",
@@ -134,9 +134,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "labels[rows], ids.iloc[rows], (1 - share",
     ),
     # Who learns from whom.
-    _folds(
-        "a fold divides groups", "    units = ctx.ids if ctx.groups is None else ctx.groups\n", "    units = ctx.ids\n"
-    ),
+    _folds("a fold divides groups", "ctx.labels[rows], ctx.units.iloc[rows]", "ctx.labels[rows], ctx.ids.iloc[rows]"),
     _folds("encoders and heads share their folds", "* _HEAD_FOLDS, 2)", "* _HEAD_FOLDS, 1)"),
     _folds("folds repeat the split's own order", "ctx.config.seed + salt)", "ctx.config.seed)"),
     _folds(
@@ -479,8 +477,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/estimator.py",
         "scikit-learn's estimator divides groups",
-        "make_split(ids, codes, groups=groups,",
-        "make_split(ids, codes,",
+        "ids, codes, groups=groups,",
+        "ids, codes,",
         ("tests/test_estimator.py::test_a_group_is_no_input_and_is_kept_together",),
     ),
     # What is learnt on validation rows.

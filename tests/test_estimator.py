@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tiny import settings, tiny_table
 
 from fusetune import FusionClassifier
+from fusetune import estimator as estimator_module
 from fusetune.errors import InputWarning
 
 # Cells only, an encoder left as it is drawn: a fit of a fraction of a second.
@@ -140,6 +141,25 @@ def test_the_last_step_of_a_pipeline(table: pd.DataFrame) -> None:
 def test_what_cannot_be_used_is_a_value_error(table: pd.DataFrame, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         quick(**given).fit(table[CELLS], table["organ"])
+
+
+def test_copies_stay_together_inside(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resample with replacement, as bagging draws it, has many copies."""
+    seen: list[tuple[Any, Any]] = []
+    plain = estimator_module.prepare
+
+    def watched(*given: Any) -> Any:
+        seen.append((plain(*given), given[-1]))
+        return seen[-1][0]
+
+    monkeypatch.setattr(estimator_module, "prepare", watched)
+    drawn = table.iloc[np.random.default_rng(0).integers(0, len(table), len(table))]
+    quick().fit(drawn[CELLS].reset_index(drop=True), drawn["organ"].to_numpy())
+    ((ctx, copies),) = seen
+    names = drawn["case_id"].to_numpy()
+    assert (copies >= 0).tolist() == pd.Series(names).duplicated(keep=False).tolist()
+    assert pd.Series(ctx.split.part).groupby(names).nunique().max() == 1
+    assert ctx.units.groupby(names).nunique().max() == 1
 
 
 def test_other_columns_are_refused_when_predicting(table: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ import yaml
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
+from fusetune import api
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
@@ -434,6 +435,33 @@ def test_resuming_with_another_label_other_inputs_or_other_rows_is_refused(chang
     rows = table.assign(y=1 - table["y"]) if change == "rows" else table
     with pytest.raises(UserError):
         fusetune.fit(rows, label, inputs=inputs, config=quick, out=tmp_path / "run", quiet=True, resume=True)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_rows_with_one_picture_are_in_one_part_of_a_split_that_is_made(
+    checked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = tiny_table(tmp_path / "data").drop(columns=["part", "patient"])
+    # Twelve pictures stand in two files each, beside other cells and, half of the time, other labels.
+    pairs = np.random.default_rng(0).permutation(96)[:24].reshape(12, 2)
+    for one, other in pairs:
+        (tmp_path / "data" / f"{other}.png").write_bytes((tmp_path / "data" / f"{one}.png").read_bytes())
+    frame.to_csv(tmp_path / "data" / "table.csv", index=False)
+    given: list[Any] = []
+
+    def stop(*what: Any) -> None:
+        given.extend([what[2], what[-1]])
+        raise UserError("far enough")
+
+    monkeypatch.setattr(api, "prepare", stop)
+    for seed in range(5):
+        config = settings(tmp_path / "store", doctor__check=checked, seed=seed)
+        with pytest.raises(UserError, match="far enough"):
+            fusetune.fit(tmp_path / "data" / "table.csv", "organ", config=config, out=tmp_path / f"{seed}", quiet=True)
+        split, copies = given[-2:]
+        assert (split.part[pairs[:, 0]] == split.part[pairs[:, 1]]).all()
+        assert (copies[pairs[:, 0]] == copies[pairs[:, 1]]).all()
+        assert "copies stay together" in split.how
 
 
 def test_copies_are_dropped_before_training_and_written_down(tmp_path: Path) -> None:

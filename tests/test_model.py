@@ -19,7 +19,7 @@ from fusetune.augment.random import Moment
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
 from fusetune.data.table import read_table
-from fusetune.errors import ImageError, InputWarning, RunError, SchemaError, TableError
+from fusetune.errors import ImageError, InputWarning, RunError, SchemaError, SplitError, TableError
 from fusetune.evaluate.temperature import softmax
 from fusetune.model import Model
 from fusetune.networks import Outputs
@@ -318,6 +318,27 @@ def test_evaluation_counts_what_it_saw(made: tuple[Model, pd.DataFrame, Path]) -
     right = answer[SHARES].to_numpy()[np.arange(96), [CLASSES.index(name) for name in frame["organ"]]]
     assert scores["nll"]["value"] == pytest.approx(-np.log(right).mean(), rel=1e-6)
     assert scores["accuracy"]["low"] <= scores["accuracy"]["value"] <= scores["accuracy"]["high"]
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", np.nan])
+@pytest.mark.parametrize("rows", [48, 96])
+def test_evaluation_refuses_empty_groups_as_training_does(
+    made: tuple[Model, pd.DataFrame, Path], empty: Any, rows: int
+) -> None:
+    frame = made[1].astype({"patient": object})
+    frame.loc[: rows - 1, "patient"] = empty
+    message = r"group column 'patient' is empty in row\(s\) case-000, .* more; fill it in"
+    with pytest.raises(SplitError, match=message):
+        made[0].evaluate(frame.drop(columns="scan"))
+
+
+def test_evaluation_counts_a_group_once_in_any_spelling(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    frame = made[1].assign(scan=[str(made[2] / name) for name in made[1]["scan"]])
+    number = frame["patient"].str.slice(1).astype(int)
+    spelt = [n if row % 3 == 0 else f"{n} " if row % 3 == 1 else float(n) for row, n in enumerate(number)]
+    plain, odd = (made[0].evaluate(frame.assign(patient=pd.Series(it, dtype=object))) for it in (number, spelt))
+    assert odd["groups"] == plain["groups"] == frame["patient"].nunique()
+    assert odd["accuracy"] == plain["accuracy"]
 
 
 def test_evaluation_without_groups(made: tuple[Model, pd.DataFrame, Path]) -> None:

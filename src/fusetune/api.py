@@ -29,7 +29,7 @@ from fusetune.data.schema import Schema
 from fusetune.data.source import Source
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, read_table, row_keys
-from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import by_severity, counts
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.errors import UserError, listed
@@ -173,6 +173,7 @@ class _Intake:
         classes: The labels.
         labels: Class index per row, int64 [rows].
         split: Which row is in which part.
+        copies: Number of the set of copies that each row belongs to, as `copy_numbers` returns it.
         examination: What the doctor found; None where it was not asked.
         treatment: What was done about it.
         made_from: Hashes of all of this, but for the pictures.
@@ -185,6 +186,7 @@ class _Intake:
     classes: list[Any]
     labels: npt.NDArray[np.int64]
     split: Split
+    copies: npt.NDArray[np.int64]
     examination: Examination | None
     treatment: Treatment
     made_from: Record
@@ -207,11 +209,13 @@ def _take_in(data: Table, label: str, schema: Schema, settings: Config, resumed:
     ids = table.ids(schema.named("id"))
     made_from = Record(len(data), _rows_hash(ids, labels), columns)
     before = None if resumed is None else refuse_other_run(resumed, settings, schema, made_from)
-    split = split_rows(table, schema, ids, labels, settings, None if resumed is None else resumed / "split.parquet")
+    copies = copy_numbers(table, schema, examination)
+    saved = None if resumed is None else resumed / "split.parquet"
+    split = split_rows(table, schema, ids, labels, settings, saved, classes=classes, copies=copies)
     if examination is not None and examination.examined.parts is None:
         examination.check_split(split)
         refuse(examination.findings, settings.doctor.policy)
-    return _Intake(table, label, schema, classes, labels, split, examination, treatment, made_from, before)
+    return _Intake(table, label, schema, classes, labels, split, copies, examination, treatment, made_from, before)
 
 
 def _fit(
@@ -224,7 +228,9 @@ def _fit(
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {_counts(rows)}  ({rows.how})")
     _announce(log, schema)
-    ctx = prepare(data, schema, rows, intake.labels, classes, settings, runtime, log, folder / STAGES, resume, own)
+    ctx = prepare(
+        data, schema, rows, intake.labels, classes, settings, runtime, log, folder / STAGES, resume, own, intake.copies
+    )
     record = replace(record, pictures=_pictures(ctx.sources))
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)

@@ -72,7 +72,8 @@ class Context:
         class_weights: Loss weight per class, float32 [classes], mean 1 over the training rows.
         keys: Row key per row, int64 [rows].
         ids: Row id per row.
-        groups: Group per row, if rows are grouped.
+        groups: Group per row, in tidy words, if rows are grouped.
+        units: What stays on one side of every division: the group or the row, joined where they hold copies.
         folder: Where stages keep their checkpoints; None: nowhere.
         key: Hash of everything that the stages depend on.
         histories: What each training stage did.
@@ -95,6 +96,7 @@ class Context:
     keys: npt.NDArray[np.int64]
     ids: pd.Series
     groups: pd.Series | None
+    units: pd.Series
     store: FeatureStore
     folder: Path | None
     key: str

@@ -2,7 +2,8 @@
 
 Whoever calls an estimator keeps rows for judging, so none are put aside as a test part here, nothing is judged, and no
 report is written. Nor is the table examined: a fold cannot tell which of its rows have copies in another one
-(`fusetune check` looks at the whole table). A policy for findings is refused, since nothing would follow it.
+(`fusetune check` looks at the whole table); rows of `X` that are equal are kept on one side of what is divided inside.
+A policy for findings is refused, since nothing would follow it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from fusetune.data.problems import OnProblem
 from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import read_table
+from fusetune.doctor.examine import copy_numbers
 from fusetune.errors import ConfigError, UserError
 from fusetune.judge import calibrate
 from fusetune.model import Model, encode_labels
@@ -148,10 +150,13 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         groups = None if self.group is None else table.column(self.group)
         train, valid, _ = config.split.fractions
         share = valid / (train + valid)
-        split = make_split(ids, codes, groups=groups, fractions=(1 - share, share, 0), seed=config.seed)
+        copies = copy_numbers(table, schema)
+        split = make_split(
+            ids, codes, groups=groups, copies=copies, classes=classes, fractions=(1 - share, share, 0), seed=config.seed
+        )
         log = Log(quiet=not self.verbose)
         runtime = start_runtime(config)
-        ctx = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own)
+        ctx = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own, copies)
         strategy, own_settings = strategy_of(config.strategy)
         fitted = strategy.fit(ctx, own_settings)
         model = Model.of(ctx, fitted.network, schema)

@@ -18,7 +18,8 @@ from fusetune.data.kinds import Kind
 from fusetune.data.problems import OnProblem, Problems, ids_with_notes
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
-from fusetune.data.split import Rows
+from fusetune.data.spelling import as_words, word_of
+from fusetune.data.split import Rows, group_words
 from fusetune.data.table import Table, read_table, row_keys
 from fusetune.errors import RunError, SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
@@ -131,8 +132,8 @@ class Model:
         data = self.schema.read(read_table(table))
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(data, str(label), self.classes)
-        groups = data.frame[group] if group in data.frame.columns else None
         ids, _ = ids_with_notes(data, self.schema.named("id"))
+        groups = group_words(data.frame[group], ids) if group in data.frame.columns else None
         answers = self._answers(data, on_problem)
         member = None if groups is None else groups.to_numpy()
         rows = Judged(answers.outputs, labels, _keys(ids, answers.digests), member)
@@ -286,19 +287,24 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
         TableError: If a label is missing or not among the classes.
     """
     series = table.names(label, classes)
-    # By value first (1.0 is 1), then by spelling ("1" is 1): a later table may hold the labels as another type.
-    codes = {str(value): index for index, value in enumerate(classes)} | {v: i for i, v in enumerate(classes)}
-    codes_of_rows = series.map(
-        lambda value: codes.get(value, codes.get(str(value), -1)) if pd.notna(value) else -2
-    ).to_numpy().astype(np.int64)  # fmt: skip
-    if (codes_of_rows == -2).any():
-        raise TableError(
-            f"label column '{label}' is empty in row(s) {listed(np.flatnonzero(codes_of_rows == -2))}; fill it in"
-        )
-    if (codes_of_rows == -1).any():
-        unknown = series[codes_of_rows == -1].unique()
+    # A later table may hold the labels as another type.
+    words, names = as_words(series), [word_of(value) for value in classes]
+    if pd.api.types.infer_dtype(series) == "boolean" or all(isinstance(value, bool) for value in classes):
+        words, names = words.map(_truth, na_action="ignore"), [_truth(name) for name in names]
+    if len(set(names)) < len(names):  # older models may tell 1.0 from 1
+        words, names = series.astype("str").mask(words.isna()), [str(value) for value in classes]
+    if words.isna().any():
+        rows = np.flatnonzero(words.isna().to_numpy())
+        raise TableError(f"label column '{label}' is empty in row(s) {listed(rows)}; fill it in")
+    codes = words.map({name: index for index, name in enumerate(names)}).fillna(-1).to_numpy().astype(np.int64)
+    if (codes == -1).any():
+        unknown = series[codes == -1].unique()
         raise TableError(f"label column '{label}' holds {listed(unknown)}; the model knows {listed(classes, 12)}")
-    return codes_of_rows
+    return codes
+
+
+def _truth(word: str) -> str:
+    return {"true": "1", "false": "0"}.get(word.lower(), word.lower())
 
 
 def rebuild(

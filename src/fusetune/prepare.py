@@ -19,9 +19,11 @@ from fusetune.augment.safety import check_policy
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.images import ImageSource, Reading, raise_for_problems
+from fusetune.data.infer import column_notes, spelling_notes
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
-from fusetune.data.split import Rows, Split, make_split
+from fusetune.data.spelling import as_words, spellings, word_of
+from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_split
 from fusetune.data.table import Table, row_keys
 from fusetune.errors import ConfigError, TableError, did_you_mean, listed
 from fusetune.features.store import FeatureStore, default_folder
@@ -29,6 +31,8 @@ from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, seed_everything
 
+# A set of copies with more than this share of the rows is said.
+_LARGE = 0.1
 # Settings that change how fast or where a run happens, but not its result.
 NEUTRAL = dict.fromkeys(
     ("device", "threads", "onnx", "store", "evaluate", "allow_download", "track", "track_to"), True
@@ -47,16 +51,18 @@ def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
         TableError: If a label is missing, all are equal, or a class has too few rows.
     """
     series = table.column(label)
-    if series.isna().any():
-        rows = listed(np.flatnonzero(series.isna().to_numpy()))
+    words = as_words(series)
+    if words.isna().any():
+        rows = listed(np.flatnonzero(words.isna().to_numpy()))
         raise TableError(f"label column '{label}' of {table.name} is empty in row(s) {rows}; fill it in or drop them")
     if pd.api.types.is_datetime64_any_dtype(series):
         raise TableError(f"label column '{label}' of {table.name} holds dates; make classes of them first")
-    counts = series.value_counts()
-    counts = counts[counts > 0]  # a categorical column also counts categories that no row has
+    counts = words.value_counts()
+    firsts = series[~words.duplicated()]
+    values = [value.item() if hasattr(value, "item") else value for value in firsts.astype(object)]
     if len(counts) < 2:
         raise TableError(
-            f"label column '{label}' of {table.name} is {counts.index[0]!r} in every row: one class, nothing to learn"
+            f"label column '{label}' of {table.name} is {values[0]!r} in every row: one class, nothing to learn"
         )
     if counts.min() < least:
         raise TableError(
@@ -68,19 +74,19 @@ def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
             f"label column '{label}' has {len(counts):,} different values in {len(series):,} rows: that is no class "
             "label. Name another column, or make classes of the values first"
         )
-    values = [value.item() if hasattr(value, "item") else value for value in counts.index]
     odd = [value for value in values if not isinstance(value, (str, int, float, bool))]
     if odd:
         raise TableError(
             f"label column '{label}' holds {odd[0]!r} of type {type(odd[0]).__name__}; labels are words, numbers or "
             "truth values: convert the column first"
         )
-    names = pd.Series([str(value).strip() for value in values])
-    if names.duplicated().any():
+    if several := spellings(series)[0]:
         raise TableError(
-            f"label column '{label}' holds several labels that read '{names[names.duplicated()].iloc[0]}' and differ "
-            "in type or in spaces at the ends only; make them one"
+            f"label column '{label}' holds several labels that read '{word_of(several[0][0])}' and differ in type, in "
+            f"spaces at the ends or in invisible marks only ({listed(map(repr, several[0]))}); make them one"
         )
+    if {type(value) for value in values} > {bool}:
+        raise TableError(f"label column '{label}' holds truth values beside other labels; write all of them as words")
     try:
         return sorted(values)
     except TypeError:
@@ -88,9 +94,17 @@ def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
 
 
 def split_rows(
-    table: Table, schema: Schema, ids: pd.Series, labels: npt.NDArray[np.int64], config: Config, saved: Path | None
+    table: Table,
+    schema: Schema,
+    ids: pd.Series,
+    labels: npt.NDArray[np.int64],
+    config: Config,
+    saved: Path | None,
+    *,
+    classes: Sequence[Any] | None = None,
+    copies: Codes | None = None,
 ) -> Split:
-    """Return the saved split, if there is one, or make it."""
+    """Return the saved split, if there is one, or make it (`make_split`)."""
     if saved is not None and saved.exists():
         return Split.load(saved, ids)
     group, part, how = schema.named("group"), schema.named("split"), config.split
@@ -103,6 +117,8 @@ def split_rows(
         groups=None if group is None else table.column(group),
         parts=None if part is None else table.column(part),
         times=None if how.time is None else table.column(how.time),
+        copies=copies,
+        classes=classes,
         fractions=how.fractions,
         folds=how.folds,
         fold=how.fold,
@@ -122,8 +138,11 @@ def prepare(
     folder: Path,
     resume: bool,
     own: Own | None = None,
+    copies: Codes | None = None,
 ) -> Context:
     """Read all inputs, load all encoders, and return the context of a run.
+
+    Rows with the same number in `copies` (-1: none) stay on one side of every further division, as whole groups do.
 
     Raises:
         ImageError: If images cannot be read and `data.unreadable` is error.
@@ -135,6 +154,8 @@ def prepare(
         if resume and not call.name:
             log.warn(f"image.augment: {call.label} has no name; nobody can tell whether the run began with it")
     check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes)
+    for note in [*spelling_notes(table, schema), *column_notes(table, schema)]:
+        log.warn(f"{note.kind}: {note.what}; {note.remedy}")
     train = split.rows("train")
     modalities, pristine = schema.modalities(), {}
     readers: dict[str, Reader] = {}
@@ -156,6 +177,9 @@ def prepare(
         config.onnx,
     )
     group = schema.named("group")
+    groups = None if group is None else group_words(table.column(group), split.ids)
+    units = joined(split.ids if groups is None else groups, copies)
+    _report_copies(copies, split.ids, log)
     return Context(
         config=config,
         runtime=runtime,
@@ -172,10 +196,11 @@ def prepare(
         class_weights=_class_weights(config, classes, labels[train]),
         keys=row_keys(split.ids),
         ids=split.ids,
-        groups=None if group is None else table.column(group),
+        groups=groups,
+        units=units,
         store=store,
         folder=folder,
-        key=_key(config, split, sources.values(), labels),
+        key=_key(config, split, sources.values(), labels, None if units is groups or units is split.ids else units),
         resume=resume,
     )
 
@@ -238,7 +263,20 @@ def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tens
     return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 
 
-def _key(config: Config, split: Split, sources: Any, labels: Rows) -> str:
+def _report_copies(copies: Codes | None, ids: pd.Series, log: Log) -> None:
+    """Say so where so many rows hold copies of each other that no division can be as asked."""
+    if copies is None or not (copies >= 0).any():
+        return
+    sizes = np.bincount(copies[copies >= 0])
+    if sizes.max() > _LARGE * len(ids):
+        rows = ids[copies == sizes.argmax()]
+        log.warn(
+            f"{len(rows):,} rows hold copies of one another, such as {listed(rows)}, and stay on one side of every "
+            "division; if their picture is a placeholder, empty its cells"
+        )
+
+
+def _key(config: Config, split: Split, sources: Any, labels: Rows, units: pd.Series | None) -> str:
     """Hash what a training stage depends on; stage U is the same whatever strategy asks for it."""
     digest = hashlib.sha256()
     tree = config.model_dump(mode="json", exclude=NEUTRAL | {"strategy": True})
@@ -247,4 +285,6 @@ def _key(config: Config, split: Split, sources: Any, labels: Rows) -> str:
     digest.update(labels.tobytes())
     for source in sources:
         digest.update(source.digests.tobytes())
+    if units is not None:  # rows that hold copies of each other were joined
+        digest.update(row_keys(units).tobytes())
     return digest.hexdigest()

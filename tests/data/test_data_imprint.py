@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fusetune.data.imprint import column_hash, imprint
+from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
 from fusetune.data.table import Table, read_table
 
 SAME: dict[str, list[pd.Series]] = {
@@ -68,6 +70,8 @@ def test_a_table_and_its_copy_in_another_format_have_equal_hashes(tmp_path: Path
     frame = pd.DataFrame({"a": [1, 2, 3], "b": [0.5, None, 2], "c": ["x", None, "z y"], "d": [True, False, True]})
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_parquet(tmp_path / "t.parquet")
-    hashes = [imprint(read_table(source), "abcd") for source in (frame, tmp_path / "t.csv", tmp_path / "t.parquet")]
+    schema = infer_schema(read_table(frame), Roles("d"))
+    tables = [schema.read(read_table(source)) for source in (frame, tmp_path / "t.csv", tmp_path / "t.parquet")]
+    hashes = [imprint(table, "abcd") for table in tables]
     assert hashes[0] == hashes[1] == hashes[2]
     assert set(imprint(Table(frame, "t", tmp_path), ["a", "no such column"])) == {"a"}

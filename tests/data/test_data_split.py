@@ -268,7 +268,9 @@ def test_impossible_splits_say_why(settings: dict[str, Any], message: str) -> No
 
 def test_a_class_without_training_rows_is_refused() -> None:
     words = pd.Series(["train", "valid", "test", "train"], name="p")
-    with pytest.raises(SplitError, match=r"1 class\(es\) have no training row after the split; merge or drop"):
+    with pytest.raises(
+        SplitError, match=r"1 class\(es\) have no training row .*'1' \(1 row\(s\), all in test\); merge"
+    ):
         make_split(ids(4), np.array([0, 0, 1, 0]), parts=words)
 
 

@@ -12,10 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from planted import ALWAYS, check, kinds, look, named, plain_table, squares, with_pictures
+from planted import ALWAYS, ROLES, check, kinds, look, named, plain_table, squares, with_pictures
 
-from fusetune.doctor.duplicates import find_copies
-from fusetune.doctor.examine import Examination
+from fusetune.data.infer import infer_schema
+from fusetune.data.roles import Roles
+from fusetune.data.split import make_split
+from fusetune.data.table import Table
+from fusetune.doctor.duplicates import find_copies, numbered
+from fusetune.doctor.examine import Examination, copy_numbers
 from fusetune.doctor.hashes import equal_sets
 from fusetune.doctor.images import Pictures
 
@@ -326,3 +330,95 @@ def test_near_copies_equal_a_naive_search_whatever_the_order(seed: int) -> None:
     for places in (np.arange(count), order):
         sets = near(pictures(thumbs[places], [hashes[i] for i in places]))
         assert {frozenset(int(places[i]) for i in rows) for rows in sets} == naive
+
+
+def numbers_of(frame: pd.DataFrame, root: Path, examined: bool, **roles: Any) -> np.ndarray[Any, Any]:
+    """Return the copies of a table as a split is told of them, with the examination or without one."""
+    table = Table(frame.reset_index(drop=True), "t", root)
+    schema = infer_schema(table, Roles(**{**ROLES, "split": None, **roles}))
+    return copy_numbers(table, schema, look(frame, root, split=None, **roles) if examined else None)
+
+
+def together(numbers: np.ndarray[Any, Any], sets: list[set[int]]) -> bool:
+    found = {frozenset(np.flatnonzero(numbers == number).tolist()) for number in set(numbers.tolist()) - {-1}}
+    return found == {frozenset(rows) for rows in sets}
+
+
+def test_the_numbers_of_copies_follow_chains_of_them() -> None:
+    copies: Any = {
+        "duplicate_images": {("a",): [np.array([0, 1]), np.array([6, 7])]},
+        "near_duplicate_images": {("b",): [np.array([1, 5])]},
+        "duplicate_texts": {("t",): [np.array([2, 3])]},
+    }
+    assert numbered(copies, 8).tolist() == [0, 0, -1, -1, -1, 0, 1, 1]
+    assert numbered({}, 3).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("examined", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_copies_are_known_to_every_split(seed: int, examined: bool, tmp_path: Path) -> None:
+    generator = np.random.default_rng(seed)
+    frame = with_pictures(plain_table(seed=seed), tmp_path)
+    a, b, c, d, e, f, g, h = generator.permutation(60)[:8].tolist()
+    frame = copied(frame, a, b, "note", "age", "scan")  # whole rows, whatever their labels and patients
+    (tmp_path / f"scan-{d}.png").write_bytes((tmp_path / f"scan-{c}.png").read_bytes())  # one picture, two files
+    frame = copied(frame, e, f, "scan")  # one file for two rows
+    sets = [{a, b}, {c, d}, {e, f}]
+    with Image.open(tmp_path / f"scan-{g}.png") as picture:
+        picture.resize((90, 80), Image.Resampling.BILINEAR).save(tmp_path / f"scan-{h}.png")
+    sets += [{g, h}] if examined else []  # only who opens pictures can know
+    numbers = numbers_of(frame, tmp_path, examined, inputs=INPUTS)
+    assert together(numbers, sets)
+    labels = pd.factorize(frame["organ"])[0].astype(np.int64)
+    for groups in (None, frame["patient"]):
+        split = make_split(frame["id"], labels, groups=groups, copies=numbers, seed=seed)
+        assert all(len(set(split.part[list(rows)])) == 1 for rows in sets)
+
+
+@pytest.mark.parametrize("examined", [True, False])
+def test_copies_are_told_by_what_cells_mean_not_by_how_they_are_written(examined: bool, tmp_path: Path) -> None:
+    frame = plain_table().astype({"age": object})
+    frame = copied(frame, 3, 17, "note", "age", "site")
+    frame.loc[17, ["age", "site"]] = [f"{frame.at[3, 'age']} ", f" {frame.at[3, 'site']}\ufeff"]
+    kinds = {"age": "number", "site": "category"}
+    assert together(numbers_of(frame, tmp_path, examined, inputs=["note", "age", "site"], kinds=kinds), [{3, 17}])
+
+
+@pytest.mark.parametrize("times", [2, 5])
+@pytest.mark.parametrize("examined", [True, False])
+def test_a_table_that_was_pasted_several_times_is_all_copies(times: int, examined: bool, tmp_path: Path) -> None:
+    """More rows repeat others here than the doctor takes for copies: no split may divide them all the same."""
+    once = plain_table(40).drop(columns=["note", "patient", "part"])
+    frame = pd.concat([once] * times, ignore_index=True).assign(id=[f"r{row}" for row in range(40 * times)])
+    numbers = numbers_of(frame, tmp_path, examined, inputs=["age", "site"], group=None)
+    assert together(numbers, [set(range(row, 40 * times, 40)) for row in range(40)])
+
+
+@pytest.mark.parametrize("cells", [["sex"], ["age", "sex"], ["sex", "site", "smoker"], ["age"]])
+@pytest.mark.parametrize("examined", [True, False])
+def test_cells_too_coarse_to_know_a_row_by_keep_nothing_together(
+    cells: list[str], examined: bool, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    frame = plain_table(400).drop(columns=["note", "patient", "part"])
+    frame = frame.assign(age=generator.integers(20, 80, 400), sex=generator.choice(["m", "f"], 400))
+    frame["smoker"] = generator.choice(["y", "n"], 400)
+    assert (numbers_of(frame, tmp_path, examined, inputs=cells, group=None) == -1).all()
+
+
+def test_a_lost_file_is_no_copy_of_another(tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(), tmp_path)
+    frame.loc[:9, "scan"] = "lost.png"
+    for examined in (True, False):
+        assert (numbers_of(frame, tmp_path, examined, inputs=INPUTS) == -1).all()
+    far = frame.assign(scan=["https://x.org/same.png"] * 2 + frame["scan"].tolist()[2:])
+    assert together(numbers_of(far, tmp_path, False, inputs=INPUTS), [{0, 1}]), "one address, one picture"
+
+
+def test_rows_that_the_policy_drops_take_their_numbers_along(tmp_path: Path) -> None:
+    frame = copied(plain_table(), 3, 17, "note", "age")
+    table = Table(frame, "t", tmp_path)
+    schema = infer_schema(table, Roles(**{**ROLES, "split": None}))
+    examination = look(frame, split=None)
+    kept = Table(frame.drop(index=[0, 5]).reset_index(drop=True), "t", tmp_path)
+    assert together(copy_numbers(kept, schema, examination), [{3 - 1, 17 - 2}])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 import torch
 from strategies_context import make_context
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 
 from fusetune.config import HeadConfig
 from fusetune.context import Context
-from fusetune.data.split import deal
+from fusetune.data.split import deal, joined
 from fusetune.heads import folds as folds_module
 from fusetune.heads.base import HeadData, logits_of
 from fusetune.heads.folds import Folds, fit_on, make_folds, row_folds
@@ -94,6 +96,29 @@ def test_every_fold_has_whole_groups_of_all_classes(tmp_path: Path) -> None:
         assert sum(map(len, sides)) == groups.iloc[of].nunique(), "a group is in several folds"
         assert all(set(ctx.labels[of][dealt == fold]) == {0, 1, 2} for fold in np.unique(dealt))
     assert np.array_equal(folds.rows[folds.valid_places], ctx.split.rows("valid"))
+
+
+def test_copies_are_in_one_fold_though_their_groups_differ(tmp_path: Path) -> None:
+    for how in ("k", "holdout"):
+        ctx = context(tmp_path, how)
+        assert ctx.groups is not None
+        plain = make_folds(ctx)
+        rows = np.concatenate([plain.rows, plain.encoder_rows])
+        # Pairs of patients of one class, each with a row that is a copy of one of the other.
+        copies, first = np.full(len(ctx.ids), -1), ctx.groups.iloc[rows].drop_duplicates().index.to_numpy()
+        for label in range(3):
+            for number, pair in enumerate(first[ctx.labels[first] == label][:8].reshape(-1, 2)):
+                copies[pair] = 10 * label + number
+        joint = replace(ctx, units=joined(ctx.groups, copies), _memory={})
+        folds = make_folds(joint)
+        deals = [(folds.encoder, folds.rows), (folds.head, folds.rows), (row_folds(joint, folds.rows), folds.rows)]
+        if how == "holdout":
+            both = np.concatenate([folds.rows, folds.encoder_rows])
+            deals = [(np.isin(both, folds.rows).astype(np.int64), both), (row_folds(joint, both), both)]
+        for dealt, of in deals:
+            sides = pd.Series(dealt)[copies[of] >= 0].groupby(copies[of][copies[of] >= 0]).nunique()
+            assert sides.max() == 1, "a set of copies is in several folds"
+            assert ctx.groups.iloc[of].groupby(dealt).agg(set).map(len).sum() == ctx.groups.iloc[of].nunique()
 
 
 def test_no_two_deals_are_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,13 +13,43 @@ import pandas as pd
 from fusetune.data.kinds import Kind, infer_kind, is_list
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Column, Role, Schema
+from fusetune.data.spelling import as_words, examples, spellings
 from fusetune.data.table import Table
 from fusetune.data.words import is_words, numeric
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 
-_ID_NAME = re.compile(r"^(id|uid|uuid|index|row_?id|.*_(id|uid|uuid))$|^unnamed: 0$", re.IGNORECASE)
+# The words of a name: PatientID, patientId, patient-id, "Patient ID" and patient.id are all (patient, id).
+_NAME_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+|#")
+# What an index is called that was written down with a table.
+_INDEX_NAME = re.compile(r"unnamed: \d+(\.\d+)*|level_\d+|index|row_?names?|__index_level_\d+__", re.IGNORECASE)
+# Whom rows belong to: names of ids by themselves. Other things are so with a word for an id behind or before them.
+_WHO = frozenset(
+    ["accession", "animal", "case", "client", "customer", "donor", "encounter", "participant", "passenger", "patient",
+     "person", "specimen", "student", "subject", "user"]
+)  # fmt: skip
+_THINGS = _WHO | frozenset(
+    ["exam", "image", "item", "order", "product", "record", "row", "sample", "scan", "series", "session", "slide",
+     "study", "video", "visit"]
+)  # fmt: skip
+_ID_WORDS = frozenset(["id", "ids", "uid", "uids", "uuid", "guid", "mrn", "pk"])
+# Also what honest columns are called: of these, the values must look like ids too.
+_NUMBERING = frozenset(["no", "nr", "num", "number", "key", "code", "index", "ref", "reference", "#"])
+_GLUED = re.compile(rf"({'|'.join(sorted(_THINGS))})({'|'.join(sorted(_ID_WORDS | _NUMBERING))})")
+_CODE = re.compile(r"(?=.*\d)[\w./:#-]+")
+_MANY, _FEW = 20, 5
+# By chance alone, all rows of each value have one label less often than this.
+_CHANCE = 1e-3
 _UNIQUE = "named like an id, all values differ"
 _ADVICE = "if its rows belong together, name it with --group; if it says something about a new row, with --inputs"
+_ONE = "are spelt in several ways and count as one", "nothing, if they mean the same"
+_ALIKE = "differ only in capital letters or spaces and count as several", "make them one if they mean the same"
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]*://|www\.)\S+|[\w.+-]+@[\w-]+\.[\w.-]+")
+_LONG_CODE = re.compile(r"(?=(?:.*\d){4})[0-9a-fA-F-]{12,}")
+# What cells look like, where it is no reason to treat them as anything but what their kind says.
+_SHAPES = {
+    "addresses": (_ADDRESS, "they are read as words, and nothing is fetched from them"),
+    "codes that name something": (_LONG_CODE, "if they name what rows belong to, use --group"),
+}
 
 
 def infer_schema(table: Table, roles: Roles) -> Schema:
@@ -40,6 +71,7 @@ def infer_schema(table: Table, roles: Roles) -> Schema:
         if name in role_of:
             raise SchemaError(f"column '{name}' is the {role_of[name]} column and cannot be an input too")
     columns = []
+    labels = None if roles.label is None else as_words(table.column(roles.label))
     for name in table.frame.columns:
         if name in members:
             column = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
@@ -47,7 +79,7 @@ def infer_schema(table: Table, roles: Roles) -> Schema:
             kind, reason, _ = (kinds[name], "given", True) if name in kinds else infer_kind(table.frame[name])
             column = Column(name=name, kind=kind, role=role_of[name], reason=f"{role_of[name]} column; {reason}")
         else:
-            column = _infer_column(table.frame[name], name, kinds.get(name), inputs, "id" in role_of.values())
+            column = _infer_column(table.frame[name], name, kinds.get(name), inputs, "id" in role_of.values(), labels)
             role_of[name] = column.role
         columns.append(column)
     return Schema(columns=columns, vectors=vectors)
@@ -88,7 +120,9 @@ def _members(vectors: Mapping[str, list[str]], role_of: Mapping[str, Role]) -> s
     return members
 
 
-def _infer_column(series: pd.Series, name: str, asked: Kind | None, inputs: set[str] | None, has_id: bool) -> Column:
+def _infer_column(
+    series: pd.Series, name: str, asked: Kind | None, inputs: set[str] | None, has_id: bool, labels: pd.Series | None
+) -> Column:
     """Describe a column that was named for no role.
 
     Args:
@@ -97,35 +131,167 @@ def _infer_column(series: pd.Series, name: str, asked: Kind | None, inputs: set[
         asked: Its kind, where the user says so.
         inputs: The columns that the user chose, if so.
         has_id: Is there a column already that identifies rows?
+        labels: The labels as words, if there are any.
     """
     kind, reason, usable = (asked, "given", True) if asked else infer_kind(series)
-    if asked is None and kind is Kind.NUMBER and usable and _ID_NAME.match(name):
+    identifying = _identifying(series, name, kind, labels) if asked is None else ""
+    if asked is None and kind is Kind.NUMBER and usable and named_like_id(name):
         kind, reason = Kind.CATEGORY, "named like an id, so its numbers are names"
     role: Role = "input" if usable else "unused"
     if inputs is not None:
         if name in inputs:
             role = "input"
-        elif not has_id and _looks_like_id(series, name):
+        elif not has_id and _identifying(series, name, kind, labels) == _UNIQUE:
             role, reason = "id", _UNIQUE
         else:
             role, reason = "unused", f"not chosen; {reason}"
-    elif asked is None and _looks_like_id(series, name):
+    elif identifying == _UNIQUE:
         role, reason = "unused" if has_id else "id", _UNIQUE
-    elif asked is None and usable and _names_things(series, name, kind):
-        role, reason = "unused", f"named like an id: {_ADVICE}"
+    elif identifying and usable:
+        role, reason = "unused", f"{identifying}: {_ADVICE}"
     return Column(name=name, kind=kind, role=role, reason=reason)
 
 
-def _looks_like_id(series: pd.Series, name: str) -> bool:
-    if not _ID_NAME.match(name) or series.isna().any():
+def named_like_id(name: str) -> bool:
+    """Return whether a column's name says that its values only tell rows, patients or other things apart."""
+    words = _name_words(name)
+    first = len(words) == 2 and words[0] in _ID_WORDS and words[1] in _THINGS
+    return first or bool(_INDEX_NAME.fullmatch(name.strip())) or not _ID_WORDS.isdisjoint(words[-1:])
+
+
+def _name_words(name: str) -> list[str]:
+    words = [word.lower() for word in _NAME_WORDS.findall(name)]
+    if len(words) > 1 and words[-1].isdigit():  # patient_id_2
+        words.pop()
+    glued = _GLUED.fullmatch(words[-1]) if words else None
+    return [*words[:-1], *glued.groups()] if glued else words
+
+
+def _identifying(series: pd.Series, name: str, kind: Kind, labels: pd.Series | None) -> str:
+    """Return how a column tells rows, patients or other things apart, in words; empty where it does not seem to."""
+    surely, parts = named_like_id(name), _name_words(name)
+    numbering = not _NUMBERING.isdisjoint(parts[-1:])
+    things = surely or (
+        parts[-2] in _THINGS if numbering and len(parts) > 1 else _WHO.issuperset(parts) and len(parts) == 1
+    )
+    if not (surely or numbering or things) or kind not in (Kind.CATEGORY, Kind.NUMBER, Kind.TEXT, Kind.DATE):
+        return ""
+    if (words := _plain_words(series)) is None or (there := words.dropna()).empty:
+        return ""
+    coded, distinct = bool(there.str.fullmatch(_CODE).all()), there.nunique()
+    if distinct == len(words) and (surely or (coded and kind is not Kind.DATE and _counts(there))):
+        return _UNIQUE
+    spaced = kind is Kind.TEXT and bool(there.str.contains(r"\s").any())
+    if kind is Kind.DATE or spaced or not (surely or coded):
+        return ""
+    if (surely or distinct >= _MANY) and _tells_by_heart(words, labels):
+        return f"named like an id, and all rows of each of its {distinct:,} values have one label"
+    return "named like an id" if things and distinct > max(_MANY, 0.05 * len(words)) else ""
+
+
+def _plain_words(series: pd.Series) -> pd.Series | None:
+    """Return a column's cells as words, or None where some cells hold several values."""
+    if series.dtype == object and series.map(is_list).any():
+        return None
+    return as_words(series)
+
+
+def _counts(words: pd.Series) -> bool:
+    """Return whether words that all differ are codes, or whole numbers that count something rather than measure it."""
+    numbers = pd.to_numeric(words, errors="coerce")
+    if numbers.isna().any():
+        return True
+    return bool((numbers % 1 == 0).all() and (numbers.max() - numbers.min() < 2 * len(numbers) or numbers.min() >= 1e4))
+
+
+def _tells_by_heart(words: pd.Series, labels: pd.Series | None) -> bool:
+    """Return whether all rows of each value have one label, more consistently than chance would have it."""
+    if labels is None or labels.nunique() < 2:
         return False
-    return not any(is_list(value) for value in series.head(1)) and not series.map(str).duplicated().any()
+    known = words.notna() & labels.notna()
+    words, labels = words[known], labels[known]
+    if words.empty or (labels.groupby(words.to_numpy()).nunique() > 1).any():
+        return False
+    again = len(words) - words.nunique()
+    return bool(labels.value_counts(normalize=True).iloc[0] ** again < _CHANCE)
 
 
-def _names_things(series: pd.Series, name: str, kind: Kind) -> bool:
-    """Return whether a column named like an id has too many values to say anything about a row that is new."""
-    many = max(20, 0.05 * len(series))
-    return bool(_ID_NAME.match(name)) and kind in (Kind.CATEGORY, Kind.NUMBER) and series.map(str).nunique() > many
+@dataclass(frozen=True)
+class Note:
+    """What is to be said of a column before anything is trained: a kind of finding, a sentence and what to do."""
+
+    kind: str
+    column: str
+    what: str
+    remedy: str
+
+
+def spelling_notes(table: Table, schema: Schema) -> list[Note]:
+    """Return what is to be said of spellings in the columns whose values are names: label, group and categories."""
+    names = [c.name for c in schema.columns if c.role in ("label", "group")]
+    notes = []
+    for name in [*names, *(c.name for c in schema.inputs if c.kind is Kind.CATEGORY)]:
+        one, alike = spellings(table.column(name))
+        for sets, what, remedy in ((one, *_ONE), (alike, *_ALIKE)):
+            if sets:
+                text = f"column '{name}': {len(sets):,} value(s) {what}: {examples(sets)}"
+                notes.append(Note("value_spellings", name, text, remedy))
+    return notes
+
+
+def column_notes(table: Table, schema: Schema) -> list[Note]:
+    """Return what is to be said of columns by which a model could learn rows by heart, and of cells of an odd look."""
+    label, group = schema.named("label"), schema.named("group")
+    labels = None if label is None else as_words(table.column(label))
+    units = None if group is None else as_words(table.column(group)).to_numpy()
+    notes = []
+    for column in schema.columns:
+        if column.role not in ("input", "unused") or column.reason == "part of a vector":
+            continue
+        series = table.column(column.name)
+        if column.kind not in (Kind.CATEGORY, Kind.NUMBER, Kind.TEXT) or _measures(series):
+            continue
+        if (words := _plain_words(series)) is None:
+            continue
+        if column.role == "input" and (look := looks_like(words, column.kind)):
+            what = f"column '{column.name}' is an input of kind {column.kind}, but {look[0]}"
+            notes.append(Note("column_looks_otherwise", column.name, what, look[1]))
+        if units is None or (pd.Series(units).groupby(words.to_numpy()).nunique() > 1).any():
+            notes += _by_heart(column, words, labels)
+    return notes
+
+
+def _measures(series: pd.Series) -> bool:
+    """Return whether a column holds fractions, which name nothing."""
+    return pd.api.types.is_float_dtype(series) and bool((series % 1 > 0).any())
+
+
+def _by_heart(column: Column, words: pd.Series, labels: pd.Series | None) -> list[Note]:
+    named = column.role == "unused" and _ADVICE in column.reason
+    again = words.value_counts() > 1
+    if not named and (column.role == "unused" or again.sum() < _MANY or again.mean() < 0.5):
+        return []
+    if not _tells_by_heart(words, labels):
+        return []
+    what = (
+        f"column '{column.name}': all rows of each of its {len(again):,} values have one label, so that a model which "
+    )
+    what += "knows them by heart looks perfect and knows nothing of new ones"
+    remedy = f"if its values name patients or the like, add --group {column.name}"
+    remedy += "; it is no input" if named else ", else ask when it is filled in"
+    return [Note("column_by_heart", column.name, what, remedy)]
+
+
+def looks_like(words: pd.Series, kind: Kind) -> tuple[str, str] | None:
+    """Return what nearly all values of a column look like though their kind says otherwise, and what to do."""
+    if kind not in (Kind.CATEGORY, Kind.TEXT):
+        return None
+    values = words.dropna().drop_duplicates().head(2_000)
+    for what, (shape, advice) in _SHAPES.items():
+        share = values.str.fullmatch(shape).mean() if len(values) >= _FEW else 0.0
+        if share >= 0.9:
+            return f"{share:.0%} of its values look like {what}, such as {listed(values.str.slice(0, 40), 2)}", advice
+    return None
 
 
 def _kind(name: str, kind: str) -> Kind:

@@ -1,7 +1,8 @@
 """One value in several spellings: what counts as the same word, for headers, labels, groups, ids and categories alike.
 
 Spaces at the ends, invisible marks and the two ways of writing an accent (Unicode NFC, NFD) never make two values of
-one. Capital letters may, so words that differ only in them are told apart, and named to the user.
+one, and nor does the type that carries it: 7, 7.0 and "7" are one. Capital letters may, so words that differ only in
+them are told apart, and named to the user.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import date, datetime, time
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 # Zero-width characters and the byte order mark: nobody sees them. Joiners between letters (U+200C, U+200D) spell words.
 _INVISIBLE = re.compile("[\u200b\u2060\ufeff]")
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_EXAMPLES = 3
 
 
 def tidy(word: str) -> str:
@@ -28,6 +34,40 @@ def tidied(words: pd.Series) -> pd.Series:
     return words.map({word: tidy(word) for word in words.dropna().unique()}).astype("str")
 
 
+def word_of(value: Any) -> str:
+    """Return a single value as a tidy word, whatever type carries it: 7 for 7.0 and "7.0", the day for midnight."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime) and value.timetz() == time(0):
+        return value.date().isoformat()
+    word = tidy(value.isoformat() if isinstance(value, date) else str(value))
+    whole = _WHOLE.fullmatch(word)
+    return whole[1] if whole else word
+
+
+def as_words(cells: pd.Series) -> pd.Series:
+    """Return a column as tidy words (dtype str), whatever type carries it; cells that are missing or blank are missing.
+
+    This is what decides whether two cells hold the same group, label, part, id or category.
+    """
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        cells = cells.astype(cells.cat.categories.dtype if cells.notna().all() else object)
+    if pd.api.types.is_integer_dtype(cells):
+        return cells.astype("str")
+    if pd.api.types.is_string_dtype(cells) and cells.dtype != object:
+        words = tidied(cells).str.replace(f"^{_WHOLE.pattern}$", r"\1", regex=True).astype("str")
+        return words.mask((words == "").to_numpy(dtype=bool))
+    there = cells.notna().to_numpy()
+    if cells.dtype == object:  # 1 and True would be one key of a dictionary
+        words = pd.Series([word_of(cell) if has else None for cell, has in zip(cells, there, strict=True)], cells.index)
+    else:
+        words = cells.map({cell: word_of(cell) for cell in cells[there].unique()})
+    words = words.astype("str").mask((words == "").to_numpy(dtype=bool))
+    words.name = cells.name
+    return words
+
+
 def folded(word: str) -> str:
     """Return what is left of a word without capital letters and repeated spaces: equal for words that look alike."""
     return " ".join(tidy(word).casefold().split())
@@ -39,3 +79,20 @@ def lookalikes(words: Iterable[str]) -> list[tuple[str, ...]]:
     for word in dict.fromkeys(words):
         groups.setdefault(folded(word), []).append(word)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def spellings(cells: pd.Series) -> tuple[list[tuple[Any, ...]], list[tuple[str, ...]]]:
+    """Return the cells that are one word in several spellings, and the words that only look like one another."""
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        cells = cells.astype(object)
+    if cells.dtype != object and not pd.api.types.is_string_dtype(cells):
+        return [], []
+    words = as_words(cells).dropna()
+    typed = pd.Series([(type(cell), cell) for cell in cells[words.index]], words.index).drop_duplicates()
+    several = typed.groupby(words[typed.index].to_numpy(), sort=False).agg(list)
+    return [tuple(cell for _, cell in one) for one in several if len(one) > 1], lookalikes(words)
+
+
+def examples(sets: list[tuple[Any, ...]]) -> str:
+    """Return the first few spellings of the first few values, as they would be written in Python."""
+    return ", ".join(" and ".join(map(repr, one[:_EXAMPLES])) for one in sets[:_EXAMPLES])

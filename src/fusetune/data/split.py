@@ -1,21 +1,26 @@
 """Train, valid and test rows: decided once, saved by row id with a hash, and checked by every stage.
 
 The order in which rows or groups are dealt out comes from a hash of (seed, id), so the same seed gives the same split
-on any machine and for any order of the table. The test part is locked until `Split.unlock_test`, which works once.
+on any machine and for any order of the table. What is dealt out are units: rows, or whole groups, and those that hold
+copies of each other are one. The test part is locked until `Split.unlock_test`, which works once.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from fusetune.data.spelling import as_words
 from fusetune.data.table import row_keys
 from fusetune.data.words import day_order, open_order, parse_dates
 from fusetune.errors import LockedTestError, SplitError, did_you_mean, listed
@@ -25,6 +30,9 @@ Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 Rows = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int64]
+# With fewer rows than this, a class cannot be in every part.
+_RARE = len(PARTS)
+_NAMED = 3
 PART_WORDS = {
     "train": "train", "training": "train",
     "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid",
@@ -136,6 +144,8 @@ def make_split(
     groups: pd.Series | None = None,
     parts: pd.Series | None = None,
     times: pd.Series | None = None,
+    copies: Codes | None = None,
+    classes: Sequence[Any] | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     folds: int = 5,
     fold: int = 0,
@@ -148,9 +158,11 @@ def make_split(
         labels: Class index per row [rows].
         how: auto (given if there is a column, else grouped if there are groups, else stratified), given, stratified,
             grouped, time or kfold.
-        groups: Rows with equal values never end up in different parts.
+        groups: Rows with equal words (`as_words`) never end up in different parts.
         parts: Part names per row, for `given`. If it names no valid rows, some are taken from train.
         times: Sortable values, for `time`: oldest rows train, newest test.
+        copies: Number of the set of copies that each row is in, -1 for none [rows]: only a given split divides a set.
+        classes: What the class indices stand for, for messages.
         fractions: Shares of train, valid, test; 0 of test for a model that is judged on rows kept elsewhere.
         folds: Number of folds, for `kfold`.
         fold: Which fold is the test part, for `kfold`; the next one is the valid part.
@@ -159,11 +171,11 @@ def make_split(
     Raises:
         SplitError: If a part would be empty, a class or group cannot be placed, or a part's name is unknown.
     """
-    if groups is not None:
-        _refuse_empty_groups(ids, groups)
+    groups = None if groups is None else group_words(groups, ids)
     if how == "auto":
         how = "given" if parts is not None else "grouped" if groups is not None else "stratified"
-    units = ids if groups is None or how == "stratified" else groups
+    alone = ids if groups is None or how == "stratified" else groups
+    units = joined(alone, copies)
     match how:
         case "given":
             if parts is None:
@@ -172,21 +184,85 @@ def make_split(
         case "grouped" | "stratified":
             if how == "grouped" and groups is None:
                 raise SplitError("split.how is 'grouped' but no group column was named; add --group COLUMN")
-            part = deal(ids, labels, units, fractions if fractions[2] else fractions[:2], seed)
-            words = "stratified by label" if units is ids else "whole groups, stratified by label"
+            part = _with_every_class(ids, labels, units, fractions if fractions[2] else fractions[:2], seed)
+            words = "stratified by label" if alone is ids else "whole groups, stratified by label"
         case "time":
             if times is None:
                 raise SplitError("split.how is 'time' but split.time names no column")
-            part, words = _by_time(ids, times, groups, fractions), "by time: oldest rows train, newest test"
+            part, words = _by_time(ids, times, units, fractions), "by time: oldest rows train, newest test"
         case "kfold":
             dealt = deal(ids, labels, units, (1 / folds,) * folds, seed)
             part = np.where(dealt == fold, 2, np.where(dealt == (fold + 1) % folds, 1, 0))
             words = f"fold {fold} of {folds} is the test part"
         case _:
             raise SplitError(f"split.how '{how}' is unknown")
+    if how != "given" and not units.equals(alone):
+        words += "; copies stay together"
     split = Split(ids, part.astype(np.int8), words)
-    _check_parts(split, labels, groups, PARTS if fractions[2] else PARTS[:2])
+    _check_parts(split, groups, PARTS if fractions[2] else PARTS[:2])
+    _refuse_untaught(split, labels, classes, groups, parts if how == "given" else None)
     return split
+
+
+def group_words(groups: pd.Series, ids: pd.Series) -> pd.Series:
+    """Return which group each row is of, in tidy words: the groups that everything counts, whatever carries them.
+
+    Raises:
+        SplitError: If a group is missing, naming rows.
+    """
+    words = as_words(groups)
+    if words.isna().any():
+        raise SplitError(
+            f"group column '{groups.name}' is empty in row(s) {listed(ids[words.isna().to_numpy()])}; fill it in, with "
+            "a value of its own where a row belongs to no other"
+        )
+    return words
+
+
+def part_codes(parts: pd.Series) -> Codes:
+    """Return the index into `PARTS` that each cell of a split column names, -1 for a cell that names none."""
+    words = as_words(parts).str.lower()
+    codes = words.map({word: PARTS.index(part) for word, part in PART_WORDS.items()})
+    return codes.fillna(-1).to_numpy().astype(np.int64)
+
+
+def joined(units: pd.Series, copies: Codes | None) -> pd.Series:
+    """Return the unit of each row, where units that hold copies of each other are one.
+
+    Args:
+        units: Ids or groups, dtype str.
+        copies: Number of the set of copies that each row is in, -1 for none [rows].
+
+    Returns:
+        One name per row: of units that were joined, the first of the alphabet.
+    """
+    if copies is None or not len(linked := np.flatnonzero(copies >= 0)):
+        return units
+    codes, names = pd.factorize(units, sort=True)
+    size = len(names) + int(copies.max()) + 1
+    ends = (codes[linked], len(names) + copies[linked])
+    graph = coo_array((np.ones(len(linked), dtype=np.int8), ends), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][: len(names)]
+    first = np.full(size, size)
+    np.minimum.at(first, component, np.arange(len(names)))
+    return pd.Series(names[first[component[codes]]], index=units.index, name=units.name, dtype="str")
+
+
+def _with_every_class(
+    ids: pd.Series, labels: Codes, units: pd.Series, shares: tuple[float, ...], seed: int
+) -> npt.NDArray[np.int64]:
+    """Deal units out; where a class got no training row, its smallest unit that is not all of a part moves there."""
+    part = deal(ids, labels, units, shares, seed)
+    if (lost := np.setdiff1d(labels, labels[part == 0])).size:
+        codes = pd.factorize(units, sort=True)[0]
+        sizes = np.bincount(codes)
+        for label in lost:
+            those = np.unique(codes[labels == label])
+            for unit in those[np.argsort(sizes[those], kind="stable")]:
+                mine = codes == unit
+                if label not in labels[part == 0] and ((part == part[mine][0]) & ~mine).any():
+                    part[mine] = 0
+    return part
 
 
 def deal(
@@ -236,73 +312,88 @@ def seeded_order(ids: pd.Series, seed: int) -> npt.NDArray[np.int64]:
 def _given(
     ids: pd.Series, labels: Codes, units: pd.Series, parts: pd.Series, fractions: tuple[float, float, float], seed: int
 ) -> tuple[Codes, str]:
-    names = parts.astype("str").str.strip().str.lower()
-    unknown = parts.isna() | ~names.isin(list(PART_WORDS))
-    if unknown.any():
-        value = parts[unknown].iloc[0]
+    part = part_codes(parts)
+    if (unknown := np.flatnonzero(part < 0)).size:
+        value = as_words(parts).iloc[unknown[0]]
         problem = "is empty" if pd.isna(value) else f"says '{value}', which names no part,"
         raise SplitError(
-            f"split column '{parts.name}' {problem} in row {ids[unknown].iloc[0]}"
+            f"split column '{parts.name}' {problem} in row {ids.iloc[unknown[0]]}"
             f"{did_you_mean(str(value), PART_WORDS)}; use train, valid (or val, dev) and test"
         )
-    part = names.map(lambda name: PARTS.index(PART_WORDS[name])).to_numpy(np.int64, copy=True)
     words = f"column '{parts.name}'"
     if not (part == 1).any() and (part == 0).any():
         rows = np.flatnonzero(part == 0)
         share = fractions[1] / (fractions[0] + fractions[1])
-        part[rows] = deal(ids.iloc[rows], labels[rows], units.iloc[rows], (1 - share, share), seed)
+        part[rows] = _with_every_class(ids.iloc[rows], labels[rows], units.iloc[rows], (1 - share, share), seed)
         words += f"; it names no valid rows, so {share:.0%} of the training rows became the valid part"
     return part, words
 
 
-def _by_time(
-    ids: pd.Series, times: pd.Series, groups: pd.Series | None, fractions: tuple[float, float, float]
-) -> Codes:
-    if times.isna().any():
-        raise SplitError(f"time column '{times.name}' is empty in row(s) {listed(ids[times.isna()])}; fill it in")
-    ordered = times
-    if not pd.api.types.is_numeric_dtype(times):
-        ordered = pd.to_numeric(times.astype("str"), errors="coerce")
-        if ordered.isna().any():
-            order = day_order(times)
-            if order == "mixed" or (order is None and open_order(times).any()):
-                raise SplitError(
-                    f"time column '{times.name}': whether the day or the month comes first cannot be told from dates "
-                    f"such as {listed(times[open_order(times)], 2)}; write them as year-month-day"
-                )
-            ordered = parse_dates(times, order)
-        if ordered.isna().any():
-            raise SplitError(f"time column '{times.name}': row(s) {listed(ids[ordered.isna()])} hold no date or number")
-    if groups is not None:
-        # A group is as new as its newest row: whole groups stay together and no later row is in an earlier part.
-        ordered = ordered.groupby(groups.astype("str").to_numpy()).transform("max")
+def _by_time(ids: pd.Series, times: pd.Series, units: pd.Series, fractions: tuple[float, float, float]) -> Codes:
+    words = times
+    if not pd.api.types.is_numeric_dtype(times) and not pd.api.types.is_datetime64_any_dtype(times):
+        words = as_words(times)
+    if words.isna().any():
+        missing = ids[words.isna().to_numpy()]
+        raise SplitError(f"time column '{times.name}' is empty in row(s) {listed(missing)}; fill it in")
+    ordered = words if pd.api.types.is_datetime64_any_dtype(words) else pd.to_numeric(words, errors="coerce")
+    if ordered.isna().any():
+        order = day_order(words)
+        if order == "mixed" or (order is None and open_order(words).any()):
+            raise SplitError(
+                f"time column '{times.name}': whether the day or the month comes first cannot be told from dates "
+                f"such as {listed(words[open_order(words)], 2)}; write them as year-month-day"
+            )
+        ordered = parse_dates(words, order)
+    if ordered.isna().any():
+        wrong = ids[ordered.isna().to_numpy()]
+        raise SplitError(f"time column '{times.name}': row(s) {listed(wrong)} hold no date or number")
+    # A unit is as new as its newest row: whole groups stay together and no later row is in an earlier part.
+    ordered = ordered.groupby(units.to_numpy()).transform("max")
     # Equal times share a rank, so that no part begins in the middle of a day.
     rank = ordered.rank(method="min", pct=True).to_numpy() - 1e-9
     return np.select([rank <= fractions[0], rank <= fractions[0] + fractions[1]], [0, 1], 2)
 
 
-def _check_parts(split: Split, labels: Codes, groups: pd.Series | None, needed: tuple[Part, ...]) -> None:
+def _check_parts(split: Split, groups: pd.Series | None, needed: tuple[Part, ...]) -> None:
     counts = split.counts()
     empty = [name for name in needed if counts[name] == 0]
     if empty:
         raise SplitError(f"no row is left for {' and '.join(empty)} ({split.how}); give more rows or groups")
     if groups is not None:
         _refuse_shared_groups(split, groups)
-    missing = sorted(set(labels[split.part != 0]) - set(labels[split.part == 0]))
-    if missing:
-        raise SplitError(f"{len(missing)} class(es) have no training row after the split; merge or drop rare classes")
 
 
-def _refuse_empty_groups(ids: pd.Series, groups: pd.Series) -> None:
-    if groups.isna().any():
-        raise SplitError(
-            f"group column '{groups.name}' is empty in row(s) {listed(ids[groups.isna()])}; fill it in, with a value "
-            "of its own where a row belongs to no other"
+def _refuse_untaught(
+    split: Split, labels: Codes, classes: Sequence[Any] | None, groups: pd.Series | None, parts: pd.Series | None
+) -> None:
+    """Refuse a split with a class that nothing could be learnt of, saying where its rows are instead."""
+    lost = np.setdiff1d(labels[split.part != 0], labels[split.part == 0])
+    if not len(lost):
+        return
+    where = []
+    for label in lost[:_NAMED]:
+        rows = np.flatnonzero(labels == label)
+        inside = " and ".join(PARTS[code] for code in np.unique(split.part[rows]))
+        where.append(f"'{label if classes is None else classes[label]}' ({len(rows):,} row(s), all in {inside}")
+        own = None if groups is None else groups.iloc[rows]
+        where[-1] += (
+            ")" if own is None or len(own) == 1 or own.nunique() > 1 else f" and of one group, '{own.iloc[0]}')"
         )
+    rare = np.bincount(labels)[lost].max() < _RARE
+    if parts is not None and not rare:
+        remedy = f"move some of their {'rows' if groups is None else 'groups'} to train in column '{parts.name}'"
+    else:
+        remedy = "give rows of more groups, or " if groups is not None else ""
+        remedy += "merge such a class with another, or drop it"
+    of = f"by column '{parts.name}'" if parts is not None else split.how
+    of += "" if groups is None else f", groups of column '{groups.name}'"
+    more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+    raise SplitError(f"{len(lost):,} class(es) have no training row ({of}): {', '.join(where)}{more}; {remedy}")
 
 
 def _refuse_shared_groups(split: Split, groups: pd.Series) -> None:
-    parts = pd.Series(split.part).groupby(groups.astype("str").to_numpy()).nunique()
+    parts = pd.Series(split.part).groupby(groups.to_numpy()).nunique()
     shared = parts[parts > 1].index
     if len(shared):
         raise SplitError(

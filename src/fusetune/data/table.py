@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
-from fusetune.data.spelling import tidy
+from fusetune.data.spelling import as_words, tidy
 from fusetune.data.words import as_json, is_words
 from fusetune.errors import TableError, did_you_mean, listed
 
@@ -115,7 +115,7 @@ class Table:
         if unique and values.isna().any():
             rows = listed(np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
-        twice = ids[ids.duplicated()].unique()
+        twice = ids[as_words(ids).duplicated()].unique()
         if unique and len(twice):
             raise TableError(f"{self.name}: id column '{column}' repeats {listed(twice)}; ids must be unique")
         return ids

@@ -18,6 +18,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from fusetune.data.cells import CellInput
+from fusetune.data.infer import column_notes, spelling_notes
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
 from fusetune.data.words import day_order, days, finite_numbers
@@ -65,7 +66,8 @@ def column_findings(examined: Examined) -> list[Finding]:
             if names:
                 text = f"{len(names)} column(s) with {what}{more}"
                 findings.append(examined.finding(kind, severity, text, remedy, (), names, count=len(names)))
-    return findings
+    notes = [*spelling_notes(examined.table, examined.schema), *column_notes(examined.table, examined.schema)]
+    return findings + [examined.finding(n.kind, "warn", n.what, n.remedy, (), (n.column,)) for n in notes]
 
 
 def _useless(examined: Examined, column: Column) -> str | None:

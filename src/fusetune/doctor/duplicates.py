@@ -1,18 +1,28 @@
-"""Copies: rows, pictures and texts that occur more than once, within a part or, which spoils scores, across parts."""
+"""Copies: rows, pictures and texts that occur more than once, within a part or, which spoils scores, across parts.
+
+A split that is made afterwards keeps rows together that are equal in every input or share a picture (`numbered`).
+"""
 
 from __future__ import annotations
 
+from hashlib import file_digest
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from fusetune.data.kinds import FRAME, Kind
+from fusetune.data.spelling import as_words
 from fusetune.data.split import PARTS
+from fusetune.data.words import finite_numbers
 from fusetune.doctor.examined import Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
-from fusetune.doctor.hashes import Pairs, column_hashes, combined, equal_sets, near_pairs
+from fusetune.doctor.hashes import Hashes, Pairs, column_hashes, combined, equal_sets, near_pairs
 from fusetune.doctor.images import Pictures
-from fusetune.doctor.texts import Texts
+from fusetune.doctor.texts import Texts, look_at_texts
 
 Set = npt.NDArray[np.int64]
 # Kind of finding -> columns -> sets of rows that are copies of each other there; whole rows have no column.
@@ -27,6 +37,9 @@ _WORDS = 5
 # With more repeats than this, cells are so coarse that rows agree by chance: (age, sex) alone makes no copy.
 _COARSE = 0.05
 _CHUNK = 50_000
+# Rows that are equal in every input, of whatever kind: no finding, but kept together. And all that is.
+_EQUAL = "equal_inputs"
+_TOGETHER = (_EQUAL, "duplicate_rows", "duplicate_images", "near_duplicate_images")
 # Sets of rows that evidence spells out, and those whose parts or labels it does; `rows` always holds every one.
 _SETS, _DETAILS = 100, 20
 _DIFFER = " and differ in other inputs"
@@ -51,20 +64,115 @@ def find_copies(examined: Examined, pictures: list[Pictures], texts: list[Texts]
         "duplicate_images": {(p.column,): equal_sets(p.pixels, p.usable) for p in pictures},
         "near_duplicate_images": {(p.column,): _near_sets(p) for p in pictures},
         "duplicate_texts": {(t.column,): equal_sets(t.hashes, t.words >= _WORDS) for t in texts},
+        _EQUAL: {(): _equal_inputs(examined, [p.contents for p in pictures], texts)},
     }
+
+
+def find_plain_copies(examined: Examined) -> Copies:
+    """Find rows that are equal in every input or share a picture's file, without decoding any picture."""
+    texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
+    files = {name: _file_hashes(examined, name) for name in examined.columns(Kind.IMAGE)}
+    return {
+        "duplicate_images": {(name,): equal_sets(hashes, _there(examined, name)) for name, hashes in files.items()},
+        _EQUAL: {(): _equal_inputs(examined, list(files.values()), texts)},
+    }
+
+
+def numbered(copies: Copies, rows: int) -> Codes:
+    """Return the number of the set of copies that each row is in, -1 for none; copies of copies are in one set."""
+    sets = [members for kind in _TOGETHER for family in copies.get(kind, {}).values() for members in family]
+    numbers = np.full(rows, -1, dtype=np.int64)
+    if sets:
+        pairs = np.concatenate([np.stack([np.full(len(rest := members[1:]), members[0]), rest], 1) for members in sets])
+        for number, members in enumerate(_linked(pairs, rows)):
+            numbers[members] = number
+    return numbers
+
+
+def _equal_inputs(examined: Examined, pictures: list[Hashes], texts: list[Texts]) -> list[Set]:
+    """Return sets of rows that are equal in every input, unless inputs are so coarse that many agree by chance."""
+    names = [*examined.cells, *(name for vector in examined.vectors for name in vector)]
+    cells = {name: _cell_hashes(examined, name) for name in names}
+    parts = [*pictures, *(text.hashes for text in texts), *cells.values()]
+    if not parts:
+        return []
+    hashes, rows = combined(parts), len(examined.ids)
+    sets = equal_sets(hashes, np.ones(rows, dtype=bool))
+    if not sets:
+        return []
+    # Each set once, or copies would vouch for being chance. Of two rows, columns are taken to agree independently.
+    once = np.unique(hashes, return_index=True)[1]
+    chance = np.prod([_agreement(part[once]) for part in [*pictures, *(text.hashes for text in texts)]])
+    for name, part in cells.items():
+        number = examined.schema.kind_of(name) is Kind.NUMBER
+        chance *= _agreement(part[once], finite_numbers(examined.table.column(name)) if number else None)
+    return sets if chance * rows * (rows - 1) / 2 <= _COARSE * rows else []
+
+
+def _agreement(hashes: Hashes, numbers: npt.NDArray[np.float64] | None = None) -> float:
+    """Return how probably two rows agree in a column: as often as pairs do, and as there are values to choose from."""
+    counts = np.unique(hashes, return_counts=True)[1].astype(np.float64)
+    values = float(len(counts))
+    if numbers is not None and len(steps := np.diff(np.unique(numbers[np.isfinite(numbers)]))):
+        values = max(1.0, float(steps.sum() / steps.min()))  # as many as fit in at the finest step that is seen
+    rows = max(2, len(hashes))
+    return max(float((counts * (counts - 1)).sum() / (rows * (rows - 1))), 1 / values)
+
+
+def _cell_hashes(examined: Examined, name: str) -> Hashes:
+    """Return a hash per cell of what it means: numbers as numbers, others as tidy words, whatever carries them."""
+    series, kind = examined.table.column(name), examined.schema.kind_of(name)
+    if kind is Kind.VECTOR or (series.dtype == object and series.map(np.ndim).gt(0).any()):
+        return column_hashes(series)
+    numbers = finite_numbers(series) if kind is Kind.NUMBER else np.full(len(series), np.nan)
+    words = as_words(series[np.isnan(numbers)].reset_index(drop=True))
+    hashes = column_hashes(pd.Series(numbers))
+    hashes[np.isnan(numbers)] = column_hashes(words)
+    return hashes
+
+
+def _file_hashes(examined: Examined, name: str) -> Hashes:
+    """Return a hash of what each path leads to; only files of equal size can be equal, so only these are read."""
+    words, root = as_words(examined.table.column(name)), examined.table.root
+    size = pd.Series({word: _size(root / word) for word in words.dropna().unique()}, dtype="int64")
+    shared = size[size.duplicated(keep=False) & (size >= 0)].index
+    contents = {word: _content(root / word) or word for word in shared}
+    return column_hashes(words.map(lambda word: contents.get(word, word), na_action="ignore").astype("str"))
+
+
+def _there(examined: Examined, name: str) -> npt.NDArray[np.bool_]:
+    """Return which rows name a picture that there may be: nobody knows what a lost file showed."""
+    words, root = as_words(examined.table.column(name)), examined.table.root
+    lost = [word for word in words.dropna().unique() if ":" not in word and _size(root / FRAME.sub("", word)) < 0]
+    return (words.notna() & ~words.isin(lost)).to_numpy(dtype=bool)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except (OSError, ValueError):  # no path, or none that may be looked at
+        return -1
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return ""
 
 
 def _equal_rows(examined: Examined, pictures: list[Pictures], texts: list[Texts]) -> list[Set]:
     """Return sets of rows with equal inputs, of which at least one is too rich to be equal by chance."""
     table, vectors = examined.table, examined.vectors
     parts = [p.contents for p in pictures] + [t.hashes for t in texts]
-    parts += [combined([column_hashes(table.column(name)) for name in names]) for names in vectors]
+    parts += [combined([_cell_hashes(examined, name) for name in names]) for names in vectors]
     # Nobody knows what a broken file showed: two rows that name one are not known to be copies.
     rich = [p.read for p in pictures] + [t.words >= _WORDS for t in texts]
     rich += [table.frame[names].notna().any(axis=1).to_numpy() for names in vectors]
     # Of cells alone, the whole record must be equal, also in columns that are no input.
     record = [c.name for c in examined.schema.columns if c.role not in ("id", "split", "label")]
-    parts += [column_hashes(table.column(name)) for name in (examined.cells if rich else record)]
+    parts += [_cell_hashes(examined, name) for name in (examined.cells if rich else record)]
     if not parts:
         return []
     sets = equal_sets(combined(parts), np.any(rich, axis=0) if rich else np.ones(len(table), dtype=bool))

@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
+
 from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import Split
 from fusetune.data.table import Table
 from fusetune.doctor.columns import column_findings, leak_findings, score_columns
-from fusetune.doctor.duplicates import Copies, copy_findings, copy_findings_across, find_copies
-from fusetune.doctor.examined import Examined
+from fusetune.doctor.duplicates import (
+    Copies,
+    copy_findings,
+    copy_findings_across,
+    find_copies,
+    find_plain_copies,
+    numbered,
+)
+from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding, by_severity
 from fusetune.doctor.groups import group_findings, group_findings_across
 from fusetune.doctor.hashes import SIDE
@@ -102,6 +111,21 @@ def examine(
         if examined.parts is not None:
             examination.check_split()
     return examination
+
+
+def copy_numbers(table: Table, schema: Schema, examination: Examination | None = None) -> Codes:
+    """Return the number of the set of copies that each row is in, -1 for none: what a split has to keep together.
+
+    Args:
+        table: The table, or what is left of the one that was examined.
+        schema: What its columns are.
+        examination: Of this table; without one, pictures count as copies where their files are equal.
+    """
+    if examination is None:
+        return numbered(find_plain_copies(Examined.of(table, schema)), len(table))
+    ids = examination.examined.ids
+    numbers = pd.Series(numbered(examination.copies, len(ids)), pd.Index(ids))
+    return numbers.loc[table.ids(schema.named("id"))].to_numpy()
 
 
 def examine_split(examined: Examined) -> list[Finding]:

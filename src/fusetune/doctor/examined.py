@@ -13,7 +13,8 @@ import pandas as pd
 
 from fusetune.data.kinds import CELL_KINDS, Kind
 from fusetune.data.schema import Role, Schema
-from fusetune.data.split import PART_WORDS, PARTS, Rows, Split, seeded_order
+from fusetune.data.spelling import as_words
+from fusetune.data.split import Rows, Split, part_codes, seeded_order
 from fusetune.data.table import Table
 from fusetune.doctor.findings import Finding, Severity
 
@@ -58,7 +59,7 @@ class Examined:
         label, group, split = (schema.named(role) for role in ("label", "group", "split"))
         labels, classes = (None, ()) if label is None else _codes(table.column(label))
         groups = None if group is None else _codes(table.column(group))[0]
-        parts = None if split is None else _parts(table.column(split))
+        parts = None if split is None else part_codes(table.column(split))
         return cls(table, schema, table.ids(schema.named("id")), labels, classes, groups, parts)
 
     def with_split(self, split: Split) -> Examined:
@@ -136,12 +137,5 @@ class Examined:
 
 
 def _codes(series: pd.Series) -> tuple[Codes, tuple[str, ...]]:
-    words = series.astype("str").str.strip().where(series.notna())
-    codes, names = pd.factorize(words, sort=True)
+    codes, names = pd.factorize(as_words(series), sort=True)
     return codes.astype(np.int64), tuple(map(str, names))
-
-
-def _parts(series: pd.Series) -> Codes:
-    words = series.astype("str").str.strip().str.lower()
-    codes = words.map({word: PARTS.index(part) for word, part in PART_WORDS.items()})
-    return codes.fillna(-1).to_numpy().astype(np.int64)

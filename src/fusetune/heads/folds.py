@@ -118,17 +118,15 @@ def fit_on(
 
 def row_folds(ctx: Context, rows: Rows, most: int = _HEAD_FOLDS) -> Rows:
     """Deal held-out rows, or whole groups of them, into up to five folds for what is learnt on them; all 0: too few."""
-    units = (ctx.ids if ctx.groups is None else ctx.groups).iloc[rows]
-    count = min(most, int(units.nunique()))
+    count = min(most, int(ctx.units.iloc[rows].nunique()))
     if count < 2:
         return np.zeros(len(rows), dtype=np.int64)
     return _deal(ctx, rows, (1 / count,) * count, 3)
 
 
 def _deal(ctx: Context, rows: Rows, shares: Sequence[float], salt: int) -> Rows:
-    units = ctx.ids if ctx.groups is None else ctx.groups
     # Another seed than the split's own, or the folds would repeat its order.
-    return deal(ctx.ids.iloc[rows], ctx.labels[rows], units.iloc[rows], tuple(shares), ctx.config.seed + salt)
+    return deal(ctx.ids.iloc[rows], ctx.labels[rows], ctx.units.iloc[rows], tuple(shares), ctx.config.seed + salt)
 
 
 def _covers(ctx: Context, rows: Rows, side: npt.NDArray[np.bool_]) -> bool:

@@ -85,7 +85,7 @@ class Lab:
             modalities={}, readers={}, sources={}, augments={}, encodings={}, pristine={},
             split=self.parts.split, labels=material.labels, classes=material.classes,
             class_weights=torch.ones(len(material.classes)),
-            keys=row_keys(material.ids), ids=material.ids, groups=material.groups,
+            keys=row_keys(material.ids), ids=material.ids, groups=material.groups, units=material.units,
             store=FeatureStore(self.cache, self.runtime, Log(None, quiet=True)), folder=None, key="",
         )  # fmt: skip
 
