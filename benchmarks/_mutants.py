@@ -470,7 +470,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/model.py",
         "rows that the model was made from are not counted when it is judged",
-        '"seen": int(np.isin(digests, self.seen).sum())',
+        '"seen": int(np.isin(answers.digests, self.seen).sum())',
         '"seen": 0',
         ("tests/test_model.py",),
     ),

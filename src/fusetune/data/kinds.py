@@ -22,6 +22,7 @@ from fusetune.data.words import (
     is_words,
     numeric,
     parse_dates,
+    present,
     spelled_vector,
     truth,
 )
@@ -53,7 +54,7 @@ CELL_KINDS = (Kind.NUMBER, Kind.CATEGORY, Kind.BOOLEAN, Kind.DATE)
 
 def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     """Return a column's kind, the reason, and whether it is of use as an input."""
-    values = series.dropna()
+    values = present(series)
     if values.empty:
         return Kind.CATEGORY, "empty in every row", False
     if (alien := foreign(series)) is not None:
@@ -149,7 +150,7 @@ def _with_rest(sample: pd.Series, fitting: pd.Series, what: str) -> str:
 
 def fits(series: pd.Series, kind: Kind) -> bool:
     """Return whether at least half of a column's values can be read as a kind; absent ones do not count."""
-    values = series.dropna()
+    values = present(series)
     if values.empty:
         return True
     numeric, times = pd.api.types.is_numeric_dtype(series), pd.api.types.is_datetime64_any_dtype(series)

@@ -45,6 +45,12 @@ def is_words(series: pd.Series) -> bool:
     )
 
 
+def present(cells: pd.Series) -> pd.Series:
+    """Return the cells that are neither missing nor blank."""
+    there = cells.dropna()
+    return there[there.str.strip() != ""] if is_words(there) else there
+
+
 def foreign(cells: pd.Series) -> tuple[int, str] | None:
     """Return the row and the type of the first cell that is neither a word, a number, a date nor a list, if any is."""
     if cells.dtype != object or is_words(cells):

@@ -67,7 +67,9 @@ def _text_block(examined: Examined, column: str, rows: Codes) -> Features:
     width = min(_WIDTH, words.shape[1] - 1, words.shape[0] - 1)
     if width < 1:
         return _scaled(words.toarray())
-    with np.errstate(invalid="ignore"):  # its share of the variance, which texts that are all alike do not have
+    with np.errstate(
+        invalid="ignore", divide="ignore"
+    ):  # its share of the variance, which texts that are all alike do not have
         return _scaled(TruncatedSVD(width, random_state=0).fit_transform(words))
 
 
