@@ -54,6 +54,10 @@ class WriteError(UserError, OSError):
     """Something cannot be written: the disk is full, or nothing may be written there."""
 
 
+class ShortageError(UserError, MemoryError):
+    """There is too little memory for what was asked; nothing is wrong with the input."""
+
+
 class RunError(FusetuneError):
     """Something failed while running."""
 

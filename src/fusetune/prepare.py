@@ -195,6 +195,8 @@ def _report_source(name: str, source: Source, ids: pd.Series, config: Config, lo
         log.warn(f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent: {listing}")
     if isinstance(source, ImageSource):
         log.say(f"  {source.describe()}")
+        if (several := source.note()) is not None:
+            log.warn(several)
     if not source.present.any():
         raise TableError(f"input '{name}' is empty in every row; leave it out with --inputs")
     note = truncation_note(source, name)

@@ -15,8 +15,9 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from fusetune.data import decode
-from fusetune.data.decode import Encoded, load_pixels, opened
+from fusetune.data.decode import load_pixels, opened
 from fusetune.data.square import resize, to_scale, to_square
+from fusetune.data.stored import Encoded
 from fusetune.errors import ImageError
 
 Pixels = npt.NDArray[np.uint8]

@@ -24,9 +24,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fusetune.data.decode import Encoded, load_pixels, opened, read_encoded
+from fusetune.data.decode import load_pixels, opened
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.stored import Encoded, read_encoded
 from fusetune.doctor.images import _state
 from fusetune.errors import ImageError
 
@@ -225,10 +226,11 @@ def test_a_frame_that_does_not_exist(tmp_path: Path, frame: int) -> None:
         decode(INPUT, f"film.dcm#frame={frame}", tmp_path)
 
 
-def test_frames_belong_to_dicom_files(tmp_path: Path) -> None:
+def test_other_files_have_frames_too(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match="'#frame=' names a frame of a DICOM file, and this is none"):
-        decode(INPUT, "a.png#frame=1", tmp_path)
+    assert (decode(INPUT, "a.png#frame=1", tmp_path) == 0).all()
+    with pytest.raises(ImageError, match="there is no frame 2: frames are counted from 1 to 1"):
+        decode(INPUT, "a.png#frame=2", tmp_path)
     with pytest.raises(ImageError, match="there is no such file"):
         decode(INPUT, "b.dcm#frame=1", tmp_path)
 

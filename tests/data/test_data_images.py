@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from fusetune.data import images
-from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput, ImageSource, Reading, raise_for_problems
+from fusetune.data.stored import Encoded
 from fusetune.data.table import Table
 from fusetune.errors import ImageError, TableError
 

@@ -56,6 +56,7 @@ def check(
     """
     del debug
     data = read_table(table)
+    settings = Config.build(sets=set_ or ())
     schema = infer_schema(
         data,
         Roles(
@@ -67,8 +68,8 @@ def check(
             split=split,
             row_id=row_id,
         ),
+        settings.data.outside == "refuse",
     )
-    settings = Config.build(sets=set_ or ())
     examination = examine(
         data,
         schema,

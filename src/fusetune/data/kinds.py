@@ -9,12 +9,12 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
+from fusetune.data.carried import are_pictures, is_picture
+from fusetune.data.paths import image_share, looks_like_paths
 from fusetune.data.split import PART_WORDS
 from fusetune.data.table import LEADING_ZERO, first_is_day, parse_dates
 from fusetune.errors import listed
 
-FRAME = re.compile(r"#frame=(\d+)$")  # what a path ends with that names a frame of a DICOM file, from 1
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
 TRUE_WORDS = frozenset({"true", "yes", "y", "t"})
 FALSE_WORDS = frozenset({"false", "no", "n", "f"})
 _TRUTH_WORDS = {*TRUE_WORDS, *FALSE_WORDS, "1", "0", "1.0", "0.0"}
@@ -45,6 +45,8 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     values = series.dropna()
     if values.empty:
         return Kind.CATEGORY, "empty in every row", False
+    if are_pictures(values):
+        return Kind.IMAGE, "the cells are pictures", True
     if is_list(values.iloc[0]):
         return _infer_lists(values)
     if isinstance(series.dtype, pd.CategoricalDtype):
@@ -62,7 +64,7 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
 
 def is_list(value: object) -> bool:
     """Return whether a cell holds several values."""
-    return isinstance(value, (list, tuple, np.ndarray))
+    return isinstance(value, (list, tuple, np.ndarray)) and not is_picture(value)
 
 
 def _unless_constant(values: pd.Series, kind: Kind, reason: str) -> tuple[Kind, str, bool]:
@@ -92,7 +94,7 @@ def _is_vector(value: Sequence[object]) -> bool:
 def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     distinct = values.nunique()
     sample = values.drop_duplicates().head(_SAMPLE).str.strip()
-    share = sample.str.lower().str.replace(FRAME, "", regex=True).str.endswith(IMAGE_SUFFIXES).mean()
+    share = image_share(sample)
     if share >= 0.9:
         return Kind.IMAGE, f"{share:.0%} of the values end like image files", True
     if distinct == 1:
@@ -108,6 +110,8 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     dates = sample.str.match(_DATE_SHAPE)
     if dates.mean() >= 0.95 and parse_dates(sample, first_is_day(sample)).notna().mean() >= 0.95:
         return Kind.DATE, _with_rest(sample, dates, "dates"), True
+    if (paths := looks_like_paths(sample)) is not None:
+        return Kind.CATEGORY, paths, False
     words = float(sample.str.count(r"\s+").mean()) + 1
     length = float(sample.str.len().mean())
     seen = f"{distinct:,} distinct values in {len(values):,} rows, {words:.1f} words on average"
@@ -133,6 +137,8 @@ def fits(series: pd.Series, kind: Kind) -> bool:
     if values.empty:
         return True
     numeric, times = pd.api.types.is_numeric_dtype(series), pd.api.types.is_datetime64_any_dtype(series)
+    if are_pictures(values):
+        return kind is Kind.IMAGE
     lists = is_list(values.iloc[0])
     match kind:
         case Kind.NUMBER:

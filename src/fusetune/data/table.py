@@ -21,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from fusetune.data.carried import refuse_objects
 from fusetune.errors import TableError, listed
 
 # "None" and "-" are not here: they are words that people use as categories.
@@ -109,19 +110,8 @@ def read_table(source: str | Path | pd.DataFrame) -> Table:
         raise TableError(f"{table.name} has no rows")
     table.frame.columns = table.frame.columns.astype(str)
     _refuse_repeated(table.frame.columns, table.name)
-    _refuse_bytes(table)
+    refuse_objects(table.frame, table.name)
     return table
-
-
-def _refuse_bytes(table: Table) -> None:
-    for name, column in table.frame.items():
-        if column.dtype == object and pd.api.types.infer_dtype(column) in ("bytes", "mixed", "mixed-integer"):
-            rows = [row for row, value in enumerate(column) if isinstance(value, bytes | bytearray | memoryview)]
-            if rows:
-                raise TableError(
-                    f"column '{name}' of {table.name} holds bytes in row(s) {listed(rows)}; decode them to text, or "
-                    "write them to files and give their paths"
-                )
 
 
 def _refuse_repeated(names: Iterable[str], table: str) -> None:
