@@ -73,7 +73,7 @@ def mend_order(picture: TiffImageFile) -> None:
     """Correct, before it is loaded, what Pillow makes of the order of bytes where libtiff has changed it."""
     picture.tile = [
         tile._replace(args=(_SWAPPED.get(tile.args[0], tile.args[0]), *tile.args[1:]))
-        if tile.codec_name == "libtiff"
+        if tile.codec_name == "libtiff" and isinstance(tile.args, tuple)
         else tile
         for tile in picture.tile
     ]
