@@ -46,6 +46,7 @@ _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_tiny": ("warn", "look at the pictures: placeholders and icons should be empty cells"),
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
 }
+_OF_MANY_CAUSES = ("image_missing", "image_unreadable")
 _STATES = ("absent", "fine", *_REMEDIES)
 _BROKEN = [state for state, (severity, _) in _REMEDIES.items() if severity == "error"]
 
@@ -164,7 +165,8 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     for kind, (severity, remedy) in _REMEDIES.items():
         rows = np.flatnonzero(pictures.having(kind))
         files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
-        findings += examined.about(kind, severity, what, remedy, rows, (pictures.column,), files=files)
+        first = f". The first is {next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
+        findings += examined.about(kind, severity, what, remedy + first, rows, (pictures.column,), files=files)
     rows = np.flatnonzero(pictures.several)
     files = {examined.ids[row]: str(pictures.paths[row]) for row in rows[:20]}
     return findings + examined.about("image_frames", "warn", what, _FRAMES, rows, (pictures.column,), files=files)
