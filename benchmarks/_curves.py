@@ -16,8 +16,9 @@ from _race import race
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.random import Moment
 from fusetune.config import IMAGE_POLICIES
-from fusetune.data.decode import Encoded, Pixels
 from fusetune.data.images import ImageInput
+from fusetune.data.spread import Pixels
+from fusetune.data.stored import Encoded
 from fusetune.runtime import cores
 
 _SIDE, _CANVAS = 224, 244

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from _bad_images import FORMATS, picture
 
-from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
+from fusetune.data.stored import Encoded
 from fusetune.data.table import read_table
 from fusetune.errors import FusetuneError
 

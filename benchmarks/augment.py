@@ -55,8 +55,10 @@ from fusetune.augment.random import Moment
 from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.data.batch import shuffled_batches
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Encoded, Pixels, load_pixels, opened
+from fusetune.data.decode import load_pixels, opened
 from fusetune.data.images import ImageInput, Reading
+from fusetune.data.spread import Pixels
+from fusetune.data.stored import Encoded
 from fusetune.data.table import Table
 from fusetune.encoders.base import standardise
 from fusetune.encoders.image import EfficientNetLite, SmallCNN

@@ -282,7 +282,7 @@ def _pictures(sources: Mapping[str, Source]) -> dict[str, str]:
 def _schema(table: Table, roles: Roles, config: Config) -> Schema:
     edited = config.data.schema_file
     if not edited:
-        return infer_schema(table, roles)
+        return infer_schema(table, roles, config.data.outside == "refuse")
     if roles.inputs is not None or roles.kinds or roles.vectors:
         raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
     schema = Schema.load(Path(edited))

@@ -58,6 +58,10 @@ class InputWarning(UserWarning):
     """Something of a table was not used, or is not what it seems; the message counts it and says what to do."""
 
 
+class ShortageError(UserError, MemoryError):
+    """There is too little memory for what was asked; nothing is wrong with the input."""
+
+
 class RunError(FusetuneError):
     """Something failed while running."""
 

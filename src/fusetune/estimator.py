@@ -142,7 +142,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
         schema = infer_schema(
-            table, Roles(label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group)
+            table,
+            Roles(label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group),
+            config.data.outside == "refuse",
         )
         table = schema.read(table)
         classes = class_list(table, label, least=1)  # rows of a class may lie in other folds

@@ -228,6 +228,8 @@ def _report_source(name: str, source: Source, ids: pd.Series, config: Config, lo
         log.warn(f"{what}: {listing}")
     if isinstance(source, ImageSource):
         log.say(f"  {source.describe()}")
+        if (several := source.note()) is not None:
+            log.warn(several)
     if not source.present.any():
         raise TableError(f"input '{name}' is empty in every row; leave it out with --inputs")
     note = truncation_note(source, name)

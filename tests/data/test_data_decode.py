@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from fusetune.data import decode
-from fusetune.data.decode import Encoded, load_pixels, opened
+from fusetune.data import decode, spread
+from fusetune.data.decode import is_one_of_several, load_pixels, opened
 from fusetune.data.square import resize, to_scale, to_square
-from fusetune.errors import ImageError
+from fusetune.data.stored import Encoded
+from fusetune.errors import ImageError, ShortageError
 
 Pixels = npt.NDArray[np.uint8]
 END = b"\xff\xd9"
@@ -210,3 +212,203 @@ def test_half_of_a_deep_picture_is_refused(kind: str) -> None:
     _, data = deep(3, kind)
     with pytest.raises(ImageError):
         load(data[: len(data) // 2])
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(values: npt.NDArray[Any], bits: int, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of any depth, byte by byte."""
+    height, width = values.shape[:2]
+    rows = values.reshape(height, -1).astype(np.int64)
+    unpacked = (rows[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1
+    packed = np.packbits(unpacked.reshape(height, -1).astype(np.uint8), axis=1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def own_range(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    numbers = values.astype(np.float64)
+    return np.asarray((numbers - numbers.min()) / (numbers.max() - numbers.min()) * 255)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_colour_that_is_transparent_in_every_depth(bits: int, channels: int) -> None:
+    if channels == 3 and bits < 8:
+        return  # there is no such file
+    values = np.random.default_rng(bits).integers(1, 2**bits, (6, 10, channels))
+    values[2, 3] = values[4, 4] = 0 if bits == 1 else values[0, 0]
+    hidden = (values == values[2, 3]).all(2)
+    expected = own_range(values) if bits == 16 else values / (2**bits - 1) * 255
+    expected[hidden] = 255
+    plain = load(png(values, bits, channels - 1, (b"tRNS", struct.pack(f">{channels}H", *values[2, 3].tolist()))))
+    assert np.abs(plain - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_with_alpha_in_every_depth(bits: int) -> None:
+    values = np.random.default_rng(bits).integers(0, 2**bits, (6, 10, 2))
+    alpha = values[..., 1:] / (2**bits - 1)
+    grey = own_range(values[..., :1]) if bits == 16 else values[..., :1]
+    assert np.abs(load(png(values, bits, 4)) - (alpha * grey + (1 - alpha) * 255)).max() <= 1.01
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palettes_with_transparent_colours(bits: int) -> None:
+    generator = np.random.default_rng(bits)
+    palette, alphas = generator.integers(0, 256, (2**bits, 3)), generator.integers(0, 256, 2**bits)
+    values = generator.integers(0, 2**bits, (6, 10))
+    share = alphas[values][..., None] / 255
+    data = png(values, bits, 3, (b"PLTE", bytes(palette.ravel().tolist())), (b"tRNS", bytes(alphas.tolist())))
+    assert np.abs(load(data) - (share * palette[values] + (1 - share) * 255)).max() <= 1.01
+
+
+def bitmap(alpha: int) -> bytes:
+    """A bitmap of 32 bits whose header says that the fourth byte is alpha: red above, blue below."""
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[:16, :, 2], pixels[16:, :, 0], pixels[..., 3] = 200, 200, alpha
+    head = struct.pack("<IiiHHIIiiII", 108, 32, 32, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0)
+    head += struct.pack("<5I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, 0x73524742) + bytes(48)
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 14 + len(head) + pixels.nbytes, 0, 0, 14 + len(head))
+        + head
+        + pixels[::-1].tobytes()
+    )
+
+
+def test_a_bitmap_whose_alpha_is_0_everywhere_is_opaque() -> None:
+    for alpha in (0, 255):
+        pixels = load(bitmap(alpha))
+        assert (pixels[:16] == [200, 0, 0]).all() and (pixels[16:] == [0, 0, 200]).all()
+    assert np.abs(load(bitmap(128))[0, 0].astype(int) - [227, 127, 127]).max() <= 1
+
+
+def test_printing_colours_are_turned_round_where_adobe_says_so_only() -> None:
+    data = jpeg(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95)
+    assert np.abs(load(data)[8, 8].astype(int) - [255, 0, 0]).max() <= 3
+    place = data.index(b"\xff\xee")
+    plain = data[:place] + data[place + 2 + int.from_bytes(data[place + 2 : place + 4], "big") :]
+    assert (load(plain) <= 3).all(), "255 of the last ink is black"
+
+
+SERIES = ["GIF", "WEBP", "PNG", "TIFF", "AVIF"]
+
+
+def series(kind: str) -> bytes:
+    """A file of a red, a green and a blue frame."""
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("#ff0000", "#00ff00", "#0000ff")]
+    data = io.BytesIO()
+    frames[0].save(data, kind, save_all=True, append_images=frames[1:])
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("kind", SERIES)
+def test_frames_and_pages_are_counted_from_1(kind: str) -> None:
+    data = series(kind)
+    for frame, channel in ((None, 0), (1, 0), (2, 1), (3, 2)):
+        encoded = Encoded(data, frame)
+        with opened(encoded, 10**6) as picture:
+            pixels = load_pixels(picture, encoded, (20, 20), 255)
+        assert np.abs(pixels[8, 8].astype(int) - np.eye(3)[channel] * 255).max() <= 6
+        assert is_one_of_several(encoded, 10**6) == (frame is None)
+    for frame in (0, 4, 10**12):
+        text = f"there is no frame {frame}: frames are counted from 1 to 3"
+        with pytest.raises(ImageError, match=text), opened(Encoded(data, frame), 10**6):
+            pass
+
+
+def test_a_deep_page_is_the_one_that_is_named() -> None:
+    pages = [np.full((8, 8, 3), level, np.uint16) for level in (0, 0)]
+    pages[0][:4], pages[1][4:] = 4000, 4000
+    encoded = Encoded(cv2.imencodemulti(".tiff", pages)[1].tobytes(), 2)
+    with opened(encoded, 10**6) as picture:
+        assert (load_pixels(picture, encoded, (8, 8), 255)[:, 0, 0] == [0] * 4 + [255] * 4).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM", "MPO"])
+def test_a_picture_alone_is_no_series(kind: str) -> None:
+    data = io.BytesIO()
+    extra = {"save_all": True, "append_images": [scene(16, 16)]} if kind == "MPO" else {}
+    scene(16, 16).save(data, kind, **extra)
+    encoded = Encoded(data.getvalue())
+    assert not is_one_of_several(encoded, 10**6), "and what a telephone puts beside its picture makes none"
+    assert load(data.getvalue()).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("kind", ["DDS", "EPS", "ICNS", "ICO", "MSP", "PCX", "PDF", "SGI", "TGA", "XBM"])
+def test_only_the_formats_that_the_message_names_are_opened(kind: str) -> None:
+    data = io.BytesIO()
+    scene(64, 64).convert("1" if kind in ("XBM", "MSP") else "RGB").save(data, kind)
+    with pytest.raises(ImageError, match=r"not an image in a known format \(JPEG, .*, DICOM\)"):
+        load(data.getvalue())
+
+
+def test_no_other_program_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("subprocess.Popen", started)
+    for text in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", b"%PDF-1.4\n"):
+        with pytest.raises(ImageError, match="not an image in a known format"):
+            load(text)
+
+
+@pytest.mark.parametrize("canvas", [(20_000, 20_000), (2**24, 200)])
+def test_the_canvas_of_webp_is_looked_at_before_room_is_made_for_it(canvas: tuple[int, int]) -> None:
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in canvas)
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + sides
+    encoded = Encoded(b"RIFF" + struct.pack("<I", len(body)) + body)
+    with pytest.raises(ImageError, match=r"pixels are more than data\.pixel_limit"), opened(encoded, 10**6):
+        pass
+
+
+@pytest.mark.parametrize("form", ["grey", "colours", "palette", "float"])
+def test_large_pictures_are_made_in_strips(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 4000, (50, 40, 4))
+    data = {
+        "grey": png(values[..., 0], 16, 0),
+        "colours": png(values, 16, 6),
+        "palette": png(values[..., 0] % 4, 2, 3, (b"PLTE", bytes(range(12))), (b"tRNS", b"\0\x80")),
+        "float": cv2.imencode(".tiff", generator.random((50, 40)).astype(np.float32))[1].tobytes(),
+    }[form]
+    whole = load(data)
+    monkeypatch.setattr(spread, "_STRIP", 100)
+    assert np.array_equal(load(data), whole)
+
+
+def test_a_deep_picture_takes_no_more_memory_than_its_numbers_and_its_pixels() -> None:
+    side = 1500
+    data = png(np.arange(side**2).reshape(side, side) % 65536, 16, 0)
+    load(data)
+    tracemalloc.start()
+    load(data)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 * side**2 + 40 * 2**20, "strips of floats are a constant"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        cv2.error("OpenCV(5.0.0) error: (-4:Insufficient memory) Failed to allocate 800000000 bytes"),
+        OSError("out of memory error when reading image file"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        ValueError("Insufficient memory (case 4)"),
+    ],
+)
+def test_too_little_memory_is_never_a_damaged_image(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    with pytest.raises(ShortageError, match="not enough memory"), opened(Encoded(jpeg(scene(9, 9))), 100):
+        raise error
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", fail)
+    with pytest.raises(ShortageError):
+        load(jpeg(scene(9, 9)))

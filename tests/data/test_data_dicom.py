@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from pydicom import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -24,9 +26,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from fusetune.data.decode import Encoded, load_pixels, opened, read_encoded
+from fusetune.data import spread
+from fusetune.data.decode import load_pixels, opened
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.stored import Encoded, read_encoded
 from fusetune.doctor.images import _state
 from fusetune.errors import ImageError
 
@@ -225,10 +229,11 @@ def test_a_frame_that_does_not_exist(tmp_path: Path, frame: int) -> None:
         decode(INPUT, f"film.dcm#frame={frame}", tmp_path)
 
 
-def test_frames_belong_to_dicom_files(tmp_path: Path) -> None:
+def test_other_files_have_frames_too(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match="'#frame=' names a frame of a DICOM file, and this is none"):
-        decode(INPUT, "a.png#frame=1", tmp_path)
+    assert (decode(INPUT, "a.png#frame=1", tmp_path) == 0).all()
+    with pytest.raises(ImageError, match="there is no frame 2: frames are counted from 1 to 1"):
+        decode(INPUT, "a.png#frame=2", tmp_path)
     with pytest.raises(ImageError, match="there is no such file"):
         decode(INPUT, "b.dcm#frame=1", tmp_path)
 
@@ -378,3 +383,105 @@ def test_without_pydicom_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_paths_of_dicom_files_are_images(name: str) -> None:
     kind, reason, _ = infer_kind(pd.Series([name.format(i) for i in range(12)]))
     assert kind is Kind.IMAGE, reason
+
+
+@pytest.mark.parametrize(
+    ("elements", "text"),
+    [
+        ({"RescaleSlope": "1e308", "RescaleIntercept": "1e308"}, "no pixel holds a finite number"),
+        ({"RescaleSlope": "1e38", "RescaleIntercept": "1e37"}, "not every pixel holds a finite number"),
+        ({"RescaleSlope": "-1e308", "RescaleIntercept": 0}, "no pixel holds a finite number"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope of its header is 0"),
+        ({"WindowCenter": "1e308", "WindowWidth": 100}, "no pixel holds a finite number"),
+        ({"WindowCenter": 40, "WindowWidth": -400}, "WindowWidth of its header is -400"),
+        ({"WindowCenter": 1e9, "WindowWidth": 10}, "shows nothing of the numbers"),
+        ({"WindowCenter": -5000, "WindowWidth": 100}, "shows nothing of the numbers"),
+        ({"WindowCenter": 100, "WindowWidth": 1e12}, "shows nothing of the numbers"),
+        ({"RescaleSlope": 1e-9, "RescaleIntercept": 0, "WindowCenter": 40, "WindowWidth": 400}, "shows nothing"),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 255}, "no pixel holds a finite number"),
+        ({"BitsStored": 12, "HighBit": 11}, "Bits Stored"),
+        ({"HighBit": 3}, "puts the 8 bits of a pixel below bit 3"),
+        ({"PhotometricInterpretation": "CONFUSED"}, "CONFUSED"),
+        ({"BitsAllocated": 0}, "image"),
+        ({"NumberOfFrames": -1}, "there is no frame|image"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_absurd_numbers_in_the_header_never_make_a_black_picture(elements: dict[str, Any], text: str) -> None:
+    made = dataset(ramp("u1", 0, 255))
+    for name, value in elements.items():
+        setattr(made, name, value)
+    with pytest.raises(ImageError, match=text):
+        load(made)
+
+
+@pytest.mark.parametrize("word", ["NaN", "inf", "-inf"])
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"])
+@pytest.mark.filterwarnings("ignore")
+def test_numbers_that_are_none(name: str, word: str) -> None:
+    elements = {"RescaleSlope": 1, "RescaleIntercept": 0, "WindowCenter": 128, "WindowWidth": 256}
+    data = with_preamble(dataset(ramp("u1", 0, 255), **(elements | {name: "77777777"})))
+    with pytest.raises(ImageError):
+        decoded(Encoded(data.replace(b"77777777", word.encode().ljust(8))))
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "entries", "text"),
+    [
+        ([256, 0, 12], [0] * 256, "makes all pixels alike"),
+        ([256, 0, 16], list(range(256)), "makes all pixels alike"),
+        ([256, 0, 12], list(range(100)), "has 100 entries and says 256"),
+        ([256, 0, 0], list(range(256)), "image"),
+    ],
+)
+def test_tables_of_grey_values_that_cannot_be_followed(descriptor: list[int], entries: list[int], text: str) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = descriptor, entries
+    table["LUTData"].VR = "US"
+    with pytest.raises(ImageError, match=text):
+        load(dataset(ramp("u1", 0, 255), VOILUTSequence=[table]))
+
+
+def test_a_slice_of_nothing_but_air_may_be_black() -> None:
+    """The window fits what a pixel can hold; that no pixel holds it is no fault of the header."""
+    made = dataset(ramp("<u2", 0, 90), 12, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=300, WindowWidth=1500)
+    assert (load(made) == 0).all()
+
+
+def test_colours_of_fewer_bits_than_a_byte_fill_the_range() -> None:
+    stored = np.random.default_rng(0).integers(0, 16, (4, 5, 3)).astype("u1")
+    assert (load(dataset(stored, 4)) == stored * 17).all()
+
+
+def test_a_picture_inside_that_is_larger_than_the_header_says_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = jpeg_file(Image.new("L", (64, 64)))
+    made.Rows = made.Columns = 16
+    monkeypatch.setattr("fusetune.data.decode.simplejpeg.decode_jpeg", None)
+    monkeypatch.setattr("fusetune.data.dicom.pixel_array", None)
+    with pytest.raises(ImageError, match="the picture inside has 64 x 64 pixels, not the 16 x 16 of the header"):
+        load(made)
+
+
+def test_what_unpacks_to_too_much_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = with_preamble(dataset(ramp("u1", 0, 255), syntax=DeflatedExplicitVRLittleEndian))
+    assert (grey(decoded(Encoded(whole))) == ramp("u1", 0, 255)).all()
+    end = 144 + int.from_bytes(whole[140:144], "little")
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(zlib.decompress(whole[end:], -zlib.MAX_WBITS))
+    body += b"".join(packer.compress(bytes(2**20)) for _ in range(70)) + packer.flush()
+    monkeypatch.setattr("fusetune.data.dicom.dcmread", None)
+    with pytest.raises(ImageError, match="unpacks to more than 67,108,864 bytes"):
+        decoded(Encoded(whole[:end] + body))
+
+
+def test_large_pictures_are_made_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = np.random.default_rng(1).integers(0, 4000, (50, 40)).astype("<u2")
+    window = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
+    made = [
+        dataset(stored, 12, **window),
+        dataset(stored, 12),
+        dataset(stored, 12, PhotometricInterpretation="MONOCHROME1"),
+    ]
+    whole = [load(one) for one in made]
+    monkeypatch.setattr(spread, "_STRIP", 100)
+    assert all((load(one) == pixels).all() for one, pixels in zip(made, whole, strict=True))

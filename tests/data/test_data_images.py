@@ -20,10 +20,10 @@ import torch
 from PIL import Image
 
 from fusetune.data import images
-from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput, ImageSource, Reading, raise_for_problems
+from fusetune.data.stored import Encoded
 from fusetune.data.table import Table
-from fusetune.errors import ImageError, TableError
+from fusetune.errors import ImageError, ShortageError, TableError
 
 Pixels = npt.NDArray[np.uint8]
 QUARTERS = [(220, 30, 40), (30, 200, 60), (20, 60, 210), (240, 220, 30)]
@@ -522,3 +522,30 @@ def test_paths_of_other_types_are_words(tmp_path: Path) -> None:
     source = settings().bind(table(tmp_path, image=[tmp_path / "0.png", Path("1.png")]))
     assert source.present.all()
     assert source.read(np.array([1]))[0, 0, 0, 0] == 1
+
+
+def test_files_of_several_frames_are_said_once_also_from_the_cache(tmp_path: Path) -> None:
+    names = coloured(tmp_path, 3)
+    Image.new("L", (9, 9)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("L", (9, 9), 200)])
+    rows = table(tmp_path, image=[*names, "a.gif", "a.gif#frame=2", "a.gif"])
+    for _ in range(2):
+        source = settings().bind(rows, Reading(cache=tmp_path / "cache", cache_gb=1))
+        note = source.note()
+        assert note is not None
+        assert note.startswith(
+            "2 of 6 images in 'image' hold several frames or pages (such as a.gif): the first is read"
+        )
+        assert source.read(np.arange(6))[[3, 4, 5], 0, 5, 5].tolist() == [0, 200, 0]
+    assert settings().bind(table(tmp_path, image=names)).note() is None
+
+
+def test_too_little_memory_stops_with_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: Any) -> Any:
+        raise MemoryError
+
+    names = coloured(tmp_path, 3)
+    for place in ("load_pixels", "read_encoded", "opened"):
+        with monkeypatch.context() as patch:
+            patch.setattr(images, place, short)
+            with pytest.raises(ShortageError, match=r"\.png \(column 'image', table row \d\).*data\.workers"):
+                settings().bind(table(tmp_path, image=names))

@@ -100,6 +100,37 @@ def test_a_picture_that_is_just_right_is_not_reported(change: Damage, tmp_path: 
     assert kinds(look(frame, tmp_path, inputs=INPUTS)) <= {*ALWAYS, "label_errors"}
 
 
+def test_files_of_several_frames_are_said_unless_one_is_named(tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(20), tmp_path).astype({"scan": object})
+    pages = [photo(), photo().rotate(180)]
+    for row, kind in ((4, "GIF"), (5, "TIFF"), (6, "WEBP")):
+        pages[0].save(tmp_path / f"scan-{row}.png", kind, save_all=True, append_images=pages[1:])
+    frame.loc[6, "scan"] = "scan-6.png#frame=2"
+    finding = named(look(frame, tmp_path, inputs=INPUTS), "image_frames")
+    check(finding, "warn", {"r004", "r005"}, ("scan",), "'#frame=2' after the path")
+    assert finding.evidence["files"] == {"r004": "scan-4.png", "r005": "scan-5.png"}
+
+
+@pytest.mark.parametrize(
+    "cell", ["x" * 300, "n\0l.png", "a.png#frame=1#frame=2", b"no picture", "data:image/png;base64,@"]
+)
+def test_no_cell_ends_the_examination(cell: object, tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(20), tmp_path).astype({"scan": object})
+    frame.loc[4, "scan"] = cell
+    assert named(look(frame, tmp_path, inputs=INPUTS, kinds={"scan": "image"}), "image_unreadable").rows == ("r004",)
+
+
+def test_cells_that_are_pictures_are_examined(tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(20), tmp_path)
+    carried = frame.assign(scan=[Image.open(tmp_path / name).copy() for name in frame["scan"]])
+    carried.loc[7, "scan"] = carried.loc[3, "scan"]
+    frame.loc[7, "scan"] = frame.loc[3, "scan"]
+    ours, theirs = (look(table, tmp_path, inputs=INPUTS) for table in (carried, frame))
+    assert kinds(ours) == kinds(theirs)
+    assert np.array_equal(ours.pictures[0].pixels, theirs.pictures[0].pixels)
+    assert np.array_equal(ours.pictures[0].thumbs, theirs.pictures[0].thumbs)
+
+
 def test_cells_without_a_picture_are_no_fault(tmp_path: Path) -> None:
     frame = with_pictures(plain_table(20), tmp_path).astype({"scan": object})
     frame.loc[[1, 2, 3], "scan"] = [None, "", "   "]

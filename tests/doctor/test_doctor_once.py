@@ -17,10 +17,11 @@ from tiny import settings, tiny_table
 import fusetune
 from fusetune.data import images
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Encoded, opened
+from fusetune.data.decode import opened
 from fusetune.data.images import ImageInput, Keeper, Reading
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
+from fusetune.data.stored import Encoded
 from fusetune.data.table import Table
 from fusetune.doctor.examine import Examination, examine
 

@@ -59,6 +59,7 @@ def check(
     data = read_table(table)
     for option, file in (("--json", json_file), ("--html", html_file)):
         refuse_loss(option, file, table, table=data)
+    settings = Config.build(sets=set_ or ())
     schema = infer_schema(
         data,
         Roles(
@@ -70,8 +71,8 @@ def check(
             split=split,
             row_id=row_id,
         ),
+        settings.data.outside == "refuse",
     )
-    settings = Config.build(sets=set_ or ())
     examination = examine(
         schema.read(data),
         schema,

@@ -23,6 +23,7 @@ ACTIONS: dict[str, tuple[Action, ...]] = {
     "image_enormous": _CELLS,
     "image_tiny": _CELLS,
     "image_blank": _CELLS,
+    "image_frames": _CELLS,
     "text_missing": _ROWS,
     "text_empty": _CELLS,
     "duplicate_rows": _ROWS,

@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from fusetune.data.decode import Pixels
+from fusetune.data.spread import Pixels
 from fusetune.vault import GIGABYTE, Vault, checksum
 
 # Large enough that a run has few shards, small enough that two fit in memory for every thread that writes.

@@ -9,33 +9,41 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from fusetune.data.kinds import FRAME
-from fusetune.errors import ImageError
+from fusetune.data import tiff
+from fusetune.data.paths import FORMATS, KNOWN_FORMATS
+from fusetune.data.spread import Pixels, in_colour, over, spread, strips, unmultiply
+from fusetune.data.stored import Encoded
+from fusetune.errors import FusetuneError, ImageError, ShortageError
 
 if TYPE_CHECKING:
     from fusetune.data.dicom import DicomPicture
 
-Pixels = npt.NDArray[np.uint8]
 Picture: TypeAlias = "Image.Image | DicomPicture"
 # How a DICOM file without preamble begins: little-endian groups 0002 (file meta) and 0008 (identification).
 _BARE_DICOM = re.compile(rb"(\x02\0\0\0UL)|(\x02\0\x10\0UI)|(\x08\0[\0\x05\x08\x12-\x18]\0)")
-_LOCAL_PROTOCOLS = ("file", "local", "memory", "zip", "tar", "dir", "simplecache", "filecache", "blockcache")
+# What files begin with that may hold several frames or pages; the number of a DICOM file's.
+_SERIES = re.compile(rb"GIF8|II[*+]\0|MM\0[*+]|....ftypavis", re.DOTALL)
+_FRAMES_TAG = re.compile(rb"\x28\0\x08\0|\0\x28\0\x08")
+# What the libraries say when memory is short; Pillow and NumPy raise MemoryError.
+_SHORTAGE = re.compile(
+    r"out of memory|(insufficient|not enough) memory|memory allocation|(can't|cannot|could not|failed to|unable to) "
+    r"allocate|bad_alloc",
+    re.IGNORECASE,
+)
 _ORIENTATION = 0x0112
 # What Pillow's limit was when each of the images that are open now was opened.
 _LOCK, _LIMITS = Lock(), list[int | None]()
@@ -50,91 +58,103 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """An image as it is stored.
-
-    Attributes:
-        content: The file's bytes.
-        frame: Which frame of a DICOM file, from 1; None where none was named.
-    """
-
-    content: bytes
-    frame: int | None = None
-
-
-def read_encoded(value: str, root: Path, allow_remote: bool, confined: bool = False) -> Encoded:
-    """Read a file whole.
-
-    Args:
-        value: Path relative to `root`, absolute path, or URL; `#frame=3` at its end chooses a frame of a DICOM file.
-        root: The table's folder.
-        allow_remote: May URLs be opened that need a network?
-        confined: Must it be a file within `root`, links followed?
-
-    Raises:
-        ImageError: Saying why the file cannot be opened.
-    """
-    suffix = FRAME.search(value)
-    address, frame = (value, None) if suffix is None else (value[: suffix.start()], int(suffix[1]))
-    try:
-        local = address.removeprefix("file://")
-        if "://" not in local:
-            # Only a leading "~/" is the home folder; "~x.png" is a file's name.
-            path = root / (Path(local).expanduser() if local.startswith("~/") else local)
-            return Encoded(_read_local(path.resolve(), root.resolve() if confined else None), frame)
-        _check_address(address, allow_remote, confined)
-        with fsspec.open(address, "rb") as file:
-            return Encoded(bytes(file.read()), frame)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file") from error
-    except Exception as error:  # every kind of remote storage has errors of its own
-        raise ImageError(f"cannot be opened: {str(error) or type(error).__name__}") from error
-
-
-def _read_local(path: Path, root: Path | None) -> bytes:
-    if root is not None and not path.is_relative_to(root):
-        raise ImageError(f"it is outside the table's folder {root}, and data.outside=refuse reads nothing there")
-    # A device such as /dev/zero has no end, and a pipe keeps its reader waiting for ever.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ImageError("cannot be opened: it is a folder, a device or a pipe, not a file")
-    return path.read_bytes()
-
-
 @contextmanager
 def opened(encoded: Encoded, pixel_limit: int) -> Iterator[Picture]:
     """Open an image whose size is within the limit; only its header is read.
 
     Raises:
         ImageError: For every failure, also those of the block that uses the image.
+        ShortageError: Where memory is short, which is no fault of the image.
     """
     try:
-        with _picture(encoded) as picture:
-            _check_size(*picture.size, pixel_limit)
+        with _picture(encoded, pixel_limit) as picture:
             yield picture
-    except ImageError:
+    except FusetuneError:
         raise
-    except UnidentifiedImageError as error:
-        raise ImageError("not an image in a known format (JPEG, PNG, WebP, TIFF, BMP, GIF, DICOM)") from error
     except Exception as error:  # damaged files raise whatever the parser of their format happens to raise
-        raise ImageError(f"damaged image: {str(error) or type(error).__name__}") from error
+        problem = str(error) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)
+        if encoded.content.startswith(tiff.BEGINNINGS) and (unknown or "raw mode" in problem):
+            raise ImageError(f"damaged image, or a kind of TIFF file that cannot be read; {tiff.REMEDY}") from error
+        if unknown:
+            raise ImageError(f"not an image in a known format ({KNOWN_FORMATS})") from error
+        if is_shortage(error):
+            raise ShortageError(f"there is not enough memory to decode it ({problem})") from error
+        raise ImageError(f"damaged image: {problem}") from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether an error says that memory is short."""
+    return isinstance(error, MemoryError) or _SHORTAGE.search(str(error)) is not None
 
 
 @contextmanager
-def _picture(encoded: Encoded) -> Iterator[Picture]:
+def _picture(encoded: Encoded, pixel_limit: int) -> Iterator[Picture]:
     if encoded.content[128:132] == b"DICM" or _BARE_DICOM.match(encoded.content):
         try:
             from fusetune.data.dicom import open_dicom  # noqa: PLC0415
         except ImportError as error:
             raise ImageError("DICOM files need pydicom. Install it with: pip install 'fusetune[dicom]'") from error
-        yield open_dicom(encoded.content, encoded.frame)
-    elif encoded.frame is not None:
-        raise ImageError("'#frame=' names a frame of a DICOM file, and this is none")
-    else:
-        with _own_limit(), Image.open(io.BytesIO(encoded.content)) as picture:
-            yield picture
+        dicom = open_dicom(encoded.content, encoded.frame, pixel_limit)
+        _check_size(*dicom.size, pixel_limit)
+        with _own_limit():
+            yield dicom
+        return
+    _check_canvas(encoded.content, pixel_limit)
+    with _own_limit(), Image.open(io.BytesIO(encoded.content), formats=_formats()) as picture:
+        _check_size(*picture.size, pixel_limit)
+        if encoded.frame is not None:
+            _choose(picture, encoded.frame)
+            _check_size(*picture.size, pixel_limit)
+        if isinstance(picture, TiffImageFile):
+            tiff.check(picture, pixel_limit)
+        yield picture
+
+
+@lru_cache(maxsize=1)
+def _formats() -> list[str]:
+    """Return Pillow's names of the formats that are opened, as far as this Pillow has them."""
+    Image.init()
+    return [name for name in (known.upper().replace(" ", "") for known in FORMATS) if name in Image.OPEN]
+
+
+def _choose(picture: Image.Image, frame: int) -> None:
+    """Turn to a frame, from 1."""
+    # A telephone's JPEG holds previews and maps of depth beside its picture, which are no frames of it.
+    count = 1 if isinstance(picture, JpegImageFile) else int(getattr(picture, "n_frames", 1))
+    if not 1 <= frame <= count:
+        raise ImageError(f"there is no frame {frame}: frames are counted from 1 to {count}")
+    if frame > 1:
+        picture.seek(frame - 1)
+
+
+def has_more(picture: Picture) -> bool:
+    """Return whether an opened image has frames or pages beside the one that is read."""
+    if isinstance(picture, Image.Image):
+        return bool(getattr(picture, "is_animated", False)) and not isinstance(picture, JpegImageFile)
+    return picture.count > 1
+
+
+def is_one_of_several(encoded: Encoded, pixel_limit: int) -> bool:
+    """Return whether an image is the first of several in its file (in DICOM the middle one) and nobody named it."""
+    if encoded.frame is not None or not _may_have_more(encoded.content):
+        return False
+    try:
+        with opened(encoded, pixel_limit) as picture:
+            return has_more(picture)
+    except ImageError:
+        return False  # reading it says why
+
+
+def _may_have_more(content: bytes) -> bool:
+    """Return whether a file is of a kind that may hold several frames, without the cost of opening it."""
+    if content.startswith(b"\x89PNG"):
+        return content.find(b"acTL", 0, content.find(b"IDAT")) > 0
+    if content.startswith(b"RIFF"):
+        return content[12:16] == b"VP8X" and bool(content[20] & 2)
+    if content[128:132] == b"DICM" or _BARE_DICOM.match(content):
+        return _FRAMES_TAG.search(content) is not None
+    return _SERIES.match(content) is not None
 
 
 def load_pixels(picture: Picture, encoded: Encoded, least: tuple[int, int], background: int) -> Pixels:
@@ -158,12 +178,15 @@ def load_pixels(picture: Picture, encoded: Encoded, least: tuple[int, int], back
             _strictly(jpeg)  # pydicom decodes through Pillow
         return picture.pixels()
     pixels = _jpeg(picture, encoded.content, least) if isinstance(picture, JpegImageFile) else None
-    if ";16" in str(getattr(picture, "tile", "")) and not picture.mode.startswith("I"):
-        picture.load()  # which notices damage that OpenCV only mentions
-        pixels = _deep_colours(encoded.content, background)
+    deep = ";16" in str(getattr(picture, "tile", "")) and picture.mode in ("RGB", "RGBA", "LA")
+    if isinstance(picture, TiffImageFile):
+        tiff.mend_order(picture)
     if pixels is None:
         picture.draft("RGB", least)
-        pixels = np.array(_to_rgb(picture, background), dtype=np.uint8)
+        _mend(picture)  # which loads it and notices damage that OpenCV only mentions
+        pixels = _deep_colours(picture, encoded, background) if deep else None
+    if pixels is None:
+        pixels = _to_rgb(picture, background)
     # Asked after decoding, since Pillow turns TIFF files itself when it loads them.
     turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
@@ -193,6 +216,8 @@ def _strictly(data: bytes, **reduction: int) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", **reduction)
     except ValueError as error:
         message = str(error).lower()
+        if is_shortage(error):
+            raise
         if ("premature end" in message or "corrupt jpeg data" in message) and "extraneous" not in message:
             raise ImageError(f"damaged image: {error}") from error
         return None
@@ -225,55 +250,81 @@ def _own_limit() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_address(address: str, allow_remote: bool, confined: bool) -> None:
-    if confined:
-        raise ImageError("it is an address, and data.outside=refuse reads nothing but files in the table's folder")
-    if allow_remote:
-        return
-    # Addresses can be chained: in "zip://a.png::https://host/b.zip" it is the last one that needs the network.
-    for part in address.split("::"):
-        protocol, sign, _ = part.partition("://")
-        if sign and protocol not in _LOCAL_PROTOCOLS:
-            raise ImageError(f"'{protocol}://' needs a network; set allow_download=true to read images from there")
+def _check_canvas(content: bytes, pixel_limit: int) -> None:
+    """Refuse a WebP file whose size is too large before its decoder makes room for it."""
+    if content[:4] == b"RIFF" and content[12:16] == b"VP8X" and len(content) >= 30:
+        width, height = (1 + int.from_bytes(content[start : start + 3], "little") for start in (24, 27))
+        _check_size(width, height, pixel_limit)
 
 
-def _to_rgb(picture: Image.Image, background: int) -> Image.Image:
-    if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(_brightness(np.asarray(picture, dtype=np.float64))).convert("RGB")
+def _mend(picture: Image.Image) -> None:
+    """Load a picture, with what Pillow gets wrong of it set right."""
+    depth = str(getattr(picture, "tile", ""))
+    picture.load()
+    if isinstance(picture, TiffImageFile):
+        tiff.mend_palette(picture)
+    if picture.format == "PNG" and picture.mode == "L" and isinstance(picture.info.get("transparency"), int):
+        # The grey value that is transparent counts in the file's own depth.
+        picture.info["transparency"] *= 85 if "L;2" in depth else 17 if "L;4" in depth else 1
+
+
+def _to_rgb(picture: Image.Image, background: int) -> Pixels:
+    """Return a loaded picture as uint8 [height, width, 3]."""
+    if isinstance(picture, TiffImageFile):
+        numbers = tiff.grey_numbers(picture)
+    else:
+        numbers = np.asarray(picture) if picture.mode.startswith(("I", "F")) else None
+    if numbers is not None:
+        return _grey(picture, numbers, background)
+    opaque = has_empty_alpha(picture)
+    if isinstance(picture, JpegImageFile) and picture.mode == "CMYK" and "adobe" not in picture.info:
+        picture = ImageChops.invert(picture)  # only Adobe writes no ink as 255, and Pillow takes every file for Adobe's
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    for rows in strips(pixels.shape):
+        bottom = min(rows.stop, picture.height)
+        whole = bottom - rows.start == picture.height
+        part = picture if whole else picture.crop((0, rows.start, picture.width, bottom))
+        pixels[rows] = np.asarray(part.convert("RGB") if opaque else _flat(part, background))
+    return pixels
+
+
+def _grey(picture: Image.Image, numbers: npt.NDArray[Any], background: int) -> Pixels:
+    grey = spread(numbers)
+    if isinstance(picture, TiffImageFile) and tiff.is_inverted(picture):
+        np.subtract(255, grey, out=grey)
+    if isinstance(hidden := picture.info.get("transparency"), int):
+        grey[numbers == hidden] = background
+    return in_colour(grey)
+
+
+def has_empty_alpha(picture: Image.Image) -> bool:
+    """Return whether a picture has an alpha that is 0 everywhere and was likely not meant as one: viewers ignore it."""
+    doubtful = picture.format == "BMP" or (isinstance(picture, TiffImageFile) and tiff.guesses_alpha(picture))
+    return doubtful and picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (0, 0)
+
+
+def _flat(picture: Image.Image, background: int) -> Image.Image:
     if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
+        layer = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
         behind = Image.new("RGBA", layer.size, (background, background, background, 255))
         return Image.alpha_composite(behind, layer).convert("RGB")
     return picture.convert("RGB")
 
 
-def _deep_colours(data: bytes, background: int) -> Pixels | None:
+def _deep_colours(picture: Image.Image, encoded: Encoded, background: int) -> Pixels | None:
     """Decode a picture of 16 bits per channel, of which Pillow keeps the upper 8; None where OpenCV cannot read it."""
-    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if deep is None or deep.dtype != np.uint16 or deep.ndim != 3:
+    content, place = np.frombuffer(encoded.content, np.uint8), (encoded.frame or 1) - 1
+    _, pages = cv2.imdecodemulti(content, cv2.IMREAD_UNCHANGED, range=(place, place + 1))
+    if not pages or pages[0].dtype != np.uint16 or pages[0].ndim != 3:
         return None
-    pixels = _brightness(deep[..., 2::-1].astype(np.float64))
-    if deep.shape[2] == 4:
-        alpha = deep[..., 3:] / 65535
-        pixels = (alpha * pixels + (1 - alpha) * background).round().astype(np.uint8)
+    deep = np.asarray(pages[0], np.uint16)
+    colours, alpha = deep[..., 2::-1], deep[..., 3:]
+    visible = alpha.shape[2] == 1
+    if visible and isinstance(picture, TiffImageFile):
+        visible = picture.mode == "RGBA" and (not tiff.guesses_alpha(picture) or bool(alpha.any()))
+        if visible and tiff.is_multiplied(picture):
+            unmultiply(colours, alpha)
+    pixels = spread(colours)
+    if visible:
+        over(pixels, alpha, background)
     return pixels
-
-
-def _brightness(values: npt.NDArray[np.float64]) -> Pixels:
-    # 16-bit and float files rarely use their whole range (scanners give 12 bits): the image's own range becomes 0..255.
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise ImageError("no pixel holds a finite number")
-    return to_8_bits(np.nan_to_num(own_range(values, finite), nan=0.0, posinf=1.0, neginf=0.0))
-
-
-def own_range(values: npt.NDArray[Any], counts: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return shares of the range that the values which count span, 0 to 1; others may lie outside."""
-    counted = values[counts]
-    low, high = (float(counted.min()), float(counted.max())) if counted.size else (0.0, 0.0)
-    return np.asarray((values - low) / (high - low if high > low else 1.0))
-
-
-def to_8_bits(shares: npt.NDArray[Any]) -> Pixels:
-    """Return shares of white as grey values, uint8."""
-    return (shares.clip(0, 1) * 255).round().astype(np.uint8)

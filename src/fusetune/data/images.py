@@ -22,15 +22,18 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from fusetune.data import carried
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
-from fusetune.data.decode import Encoded, Picture, Pixels, load_pixels, opened, read_encoded, scale_of
+from fusetune.data.decode import Picture, is_one_of_several, is_shortage, load_pixels, opened, scale_of
 from fusetune.data.split import Rows
+from fusetune.data.spread import Pixels
 from fusetune.data.square import Fit, to_scale, to_square
+from fusetune.data.stored import Encoded, byte_limit, read_encoded
 from fusetune.data.table import Table
 from fusetune.data.words import finite_numbers
 from fusetune.data.workers import choose_workers
-from fusetune.errors import ImageError, RunError, TableError
+from fusetune.errors import ImageError, RunError, ShortageError, TableError
 from fusetune.progress import bar
 
 # Above this many bytes the decoded images are not kept in memory but fetched again for every batch.
@@ -42,8 +45,10 @@ _GREY = 127
 _REMEDY = "Repair the files or empty the cells; data.unreadable=mask trains with these images marked as absent."
 # The reason for the number of batches that are prepared ahead of use.
 _WHY = " (one waits while another is made)"
-# Part of every digest: to be raised when the same file and settings give other pixels than before.
-_DECODING = 1
+_FEWER = "close other programs, lower data.workers, or refuse large images with data.pixel_limit"
+# Part of every digest: to be raised when the same file and settings give other pixels than before. Files that begin
+# like these have kept theirs.
+_DECODING, _KEPT = 2, (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8")
 R = TypeVar("R")
 
 
@@ -77,12 +82,12 @@ class ImageInput(BaseModel):
         """Choose the physical side of the square so that 95 % of the training images fit in whole."""
         if self.spacing is None:
             return self
-        spacings, paths = _spacings(table, self.spacing), table.column(self.column)
-        usable = train[_has_path(paths)[train] & (spacings[train] > 0)]
+        spacings, cells = _spacings(table, self.spacing), table.column(self.column)
+        usable = train[has_picture(cells)[train] & (spacings[train] > 0)]
         sides = []
         for row in usable:
             try:
-                with opened(self.fetch(str(paths.iloc[row]), table.root), self.pixel_limit) as picture:
+                with opened(self.fetch(cells.iloc[row], table.root), self.pixel_limit) as picture:
                     sides.append(max(picture.size) * spacings[row])
             except ImageError:
                 continue  # reading the images reports it, with its row and path
@@ -100,9 +105,12 @@ class ImageInput(BaseModel):
         """
         return ImageSource(self, table, reading or Reading())
 
-    def fetch(self, value: str, root: Path) -> Encoded:
-        """Return one image as it is stored; see `read_encoded`."""
-        return read_encoded(value.strip(), root, self.allow_remote, self.outside == "refuse")
+    def fetch(self, value: object, root: Path) -> Encoded:
+        """Return the image of a cell as it is stored: the file at its path (see `read_encoded`), or the cell itself."""
+        found = carried.path_or_file(value, self.pixel_limit)
+        if isinstance(found, Encoded):
+            return found
+        return read_encoded(found, root, self.allow_remote, self.outside == "refuse", byte_limit(self.pixel_limit))
 
     def square(self, encoded: Encoded, spacing: float = math.nan) -> Pixels:
         """Decode one image.
@@ -152,7 +160,8 @@ class ImageInput(BaseModel):
     def digest(self, encoded: Encoded, spacing: float) -> int:
         """Return a 64-bit hash of a file's content and of everything else that its square depends on."""
         settings = self.model_dump(include={"size", "fit", "background", "extent"})
-        facts: list[object] = [_DECODING, settings, None if self.extent is None else spacing]
+        decoding = 1 if encoded.content.startswith(_KEPT) else _DECODING
+        facts: list[object] = [decoding, settings, None if self.extent is None else spacing]
         if encoded.frame is not None:
             facts.append(encoded.frame)
         digest = blake2b(json.dumps(facts).encode(), digest_size=8)
@@ -211,9 +220,11 @@ class ImageSource:
     unseen: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.paths = self.table.column(self.settings.column)
+        self.cells = self.table.column(self.settings.column)
+        self.paths = carried.names(self.cells)
         self.spacings = _spacings(self.table, self.settings.spacing)
-        self.present = _has_path(self.paths)
+        self.present = has_picture(self.cells)
+        self.several = np.zeros(len(self.table), dtype=bool)  # files of which one frame is taken, and nobody said which
         self.digests = np.zeros(len(self.table), dtype=np.uint64)
         size, where = self.settings.size, self.reading.cache
         self.threads, self._reason = choose_workers(self.reading.workers, self.paths)
@@ -236,6 +247,17 @@ class ImageSource:
         if self.cache is not None and self.cache.full:
             parts.append(f"{self.cache.home} took no more of them (store.images_gb)")
         return "; ".join(parts)
+
+    def note(self) -> str | None:
+        """Return a sentence about files with several frames or pages, of which nobody chose one; or None."""
+        rows = np.flatnonzero(self.several)
+        if not len(rows):
+            return None
+        return (
+            f"{len(rows):,} of {int(self.present.sum()):,} images in '{self.settings.column}' hold several frames or "
+            f"pages (such as {self.paths.iloc[rows[0]]}): the first is read, of a DICOM file the middle one; "
+            "'#frame=2' at the end of a path chooses another"
+        )
 
     def _scan(self) -> None:
         # Every image is read once before anything starts: a broken one is known now, not after an hour.
@@ -260,17 +282,17 @@ class ImageSource:
     def _first(self, rows: Rows) -> tuple[int, int]:
         """Read rows for the first time; return how many, and how many of them the cache had."""
         cached = 0
-        for row, path in zip(rows.tolist(), self.paths.iloc[rows].tolist(), strict=True):
+        for row, cell in zip(rows.tolist(), self.cells.iloc[rows].tolist(), strict=True):
             try:
-                cached += self._take(row, self.settings.fetch(str(path), self.table.root))
+                cached += self._take(row, self.settings.fetch(cell, self.table.root))
             except ImageError as error:
                 self.present[row] = False
-                self.problems[row] = f"{path}: {error}"
+                self.problems[row] = f"{self.paths.iloc[row]}: {error}"
             except Exception as error:  # a thread must not end without telling at which row
-                raise RunError(
-                    f"reading {path} (column '{self.settings.column}', table row {row}) failed: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
+                name = f"{self.paths.iloc[row]} (column '{self.settings.column}', table row {row})"
+                if is_shortage(error):
+                    raise ShortageError(f"reading {name} failed: {error or 'memory is short'}; {_FEWER}") from error
+                raise RunError(f"reading {name} failed: {type(error).__name__}: {error}") from error
         return len(rows), cached
 
     def _take(self, row: int, encoded: Encoded) -> bool:
@@ -286,6 +308,7 @@ class ImageSource:
         if self.pixels is not None and square is not None:
             self.pixels[row] = square
         self.digests[row] = key
+        self.several[row] = is_one_of_several(encoded, self.settings.pixel_limit)
         return cached
 
     def read(self, rows: Rows) -> Tensor:
@@ -313,10 +336,10 @@ class ImageSource:
         square = None if self.cache is None else self.cache.get(int(self.digests[row]))
         if square is not None:
             return square
-        path, spacing = self.paths.iloc[row], float(self.spacings[row])
-        name = f"{path} (table row {row})"
+        spacing = float(self.spacings[row])
+        name = f"{self.paths.iloc[row]} (table row {row})"
         try:
-            encoded = self.settings.fetch(str(path), self.table.root)
+            encoded = self.settings.fetch(self.cells.iloc[row], self.table.root)
             square = self.settings.square(encoded, spacing)
         except ImageError as error:
             raise ImageError(f"{name} was readable before, but now: {error}") from error
@@ -345,9 +368,12 @@ def raise_for_problems(source: ImageSource, ids: pd.Series, remedy: str = _REMED
     raise ImageError("\n".join([*lines, remedy]))
 
 
-def _has_path(paths: pd.Series) -> npt.NDArray[np.bool_]:
+def has_picture(cells: pd.Series) -> npt.NDArray[np.bool_]:
+    """Return which cells of an image column are not empty."""
     # A copy, since pandas hands out its own memory read-only and unreadable images are struck out later.
-    return np.array(paths.notna() & (paths.astype("str").str.strip() != ""), dtype=bool)
+    if cells.dtype == object:
+        return np.array([not carried.is_absent(cell) for cell in cells], dtype=bool)
+    return np.array(cells.notna() & (cells.astype("str").str.strip() != ""), dtype=bool)
 
 
 def _spacings(table: Table, column: str | None) -> npt.NDArray[np.float64]:

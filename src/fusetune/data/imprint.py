@@ -28,12 +28,12 @@ def column_hash(cells: pd.Series) -> str:
             digest.update(np.where(np.isnan(numbers), np.nan, numbers + 0.0).tobytes())
             return digest.hexdigest()
     for cell in cells if cells.dtype == object else cells.astype("str"):
-        content = _content(cell)
+        content = content_of(cell)
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
 
 
-def _content(cell: Any) -> bytes:
+def content_of(cell: Any) -> bytes:
     """Return a cell as bytes; of objects of other libraries that do not tell their content, the name of their type."""
     match cell:
         case str():
@@ -41,13 +41,13 @@ def _content(cell: Any) -> bytes:
         case bytes() | bytearray() | memoryview():
             return bytes(cell)
         case dict():
-            return _content([part for item in sorted(cell.items(), key=lambda item: str(item[0])) for part in item])
+            return content_of([part for item in sorted(cell.items(), key=lambda item: str(item[0])) for part in item])
         case np.ndarray() if cell.dtype.kind in "biuf":
             return np.asarray(cell, np.float64).tobytes()
         case list() | tuple() if cell and {type(part) for part in cell} <= {int, float, bool}:
             return np.array([float(part) for part in cell]).tobytes()
         case list() | tuple() | np.ndarray():
-            parts = [_content(part) for part in cell]
+            parts = [content_of(part) for part in cell]
             return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
     if hasattr(cell, "tobytes") and hasattr(cell, "size") and not isinstance(cell, np.generic):
         return f"{type(cell).__name__} {cell.size} ".encode() + bytes(cell.tobytes())  # a picture

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import numpy as np
 import pandas as pd
 
+from fusetune.data.carried import are_pictures, is_picture
 from fusetune.data.kinds import Kind, infer_kind, is_list
+from fusetune.data.paths import lead_to_pictures
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Column, Role, Schema
 from fusetune.data.spelling import as_words, examples, spellings
@@ -52,8 +53,10 @@ _SHAPES = {
 }
 
 
-def infer_schema(table: Table, roles: Roles) -> Schema:
+def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
     """Infer every column's kind and role from what is said of some.
+
+    Words that end like no image file are looked up as paths; with `confined`, in the table's folder only.
 
     Raises:
         TableError: If a named column does not exist or a kind is unknown.
@@ -79,10 +82,25 @@ def infer_schema(table: Table, roles: Roles) -> Schema:
             kind, reason, _ = (kinds[name], "given", True) if name in kinds else infer_kind(table.frame[name])
             column = Column(name=name, kind=kind, role=role_of[name], reason=f"{role_of[name]} column; {reason}")
         else:
-            column = _infer_column(table.frame[name], name, kinds.get(name), inputs, "id" in role_of.values(), labels)
+            asked = kinds.get(name)
+            if asked is not None and asked is not Kind.IMAGE and are_pictures(table.frame[name]):
+                raise TableError(f"column '{name}' of {table.name} holds pictures, which are no {asked}")
+            column = _infer_column(table.frame[name], name, asked, inputs, "id" in role_of.values(), labels)
+            if asked is None and _leads_to_pictures(column, table, confined):
+                role: Role = "input" if inputs is None or name in inputs else "unused"
+                why = "the files that the values name are pictures"
+                column = Column(name=name, kind=Kind.IMAGE, role=role, reason=why)
             role_of[name] = column.role
         columns.append(column)
     return Schema(columns=columns, vectors=vectors)
+
+
+def _leads_to_pictures(column: Column, table: Table, confined: bool) -> bool:
+    """Return whether a column of words, without the suffixes of image files, names files that are pictures."""
+    words = table.frame[column.name].dropna()
+    if column.kind not in (Kind.CATEGORY, Kind.TEXT) or not isinstance(words.dtype, pd.StringDtype):
+        return False
+    return lead_to_pictures(words, table.root, confined)
 
 
 def _role_of(table: Table, roles: Roles) -> dict[str, Role]:
@@ -100,11 +118,14 @@ def _role_of(table: Table, roles: Roles) -> dict[str, Role]:
 def _refuse_lists(table: Table, name: str, role: Role) -> None:
     """Refuse a column of single answers that holds lists, which cannot be compared or counted."""
     series = table.frame[name]
-    if series.dtype == object and (nested := np.flatnonzero(series.map(pd.api.types.is_list_like))).size:
-        raise TableError(
-            f"{role} column '{name}' of {table.name} holds {str(series.iloc[nested[0]])[:40]} in row {nested[0]}: it "
-            "needs words or numbers, not lists"
-        )
+    if series.dtype != object:
+        return
+    for row, value in enumerate(series):
+        if pd.api.types.is_list_like(value) or is_picture(value):
+            raise TableError(
+                f"{role} column '{name}' of {table.name} holds {str(value)[:40]} in row {row}: it needs words or "
+                "numbers, not lists or pictures"
+            )
 
 
 def _members(vectors: Mapping[str, list[str]], role_of: Mapping[str, Role]) -> set[str]:

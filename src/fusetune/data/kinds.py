@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
+from fusetune.data.carried import are_pictures, is_picture
+from fusetune.data.paths import image_share, looks_like_paths
 from fusetune.data.split import PART_WORDS
 from fusetune.data.words import (
     CODE,
@@ -18,7 +20,6 @@ from fusetune.data.words import (
     day_order,
     days,
     finite_numbers,
-    foreign,
     is_words,
     numeric,
     parse_dates,
@@ -28,8 +29,6 @@ from fusetune.data.words import (
 )
 from fusetune.errors import listed
 
-FRAME = re.compile(r"#frame=(\d+)$")  # what a path ends with that names a frame of a DICOM file, from 1
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
 # A year of four digits first or last, or day, month and two digits of a year; 1.2.3 is a version, not a date.
 _DATE_SHAPE = re.compile(
     r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d{1,2}:\d{2}(:\d{2})?.*)?\s*$"
@@ -57,9 +56,8 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     values = present(series)
     if values.empty:
         return Kind.CATEGORY, "empty in every row", False
-    if (alien := foreign(series)) is not None:
-        # Of use, so that it is refused with its row where nobody says to leave it out.
-        return Kind.CATEGORY, f"row {alien[0]} holds a {alien[1]}, which is neither word, number nor date", True
+    if are_pictures(values):
+        return Kind.IMAGE, "the cells are pictures", True
     if is_words(values) and are_vectors(values.drop_duplicates().head(_SAMPLE)):
         values = values.map(spelled_vector).astype(object)
     if is_list(values.iloc[0]):
@@ -83,7 +81,7 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
 
 def is_list(value: object) -> bool:
     """Return whether a cell holds several values."""
-    return isinstance(value, (list, tuple, np.ndarray))
+    return isinstance(value, (list, tuple, np.ndarray)) and not is_picture(value)
 
 
 def _unless_constant(values: pd.Series, kind: Kind, reason: str) -> tuple[Kind, str, bool]:
@@ -113,7 +111,7 @@ def _is_vector(value: Sequence[object]) -> bool:
 def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     distinct = values.nunique()
     sample = values.drop_duplicates().head(_SAMPLE).str.strip()
-    share = sample.str.lower().str.replace(FRAME, "", regex=True).str.endswith(IMAGE_SUFFIXES).mean()
+    share = image_share(sample)
     if share >= 0.9:
         return Kind.IMAGE, f"{share:.0%} of the values end like image files", True
     if distinct == 1:
@@ -129,6 +127,8 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     dates = sample.str.match(_DATE_SHAPE)
     if dates.mean() >= 0.95 and parse_dates(sample, day_order(sample) or "month").notna().mean() >= 0.95:
         return Kind.DATE, _with_rest(sample, dates, "dates"), True
+    if (paths := looks_like_paths(sample)) is not None:
+        return Kind.CATEGORY, paths, False
     words = float(sample.str.count(r"\s+").mean()) + 1
     length = float(sample.str.len().mean())
     seen = f"{distinct:,} distinct values in {len(values):,} rows, {words:.1f} words on average"
@@ -154,6 +154,8 @@ def fits(series: pd.Series, kind: Kind) -> bool:
     if values.empty:
         return True
     numeric, times = pd.api.types.is_numeric_dtype(series), pd.api.types.is_datetime64_any_dtype(series)
+    if are_pictures(values):
+        return kind is Kind.IMAGE
     lists = is_list(values.iloc[0])
     match kind:
         case Kind.NUMBER:

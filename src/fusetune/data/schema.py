@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fusetune.data.kinds import CELL_KINDS, Kind, fits
 from fusetune.data.table import Table, repeated
-from fusetune.data.words import foreign, is_words, numeric, spelled_vector, typed
-from fusetune.errors import SchemaError, TableError, did_you_mean, listed
+from fusetune.data.words import is_words, numeric, spelled_vector, typed
+from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
 COLUMNS = "columns"
@@ -122,17 +122,12 @@ class Schema(BaseModel):
 
         Numbers become numbers where all cells are some; names (categories, labels, ids, groups) and texts stay words,
         whatever they look like. Labels become numbers or truth values where each prints back as it is written.
-
-        Raises:
-            TableError: If an input's cell holds something that is no word, number, date or list of numbers.
         """
         vectors = {name for group in self.vectors.values() for name in group}
         columns = {}
         for column in self.columns:
             if column.name in table.frame.columns:
                 kind = Kind.NUMBER if column.name in vectors else column.kind
-                if column.role == "input" and kind is not Kind.IMAGE:
-                    _refuse_foreign(table, column.name)
                 columns[column.name] = _read(table, column.name, column.role, kind)
         return replace(table, frame=table.frame.assign(**columns))
 
@@ -156,16 +151,6 @@ class Schema(BaseModel):
         except ValidationError as error:
             problems = "\n".join(f"  - {'.'.join(map(str, e['loc'])) or 'schema'}: {e['msg']}" for e in error.errors())
             raise SchemaError(f"{path} is not a valid schema:\n{problems}") from error
-
-
-def _refuse_foreign(table: Table, name: str) -> None:
-    if (alien := foreign(table.column(name))) is not None:
-        row, what = alien
-        raise TableError(
-            f"{table.name}: column '{name}' holds a {what} in row {row}, which no input can read; take out of it "
-            "what is to be learnt from, as a word, a number, a date or a list of numbers, or leave the column out with "
-            "--inputs"
-        )
 
 
 def _read(table: Table, name: str, role: Role, kind: Kind) -> pd.Series:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from fusetune.data.decode import Pixels
+from fusetune.data.spread import Pixels
 
 Fit = Literal["stretch", "pad", "crop"]
 

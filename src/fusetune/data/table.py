@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fusetune.data.carried import refuse_objects
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
 from fusetune.data.spelling import as_words, tidy
 from fusetune.data.words import as_json, is_words
@@ -185,7 +186,7 @@ def read_table(source: Any) -> Table:
     frame, problems = _plain(frame)
     said = {_header(column): words for column, words in (blanks or {}).items()}
     table = Table(frame, name, root, index, blanks is not None, said, problems)
-    _refuse_bytes(table)
+    refuse_objects(frame, name)
     return table
 
 
@@ -226,17 +227,6 @@ def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
             problems[int(row)] = f"{problems[int(row)]}; {text}" if int(row) in problems else text
         columns[str(name)] = cells.map(lambda word: _SURROGATE.sub("\ufffd", word), na_action="ignore").astype("str")
     return (frame.assign(**columns) if columns else frame), problems
-
-
-def _refuse_bytes(table: Table) -> None:
-    for name, column in table.frame.items():
-        if column.dtype == object and pd.api.types.infer_dtype(column) in ("bytes", "mixed", "mixed-integer"):
-            rows = [row for row, value in enumerate(column) if isinstance(value, bytes | bytearray | memoryview)]
-            if rows:
-                raise TableError(
-                    f"column '{name}' of {table.name} holds bytes in row(s) {listed(rows)}; decode them to text, or "
-                    "write them to files and give their paths"
-                )
 
 
 def _refuse_repeated(names: Iterable[str], table: str) -> None:

@@ -25,8 +25,6 @@ FARTHEST = 1e9
 Numbers = npt.NDArray[np.float64]
 Order = Literal["day", "month", "mixed"]
 
-# What a cell may be beside the scalars of pandas: those print what they are.
-_PLAIN = (list, tuple, np.ndarray)
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,14}")
 _DURATION = r"\s*[+-]?\d+ days?(?: [+-]?\d{1,2}:\d{2}:\d{2}(?:\.\d+)?)?\s*"
 _VECTOR = r"\s*\[[-+\d.,\seEnaif]*\]\s*"
@@ -49,16 +47,6 @@ def present(cells: pd.Series) -> pd.Series:
     """Return the cells that are neither missing nor blank."""
     there = cells.dropna()
     return there[there.str.strip() != ""] if is_words(there) else there
-
-
-def foreign(cells: pd.Series) -> tuple[int, str] | None:
-    """Return the row and the type of the first cell that is neither a word, a number, a date nor a list, if any is."""
-    if cells.dtype != object or is_words(cells):
-        return None
-    for row, value in enumerate(cells):
-        if not isinstance(value, _PLAIN) and not pd.api.types.is_scalar(value):
-            return row, type(value).__name__
-    return None
 
 
 def prints_back(word: str) -> bool:

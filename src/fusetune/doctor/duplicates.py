@@ -5,7 +5,7 @@ A split that is made afterwards keeps rows together that are equal in every inpu
 
 from __future__ import annotations
 
-from hashlib import file_digest
+from hashlib import blake2b, file_digest
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,10 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fusetune.data.kinds import FRAME, Kind
+from fusetune.data.carried import are_pictures
+from fusetune.data.imprint import content_of
+from fusetune.data.kinds import Kind
+from fusetune.data.paths import FRAME
 from fusetune.data.spelling import as_words
 from fusetune.data.split import PARTS
 from fusetune.data.words import finite_numbers
@@ -133,7 +136,7 @@ def _cell_hashes(examined: Examined, name: str) -> Hashes:
 
 def _file_hashes(examined: Examined, name: str) -> Hashes:
     """Return a hash of what each path leads to; only files of equal size can be equal, so only these are read."""
-    words, root = as_words(examined.table.column(name)), examined.table.root
+    words, root = _files(examined, name), examined.table.root
     size = pd.Series({word: _size(root / word) for word in words.dropna().unique()}, dtype="int64")
     shared = size[size.duplicated(keep=False) & (size >= 0)].index
     contents = {word: _content(root / word) or word for word in shared}
@@ -142,9 +145,18 @@ def _file_hashes(examined: Examined, name: str) -> Hashes:
 
 def _there(examined: Examined, name: str) -> npt.NDArray[np.bool_]:
     """Return which rows name a picture that there may be: nobody knows what a lost file showed."""
-    words, root = as_words(examined.table.column(name)), examined.table.root
+    words, root = _files(examined, name), examined.table.root
     lost = [word for word in words.dropna().unique() if ":" not in word and _size(root / FRAME.sub("", word)) < 0]
     return (words.notna() & ~words.isin(lost)).to_numpy(dtype=bool)
+
+
+def _files(examined: Examined, name: str) -> pd.Series:
+    """Return the path of each picture, or, where the cells are pictures themselves, a hash of its content."""
+    cells = examined.table.column(name)
+    if are_pictures(cells):
+        hashed = cells.map(lambda cell: cell if isinstance(cell, str) else blake2b(content_of(cell)).hexdigest() + ":")
+        return hashed.where(cells.notna()).astype("str")
+    return as_words(cells)
 
 
 def _size(path: Path) -> int:

@@ -16,14 +16,15 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import UnidentifiedImageError
 
-from fusetune.data.decode import opened
-from fusetune.data.images import ImageInput, Keeper
-from fusetune.data.kinds import FRAME
+from fusetune.data import carried
+from fusetune.data.decode import has_more, is_shortage, opened
+from fusetune.data.images import ImageInput, Keeper, has_picture
+from fusetune.data.paths import FRAME
 from fusetune.data.workers import choose_workers
 from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
-from fusetune.errors import ImageError
+from fusetune.errors import ImageError, ShortageError
 from fusetune.progress import bar
 
 THUMB = 24
@@ -35,6 +36,7 @@ _FLAT = 1.0
 # What Pillow, libjpeg and pydicom say of a file that ends too early.
 _TOO_SHORT = ("truncated", "premature end", "less than expected")
 _SMALLER = "make the pictures smaller, or raise data.pixel_limit if they are meant to be so large"
+_FRAMES = "their first frame or page is read (of a DICOM file the middle one): name another, '#frame=2' after the path"
 _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_missing": ("error", "correct the paths (they start at the table's folder), or empty the cells"),
     "image_empty": ("error", "the files have no bytes: copy them again, or empty the cells"),
@@ -44,6 +46,7 @@ _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_tiny": ("warn", "look at the pictures: placeholders and icons should be empty cells"),
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
 }
+_OF_MANY_CAUSES = ("image_missing", "image_unreadable")
 _STATES = ("absent", "fine", *_REMEDIES)
 _BROKEN = [state for state, (severity, _) in _REMEDIES.items() if severity == "error"]
 
@@ -53,11 +56,13 @@ class Pictures:
     """The pictures of one column, per row, and what is wrong with a file by its row's position."""
 
     column: str
-    paths: pd.Series
+    cells: pd.Series
+    paths: pd.Series  # what to call them
     status: npt.NDArray[np.uint8]  # index into the states
     pixels: Hashes  # of the decoded pixels: equal files have equal ones
     hashes: Hashes  # difference hashes
     thumbs: npt.NDArray[np.uint8]  # grey values [rows, 24, 24]
+    several: npt.NDArray[np.bool_]  # files with more frames or pages than the one that is read
     problems: dict[int, str] = field(default_factory=dict)
 
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
@@ -85,14 +90,19 @@ class Pictures:
         """Open the picture of one row."""
         path = str(self.paths.iloc[row])
         try:
-            encoded = reader.fetch(path, root)
+            encoded = reader.fetch(self.cells.iloc[row], root)
             with opened(encoded, reader.pixel_limit) as picture:
                 width, height = picture.size
+                self.several[row] = encoded.frame is None and has_more(picture)
                 pixels = reader.loaded(picture, encoded) if keeper is None else keeper.load(picture, encoded, reader)
                 square = reader.shaped(pixels)
         except ImageError as error:
             self._mark(row, _state(error, root / FRAME.sub("", path)), str(error))
             return
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            raise ShortageError(f"looking at {path} (column '{self.column}', table row {row}): {error}") from error
         grey = square.astype(np.float32).mean(2)
         if min(width, height) < _TINY:
             self._mark(row, "image_tiny", f"{width} x {height} pixels")
@@ -113,10 +123,11 @@ class Pictures:
 def look_at_pictures(examined: Examined, reader: ImageInput, keeper: Keeper | None = None) -> Pictures:
     """Open every picture of a column once, several at a time; `keeper` keeps what a run can use of them."""
     cells, root = examined.table.column(reader.column), examined.table.root
-    paths = cells.astype("str").str.strip()
+    paths = carried.names(cells).str.strip()
     hashes, thumbs = np.zeros((2, len(paths)), dtype=np.uint64), np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8)
-    pictures = Pictures(reader.column, paths, np.zeros(len(paths), dtype=np.uint8), hashes[0], hashes[1], thumbs)
-    present = np.flatnonzero((cells.notna() & (paths != "")).to_numpy(dtype=bool))
+    status, several = np.zeros(len(paths), dtype=np.uint8), np.zeros(len(paths), dtype=bool)
+    pictures = Pictures(reader.column, cells, paths, status, hashes[0], hashes[1], thumbs, several)
+    present = np.flatnonzero(has_picture(cells))
     threads = choose_workers(None, paths.iloc[present])[0]
     with bar(f"looking at {reader.column}", len(present)) as progress, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(present), _CHUNK):
@@ -132,12 +143,19 @@ def _state(error: ImageError, path: Path) -> str:
         return "image_missing"
     if cause is None and "pixel_limit" in str(error):
         return "image_enormous"
-    if path.is_file() and path.stat().st_size == 0:
+    if _is_empty(path):
         return "image_empty"
     words = str(cause).lower()
     if not isinstance(cause, UnidentifiedImageError) and any(word in words for word in _TOO_SHORT):
         return "image_truncated"
     return "image_unreadable"
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == 0
+    except (OSError, ValueError):  # what is no path at all
+        return False
 
 
 def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
@@ -147,5 +165,8 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     for kind, (severity, remedy) in _REMEDIES.items():
         rows = np.flatnonzero(pictures.having(kind))
         files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
-        findings += examined.about(kind, severity, what, remedy, rows, (pictures.column,), files=files)
-    return findings
+        first = f". The first is {next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
+        findings += examined.about(kind, severity, what, remedy + first, rows, (pictures.column,), files=files)
+    rows = np.flatnonzero(pictures.several)
+    files = {examined.ids[row]: str(pictures.paths[row]) for row in rows[:20]}
+    return findings + examined.about("image_frames", "warn", what, _FRAMES, rows, (pictures.column,), files=files)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusetune.data.kinds import IMAGE_SUFFIXES
+from fusetune.data.paths import IMAGE_SUFFIXES
 from fusetune.data.split import deal
 from fusetune.errors import UserError, listed
 from fusetune.progress import Log, track
