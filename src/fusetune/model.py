@@ -295,7 +295,7 @@ def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[n
         words, names = series.astype("str").mask(words.isna()), [str(value) for value in classes]
     if words.isna().any():
         rows = np.flatnonzero(words.isna().to_numpy())
-        raise TableError(f"label column '{label}' is empty in row(s) {listed(rows)}; fill it in")
+        raise TableError(f"label column '{label}' is empty in row(s) {listed(rows)}{table.empty(label)}; fill it in")
     codes = words.map({name: index for index, name in enumerate(names)}).fillna(-1).to_numpy().astype(np.int64)
     if (codes == -1).any():
         unknown = series[codes == -1].unique()

@@ -163,10 +163,10 @@ def test_ids_keep_their_words(given: Any, words: list[str | None]) -> None:
     assert ("repeats" in "".join(notes)) == (len(set(there)) < len(there))
 
 
-@pytest.mark.parametrize("cell", [[1], {"a": 1}, {1}, object()], ids=ascii)
+@pytest.mark.parametrize("cell", [[1], {"a": 1}, {1}, object()], ids=["list", "dict", "set", "object"])
 def test_what_is_no_id_is_refused_by_its_row(cell: Any) -> None:
     given = pd.Series(["a", cell], dtype=object, name="id")
-    with pytest.raises(TableError, match=r"id column 'id' holds .* in row 1; ids are words, numbers or dates"):
+    with pytest.raises(TableError, match=r"column 'id'.* holds .* in row(\(s\))? 1;"):
         ids_with_notes(read_table(given.to_frame()), "id")
 
 
