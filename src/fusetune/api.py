@@ -38,6 +38,7 @@ from fusetune.inputs import image_input
 from fusetune.judge import judge
 from fusetune.model import Model, encode_labels
 from fusetune.prepare import class_list, image_folder, prepare, split_rows
+from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
@@ -135,7 +136,7 @@ def fit(
     folder = open_folder(out, data, label, resume)
     roles = Roles(label, inputs, kinds, vectors, group, split, row_id)
     log = Log(folder / "log.jsonl", quiet)
-    with held(folder), tracked(settings, folder, log):
+    with held(folder), threads_restored(), tracked(settings, folder, log):
         return _fit(data, label, _schema(data, roles, settings), settings, own, folder, resume, log, started)
 
 

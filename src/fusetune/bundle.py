@@ -23,6 +23,7 @@ from fusetune.files import file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, build_network
+from fusetune.process import Draws
 from fusetune.version import VERSION
 
 FORMAT = 2
@@ -123,7 +124,8 @@ def load_bundle(folder: str | Path) -> Model:
             name: Reader.load(path / where, modalities[name], config.allow_download)
             for name, where in manifest.inputs.items()
         }
-        network, classes = build_network(manifest.network), manifest.classes
+        with Draws("weights that are replaced"):
+            network, classes = build_network(manifest.network), manifest.classes
         if network.classes != len(classes):
             raise ValueError(f"{len(classes)} classes are named, and the network tells {network.classes} apart")
         if not set(network.owners) <= set(readers):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,21 @@ from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
-from fusetune.runtime import Runtime, start_runtime
+from fusetune.runtime import Runtime, find_runtime
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _applied(method: Callable[Concatenate[Model, P], T]) -> Callable[Concatenate[Model, P], T]:
+    """Compute with the threads of the model's runtime within a method, and leave the caller's as they were."""
+
+    @wraps(method)
+    def run(model: Model, *args: P.args, **kwargs: P.kwargs) -> T:
+        with model.runtime.applied():
+            return method(model, *args, **kwargs)
+
+    return run
 
 
 @dataclass
@@ -71,6 +86,7 @@ class Model:
         """
         return self.predict_table(table)["prediction"]
 
+    @_applied
     def predict_proba(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index."""
         rows = read_table(table)
@@ -78,6 +94,7 @@ class Model:
         probabilities = self._certainty(outputs)
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=rows.index)
 
+    @_applied
     def predict_table(self, table: str | Path | pd.DataFrame) -> pd.DataFrame:
         """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
 
@@ -99,6 +116,7 @@ class Model:
         whole = pd.concat([result, shares, pd.Series(problems, name="problem", dtype="str")], axis=1)
         return whole if rows.index is None else whole.set_axis(rows.index)
 
+    @_applied
     def evaluate(self, table: str | Path | pd.DataFrame) -> dict[str, Any]:
         """Judge the model on a labelled table.
 
@@ -130,6 +148,7 @@ class Model:
             **analysis.as_dict(),
         }
 
+    @_applied
     def explain(self, table: str | Path | pd.DataFrame, row: str) -> Explanation:
         """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
 
@@ -268,7 +287,7 @@ def rebuild(
     calibration: Calibration,
 ) -> Model:
     """Put a loaded network on the best device here, whatever it was trained on."""
-    runtime = start_runtime(config.model_copy(update={"device": "auto", "threads": None}))
+    runtime = find_runtime(config.model_copy(update={"device": "auto", "threads": None}))
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")

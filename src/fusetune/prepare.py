@@ -27,7 +27,7 @@ from fusetune.errors import ConfigError, TableError, did_you_mean, listed
 from fusetune.features.store import FeatureStore, default_folder
 from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 
 # Settings that change how fast or where a run happens, but not its result.
 NEUTRAL = dict.fromkeys(
@@ -141,8 +141,6 @@ def prepare(
     sources: dict[str, Source] = {}
     reading = Reading(config.data.workers, image_folder(config), config.store.images_gb)
     for name, modality in modalities.items():
-        # Encoders that start from random weights must start from the same ones in every run and after a resume.
-        seed_everything(config.seed, "encoder", name)
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table, reading)
         _report_source(name, sources[name], split.ids, config, log)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,14 +22,55 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from fusetune.files import cannot_write
 
-console = Console(stderr=True, highlight=False, emoji=False)
+# Control characters but for tabs and line ends, marks that turn the direction of reading, halves of surrogate pairs.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DELAY = 1.0
 T = TypeVar("T")
 # Called with the name and the facts of each record.
 Listener = Callable[[str, Mapping[str, Any]], None]
+
+
+class OutputClosedError(BrokenPipeError):
+    """Nobody reads the output any more, as after `| head`."""
+
+
+class Terminal(Console):
+    """A console on which names and cells are text: they hold no markup, and what cannot be seen is written out."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as rich does."""
+        # Rich leaves some control characters out when it makes text of a string: they are written out before.
+        super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield what is shown of anything: the one way to the screen for tables and bars, too."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent; raise `OutputClosedError` if this is where the results go, while messages are done without."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+        if not self.stderr:
+            raise OutputClosedError
+
+
+console = Terminal(stderr=True)
+_SCREEN = RLock()  # held by the thread whose bars are shown
+
+
+def visible(text: str) -> str:
+    """Return a text in which what cannot be seen, and may command a screen, is written out in letters."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager
@@ -59,16 +103,20 @@ class Bar:
         """Take the bar off the screen."""
         if self.progress is not None:
             self.progress.stop()
+            self.progress = None
+            _SCREEN.release()
 
     def _show(self) -> None:
+        if not _SCREEN.acquire(blocking=False):
+            return
         self.progress = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
         )
@@ -97,7 +145,7 @@ class Log:
     def say(self, text: str, style: str | None = None) -> None:
         """Print one line."""
         if not self.quiet:
-            console.print(text, style=style, markup=False, soft_wrap=True)
+            console.print(text, style=style, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning and keep it for the report."""
@@ -112,7 +160,7 @@ class Log:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False) + "\n"
             try:
-                with self.path.open("a", encoding="utf-8") as file:
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(line)
             except OSError as error:
                 raise cannot_write(self.path, error) from error

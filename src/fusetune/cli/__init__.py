@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from io import TextIOWrapper
+
 from fusetune.cli import augment, check, data, explain, fit, show, use
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
+from fusetune.progress import visible
 
 __all__ = ["augment", "check", "data", "explain", "fit", "main", "show", "use"]
 
@@ -13,4 +18,9 @@ add_commands()
 
 def main() -> None:
     """Run the command line."""
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **how: visible(formatted(*args, **how))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows few letters is shown the others written out
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="fusetune")

@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fusetune.errors import UserError
+from fusetune.progress import visible
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -63,7 +64,7 @@ def gain_grid(metrics: dict[str, Any]) -> Grid:
     grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
     for row in metrics["gain"]:
         grid.add_row(
-            Text(row["name"]),
+            Text(visible(row["name"])),
             f"{row['accuracy']['value']:.1%}",
             interval(row["accuracy"], "{:.1%}"),
             number(row["nll"]["value"]),

@@ -15,7 +15,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ import torch
 
 from fusetune.errors import WeightsError, did_you_mean
 from fusetune.files import cache_folder, file_hash, written_aside
+from fusetune.process import Shared
 from fusetune.progress import track
 
 if TYPE_CHECKING:
@@ -234,9 +235,13 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> AbstractContextManager[None]:
     """Hold back the progress bars and log lines of `transformers` and the hub, then restore the caller's settings."""
+    return _QUIET
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
     output, hub = transformers().utils.logging, logging.getLogger("huggingface_hub")
     level, hub_level, had_bars = output.get_verbosity(), hub.level, output.is_progress_bar_enabled()
     output.set_verbosity(logging.CRITICAL)
@@ -249,6 +254,9 @@ def quiet_transformers() -> Iterator[None]:
         hub.setLevel(hub_level)
         if had_bars:
             output.enable_progress_bar()
+
+
+_QUIET = Shared(_held_back)
 
 
 def load_backbone(

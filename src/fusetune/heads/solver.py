@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
 from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities, owner
 from fusetune.heads.linear import LinearHead
+from fusetune.process import without_warnings
 
 
 def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
@@ -175,8 +175,7 @@ class _Problem:
         )
         if len(present) > 2:
             model.classes_, model.coef_, model.intercept_ = present, start[0][present] / scale, start[1][present]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with without_warnings(ConvergenceWarning):
             model.fit(x, y, sample_weight=w)
         coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, -30.0)
         if len(present) == 2:  # scikit-learn keeps one row for two classes: f_1 - f_0

@@ -20,8 +20,9 @@ from fusetune.heads import HEADS
 from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic, fit_ridge
+from fusetune.process import Draws
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 from fusetune.train.loop import Task, by_loss, train
 from fusetune.train.optim import weight_groups
 
@@ -41,8 +42,9 @@ def fit_head(
             return fit_ridge(with_augmented(data, config, classes, seed), valid, config, classes, seed)
         case _:
             dims = {name: z.shape[-1] for name, z in data.z.items()}
-            seed_everything(seed, "head", config.kind)
-            return _fit_network(HEADS[config.kind](dims, classes), data, valid, config, runtime, seed, log)
+            with Draws(seed, "head", config.kind):
+                head = HEADS[config.kind](dims, classes)
+            return _fit_network(head, data, valid, config, runtime, seed, log)
 
 
 def _fit_network(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import Encoder
+from fusetune.encoders.layers import blank_linear
 from fusetune.heads import build_head
 from fusetune.heads.base import Head, owner
 from fusetune.networks.base import Network, Outputs, build_encoders
@@ -86,4 +87,4 @@ class FusionNetwork(Network):
         encoders, wiring = build_encoders(description["encoders"]), Wiring(**description["wiring"])
         head = build_head(description["head"])
         used = [at for places in wiring.networks.values() for at in places]
-        return cls(encoders, [nn.Linear(encoders[at].dim, head.classes) for at in used], head, wiring)
+        return cls(encoders, [blank_linear(encoders[at].dim, head.classes) for at in used], head, wiring)

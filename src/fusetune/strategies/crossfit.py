@@ -20,6 +20,7 @@ from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.data.tokens import TextSource
 from fusetune.encoders import Encoder, WordCounts, is_pretrained
+from fusetune.encoders.layers import blank_linear
 from fusetune.features.store import Array
 from fusetune.heads.base import PRETRAINED, WORDS
 from fusetune.heads.folds import Folds, has_training, make_folds
@@ -205,7 +206,7 @@ def _untouched(ctx: Context, name: str, folds: Folds) -> Block:
     with ctx.log.timed(ctx.seconds, "encode"):
         views = ctx.encode(name, encoder, folds.rows, ctx.views())
         plain = ctx.encode(name, encoder, folds.choice_rows)
-    bare = EnsembleNetwork([encoder], [name], [torch.nn.Linear(encoder.dim, 1)], torch.zeros(1))
+    bare = EnsembleNetwork([encoder], [name], [blank_linear(encoder.dim, 1)], torch.zeros(1))
     return Block(name + PRETRAINED, [bare], False, views, plain, plain[0])
 
 

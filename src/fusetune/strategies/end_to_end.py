@@ -31,7 +31,7 @@ from fusetune.heads.base import HeadData
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import FusionNetwork, Outputs, Wiring
-from fusetune.runtime import seed_everything
+from fusetune.process import Draws
 from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.trainer import Training, run_training
@@ -55,9 +55,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__()
         self.ctx, self.settings = ctx, settings
-        seed_everything(ctx.config.seed, self.name)
-        start = ctx.remember("end-to-end start", lambda: probed_network(ctx))
-        self.network = copy.deepcopy(start).to(ctx.runtime.device)
+        self.network = copy.deepcopy(start_of(ctx)).to(ctx.runtime.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy what is trained, for the moving average; the run that it belongs to is not copied with it."""
@@ -103,8 +101,10 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """Train end to end on the training rows; the validation rows choose the epoch."""
         before, held = ctx.cost(), ctx.split.rows("valid")
         with ctx.log.timed(ctx.seconds, cls.name):
-            method = cls(ctx, settings).to(ctx.runtime.device)
-            method.begin()
+            start_of(ctx)  # takes a while, and draws nothing that others would have to wait for
+            with Draws(ctx.config.seed, cls.name):
+                method = cls(ctx, settings).to(ctx.runtime.device)
+                method.begin()
             if settings.epochs:
                 run_training(ctx, method.training_on(ctx.split.rows("train"), held))
         history = ctx.histories.get(method.stage)
@@ -175,6 +175,11 @@ def set_gradient(encoder: Encoder, vector: Tensor) -> None:
     weights = [p for p in encoder.parameters() if p.requires_grad]
     for weight, part in zip(weights, torch.split(vector, [p.numel() for p in weights]), strict=True):
         weight.grad = part.view_as(weight)
+
+
+def start_of(ctx: Context) -> FusionNetwork:
+    """Return the network that training starts from; whoever trains it takes a copy."""
+    return ctx.remember("end-to-end start", lambda: probed_network(ctx))
 
 
 def probed_network(ctx: Context) -> FusionNetwork:

@@ -21,6 +21,7 @@ from fusetune.encoders import Encoder
 from fusetune.encoders.lora import add_lora, merge_lora
 from fusetune.networks import Network
 from fusetune.networks.run import read_present
+from fusetune.process import Draws
 from fusetune.strategies.batch import Batch, draw_batch, validate
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Keep, Task, train
@@ -88,7 +89,8 @@ def run_training(ctx: Context, what: Training) -> None:
     sources = {name: ctx.sources[name] for name in names}
     lengths = sources[names[0]].lengths if len(names) == 1 else None
     encoders = dict(network.members)
-    groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
+    with Draws(ctx.config.seed, "adapters", what.stage):
+        groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
 
     def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
         batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), epoch, loop)

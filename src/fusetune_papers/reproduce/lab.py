@@ -38,8 +38,9 @@ from fusetune.features.store import FeatureStore
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Outputs
 from fusetune.networks.run import outputs_of
+from fusetune.process import Draws
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 from fusetune.strategies.unimodal import one_network
 from fusetune_papers.reproduce.division import Parts, divide, test_rows
 from fusetune_papers.reproduce.material import Material
@@ -101,9 +102,9 @@ class Lab:
 
     def image_encoder(self, recipe: Recipe) -> ImageEncoder:
         """Return the image encoder as pretrained; L10 gives it the pixel statistics of CIFAR-100."""
-        seed_everything(self.seed, "encoder", recipe.encoder or "")
         wrong = {"mean": CIFAR_MEAN, "std": CIFAR_STD} if self.on("L10") else {}
-        return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
+        with Draws(self.seed, "encoder", recipe.encoder or ""):
+            return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
 
     def scores(self, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
         """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
@@ -148,14 +149,15 @@ class Lab:
         Raises:
             WeightsError: Its weights are not on this machine.
         """
-        seed_everything(self.seed, "text encoder")
         if stage.encoder == "shallow":
             texts = self.material.table.column("text").iloc[rows].dropna().astype("str")
             tokenizer = train_word_tokenizer(texts.tolist())
-            return ShallowText(tokenizer.get_vocab_size(), masked=not self.on("L9")), tokenizer
-        encoder, tokenizer = load_text_encoder(
-            stage.encoder, max_tokens=stage.max_tokens, allow_download=self.allow_download, pooling=stage.pooling
-        )
+            with Draws(self.seed, "text encoder"):
+                return ShallowText(tokenizer.get_vocab_size(), masked=not self.on("L9")), tokenizer
+        with Draws(self.seed, "text encoder"):
+            encoder, tokenizer = load_text_encoder(
+                stage.encoder, max_tokens=stage.max_tokens, allow_download=self.allow_download, pooling=stage.pooling
+            )
         for module in encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # as published: GPT-2 is loaded in evaluation mode and never put into training mode
