@@ -77,6 +77,7 @@ def untouched() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _as_before() -> Iterator[None]:
+    import_module("peft")  # other packages, transformers among them, change filters when they are first imported
     threads = torch.get_num_threads(), cv2.getNumThreads()
     yield
     torch.set_num_threads(threads[0])
@@ -109,7 +110,6 @@ RUNS: dict[str, dict[str, Any]] = {
 def test_a_run_leaves_the_process_as_it_was_and_does_not_depend_on_it(
     name: str, table: pd.DataFrame, tmp_path: Path
 ) -> None:
-    import_module("peft")  # other packages change filters when they are imported
     asked = {"inputs": ["note", "age"], **RUNS[name]}
     how = {key: asked.pop(key) for key in ("inputs", "augment", "strategy") if key in asked}
     config = settings(tmp_path / "store", evaluate__baselines=False) | asked
