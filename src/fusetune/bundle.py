@@ -19,7 +19,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.evaluate.calibration import Calibration
-from fusetune.files import file_hash, write_text, written_aside
+from fusetune.files import expanded, file_hash, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, build_network
@@ -110,7 +110,7 @@ def load_bundle(folder: str | Path) -> Model:
     Raises:
         BundleError: If a file is missing or was changed, or the format is newer than this version.
     """
-    path = Path(folder)
+    path = expanded(folder)
     if not (path / _MANIFEST).exists() and (path / "model" / _MANIFEST).exists():
         path = path / "model"
     facts = _manifest(path)

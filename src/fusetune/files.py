@@ -11,8 +11,11 @@ import hashlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -34,6 +37,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: If the disk is full, nothing may be written there, or the block raises another `OSError`.
     """
+    path = expanded(path)
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,8 +78,43 @@ def write_text(path: Path, text: str) -> None:
 def cache_folder(name: str) -> Path:
     """Return a folder of the user's cache (in `FUSETUNE_CACHE`, else in the system's usual place)."""
     if folder := os.environ.get("FUSETUNE_CACHE"):
-        return Path(folder) / name
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusetune" / name
+        return expanded(folder) / name
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "fusetune" / name
+    return (_own_temporary() if cache_is_temporary() else Path.home() / ".cache" / "fusetune") / name
+
+
+def cache_is_temporary() -> bool:
+    """Return whether the cache lies among temporary files: no folder is named for it, and the user has no home."""
+    return not (has_home() or os.environ.get("FUSETUNE_CACHE") or os.environ.get("XDG_CACHE_HOME"))
+
+
+def has_home() -> bool:
+    """Return whether there is a home folder: HOME is set, or the system knows the user."""
+    try:
+        return bool(Path.home())
+    except RuntimeError:
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in the place of a leading `~/`; `~x.csv` is a file's name."""
+    parts = Path(path).parts
+    return Path.home().joinpath(*parts[1:]) if parts[:1] == ("~",) and has_home() else Path(path)
+
+
+@cache
+def _own_temporary() -> Path:
+    """Return a temporary folder that nobody else may write to, the same in later processes where that is possible."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"fusetune-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022:
+            return folder
+        return Path(tempfile.mkdtemp(prefix="fusetune-"))
+    except OSError:  # there is no place for temporary files: nothing is kept
+        return Path(os.devnull) / "fusetune"
 
 
 def file_hash(path: Path) -> str:

@@ -13,7 +13,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
-from fusetune.files import sweep
+from fusetune.files import expanded, sweep
 from fusetune.prepare import NEUTRAL
 
 # What a run writes before it has trained anything.
@@ -29,7 +29,7 @@ def open_folder(out: str | Path | None, table: Table, label: str, resume: bool) 
         UserError: If the folder is a file, cannot be created, or holds something else and the run is not resumed.
     """
     name = f"{Path(table.name).stem}-{label}"
-    folder = Path(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", name)
+    folder = expanded(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", name)
     if out is None and is_finished(folder) and not resume:
         number = 2
         while folder.with_name(f"{folder.name}-{number}").exists():

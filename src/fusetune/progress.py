@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -45,9 +45,14 @@ class Terminal(Console):
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """Print as rich does."""
-        # Rich leaves some control characters out when it makes text of a string: they are written out before.
-        super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **how)
+        """Print as rich does; messages that cannot be written are lost, and results raise `WriteError`."""
+        try:
+            # Rich leaves some control characters out when it makes text of a string: they are written out before.
+            super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **how)
+        except OutputClosedError:
+            raise
+        except OSError as error:
+            self._give_up(cannot_write(Path("the output"), error))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Yield what is shown of anything: the one way to the screen for tables and bars, too."""
@@ -55,13 +60,18 @@ class Terminal(Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Fall silent; raise `OutputClosedError` if this is where the results go, while messages are done without."""
+        """Go on without messages; raise `OutputClosedError` where it is the results that nobody reads."""
+        self._give_up(OutputClosedError())
+
+    def _give_up(self, error: OSError) -> None:
+        """Fall silent, and raise an error if this is where the results go."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+        with suppress(OSError):  # else what is left is written, and fails, once more when the process ends
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
         if not self.stderr:
-            raise OutputClosedError
+            raise error
 
 
 console = Terminal(stderr=True)

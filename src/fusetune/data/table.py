@@ -22,6 +22,7 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from fusetune.errors import TableError, listed
+from fusetune.files import expanded
 
 # "None" and "-" are not here: they are words that people use as categories.
 MISSING_WORDS = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>"]
@@ -103,7 +104,7 @@ def read_table(source: str | Path | pd.DataFrame) -> Table:
     if isinstance(source, pd.DataFrame):
         table = Table(source.reset_index(drop=True), "the DataFrame", Path.cwd(), source.index)
     else:
-        path = Path(source).expanduser()
+        path = expanded(source)
         table = Table(_read_file(path).reset_index(drop=True), path.name, path.resolve().parent)
     if not len(table):
         raise TableError(f"{table.name} has no rows")

