@@ -41,7 +41,7 @@ def _applied(method: Callable[Concatenate[Model, P], T]) -> Callable[Concatenate
     """Compute with the threads of the model's runtime within a method, and leave the caller's as they were."""
 
     @wraps(method)
-    def run(model: Model, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(model: Model, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with model.runtime.applied():
             return method(model, *args, **kwargs)
 
@@ -227,7 +227,10 @@ class Model:
         empty = {
             column: np.nan if column in numbers else pd.Series([None] * len(table), dtype="str") for column in absent
         }
-        return replace(table, frame=table.frame.assign(**empty)), lacking
+        frame = table.frame.copy(deep=False)
+        for column, cells in empty.items():
+            frame[column] = cells
+        return replace(table, frame=frame), lacking
 
     def _ids(self, table: Table) -> pd.Series:
         name = self.schema.named("id")

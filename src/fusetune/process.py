@@ -66,7 +66,7 @@ class Draws:
 def _generators() -> list[torch.Generator]:
     """Return PyTorch's generators: the CPU's, and those of accelerators that are in use."""
     found = [torch.default_generator]
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found += torch.cuda.default_generators
     if torch.backends.mps.is_available():
         found.append(torch.mps._get_default_mps_generator())

@@ -54,7 +54,10 @@ def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         return f"'{cell}"
 
     words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-    return frame.assign(**{name: frame[name].map(tamed) for name in words}), changed
+    frame = frame.copy(deep=False)
+    for name in words:
+        frame[name] = frame[name].map(tamed)
+    return frame, changed
 
 
 def gain_grid(metrics: dict[str, Any]) -> Grid:

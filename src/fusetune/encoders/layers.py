@@ -15,7 +15,7 @@ def dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
 
 def blank_linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer of zeros, whose weights come from elsewhere: no random number is drawn for it."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
-from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities, owner
+from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
 from fusetune.heads.linear import LinearHead
 from fusetune.process import without_warnings
 
@@ -128,12 +128,12 @@ class _Problem:
         self.layout.fit_scale(data, each)
         views, dropped = (
             next(iter(data.z.values())).shape[0],
-            config.modality_dropout if len(set(map(owner, data.z))) > 1 else 0.0,
+            config.modality_dropout if len({data.owners.get(block, block) for block in data.z}) > 1 else 0.0,
         )
         parts = [_design(self.layout, data, view, data.present) for view in range(views)]
         weights = [data.weights * (1 - dropped) / views] * views
         if dropped:
-            kept = drop_modalities(data.present, torch.from_numpy(data.keys), Moment(seed), 1.0)
+            kept = drop_modalities(data.present, torch.from_numpy(data.keys), Moment(seed), 1.0, data.owners)
             parts.append(_design(self.layout, data, 0, kept))
             weights.append(data.weights * dropped)
         self.x, self.w = np.concatenate(parts), np.concatenate(weights)

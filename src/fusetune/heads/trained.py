@@ -63,7 +63,7 @@ def _fit_network(
     def loss(at: npt.NDArray[np.int64], _: Any, epoch: int) -> Tensor:
         moment, keys = Moment(seed, epoch), torch.from_numpy(data.keys[at])
         has = {name: bits[at] for name, bits in data.present.items()}
-        left = drop_modalities(has, keys, moment, config.modality_dropout)
+        left = drop_modalities(has, keys, moment, config.modality_dropout, data.owners)
         kept = {name: torch.from_numpy(bits).to(runtime.device) for name, bits in left.items()}
         z = tensors(data, at, epoch % next(iter(data.z.values())).shape[0])
         z = {name: augments[name].draw(block, keys.to(block.device), moment) for name, block in z.items()}

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from fusetune.config import Section, StageConfig
 from fusetune.context import Context
+from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.heads.base import HeadData
@@ -110,7 +111,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
         how = "jointly trained encoder" if epoch else "encoder as it was"
-        notes = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
+        notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
         notes[WHOLE] = f"all encoders and one head together, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
         network = method.network.eval().requires_grad_(False)
         return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before)
@@ -118,7 +119,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     @property
     def stage(self) -> str:
         """Name of the training for progress and checkpoints."""
-        return f"strategy {self.name}"
+        return free_name(f"strategy {self.name}", self.ctx.modalities)
 
     def training_on(self, rows: Rows, held: Rows) -> Training:
         """Return what is trained, for the common code."""
@@ -179,7 +180,7 @@ def set_gradient(encoder: Encoder, vector: Tensor) -> None:
 
 def start_of(ctx: Context) -> FusionNetwork:
     """Return the network that training starts from; whoever trains it takes a copy."""
-    return ctx.remember("end-to-end start", lambda: probed_network(ctx))
+    return ctx.remember(("end-to-end start",), lambda: probed_network(ctx))
 
 
 def probed_network(ctx: Context) -> FusionNetwork:

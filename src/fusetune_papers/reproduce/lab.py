@@ -127,7 +127,7 @@ class Lab:
             raise_for_problems(source, self.material.ids, _REMEDY)
             return source
 
-        source = self.run.remember(f"pictures at {recipe.canvas}", read)
+        source = self.run.remember((f"pictures at {recipe.canvas}",), read)
         policy = image_policy(recipe, flips=self.on("L11") or not self.material.has("head_up"))
         reader = Reader(Modality("image", "image", ("image",)), fitted, recipe.size)
         return self._reading(reader, source, ImageAugment(policy, recipe.size), self.image_encoder(recipe))
