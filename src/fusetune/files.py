@@ -22,6 +22,8 @@ from uuid import uuid4
 from fusetune.errors import WriteError
 
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+# Names of devices on Windows, whatever comes after a dot.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, then do the same again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place where files may be written"),
@@ -115,6 +117,19 @@ def _own_temporary() -> Path:
         return Path(tempfile.mkdtemp(prefix="fusetune-"))
     except OSError:  # there is no place for temporary files: nothing is kept
         return Path(os.devnull) / "fusetune"
+
+
+def cleaned(text: str) -> str:
+    """Return letters of a text that can stand in the name of a file on every system: up to 60, no spaces or slashes."""
+    letters = re.sub(r"[^\w.-]+", "-", text)[:60].lstrip(".")
+    return f"_{letters}" if _RESERVED.match(letters) else letters
+
+
+def plain_name(text: str) -> str:
+    """Return a name for a file or folder: the text if it can be one, else what is left of it and a hash of its own."""
+    letters = cleaned(text)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return letters if letters == text else f"{letters}-{digest[:8]}"
 
 
 def file_hash(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
-from fusetune.files import expanded, sweep
+from fusetune.files import expanded, plain_name, sweep
 from fusetune.prepare import NEUTRAL
 
 # What a run writes before it has trained anything.
@@ -23,13 +22,14 @@ _START = {"config.yaml", "schema.json", "split.parquet", "log.jsonl", "findings.
 def open_folder(out: str | Path | None, table: Table, label: str, resume: bool) -> Path:
     """Return the folder of a run, created if need be.
 
-    Without `out`, it is `runs/<table>-<label>`, with a number where that is taken by a finished run.
+    Without `out`, it is `runs/<table>-<label>` (and a hash, where these cannot stand in a name as they are), with a
+    number where that is taken by a finished run.
 
     Raises:
         UserError: If the folder is a file, cannot be created, or holds something else and the run is not resumed.
     """
     name = f"{Path(table.name).stem}-{label}"
-    folder = expanded(out) if out is not None else Path("runs") / re.sub(r"[^\w.-]+", "-", name)
+    folder = expanded(out) if out is not None else Path("runs") / plain_name(name)
     if out is None and is_finished(folder) and not resume:
         number = 2
         while folder.with_name(f"{folder.name}-{number}").exists():

@@ -97,7 +97,7 @@ class Bar:
     """A progress bar with a changeable note; see `bar`."""
 
     def __init__(self, description: str, total: int) -> None:
-        self.description, self.total, self.done = description, total, 0
+        self.description, self.total, self.done = visible(description), total, 0
         self.started = time.monotonic()
         self.progress: Progress | None = None
 
@@ -107,7 +107,7 @@ class Bar:
         if self.progress is None and time.monotonic() - self.started > _DELAY and console.is_terminal:
             self._show()
         if self.progress is not None:
-            self.progress.update(self.task, completed=self.done, note=note)
+            self.progress.update(self.task, completed=self.done, note=visible(note))
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fusetune.data.schema import free_name
 from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import IntArray
 from fusetune.files import write_text
@@ -91,7 +92,8 @@ def _context(result: Result) -> dict[str, Any]:
     bins = metrics.reliability(judged.probabilities["test"], judged.labels["test"])
     few = len(names) <= MANY_CLASSES
     classes = class_rows(names, table)
-    together = {f"strategy {method.name}": "all encoders and the head together"}
+    inputs = {column.modality for column in result.data.inputs}
+    together = {free_name(f"strategy {method.name}", inputs): "all encoders and the head together"}
     stages = _STAGES | {method.name: "Training all encoders and the head together"}
     return {
         "analysis": judged.analysis,

@@ -30,9 +30,9 @@ def environment() -> Environment:
     return environment
 
 
-def page(name: str, **values: Any) -> str:
+def page(template: str, /, **values: Any) -> str:
     """Return a filled-in template; what cannot be seen of names and cells, and may hide the rest, is written out."""
-    return visible(environment().get_template(name).render(**values))
+    return visible(environment().get_template(template).render(**values))
 
 
 def data_uri(pixels: Pixels, side: int | None = None) -> str:
