@@ -63,6 +63,7 @@ class Lab:
         cache: Folder of the feature store.
         allow_download: May weights be fetched from a hub?
         passes: Rows that went through the image encoder in the current experiment, by what for.
+        draws: What the latest encoder's weights were drawn from; those of the classifier on it come next.
     """
 
     material: Material
@@ -73,6 +74,7 @@ class Lab:
     cache: Path
     allow_download: bool = False
     passes: Counter[str] = field(default_factory=Counter)
+    draws: Draws = field(default_factory=lambda: Draws("classifier"))
 
     def __post_init__(self) -> None:
         material = self.material
@@ -103,7 +105,8 @@ class Lab:
     def image_encoder(self, recipe: Recipe) -> ImageEncoder:
         """Return the image encoder as pretrained; L10 gives it the pixel statistics of CIFAR-100."""
         wrong = {"mean": CIFAR_MEAN, "std": CIFAR_STD} if self.on("L10") else {}
-        with Draws(self.seed, "encoder", recipe.encoder or ""):
+        self.draws = Draws(self.seed, "encoder", recipe.encoder or "")
+        with self.draws:
             return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
 
     def scores(self, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
@@ -149,12 +152,13 @@ class Lab:
         Raises:
             WeightsError: Its weights are not on this machine.
         """
+        self.draws = Draws(self.seed, "text encoder")
         if stage.encoder == "shallow":
             texts = self.material.table.column("text").iloc[rows].dropna().astype("str")
             tokenizer = train_word_tokenizer(texts.tolist())
-            with Draws(self.seed, "text encoder"):
+            with self.draws:
                 return ShallowText(tokenizer.get_vocab_size(), masked=not self.on("L9")), tokenizer
-        with Draws(self.seed, "text encoder"):
+        with self.draws:
             encoder, tokenizer = load_text_encoder(
                 stage.encoder, max_tokens=stage.max_tokens, allow_download=self.allow_download, pooling=stage.pooling
             )
@@ -179,10 +183,11 @@ def image_policy(recipe: Recipe, flips: bool) -> ImagePolicy:
     return policy if flips else policy.model_copy(update={"flip_horizontal": 0.0, "flip_vertical": 0.0})
 
 
-def untrained(run: Context) -> EnsembleNetwork:
+def untrained(run: Context, draws: Draws) -> EnsembleNetwork:
     """Return the encoder of a run's only input as it was pretrained, under a random classifier."""
     ((name, encoder),) = run.pristine.items()
-    return one_network(run, name, encoder, nn.Linear(encoder.dim, len(run.classes)))
+    with draws:
+        return one_network(run, name, encoder, nn.Linear(encoder.dim, len(run.classes)))
 
 
 def outputs_on(run: Context, network: EnsembleNetwork, rows: Rows, batch_size: int = _BATCH) -> Outputs:

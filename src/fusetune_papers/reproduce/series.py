@@ -142,7 +142,7 @@ def _trained(lab: Lab, recipe: Recipe) -> Predict:
 def _image(lab: Lab, recipe: Recipe) -> tuple[Context, EnsembleNetwork]:
     if recipe.image is None:
         run = lab.images(recipe)
-        return run, untrained(run)
+        return run, untrained(run, lab.draws)
     return lab.run.remember((f"image {recipe.encoder} {recipe.image!r}",), lambda: fine_tune(lab, recipe))
 
 
