@@ -241,9 +241,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _crossfit(
         "a row is spoken of by the mean over all networks",
-        "    block = Block(name, networks, True, views, held[None], z)",
+        "    block = Block(name, name, networks, True, views, held[None], z)",
         "    held = np.mean([_logits(n, ctx.encode(name, n.only[0], rows)[0]) for n in networks], 0)\n"
-        "    block = Block(name, networks, True, views, held[None], z)",
+        "    block = Block(name, name, networks, True, views, held[None], z)",
     ),
     _crossfit(
         "logits of an untrained encoder are those of the final classifier",
@@ -307,7 +307,9 @@ MUTANTS: tuple[Mutant, ...] = (
     _unimodal("a network that other rows chose is used again", '+ b"|" + held.tobytes() +', '+ b"|" +'),
     _unimodal("a network of other settings is used again", "+ settings.model_dump_json().encode()", ""),
     _unimodal(
-        "a network of another way to choose is used again", "fine-tuned, {single}, {digest}", "fine-tuned, {digest}"
+        "a network of another way to choose is used again",
+        '"fine-tuned", name, str(single), digest',
+        '"fine-tuned", name, digest',
     ),
     _unimodal("stage U may see validation rows", '        ctx.split.check(rows, "train")\n', ""),
     _unimodal("the best epoch of stage U is chosen on training rows", "held=held[source.present[held]],", "held=rows,"),

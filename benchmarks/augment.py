@@ -62,8 +62,9 @@ from fusetune.data.stored import Encoded
 from fusetune.data.table import Table
 from fusetune.encoders.base import standardise
 from fusetune.encoders.image import EfficientNetLite, SmallCNN
+from fusetune.process import keep_freed_memory
 from fusetune.progress import Log
-from fusetune.runtime import cores, keep_freed_memory, start_runtime
+from fusetune.runtime import cores, start_runtime
 from fusetune.train.loop import Task, by_loss, train
 
 _SIDE, _CANVAS, _BATCH = 224, 244, 32

@@ -25,7 +25,7 @@ from fusetune.augment.random import Moment
 from fusetune.augment.warp import warp
 from fusetune.config import IMAGE_POLICIES, ImagePolicy
 from fusetune.encoders.base import standardise
-from fusetune.runtime import keep_freed_memory
+from fusetune.process import keep_freed_memory
 
 _SIDE, _SIZE = 256, 224
 # A crop at the scale of the picture, so that no filter is needed and resampling alone is compared.

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # The discard port of this machine, where nothing answers: what a child process asks for over HTTP fails at once.
 NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let a test that draws from the process's own generators draw the same numbers whichever tests ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

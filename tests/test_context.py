@@ -76,12 +76,14 @@ def test_what_was_paid_for_once_counts_for_everybody_who_asks(tmp_path: Path) ->
         return "network"
 
     for times in (1, 2, 3):
-        assert ctx.remember("a network", train) == "network"
+        assert ctx.remember(("network", "a"), train) == "network"
         assert ctx.cost().passes["columns, training"] == 7 * times
         assert ctx.cost().seconds["stage_u"] == 2.0 * times
     assert ctx.trained_rows["columns"] == 7
-    ctx.forget("a net")
-    assert not ctx.remembers("a network")
+    ctx.remember(("network", "a b"), train)
+    ctx.forget("network", "a")
+    assert not ctx.remembers(("network", "a"))
+    assert ctx.remembers(("network", "a b"))
 
 
 def test_the_head_sees_views_that_no_encoder_was_trained_on(tmp_path: Path) -> None:

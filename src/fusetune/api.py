@@ -52,6 +52,7 @@ from fusetune.inputs import image_input
 from fusetune.judge import judge
 from fusetune.model import Model, encode_labels
 from fusetune.prepare import class_list, image_folder, prepare, reading_of, split_rows
+from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.record import END, METRICS, START, Record, read_metrics, text_hash
 from fusetune.report.checks import write_checks
@@ -153,7 +154,7 @@ def fit(
     log = Log(folder / LOG, quiet)
     # All that can be refused is, before anything is created or changed.
     intake = _take_in(data, label, schema, settings, folder if resume else None)
-    with tracked(settings, folder, log), held(folder):
+    with threads_restored(), tracked(settings, folder, log), held(folder):
         refuse_taken(folder, resume)
         if resume:
             warn_of_earlier(folder, intake.before, log)

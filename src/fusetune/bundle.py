@@ -19,10 +19,11 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, ConfigError, SchemaError, listed
 from fusetune.evaluate.calibration import Calibration
-from fusetune.files import file_hash, names_in, write_text, written_aside
+from fusetune.files import expanded, file_hash, names_in, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, build_network
+from fusetune.process import Draws
 from fusetune.version import VERSION
 
 FORMAT = 2
@@ -121,7 +122,7 @@ def load_bundle(folder: str | Path) -> Model:
     Raises:
         BundleError: If a file is missing or was changed, or the format is newer than this version.
     """
-    path = Path(folder)
+    path = expanded(folder)
     if not (path / _MANIFEST).exists() and (path / "model" / _MANIFEST).exists():
         path = path / "model"
     facts = _manifest(path)
@@ -135,7 +136,8 @@ def load_bundle(folder: str | Path) -> Model:
             name: Reader.load(path / where, modalities[name], config.allow_download)
             for name, where in manifest.inputs.items()
         }
-        network, classes = build_network(manifest.network), manifest.classes
+        with Draws("weights that are replaced"):
+            network, classes = build_network(manifest.network), manifest.classes
         if network.classes != len(classes):
             raise ValueError(f"{len(classes)} classes are named, and the network tells {network.classes} apart")
         if not set(network.owners) <= set(readers):

@@ -29,6 +29,7 @@ from fusetune.runtime import Runtime
 from fusetune.train.loop import History
 
 T = TypeVar("T")
+Words = tuple[str, ...]
 # Epoch number of the head's views: no training epoch has it, so the head sees draws that no encoder was trained on.
 _HEAD_EPOCH = 1_000_000
 
@@ -104,7 +105,7 @@ class Context:
     histories: dict[str, History] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     trained_rows: Counter[str] = field(default_factory=Counter)
-    _memory: dict[str, tuple[Any, Cost]] = field(default_factory=dict)
+    _memory: dict[Words, tuple[Any, Cost]] = field(default_factory=dict)
     _reused: Cost = field(default_factory=lambda: Cost({}, {}))
 
     def settings(self, name: str) -> TrainConfig:
@@ -122,11 +123,12 @@ class Context:
         def make() -> Encoder:
             return self.fresh_encoder(name).eval().requires_grad_(False)
 
-        return self.remember(f"{name} as it is", make)
+        return self.remember(("as it is", name), make)
 
-    def remember(self, what: str, make: Callable[[], T]) -> T:
+    def remember(self, what: Words, make: Callable[[], T]) -> T:
         """Return what was made under this name before, or make it: several strategies pay for one training.
 
+        Names are words side by side, so that no input's name makes one look like another.
         Whoever gets it must not change it. What it cost counts for everybody who asks for it (`cost`).
         """
         if what in self._memory:
@@ -136,13 +138,13 @@ class Context:
             self._memory[what] = (make(), self.cost() - before)
         return self._memory[what][0]  # type: ignore[no-any-return]
 
-    def remembers(self, what: str) -> bool:
+    def remembers(self, what: Words) -> bool:
         """Return whether something was made under this name."""
         return what in self._memory
 
-    def forget(self, start: str) -> None:
-        """Let go of what was made under names with this beginning: nobody will ask for it again."""
-        for what in [name for name in self._memory if name.startswith(start)]:
+    def forget(self, *start: str) -> None:
+        """Let go of what was made under names with these first words: nobody will ask for it again."""
+        for what in [name for name in self._memory if name[: len(start)] == start]:
             del self._memory[what]
 
     def cost(self) -> Cost:

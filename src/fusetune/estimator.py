@@ -41,6 +41,7 @@ from fusetune.errors import ConfigError, UserError
 from fusetune.judge import calibrate
 from fusetune.model import Model, encode_labels
 from fusetune.prepare import class_list, prepare
+from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
@@ -113,7 +114,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         assert_all_finite(labels, input_name="y")
         check_classification_targets(labels)
         check_consistent_length(frame, labels)
-        with _as_value_errors(), TemporaryDirectory() as folder:
+        with _as_value_errors(), TemporaryDirectory() as folder, threads_restored():
             self.model_, self.warnings_ = self._train(frame, labels, Path(folder))
         self.classes_ = np.array(self.model_.classes, dtype=labels.dtype)
         return self

@@ -12,8 +12,11 @@ import hashlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +25,8 @@ from fusetune.errors import WriteError
 _OURS = r"\.fusetune-[0-9a-f]{8}(\.\w+)?"
 # Of a long name only the beginning is kept, since a file system takes 255 bytes.
 _NAME, _SUFFIX = 40, 20
+# Names of devices on Windows, whatever comes after a dot.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, then do the same again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place where files may be written"),
@@ -46,6 +51,7 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
         WriteError: If the disk is full, nothing may be written there, something else has that name, or the block raises
             another `OSError`.
     """
+    path = expanded(path)
     aside = _aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +97,56 @@ def write_text(path: Path, text: str) -> None:
 def cache_folder(name: str) -> Path:
     """Return a folder of the user's cache (in `FUSETUNE_CACHE`, else in the system's usual place)."""
     if folder := os.environ.get("FUSETUNE_CACHE"):
-        return Path(folder) / name
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusetune" / name
+        return expanded(folder) / name
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "fusetune" / name
+    return (_own_temporary() if cache_is_temporary() else Path.home() / ".cache" / "fusetune") / name
+
+
+def cache_is_temporary() -> bool:
+    """Return whether the cache lies among temporary files: no folder is named for it, and the user has no home."""
+    return not (has_home() or os.environ.get("FUSETUNE_CACHE") or os.environ.get("XDG_CACHE_HOME"))
+
+
+def has_home() -> bool:
+    """Return whether there is a home folder: HOME is set, or the system knows the user."""
+    try:
+        return bool(Path.home())
+    except RuntimeError:
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in the place of a leading `~/`; `~x.csv` is a file's name."""
+    parts = Path(path).parts
+    return Path.home().joinpath(*parts[1:]) if parts[:1] == ("~",) and has_home() else Path(path)
+
+
+@cache
+def _own_temporary() -> Path:
+    """Return a temporary folder that nobody else may write to, the same in later processes where that is possible."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"fusetune-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022:
+            return folder
+        return Path(tempfile.mkdtemp(prefix="fusetune-"))
+    except OSError:  # there is no place for temporary files: nothing is kept
+        return Path(os.devnull) / "fusetune"
+
+
+def cleaned(text: str) -> str:
+    """Return letters of a text that can stand in the name of a file on every system: up to 60, no spaces or slashes."""
+    letters = re.sub(r"[^\w.-]+", "-", text)[:60].lstrip(".")
+    return f"_{letters}" if _RESERVED.match(letters) else letters
+
+
+def plain_name(text: str) -> str:
+    """Return a name for a file or folder: the text if it can be one, else what is left of it and a hash of its own."""
+    letters = cleaned(text)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return letters if letters == text else f"{letters}-{digest[:8]}"
 
 
 def file_hash(path: Path) -> str:

@@ -22,7 +22,7 @@ from fusetune.config import Config
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError, SchemaError, UserError, listed
-from fusetune.files import sweep
+from fusetune.files import expanded, plain_name, sweep
 from fusetune.prepare import NEUTRAL
 from fusetune.progress import Log
 from fusetune.record import END, METRICS, NAME, START, Record
@@ -31,19 +31,18 @@ from fusetune.strategies import strategy_of
 MODEL, STAGES, LOG = "model", "stages", "log.jsonl"
 _LOCK = ".lock"
 _UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
-_LONGEST = 100
 
 
 def find_folder(out: str | Path | None, table: Table, label: str, resume: bool) -> Path:
     """Return the folder of a run, which need not exist; nothing there is changed.
 
-    Without `out`, it is `runs/<table>-<label>`, with a number where that is taken by a finished run. Resumed is the one
-    with the highest number.
+    Without `out`, it is `runs/<table>-<label>` (and a hash, where these cannot stand in a name as they are), with a
+    number where that is taken by a finished run. Resumed is the one with the highest number.
 
     Raises:
         UserError: If nothing can be written there, another run is working there, or it holds something else.
     """
-    folder = _default(f"{Path(table.name).stem}-{label}", resume) if out is None else Path(out)
+    folder = _default(f"{Path(table.name).stem}-{label}", resume) if out is None else expanded(out)
     try:
         _probe(folder)
         refuse_taken(folder, resume)
@@ -199,7 +198,7 @@ def _leaves(settings: Config, neutral: dict[str, Any], whole: bool) -> dict[str,
 
 
 def _default(name: str, resume: bool) -> Path:
-    first = Path("runs") / re.sub(r"[^\w.-]+", "-", name)[:_LONGEST]
+    first = Path("runs") / plain_name(name)
     places = itertools.chain([first], (first.with_name(f"{first.name}-{number}") for number in itertools.count(2)))
     taken = list(itertools.takewhile(Path.exists, places))
     if resume or not is_finished(first):

@@ -47,6 +47,7 @@ from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_
 from fusetune.encoders.sentence import UNTRAINED
 from fusetune.errors import WeightsError
 from fusetune.files import write_text
+from fusetune.process import Draws
 from fusetune.progress import Log
 
 Fitted = ImageInput | TextInput | CellInput | VectorInput
@@ -172,6 +173,14 @@ def prepare_modality(
     Raises:
         WeightsError: If the encoder's weights are not on this machine and may not be downloaded.
     """
+    # Encoders that start from random weights must start from the same ones in every run and after a resume.
+    with Draws(config.seed, "encoder", modality.name):
+        return _prepared(modality, table, schema, train, config, log)
+
+
+def _prepared(
+    modality: Modality, table: Table, schema: Schema, train: Rows, config: Config, log: Log
+) -> tuple[Reader, Encoder]:
     match modality.kind:
         case "image":
             return _prepare_image(modality, table, train, config, log)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from fusetune.data.schema import Schema
 from fusetune.data.source import Source
 from fusetune.data.spelling import as_words, word_of
 from fusetune.data.split import Rows, group_words
-from fusetune.data.table import Table, read_table, row_keys
+from fusetune.data.table import Table, read_table, row_keys, with_columns
 from fusetune.errors import RunError, SchemaError, TableError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
@@ -32,7 +33,21 @@ from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
-from fusetune.runtime import Runtime, start_runtime
+from fusetune.runtime import Runtime, find_runtime
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _applied(method: Callable[Concatenate[Model, P], T]) -> Callable[Concatenate[Model, P], T]:
+    """Compute with the threads of the model's runtime within a method, and leave the caller's as they were."""
+
+    @wraps(method)
+    def run(model: Model, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with model.runtime.applied():
+            return method(model, *args, **kwargs)
+
+    return run
 
 
 @dataclass
@@ -65,6 +80,7 @@ class Model:
         seen = np.unique(row_digests(ctx.sources, len(ctx.ids))[learnt])
         return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen)
 
+    @_applied
     def predict(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.Series:
         """Return the most probable label per row, in the table's order.
 
@@ -84,6 +100,7 @@ class Model:
         top = self._answers(data, on_problem).probabilities.argmax(1)
         return pd.Series([self.classes[i] for i in top], name="prediction", index=data.index)
 
+    @_applied
     def predict_proba(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
 
@@ -93,6 +110,7 @@ class Model:
         probabilities = self._answers(data, on_problem).probabilities
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)
 
+    @_applied
     def predict_table(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
 
@@ -117,6 +135,7 @@ class Model:
         whole = pd.concat([result, shares, pd.Series(answers.problems, name="problem", dtype="str")], axis=1)
         return whole if data.index is None else whole.set_axis(data.index)
 
+    @_applied
     def evaluate(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> dict[str, Any]:
         """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
 
@@ -149,6 +168,7 @@ class Model:
             **analysis.as_dict(),
         }
 
+    @_applied
     def explain(self, table: str | Path | pd.DataFrame, row: str, on_problem: OnProblem = "warn") -> Explanation:
         """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
 
@@ -243,7 +263,7 @@ class Model:
         empty = {
             column: np.nan if column in numbers else pd.Series([None] * len(table), dtype="str") for column in absent
         }
-        return replace(table, frame=table.frame.assign(**empty)), lacking
+        return replace(table, frame=with_columns(table.frame, empty)), lacking
 
     def _place(self, table: Table, row: str) -> int:
         """Return the position of the row of this id."""
@@ -317,7 +337,7 @@ def rebuild(
     calibration: Calibration,
 ) -> Model:
     """Put a loaded network on the best device here, whatever it was trained on."""
-    runtime = start_runtime(config.model_copy(update={"device": "auto", "threads": None}))
+    runtime = find_runtime(config.model_copy(update={"device": "auto", "threads": None}))
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")

@@ -27,9 +27,10 @@ from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_sp
 from fusetune.data.table import Table, row_keys
 from fusetune.errors import ConfigError, TableError, did_you_mean, listed
 from fusetune.features.store import FeatureStore, default_folder
+from fusetune.files import cache_is_temporary, expanded
 from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 
 # A set of copies with more than this share of the rows is said.
 _LARGE = 0.1
@@ -165,15 +166,15 @@ def prepare(
     sources: dict[str, Source] = {}
     reading = reading_of(config)
     for name, modality in modalities.items():
-        # Encoders that start from random weights must start from the same ones in every run and after a resume.
-        seed_everything(config.seed, "encoder", name)
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table, reading)
         _report_source(name, sources[name], split.ids, config, log)
     augments = {name: readers[name].augment(config, sources[name], train, own) for name in modalities}
     encodings = {name: readers[name].encoding(augment, config) for name, augment in augments.items()}
+    if not config.store.folder and cache_is_temporary():
+        log.say(f"  this user has no home folder: what is kept for the next run is in {default_folder().parent}")
     store = FeatureStore(
-        Path(config.store.folder) if config.store.folder else default_folder(),
+        expanded(config.store.folder) if config.store.folder else default_folder(),
         runtime,
         log,
         config.store.limit_gb,
@@ -217,7 +218,7 @@ def image_folder(config: Config) -> Path | None:
     """Return where decoded images are kept: beside the user's features, or within the folder that is given for both."""
     if not config.store.images:
         return None
-    return Path(config.store.folder) / "images" if config.store.folder else default_folder().with_name("images")
+    return expanded(config.store.folder) / "images" if config.store.folder else default_folder().with_name("images")
 
 
 def _report_source(name: str, source: Source, ids: pd.Series, config: Config, log: Log) -> None:

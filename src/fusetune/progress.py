@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,17 +22,68 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from fusetune.errors import UserError
 from fusetune.files import cannot_write
 
-console = Console(stderr=True, highlight=False, emoji=False)
+# Control characters but for tabs and line ends, marks that turn the direction of reading, halves of surrogate pairs.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DELAY = 1.0
 T = TypeVar("T")
 # How every line of a log begins.
 _BEGINS = b'{"time": "'
 # Called with the name and the facts of each record.
 Listener = Callable[[str, Mapping[str, Any]], None]
+
+
+class OutputClosedError(BrokenPipeError):
+    """Nobody reads the output any more, as after `| head`."""
+
+
+class Terminal(Console):
+    """A console on which names and cells are text: they hold no markup, and what cannot be seen is written out."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as rich does; messages that cannot be written are lost, and results raise `WriteError`."""
+        try:
+            # Rich leaves some control characters out when it makes text of a string: they are written out before.
+            super().print(*(visible(item) if isinstance(item, str) else item for item in objects), **how)
+        except OutputClosedError:
+            raise
+        except OSError as error:
+            self._give_up(cannot_write(Path("the output"), error))
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield what is shown of anything: the one way to the screen for tables and bars, too."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Go on without messages; raise `OutputClosedError` where it is the results that nobody reads."""
+        self._give_up(OutputClosedError())
+
+    def _give_up(self, error: OSError) -> None:
+        """Fall silent, and raise an error if this is where the results go."""
+        self.quiet = True
+        with suppress(OSError):  # else what is left is written, and fails, once more when the process ends
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
+        if not self.stderr:
+            raise error
+
+
+console = Terminal(stderr=True)
+_SCREEN = RLock()  # held by the thread whose bars are shown
+
+
+def visible(text: str) -> str:
+    """Return a text in which what cannot be seen, and may command a screen, is written out in letters."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextmanager
@@ -47,7 +100,7 @@ class Bar:
     """A progress bar with a changeable note; see `bar`."""
 
     def __init__(self, description: str, total: int) -> None:
-        self.description, self.total, self.done = description, total, 0
+        self.description, self.total, self.done = visible(description), total, 0
         self.started = time.monotonic()
         self.progress: Progress | None = None
 
@@ -57,22 +110,26 @@ class Bar:
         if self.progress is None and time.monotonic() - self.started > _DELAY and console.is_terminal:
             self._show()
         if self.progress is not None:
-            self.progress.update(self.task, completed=self.done, note=note)
+            self.progress.update(self.task, completed=self.done, note=visible(note))
 
     def close(self) -> None:
         """Take the bar off the screen."""
         if self.progress is not None:
             self.progress.stop()
+            self.progress = None
+            _SCREEN.release()
 
     def _show(self) -> None:
+        if not _SCREEN.acquire(blocking=False):
+            return
         self.progress = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
         )
@@ -105,7 +162,7 @@ class Log:
     def say(self, text: str, style: str | None = None) -> None:
         """Print one line."""
         if not self.quiet:
-            console.print(text, style=style, markup=False, soft_wrap=True)
+            console.print(text, style=style, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning and keep it for the report."""
@@ -122,7 +179,7 @@ class Log:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 begun = _open_line(self.path)
-                with self.path.open("a", encoding="utf-8") as file:
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write("\n" + line if begun else line)
             except OSError as error:
                 raise cannot_write(self.path, error) from error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusetune.context import Cost
+from fusetune.data.schema import free_name
 from fusetune.doctor.findings import Finding
 from fusetune.evaluate.analysis import Analysis
 from fusetune.evaluate.calibration import Calibration
@@ -80,7 +81,7 @@ class Method:
     title: str
     paper: str
     settings: dict[str, Any]
-    notes: dict[str, str]
+    notes: dict[str | None, str]
     cost: Cost
 
 
@@ -233,7 +234,7 @@ class Result:
             "seed": self.origin.seed,
             "recipe": self.origin.recipe,
             "strategy": {key: getattr(method, key) for key in ("name", "title", "paper", "settings")},
-            "notes": method.notes,
+            "notes": {free_name("whole", method.notes) if m is None else m: note for m, note in method.notes.items()},
             "split_hash": self.origin.hashes["split"],
             "test_opened": data.test_opened,
             "test": judged.test,

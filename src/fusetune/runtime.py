@@ -1,35 +1,36 @@
-"""The machine that a run uses: device, precision, threads, and memory that is not given back between batches."""
+"""The machine that a run uses: device, precision, threads."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
-import random
 import sys
-import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from zlib import crc32
 
 import cv2
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from fusetune.config import Config
-from fusetune.errors import ConfigError
+from fusetune.errors import ConfigError, RunError
+from fusetune.process import Fork, keep_freed_memory, threads_restored, without_warnings
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where tensors live and how they are multiplied."""
+    """Where tensors live, how they are multiplied, and by how many threads.
+
+    `threads` is None where the process's own number counts, as far as this many cores may be used.
+    """
 
     fabric: Fabric
     precision: str
+    threads: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -42,54 +43,65 @@ class Runtime:
             return f"{torch.cuda.get_device_name(self.device)}, {self.precision}"
         return f"{self.device.type}, {torch.get_num_threads()} threads, {self.precision}"
 
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Compute with this number of threads within the block.
+
+        Raises:
+            RunError: If this process was forked from one that had the GPU open.
+        """
+        with threads_restored():
+            self.apply()
+            yield
+
+    def apply(self) -> None:
+        """Compute with this number of threads from now on; one where the process was forked (`process.Fork`)."""
+        if self.device.type == "cuda":
+            _refuse_forked()
+        share = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(torch.get_num_threads(), cores())
+        torch.set_num_threads(1 if Fork.happened else self.threads or share)
+        # Pictures are divided among PyTorch's number of threads, each of which must not start more of them.
+        cv2.setNumThreads(1)
+        keep_freed_memory()
+
 
 def start_runtime(config: Config) -> Runtime:
-    """Set up device, precision and threads.
+    """Set up device, precision and threads, the latter for whoever calls this: `threads_restored` puts them back.
 
     Raises:
         ConfigError: If the device asked for is not there.
+        RunError: If it is a GPU that cannot be used since this process was forked.
     """
+    every = None if "OMP_NUM_THREADS" in os.environ else cores()
+    runtime = replace(find_runtime(config), threads=config.threads or every)
+    runtime.apply()
+    return runtime
+
+
+def find_runtime(config: Config) -> Runtime:
+    """Return device and precision, and change nothing yet; raises as `start_runtime` does."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = config.device
     if device == "auto":
         device = "cuda" if available["cuda"] else "cpu"
     if not available.get(device, True):
         raise ConfigError(f"device: '{device}' is not available here; use device=cpu or device=auto")
+    if device == "cuda":
+        _refuse_forked()
     # bf16 is slower than float32 on CPUs without matrix units: never the automatic choice there.
     automatic = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     precision = automatic if config.precision == "auto" else config.precision
-    if config.threads or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(config.threads or cores())
-    # Pictures are divided among PyTorch's number of threads, each of which must not start more of them.
-    cv2.setNumThreads(1)
-    keep_freed_memory()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
     return Runtime(fabric, precision)
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to reuse big blocks instead of returning them to the system after every batch.
-
-    Each returned block costs page faults when it is asked for again, which on large images takes a good part of a
-    training step. Does nothing where the C library is another one.
-    """
-    if sys.platform == "linux":
-        try:
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(_MMAP_MAX, 0)
-            libc.mallopt(_TRIM_THRESHOLD, 2**30)
-        except (OSError, AttributeError):
-            return
-
-
-def seed_everything(*words: int | str) -> None:
-    """Seed PyTorch, NumPy and Python from words, so that an epoch's dropout does not depend on what ran before."""
-    seed = crc32("\x1f".join(map(str, words)).encode())
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+def _refuse_forked() -> None:
+    if torch.cuda._is_in_bad_fork():
+        raise RunError(
+            "this process was forked from one that had the GPU open, and cannot use it; load the model in each "
+            "process, or start processes by 'spawn'"
+        )
 
 
 def cores() -> int:

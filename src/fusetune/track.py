@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, Protocol
 
 from fusetune.config import Config
 from fusetune.errors import ConfigError
+from fusetune.files import plain_name
 from fusetune.progress import Log
 
+_LONGEST = 200
 _SCORED = ("epoch", "probe", "head")
 
 
@@ -48,6 +51,7 @@ class MLflow:
         # Without a place of their own, artifacts would land in the working directory.
         where = None if config.track_to else (home / "mlartifacts").as_uri()
         experiment = there.experiment_id if there else self.client.create_experiment("fusetune", where)
+        self.names: dict[str, str] = {}
         self.run = self.client.create_run(experiment, run_name=folder.name).info.run_id
         params = [mlflow.entities.Param(name, str(value)) for name, value in sorted(config.leaves().items())]
         for start in range(0, len(params), 100):  # MLflow takes so many at a time
@@ -56,7 +60,16 @@ class MLflow:
     def add(self, values: Mapping[str, float], step: int) -> None:
         """See `Sink`."""
         for name, value in values.items():
-            self.client.log_metric(self.run, re.sub(r"[^\w\-. /]", "_", name), value, step=step)
+            self.client.log_metric(self.run, self._name(name), value, step=step)
+
+    def _name(self, name: str) -> str:
+        """Return a name that MLflow takes, which is also a path, and that no other number has."""
+        plain = re.sub(r"[^\w\-. /]", "_", name)
+        taken = self.names.setdefault(plain, name) != name
+        if taken or len(plain) > _LONGEST or normpath(plain) != plain or plain.startswith(("/", "..")):
+            # No name as it is ends in a space: there is always a hash.
+            plain = f"{plain_name(f'{name} ')}/{plain.rpartition('/')[2]}"
+        return plain
 
     def finish(self, values: Mapping[str, float], report: Path) -> None:
         """See `Sink`."""

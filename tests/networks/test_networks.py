@@ -25,6 +25,7 @@ def fusion() -> FusionNetwork:
     encoders: list[Encoder] = [VectorMLP(4, 6), VectorMLP(4, 6), VectorMLP(3, 5)]
     classifiers = [nn.Linear(encoder.dim, 3) for encoder in encoders]
     head = LinearHead({"a": 3, "b": encoders[2].dim}, 3)
+    nn.init.normal_(head.linear.weight)
     return FusionNetwork(
         encoders, classifiers, head, Wiring(["a", "a", "b"], {"a": [0, 1], "b": [2]}, {"b": 2}, ["a"])
     ).eval()

@@ -77,7 +77,7 @@ def lab(material: Material, folder: Path, *flaws: str, seed: int = 0) -> Lab:
 def frozen(made: Lab, plan: Recipe) -> Frozen:
     """Return an experiment's image network as it was pretrained."""
     run = made.images(plan)
-    return Frozen(made, run, untrained(run))
+    return Frozen(made, run, untrained(run, made.draws))
 
 
 def run(material: Material, plans: list[Recipe], flaws: frozenset[str], folder: Path, form: str = "x") -> Series:

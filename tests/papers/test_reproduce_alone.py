@@ -178,7 +178,7 @@ def test_no_checkpoint_is_left_behind(frames: Material, tmp_path: Path) -> None:
 def test_batches_are_asked_for_in_the_rows_order(tmp_path: Path) -> None:
     made, seen = lab(titles(), tmp_path), []
     run = made.texts(TEXT, made.parts.text)
-    network, rows = untrained(run), np.arange(10)[::-1].copy()
+    network, rows = untrained(run, made.draws), np.arange(10)[::-1].copy()
     network.encoders[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]["ids"]))
     outputs_on(run, network, rows, batch_size=4)
     assert [len(ids) for ids in seen] == [4, 4, 2]

@@ -313,7 +313,7 @@ def test_metrics_hold_the_sections_and_what_was_done_per_input() -> None:
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert told["strategy"]["name"] == "umt"
     assert told["strategy"]["settings"]["weight"] == 10.0
-    assert told["notes"] == {"image": "note on image", "text": "note on text", WHOLE: "note on the whole"}
+    assert told["notes"] == {"image": "note on image", "text": "note on text", "whole": "note on the whole"}
     assert told["gain"][0]["note"] == "fine-tuned"
     assert told["cost"] == {"seconds": {"stage_u": 61.0, "umt": 9.5}, "passes": {"image, training": 1200.0}}
     assert told["encoder_passes"] == {"image": 1200, "image, reused from the store": 7}

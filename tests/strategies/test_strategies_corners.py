@@ -115,7 +115,7 @@ def test_the_best_single_input_is_charged_for_all_that_were_tried(tmp_path: Path
     assert best.cost.passes["genes, training"] == ctx.trained_rows["genes"]  # once, however often it is asked for
     assert len(best.tried) == 2
     (owner,) = set(best.network.owners)
-    assert best.notes["whole"].startswith(f"{owner}: ")
+    assert best.notes[None].startswith(f"{owner}: ")
     one = Alone.fit(ctx, AloneSettings(modality="genes"))
     assert not len(one.tried)
 

@@ -224,7 +224,7 @@ def test_umt_without_weight_is_joint_training_and_with_all_weight_the_teacher(ct
     teachers = [p.clone() for teacher in bound.teachers.values() for p in teacher.parameters()]
     optimiser = torch.optim.Adam([p for _, e in bound.network.members for p in e.parameters()], lr=1e-2)
     distances = []
-    for _ in range(150):
+    for _ in range(300):
         outputs = bound.network(batch.inputs, batch.present)
         optimiser.zero_grad()
         bound.loss(batch, outputs).backward()

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from fusetune.config import Config, TrainConfig
 from fusetune.errors import NonFiniteLossError, UserError
+from fusetune.process import Draws
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything, start_runtime
+from fusetune.runtime import Runtime, start_runtime
 from fusetune.train.checkpoint import Checkpoints, discard
 from fusetune.train.loop import History, Task, train
 from fusetune.train.optim import build_optimiser, encoder_groups, rate_factor, weight_groups
@@ -102,12 +103,13 @@ def naive(model: Net, settings: TrainConfig) -> list[dict[str, Tensor]]:
     steps, warm, done, kept = settings.epochs * per_epoch, settings.warmup * settings.epochs * per_epoch, 0, []
     mean = copy.deepcopy(model.state_dict())
     for epoch in range(settings.epochs):
-        seed_everything(5, "net", epoch)
+        draws = Draws(5, "net", epoch)
         model.train()
         cut = batches(epoch)
         for start in range(0, len(cut), settings.accumulate):
             members = cut[start : start + settings.accumulate]
-            loss = sum(F.cross_entropy(model(x[rows]), y[rows]) for rows in members) / len(members)
+            with draws:
+                loss = sum(F.cross_entropy(model(x[rows]), y[rows]) for rows in members) / len(members)
             gradients = dict(zip(velocity, torch.autograd.grad(loss, list(model.parameters())), strict=True))
             norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
             share = (done + 1) / (warm + 1) if done < warm else None

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +32,7 @@ from fusetune.augment.random import Moment, integers
 from fusetune.config import IMAGE_POLICIES, ImagePolicy
 from fusetune.config.tree import OWN
 from fusetune.errors import ConfigError, UserError
+from fusetune.process import Draws
 
 IMPORT, GIVEN = OWN
 Form = Literal["batch", "numpy", "pil"]
@@ -203,7 +202,9 @@ class OwnAugment(Augment):
         views = self.before.draw_views(images, keys, moments)
         seeds = torch.cat([integers(moment, keys.cpu(), "own", 1, 2**32)[:, 0] for moment in moments]).tolist()
         for place, seed in enumerate(seeds):
-            with _seeded(seed, self.own.call, views.device):
+            with Draws(seed):
+                if hasattr(self.own.call, "set_random_seed"):
+                    self.own.call.set_random_seed(seed)
                 views[place] = self._view(views[place]).clamp(0, 1)
         return views
 
@@ -257,21 +258,3 @@ def _called(own: Own, image: Tensor) -> Tensor:
     scale = 255 if array.dtype == np.uint8 else 1
     tensor = torch.from_numpy(np.array(array, dtype=np.float32) / scale).to(image.device)
     return tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor
-
-
-@contextmanager
-def _seeded(seed: int, call: Any, device: torch.device) -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        if hasattr(call, "set_random_seed"):
-            call.set_random_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

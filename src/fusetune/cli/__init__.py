@@ -5,9 +5,14 @@ Exit codes: 0 done, 1 failed while running, 2 wrong input; 3 warnings under `che
 
 from __future__ import annotations
 
+import sys
+import warnings
+from io import TextIOWrapper
+
 from fusetune.cli import augment, check, data, explain, fit, show, use
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
+from fusetune.progress import visible
 
 __all__ = ["augment", "check", "data", "explain", "fit", "main", "show", "use"]
 
@@ -16,4 +21,9 @@ add_commands()
 
 def main() -> None:
     """Run the command line."""
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **how: visible(formatted(*args, **how))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows few letters is shown the others written out
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="fusetune")

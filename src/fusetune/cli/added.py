@@ -24,5 +24,5 @@ def add_commands() -> None:
             console.print(
                 f"warning: the commands of '{point.name}' ({point.value}) are missing: "
                 f"{type(error).__name__}: {error}. Repair or remove that package.",
-                style="yellow", markup=False, soft_wrap=True,
+                style="yellow", soft_wrap=True,
             )  # fmt: skip

@@ -13,17 +13,19 @@ from typing import Annotated, Any, ParamSpec
 
 import pandas as pd
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
 from fusetune.data.problems import OnProblem
 from fusetune.data.table import WRITERS
 from fusetune.errors import FusetuneError, InputWarning, UserError, listed
 from fusetune.files import written_aside
+from fusetune.progress import OutputClosedError, Terminal, visible
 from fusetune.progress import console as errors
 from fusetune.version import VERSION
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # as shells say of what Ctrl-C ended
+_CLOSED = 128 + 13  # as of a program that SIGPIPE ended
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 OnProblemOption = Annotated[
     OnProblem,
@@ -41,14 +43,14 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with _warnings_printed():
                 command(*args, **kwargs)
-        except typer.Exit:
+        except (typer.Exit, OutputClosedError):
             raise
         except KeyboardInterrupt:
             errors.print("stopped" + ("; continue with the same command and --resume" if "resume" in kwargs else ""))
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if "--debug" in sys.argv:
-                traceback.print_exc()
+                errors.print(traceback.format_exc(), end="", soft_wrap=True)
             else:
                 _print_error(error)
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
@@ -81,11 +83,38 @@ def _print_error(error: Exception) -> None:
             f"failed: {type(error).__name__}: {error}\nThis is not an error that fusetune expects; "
             "run again with --debug and report the traceback."
         )
-    errors.print(text, style="red", markup=False, soft_wrap=True)
+    errors.print(text, style="red", soft_wrap=True)
+
+
+class Commands(TyperGroup):
+    """The group of all commands: complaints about arguments are shown as text, and a closed output ends it quietly."""
+
+    def make_context(self, *args: Any, **how: Any) -> Any:
+        """Read the arguments."""
+        with _as_text():
+            return super().make_context(*args, **how)
+
+    def invoke(self, *args: Any, **how: Any) -> Any:
+        """Run the command."""
+        with _as_text():
+            return super().invoke(*args, **how)
+
+
+@contextmanager
+def _as_text() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise typer.Exit(_CLOSED) from None
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(
     name="fusetune",
+    cls=Commands,
     help="Train, judge and use classifiers on images + text + table columns.\n\n"
     "Each modality's encoder is fine-tuned alone, then one head is fitted on all features (arXiv 2505.06592).",
     epilog="Start with:  fusetune fit table.csv --label diagnosis --group patient",
@@ -101,7 +130,7 @@ data_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-out = Console(highlight=False, markup=False, emoji=False)
+out = Terminal()
 
 
 @app.callback(invoke_without_command=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +37,7 @@ def show(
     """Print the results of a run, every setting with its default, or every strategy."""
     del debug
     if what == "config":
-        sys.stdout.write(_explained(Config().to_yaml(), Config))
+        out.print(_explained(Config().to_yaml(), Config), end="", soft_wrap=True)
     elif what == "strategies":
         _strategies()
     else:
@@ -79,7 +78,7 @@ def _strategies() -> None:
         values = own().model_dump(mode="json", exclude={field for kind in bases for field in kind.model_fields})
         more = f"the settings of {owners[bases[0]]}" if bases else "" if values else "no settings"
         text = yaml.safe_dump({"strategy": {"name": name, **values}}, sort_keys=False)
-        sys.stdout.write("\n" + _explained(text, own, 1) + (f"  # {more}\n" if more else ""))
+        out.print("\n" + _explained(text, own, 1) + (f"  # {more}\n" if more else ""), end="", soft_wrap=True)
 
 
 def _explained(text: str, tree: type[BaseModel], skip: int = 0) -> str:

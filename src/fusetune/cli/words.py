@@ -11,6 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fusetune.errors import UserError
+from fusetune.progress import visible
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -53,7 +54,10 @@ def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         return f"'{cell}"
 
     words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-    return frame.assign(**{name: frame[name].map(tamed) for name in words}), changed
+    frame = frame.copy(deep=False)
+    for name in words:
+        frame[name] = frame[name].map(tamed)
+    return frame, changed
 
 
 def gain_grid(metrics: dict[str, Any]) -> Grid:
@@ -63,7 +67,7 @@ def gain_grid(metrics: dict[str, Any]) -> Grid:
     grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
     for row in metrics["gain"]:
         grid.add_row(
-            Text(row["name"]),
+            Text(visible(row["name"])),
             f"{row['accuracy']['value']:.1%}",
             interval(row["accuracy"], "{:.1%}"),
             number(row["nll"]["value"]),

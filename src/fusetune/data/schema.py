@@ -7,6 +7,7 @@ booleans and dates together are the modality `columns`; each group of vector col
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -15,13 +16,21 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fusetune.data.kinds import CELL_KINDS, Kind, fits
-from fusetune.data.table import Table, repeated
+from fusetune.data.table import Table, repeated, with_columns
 from fusetune.data.words import is_words, numeric, spelled_vector, typed
 from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
 COLUMNS = "columns"
 Role = Literal["input", "label", "group", "split", "id", "unused"]
+
+
+def free_name(name: str, taken: Iterable[object]) -> str:
+    """Return a name of fusetune's own, marked as often as tells it from what users have called something."""
+    used = set(taken)
+    while name in used:
+        name += "\N{PRIME}"
+    return name
 
 
 class Column(BaseModel):
@@ -77,6 +86,8 @@ class Schema(BaseModel):
     def modalities(self) -> dict[str, Modality]:
         """Return the model's inputs by name: images, texts, `columns`, vectors, in this order.
 
+        The cells together are called otherwise (`free_name`) where one of the others is called `columns`.
+
         Raises:
             SchemaError: If no column is an input.
         """
@@ -86,7 +97,8 @@ class Schema(BaseModel):
         modalities += [Modality(c.name, "text", (c.name,)) for c in single if c.kind is Kind.TEXT]
         cells = tuple(c.name for c in single if c.kind in CELL_KINDS)
         if cells:
-            modalities.append(Modality(COLUMNS, "columns", cells))
+            taken = {c.name for c in single if c.kind not in CELL_KINDS} | set(self.vectors)
+            modalities.append(Modality(free_name(COLUMNS, taken), "columns", cells))
         modalities += [Modality(c.name, "vector", (c.name,)) for c in single if c.kind is Kind.VECTOR]
         modalities += [Modality(name, "vector", tuple(columns)) for name, columns in self.vectors.items()]
         if not modalities:
@@ -129,7 +141,7 @@ class Schema(BaseModel):
             if column.name in table.frame.columns:
                 kind = Kind.NUMBER if column.name in vectors else column.kind
                 columns[column.name] = _read(table, column.name, column.role, kind)
-        return replace(table, frame=table.frame.assign(**columns))
+        return replace(table, frame=with_columns(table.frame, columns))
 
     def save(self, path: Path) -> None:
         """Write the schema as readable JSON."""

@@ -30,6 +30,7 @@ from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
 from fusetune.data.spelling import as_words, tidy
 from fusetune.data.words import as_json, is_words
 from fusetune.errors import TableError, did_you_mean, listed
+from fusetune.files import expanded
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     ".csv": lambda frame, path: frame.to_csv(path, index=False),
@@ -173,7 +174,7 @@ def read_table(source: Any) -> Table:
     """
     blanks: Blanks | None = None
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = expanded(source)
         name, root, index = path.name, path.resolve().parent, None
         frame, blanks = _read_file(path)
     else:
@@ -226,7 +227,15 @@ def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
             text = f"{name}: half a character (U+D800 to U+DFFF) was read as \ufffd"
             problems[int(row)] = f"{problems[int(row)]}; {text}" if int(row) in problems else text
         columns[str(name)] = cells.map(lambda word: _SURROGATE.sub("\ufffd", word), na_action="ignore").astype("str")
-    return (frame.assign(**columns) if columns else frame), problems
+    return with_columns(frame, columns), problems
+
+
+def with_columns(frame: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a frame with columns added or replaced, whatever they are called (`assign` has no column `self`)."""
+    frame = frame.copy(deep=False)
+    for name, cells in columns.items():
+        frame[name] = cells
+    return frame
 
 
 def _refuse_repeated(names: Iterable[str], table: str) -> None:

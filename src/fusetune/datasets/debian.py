@@ -100,7 +100,7 @@ def _announced(listing: str, package: str) -> tuple[str, int]:
 
 def _watch(process: subprocess.Popen[str], file: Path, size: int) -> None:
     """Show a progress bar until the process ends."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("Downloading the package", total=size)
         while process.poll() is None:

@@ -7,7 +7,6 @@ the group gives nothing away.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from fusetune.data.words import day_order, days, finite_numbers
 from fusetune.doctor.examined import FOLDS, Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.groups import constant_accuracy, majority_accuracy
+from fusetune.process import without_warnings
 
 _BINS = 64
 # Values that are rarer than the 1,000 most frequent ones count as one.
@@ -191,8 +191,7 @@ def _together(examined: Examined, names: Sequence[str]) -> float | None:
     if (folds == folds[0]).all():
         return None
     model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that labels which nearly all differ may be numbers
+    with without_warnings(UserWarning):  # that labels which nearly all differ may be numbers
         guesses = cross_val_predict(model, cell_matrix(examined, names, rows), labels, cv=PredefinedSplit(folds))
     return float((guesses == labels).mean())
 

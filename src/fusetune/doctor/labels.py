@@ -9,7 +9,6 @@ agree with the labels stands beside the suspects, since they are worth as much a
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.sketch import Features
+from fusetune.process import without_warnings
 
 Probabilities = npt.NDArray[np.float64]
 # With fewer rows per class than folds, some models never see the class.
@@ -136,9 +136,7 @@ def crossed_probabilities(features: Features, labels: Codes, folds: Codes) -> Pr
             chances[inside] = np.bincount(labels, minlength=classes) / len(labels)
             continue
         model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=200)
-        with warnings.catch_warnings():
-            # Ranks of rows settle long before the weights do.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with without_warnings(ConvergenceWarning):  # ranks of rows settle long before the weights do
             model.fit(features[~inside], labels[~inside])
         chances[np.ix_(inside, seen)] = model.predict_proba(features[inside])
     return np.asarray(chances / chances.sum(1, keepdims=True))

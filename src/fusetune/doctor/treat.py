@@ -82,7 +82,9 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
             lines.append(f"dropped {len(rows):,} row(s) {why}")
         elif action == "mask" and len(rows):
             hidden = np.isin(np.arange(len(frame)), rows)
-            frame = frame.assign(**{name: frame[name].mask(hidden) for name in finding.columns})
+            frame = frame.copy(deep=False)
+            for name in finding.columns:
+                frame[name] = frame[name].mask(hidden)
             masked.setdefault(kind, []).extend(finding.rows)
             lines.append(f"emptied {len(rows):,} cell(s) {why}")
         elif action == "mask":

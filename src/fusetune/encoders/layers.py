@@ -13,6 +13,14 @@ def dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairwise(widths)))
 
 
+def blank_linear(inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer of zeros, whose weights come from elsewhere: no random number is drawn for it."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention (arXiv 1706.03762) that never looks at padding.
 

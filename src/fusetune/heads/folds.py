@@ -64,7 +64,7 @@ def make_folds(ctx: Context) -> Folds:
     Where a class has too few groups or rows to be on both sides of a fold, this is not possible: then it is off, and a
     warning says so.
     """
-    return ctx.remember("folds", lambda: _make_folds(ctx))
+    return ctx.remember(("folds",), lambda: _make_folds(ctx))
 
 
 def _make_folds(ctx: Context) -> Folds:
@@ -85,7 +85,12 @@ def _make_folds(ctx: Context) -> Folds:
 
 
 def fit_on(
-    ctx: Context, folds: Folds, views: Mapping[str, Array], plain: Mapping[str, Array], config: HeadConfig
+    ctx: Context,
+    folds: Folds,
+    views: Mapping[str, Array],
+    plain: Mapping[str, Array],
+    config: HeadConfig,
+    owners: Mapping[str, str] | None = None,
 ) -> tuple[HeadFit, Tensor]:
     """Fit a head on the rows that the folds say.
 
@@ -95,12 +100,13 @@ def fit_on(
         views: Augmented views of `folds.rows` by block, [views, rows, dim].
         plain: `folds.choice_rows` without augmentation by block, [1, rows, dim].
         config: The head's settings.
+        owners: The modality of each block, as `HeadData` has it.
 
     Returns:
         The head, and logits of rows by heads that did not learn from them: of all `choice_rows` where the head is
         cross-fitted, else of the validation rows, [rows, classes].
     """
-    data, choices = HeadData.of(ctx, views, folds.rows), HeadData.of(ctx, plain, folds.choice_rows)
+    data, choices = HeadData.of(ctx, views, folds.rows, owners), HeadData.of(ctx, plain, folds.choice_rows, owners)
     if folds.pooled and config.kind == "logistic":
         data = with_augmented(data, config, len(ctx.classes), ctx.config.seed)
         fit = fit_crossed(data, choices, folds.head, config, len(ctx.classes), ctx.config.seed)

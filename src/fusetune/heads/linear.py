@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fusetune.encoders.layers import blank_linear
 from fusetune.heads.base import Head
 
 
@@ -17,7 +18,7 @@ class LinearHead(Head):
 
     def __init__(self, dims: Mapping[str, int], classes: int) -> None:
         super().__init__(dims, classes)
-        self.linear = nn.Linear(self.width, classes)
+        self.linear = blank_linear(self.width, classes)
 
     def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Return logits [batch, classes]."""
@@ -38,7 +39,7 @@ class LinearHead(Head):
         """Return the same function of one present modality's raw features as a plain linear layer."""
         (dim,) = self.dims.values()
         mean, scale = self.get_buffer("mean_0"), self.get_buffer("scale_0")
-        plain = nn.Linear(dim, self.classes)
+        plain = blank_linear(dim, self.classes)
         with torch.no_grad():
             plain.weight.copy_(self.linear.weight[:, :dim] * scale)
             plain.bias.copy_(self.linear.bias - plain.weight @ mean)

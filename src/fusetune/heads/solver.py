@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
-from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities, owner
+from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
 from fusetune.heads.linear import LinearHead
+from fusetune.process import without_warnings
 
 
 def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
@@ -128,12 +128,12 @@ class _Problem:
         self.layout.fit_scale(data, each)
         views, dropped = (
             next(iter(data.z.values())).shape[0],
-            config.modality_dropout if len(set(map(owner, data.z))) > 1 else 0.0,
+            config.modality_dropout if len({data.owners.get(block, block) for block in data.z}) > 1 else 0.0,
         )
         parts = [_design(self.layout, data, view, data.present) for view in range(views)]
         weights = [data.weights * (1 - dropped) / views] * views
         if dropped:
-            kept = drop_modalities(data.present, torch.from_numpy(data.keys), Moment(seed), 1.0)
+            kept = drop_modalities(data.present, torch.from_numpy(data.keys), Moment(seed), 1.0, data.owners)
             parts.append(_design(self.layout, data, 0, kept))
             weights.append(data.weights * dropped)
         self.x, self.w = np.concatenate(parts), np.concatenate(weights)
@@ -175,8 +175,7 @@ class _Problem:
         )
         if len(present) > 2:
             model.classes_, model.coef_, model.intercept_ = present, start[0][present] / scale, start[1][present]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with without_warnings(ConvergenceWarning):
             model.fit(x, y, sample_weight=w)
         coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, -30.0)
         if len(present) == 2:  # scikit-learn keeps one row for two classes: f_1 - f_0

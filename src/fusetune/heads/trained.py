@@ -20,8 +20,9 @@ from fusetune.heads import HEADS
 from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic, fit_ridge
+from fusetune.process import Draws
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 from fusetune.train.loop import Task, by_loss, train
 from fusetune.train.optim import weight_groups
 
@@ -41,8 +42,9 @@ def fit_head(
             return fit_ridge(with_augmented(data, config, classes, seed), valid, config, classes, seed)
         case _:
             dims = {name: z.shape[-1] for name, z in data.z.items()}
-            seed_everything(seed, "head", config.kind)
-            return _fit_network(HEADS[config.kind](dims, classes), data, valid, config, runtime, seed, log)
+            with Draws(seed, "head", config.kind):
+                head = HEADS[config.kind](dims, classes)
+            return _fit_network(head, data, valid, config, runtime, seed, log)
 
 
 def _fit_network(
@@ -61,7 +63,7 @@ def _fit_network(
     def loss(at: npt.NDArray[np.int64], _: Any, epoch: int) -> Tensor:
         moment, keys = Moment(seed, epoch), torch.from_numpy(data.keys[at])
         has = {name: bits[at] for name, bits in data.present.items()}
-        left = drop_modalities(has, keys, moment, config.modality_dropout)
+        left = drop_modalities(has, keys, moment, config.modality_dropout, data.owners)
         kept = {name: torch.from_numpy(bits).to(runtime.device) for name, bits in left.items()}
         z = tensors(data, at, epoch % next(iter(data.z.values())).shape[0])
         z = {name: augments[name].draw(block, keys.to(block.device), moment) for name, block in z.items()}

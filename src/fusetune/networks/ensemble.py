@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import Encoder
+from fusetune.encoders.layers import blank_linear
 from fusetune.networks.base import Network, Outputs, build_encoders
 
 
@@ -78,7 +79,7 @@ class EnsembleNetwork(Network):
     def build(cls, description: Mapping[str, Any]) -> Self:
         """Make a network from what `describe` returned, with untrained weights."""
         encoders, classes = build_encoders(description["encoders"]), int(description["classes"])
-        classifiers = [nn.Linear(encoder.dim, classes) for encoder in encoders]
+        classifiers = [blank_linear(encoder.dim, classes) for encoder in encoders]
         return cls(encoders, description["owners"], classifiers, torch.zeros(classes), description["temperatures"])
 
 

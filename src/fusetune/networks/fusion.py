@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import Encoder
+from fusetune.encoders.layers import blank_linear
 from fusetune.heads import build_head
-from fusetune.heads.base import Head, owner
+from fusetune.heads.base import Head
 from fusetune.networks.base import Network, Outputs, build_encoders
 
 
@@ -34,6 +35,10 @@ class Wiring:
     networks: dict[str, list[int]]
     features: dict[str, int]
     logits: list[str]
+
+    def owner(self, block: str) -> str:
+        """Return the modality of a block that the head reads, or of networks of a name."""
+        return self.modality_of[self.networks[block][0] if block in self.networks else self.features[block]]
 
 
 class FusionNetwork(Network):
@@ -67,8 +72,8 @@ class FusionNetwork(Network):
         }
         blocks = {block: features[at] for block, at in self.wiring.features.items()}
         blocks |= {name: logits[name] for name in self.wiring.logits}
-        f = self.head(blocks, {block: present[owner(block)] for block in blocks})
-        f_m = {name: own for name, own in logits.items() if owner(name) == name}
+        f = self.head(blocks, {block: present[self.wiring.owner(block)] for block in blocks})
+        f_m = {name: own for name, own in logits.items() if self.wiring.owner(name) == name}
         return Outputs(dict(z), f_m, f, dict(present))
 
     def describe(self) -> dict[str, Any]:
@@ -86,4 +91,4 @@ class FusionNetwork(Network):
         encoders, wiring = build_encoders(description["encoders"]), Wiring(**description["wiring"])
         head = build_head(description["head"])
         used = [at for places in wiring.networks.values() for at in places]
-        return cls(encoders, [nn.Linear(encoders[at].dim, head.classes) for at in used], head, wiring)
+        return cls(encoders, [blank_linear(encoders[at].dim, head.classes) for at in used], head, wiring)

@@ -16,7 +16,7 @@ from PIL import Image
 from fusetune.doctor.examine import Examination
 from fusetune.doctor.findings import Finding, counts
 from fusetune.files import write_text
-from fusetune.report.template import environment, style
+from fusetune.report.template import page, style
 
 # A page is for looking: the JSON file has every row.
 _ROWS, _SETS, _EVIDENCE = 60, 8, 24
@@ -49,20 +49,17 @@ def write_checks(path: Path, examination: Examination, done: Sequence[str] = ())
 def render_checks(examination: Examination, done: Sequence[str] = ()) -> str:
     """Return the page as HTML; `done` are lines about what was changed because of the findings."""
     examined = examination.examined
-    return (
-        environment()
-        .get_template("checks.html")
-        .render(
-            css=style(),
-            table=examined.table.name,
-            rows=len(examined.ids),
-            roles=[(role, examined.schema.named(role)) for role in ("label", "group", "split")],
-            inputs=[column.name for column in examined.schema.inputs],
-            counts=counts(examination.findings),
-            done=done,
-            entries=[_entry(examination, finding) for finding in examination.findings],
-            most=_ROWS,
-        )
+    return page(
+        "checks.html",
+        css=style(),
+        table=examined.table.name,
+        rows=len(examined.ids),
+        roles=[(role, examined.schema.named(role)) for role in ("label", "group", "split")],
+        inputs=[column.name for column in examined.schema.inputs],
+        counts=counts(examination.findings),
+        done=done,
+        entries=[_entry(examination, finding) for finding in examination.findings],
+        most=_ROWS,
     )
 
 

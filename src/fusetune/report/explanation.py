@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from fusetune.evaluate.explain import Effect, Explanation, Pixels
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.report.template import data_uri, environment, style
+from fusetune.report.template import data_uri, page, style
 
 _MOST = 30
 _CLASSES = 10
@@ -34,7 +34,8 @@ def render_explanation(explanation: Explanation) -> str:
         name: {"plain": data_uri(pixels), "map": data_uri(overlay(pixels, explanation.maps[name]))}
         for name, pixels in explanation.pictures.items()
     }
-    return environment().get_template("explanation.html").render(
+    return page(
+        "explanation.html",
         css=style(),
         e=explanation,
         classes=classes[:_CLASSES],
@@ -43,7 +44,7 @@ def render_explanation(explanation: Explanation) -> str:
         extremes={name: (float(values.min()), float(values.max())) for name, values in explanation.maps.items()},
         marked={name: marked(effects) for name, effects in explanation.effects.items()},
         effects={name: bars(effects)[:_MOST] for name, effects in explanation.effects.items()},
-    )  # fmt: skip
+    )
 
 
 def bars(effects: list[Effect], ordered: bool = True) -> list[Bar]:

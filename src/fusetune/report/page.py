@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fusetune.data.schema import free_name
 from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import IntArray
 from fusetune.files import write_text
 from fusetune.report import panels, plots, prose
-from fusetune.report.template import environment, script, style
+from fusetune.report.template import page, script, style
 from fusetune.result import Result
 from fusetune.strategies import WHOLE
 
@@ -80,9 +81,9 @@ def render(result: Result) -> str:
     """Return the report as HTML."""
     code = script()
     seal = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    page = environment().get_template("page.html")
     sections = {field.name: getattr(result, field.name) for field in fields(result)}
-    return page.render(css=style(), script=code, script_hash=seal, title=result.title, **sections, **_context(result))
+    values = {**sections, **_context(result)}
+    return page("page.html", css=style(), script=code, script_hash=seal, title=result.title, **values)
 
 
 def _context(result: Result) -> dict[str, Any]:
@@ -91,7 +92,8 @@ def _context(result: Result) -> dict[str, Any]:
     bins = metrics.reliability(judged.probabilities["test"], judged.labels["test"])
     few = len(names) <= MANY_CLASSES
     classes = class_rows(names, table)
-    together = {f"strategy {method.name}": "all encoders and the head together"}
+    inputs = {column.modality for column in result.data.inputs}
+    together = {free_name(f"strategy {method.name}", inputs): "all encoders and the head together"}
     stages = _STAGES | {method.name: "Training all encoders and the head together"}
     return {
         "analysis": judged.analysis,

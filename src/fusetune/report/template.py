@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from fusetune.evaluate.explain import Pixels
+from fusetune.progress import visible
 from fusetune.report import prose
 
 _HERE = Path(__file__).parent
@@ -26,6 +28,11 @@ def environment() -> Environment:
     )
     environment.filters.update({words.__name__: words for words in _WORDS}, data_uri=data_uri)
     return environment
+
+
+def page(template: str, /, **values: Any) -> str:
+    """Return a filled-in template; what cannot be seen of names and cells, and may hide the rest, is written out."""
+    return visible(environment().get_template(template).render(**values))
 
 
 def data_uri(pixels: Pixels, side: int | None = None) -> str:

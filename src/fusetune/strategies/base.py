@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from fusetune.evaluate.temperature import softmax
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
 
-WHOLE = "whole"  # the key of the note on all modalities together
+WHOLE: Final = None  # the key of the note on all modalities together: no input is called so
 
 
 class NoSettings(Section):
@@ -41,7 +41,7 @@ class Fitted:
     network: Network
     rows: Rows
     held: Outputs
-    notes: Mapping[str, str]
+    notes: Mapping[str | None, str]
     cost: Cost
     tried: Sequence[npt.NDArray[np.float64]] = field(default_factory=list)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusetune.config import HeadConfig
 from fusetune.context import Context, Cost
 from fusetune.encoders import Encoder
-from fusetune.heads.base import Head, HeadFit, owner
+from fusetune.heads.base import Head, HeadFit
 from fusetune.heads.folds import Folds, fit_on
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.networks.run import present_bits
@@ -39,8 +39,9 @@ class Stacked:
 def stack(ctx: Context, folds: Folds, blocks: list[Block], config: HeadConfig | None = None) -> Stacked:
     """Fit a head on blocks; by default the one that the settings name."""
     views, plain = {block.name: block.views for block in blocks}, {block.name: block.plain for block in blocks}
+    owners = {block.name: block.owner for block in blocks}
     with ctx.log.timed(ctx.seconds, "stage_m"):
-        return Stacked(blocks, *fit_on(ctx, folds, views, plain, config or ctx.config.head))
+        return Stacked(blocks, *fit_on(ctx, folds, views, plain, config or ctx.config.head, owners))
 
 
 def with_words(ctx: Context, name: str, folds: Folds, stacked: Stacked) -> Stacked:
@@ -61,7 +62,12 @@ def with_words(ctx: Context, name: str, folds: Folds, stacked: Stacked) -> Stack
 
 
 def fitted_head(
-    ctx: Context, folds: Folds, parts: Mapping[str, Tuned], stacked: Stacked, notes: Mapping[str, str], before: Cost
+    ctx: Context,
+    folds: Folds,
+    parts: Mapping[str, Tuned],
+    stacked: Stacked,
+    notes: Mapping[str | None, str],
+    before: Cost,
 ) -> Fitted:
     """Return what a strategy leaves that fits one head on blocks.
 
@@ -96,11 +102,11 @@ def wired(blocks: Sequence[Block], head: Head) -> FusionNetwork:
     classifiers: list[nn.Linear] = []
     wiring = Wiring([], {}, {}, [])
     for block in blocks:
-        name, first = owner(block.name), len(encoders)
+        first = len(encoders)
         for network in block.networks:
             encoders.append(network.only[0])
-            wiring.modality_of.append(name)
-        if block.is_logits or block.name == name:
+            wiring.modality_of.append(block.owner)
+        if block.is_logits or block.name == block.owner:
             wiring.networks[block.name] = list(range(first, len(encoders)))
             classifiers += [network.only[1] for network in block.networks]
         if block.is_logits:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from fusetune.augment.token_noise import TextAugment
 from fusetune.context import Context
+from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.data.tokens import TextSource
 from fusetune.encoders import Encoder, WordCounts, is_pretrained
+from fusetune.encoders.layers import blank_linear
 from fusetune.features.store import Array
 from fusetune.heads.base import PRETRAINED, WORDS
 from fusetune.heads.folds import Folds, has_training, make_folds
@@ -32,7 +34,8 @@ class Block:
     """One block of features or logits that a head can read.
 
     Attributes:
-        name: The modality's, with an ending where it is not the first block of it.
+        name: The modality's, with an ending where it is not the first block of it; no other block has it.
+        owner: The modality.
         networks: Whose logits it is (their mean for new rows), or, for features, whose encoder the first one is.
         is_logits: Are these logits, or features?
         views: Augmented views of the head's rows, [views, rows, dim].
@@ -41,6 +44,7 @@ class Block:
     """
 
     name: str
+    owner: str
     networks: list[EnsembleNetwork]
     is_logits: bool
     views: Array
@@ -75,7 +79,7 @@ class Tuned:
 
 def tuned(ctx: Context, name: str) -> Tuned:
     """Run stage U for one modality as the run's settings ask; asked for twice, it is run once."""
-    return ctx.remember(f"{name} tuned", lambda: _tuned(ctx, name, make_folds(ctx)))
+    return ctx.remember(("tuned", name), lambda: _tuned(ctx, name, make_folds(ctx)))
 
 
 def _tuned(ctx: Context, name: str, folds: Folds) -> Tuned:
@@ -98,7 +102,7 @@ def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
     """One network; the head reads its features, or its logits."""
     # Others may train the same modality on all training rows, as teachers: that is another stage.
     fewer = len(folds.encoder_rows) < len(ctx.split.rows("train"))
-    stage = f"{name}, without the head's rows" if fewer else name
+    stage = free_name(f"{name}, without the head's rows", ctx.modalities) if fewer else name
     with ctx.log.timed(ctx.seconds, "stage_u"):
         network = fine_tune(ctx, name, folds.encoder_rows, stage)
     with ctx.log.timed(ctx.seconds, "encode"):
@@ -110,9 +114,9 @@ def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
     note = "fine-tuned" if improved else f"linear classifier on its features{undone}"
     held = _logits(network, plain[0])
     if ctx.config.head.inputs == "logits":
-        block = Block(name, [network], True, _logits(network, views), held[None], plain[0])
+        block = Block(name, name, [network], True, _logits(network, views), held[None], plain[0])
     else:
-        block = Block(name, [network], False, views, plain, plain[0])
+        block = Block(name, name, [network], False, views, plain, plain[0])
     return Tuned(block, held, improved, note)
 
 
@@ -139,7 +143,7 @@ def probed(ctx: Context, name: str, encoder: Encoder, folds: Folds, note: str) -
         else:
             network = one_network(ctx, name, encoder, probe(ctx, name, encoder, folds.rows, folds.choice_rows, name))
             held = _logits(network, plain[0])
-    return Tuned(Block(name, [network], False, views, plain, plain[0]), held, False, note)
+    return Tuned(Block(name, name, [network], False, views, plain, plain[0]), held, False, note)
 
 
 def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwork]:
@@ -151,12 +155,12 @@ def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwor
             networks.append(fine_tune(ctx, name, folds.rows[~held], _stage(ctx, name, fold), folds.rows[held]))
     if not (is_pretrained(ctx.pristine[name]) and _undone(ctx, name, folds)):
         return networks
-    ctx.forget(f"{name} fine-tuned")
+    ctx.forget("fine-tuned", name)
     return []
 
 
 def _stage(ctx: Context, name: str, fold: int) -> str:
-    return f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}"
+    return free_name(f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}", ctx.modalities)
 
 
 def _undone(ctx: Context, name: str, folds: Folds) -> bool:
@@ -192,7 +196,7 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
         with ctx.log.timed(ctx.seconds, "encode"):
             random, plain = _both(ctx, name, encoder, rows[here])
         views[:, here], held[here], z[here] = _logits(network, random), _logits(network, plain[0]), plain[0]
-    block = Block(name, networks, True, views, held[None], z)
+    block = Block(name, name, networks, True, views, held[None], z)
     stages = {_stage(ctx, name, fold) for fold in range(len(networks))}
     moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)
     note = f"fine-tuned, mean of {len(networks)} networks" if moved else "linear classifier on its features"
@@ -205,8 +209,8 @@ def _untouched(ctx: Context, name: str, folds: Folds) -> Block:
     with ctx.log.timed(ctx.seconds, "encode"):
         views = ctx.encode(name, encoder, folds.rows, ctx.views())
         plain = ctx.encode(name, encoder, folds.choice_rows)
-    bare = EnsembleNetwork([encoder], [name], [torch.nn.Linear(encoder.dim, 1)], torch.zeros(1))
-    return Block(name + PRETRAINED, [bare], False, views, plain, plain[0])
+    bare = EnsembleNetwork([encoder], [name], [blank_linear(encoder.dim, 1)], torch.zeros(1))
+    return Block(free_name(name + PRETRAINED, ctx.modalities), name, [bare], False, views, plain, plain[0])
 
 
 def words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
@@ -221,7 +225,9 @@ def words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
     with ctx.log.timed(ctx.seconds, "stage_u"):
         counts = ctx.encode(name, encoder, folds.rows)
         network, held = solve_crossed(ctx, name, encoder, counts, folds.rows, folds.head, words=True)
-    return Block(name + WORDS, [network], True, _repeated(ctx, held), held[None], counts[0])
+    return Block(
+        free_name(name + WORDS, ctx.modalities), name, [network], True, _repeated(ctx, held), held[None], counts[0]
+    )
 
 
 def _both(ctx: Context, name: str, encoder: Encoder, rows: Rows) -> tuple[Array, Array]:

@@ -25,13 +25,14 @@ from torch.nn import functional as F
 
 from fusetune.config import Section, StageConfig
 from fusetune.context import Context
+from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.heads.base import HeadData
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import FusionNetwork, Outputs, Wiring
-from fusetune.runtime import seed_everything
+from fusetune.process import Draws
 from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.trainer import Training, run_training
@@ -55,9 +56,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__()
         self.ctx, self.settings = ctx, settings
-        seed_everything(ctx.config.seed, self.name)
-        start = ctx.remember("end-to-end start", lambda: probed_network(ctx))
-        self.network = copy.deepcopy(start).to(ctx.runtime.device)
+        self.network = copy.deepcopy(start_of(ctx)).to(ctx.runtime.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy what is trained, for the moving average; the run that it belongs to is not copied with it."""
@@ -103,14 +102,16 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """Train end to end on the training rows; the validation rows choose the epoch."""
         before, held = ctx.cost(), ctx.split.rows("valid")
         with ctx.log.timed(ctx.seconds, cls.name):
-            method = cls(ctx, settings).to(ctx.runtime.device)
-            method.begin()
+            start_of(ctx)  # takes a while, and draws nothing that others would have to wait for
+            with Draws(ctx.config.seed, cls.name):
+                method = cls(ctx, settings).to(ctx.runtime.device)
+                method.begin()
             if settings.epochs:
                 run_training(ctx, method.training_on(ctx.split.rows("train"), held))
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
         how = "jointly trained encoder" if epoch else "encoder as it was"
-        notes = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
+        notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
         notes[WHOLE] = f"all encoders and one head together, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
         network = method.network.eval().requires_grad_(False)
         return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before)
@@ -118,7 +119,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     @property
     def stage(self) -> str:
         """Name of the training for progress and checkpoints."""
-        return f"strategy {self.name}"
+        return free_name(f"strategy {self.name}", self.ctx.modalities)
 
     def training_on(self, rows: Rows, held: Rows) -> Training:
         """Return what is trained, for the common code."""
@@ -175,6 +176,11 @@ def set_gradient(encoder: Encoder, vector: Tensor) -> None:
     weights = [p for p in encoder.parameters() if p.requires_grad]
     for weight, part in zip(weights, torch.split(vector, [p.numel() for p in weights]), strict=True):
         weight.grad = part.view_as(weight)
+
+
+def start_of(ctx: Context) -> FusionNetwork:
+    """Return the network that training starts from; whoever trains it takes a copy."""
+    return ctx.remember(("end-to-end start",), lambda: probed_network(ctx))
 
 
 def probed_network(ctx: Context) -> FusionNetwork:

@@ -28,7 +28,7 @@ class LinearProbe(Strategy):
         parts = {name: probed(ctx, name, untrained(ctx, name), folds, "as pretrained") for name in ctx.modalities}
         head = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
         stacked = stack(ctx, folds, [part.block for part in parts.values()], head)
-        notes = {name: part.note for name, part in parts.items()}
+        notes: dict[str | None, str] = {name: part.note for name, part in parts.items()}
         notes[WHOLE] = "frozen pretrained encoders, one head on all"
         return fitted_head(ctx, folds, parts, stacked, notes, before)
 

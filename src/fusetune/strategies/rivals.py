@@ -29,7 +29,7 @@ def fit_rivals(ctx: Context, strategy: type[Strategy], fitted: Fitted) -> dict[s
     rivals: dict[str, Fitted] = {}
     if strategy is not Majority:
         rivals["majority"] = Majority.fit(ctx, NoSettings())
-    there = ctx.config.evaluate.baselines or all(ctx.remembers(f"{name} tuned") for name in ctx.modalities)
+    there = ctx.config.evaluate.baselines or all(ctx.remembers(("tuned", name)) for name in ctx.modalities)
     for name in ctx.modalities if there else ():
         if not (strategy is Alone and set(fitted.network.owners) == {name}):
             rivals[name + ALONE] = Alone.fit(ctx, AloneSettings(modality=name))

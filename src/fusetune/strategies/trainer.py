@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,10 @@ from fusetune.data.batch import shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.encoders.lora import add_lora, merge_lora
+from fusetune.files import cleaned
 from fusetune.networks import Network
 from fusetune.networks.run import read_present
+from fusetune.process import Draws
 from fusetune.strategies.batch import Batch, draw_batch, validate
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Keep, Task, train
@@ -88,7 +89,8 @@ def run_training(ctx: Context, what: Training) -> None:
     sources = {name: ctx.sources[name] for name in names}
     lengths = sources[names[0]].lengths if len(names) == 1 else None
     encoders = dict(network.members)
-    groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
+    with Draws(ctx.config.seed, "adapters", what.stage):
+        groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
 
     def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
         batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), epoch, loop)
@@ -130,12 +132,13 @@ def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:
         return None
     encoders = {name: settings.model_dump(mode="json") for name, settings in what.encoders.items()}
     # By its rows, too: a teacher and a network that the head's rows were kept from are two networks of one modality.
-    stage = hashlib.sha256(what.stage.encode() + what.rows.tobytes() + b"|" + what.held.tobytes()).hexdigest()
+    stage = hashlib.sha256(
+        what.stage.encode("utf-8", "surrogatepass") + what.rows.tobytes() + b"|" + what.held.tobytes()
+    ).hexdigest()
     words = f"{ctx.key} {stage} {what.loop.model_dump_json()} {encoders}"
     key = hashlib.sha256(words.encode()).hexdigest()
     # The folder does not depend on the table's content: a stage of another table is found, and refused.
-    name = re.sub(r"[^\w.-]+", "-", what.stage)[:60]
-    return Checkpoints(ctx.folder / f"{name}-{stage[:8]}", key, what.loop.keep, ctx.log)
+    return Checkpoints(ctx.folder / f"{cleaned(what.stage)}-{stage[:8]}", key, what.loop.keep, ctx.log)
 
 
 def _set_training(what: Training, encoders: Mapping[str, nn.Module]) -> None:

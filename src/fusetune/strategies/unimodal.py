@@ -65,7 +65,7 @@ def fine_tune(
     settings = ctx.settings(name)
     digest = hashlib.sha256(rows.tobytes() + b"|" + held.tobytes() + settings.model_dump_json().encode()).hexdigest()
     return ctx.remember(
-        f"{name} fine-tuned, {single}, {digest}", lambda: _fine_tune(ctx, name, rows, stage or name, held, single)
+        ("fine-tuned", name, str(single), digest), lambda: _fine_tune(ctx, name, rows, stage or name, held, single)
     )
 
 

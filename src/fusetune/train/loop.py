@@ -22,8 +22,9 @@ from fusetune.config import LoopConfig
 from fusetune.data.batch import prefetch
 from fusetune.data.split import Rows
 from fusetune.errors import NonFiniteLossError, listed
+from fusetune.process import Draws
 from fusetune.progress import Log, bar
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 from fusetune.train.average import Average
 from fusetune.train.checkpoint import Checkpoints, State
 from fusetune.train.optim import build_optimiser, rate_factor, set_rate
@@ -208,18 +209,19 @@ def _run_epoch(
     history: History,
     average: Average | None,
 ) -> float:
-    seed_everything(seed, task.name, epoch)
-    batches = task.batches(epoch)
+    draws, batches = Draws(seed, task.name, epoch), task.batches(epoch)
     steps = math.ceil(len(batches) / settings.accumulate)
     task.set_training()
-    task.before_epoch(epoch)
+    with draws:
+        task.before_epoch(epoch)
     total, count, pending = 0.0, 0, []
     optimiser.zero_grad(set_to_none=True)
     with bar(f"{task.name}, epoch {epoch + 1}/{settings.epochs}", len(batches)) as progress:
         for index, (rows, raw) in enumerate(prefetch(batches, lambda rows: (rows, task.read(rows)))):
             pending.append(rows)
             first = index - index % settings.accumulate
-            value = task.gradients(rows, raw, epoch, 1 / min(settings.accumulate, len(batches) - first))
+            with draws:
+                value = task.gradients(rows, raw, epoch, 1 / min(settings.accumulate, len(batches) - first))
             if not math.isfinite(value):
                 raise _not_finite("loss", value, task, optimiser, epoch, rows)
             if (index + 1) % settings.accumulate == 0 or index + 1 == len(batches):
@@ -227,7 +229,8 @@ def _run_epoch(
                     optimiser,
                     rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings),
                 )
-                task.before_step()
+                with draws:
+                    task.before_step()
                 norm = _step(model, optimiser, settings.clip)
                 if not math.isfinite(norm):
                     raise _not_finite("gradient", norm, task, optimiser, epoch, np.concatenate(pending))

@@ -49,7 +49,7 @@ def fine_tune(lab: Lab, recipe: Recipe) -> tuple[Context, EnsembleNetwork]:
     """
     assert recipe.image is not None
     run, settings = lab.images(recipe), recipe.image.training()
-    network, rows = untrained(run), lab.parts.image
+    network, rows = untrained(run, lab.draws), lab.parts.image
     judged = lab.test(image=True) if lab.on("L8") else lab.parts.valid
     _train(run, network, f"image ({recipe.encoder})", settings, rows, judged, "accuracy")
     lab.passes["watched"] += len(judged) * settings.epochs
@@ -86,7 +86,7 @@ def _out_of_fold(lab: Lab, stage: TextStage, rows: Rows) -> tuple[Array, Array]:
 def _score(lab: Lab, stage: TextStage, rows: Rows, name: str) -> Array:
     """Train one network on some rows and return its logits for all rows; the weights of the last epoch are kept."""
     run, taught = lab.texts(stage, rows), None
-    network = untrained(run)
+    network = untrained(run, lab.draws)
     if lab.on("L7") and stage.one_based:
         taught = after_the_first
         (classifier,) = network.classifiers

@@ -26,8 +26,8 @@ from fusetune.features.store import Array
 from fusetune.heads.base import HeadData, logits_of
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import EnsembleNetwork
+from fusetune.process import Draws
 from fusetune.progress import bar
-from fusetune.runtime import seed_everything
 from fusetune.train.loop import Task, by_loss, train
 from fusetune.train.optim import weight_groups
 from fusetune_papers.reproduce.alone import Scores
@@ -178,8 +178,8 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
 
 def published_layer(width: int, classes: int, seed: int) -> nn.Linear:
     """Return the published head: one float64 layer on the concatenation [image features; side vector]."""
-    seed_everything(seed, "published head")
-    return nn.Linear(width, classes, dtype=torch.float64)
+    with Draws(seed, "published head"):
+        return nn.Linear(width, classes, dtype=torch.float64)
 
 
 def scored(logits: Tensor, targets: Tensor) -> tuple[float, float]:

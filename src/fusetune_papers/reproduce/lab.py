@@ -38,8 +38,9 @@ from fusetune.features.store import FeatureStore
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Outputs
 from fusetune.networks.run import outputs_of
+from fusetune.process import Draws
 from fusetune.progress import Log
-from fusetune.runtime import Runtime, seed_everything
+from fusetune.runtime import Runtime
 from fusetune.strategies.unimodal import one_network
 from fusetune_papers.reproduce.division import Parts, divide, test_rows
 from fusetune_papers.reproduce.material import Material
@@ -62,6 +63,7 @@ class Lab:
         cache: Folder of the feature store.
         allow_download: May weights be fetched from a hub?
         passes: Rows that went through the image encoder in the current experiment, by what for.
+        draws: What the latest encoder's weights were drawn from; those of the classifier on it come next.
     """
 
     material: Material
@@ -72,6 +74,7 @@ class Lab:
     cache: Path
     allow_download: bool = False
     passes: Counter[str] = field(default_factory=Counter)
+    draws: Draws = field(default_factory=lambda: Draws("classifier"))
 
     def __post_init__(self) -> None:
         material = self.material
@@ -101,9 +104,10 @@ class Lab:
 
     def image_encoder(self, recipe: Recipe) -> ImageEncoder:
         """Return the image encoder as pretrained; L10 gives it the pixel statistics of CIFAR-100."""
-        seed_everything(self.seed, "encoder", recipe.encoder or "")
         wrong = {"mean": CIFAR_MEAN, "std": CIFAR_STD} if self.on("L10") else {}
-        return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
+        self.draws = Draws(self.seed, "encoder", recipe.encoder or "")
+        with self.draws:
+            return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
 
     def scores(self, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
         """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
@@ -126,7 +130,7 @@ class Lab:
             raise_for_problems(source, self.material.ids, _REMEDY)
             return source
 
-        source = self.run.remember(f"pictures at {recipe.canvas}", read)
+        source = self.run.remember((f"pictures at {recipe.canvas}",), read)
         policy = image_policy(recipe, flips=self.on("L11") or not self.material.has("head_up"))
         reader = Reader(Modality("image", "image", ("image",)), fitted, recipe.size)
         return self._reading(reader, source, ImageAugment(policy, recipe.size), self.image_encoder(recipe))
@@ -148,14 +152,16 @@ class Lab:
         Raises:
             WeightsError: Its weights are not on this machine.
         """
-        seed_everything(self.seed, "text encoder")
+        self.draws = Draws(self.seed, "text encoder")
         if stage.encoder == "shallow":
             texts = self.material.table.column("text").iloc[rows].dropna().astype("str")
             tokenizer = train_word_tokenizer(texts.tolist())
-            return ShallowText(tokenizer.get_vocab_size(), masked=not self.on("L9")), tokenizer
-        encoder, tokenizer = load_text_encoder(
-            stage.encoder, max_tokens=stage.max_tokens, allow_download=self.allow_download, pooling=stage.pooling
-        )
+            with self.draws:
+                return ShallowText(tokenizer.get_vocab_size(), masked=not self.on("L9")), tokenizer
+        with self.draws:
+            encoder, tokenizer = load_text_encoder(
+                stage.encoder, max_tokens=stage.max_tokens, allow_download=self.allow_download, pooling=stage.pooling
+            )
         for module in encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # as published: GPT-2 is loaded in evaluation mode and never put into training mode
@@ -177,10 +183,11 @@ def image_policy(recipe: Recipe, flips: bool) -> ImagePolicy:
     return policy if flips else policy.model_copy(update={"flip_horizontal": 0.0, "flip_vertical": 0.0})
 
 
-def untrained(run: Context) -> EnsembleNetwork:
+def untrained(run: Context, draws: Draws) -> EnsembleNetwork:
     """Return the encoder of a run's only input as it was pretrained, under a random classifier."""
     ((name, encoder),) = run.pristine.items()
-    return one_network(run, name, encoder, nn.Linear(encoder.dim, len(run.classes)))
+    with draws:
+        return one_network(run, name, encoder, nn.Linear(encoder.dim, len(run.classes)))
 
 
 def outputs_on(run: Context, network: EnsembleNetwork, rows: Rows, batch_size: int = _BATCH) -> Outputs:

@@ -142,14 +142,14 @@ def _trained(lab: Lab, recipe: Recipe) -> Predict:
 def _image(lab: Lab, recipe: Recipe) -> tuple[Context, EnsembleNetwork]:
     if recipe.image is None:
         run = lab.images(recipe)
-        return run, untrained(run)
-    return lab.run.remember(f"image {recipe.encoder} {recipe.image!r}", lambda: fine_tune(lab, recipe))
+        return run, untrained(run, lab.draws)
+    return lab.run.remember((f"image {recipe.encoder} {recipe.image!r}",), lambda: fine_tune(lab, recipe))
 
 
 def _text(lab: Lab, recipe: Recipe) -> Scores:
     assert recipe.text is not None
     stage = recipe.text
-    return lab.run.remember(f"text {stage!r}", lambda: text_scores(lab, stage))
+    return lab.run.remember((f"text {stage!r}",), lambda: text_scores(lab, stage))
 
 
 def _side(lab: Lab, recipe: Recipe) -> dict[str, Scores]:
