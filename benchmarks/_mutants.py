@@ -201,9 +201,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _solver("whole rows weigh 1 beside them", "[data.weights * (1 - dropped) / views]", "[data.weights / views]"),
     _solver("candidates are left that were not what was chosen from", "        tried = []  #", "        pass  #"),
-    _newton(
-        "the tolerance does not follow the penalty", "np.where(ridge > 0, ridge, curvature)", "curvature + 0 * ridge"
-    ),
+    _newton("the tolerance does not follow the penalty", "np.where(ridge > 0, ridge, curvature)", "curvature + ridge"),
     _path("the path ends where it was said to end, best or not", "_FURTHER = 8", "_FURTHER = 0"),
     _path("nobody hears that the NLL still falls", "if _gains(way)", "if False"),
     _context("groups weigh as much as they have rows", 'self.config.data.group_weights == "equal"', "False"),
