@@ -37,6 +37,8 @@ _split = _in("data/split.py", "tests/data/test_data_split.py")
 _FOLDS = "tests/heads/test_heads_folds.py"
 _folds = _in("heads/folds.py", _FOLDS)
 _solver = _in("heads/solver.py", "tests/heads/test_heads.py")
+_newton = _in("heads/newton.py", "tests/heads/test_heads_newton.py")
+_path = _in("heads/path.py", "tests/heads/test_heads_path.py")
 _context = _in("context.py", "tests/test_context.py")
 _prepare = _in("prepare.py", "tests/test_context.py")
 _CROSSFIT = "tests/strategies/test_strategies_crossfit.py"
@@ -176,13 +178,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _solver(
         "held-out logits are those of the final solution",
-        "choice, path, self.logits(start))",
-        "choice, path, self.problem.valid_logits(solution))",
+        "held=self.logits(start))",
+        "held=self.problem.valid_logits(solution))",
     ),
     _solver(
         "the cross-validated NLL is that of the final solution",
-        "self.nll(start), choice",
-        "self.nll([solution] * len(start)), choice",
+        "self.nll(start), held",
+        "self.nll([solution] * len(start)), held",
     ),
     _solver("a fold's solution sees its own fold", "near, rows=~held)", "near, rows=None)"),
     _solver(
@@ -197,6 +199,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _solver("whole rows weigh 1 beside them", "[data.weights * (1 - dropped) / views]", "[data.weights / views]"),
     _solver("candidates are left that were not what was chosen from", "        tried = []  #", "        pass  #"),
+    _newton("the tolerance does not follow the penalty", "np.where(ridge > 0, ridge, curvature)", "curvature + ridge"),
+    _path("the path ends where it was said to end, best or not", "_FURTHER = 8", "_FURTHER = 0"),
+    _path("nobody hears that the NLL still falls", "if _gains(way)", "if False"),
     _context("groups weigh as much as they have rows", 'self.config.data.group_weights == "equal"', "False"),
     _context(
         "class weights do not reach the head",

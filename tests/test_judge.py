@@ -88,7 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         "majority": Majority.fit(ctx, none),
         "columns" + ALONE: heated(alone(ctx, "columns"), 6.0),
         "genes" + ALONE: alone(ctx, "genes"),
-        ENSEMBLE: heated(UME.fit(ctx, none), 5.0),
+        ENSEMBLE: heated(UME.fit(ctx, none), 8.0),
         CHOSEN: heated(LinearProbe.fit(ctx, none), 1.1),
     }
     opened: list[bool] = []

@@ -271,6 +271,7 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
     frame["organ"] = generator.permutation(frame["organ"])
     frame[[f"v_{i}" for i in range(4)]] = generator.normal(size=(1152, 4))
     more: dict[str, Any] = {"vector__encoder": "mlp", "vector__augment__corrupt": 0.0, "views": 1}
+    more["head__penalties"] = [1.0]  # of several, validation rows would choose one that shuts the leak
     ctx = make_context(tmp_path, frame, ["genes"], crossfit__how=how, **more)
 
     def remember(ctx: Context, name: str, rows: Any, stage: str | None = None, held: Any = None) -> Any:

@@ -289,8 +289,10 @@ class HeadConfig(Section):
     pretrained: bool = Field(
         False, description="let the head also read each fine-tuned encoder as it was before fine-tuning"
     )
-    penalties: tuple[float, ...] = Field(
-        (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5), description="L2 path; the best validation NLL wins"
+    penalties: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+        (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5),
+        min_length=1,
+        description="L2 path; the best validation NLL wins; of several, where an end wins, it goes on beyond",
     )
     blockwise: bool = Field(False, description="also choose a penalty per modality, one modality at a time")
     modality_dropout: Probability = Field(

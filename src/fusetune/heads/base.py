@@ -19,6 +19,7 @@ from fusetune.augment.random import Moment, uniform
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.features.store import Array
+from fusetune.progress import Log
 
 # Endings of the blocks that a modality has beside the one of its own name: of the encoder from before fine-tuning, and
 # of a text's words. They are for readers; which modality a block belongs to is never read from its name.
@@ -145,14 +146,22 @@ class HeadFit:
             float64 [rows, classes].
         tried: Logits of the rows that choices are made on by every candidate, float64 [rows, classes] each; empty where
             they are not known.
+        doubts: What a user should know of the choice or of the solution.
     """
 
     head: Head
     valid_nll: float
-    choice: str
+    choice: str = ""
     path: list[tuple[float, float]] = field(default_factory=list)
     held: npt.NDArray[np.float64] | None = None
     tried: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    def tell(self, log: Log, event: str, what: str, **facts: Any) -> None:
+        """Record how the head was chosen, and warn of every doubt; `what` says what it reads."""
+        log.record(event, **facts, choice=self.choice, valid_nll=self.valid_nll, path=self.path)
+        for doubt in self.doubts:
+            log.warn(f"{what}: {doubt}")
 
     @property
     def score(self) -> str:

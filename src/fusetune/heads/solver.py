@@ -9,15 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
-from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
+from fusetune.errors import TableError
+from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities, owner
 from fusetune.heads.linear import LinearHead
-from fusetune.process import without_warnings
+from fusetune.heads.newton import Turned, minimise
+from fusetune.heads.path import Step, walk
+
+# How far weights may be from the solution, relative to their size: while a penalty is chosen; in the head that is kept.
+_ROUGH, _FINE = 1e-2, 1e-5
+_ABSENT = -30.0  # bias of a class that no row has
+_WIDEST = 1e3  # factor on a block's penalty
 
 
 def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
@@ -26,7 +31,7 @@ def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: i
     The objective is the weighted mean NLL + penalty / 2 * |W|^2 on standardised blocks; biases are not penalised.
     With `blockwise`, each block's own penalty is then doubled, halved, ... as long as validation NLL falls.
     """
-    return _walk(_SetAside(_Problem(data, valid, config, classes, seed)), config, list(data.z))
+    return _fit(_SetAside(_Problem(data, valid, config, classes, seed)), config, list(data.z))
 
 
 def fit_crossed(
@@ -55,53 +60,55 @@ def fit_crossed(
     Returns:
         The head; `held` holds what each row was given by the solution that did not see it, and `valid_nll` its NLL.
     """
-    return _walk(_Crossed(_Problem(data, plain, config, classes, seed, each), folds), config, list(data.z))
+    return _fit(_Crossed(_Problem(data, plain, config, classes, seed, each), folds), config, list(data.z))
 
 
-def _walk(problem: _SetAside, config: HeadConfig, names: list[str]) -> HeadFit:
+def _fit(problem: _SetAside, config: HeadConfig, names: list[str]) -> HeadFit:
     """Walk the penalty path, refine per block if asked, and solve for what was chosen."""
     ones = np.ones(len(names))
-    path: Path = []
-    tried: list[npt.NDArray[np.float64]] = []
-    solution = problem.zero()
-    best, worse = (np.inf, 0.0, solution), 0
-    for penalty in sorted(config.penalties, reverse=True):
-        solution = problem.solve(penalty, ones, solution)
-        nll = problem.nll(solution)
-        path.append((penalty, nll))
-        tried.append(problem.logits(solution))
-        worse = 0 if nll < best[0] else worse + 1
-        if nll < best[0]:
-            best = (nll, penalty, solution)
-        if worse == 2:  # the path has a single minimum in practice; two steps past it are enough to know
-            break
-    nll, penalty, solution = best
-    factors, choice = ones, f"penalty {penalty:g}"
+
+    def solve(penalty: float, near: Step | None) -> Step:
+        solution = problem.solve(penalty, ones, near.solution if near else problem.zero())
+        return Step(penalty, problem.nll(solution), problem.logits(solution), solution)
+
+    steps, (penalty, nll, _, solution), choice, doubts = walk(config.penalties, solve)
+    factors, tried = ones, [step.logits for step in steps]
     if config.blockwise and len(names) > 1:
         nll, solution, factors = _blockwise(problem, penalty, nll, solution)
         tried = []  # the penalties per block were chosen on all of these rows
         choice += ", per block " + ", ".join(f"{n} x{f:g}" for n, f in zip(names, factors, strict=True))
+        if max(abs(np.log(factors))) > np.log(_WIDEST):
+            doubts.append(f"a block's penalty is the end of its range ({choice})")
     # The path is walked roughly; what is kept is solved to convergence.
-    return replace(problem.finish(penalty, factors, solution, choice, path), tried=tried)
+    fit = problem.finish(penalty, factors, solution)
+    path = [(step.penalty, step.nll) for step in steps]
+    return replace(fit, choice=choice, path=path, tried=tried, doubts=doubts + problem.problem.doubts())
 
 
 def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
     """Ridge regression on one-hot labels with a temperature: closed form, a preview within a second."""
     problem = _Problem(data, valid, config, classes, seed)
+    turned, w = problem.turned(np.ones(len(data.z))), problem.w / problem.w.sum()
     onehot = np.eye(classes)[problem.y]
-    best: HeadFit | None = None
-    tried = []
-    for penalty in config.penalties:
-        model = Ridge(alpha=penalty * problem.w.sum()).fit(problem.x, onehot, sample_weight=problem.w)
-        coef, bias = np.asarray(model.coef_).reshape(classes, -1), np.asarray(model.intercept_).reshape(-1)
+    share = w @ onehot
+
+    def solve(penalty: float, _: Step | None) -> Step:
+        weights = turned.x[:, :-1].T @ (w[:, None] * (onehot - share)) / (turned.spread + penalty)[:, None]
+        coef, bias = turned.back(np.concatenate([weights, share[None]]))
         sharp = fit_temperature(problem.valid_logits((coef, bias)), problem.valid_y)
-        solution = (coef / sharp, bias / sharp)
-        nll = _nll(problem.valid_logits(solution), problem.valid_y)
-        tried.append(problem.valid_logits(solution))
-        if best is None or nll < best.valid_nll:
-            best = HeadFit(problem.head(solution), nll, f"penalty {penalty:g}, temperature {sharp:.2g}")
-    assert best is not None
-    return replace(best, tried=tried)
+        logits = problem.valid_logits((coef / sharp, bias / sharp))
+        return Step(penalty, _nll(logits, problem.valid_y), logits, (coef / sharp, bias / sharp, sharp))
+
+    steps, best, choice, doubts = walk(config.penalties, solve)
+    *solution, sharp = best.solution
+    return HeadFit(
+        problem.head((solution[0], solution[1])),
+        best.nll,
+        f"{choice}, temperature {sharp:.2g}",
+        [(step.penalty, step.nll) for step in steps],
+        tried=[step.logits for step in steps],
+        doubts=doubts,
+    )
 
 
 def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
@@ -114,7 +121,6 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> 
 
 
 Solution = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-Path = list[tuple[float, float]]
 
 
 class _Problem:
@@ -139,6 +145,8 @@ class _Problem:
         self.x, self.w = np.concatenate(parts), np.concatenate(weights)
         self.y = np.tile(data.labels, len(parts))
         self.valid_x, self.valid_y = _design(self.layout, valid, 0, valid.present), valid.labels
+        self._turned: tuple[npt.NDArray[Any], Turned] | None = None
+        self.solved = self.short = 0
 
     def zero(self) -> Solution:
         return np.zeros((self.classes, self.x.shape[1])), np.zeros(self.classes)
@@ -158,34 +166,38 @@ class _Problem:
             penalty: Of the squared weights.
             factors: Per block, on the penalty.
             start: Where to start.
-            fine: To convergence in float64; otherwise roughly, in float32.
+            fine: As the head that is kept; otherwise roughly.
             rows: Which of the rows count; default: all.
         """
-        # A penalty of its own per block is the same as one penalty after scaling the block's columns.
-        widths = [*self.layout.dims.values(), len(self.names)]
-        scale = np.repeat([*(1 / np.sqrt(factors)), 1.0], widths)
         some = slice(None) if rows is None else np.tile(rows, len(self.y) // self.rows)
-        x, y, w = self.x[some] * scale.astype(np.float32), self.y[some], self.w[some]
-        x, tolerance = (x.astype(np.float64), 1e-6) if fine else (x, 1e-4)
-        present = np.unique(y)
-        # For two classes scikit-learn penalises w = w_1 - w_0, and |w|^2 is twice |w_0|^2 + |w_1|^2.
-        strength = penalty / (2 if len(present) == 2 else 1)
-        model = LogisticRegression(
-            C=1 / (strength * w.sum()), solver="lbfgs", max_iter=2000, tol=tolerance, warm_start=True
-        )
-        if len(present) > 2:
-            model.classes_, model.coef_, model.intercept_ = present, start[0][present] / scale, start[1][present]
-        with without_warnings(ConvergenceWarning):
-            model.fit(x, y, sample_weight=w)
-        coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, -30.0)
-        if len(present) == 2:  # scikit-learn keeps one row for two classes: f_1 - f_0
-            coef[present], bias[present] = (
-                np.outer([-0.5, 0.5], model.coef_[0]),
-                np.array([-0.5, 0.5]) * model.intercept_,
-            )
-        else:
-            coef[present], bias[present] = model.coef_, model.intercept_
+        turned, scale = self.turned(factors), self._scale(factors)
+        present, y = np.unique(self.y[some], return_inverse=True)
+        if (start[1][present] <= _ABSENT).any():  # where a fold lacks a class, its solution is no place to start from
+            start = self.zero()
+        near = turned.there(start[0][present] / scale, start[1][present])
+        tolerance = _FINE if fine else _ROUGH
+        weights, reached = minimise(turned.x[some], y, self.w[some], turned.spread, penalty, near, tolerance)
+        self.solved, self.short = self.solved + 1, self.short + (not reached)
+        coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, _ABSENT)
+        coef[present], bias[present] = turned.back(weights)
         return coef * scale, bias
+
+    def turned(self, factors: npt.NDArray[Any]) -> Turned:
+        """Return the features as they are solved on; those of the last factors are kept."""
+        if self._turned is None or not np.array_equal(self._turned[0], factors):
+            self._turned = factors, Turned.of(self.x * self._scale(factors), self.w)
+        return self._turned[1]
+
+    def _scale(self, factors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        # A penalty of its own per block is the same as one penalty after scaling the block's columns.
+        return np.repeat([*(1 / np.sqrt(factors)), 1.0], [*self.layout.dims.values(), len(self.names)])
+
+    def doubts(self) -> list[str]:
+        """Say how many solutions fell short of what they should reach."""
+        if not self.short:
+            return []
+        what = f"{self.short} of {self.solved} solutions of the linear classifier fell short of convergence"
+        return [f"{what}, so that the choice of the penalty is less sure"]
 
     def valid_logits(self, solution: Solution) -> npt.NDArray[np.float64]:
         return np.asarray(self.valid_x @ solution[0].T + solution[1])
@@ -215,11 +227,9 @@ class _SetAside:
     def nll(self, solutions: list[Solution]) -> float:
         return _nll(self.logits(solutions), self.problem.valid_y)
 
-    def finish(
-        self, penalty: float, factors: npt.NDArray[Any], start: list[Solution], choice: str, path: Path
-    ) -> HeadFit:
+    def finish(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start[0], fine=True)
-        return HeadFit(self.problem.head(solution), self.nll([solution]), choice, path)
+        return HeadFit(self.problem.head(solution), self.nll([solution]))
 
 
 class _Crossed(_SetAside):
@@ -244,11 +254,9 @@ class _Crossed(_SetAside):
             logits[held] = self.problem.valid_logits(solution)[held]
         return logits
 
-    def finish(
-        self, penalty: float, factors: npt.NDArray[Any], start: list[Solution], choice: str, path: Path
-    ) -> HeadFit:
+    def finish(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start[0], fine=True)
-        return HeadFit(self.problem.head(solution), self.nll(start), choice, path, self.logits(start))
+        return HeadFit(self.problem.head(solution), self.nll(start), held=self.logits(start))
 
 
 def _nll(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
@@ -258,7 +266,14 @@ def _nll(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
 def _design(head: Head, data: HeadData, view: int, present: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
     z = {name: torch.from_numpy(np.array(block[view])) for name, block in data.z.items()}
     has = {name: torch.from_numpy(bits) for name, bits in present.items()}
-    return torch.cat([*head.blocks(z, has), head.absent(has)], 1).float().numpy()
+    blocks = head.blocks(z, has)
+    for name, block in zip(head.dims, blocks, strict=True):
+        if not torch.isfinite(block).all():
+            raise TableError(
+                f"the features of the input '{owner(name)}' are not finite numbers; look for extreme or broken values "
+                "in it, or leave it out with --inputs"
+            )
+    return torch.cat([*blocks, head.absent(has)], 1).float().numpy()
 
 
 def _blockwise(
@@ -267,7 +282,7 @@ def _blockwise(
     factors = np.ones(len(problem.problem.names))
     for block in range(len(factors)):
         for step in (4.0, 0.25):
-            while 1e-3 < factors[block] < 1e3:
+            while 1 / _WIDEST < factors[block] < _WIDEST:
                 trial = factors.copy()
                 trial[block] *= step
                 candidate = problem.solve(penalty, trial, solution)

@@ -81,7 +81,7 @@ def fitted_head(
     """
     head, names = stacked.fit, [block.name for block in stacked.blocks]
     ctx.log.say(f"  head on {', '.join(names)}: {head.choice}, {head.score} {head.valid_nll:.3f}")
-    ctx.log.record("head", blocks=names, choice=head.choice, valid_nll=head.valid_nll, path=head.path)
+    head.tell(ctx.log, "head", f"head on {', '.join(names)}", blocks=names)
     network = wired(stacked.blocks, head.head).to(ctx.runtime.device)
     freeze(network)
     if not folds.pooled:

@@ -192,7 +192,9 @@ def probed_network(ctx: Context) -> FusionNetwork:
         HeadData.of(ctx, {name: ctx.encode(name, encoder, rows) for name, encoder in pairs}, rows)
         for rows in (train, valid)
     )
-    head = fit_logistic(data, held, ctx.config.head, len(ctx.classes), ctx.config.seed).head
+    fit = fit_logistic(data, held, ctx.config.head, len(ctx.classes), ctx.config.seed)
+    fit.tell(ctx.log, "head", f"head on {', '.join(names)}", blocks=names)
+    head = fit.head
     assert isinstance(head, LinearHead)
     classifiers = [probe(ctx, name, encoder, train, valid, name) for name, encoder in pairs]
     places = {name: at for at, name in enumerate(names)}

@@ -137,7 +137,8 @@ def solve_crossed(
     _refuse_too_few(name, data, "row")
     settings = HeadConfig(penalties=_WORD_PENALTIES, modality_dropout=0) if words else _probe_settings(ctx)
     fit = fit_crossed(data, data, folds[has], settings, len(ctx.classes), ctx.config.seed, each=not words)
-    ctx.log.record("probe", stage=name + WORDS if words else name, choice=fit.choice, valid_nll=fit.valid_nll)
+    stage = name + WORDS if words else name
+    fit.tell(ctx.log, "probe", f"linear classifier on {stage}", stage=stage)
     assert isinstance(fit.head, LinearHead)
     network = one_network(ctx, name, encoder, fit.head.as_linear())
     freeze(network)
@@ -152,7 +153,7 @@ def probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, held: Rows, sta
     _refuse_too_few(name, valid, "validation row")
     _refuse_too_few(name, data, "training row")
     fit = fit_logistic(data, valid, _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
-    ctx.log.record("probe", stage=stage, choice=fit.choice, valid_nll=fit.valid_nll)
+    fit.tell(ctx.log, "probe", f"linear classifier on {stage}", stage=stage)
     assert isinstance(fit.head, LinearHead)
     return fit.head.as_linear()
 

@@ -125,8 +125,9 @@ def _solved(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
     views = image.views(rows, recipe.views, recipe.head.batch_size)
     learnt = data(views, rows, {name: scores.train for name, scores in side.items()})
     settings = HeadConfig(modality_dropout=0)
-    head = fit_logistic(learnt, plain(lab.parts.valid, "valid"), settings, len(run.classes), lab.seed).head
-    return lambda some: softmax(logits_of(head, plain(some, JUDGED)))
+    fit = fit_logistic(learnt, plain(lab.parts.valid, "valid"), settings, len(run.classes), lab.seed)
+    fit.tell(lab.log, "head", f"head on {', '.join(('image', *side))}", blocks=["image", *side])
+    return lambda some: softmax(logits_of(fit.head, plain(some, JUDGED)))
 
 
 def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
