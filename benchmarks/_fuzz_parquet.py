@@ -14,13 +14,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _fuzz_text import damaged
+from _fuzz_text import damaged, read_all
 from _meant import equal
 from _trials import Family, Generator, Trial, WrongError
-
-from fusetune.data.infer import infer_schema
-from fusetune.data.roles import Roles
-from fusetune.data.table import read_table
 
 _UNITS = ("s", "ms", "us", "ns")
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -129,7 +125,7 @@ def open_parquet(folder: Path) -> Callable[[Generator], Trial]:
 
         def use() -> None:
             (folder / "t.parquet").write_bytes(data)
-            _compare(_read(folder / "t.parquet"), truth, table.num_rows)
+            _compare(read_all(folder / "t.parquet")[0], truth, table.num_rows)
 
         return Trial(use, sound, note)
 
@@ -164,7 +160,7 @@ def _meaning(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
         return (value * (10**9 // _PER_SECOND[kind.unit]), "instant")
     if pa.types.is_map(kind):
-        return [list(pair) for pair in value]
+        return dict(value)
     return value
 
 
@@ -223,17 +219,10 @@ def _options(generator: Generator) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> pd.DataFrame:
-    table = read_table(path)
-    frame = table.frame.copy(deep=False)
-    infer_schema(table, Roles())
-    return frame
-
-
 def _damaged_trial(path: Path, data: bytes, note: str) -> Trial:
     def use() -> None:
         path.write_bytes(data)
-        frame = _read(path)
+        frame, _ = read_all(path)
         rows = pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows
         if len(frame) != rows:
             raise WrongError("rows", f"{len(frame)} rows were read, the file says {rows}")
@@ -262,6 +251,8 @@ def _compare(frame: pd.DataFrame, truth: Truth, rows: int) -> None:
 def _equal(value: Any, truth: Any) -> bool:
     if isinstance(truth, dt.date) and isinstance(value, pd.Timestamp | dt.datetime):
         return bool(pd.Timestamp(value) == pd.Timestamp(truth))
+    if isinstance(truth, dict) and isinstance(value, list):
+        value = dict(value)
     if isinstance(value, list | tuple) or type(value).__name__ == "ndarray":
         return equal([list(v) if isinstance(v, tuple) else v for v in value], truth)
     return equal(value, truth)

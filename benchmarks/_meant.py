@@ -18,7 +18,7 @@ import pandas as pd
 from _trials import WrongError
 
 # What stands for a missing cell where it is not quoted.
-_ABSENT = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>"}
+_ABSENT = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>", "None"}
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ def _compare(frame: pd.DataFrame, header: Sequence[Cell], rows: Rows, exact: boo
         raise WrongError("columns", f"{len(frame.columns)} columns were read, the file has {len(header)}")
     for place, cell in enumerate(header):
         name = str(frame.columns[place])
-        if cell.word.strip() and _name(name, exact) != _name(cell.word, exact):
+        if cell.word.strip() and header_name(name, exact) != header_name(cell.word, exact):
             raise WrongError("changed", f"column {cell.word!r} became {name!r}")
         _compare_column(frame.iloc[:, place], [row[place] for row in rows], name, exact)
 
 
-def _name(word: str, exact: bool) -> str:
-    # Spaces at the ends, invisible letters and two ways of writing an accent do not make another name.
+def header_name(word: str, exact: bool = True) -> str:
+    """Return a column's name without what does not make it another: spaces at its ends, invisible letters, accents."""
     plain = unicodedata.normalize("NFC", re.sub("[\u200b\u2060\ufeff]", "", word)).replace("\u00a0", " ").strip()
     return plain if exact else plain.replace('"', "").strip()
 
@@ -166,10 +166,10 @@ def equal(value: Any, truth: Any) -> bool:
         return (
             _is_number(value)
             and (not isinstance(value, float | np.floating) or math.isfinite(value))
-            and (int(value) == truth and value == truth)
+            and (bool(int(value) == truth and value == truth))
         )
     if isinstance(truth, float):
-        return _is_number(value) and (value == truth or (math.isnan(truth) and math.isnan(value)))
+        return _is_number(value) and bool(value == truth or (math.isnan(truth) and math.isnan(value)))
     return type(value) is not bool and bool(value == truth)
 
 

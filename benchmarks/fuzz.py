@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from _fuzz_json import JSON_LINES
 from _fuzz_models import MODELS
 from _fuzz_parquet import PARQUET
 from _fuzz_pictures import PICTURES
 from _fuzz_text import TEXTS
+from _page import renew
 from _trials import LOUD, RIGHT, Family, Outcome, outcome_of, random_of, try_many
 
-FAMILIES: Sequence[Family] = [*TEXTS, *PARQUET, *PICTURES, *MODELS]
+FAMILIES: Sequence[Family] = [*TEXTS, *JSON_LINES, *PARQUET, *PICTURES, *MODELS]
 _QUICK, _USUAL = 100, 1000
 
 
@@ -39,7 +41,10 @@ def main() -> None:
             family.name: fuzz(family, range(args.first, args.first + count), args.seed, Path(place))
             for family in chosen
         }
-    print_table(found)
+    table = table_of(found)
+    print(table)
+    if args.write:
+        renew("fuzz", table)
     print_faults(found, args.seed, args.examples)
     sys.exit(any(_faults(outcomes) for outcomes, _ in found.values()))
 
@@ -52,6 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--families", default="", help=f"some of {', '.join(family.name for family in FAMILIES)}")
     parser.add_argument("--seed", type=int, default=0, help="decides all inputs")
     parser.add_argument("--only", metavar="FAMILY:NUMBER", help="repeat one input here, and show its traceback")
+    parser.add_argument("--write", action="store_true", help="renew the table in docs/reliability.md")
     parser.add_argument("--examples", type=int, default=3, help="numbers of inputs to name for each fault")
     return parser.parse_args()
 
@@ -82,12 +88,17 @@ def _faults(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.kind not in (RIGHT, LOUD)]
 
 
-def print_table(found: dict[str, tuple[list[Outcome], float]]) -> None:
-    print("| family | inputs | right | loud | faults | inputs/s |\n|---|---:|---:|---:|---:|---:|")
+def table_of(found: dict[str, tuple[list[Outcome], float]]) -> str:
+    """Return the table in Markdown."""
+    lines = ["| family | inputs | right | loud | faults | inputs/s |", "|---|---:|---:|---:|---:|---:|"]
     for name, (outcomes, seconds) in found.items():
-        kinds = Counter(outcome.kind for outcome in outcomes)
-        faults, rate = len(_faults(outcomes)), len(outcomes) / seconds
-        print(f"| {name} | {len(outcomes):,} | {kinds[RIGHT]:,} | {kinds[LOUD]:,} | {faults:,} | {rate:,.0f} |")
+        lines.append(_line(name, outcomes, f"{len(outcomes) / seconds:,.0f}"))
+    return "\n".join([*lines, _line("all", [outcome for outcomes, _ in found.values() for outcome in outcomes], "")])
+
+
+def _line(name: str, outcomes: Sequence[Outcome], rate: str) -> str:
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    return f"| {name} | {len(outcomes):,} | {kinds[RIGHT]:,} | {kinds[LOUD]:,} | {len(_faults(outcomes)):,} | {rate} |"
 
 
 def print_faults(found: dict[str, tuple[list[Outcome], float]], seed: int, examples: int) -> None:
