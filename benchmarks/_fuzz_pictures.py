@@ -26,7 +26,6 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from fusetune.data.decode import Encoded
 from fusetune.data.images import ImageInput
 
 _SIDE, _PIXELS = 16, 1_000_000
@@ -61,11 +60,12 @@ def _written() -> list[tuple[str, str, bytes]]:
     return found
 
 
-def _reader() -> Callable[[bytes], np.ndarray[Any, np.dtype[np.uint8]]]:
+def _reader(folder: Path) -> Callable[[bytes], np.ndarray[Any, np.dtype[np.uint8]]]:
     reader = ImageInput(column="image", size=_SIDE, fit="stretch", pixel_limit=_PIXELS)
 
     def read(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        pixels = reader.square(Encoded(data))
+        (folder / "picture").write_bytes(data)
+        pixels = reader.square(reader.fetch("picture", folder))
         if pixels.shape != (_SIDE, _SIDE, 3) or pixels.dtype != np.uint8:
             raise WrongError("changed", f"an array {pixels.shape} of {pixels.dtype}")
         return pixels
@@ -75,8 +75,7 @@ def _reader() -> Callable[[bytes], np.ndarray[Any, np.dtype[np.uint8]]]:
 
 def open_pictures(folder: Path) -> Callable[[Generator], Trial]:
     """Return what makes a file of a picture."""
-    del folder
-    files, read = _written(), _reader()
+    files, read = _written(), _reader(folder)
 
     def make(generator: Generator) -> Trial:
         form, mode, data = files[generator.integers(len(files))]
@@ -222,7 +221,7 @@ def _dicom(**more: Any) -> Dataset:
 def _dicoms() -> list[Callable[[], Dataset]]:
     deep = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "PixelData": np.arange(256, dtype="<u2").tobytes()}
     colour = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
-    table = np.arange(256, dtype="<u2").tobytes()
+    table = (257 * np.arange(256)).astype("<u2").tobytes()
     palette: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
     for name in ("Red", "Green", "Blue"):
         palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
@@ -264,8 +263,7 @@ _LIGHT = {"RescaleSlope", "RescaleIntercept"}
 
 def open_dicoms(folder: Path) -> Callable[[Generator], Trial]:
     """Return what makes a DICOM file."""
-    del folder
-    read, made = _reader(), _dicoms()
+    read, made = _reader(folder), _dicoms()
     for mode in ("reading", "writing"):
         setattr(pydicom.config.settings, f"{mode}_validation_mode", pydicom.config.IGNORE)
 

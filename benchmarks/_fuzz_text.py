@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,7 +299,7 @@ def _trial(file: _File, generator: Generator, folder: Path, suffix: str) -> Tria
         data, sound = as_bytes(data, text, how, generator, sound)
         name += ".gz" if how.startswith("gz") else ""
     path = folder / name
-    if _over_lines(file):
+    if _could_be_rows(file):
         sound = False
 
     def use() -> None:
@@ -308,9 +309,18 @@ def _trial(file: _File, generator: Generator, folder: Path, suffix: str) -> Tria
     return Trial(use, sound, f"{suffix[1:]} of {len(data)} bytes: {', '.join(file.damage) or 'sound'}; {data[:120]!r}")
 
 
-def _over_lines(file: _File) -> bool:
-    """Return whether a cell of a TSV file goes over several lines: few programs mean that, so it may be refused."""
-    return file.separator == "\t" and any("\n" in c.word or "\r" in c.word for row in file.rows for c in row)
+def _could_be_rows(file: _File) -> bool:
+    """Return whether a line of a row that goes over several looks like a whole row, so that the file may be refused.
+
+    In a TSV file any such row may: few programs mean that.
+    """
+    for row in file.rows:
+        lines = re.split("\r\n|\r|\n", file.separator.join(map(_written, row)))
+        if len(lines) > 1 and (
+            file.separator == "\t" or any(line.count(file.separator) == len(row) - 1 for line in lines)
+        ):
+            return True
+    return False
 
 
 def as_bytes(data: bytes, text: str, how: str, generator: Generator, sound: bool) -> tuple[bytes, bool]:

@@ -17,8 +17,11 @@ import numpy as np
 import pandas as pd
 from _trials import WrongError
 
-# What stands for a missing cell where it is not quoted.
-_ABSENT = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>", "None"}
+# What stands for a missing cell where it is not quoted, as pandas has it.
+_ABSENT = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL",
+    "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tables of results in a page of the documentation, each between two marks, renewed by the command that measures them."""
+"""Tables of results in a page of the documentation, each between two marks, renewed by what measures them."""
 
 from __future__ import annotations
 
