@@ -146,9 +146,10 @@ def _damaged_result(name: str) -> Callable[[Workshop], object]:
     """Damage a file of a finished run, and resume it."""
 
     def inject(shop: Workshop) -> None:
-        file = shop.fit(row_id="id").folder / name
+        out = shop.folder / "finished"
+        file = shop.fit(row_id="id", out=out).folder / name
         file.write_bytes(file.read_bytes()[:-40])
-        shop.fit(row_id="id", resume=True)
+        shop.fit(row_id="id", out=out, resume=True)
 
     return inject
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,8 @@ def _marks(name: str, separator: str, *rows: int) -> Callable[[Workshop], object
     """Predict a table in which notes begin with a quotation mark that has no partner."""
 
     def inject(shop: Workshop) -> None:
-        plain = shop.frame.drop(columns="scan")
-        lines = plain.to_csv(index=False, sep=separator, quoting=csv.QUOTE_NONE, escapechar=" ").split("\n")
+        plain = shop.frame.drop(columns="scan").replace({"note": {",": ""}}, regex=True)
+        lines = [separator.join(map(str, cells)) for cells in [plain.columns, *plain.to_numpy().tolist()]]
         for row in rows:
             lines[row + 1] = lines[row + 1].replace(f"{separator}seen", f'{separator}"seen')
         told = shop.model().predict_table(shop.file("\n".join(lines).encode(), name))
