@@ -62,7 +62,7 @@ def _marks(name: str, separator: str, *rows: int) -> Callable[[Workshop], object
 
     def inject(shop: Workshop) -> None:
         plain = shop.frame.drop(columns="scan").replace({"note": {",": ""}}, regex=True)
-        lines = [separator.join(map(str, cells)) for cells in [plain.columns, *plain.to_numpy().tolist()]]
+        lines = [separator.join([str(cell) for cell in cells]) for cells in [[*plain], *plain.to_numpy().tolist()]]
         for row in rows:
             lines[row + 1] = lines[row + 1].replace(f"{separator}seen", f'{separator}"seen')
         told = shop.model().predict_table(shop.file("\n".join(lines).encode(), name))
