@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,13 @@ def bomb(side: int = 20_000) -> bytes:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + data
+
+
+def _page() -> bytes:
+    """Return a page of PostScript, for which Pillow would start another program."""
+    data = io.BytesIO()
+    Image.new("RGB", (24, 24)).save(data, "EPS")
+    return data.getvalue()
 
 
 def _with(content: bytes) -> Callable[[Workshop], object]:
@@ -89,6 +97,10 @@ def _link_inside(shop: Workshop) -> str:
 def _pipe(shop: Workshop) -> str:
     os.mkfifo(shop.folder / "in" / "pipe.png")
     return "pipe.png"
+
+
+def _endless(address: str, shop: Workshop) -> None:
+    _confined(shop, lambda _: address)
 
 
 def _stranger(shop: Workshop) -> None:
@@ -154,6 +166,16 @@ IMAGES = [
         lambda s: _confined(s, lambda _: "/dev/zero"),
         "row case-3: .*a device or a pipe",
     ),
+    *(
+        Fault(
+            "no ordinary file",
+            f"endless device, {address}",
+            partial(_endless, address),
+            "row case-3: .*(device|pipe|file)",
+        )
+        for address in ("local:///dev/zero", "file:///dev/zero")
+    ),
+    Fault("PostScript", "under the name of a picture", _with(_page()), f"row case-3: .*not an image.*{_MEND}"),
     Fault("no ordinary file", "pipe", lambda s: _confined(s, _pipe), "row case-3: .*a device or a pipe"),
     Fault("no ordinary file", "folder", lambda s: _confined(s, lambda _: "../in"), "row case-3: .*it is a folder"),
 ]

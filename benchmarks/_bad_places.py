@@ -91,8 +91,16 @@ def _held(shop: Workshop) -> None:
         shop.fit()
 
 
-def _killed(stage: str, number: signal.Signals) -> Callable[[Workshop], object]:
-    """End a run in a stage; the same command with --resume must end as a run that nobody stopped."""
+def _killed(
+    stage: str, number: signal.Signals, meanwhile: Callable[[Path], object] = lambda _: None
+) -> Callable[[Workshop], object]:
+    """End a run in a stage; the same command with --resume must end as a run that nobody stopped.
+
+    Args:
+        stage: In which the run ends.
+        number: The signal.
+        meanwhile: Done to the run's folder before it is resumed.
+    """
 
     def inject(shop: Workshop) -> None:
         table, out = shop.file(shop.csv()), shop.folder / "run"
@@ -103,6 +111,7 @@ def _killed(stage: str, number: signal.Signals) -> Callable[[Workshop], object]:
         assert ended.returncode == (-number if number == signal.SIGKILL else INTERRUPTED), ended.stderr[-2000:]
         assert number == signal.SIGKILL or "--resume" in ended.stderr, ended.stderr[-2000:]
         assert not (out / "metrics.json").exists()
+        meanwhile(out)
         how: dict[str, Any] = {"inputs": ["note", "age"], "config": config}
         shop.fit(table, resume=True, **how)
         whole = shop.made.parent / "whole"
@@ -116,6 +125,57 @@ def _killed(stage: str, number: signal.Signals) -> Callable[[Workshop], object]:
 def _assert_equal(run: Path, other: Path) -> None:
     told, expected = (pd.read_parquet(folder / "predictions.parquet") for folder in (run, other))
     pd.testing.assert_frame_equal(told, expected, check_exact=True)
+
+
+def _damaged_checkpoints(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    def inject(out: Path) -> None:
+        kept = sorted((out / "stages").rglob("*.pt"))
+        assert kept
+        for file in kept:
+            file.write_bytes(change(file.read_bytes()))
+
+    return inject
+
+
+def _middle_flipped(data: bytes) -> bytes:
+    place = len(data) // 2
+    return data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
+
+
+def _damaged_result(name: str) -> Callable[[Workshop], object]:
+    """Damage a file of a finished run, and resume it."""
+
+    def inject(shop: Workshop) -> None:
+        out = shop.folder / "finished"
+        file = shop.fit(row_id="id", out=out).folder / name
+        file.write_bytes(file.read_bytes()[:-40])
+        shop.fit(row_id="id", out=out, resume=True)
+
+    return inject
+
+
+def _beside(shop: Workshop, **how: Any) -> None:
+    """Work in a folder where the user's own files have names like those that fusetune writes aside; they stay."""
+    mine = [
+        shop.folder / "run" / name
+        for name in (".bashrc.20240131", ".vault.deadbeef/keys", ".metrics.json.cafe0001.json")
+    ]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine", encoding="utf-8")
+    try:
+        shop.fit(**how)
+    finally:
+        assert [file.read_text(encoding="utf-8") for file in mine] == ["mine"] * len(mine)
+        shutil.rmtree(shop.folder / "run")  # nothing else that begins with a dot may be left
+
+
+def _over_its_table(shop: Workshop) -> None:
+    table = shop.file(shop.csv())
+    answer = CliRunner().invoke(app, ["predict", str(shop.made), str(table), "--out", str(table)])
+    assert table.read_bytes() == shop.csv(), "the table is gone"
+    assert answer.exit_code == UserError.exit_code, answer.output
+    raise UserError(" ".join(answer.output.split()))
 
 
 def _copied(shop: Workshop) -> Path:
@@ -194,6 +254,22 @@ PLACES = [
         for name, number in _SIGNALS.items()
         for stage in STAGES
     ),
+    *(
+        Fault(f"checkpoint: {how}", "in stage U", _killed("stage U", signal.SIGKILL, _damaged_checkpoints(change)))
+        for how, change in {
+            "a changed byte": _middle_flipped,
+            "cut short": lambda data: data[: len(data) // 2],
+            "empty": lambda _: b"",
+        }.items()
+    ),
+    *(
+        Fault("result cut short", name, _damaged_result(name), name)
+        for name in ("metrics.json", "split.parquet", "schema.json", "config.yaml")
+    ),
+    Fault("files of the user", "beside a run", _beside),
+    Fault("files of the user", "beside a mistyped label", lambda s: _beside(s, label="organs"), "no column 'organs'"),
+    Fault("files of the user", "beside nothing to resume", lambda s: _beside(s, resume=True)),
+    Fault("files of the user", "the table itself", _over_its_table, "table.csv.*(another|other|choose)"),
     *(
         Fault("model: a changed byte", name, _changed_byte(name), f"{name} (was changed|is damaged).*copy")
         for name in _MODEL

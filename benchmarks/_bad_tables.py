@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,20 @@ def _short_row(shop: Workshop) -> bytes:
     lines = shop.csv().split(b"\n")
     lines[5] = lines[5].rsplit(b",", 2)[0]
     return b"\n".join(lines)
+
+
+def _marks(name: str, separator: str, *rows: int) -> Callable[[Workshop], object]:
+    """Predict a table in which notes begin with a quotation mark that has no partner."""
+
+    def inject(shop: Workshop) -> None:
+        plain = shop.frame.drop(columns="scan").replace({"note": {",": ""}}, regex=True)
+        lines = [separator.join([str(cell) for cell in cells]) for cells in [[*plain], *plain.to_numpy().tolist()]]
+        for row in rows:
+            lines[row + 1] = lines[row + 1].replace(f"{separator}seen", f'{separator}"seen')
+        told = shop.model().predict_table(shop.file("\n".join(lines).encode(), name))
+        assert len(told) == ROWS, f"{len(told)} of {ROWS} rows"
+
+    return inject
 
 
 def _formulas(shop: Workshop) -> None:
@@ -139,6 +154,10 @@ TABLES = [
     Fault("CSV", "an open quote", lambda s: s.fit(s.file(s.csv() + b'"a,b\n')), "quotation mark is opened and never"),
     Fault("CSV", "a byte order mark", _mark),
     Fault("CSV", "200 columns", _wide),
+    Fault("CSV", "two marks without partners", _marks("t.csv", ",", 7, 40), "line \\d+.*mark|mark.*line \\d+"),
+    Fault("TSV", "two marks without partners", _marks("t.tsv", "\t", 7, 40)),
+    Fault("TSV", "one mark without a partner", _marks("t.tsv", "\t", 7)),
+    Fault("CSV", "NUL in a header", lambda s: s.fit(s.file(s.csv().replace(b"organ", b"or\0gan", 1))), "organ|NUL"),
     Fault("CSV", "formulas", _formulas),
     Fault("CSV", "no such file", lambda s: s.fit(Path("/nowhere/t.csv")), "there is no file /nowhere/t.csv"),
     Fault(
