@@ -17,7 +17,8 @@ LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
     "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "arguments",
-    "doctor", "result", "report", "model", "judge", "summary", "bundle", "record", "folder", "track", "estimator", "api",
+    "doctor", "result", "report", "model", "judge", "summary", "bundle", "record", "folder", "track", "estimator",
+    "api",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
 from fusetune.errors import TableError
-from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities, owner
+from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.newton import Turned, minimise
 from fusetune.heads.path import Step, walk
@@ -270,7 +270,7 @@ def _design(head: Head, data: HeadData, view: int, present: dict[str, npt.NDArra
     for name, block in zip(head.dims, blocks, strict=True):
         if not torch.isfinite(block).all():
             raise TableError(
-                f"the features of the input '{owner(name)}' are not finite numbers; look for extreme or broken values "
+                f"the features of the input '{data.owners.get(name, name)}' are not finite numbers; look for extreme or broken values "
                 "in it, or leave it out with --inputs"
             )
     return torch.cat([*blocks, head.absent(has)], 1).float().numpy()
