@@ -246,9 +246,10 @@ def test_broken_files_and_blank_pictures_are_no_copies(tmp_path: Path) -> None:
 def pictures(thumbs: np.ndarray[Any, Any], hashes: list[int]) -> Pictures:
     """Return pictures without any file, none equal to another."""
     count = len(hashes)
+    paths = pd.Series(["x"] * count, dtype="str")
     return Pictures(
-        "scan", pd.Series(["x"] * count, dtype="str"), np.ones(count, np.uint8), np.arange(count, dtype=np.uint64),
-        np.array(hashes, dtype=np.uint64), thumbs, {},
+        "scan", paths, paths, np.ones(count, np.uint8), np.arange(count, dtype=np.uint64),
+        np.array(hashes, dtype=np.uint64), thumbs, np.zeros(count, dtype=bool),
     )  # fmt: skip
 
 

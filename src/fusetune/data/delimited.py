@@ -141,7 +141,7 @@ def _parse(data: bytes, separator: str, names: list[str], marks: _Marks, nothing
 
 def _encloses(data: bytes) -> bool:
     """Return whether marks enclose some whole cell between tabs; then they are no letters elsewhere either."""
-    return re.search(rb'(?:^|(?<=[\t\r\n]))"[^"\t\r\n]*+"(?=[\t\r\n]|$)', data) is not None
+    return re.search(rb'(?:^|(?<=[\t\r\n]))"[^"]*+(?:""[^"]*+)*+"(?=[\t\r\n]|$)', data) is not None
 
 
 def _marks(data: bytes, separator: bytes, columns: int) -> _Marks:

@@ -246,6 +246,8 @@ def _grey(stored: npt.NDArray[Any], header: Dataset) -> Callable[[slice], Number
             measured: npt.NDArray[Any] = apply_modality_lut(stored[rows], header)
         if not usable(measured).all():
             raise ImageError("not every pixel holds a finite number: the rescaling in its header is too large")
+        if measured.size and np.ptp(measured) == 0 < np.ptp(stored[rows]):
+            raise ImageError("all of its pixels become equal: the rescaling in its header is absurd")
         return measured
 
     if header.get("VOILUTSequence"):

@@ -33,6 +33,7 @@ from fusetune.errors import listed
 _DATE_SHAPE = re.compile(
     r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T]\d{1,2}:\d{2}(:\d{2})?.*)?\s*$"
 )
+_NESTED = re.compile(r"(?s)\[.*[\"'{\[].*\]|\{.*:.*\}")
 _SAMPLE = 2000
 
 
@@ -68,7 +69,7 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
         return _unless_constant(values, Kind.CATEGORY, "the column's own type is categorical")
     if pd.api.types.is_bool_dtype(series):
         return _unless_constant(values, Kind.BOOLEAN, "true/false values")
-    if pd.api.types.is_complex_dtype(series):
+    if pd.api.types.is_complex_dtype(series) or pd.api.types.infer_dtype(values) == "complex":
         return Kind.CATEGORY, "complex numbers, which no input can hold", False
     if pd.api.types.is_timedelta64_dtype(series):
         return _unless_constant(values, Kind.NUMBER, "all values are durations, read as days")
@@ -127,6 +128,9 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     dates = sample.str.match(_DATE_SHAPE)
     if dates.mean() >= 0.95 and parse_dates(sample, day_order(sample) or "month").notna().mean() >= 0.95:
         return Kind.DATE, _with_rest(sample, dates, "dates"), True
+    if sample.str.fullmatch(_NESTED).mean() >= 0.9:
+        seen = f"lists or objects written as words, such as {sample.iloc[0][:40]}"
+        return Kind.CATEGORY, f"{seen}: give each part a column of its own, or name the kind with --kind", False
     if (paths := looks_like_paths(sample)) is not None:
         return Kind.CATEGORY, paths, False
     words = float(sample.str.count(r"\s+").mean()) + 1

@@ -221,12 +221,17 @@ def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
         if isinstance(cells.dtype, pd.DatetimeTZDtype):
             # The first and the last days of the calendar have no date in another zone.
             columns[str(name)] = cells.dt.tz_convert("UTC")
-        if cells.dtype != object or not is_words(cells):
+        if cells.dtype != object:
             continue
-        for row in np.flatnonzero(cells.map(lambda word: isinstance(word, str) and bool(_SURROGATE.search(word)))):
+        halves = [row for row, cell in enumerate(cells) if isinstance(cell, str) and _SURROGATE.search(cell)]
+        for row in halves:
             text = f"{name}: half a character (U+D800 to U+DFFF) was read as \ufffd"
-            problems[int(row)] = f"{problems[int(row)]}; {text}" if int(row) in problems else text
-        columns[str(name)] = cells.map(lambda word: _SURROGATE.sub("\ufffd", word), na_action="ignore").astype("str")
+            problems[row] = f"{problems[row]}; {text}" if row in problems else text
+        whole = cells.copy()
+        for row in halves:
+            whole.iloc[row] = _SURROGATE.sub("\ufffd", cells.iloc[row])
+        if halves or is_words(whole):
+            columns[str(name)] = whole.astype("str").where(cells.notna()) if is_words(whole) else whole
     return with_columns(frame, columns), problems
 
 
@@ -257,7 +262,7 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
         raise TableError(f"{path.name}: cannot read '{suffix}' files; use one of {listed(READERS, 9)}")
     try:
         if suffix.lower() == ".parquet":
-            return _from_arrow(pq.read_table(path)), None
+            return _from_arrow(_stored(path)), None
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
         if suffix.lower() in (".csv", ".tsv"):
@@ -277,6 +282,13 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
         raise TableError(f"{path.name} cannot be read: {problem}") from error
 
 
+def _stored(path: Path) -> pa.Table:
+    content = pq.read_table(path)
+    if path.is_file() and (said := pq.read_metadata(path).num_rows) != content.num_rows:
+        raise TableError(f"it says that it has {said:,} rows, and holds {content.num_rows:,}; export it again")
+    return content
+
+
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
     """Return an Arrow table's columns, an index among them; whole numbers stay whole beside missing ones."""
     whole = {pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype()}
@@ -285,8 +297,9 @@ def _from_arrow(table: pa.Table) -> pd.DataFrame:
     table.validate(full=True)
     columns = []
     for place, column in enumerate(table.columns):
+        half = column.type == pa.float16()  # which pandas cannot compare
         types = whole if column.null_count else {}
-        one = pa.table({"": column}).to_pandas(
+        one = pa.table({"": column.cast(pa.float32()) if half else column}).to_pandas(
             types_mapper=types.get, date_as_object=False, ignore_metadata=True, maps_as_pydicts="strict"
         )
         name = table.column_names[place]
@@ -314,13 +327,14 @@ def _from_json(data: bytes) -> pd.DataFrame:
 def _inferred(values: list[Any]) -> pd.Series:
     """Return values as the narrowest type that changes none of them."""
     present = [value for value in values if value is not None]
+    large = any(type(value) is int and abs(value) > 2**53 for value in present)
     if len(present) < len(values) and present and all(type(value) is int for value in present):
         try:
             return pd.Series(values, dtype="Int64")
         except OverflowError:
             pass
     cells = pd.Series(values, dtype=object if present else "str")
-    try:
-        return cells.infer_objects()
+    try:  # beside fractions or nothing, large numbers would lose their last digits
+        return cells if large and len({type(value) for value in values}) > 1 else cells.infer_objects()
     except UnicodeEncodeError:  # half a character, which `read_table` replaces
         return cells

@@ -269,8 +269,9 @@ def _design(head: Head, data: HeadData, view: int, present: dict[str, npt.NDArra
     blocks = head.blocks(z, has)
     for name, block in zip(head.dims, blocks, strict=True):
         if not torch.isfinite(block).all():
+            modality = data.owners.get(name, name)
             raise TableError(
-                f"the features of the input '{data.owners.get(name, name)}' are not finite numbers; look for extreme or broken values "
+                f"the features of the input '{modality}' are not finite numbers; look for extreme or broken values "
                 "in it, or leave it out with --inputs"
             )
     return torch.cat([*blocks, head.absent(has)], 1).float().numpy()
