@@ -116,7 +116,7 @@ TABLES = [
         lambda s: _of_lists(s, "patient", [1], group="patient"),
         "group column 'patient'.*lists",
     ),
-    Fault("empty table", "no bytes", lambda s: s.fit(s.file(b"")), "table.csv is empty"),
+    Fault("empty table", "no bytes", lambda s: s.fit(s.file(b"")), "table.csv cannot be read: it is empty"),
     Fault("empty table", "only names", lambda s: s.fit(s.file(s.csv(s.frame[:0]))), "table.csv has no rows"),
     Fault("empty table", "a DataFrame", lambda s: s.fit(s.frame[:0]), "the DataFrame has no rows"),
     Fault(

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fusetune.config import IMAGE_POLICIES, KINDS, RECIPES, Config, ImagePolicy, TrainConfig, read_yaml
 from fusetune.errors import ConfigError
@@ -192,6 +194,113 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         Config.build(tmp_path / "gone.yaml")
     path.write_text("", encoding="utf-8")
     assert Config.build(path) == Config()
+
+
+def bomb(levels: int = 10, width: int = 10) -> str:
+    """Return YAML whose last value has width ** levels items, in some hundred bytes."""
+    lines = [f"x0: &a0 [{','.join('x' * width)}]"]
+    lines += [f"x{i}: &a{i} [{','.join([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]
+    return "\n".join([*lines, f"views: *a{levels - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (bomb(), r"line 2: \*name repeats another value; write the value out"),
+        ("a: &x {b: 1}\nc:\n  <<: *x", r"line 3: \*name repeats"),
+        ("a: &x [*x]", r"line 1: \*name repeats"),
+        ("views: 3\nseed: 1\nviews: 4", "line 3: 'views' is given twice, first in line 1"),
+        ("image:\n  size: 32\n  'size': 64", "line 3: 'size' is given twice, first in line 2"),
+        ("{a: 1, a: 1}", "line 1: 'a' is given twice"),
+        ("a:\n- " + "[" * 60, "line 2: values are nested more than 50 deep"),
+        ("[" * 100_000, "line 1: values are nested more than 50 deep"),
+        ("{a: " * 100_000, "line 1: values are nested more than 50 deep"),
+        ("\n" + "- " * 10_000, "line 2: values are nested more than 50 deep"),
+        ("a: 1\nviews: " + "9" * 5000, "line 2: cannot be read as .*int"),
+        ("a: 1\nviews: 0x" + "f" * 5000, "line 2: the number is too large"),
+        ("views: " + "9" * 40, "line 1: the number is too large"),
+        ("a: 2026-13-45", "line 1: cannot be read as .*timestamp"),
+        ("a: 1\nb: !!int x", "line 2: cannot be read as .*int"),
+        ("b: !!bool x", "line 1: cannot be read as .*bool"),
+        ("b: !!python/object/apply:os.system [ls]", "line 1: could not determine a constructor"),
+        ("a: 1\n\tb: 2", "line 2: .*found character"),
+        ("a: 1\nb: x\x00", r"line 2: a character that no text holds \(code 0\)"),
+        ("a: 1\n--- \nb: 2", "line 2: .*another document"),
+        ("? [a]\n: 1", "line 1: .*unhashable key"),
+        ("false", "must hold a mapping .* not a bool"),
+        ("[]", "must hold a mapping .* not a list"),
+        ("# x\n" * 300_000, "is longer than 1,048,576 bytes"),
+    ],
+)
+def test_what_a_file_can_blow_up_is_refused_where_it_stands(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said) as caught:
+        Config.build(path)
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value)) < 500
+
+
+def test_bytes_that_are_no_utf8_are_named_by_their_line(tmp_path: Path) -> None:
+    for content in ("a: 1\nb: ü".encode("latin-1"), b"a: 1\n\xff"):
+        (tmp_path / "c.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"c\.yaml is not valid YAML: line 2 is not UTF-8 text"):
+            Config.build(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "."])
+def test_names_of_files_that_cannot_be(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        Config.build(name)
+
+
+def test_values_are_cut_short_in_messages() -> None:
+    nested: Any = "x"
+    for _ in range(60):
+        nested = [nested] * 10  # 10 ** 60 items, which share their memory
+    for value in (nested, "x" * 10**6, 10**5000, [0] * 10**6, {"a": nested}):
+        found = problems({"views": value, "image": {"encoder": value if not isinstance(value, str) else 1}})
+        assert all(len(line) < 400 for line in found)
+    with pytest.raises(ConfigError, match=r"has 3000 problem\(s\)") as caught:
+        Config.build({f"x{i}": 1 for i in range(3000)})
+    assert len(str(caught.value).splitlines()) == 51
+
+
+PIECES = (
+    *(
+        "views",
+        ": ",
+        "\n",
+        "  ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        "&a ",
+        "*a",
+        "!!int ",
+        "<<",
+        "0x",
+        "1e9",
+        "?",
+        "|",
+        ">",
+        "'",
+    ),
+    *('"', "#", "%", "---", ",", "image", "~", "2026-02-30"),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.binary(max_size=60)))
+def test_any_file_is_a_configuration_or_a_named_fault(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
+    try:
+        Config.build(path)
+    except ConfigError as error:
+        assert len(str(error)) < 5000
 
 
 def test_building_changes_neither_its_layers_nor_the_defaults() -> None:

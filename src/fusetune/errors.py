@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
 
 class FusetuneError(Exception):
@@ -72,6 +73,19 @@ class LockedTestError(RunError):
 
 class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message names the rows of the batch."""
+
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """Return a value as Python writes it, cut short: lists within lists may be longer than all memory."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python writes out
+        return f"a {type(value).__name__} too long to show"
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import copy_numbers
-from fusetune.errors import ConfigError, UserError
+from fusetune.errors import BundleError, ConfigError, UserError
 from fusetune.judge import calibrate
 from fusetune.model import Model, encode_labels
 from fusetune.prepare import class_list, prepare
@@ -193,6 +193,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if files is not None:
             with TemporaryDirectory() as folder:
                 for name, content in files.items():
+                    if not (Path(folder) / name).resolve().is_relative_to(Path(folder).resolve()):
+                        raise BundleError(f"the pickle holds a file for another folder: {name}")
                     (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                     (Path(folder) / name).write_bytes(content)
                 self.model_ = load_bundle(folder)

@@ -6,13 +6,14 @@ One `Reader` per modality, fitted on training rows, saved with the model and app
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, TypeAdapter
 from tokenizers import Tokenizer
 
 from fusetune.augment import Augment
@@ -44,12 +45,14 @@ from fusetune.encoders import (
     train_word_tokenizer,
 )
 from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
-from fusetune.encoders.sentence import UNTRAINED
-from fusetune.errors import WeightsError
+from fusetune.encoders.sentence import UNTRAINED, read_tokenizer, text_limits
+from fusetune.errors import WeightsError, listed
 from fusetune.files import write_text
 from fusetune.process import Draws
 from fusetune.progress import Log
 
+# Pixels; what a configuration may ask for as `image.size`, seen larger as `image.encode_size` is by default.
+_LARGEST_SIDE = 2 * 4096
 Fitted = ImageInput | TextInput | CellInput | VectorInput
 
 
@@ -130,20 +133,81 @@ class Reader:
         write_text(folder / "reader.json", json.dumps(facts, ensure_ascii=False, indent=1))
 
     @classmethod
-    def load(cls, folder: Path, modality: Modality, allow_remote: bool = False) -> Reader:
-        """Read what `save` wrote."""
-        facts = json.loads((folder / "reader.json").read_text(encoding="utf-8"))
+    def load(cls, read: Callable[[str], bytes], folder: str, modality: Modality, allow_remote: bool = False) -> Reader:
+        """Read what `save` wrote.
+
+        Args:
+            read: Returns the bytes of a file.
+            folder: What the names of the files begin with.
+            modality: What the schema says of the input.
+            allow_remote: May images be opened that need a network?
+
+        Raises:
+            ValueError: If the files describe the pre-processing of another input.
+        """
+        facts = json.loads(read(f"{folder}/reader.json"))
         fitted: Fitted
         match modality.kind:
             case "image":
                 fitted = ImageInput(**{**facts["fitted"], "allow_remote": allow_remote})
             case "text":
-                fitted = TextInput(tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")), **facts["fitted"])
+                tokenizer = read_tokenizer(read(f"{folder}/tokenizer.json"))
+                fitted = TypeAdapter(_Texts).validate_python(facts["fitted"]).reading(tokenizer)
             case "columns":
                 fitted = CellInput(**facts["fitted"])
             case "vector":
                 fitted = VectorInput(**facts["fitted"])
-        return cls(modality, fitted, facts["size"])
+        if (size := facts["size"]) is not None and not (type(size) is int and 0 < size <= _LARGEST_SIDE):
+            raise ValueError(f"{folder}: images of {size!r:.40} pixels a side")
+        reader = cls(modality, fitted, size)
+        if reader.columns != modality.columns:
+            raise ValueError(f"{folder} reads {listed(reader.columns)}, and not {listed(modality.columns)}")
+        return reader
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        match self.fitted:
+            case CellInput() as cells:
+                return tuple(cells.kinds)
+            case VectorInput() as vector:
+                return tuple(vector.columns)
+            case one:
+                return (one.column,)
+
+    def check(self, encoder: Encoder) -> None:
+        """Refuse an encoder that cannot take what is read.
+
+        Raises:
+            ValueError: Saying what does not fit.
+        """
+        has = encoder.arguments
+        match self.fitted:
+            case ImageInput() as image:
+                fits = isinstance(encoder, ImageEncoder) and image.size <= 2 * _LARGEST_SIDE and self.size is not None
+            case TextInput() as text:
+                ids, tokens = text_limits(encoder)
+                largest = max(text.pad, *text.tokenizer.get_vocab().values(), 0)
+                fits = (ids is None or largest < ids) and (tokens is None or text.max_tokens <= tokens)
+            case CellInput() as cells:
+                described = [has.get("numbers"), has.get("categories")]
+                fits = described == [len(cells.numbers), cells.cardinalities] and all(n.std > 0 for n in cells.numbers)
+            case VectorInput() as vector:
+                fits = has.get("inputs") == len(vector.mean) == len(vector.std) and min(vector.std, default=1) > 0
+        if not fits:
+            raise ValueError(f"the encoder {type(encoder).__name__} does not take what '{self.modality.name}' reads")
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is saved of a text's pre-processing beside its tokenizer."""
+
+    column: str
+    pad: Annotated[int, Field(ge=0)]
+    max_tokens: Annotated[int, Field(ge=1)]
+
+    def reading(self, tokenizer: Tokenizer) -> TextInput:
+        return TextInput(self.column, tokenizer, self.pad, self.max_tokens)
 
 
 def _text_augment(text: TextInput, policy: TextPolicy) -> TextAugment:

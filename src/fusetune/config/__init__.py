@@ -1,6 +1,6 @@
 """One typed configuration tree (`tree`, `policy`), recipes for it (`recipes`), and how layers combine (`layers`)."""
 
-from fusetune.config.layers import Config, read_layer
+from fusetune.config.layers import Config, parse_layer, read_layer
 from fusetune.config.policy import (
     IMAGE_POLICIES,
     ColumnPolicy,
@@ -43,6 +43,7 @@ __all__ = [
     "TextPolicy",
     "TrainConfig",
     "Tree",
+    "parse_layer",
     "read_layer",
     "read_yaml",
 ]

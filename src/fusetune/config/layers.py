@@ -18,8 +18,11 @@ from pydantic import BaseModel, ValidationError
 from fusetune.config.policy import IMAGE_POLICIES
 from fusetune.config.recipes import RECIPES
 from fusetune.config.tree import KINDS, TrainConfig, Tree
-from fusetune.config.yaml12 import read_yaml, write_yaml
-from fusetune.errors import ConfigError, did_you_mean
+from fusetune.config.yaml12 import explain_yaml, read_yaml, write_yaml
+from fusetune.errors import ConfigError, did_you_mean, shown
+
+_LONGEST = 1 << 20  # bytes of a YAML file; the longest that fusetune writes have some thousand
+_MOST_PROBLEMS = 50
 
 
 class Config(Tree):
@@ -65,8 +68,9 @@ class Config(Tree):
         except ValidationError as error:
             problems += [_explain(item) for item in error.errors() if not _is_noise(item)]
         if problems:
-            listing = "\n".join(f"  - {problem}" for problem in dict.fromkeys(problems))
-            raise ConfigError(f"the configuration has {len(dict.fromkeys(problems))} problem(s):\n{listing}")
+            each = list(dict.fromkeys(problems))
+            listing = "\n".join(f"  - {problem}" for problem in each[:_MOST_PROBLEMS])
+            raise ConfigError(f"the configuration has {len(each)} problem(s):\n{listing}")
         return config
 
     def to_yaml(self) -> str:
@@ -98,13 +102,36 @@ def read_layer(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]
         return deepcopy(dict(layer))
     path = Path(layer)
     try:
-        loaded = read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(loaded or {}, dict):
-        raise ConfigError(f"{path} must hold a mapping such as 'views: 4', not a {type(loaded).__name__}")
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {getattr(error, 'strerror', error)}") from error
+    return parse_layer(content, str(path))
+
+
+def parse_layer(content: bytes, name: str) -> dict[str, Any]:
+    """Return what a YAML file says.
+
+    Args:
+        content: Its bytes.
+        name: What to call it in messages.
+
+    Raises:
+        ConfigError: If it is no YAML, or holds no mapping.
+    """
+    if len(content) > _LONGEST:
+        raise ConfigError(f"{name} is longer than {_LONGEST:,} bytes, which no configuration is")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name} is not valid YAML: line {line} is not UTF-8 text; save it as UTF-8") from error
+    try:
+        loaded = read_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {explain_yaml(error, text)}") from error
+    if not isinstance({} if loaded is None else loaded, dict):
+        raise ConfigError(f"{name} must hold a mapping such as 'views: 4', not a {type(loaded).__name__}")
     return loaded or {}
 
 
@@ -126,8 +153,11 @@ def _from_sets(sets: Iterable[str], problems: list[str]) -> dict[str, Any]:
             continue
         try:
             node[last] = read_yaml(value)
-        except yaml.YAMLError:
-            problems.append(f"--set {item}: the value is not valid YAML; quote it, as in --set '{key}=\"text\"'")
+        except yaml.YAMLError as error:
+            problems.append(
+                f"--set {item}: the value is not valid YAML; quote it, as in --set '{key}=\"text\"' "
+                f"({explain_yaml(error, value)})"
+            )
     return layer
 
 
@@ -193,7 +223,7 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown setting{did_you_mean(location[-1], _known_keys(location[:-1]))}"
     message = item["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+    value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
     return f"{where}: {message[0].lower()}{message[1:]}{value}"
 
 

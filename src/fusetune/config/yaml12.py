@@ -1,4 +1,8 @@
-"""Reading and writing YAML so that words stay words and numbers stay numbers, as in YAML 1.2."""
+"""Reading and writing YAML so that words stay words and numbers stay numbers, as in YAML 1.2.
+
+What a few lines can blow up (an alias of an alias, a number of a million digits, a thousand lists in each other) is
+refused where it stands, and so is a key that is given twice, of which one value would be lost.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,52 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
+
+_DEEPEST = 50
+_LARGEST = 2**63
 
 
 class _Loader(yaml.SafeLoader):
     """YAML in which only true and false are truth values, as in YAML 1.2: `crossfit.how: off` is a word."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases and deep nesting, where nodes are first met."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise ConstructorError(None, None, "*name repeats another value; write the value out", mark)
+        if self.depth >= _DEEPEST:
+            raise ConstructorError(None, None, f"values are nested more than {_DEEPEST} deep", mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse a key that is given twice."""
+        lines: dict[Any, int] = {}
+        for name, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            key = (name.tag, name.value) if isinstance(name, yaml.ScalarNode) else id(name)
+            if key in lines:
+                raise ConstructorError(
+                    None, None, f"'{name.value:.60}' is given twice, first in line {lines[key]}", name.start_mark
+                )
+            lines[key] = name.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Say where a value stands that only looks like a number or a date."""
+        try:
+            value = super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # the many ways in which `!!int x`, 2026-13-45 and their like fail
+            raise ConstructorError(None, None, f"cannot be read as {node.tag}: {error}", node.start_mark) from error
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            raise ConstructorError(None, None, "the number is too large", node.start_mark)
+        return value
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -33,8 +79,23 @@ for _side in (_Loader, Dumper):
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML into plain values."""
+    """Parse YAML into plain values.
+
+    Raises:
+        yaml.YAMLError: If it is not valid YAML, repeats a key or a value (`*name`), or holds something absurd.
+    """
     return yaml.load(text, _Loader)  # the loader is a SafeLoader
+
+
+def explain_yaml(error: yaml.YAMLError, text: str) -> str:
+    """Return in one line what is wrong with a YAML text, and in which line of it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        return f"line {error.problem_mark.line + 1}: {said}"
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"line {line}: a character that no text holds (code {error.character})"
+    return str(error)
 
 
 def write_yaml(tree: Any) -> str:

@@ -155,9 +155,20 @@ class Schema(BaseModel):
             SchemaError: If the file is missing or malformed.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except OSError as error:
             raise SchemaError(f"cannot read the schema {path}: {error.strerror}") from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path) -> Self:
+        """Read a schema from the bytes of a file; `path` is for messages.
+
+        Raises:
+            SchemaError: If it is malformed.
+        """
+        try:
+            return cls.model_validate_json(content.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise SchemaError(f"{path} is not a valid schema: it is not UTF-8 text") from error
         except ValidationError as error:

@@ -38,6 +38,8 @@ class CausalText(Encoder):
         backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
+        if pooling not in ("last", "flat"):
+            raise ValueError(f"a causal language model is read out by 'last' or 'flat', not by {pooling!r:.40}")
         self.pooling, self.max_tokens = pooling, max_tokens
         self.network = build_backbone(config) if backbone is None else backbone
         width = int(self.network.config.hidden_size)

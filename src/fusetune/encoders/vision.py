@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
@@ -16,6 +18,7 @@ from fusetune.encoders.pretrained import (
     IMAGE_PACKAGES,
     build_backbone,
     config_json,
+    files_of,
     load_backbone,
     locate,
     not_found,
@@ -83,12 +86,21 @@ class TransformersImage(ImageEncoder):
         return (size, size) if isinstance(size, int) else tuple(size or ())
 
     def _measure(self) -> int:
-        # Configurations name the width differently or not at all, so it is read from one small picture.
+        # Configurations name the width differently or not at all, so it is read from one small picture, of which the
+        # shape is worked out alone: the network may not have its weights yet.
         training = self.network.training
         self.network.eval()
-        with torch.no_grad():
-            features: Tensor = self(torch.zeros(1, 3, self.preferred_size, self.preferred_size))
-        self.network.train(training)
+        shapes = {name: tensor.to("meta") for name, tensor in chain(self.named_parameters(), self.named_buffers())}
+        try:
+            with torch.no_grad(), torch.device("meta"):
+                picture = torch.zeros(1, 3, self.preferred_size, self.preferred_size)
+                features: Tensor = torch.func.functional_call(self, shapes, (picture,))
+        except RuntimeError as error:
+            if "on meta tensors" not in str(error):
+                raise
+            return int(self.network.config.hidden_size)  # the few whose way depends on the values of the pixels
+        finally:
+            self.network.train(training)
         return features.shape[1]
 
 
@@ -108,10 +120,11 @@ def load_transformers_image(name: str, overrides: dict[str, Any], *, allow_downl
     backbone = getattr(loaded, "vision_model", loaded)
     if not takes_argument(backbone, "pixel_values"):
         raise WeightsError(f"'{name}' is no image network: {type(backbone).__name__} does not take pixels.")
-    file = side_file(source, "preprocessor_config.json", allow_download=allow_download)
-    saved = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    statistics = {**pixel_statistics(saved), "preferred_size": preferred_size(saved, backbone.config), **overrides}
-    return TransformersImage(config_json(backbone), **statistics, backbone=backbone).eval()
+    with files_of(name, IMAGE_PACKAGES):
+        file = side_file(source, "preprocessor_config.json", allow_download=allow_download)
+        saved = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+        statistics = {**pixel_statistics(saved), "preferred_size": preferred_size(saved, backbone.config), **overrides}
+        return TransformersImage(config_json(backbone), **statistics, backbone=backbone).eval()
 
 
 def pixel_statistics(saved: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +181,7 @@ class TimmImage(ImageEncoder):
         backbone: nn.Module | None = None,
     ) -> None:
         super().__init__(mean, std, preferred_size, statistics)
-        network: Any = import_timm().create_model(name, num_classes=0) if backbone is None else backbone
+        network: Any = _timm_network(name) if backbone is None else backbone
         self.network: nn.Module = network
         self.dim = int(network.num_features)
 
@@ -176,6 +189,14 @@ class TimmImage(ImageEncoder):
         """Encode ``[batch, 3, height, width]`` in 0..1 to ``[batch, dim]``."""
         features: Tensor = self.network(self.normalise(inputs))
         return features.float()
+
+
+def _timm_network(name: str) -> Any:
+    """Return a network with random weights by the name of an architecture; `timm` takes addresses as well."""
+    timm = import_timm()
+    if re.fullmatch(r"[\w.]+", name) is None or not timm.is_model(name):
+        raise WeightsError(f"timm has no model {name!r:.80}; a newer timm may have it")
+    return timm.create_model(name, num_classes=0)
 
 
 def import_timm() -> Any:

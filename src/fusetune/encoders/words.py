@@ -32,7 +32,7 @@ class WordCounts(Encoder):
 
     def __init__(self, dim: int, special: Iterable[int] = ()) -> None:
         super().__init__()
-        self.dim, self.special = dim, sorted(special)
+        self.dim, self.special = dim, sorted(map(int, special))
         self.arguments["special"] = self.special
         self.register_buffer("codes", torch.arange(dim))
         self.register_buffer("idf", torch.ones(dim))

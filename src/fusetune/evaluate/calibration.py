@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,17 @@ class Calibration:
             ValueError: Naming what is wrong in it.
         """
         return TypeAdapter(cls).validate_python(description)
+
+    def check(self, classes: int) -> None:
+        """Refuse what cannot have been learnt for so many classes.
+
+        Raises:
+            ValueError: Naming it.
+        """
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"a temperature of {self.temperature}")
+        if self.positive is not None and not 0 <= self.positive < classes:
+            raise ValueError(f"the positive class is number {self.positive} of {classes}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ of which there are several after k-fold cross-fitting.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -40,6 +40,18 @@ class Wiring:
         """Return the modality of a block that the head reads, or of networks of a name."""
         return self.modality_of[self.networks[block][0] if block in self.networks else self.features[block]]
 
+    def check(self, encoders: int) -> None:
+        """Refuse a wiring that so many encoders cannot serve.
+
+        Raises:
+            ValueError: If it names what is not there.
+        """
+        places = [at for some in self.networks.values() for at in some] + list(self.features.values())
+        if not all(0 <= at < encoders for at in places) or not set(self.logits) <= set(self.networks):
+            raise ValueError("the wiring names encoders or networks that are not there")
+        if not all(self.networks.values()):
+            raise ValueError("the wiring has networks without an encoder")
+
 
 class FusionNetwork(Network):
     """f = head(blocks), f_m = mean_k (W_mk z_mk + b_mk).
@@ -57,9 +69,11 @@ class FusionNetwork(Network):
         self, encoders: Sequence[Encoder], classifiers: Sequence[nn.Linear], head: Head, wiring: Wiring
     ) -> None:
         super().__init__(encoders, wiring.modality_of, head.classes)
-        places = [at for some in wiring.networks.values() for at in some] + list(wiring.features.values())
-        if not all(0 <= at < len(encoders) for at in places) or not set(wiring.logits) <= set(wiring.networks):
-            raise ValueError("the wiring names encoders or networks that are not there")
+        wiring.check(len(encoders))
+        widths = {block: encoders[at].dim for block, at in wiring.features.items()}
+        widths |= dict.fromkeys(wiring.logits, head.classes)
+        if head.dims != widths or not widths:
+            raise ValueError("the head reads other blocks than the wiring serves")
         self.classifiers = nn.ModuleList(classifiers)
         self.head, self.wiring = head, wiring
 
@@ -83,12 +97,31 @@ class FusionNetwork(Network):
             "encoders": [encoder.describe() for _, encoder in self.members],
             "head": self.head.describe(),
             "wiring": asdict(self.wiring),
+            # Weights know blocks and classifiers by their places, and JSON's mappings may come back in any order.
+            "order": [list(self.head.dims), list(self.wiring.networks)],
         }
 
     @classmethod
     def build(cls, description: Mapping[str, Any]) -> Self:
         """Make a network from what `describe` returned, with untrained weights."""
         encoders, wiring = build_encoders(description["encoders"]), Wiring(**description["wiring"])
-        head = build_head(description["head"])
+        wiring.check(len(encoders))
+        dims, networks = description["head"]["dims"], wiring.networks
+        blocks, names = description.get("order") or _order_of_encoders(dims, wiring)
+        wiring = replace(wiring, networks={name: networks[name] for name in names})
+        head = build_head({**description["head"], "dims": {block: dims[block] for block in blocks}})
+        if len(networks) != len(wiring.networks):
+            raise ValueError("the order leaves networks out")
         used = [at for places in wiring.networks.values() for at in places]
         return cls(encoders, [blank_linear(encoders[at].dim, head.classes) for at in used], head, wiring)
+
+
+def _order_of_encoders(dims: Mapping[str, int], wiring: Wiring) -> tuple[list[str], list[str]]:
+    """Return the blocks and networks of a description that does not state their order, as they must come in it."""
+    first = wiring.features | {name: wiring.networks[name][0] for name in wiring.logits}
+    if dims.keys() != first.keys():
+        raise ValueError("the head reads other blocks than the wiring serves")
+    blocks, names = sorted(dims, key=first.__getitem__), sorted(wiring.networks, key=wiring.networks.__getitem__)
+    if blocks != list(dims) or names != list(wiring.networks):
+        raise ValueError("blocks and networks are not in the order in which they were written")
+    return blocks, names

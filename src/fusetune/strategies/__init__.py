@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusetune.config import Config, StrategyConfig
-from fusetune.errors import ConfigError, did_you_mean, listed
+from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
 from fusetune.strategies.joint import Joint
@@ -92,7 +92,7 @@ def _explained(item: Any, strategy: type[Strategy]) -> str:
             f"strategy.{where}: the strategy '{strategy.name}' has no such setting{did_you_mean(where, fields)}; "
             + (f"it has {listed(fields, 40)}" if fields else "it has none")
         )
-    return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
+    return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {shown(item['input'])})"
 
 
 __all__ = ["STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of"]

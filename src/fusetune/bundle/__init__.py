@@ -1,0 +1,230 @@
+"""The portable model: a folder of safetensors and JSON, written whole, checked file by file when read. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, model_validator
+from safetensors.numpy import load as load_numpy
+from safetensors.numpy import save as numpy_bytes
+from safetensors.torch import save as torch_bytes
+
+from fusetune.bundle.contents import MANIFEST, Contents, located, open_inside, read_inside
+from fusetune.bundle.weights import Hashed, filled_network
+from fusetune.config import Config, parse_layer
+from fusetune.data.schema import Schema
+from fusetune.errors import BundleError, RunError, listed, shown
+from fusetune.evaluate.calibration import Calibration
+from fusetune.files import expanded, file_hash, names_in, write_text, written_aside
+from fusetune.inputs import Reader
+from fusetune.model import Model, rebuild
+from fusetune.networks import FusionNetwork, Network
+from fusetune.process import Draws
+from fusetune.version import VERSION
+
+FORMAT = 2
+_READABLE = (1, 2)
+_LONGEST_REASON = 300
+_WEIGHTS, _SEEN, _SCHEMA, _CONFIG = "weights.safetensors", "seen.safetensors", "schema.json", "config.yaml"
+
+
+class Manifest(BaseModel):
+    """What `bundle.json` says of a model.
+
+    Attributes:
+        classes: The labels, in the order of the probabilities.
+        inputs: Modality -> folder of its pre-processing.
+        network: What `build_network` needs.
+        calibration: What `Calibration.read` needs.
+        files: Every other file -> its SHA-256.
+    """
+
+    format: int
+    fusetune: str
+    created: str
+    classes: list[str | int | float | bool]
+    inputs: dict[str, str]
+    network: dict[str, Any]
+    calibration: dict[str, Any]
+    files: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_format(cls, facts: Any) -> Any:
+        # Format 1 knew one kind of network, and wrote its description among the other facts.
+        if isinstance(facts, dict) and facts.get("format") == 1:
+            return facts | {"network": {"kind": FusionNetwork.kind, **facts}}
+        return facts
+
+
+def save_bundle(model: Model, folder: Path) -> None:
+    """Write a model as a folder; an earlier model of that name is replaced when the new one is complete.
+
+    Raises:
+        WriteError: If it cannot be written, or a folder of that name holds anything else.
+    """
+    with written_aside(folder, is_bundle) as aside:
+        aside.mkdir(parents=True)
+        state = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()
+        }
+        # As bytes, since the library's own files do not tell a full disk from any other failure.
+        (aside / _WEIGHTS).write_bytes(torch_bytes(state))
+        (aside / _SEEN).write_bytes(numpy_bytes({"digests": model.seen}))
+        model.schema.save(aside / _SCHEMA)
+        write_text(aside / _CONFIG, model.config.to_yaml())
+        folders = {}
+        for index, (name, reader) in enumerate(model.readers.items()):
+            folders[name] = f"inputs/{index}"
+            (aside / folders[name]).mkdir(parents=True)
+            reader.save(aside / folders[name])
+        manifest = Manifest(
+            format=FORMAT,
+            fusetune=VERSION,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            classes=model.classes,
+            inputs=folders,
+            network=model.network.describe(),
+            calibration=model.calibration.describe(),
+            files={path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
+        )
+        facts = manifest.model_dump(mode="json")
+        text = json.dumps(facts | {"checksum": _checksum(facts)}, indent=1, ensure_ascii=False)
+        write_text(aside / MANIFEST, text)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Return whether a folder holds a model and nothing else; its files may be damaged, its manifest may not."""
+    try:
+        return names_in(folder) <= {MANIFEST, *_manifest(folder)["files"]}
+    except (BundleError, KeyError, OSError):
+        return False
+
+
+def load_bundle(folder: str | Path) -> Model:
+    """Read a model written by `save_bundle`, or the run folder around it. Needs no network and runs no code from it.
+
+    Raises:
+        BundleError: If a file is missing or was changed, the format is newer than this version, or what the files say
+            does not fit together.
+        RunError: If there is not enough memory.
+    """
+    path = expanded(folder)
+    try:
+        if not (path / MANIFEST).exists() and (path / "model" / MANIFEST).exists():
+            path = path / "model"
+        return _load(path)
+    except (BundleError, RunError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's files can break the libraries that read them in any way
+        raise BundleError(
+            f"{path} does not hold a usable model ({_reason(error)}); copy the model again from its source"
+        ) from error
+
+
+def _load(path: Path) -> Model:
+    manifest = Manifest.model_validate(_manifest(path))
+    contents = Contents(path, manifest.files)
+    _refuse_strangers(contents, manifest)
+    schema = Schema.parse(contents.read(_SCHEMA), path / _SCHEMA)
+    config = Config.build(parse_layer(contents.read(_CONFIG), str(path / _CONFIG)))
+    modalities = schema.modalities()
+    # In the order in which they were written, whatever the order in the manifest: patterns and digests depend on it.
+    inputs = sorted(manifest.inputs.items(), key=lambda item: int(item[1].removeprefix("inputs/")))
+    readers = {
+        name: Reader.load(contents.read, where, modalities[name], config.allow_download) for name, where in inputs
+    }
+    seen = _digests(contents.read(_SEEN))
+    calibration = Calibration.read(manifest.calibration)
+    with Draws("weights that are replaced"):
+        network, classes = _network(contents, manifest.network), manifest.classes
+    if network.classes != len(set(classes)) or len(classes) != len(set(classes)):
+        raise ValueError(f"{len(classes)} classes are named, and the network tells {network.classes} apart")
+    calibration.check(len(classes))
+    if not set(network.owners) <= set(readers):
+        raise ValueError(f"encoders of inputs that the model does not have: {set(network.owners) - set(readers)}")
+    for owner, encoder in network.members:
+        readers[owner].check(encoder)
+    network.eval().requires_grad_(False)
+    return rebuild(network, readers, schema, list(classes), config, seen, calibration)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if not (path / MANIFEST).exists():
+        raise BundleError(f"{path} is not a model folder: it has no {MANIFEST}")
+    content = read_inside(path, MANIFEST)
+    try:
+        facts: dict[str, Any] = json.loads(content)
+        version = facts["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{path / MANIFEST} is damaged: {error}; copy the model again from its source") from error
+    if version not in _READABLE:
+        raise BundleError(
+            f"{path} has format {shown(version)}, this fusetune ({VERSION}) reads formats {listed(_READABLE)}; "
+            f"it was written by fusetune {facts.get('fusetune', '?')!s:.40}: install that version"
+        )
+    if facts.pop("checksum", None) != _checksum(facts):
+        raise BundleError(f"{path / MANIFEST} was changed after it was written; copy the model again from its source")
+    return facts
+
+
+def _checksum(facts: dict[str, Any]) -> str:
+    """Return the SHA-256 of the manifest's content: it guards the labels and the other files' hashes."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_strangers(contents: Contents, manifest: Manifest) -> None:
+    """Refuse a manifest that lists other files than a model has, before any of them is read."""
+    folders = set(manifest.inputs.values())
+    needed = {_WEIGHTS, _SEEN, _SCHEMA, _CONFIG, *(f"{where}/reader.json" for where in folders)}
+    if absent := needed - manifest.files.keys():
+        raise BundleError(f"{contents.folder / MANIFEST} does not list {listed(sorted(absent))}")
+    for name in manifest.files:
+        located(contents.folder, name)
+    if more := manifest.files.keys() - needed - {f"{where}/tokenizer.json" for where in folders}:
+        raise BundleError(
+            f"{contents.folder / MANIFEST} lists {listed(sorted(more))}, which no model of this format has; "
+            "copy the model again from its source"
+        )
+
+
+def _network(contents: Contents, description: dict[str, Any]) -> Network:
+    """Return the network with its weights, which are hashed as they are read."""
+    path = contents.folder / _WEIGHTS
+    with open_inside(contents.folder, _WEIGHTS) as file:
+        hashed = Hashed(file)
+        try:
+            network = filled_network(description, hashed, os.fstat(file.fileno()).st_size)
+        except RunError:
+            raise
+        except Exception as error:
+            raise BundleError(
+                f"{contents.folder} does not hold a usable model: {path.name} was changed or cut short, or is of "
+                f"another network ({_reason(error)}); copy the model again"
+            ) from error
+    if hashed.digest() != contents.digests[_WEIGHTS]:
+        raise BundleError(f"{path} was changed after it was written; copy the model again")
+    return network
+
+
+def _reason(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:_LONGEST_REASON]}{' ...' if len(said) > _LONGEST_REASON else ''}"
+
+
+def _digests(content: bytes) -> npt.NDArray[np.uint64]:
+    seen = load_numpy(content)["digests"]
+    if seen.dtype != np.uint64 or seen.ndim != 1:
+        raise ValueError(f"{_SEEN} holds no digests")
+    return seen
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
