@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from fusetune.errors import WriteError
@@ -69,6 +71,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: If it is no JSON, or holds words that no text file can (halves of characters).
+    """
+    facts = json.loads(content)
+    json.dumps(facts, ensure_ascii=False).encode("utf-8")
+    return facts
 
 
 def cache_folder(name: str) -> Path:

@@ -22,7 +22,7 @@ from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, RunError, listed, shown
 from fusetune.evaluate.calibration import Calibration
-from fusetune.files import file_hash, write_text, written_aside
+from fusetune.files import file_hash, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, Network
@@ -147,7 +147,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is not a model folder: it has no {MANIFEST}")
     content = read_inside(path, MANIFEST)
     try:
-        facts: dict[str, Any] = json.loads(content)
+        facts: dict[str, Any] = parse_json(content)
         version = facts["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path / MANIFEST} is damaged: {error}; copy the model again from its source") from error
