@@ -188,7 +188,7 @@ def _network(contents: Contents, description: dict[str, Any]) -> Network:
         hashed = Hashed(file)
         try:
             network = filled_network(description, hashed, os.fstat(file.fileno()).st_size)
-        except RunError:
+        except (RunError, MemoryError):
             raise
         except Exception as error:
             raise BundleError(

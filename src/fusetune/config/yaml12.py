@@ -84,6 +84,7 @@ def read_yaml(text: str) -> Any:
 def _refuse_endless(text: str) -> None:
     """Refuse aliases and deep nesting, before anything is made of them."""
     depth = 0
+    event: Any
     for event in yaml.parse(text, _Plain):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
