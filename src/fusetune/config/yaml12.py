@@ -84,13 +84,13 @@ def read_yaml(text: str) -> Any:
 def _refuse_endless(text: str) -> None:
     """Refuse aliases and deep nesting, before anything is made of them."""
     depth = 0
-    event: Any
     for event in yaml.parse(text, _Plain):
+        mark: Any = event.start_mark
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            raise ConstructorError(None, None, "*name repeats another value; write the value out", event.start_mark)
+            raise ConstructorError(None, None, "*name repeats another value; write the value out", mark)
         if depth > _DEEPEST:
-            raise ConstructorError(None, None, f"values are nested more than {_DEEPEST} deep", event.start_mark)
+            raise ConstructorError(None, None, f"values are nested more than {_DEEPEST} deep", mark)
 
 
 def explain_yaml(error: yaml.YAMLError, text: str) -> str:
