@@ -531,6 +531,37 @@ def test_any_header_is_read_or_refused(content: bytes, length: int, text: str) -
             continue
 
 
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("inputs/1/reader.json", lambda facts: facts["fitted"]["numbers"][0].update(part="x")),
+        ("inputs/1/reader.json", lambda facts: facts["fitted"]["numbers"][0].update(std=0)),
+        ("inputs/1/reader.json", lambda facts: facts["fitted"]["categories"][0]["categories"].append("\ud800")),
+        ("inputs/1/reader.json", lambda facts: facts["fitted"]["categories"][0]["categories"].append("more")),
+        ("inputs/2/reader.json", lambda facts: facts["fitted"]["std"].pop()),
+        ("inputs/2/reader.json", lambda facts: facts["fitted"].update(columns=["age"])),
+        ("inputs/0/reader.json", lambda facts: facts["fitted"].update(column="site")),
+        ("inputs/0/reader.json", lambda facts: facts["fitted"].update(pad=10)),
+        ("inputs/0/reader.json", lambda facts: facts["fitted"].update(max_tokens=10**9)),
+        ("inputs/0/reader.json", lambda facts: facts.update(size=10**6)),
+        ("inputs/0/tokenizer.json", lambda facts: facts["model"]["vocab"].update(more=10**6)),
+        ("bundle.json", lambda facts: facts["calibration"].update(temperature=0)),
+        ("bundle.json", lambda facts: facts["calibration"].update(positive=3)),
+        ("bundle.json", lambda facts: facts["classes"].__setitem__(0, facts["classes"][1])),
+        ("bundle.json", lambda facts: facts["classes"].__setitem__(0, "\ud800")),
+        ("bundle.json", lambda facts: facts["network"]["wiring"]["features"].update(note=3)),
+        ("bundle.json", lambda facts: encoder_of(facts).update(pooling="last")),
+        ("bundle.json", lambda facts: encoder_of(facts)["config"].update(num_attention_heads=-1)),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(
+    copy: Path, name: str, edit: Callable[[dict[str, Any]], Any]
+) -> None:
+    rewritten(copy, edit, name)
+    with pytest.raises(BundleError, match=r"does not hold a usable model|damaged"):
+        fusetune.load(copy)
+
+
 # At random
 
 

@@ -223,7 +223,7 @@ def bomb(levels: int = 10, width: int = 10) -> str:
         ("a: 1\nb: !!int x", "line 2: cannot be read as .*int"),
         ("b: !!bool x", "line 1: cannot be read as .*bool"),
         ("b: !!python/object/apply:os.system [ls]", "line 1: could not determine a constructor"),
-        ("a: 1\n\tb: 2", "line 2: .*found character"),
+        ("a: 1\n\tb: 2", r"line 2: .*found (a tab )?character"),
         ("a: 1\nb: x\x00", r"line 2: a character that no text holds \(code 0\)"),
         ("a: 1\n--- \nb: 2", "line 2: .*another document"),
         ("? [a]\n: 1", "line 1: .*unhashable key"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from fusetune.errors import WriteError
@@ -92,6 +94,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: If it is no JSON, or holds words that no text file can (halves of characters).
+    """
+    facts = json.loads(content)
+    json.dumps(facts, ensure_ascii=False).encode("utf-8")
+    return facts
 
 
 def cache_folder(name: str) -> Path:

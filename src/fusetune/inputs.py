@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field, TypeAdapter
 from tokenizers import Tokenizer
@@ -47,7 +48,7 @@ from fusetune.encoders import (
 from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
 from fusetune.encoders.sentence import UNTRAINED, read_tokenizer, text_limits
 from fusetune.errors import WeightsError, listed
-from fusetune.files import write_text
+from fusetune.files import parse_json, write_text
 from fusetune.process import Draws
 from fusetune.progress import Log
 
@@ -145,7 +146,7 @@ class Reader:
         Raises:
             ValueError: If the files describe the pre-processing of another input.
         """
-        facts = json.loads(read(f"{folder}/reader.json"))
+        facts = parse_json(read(f"{folder}/reader.json"))
         fitted: Fitted
         match modality.kind:
             case "image":
@@ -155,6 +156,7 @@ class Reader:
                 fitted = TypeAdapter(_Texts).validate_python(facts["fitted"]).reading(tokenizer)
             case "columns":
                 fitted = CellInput(**facts["fitted"])
+                fitted.bind(_empty_row(fitted))  # whatever does not fit in it shows on a row without any cell
             case "vector":
                 fitted = VectorInput(**facts["fitted"])
         if (size := facts["size"]) is not None and not (type(size) is int and 0 < size <= _LARGEST_SIDE):
@@ -196,6 +198,13 @@ class Reader:
                 fits = has.get("inputs") == len(vector.mean) == len(vector.std) and min(vector.std, default=1) > 0
         if not fits:
             raise ValueError(f"the encoder {type(encoder).__name__} does not take what '{self.modality.name}' reads")
+
+
+def _empty_row(cells: CellInput) -> Table:
+    empty = {
+        name: pd.Series([None], dtype="float64" if kind is Kind.NUMBER else "str") for name, kind in cells.kinds.items()
+    }
+    return Table(pd.DataFrame(empty), "an empty row", Path())
 
 
 @dataclass(frozen=True)

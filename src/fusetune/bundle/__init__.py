@@ -22,7 +22,7 @@ from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, RunError, listed, shown
 from fusetune.evaluate.calibration import Calibration
-from fusetune.files import expanded, file_hash, names_in, write_text, written_aside
+from fusetune.files import expanded, file_hash, names_in, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, Network
@@ -161,7 +161,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is not a model folder: it has no {MANIFEST}")
     content = read_inside(path, MANIFEST)
     try:
-        facts: dict[str, Any] = json.loads(content)
+        facts: dict[str, Any] = parse_json(content)
         version = facts["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path / MANIFEST} is damaged: {error}; copy the model again from its source") from error
@@ -202,7 +202,7 @@ def _network(contents: Contents, description: dict[str, Any]) -> Network:
         hashed = Hashed(file)
         try:
             network = filled_network(description, hashed, os.fstat(file.fileno()).st_size)
-        except RunError:
+        except (RunError, MemoryError):
             raise
         except Exception as error:
             raise BundleError(
