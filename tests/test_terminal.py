@@ -153,6 +153,8 @@ def run(folder: Path) -> Path:
     row = {"name": "\x1b[31mred [/b]", "accuracy": interval, "nll": interval}
     facts: dict[str, Any] = {
         "rows": {"test": 3},
+        "rows_hash": "0",
+        "test": {},
         "groups": None,
         "gain": [row] * 400,
         "comparisons": [],

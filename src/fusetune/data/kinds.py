@@ -18,7 +18,6 @@ from fusetune.data.words import (
     TRUE_WORDS,
     are_vectors,
     day_order,
-    days,
     finite_numbers,
     is_words,
     numeric,
@@ -166,7 +165,7 @@ def fits(series: pd.Series, kind: Kind) -> bool:
             return not (times or lists) and bool(np.isfinite(finite_numbers(values)).mean() >= 0.5)
         case Kind.DATE:
             return not (numeric or lists) and bool(
-                np.isfinite(days(values, day_order(values) or "month")).mean() >= 0.5
+                parse_dates(values, day_order(values) or "month").notna().mean() >= 0.5
             )
         case Kind.BOOLEAN:
             return not (times or lists) and bool(np.isfinite(truth(values)).mean() >= 0.5)

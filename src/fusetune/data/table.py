@@ -75,7 +75,7 @@ class Table:
         Raises:
             TableError: If there is no such column.
         """
-        if name not in self.frame.columns:
+        if name not in self.frame.columns.tolist():  # an index of words refuses to look for half a character
             near = did_you_mean(name, self.frame.columns)
             raise TableError(
                 f"{self.name} has no column '{name}'; its columns are {listed(self.frame.columns, 12)}{near}"
@@ -175,8 +175,8 @@ def read_table(source: Any) -> Table:
     blanks: Blanks | None = None
     if isinstance(source, str | Path):
         path = expanded(source)
+        frame, blanks = _read_file(path)  # which says so if there is none, or none can be called so
         name, root, index = path.name, path.resolve().parent, None
-        frame, blanks = _read_file(path)
     else:
         name, root = "the DataFrame", Path.cwd()
         frame, index = _in_memory(source)
