@@ -70,6 +70,8 @@ def test_every_line_that_is_a_row_is_read(text: str, separator: str, rows: list[
         ('a\tb\n"\ty\n3\t"\n', "\t", "line 2: .*line 3, and each of these lines has the 2 cells"),
         ("a,b\n1,2\n\x00,3\n", ",", "line 3 holds a NUL byte"),
         ("a\0,b\n1,2\n", ",", "line 1 holds a NUL byte"),
+        ("a;b\n1;2,5\n", ",", "its header holds ';' and no ','"),
+        ("a,b\n1,2\n", "\t", "its header holds ',' and no"),
     ],
 )
 def test_rows_that_a_mark_or_a_nul_would_swallow_are_refused_by_line(text: str, separator: str, message: str) -> None:

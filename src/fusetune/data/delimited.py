@@ -26,6 +26,7 @@ MISSING_WORDS = ("NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "<NA>")
 NAMES_OR_MISSING = (
     "None", "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "1.#IND", "1.#QNAN", "-1.#IND", "-1.#QNAN"
 )  # fmt: skip
+_OTHERS = (";", "\t", "|", ",")  # what else stands between cells
 _MISSING = pa.array([*MISSING_WORDS, *NAMES_OR_MISSING])
 _QUOTED_MISSING = re.compile(rb'"(?:%s)"' % b"|".join(re.escape(str(word)).encode() for word in _MISSING))
 _CLOSING = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
@@ -73,6 +74,11 @@ def read_delimited(data: bytes, separator: str) -> tuple[pd.DataFrame, dict[str,
     if (place := data.find(b"\0")) >= 0:
         raise TableError(f"line {_line(data, place)} holds a NUL byte, which no text has; export the table again")
     names = _header(data, separator, quoted=True)
+    if len(names) == 1 and (other := next((sign for sign in _OTHERS if sign in names[0]), None)):
+        raise TableError(
+            f"its header holds {other!r} and no {separator!r}, so that each row would be one cell; save it with "
+            f"{separator!r} between cells, or read it with pandas.read_csv(..., sep={other!r}, dtype=str)"
+        )
     try:
         marks = _marks(data, separator.encode(), len(names))
     except _UnpairedError:
