@@ -158,6 +158,9 @@ def fit(
         refuse_taken(folder, resume)
         if resume:
             warn_of_earlier(folder, intake.before, log)
+        if data.problems:
+            examples = listed(f"{row} ({text})" for row, text in data.problems.items())
+            log.warn(f"{len(data.problems):,} row(s) were changed by reading them: {examples}")
         if is_finished(folder):
             return _finished(folder, intake, settings, log)
         return _fit(intake, settings, own, folder, resume, log, started)

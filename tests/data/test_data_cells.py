@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fusetune.data.cells import MISSING, UNSEEN, CellInput
-from fusetune.data.kinds import Kind
+from fusetune.data.kinds import Kind, fits
 from fusetune.data.table import Table
 from fusetune.errors import TableError
 
@@ -120,6 +120,11 @@ def test_codes_are_words_whose_zeros_are_not_lost_silently() -> None:
         codes(plain, ["02134", "1010"])
 
 
+def test_a_rare_word_that_means_the_number_of_another_is_no_loss() -> None:
+    cells = fitted(Kind.CATEGORY, ["7", "7", "007", "x", "x"], np.arange(5))
+    assert codes(cells, ["7", "007", "x"]) == [2, UNSEEN, 3]
+
+
 def test_a_word_that_pandas_reads_as_missing_is_not_lost_silently() -> None:
     cells = fitted(Kind.CATEGORY, ["None", "mild", "None", "mild"])
     assert codes(cells, ["None", "mild"]) == [2, 3]
@@ -145,6 +150,7 @@ def test_numbers_too_large_for_a_network_count_as_missing_and_are_said(value: fl
     assert source.missing[:, 0].tolist() == [False, True]
     assert np.isfinite(source.numbers).all()
     assert list(source.problems) == [1]
+    assert fits(pd.Series([2.0, value, value]), Kind.NUMBER)  # they are numbers, and no reason to refuse a table
     # Nor do they spoil the scale.
     assert fitted(Kind.NUMBER, [1.0, 1e300, None, 3]).numbers[0].mean == 2
 
@@ -173,6 +179,7 @@ ISO = [f"2020-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(40)]
         (ISO, ["01/05/2020", "12/25/2020"], ["2020-01-05", "2020-12-25"]),
         (ISO, ["03.04.2020"], ["2020-04-03"]),
         (ISO, ["04/04/2020"], ["2020-04-04"]),
+        (ISO, ["12.25.2020", "04.03.2020"], [None, "2020-03-04"]),  # with dots, there is no 25th month
         (ISO, ["03/04/2020"], [None]),  # no row tells, and nothing was learnt
         (["25/12/2020", *ISO], ["03/04/2020"], ["2020-04-03"]),
         (["12/25/2020", *ISO], ["03/04/2020"], ["2020-03-04"]),

@@ -84,6 +84,17 @@ def test_what_was_never_learnt_counts_as_a_problem_and_so_does_what_reading_chan
     assert "site: 2 of 3 cells, row(s) 1, 2: 'b' is new" in said(found, listing=True)
 
 
+def test_a_rare_category_is_listed_by_row_and_no_reason_for_a_warning() -> None:
+    table = read_table(pd.DataFrame({"site": ["a", "b", "c", "d"], "age": [1.0] * 4}))
+    cells = CellSource.of(np.zeros((4, 1), np.float32), np.zeros((4, 0), np.int64))
+    cells.unseen = {1: "site: 'b' is new"}
+    found = Problems.of(table, {"columns": CELLS}, {"columns": cells})
+    assert found.rows[1] == "columns: site: 'b' is new"
+    assert said(found) == ""
+    with pytest.raises(TableError, match="'b' is new"):
+        found.tell(table, "raise", listing=False)
+
+
 def test_a_column_whose_name_holds_the_mark_between_problems() -> None:
     found = problems({1: "a; age: 'x' is no number"})
     assert {it.column: it.texts for it in found.columns}["a; age"] == {1: "'x' is no number"}

@@ -181,6 +181,8 @@ def test_what_is_no_table_is_refused() -> None:
     for source in ({"a": [1]}, [1, 2], None, 7):
         with pytest.raises(TableError, match="a table cannot be a"):
             read_table(source)
+    with pytest.raises(TableError, match="a Series is no table"):
+        read_table(pd.Series([1.0, 2.0], name="age"))
     levels = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("x", "a"), ("x", "b")]))
     with pytest.raises(TableError, match="several levels"):
         read_table(levels)

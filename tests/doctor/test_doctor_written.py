@@ -60,10 +60,18 @@ def test_dates_whose_order_no_row_tells_are_said() -> None:
 
 
 def test_words_that_count_as_empty_are_said_and_names_are_not(tmp_path: Path) -> None:
-    rows = [f'{("NA", 7)[i % 2]},{("None", "mild", "grave")[i % 3]},"NA",{"ab"[i % 2]}' for i in range(42)]
+    rows = [f'{("NA", 7, 8)[i % 3]},{("None", "mild", "grave")[i % 3]},"NA",{"ab"[i % 2]}' for i in range(42)]
     (tmp_path / "t.csv").write_text("x,severity,code,y\n" + "\n".join(rows) + "\n")
     findings = found(tmp_path / "t.csv", kinds={"x": "number"}, inputs=["x", "severity", "code"])
     finding = findings["words_read_as_empty"]
     assert finding.columns == ("x",)
-    assert finding.evidence["count"] == 21
+    assert finding.evidence["count"] == 14
     assert "say NA" in finding.evidence["what"]
+    assert finding.severity == "info"
+
+
+def test_a_column_that_has_one_value_beside_words_that_count_as_empty_is_warned_of(tmp_path: Path) -> None:
+    rows = [f"{('NA', 'NL')[i % 2]},{i % 7},{'ab'[i % 2]}" for i in range(42)]
+    (tmp_path / "t.csv").write_text("country,x,y\n" + "\n".join(rows) + "\n")
+    finding = found(tmp_path / "t.csv")["words_read_as_empty"]
+    assert (finding.severity, finding.columns) == ("warn", ("country",))

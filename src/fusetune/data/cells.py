@@ -59,6 +59,7 @@ class Vocabulary(BaseModel):
         categories: The categories that occurred more than once.
         exact: Are there words among the column's that look like numbers and would change if they became some, such as
             007 or 1.10? None: a model of an earlier version does not say.
+        twins: Do several of its words mean one number, such as 7 and 007?
         gaps: Did it learn from a table that tells a missing cell from the word None, and were cells missing there?
     """
 
@@ -66,6 +67,7 @@ class Vocabulary(BaseModel):
     column: str
     categories: list[str]
     exact: bool | None = None
+    twins: bool = False
     gaps: bool = False
 
 
@@ -255,22 +257,24 @@ def _canonical(words: pd.Series, exact: bool, known: pd.Series) -> pd.Series:
     return words if exact else _whole(words)
 
 
-def _exact(words: pd.Series) -> bool:
-    """Return whether some words look like numbers and would be lost, or become equal, if they were read as such."""
+def _exact(words: pd.Series) -> tuple[bool, bool]:
+    """Return whether some words look like numbers and would change, or be equal, and are equal, if read as such."""
     words = words.drop_duplicates()
     numbers = words[pd.to_numeric(words, errors="coerce").notna()]
-    return not numbers.map(prints_back).all() or pd.to_numeric(numbers).nunique() < len(numbers)
+    twins = pd.to_numeric(numbers).nunique() < len(numbers)
+    return twins or not numbers.map(prints_back).all(), twins
 
 
 def _vocabulary(table: Table, name: str, train: Rows) -> Vocabulary:
     words = _words(table.names(name))
-    exact = _exact(words.dropna())
+    exact, twins = _exact(words.dropna())
     words = _canonical(words, exact, words.dropna())
     counts = words.iloc[train].value_counts()
     # Equal counts in order of the alphabet, so that the codes do not depend on the order of the rows.
     common = sorted(counts[counts > 1].items(), key=lambda item: (-item[1], str(item[0])))
     gaps = not table.spelled and bool(words.iloc[train].isna().any())
-    return Vocabulary(column=name, categories=[str(word) for word, _ in common], exact=exact, gaps=gaps)
+    known = [str(word) for word, _ in common]
+    return Vocabulary(column=name, categories=known, exact=exact, twins=twins, gaps=gaps)
 
 
 def _codes(table: Table, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
@@ -300,7 +304,7 @@ def _refuse_changed(
     numbers = pd.to_numeric(unseen.drop_duplicates(), errors="coerce").dropna()
     equal = pd.to_numeric(pd.Series(known, dtype="str"), errors="coerce").dropna()
     alike = numbers[numbers.isin(equal)]
-    if len(alike):
+    if len(alike) and not vocabulary.twins:
         word, twin = unseen[alike.index[0]], known[equal.index[equal == alike.iloc[0]][0]]
         raise TableError(
             f"{table.name}: column '{name}' holds '{word}' in row {alike.index[0]}, but the model learnt '{twin}': "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
@@ -16,11 +17,12 @@ from fusetune.data.words import (
     CODE,
     FALSE_WORDS,
     TRUE_WORDS,
+    are_numbers,
     are_vectors,
     day_order,
-    finite_numbers,
     is_words,
     numeric,
+    open_order,
     parse_dates,
     present,
     spelled_vector,
@@ -126,7 +128,9 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
         return Kind.NUMBER, _with_rest(sample, numbers, "numbers"), True
     dates = sample.str.match(_DATE_SHAPE)
     if dates.mean() >= 0.95 and parse_dates(sample, day_order(sample) or "month").notna().mean() >= 0.95:
-        return Kind.DATE, _with_rest(sample, dates, "dates"), True
+        unclear = day_order(values) is None and open_order(values).any()
+        note = "; no row tells whether the day or the month comes first, so the month does" if unclear else ""
+        return Kind.DATE, _with_rest(sample, dates, "dates") + note, True
     if sample.str.fullmatch(_NESTED).mean() >= 0.9:
         seen = f"lists or objects written as words, such as {sample.iloc[0][:40]}"
         return Kind.CATEGORY, f"{seen}: give each part a column of its own, or name the kind with --kind", False
@@ -151,6 +155,11 @@ def _with_rest(sample: pd.Series, fitting: pd.Series, what: str) -> str:
     return f"{fitting.mean():.0%} of the values are {what}; others, such as {rest}, count as missing"
 
 
+def _most(fitting: npt.NDArray[np.bool_]) -> bool:
+    # A single cell that does not fit is a fault of its row, whatever else the table has or lacks.
+    return len(fitting) == 1 or bool(fitting.mean() >= 0.5)
+
+
 def fits(series: pd.Series, kind: Kind) -> bool:
     """Return whether at least half of a column's values can be read as a kind; absent ones do not count."""
     values = present(series)
@@ -162,13 +171,12 @@ def fits(series: pd.Series, kind: Kind) -> bool:
     lists = is_list(values.iloc[0])
     match kind:
         case Kind.NUMBER:
-            return not (times or lists) and bool(np.isfinite(finite_numbers(values)).mean() >= 0.5)
+            return not (times or lists) and _most(are_numbers(values))
         case Kind.DATE:
-            return not (numeric or lists) and bool(
-                parse_dates(values, day_order(values) or "month").notna().mean() >= 0.5
-            )
+            order = day_order(values) or "month"
+            return not (numeric or lists) and _most(parse_dates(values, order).notna().to_numpy())
         case Kind.BOOLEAN:
-            return not (times or lists) and bool(np.isfinite(truth(values)).mean() >= 0.5)
+            return not (times or lists) and _most(np.isfinite(truth(values)))
         case Kind.VECTOR:
             return numeric or lists or (is_words(values) and are_vectors(values))
         case Kind.IMAGE | Kind.TEXT:

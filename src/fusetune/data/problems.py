@@ -36,12 +36,14 @@ class Unused:
         texts: What is wrong, by the row's number; never empty.
         filled: How many rows have something in this column.
         lost: Whether it holds pictures, and none of them could be read.
+        read: Whether all of it could be read, and says what no training row does.
     """
 
     column: str
     texts: dict[int, str]
     filled: int
     lost: bool
+    read: bool = False
 
     @property
     def most(self) -> bool:
@@ -97,7 +99,8 @@ class Problems:
             found = _noted(source)
             for row, text in found.items():
                 texts[row].append(f"{name}: {text}")
-            columns += _unused(table, found, modalities[name], source.present, start)
+            columns += _unused(table, source.problems, modalities[name], source.present, start)
+            columns += _unused(table, source.unseen, modalities[name], source.present, start, read=True)
         bare = np.flatnonzero(~np.any([source.present for source in sources.values()], axis=0))
         for row in map(int, bare):
             texts[row].append(_BARE)
@@ -123,7 +126,9 @@ class Problems:
             raise ConfigError(f"on_problem is '{on_problem}', but must be one of {listed(get_args(OnProblem))}")
         if on_problem != "mask":
             self._refuse_lost(table)
-        all_of_them = [*self.columns, *self.others] if on_problem == "raise" or not listing else []
+        # A rare category is nothing odd; that most are unknown is.
+        columns = [it for it in self.columns if on_problem == "raise" or not it.read or it.most]
+        all_of_them = [*columns, *self.others] if on_problem == "raise" or not listing else []
         problems = [] if on_problem == "mask" else all_of_them or [it for it in self.columns if it.most]
         lines = "".join(f"\n  - {line}" for line in [*notes, *problems])
         if not lines:
@@ -186,6 +191,7 @@ def _unused(
     modality: Modality,
     present: npt.NDArray[np.bool_],
     start: int,
+    read: bool = False,
 ) -> list[Unused]:
     """Return the problems of an input by column."""
     found: dict[str, dict[int, str]] = {}
@@ -199,7 +205,7 @@ def _unused(
         there = table.frame[column].notna().to_numpy() if cells else present
         filled = len(np.union1d(np.flatnonzero(there), list(texts)))
         lost = modality.kind == "image" and len(texts) > 1 and not present.any()
-        unused.append(Unused(column, {row + start: text for row, text in texts.items()}, filled, lost))
+        unused.append(Unused(column, {row + start: text for row, text in texts.items()}, filled, lost, read))
     return unused
 
 

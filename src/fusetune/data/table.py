@@ -202,7 +202,12 @@ def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
             raise TableError(
                 f"a table cannot be a {type(source).__name__}; give a path, or a pandas, polars or Arrow table"
             )
-        return _from_arrow(pa.table(source)), None
+        try:
+            return _from_arrow(pa.table(source)), None
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise TableError(
+                f"a {type(source).__name__} is no table ({error}); give a DataFrame, of one row frame.iloc[[0]]"
+            ) from error
     if isinstance(source.columns, pd.MultiIndex):
         raise TableError(
             "the DataFrame's columns have several levels; give each one name: "

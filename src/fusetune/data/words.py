@@ -31,6 +31,7 @@ _VECTOR = r"\s*\[[-+\d.,\seEnaif]*\]\s*"
 # Day and month, in an order that the value does not say; with dots it is always day.month.
 _SLASHED = r"^\s*(\d{1,2})[-/](\d{1,2})[-/](?:\d{4}|\d{2})(?!\d)"
 _DOTTED = r"\s*\d{1,2}\.\d{1,2}\.\d"
+_NO_MONTH = r"\s*\d{1,2}\.(?:1[3-9]|[2-9]\d)\.\d"  # which pandas would read with its parts exchanged
 _LARGEST = float(np.finfo(np.float32).max)
 # The days that fit into 64 bits of nanoseconds; beyond them, a date stands for "never" or "not known".
 _FIRST_DAY, _LAST_DAY = -106_751, 106_751
@@ -96,9 +97,25 @@ def finite_numbers(cells: pd.Series) -> Numbers:
         spans = _in_days(cells.where(cells.str.fullmatch(_DURATION)))
         cells = spans.where(spans.notna(), pd.to_numeric(cells, errors="coerce"))
     elif cells.dtype == object:
-        cells = cells.map(lambda value: float(value) if isinstance(value, Decimal) else value)
+        cells = cells.map(_plain_number)
+    elif pd.api.types.is_complex_dtype(cells) or isinstance(cells.dtype, pd.PeriodDtype | pd.IntervalDtype):
+        return np.full(len(cells), np.nan)  # half of what they say would be lost
     numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return np.where(np.abs(numbers) <= _LARGEST, numbers, np.nan)
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, complex | pd.Period | pd.Interval):
+        return np.nan
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def are_numbers(cells: pd.Series) -> npt.NDArray[np.bool_]:
+    """Return which cells, bool [rows], are numbers or durations, be they ever so large."""
+    read = ~np.isnan(finite_numbers(cells))
+    if is_words(cells) or pd.api.types.is_float_dtype(cells):
+        read |= pd.to_numeric(cells, errors="coerce").notna().to_numpy(dtype=bool)
+    return np.asarray(read)
 
 
 def _in_days(durations: pd.Series) -> pd.Series:
@@ -144,6 +161,7 @@ def parse_dates(dates: pd.Series, order: Order | None) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(dates):
         return pd.to_datetime(dates, utc=True)
     words = dates.astype("str")
+    words = words.mask(words.str.match(_NO_MONTH, na=False))
     dotted = words.str.match(_DOTTED, na=False)
     # pandas would also swap day and month of 2020-03-04, where the order is not in doubt.
     swapped = dotted | (words.str.match(_SLASHED, na=False) & (order == "day"))

@@ -11,7 +11,7 @@ import pandas as pd
 from fusetune.data.kinds import Kind
 from fusetune.data.words import day_order, is_words, open_order
 from fusetune.doctor.examined import Examined
-from fusetune.doctor.findings import Finding
+from fusetune.doctor.findings import Finding, Severity
 
 # A number as people write it: a sign or a bound, digits with separators, and a unit or a percent sign.
 _UNIT = r"(?:%|°?[a-zA-Zµμ]{1,6}(?:[/^*·²³\d][a-zA-Zµμ²³\d]*)*)"
@@ -24,12 +24,10 @@ _FEW = 10
 def written_findings(examined: Examined) -> list[Finding]:
     """Return findings about cells whose meaning hangs on how they are written."""
     # A column of measurements that all differ is left out as one that only names rows, which must not pass unsaid.
-    words = [
-        c for c in examined.schema.columns if c.role in ("input", "unused") and c.kind in (Kind.TEXT, Kind.CATEGORY)
-    ]
-    found = [_quantities(examined, column.name) for column in words]
+    columns = [c for c in examined.schema.columns if c.role in ("input", "unused")]
+    found = [_quantities(examined, c.name) for c in columns if c.kind in (Kind.TEXT, Kind.CATEGORY)]
     found += [_orders(examined, name) for name in examined.columns(Kind.DATE)]
-    found += [_empty_words(examined, column.name) for column in examined.schema.inputs]
+    found += [_empty_words(examined, column.name) for column in columns]
     return [finding for findings in found for finding in findings]
 
 
@@ -63,7 +61,9 @@ def _empty_words(examined: Examined, name: str) -> list[Finding]:
     words = ", ".join(sorted(said.unique()))
     what = f"cells in '{name}' say {words} and count as empty"
     remedy = "nothing, if they are; a word is written in quotation marks"
-    return examined.about("words_read_as_empty", "info", what, remedy, said.index.to_numpy(np.int64), (name,))
+    # A column with one value beside them has several, if they are words.
+    severity: Severity = "warn" if examined.table.column(name).nunique() <= 1 else "info"
+    return examined.about("words_read_as_empty", severity, what, remedy, said.index.to_numpy(np.int64), (name,))
 
 
 def _rows(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
