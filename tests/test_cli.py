@@ -446,6 +446,7 @@ SPELLINGS: dict[str, Callable[[Path, Path], Path]] = {
         _linked(folder / "link", lambda link: link.symlink_to(file.parent)) / file.name
     ),
     "a hard link": lambda file, folder: _linked(folder / f"link{file.suffix}", lambda link: link.hardlink_to(file)),
+    "a new folder and back": lambda file, folder: file.parent / "new" / ".." / file.name,
 }
 # What a command reads, and its output, which is put into the place of that.
 LOSSES: dict[str, tuple[str, list[str]]] = {

@@ -30,8 +30,8 @@ def refuse_loss(option: str, path: Path | None, *sources: Path | str | None, tab
     Raises:
         UserError: Naming the output, and what it would replace.
     """
-    try:
-        there = None if path is None else path.stat()
+    try:  # resolved, since a folder in it that does not exist yet is made, and `new/..` then leads back
+        there = None if path is None else path.expanduser().resolve().stat()
     except (OSError, ValueError):  # nothing is there, or cannot be: writing it says so
         return
     if there is None or path is None:

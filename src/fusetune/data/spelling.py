@@ -69,8 +69,8 @@ def as_words(cells: pd.Series) -> pd.Series:
 
 
 def folded(word: str) -> str:
-    """Return what is left of a word without capital letters and repeated spaces: equal for words that look alike."""
-    return " ".join(tidy(word).casefold().split())
+    """Return what is left of a word without capital letters, wide forms and repeated spaces: equal if words look alike."""
+    return " ".join(unicodedata.normalize("NFKC", tidy(word)).casefold().split())
 
 
 def lookalikes(words: Iterable[str]) -> list[tuple[str, ...]]:
