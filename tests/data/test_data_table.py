@@ -226,6 +226,7 @@ def test_quoted_numbers_in_json_stay_words(tmp_path: Path) -> None:
         ("t.csv", "a,b\n1,2,3\n4,5,6\n", r"Row #2: Expected 2 columns, got 3"),
         ("t.csv", 'a,b\n1,"x\n3,4\n', "a quotation mark is opened and never closed"),
         ("t.csv", "a,b\n1,caf\xe9\n".encode("latin-1"), r"t.csv is not UTF-8 text \(byte 9.*iconv -f latin1"),
+        ("t.csv", "a,b\n1,2\n".encode("utf-16"), "is not UTF-8 text.*iconv -f utf-16"),
         ("t.jsonl", '{"a": "caf\xe9"}\n'.encode("latin-1"), "is not UTF-8 text.*iconv"),
         ("t.csv", "", "t.csv cannot be read: it is empty"),
         ("t.csv", "\n\n", "t.csv cannot be read: it is empty"),

@@ -69,7 +69,7 @@ def as_words(cells: pd.Series) -> pd.Series:
 
 
 def folded(word: str) -> str:
-    """Return what is left of a word without capitals, wide forms and repeated spaces: equal for words that look alike."""
+    """Return what is left of a word without capitals, wide forms and repeated spaces: equal if words look alike."""
     return " ".join(unicodedata.normalize("NFKC", tidy(word)).casefold().split())
 
 

@@ -274,9 +274,10 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
             return read_delimited(data, "\t" if suffix.lower() == ".tsv" else ",")
         return _from_json(data), None
     except UnicodeDecodeError as error:
+        written = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise TableError(
             f"{path.name} is not UTF-8 text (byte {error.start}: {error.reason}); "
-            "save it as UTF-8, for example with `iconv -f latin1 -t utf-8`"
+            f"save it as UTF-8, for example with `iconv -f {written} -t utf-8`"
         ) from error
     except MemoryError:
         raise
