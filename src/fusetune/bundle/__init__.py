@@ -206,7 +206,7 @@ def _network(contents: Contents, description: dict[str, Any]) -> Network:
             raise
         except Exception as error:
             raise BundleError(
-                f"{contents.folder} does not hold a usable model: {path.name} was changed or cut short, or is of "
+                f"{contents.folder} does not hold a usable model: {path} was changed or cut short, or is of "
                 f"another network ({_reason(error)}); copy the model again"
             ) from error
     if hashed.digest() != contents.digests[_WEIGHTS]:

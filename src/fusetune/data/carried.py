@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from numbers import Number
+from numbers import Number, Real
 from os import PathLike
 from threading import Lock
 from typing import Any
@@ -33,7 +33,7 @@ from fusetune.errors import ImageError, ShortageError, TableError, listed
 _KEYS = {"bytes", "path"}
 _KINDS = ("u1", "u2", "f2", "f4", "f8", "b1")
 _TIMES = (date, time, timedelta, np.datetime64, np.timedelta64, pd.Period, pd.Interval)
-_SCALARS = (str, Number, Decimal, np.bool_, PathLike, UUID, *_TIMES)
+_SCALARS = (str, Real, Decimal, np.bool_, PathLike, UUID, *_TIMES)
 _LISTS = (list, tuple, np.ndarray)
 _BYTES = (bytes, bytearray, memoryview)
 _WHAT = "the bytes of an image file, PIL pictures, NumPy arrays [height, width] or [height, width, 3], or {bytes, path}"

@@ -133,7 +133,7 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
         return Kind.DATE, _with_rest(sample, dates, "dates") + note, True
     if sample.str.fullmatch(_NESTED).mean() >= 0.9:
         seen = f"lists or objects written as words, such as {sample.iloc[0][:40]}"
-        return Kind.CATEGORY, f"{seen}: give each part a column of its own, or name the kind with --kind", False
+        return Kind.CATEGORY, f"{seen}: give each part (a path, a number) a column of its own, or name the kind", False
     if (paths := looks_like_paths(sample)) is not None:
         return Kind.CATEGORY, paths, False
     words = float(sample.str.count(r"\s+").mean()) + 1

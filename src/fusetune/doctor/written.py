@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from fusetune.data.kinds import Kind
 from fusetune.data.words import day_order, is_words, open_order
@@ -56,7 +55,9 @@ def _orders(examined: Examined, name: str) -> list[Finding]:
 
 
 def _empty_words(examined: Examined, name: str) -> list[Finding]:
-    said = examined.table.blanks.get(name, pd.Series(dtype="str"))
+    if name not in examined.table.blanks:
+        return []
+    said = examined.table.blanks[name]
     said = said[examined.table.column(name).isna().to_numpy()[said.index]]
     words = ", ".join(sorted(said.unique()))
     what = f"cells in '{name}' say {words} and count as empty"
