@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
+from fusetune.errors import BundleError
 from fusetune.progress import track
 
 _CHUNK = 1000
@@ -39,7 +40,7 @@ class TextInput:
         texts = table.column(self.column)
         clean = texts.astype("str").where(texts.notna(), "").str.strip()
         present = (clean.str.len() > 0).to_numpy(dtype=bool)
-        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer = self._own_tokenizer()
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_tokens)
         lengths, digests = np.zeros(len(clean), np.int64), np.zeros(len(clean), np.uint64)
@@ -55,6 +56,15 @@ class TextInput:
             pieces.append(np.concatenate(ids))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated)
+
+    def _own_tokenizer(self) -> Tokenizer:
+        """Return a tokenizer whose cut nobody else sees."""
+        try:
+            return Tokenizer.from_str(self.tokenizer.to_str())
+        except Exception as error:  # the library raises nothing more special, of what it has read itself before
+            raise BundleError(
+                f"the tokenizer of '{self.column}' contradicts itself ({error}); copy the model again"
+            ) from error
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
@@ -15,7 +16,9 @@ def dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
 
 def blank_linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer of zeros, whose weights come from elsewhere: no random number is drawn for it."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    # On the device that is in use, which may be `meta`: a model of a stranger is built there, and takes no memory.
+    device = torch.get_default_device()
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, device=device)  # type: ignore[no-untyped-call]
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
