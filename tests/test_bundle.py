@@ -17,8 +17,9 @@ import torch
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
-from fusetune.bundle import _checksum, save_bundle
+from fusetune.bundle import save_bundle
 from fusetune.errors import BundleError
+from fusetune.files import facts_hash
 from fusetune.version import VERSION
 
 SHARES = [f"p({name})" for name in CLASSES]
@@ -50,7 +51,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     facts = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
     facts.pop("checksum")
     change(facts)
-    facts["checksum"] = _checksum(facts)
+    facts["checksum"] = facts_hash(facts)
     (folder / "bundle.json").write_text(json.dumps(facts), encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.errors import UserError, listed
-from fusetune.files import file_hash, write_text
+from fusetune.files import facts_hash, file_hash, write_text
 from fusetune.version import VERSION
 
 NAME, METRICS = "run.json", "metrics.json"
@@ -54,7 +54,7 @@ class Record:
         path = folder / NAME
         try:
             facts = json.loads(_content(path))
-            whole = facts.pop("checksum") == _checksum(facts)
+            whole = facts.pop("checksum") == facts_hash(facts)
             newer = facts["format"] != _FORMAT and facts["fusetune"]
             record = cls(**facts["record"]) if whole and not newer else None
         except FileNotFoundError:
@@ -72,7 +72,7 @@ class Record:
     def write(self, folder: Path) -> None:
         """Write the record whole or not at all."""
         facts = {"format": _FORMAT, "fusetune": VERSION, "record": self.__dict__}
-        write_text(folder / NAME, json.dumps(facts | {"checksum": _checksum(facts)}, indent=1))
+        write_text(folder / NAME, json.dumps(facts | {"checksum": facts_hash(facts)}, indent=1))
 
     def seal(self, folder: Path, names: Collection[str], **texts: str) -> Record:
         """Write the record with the hashes of files that are there now, and return it."""
@@ -158,7 +158,3 @@ def _hash(path: Path) -> str:
         return file_hash(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; make it readable") from error
-
-
-def _checksum(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, RunError, listed, shown
 from fusetune.evaluate.calibration import Calibration
-from fusetune.files import expanded, file_hash, names_in, parse_json, write_text, written_aside
+from fusetune.files import expanded, facts_hash, file_hash, names_in, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, Network
@@ -96,7 +95,7 @@ def save_bundle(model: Model, folder: Path) -> None:
             files={path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
         )
         facts = manifest.model_dump(mode="json")
-        text = json.dumps(facts | {"checksum": _checksum(facts)}, indent=1, ensure_ascii=False)
+        text = json.dumps(facts | {"checksum": facts_hash(facts)}, indent=1, ensure_ascii=False)
         write_text(aside / MANIFEST, text)
 
 
@@ -170,14 +169,9 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {shown(version)}, this fusetune ({VERSION}) reads formats {listed(_READABLE)}; "
             f"it was written by fusetune {facts.get('fusetune', '?')!s:.40}: install that version"
         )
-    if facts.pop("checksum", None) != _checksum(facts):
+    if facts.pop("checksum", None) != facts_hash(facts):
         raise BundleError(f"{path / MANIFEST} was changed after it was written; copy the model again from its source")
     return facts
-
-
-def _checksum(facts: dict[str, Any]) -> str:
-    """Return the SHA-256 of the manifest's content: it guards the labels and the other files' hashes."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_strangers(contents: Contents, manifest: Manifest) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from fusetune.data.delimited import MISSING_WORDS, NAMES_OR_MISSING
 from fusetune.data.kinds import Kind
 from fusetune.data.source import row_digests
-from fusetune.data.spelling import folded, tidied
+from fusetune.data.spelling import folded, printed, tidied
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
 from fusetune.data.words import (
@@ -234,16 +234,8 @@ def _order(table: Table, name: str) -> Order | None:
 
 def _words(cells: pd.Series) -> pd.Series:
     """Return names as tidy words, missing where nothing is left of one; numbers as they are printed, 1.0 as 1."""
-    if pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells):
-        return _whole(cells.astype("str").where(cells.notna()))
-    words = tidied(
-        cells.map(_printed, na_action="ignore").astype("str") if cells.dtype == object else cells.astype("str")
-    )
-    return words.where(cells.notna() & (words != ""))
-
-
-def _printed(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    words = tidied(printed(cells))
+    return words.mask((words == "").to_numpy(dtype=bool))
 
 
 def _whole(words: pd.Series) -> pd.Series:

@@ -34,11 +34,27 @@ def tidied(words: pd.Series) -> pd.Series:
     return words.map({word: tidy(word) for word in words.dropna().unique()}).astype("str")
 
 
+def printed(cells: pd.Series) -> pd.Series:
+    """Return cells as the words that they are or print (dtype str), missing ones missing.
+
+    Where one cell is missing, a DataFrame holds whole numbers as fractions: 7.0 prints as 7.
+    """
+    words = cells.astype(object) if isinstance(cells.dtype, pd.CategoricalDtype) else cells
+    if words.dtype == object or pd.api.types.is_float_dtype(words):
+        words = words.astype(object).map(_print, na_action="ignore")
+    return words.astype("str").where(cells.notna())
+
+
+def _print(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if whole else value)
+
+
 def word_of(value: Any) -> str:
     """Return a single value as a tidy word, whatever type carries it: 7 for 7.0 and "7.0", the day for midnight."""
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float):
+        return _print(value)
     if isinstance(value, datetime) and value.timetz() == time(0):
         return value.date().isoformat()
     word = tidy(value.isoformat() if isinstance(value, date) else str(value))

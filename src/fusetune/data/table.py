@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -27,8 +28,8 @@ import pyarrow.parquet as pq
 
 from fusetune.data.carried import refuse_objects
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
-from fusetune.data.spelling import as_words, tidy
-from fusetune.data.words import as_json, is_words
+from fusetune.data.spelling import as_words, printed, tidy
+from fusetune.data.words import is_words
 from fusetune.errors import TableError, did_you_mean, listed
 from fusetune.files import expanded
 
@@ -113,7 +114,8 @@ class Table:
         if column is None:
             return pd.Series(np.arange(len(self)), name="row_id").astype("str")
         values = self.names(column)
-        ids = _id_words(values, self.name).rename("row_id")
+        _refuse_odd_ids(values, self.name)
+        ids = printed(values).rename("row_id")
         if unique and values.isna().any():
             rows = listed(np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
@@ -137,23 +139,13 @@ class Table:
         return replace(self, frame=frame, index=index, blanks=blanks, problems=problems)
 
 
-def _id_words(values: pd.Series, table: str) -> pd.Series:
-    """Return ids as words, missing ones missing."""
-    if not (values.dtype == object or pd.api.types.is_float_dtype(values) or values.dtype == "category"):
-        return values.astype("str").where(values.notna())
-    cells = values.astype(object).where(values.notna(), None)
-    for row, cell in enumerate(cells):
-        if not isinstance(cell, str | Number | date | np.bool | UUID | None):
+def _refuse_odd_ids(values: pd.Series, table: str) -> None:
+    for row, cell in enumerate(values if values.dtype == object else ()):
+        if not (isinstance(cell, str | Number | date | np.bool | UUID | None) or cell is pd.NA):
             raise TableError(
                 f"{table}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row {row}; "
                 "ids are words, numbers or dates"
             )
-    return cells.map(_id_word, na_action="ignore").astype("str")
-
-
-def _id_word(cell: object) -> str:
-    # Where one cell is missing, a DataFrame holds whole numbers as fractions: 7 becomes 7.0.
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() and abs(cell) < 2**53 else str(cell)
 
 
 def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:
@@ -320,7 +312,7 @@ def _from_json(data: bytes) -> pd.DataFrame:
         if not line.strip():
             continue
         try:
-            row = as_json(line)
+            row = _parsed(line)
         except (ValueError, RecursionError) as error:
             raise TableError(f"line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
@@ -328,6 +320,23 @@ def _from_json(data: bytes) -> pd.DataFrame:
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return pd.DataFrame({name: _inferred([row.get(name) for row in rows]) for name in names})
+
+
+def _parsed(text: str) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        ValueError: If it is none, or an object names a key twice, of which one would be lost.
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return content
 
 
 def _inferred(values: list[Any]) -> pd.Series:

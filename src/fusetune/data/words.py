@@ -6,7 +6,6 @@ As a number it is. Whatever cannot be read is NaN here, and whoever asks says so
 
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from typing import Any, Literal
@@ -198,20 +197,3 @@ def spelled_vector(word: Any) -> Any:
         return [float(number) for number in inner]
     except ValueError:
         return word
-
-
-def as_json(text: str) -> Any:
-    """Read one JSON value.
-
-    Raises:
-        ValueError: If it is none, or an object names a key twice, of which one would be lost.
-    """
-    return json.loads(text, object_pairs_hook=_once)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
-    return content
