@@ -80,6 +80,12 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxlevel = 2
 
 
+def clipped(words: str, longest: int = 120) -> str:
+    """Return words for a message: long ones cut, half characters (which no file takes) spelt out."""
+    cut = words if len(words) <= longest else f"{words[:longest]}... ({len(words):,} letters)"
+    return cut.encode("utf-8", "backslashreplace").decode()
+
+
 def shown(value: object) -> str:
     """Return a value as Python writes it, cut short: lists within lists may be longer than all memory."""
     try:

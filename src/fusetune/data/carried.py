@@ -25,10 +25,10 @@ import pandas as pd
 from PIL import Image
 
 from fusetune.data.decode import has_empty_alpha, is_shortage
-from fusetune.data.paths import begins_like_picture, shown
+from fusetune.data.paths import begins_like_picture
 from fusetune.data.spread import usable
 from fusetune.data.stored import Encoded
-from fusetune.errors import ImageError, ShortageError, TableError, listed
+from fusetune.errors import ImageError, ShortageError, TableError, clipped, listed
 
 _KEYS = {"bytes", "path"}
 _KINDS = ("u1", "u2", "f2", "f4", "f8", "b1")
@@ -110,7 +110,7 @@ def names(cells: pd.Series) -> pd.Series:
 def _name(value: object) -> str:
     match value:
         case str() | PathLike():
-            return shown(str(value))
+            return clipped(str(value))
         case bytes() | bytearray() | memoryview():
             return f"{len(value):,} bytes ({_short(bytes(value))})"
         case Image.Image():
@@ -120,7 +120,7 @@ def _name(value: object) -> str:
         case Mapping() if set(value) <= _KEYS:
             return _name(value.get("path") or value.get("bytes"))
         case _:
-            return shown(str(value))
+            return clipped(str(value))
 
 
 def _short(content: bytes) -> str:

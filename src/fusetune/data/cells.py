@@ -34,7 +34,7 @@ from fusetune.data.words import (
     prints_back,
     truth,
 )
-from fusetune.errors import TableError, listed
+from fusetune.errors import TableError, clipped, listed
 
 MISSING, UNSEEN, FIRST = 0, 1, 2
 DAYS_PER_YEAR = 365.2425
@@ -158,7 +158,9 @@ class CellInput(BaseModel):
             why = f"is no {kind}"
             if unclear[row] or far[row]:
                 why = "may begin with the day or the month" if unclear[row] else f"is too far from any {kind} learnt"
-            source.tell(source.problems, row, f"{name}: '{_shown(cells.iloc[row])}' {why} and counts as missing")
+            source.tell(
+                source.problems, row, f"{name}: '{clipped(str(cells.iloc[row]), _LONGEST)}' {why} and counts as missing"
+            )
 
 
 @dataclass
@@ -326,9 +328,8 @@ def _tell_unseen(table: Table, vocabulary: Vocabulary, codes: npt.NDArray[np.int
     for row, word in zip(map(int, rows), _words(table.names(vocabulary.column).iloc[rows]), strict=True):
         twin = near.get(folded(str(word)))
         hint = f"; it knows '{twin}'" if twin else ""
-        source.tell(source.unseen, row, f"{vocabulary.column}: '{_shown(word)}' is no category that was learnt{hint}")
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        source.tell(
+            source.unseen,
+            row,
+            f"{vocabulary.column}: '{clipped(str(word), _LONGEST)}' is no category that was learnt{hint}",
+        )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fusetune.errors import ImageError
+from fusetune.errors import ImageError, clipped
 
 # Names as users know them; in capitals and without spaces, Pillow's. Every other parser of Pillow's stays shut: some
 # start other programs (PostScript), unpack before they tell a size (icons), or only know a format by name.
@@ -49,7 +49,6 @@ _FILE = (
 )
 _PATH = re.compile(rf"\s*[\"']?(?:{_ADDRESS}|{_FOLDERS}|{_FILE})[\"']?\s*")
 _LOOKED_AT, _SAMPLE = 5, 2000
-_LONGEST = 120
 
 
 def image_share(words: pd.Series) -> float:
@@ -67,7 +66,7 @@ def looks_like_paths(words: pd.Series) -> str | None:
     pictures, paths = image_share(sample), float(sample.str.fullmatch(_PATH).mean())
     if max(pictures, paths) < 0.5:
         return None
-    seen = f"{paths:.0%} of the values look like paths or addresses, such as {shown(str(sample.iloc[0]), 60)}"
+    seen = f"{paths:.0%} of the values look like paths or addresses, such as {clipped(str(sample.iloc[0]), 60)}"
     if pictures >= 0.3:
         seen = f"only {pictures:.0%} of the values end like image files"
     return f"{seen}; say what they are: --kind COLUMN=image ({KNOWN_FORMATS}), category or text"
@@ -112,13 +111,7 @@ def split_frame(value: str) -> tuple[str, int | None]:
         return value, None
     numbers = match[0].split("#frame=")[1:]
     if len(numbers) > 1:
-        raise ImageError(f"it names {len(numbers)} frames ({shown(match[0], 60)}); keep one '#frame=N'")
+        raise ImageError(f"it names {len(numbers)} frames ({clipped(match[0], 60)}); keep one '#frame=N'")
     if len(numbers[0]) > 18:
-        raise ImageError(f"there is no frame {shown(numbers[0], 20)}")
+        raise ImageError(f"there is no frame {clipped(numbers[0], 20)}")
     return value[: match.start()], int(numbers[0])
-
-
-def shown(words: str, longest: int = _LONGEST) -> str:
-    """Return words for a message: long ones cut, half characters (which no file takes) spelt out."""
-    cut = words if len(words) <= longest else f"{words[:longest]}... ({len(words):,} letters)"
-    return cut.encode("utf-8", "backslashreplace").decode()

@@ -20,7 +20,7 @@ import pandas as pd
 from fusetune.data.schema import COLUMNS, Modality
 from fusetune.data.source import Source
 from fusetune.data.table import Table
-from fusetune.errors import ConfigError, ImageError, InputWarning, TableError, listed
+from fusetune.errors import ConfigError, ImageError, InputWarning, TableError, clipped, listed
 
 OnProblem = Literal["warn", "raise", "mask"]
 _BARE = "no input is present, only class frequencies are left"
@@ -51,8 +51,7 @@ class Unused:
         return 1 < len(self.texts) > self.filled / 2
 
     def __str__(self) -> str:
-        first = next(iter(self.texts.values()))
-        shown = first if len(first) <= _LETTERS else f"{first[:_LETTERS]}..."
+        shown = clipped(next(iter(self.texts.values())), _LETTERS)
         text = f"{self.column}: {len(self.texts):,} of {self.filled:,} cells, row(s) {listed(self.texts)}: {shown}"
         return text + (" (is this column written as it was for training?)" if self.most and not self.lost else "")
 

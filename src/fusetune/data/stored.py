@@ -21,8 +21,8 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import fsspec
 
-from fusetune.data.paths import BASE64, DATA_ADDRESS, shown, split_frame
-from fusetune.errors import ImageError, ShortageError
+from fusetune.data.paths import BASE64, DATA_ADDRESS, split_frame
+from fusetune.errors import ImageError, ShortageError, clipped
 
 _FOLDER, _FILES, _CACHES = "dir", ("file", "local"), ("simplecache", "filecache", "blockcache")
 _LOCAL_PROTOCOLS = (*_FILES, "memory", "zip", "tar", _FOLDER, *_CACHES)
@@ -83,7 +83,7 @@ def read_encoded(
     except FileNotFoundError as error:
         raise ImageError(f"there is no such file{_hint(address, root)}") from error
     except Exception as error:  # every kind of remote storage has errors of its own
-        raise ImageError(f"cannot be opened: {shown(str(error) or type(error).__name__, 300)}") from error
+        raise ImageError(f"cannot be opened: {clipped(str(error) or type(error).__name__, 300)}") from error
 
 
 def _inside(value: str, most: int) -> bytes | None:
