@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _fuzz_text import DATES, NAMES, NUMBERS, WORDS, as_bytes, distinct, read_all
+from _fuzz_text import BYTES, DATES, NAMES, NUMBERS, WORDS, as_bytes, distinct, read_all
 from _meant import equal, header_name
 from _trials import Family, Generator, Trial, WrongError
 
@@ -100,16 +100,7 @@ def _json_trial(
     end = ("\n", "\n", "\r\n")[generator.integers(3)]
     data = (end.join(lines) + (end if generator.random() < 0.8 else "")).encode()
     if generator.random() < 0.15:
-        how = (
-            "utf-8-sig",
-            "utf-16",
-            "gz",
-            "gz of two parts",
-            "gz cut short",
-            "gz and more",
-            "damaged bytes",
-            "cut short",
-        )[generator.integers(8)]
+        how = [way for way in BYTES if way != "latin-1"][generator.integers(len(BYTES) - 1)]
         data, sound = as_bytes(data, data.decode(), how, generator, sound)
         meant, note = (meant if sound else None), f"{note}, {how}"
     path = folder / ("t.jsonl.gz" if ", gz" in note else ("t.jsonl", "t.ndjson")[generator.integers(2)])

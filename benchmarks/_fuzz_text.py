@@ -258,7 +258,7 @@ _DAMAGES: dict[str, Damage] = {
     "name of several lines": _several_lines_of_name,
     "row of another length": _of_another_length,
 }
-_BYTES = (
+BYTES = (
     "utf-8-sig",
     "utf-16",
     "latin-1",
@@ -294,7 +294,7 @@ def _trial(file: _File, generator: Generator, folder: Path, suffix: str) -> Tria
     text = file.text(generator)
     data, sound, name = text.encode("utf-8", "surrogatepass"), file.sound, f"t{suffix}"
     if generator.random() < 0.25:
-        how = _BYTES[generator.integers(len(_BYTES))]
+        how = BYTES[generator.integers(len(BYTES))]
         file.damage.append(how)
         data, sound = as_bytes(data, text, how, generator, sound)
         name += ".gz" if how.startswith("gz") else ""
