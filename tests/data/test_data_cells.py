@@ -165,8 +165,22 @@ def test_durations_are_days_however_they_are_written() -> None:
     spans = pd.to_timedelta([1, 2.5, 3, 6], unit="D")
     cells = fitted(Kind.NUMBER, spans)
     assert cells.numbers[0].mean == pytest.approx(3.125)
-    for same in (spans, pd.Series(spans).astype("str"), [1, 2.5, 3, 6]):
+    for same in (spans, pd.Series(spans).astype("str")):
         assert numbers(cells, same) == [1, 2.5, 3, 6]
+
+
+def test_a_number_is_no_duration() -> None:
+    spans, plain = pd.to_timedelta([1, 2.5, 3, 6], unit="D"), [1.0, 2.5, 3, 6]
+    for learnt, asked, why in (
+        (spans, plain, "is no duration"),
+        (plain, spans, "is no number"),
+        (plain, pd.Series(spans).astype("str"), "is no number"),
+    ):
+        source = fitted(Kind.NUMBER, learnt).bind(table(x=asked))
+        assert source.missing.all()
+        assert [why in text for text in source.problems.values()] == [True] * 4
+    old = fitted(Kind.NUMBER, plain).model_copy(update={"durations": None})
+    assert numbers(old, spans) == plain
 
 
 ISO = [f"2020-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(40)]

@@ -26,6 +26,7 @@ from fusetune.data.table import Table
 from fusetune.data.words import (
     FARTHEST,
     Order,
+    are_durations,
     day_order,
     days,
     finite_numbers,
@@ -80,6 +81,7 @@ class CellInput(BaseModel):
     categories: list[Vocabulary]
     day_first: list[str] = []
     month_first: list[str] | None = None
+    durations: list[str] | None = None
 
     @classmethod
     def fit(cls, table: Table, kinds: dict[str, Kind], train: Rows) -> CellInput:
@@ -103,7 +105,11 @@ class CellInput(BaseModel):
                 # Of equal numbers, rounding can leave a deviation that would blow up any other value.
                 scales.append(Scale(column=name, part=part, mean=mean, std=std if std > 1e-9 * abs(mean) else 1.0))
         day_first, month_first = ([name for name in orders if orders[name] == first] for first in ("day", "month"))
-        return cls(kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first, month_first=month_first)
+        durations = [name for name, kind in kinds.items() if kind is Kind.NUMBER and are_durations(table.column(name))]
+        return cls(
+            kinds=kinds, numbers=scales, categories=vocabularies, day_first=day_first, month_first=month_first,
+            durations=durations,
+        )  # fmt: skip
 
     @property
     def cardinalities(self) -> list[int]:
@@ -122,6 +128,9 @@ class CellInput(BaseModel):
             for name, kind in self.kinds.items()
             if kind is not Kind.CATEGORY
         }
+        for name in parts:
+            if self._is_of_another_unit(table.column(name), name):
+                parts[name] = {"value": np.full(len(table), np.nan)}
         numbers = np.zeros((len(table), len(self.numbers)), dtype=np.float64)
         for i, scale in enumerate(self.numbers):
             numbers[:, i] = (parts[scale.column][scale.part] - scale.mean) / scale.std
@@ -146,6 +155,15 @@ class CellInput(BaseModel):
         learnt: Order | None = "day" if name in self.day_first else "month" if name in self.month_first else None
         return _order(table, name) or learnt
 
+    def _is_of_another_unit(self, cells: pd.Series, name: str) -> bool:
+        """Return whether durations are where numbers were learnt, which have no unit that anybody knows, or the reverse.
+
+        An earlier version took both for days.
+        """
+        if self.kinds[name] is not Kind.NUMBER or self.durations is None:
+            return False
+        return are_durations(cells) != (name in self.durations)
+
     def _tell_unread(self, table: Table, name: str, missing: npt.NDArray[np.bool_], source: CellSource) -> None:
         """Note the cells of a column that hold something and count as missing."""
         cells, kind = table.column(name), self.kinds[name]
@@ -153,11 +171,13 @@ class CellInput(BaseModel):
         if not unread.any():
             return
         unclear = open_order(cells) if kind is Kind.DATE else np.zeros(len(cells), dtype=bool)
-        far = _readable(cells, kind)
+        another = self._is_of_another_unit(cells, name)
+        far = _readable(cells, kind) & (not another)
+        expected = "duration" if name in (self.durations or ()) else kind
         for row in map(int, np.flatnonzero(unread)):
-            why = f"is no {kind}"
+            why = f"is no {expected}"
             if unclear[row] or far[row]:
-                why = "may begin with the day or the month" if unclear[row] else f"is too far from any {kind} learnt"
+                why = "may begin with the day or the month" if unclear[row] else f"is too far from any {expected} learnt"
             source.tell(
                 source.problems, row, f"{name}: '{clipped(str(cells.iloc[row]), _LONGEST)}' {why} and counts as missing"
             )

@@ -171,7 +171,8 @@ def fits(series: pd.Series, kind: Kind) -> bool:
     lists = is_list(values.iloc[0])
     match kind:
         case Kind.NUMBER:
-            return not (times or lists) and _most(are_numbers(values))
+            truths = pd.api.types.is_bool_dtype(series)  # in a text file, True is no number either
+            return not (times or lists or truths) and _most(are_numbers(values))
         case Kind.DATE:
             order = day_order(values) or "month"
             return not (numeric or lists) and _most(parse_dates(values, order).notna().to_numpy())

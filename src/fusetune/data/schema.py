@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fusetune.data.kinds import CELL_KINDS, Kind, fits
 from fusetune.data.table import Table, repeated, with_columns
-from fusetune.data.words import is_words, numeric, spelled_vector, typed
+from fusetune.data.words import are_durations, is_words, numeric, spelled_vector, typed
 from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
@@ -185,7 +185,8 @@ def _read(table: Table, name: str, role: Role, kind: Kind) -> pd.Series:
     if role in ("group", "split", "id") or kind is Kind.CATEGORY:
         return table.names(name)
     if kind is Kind.NUMBER:
-        numbers = numeric(cells)
+        # Durations stay words, so that they are not taken for numbers of some unit.
+        numbers = None if are_durations(cells) else numeric(cells)
         return cells if numbers is None else numbers
     if kind is Kind.BOOLEAN:
         return typed(cells) if table.spelled else cells

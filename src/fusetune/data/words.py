@@ -74,10 +74,10 @@ def typed(words: pd.Series) -> pd.Series:
 
 def numeric(words: pd.Series) -> pd.Series | None:
     """Return words as numbers (or durations as days) where all of them are, else None; codes such as 007 are none."""
-    present = words.dropna()
-    if present.empty or present.str.match(CODE).any():
+    there = words.dropna()
+    if there.empty or there.str.match(CODE).any():
         return None
-    if present.str.fullmatch(_DURATION).all():
+    if there.str.fullmatch(_DURATION).all():
         return _in_days(words)
     try:
         return pd.to_numeric(words)
@@ -115,6 +115,14 @@ def are_numbers(cells: pd.Series) -> npt.NDArray[np.bool_]:
     if is_words(cells) or pd.api.types.is_float_dtype(cells):
         read |= pd.to_numeric(cells, errors="coerce").notna().to_numpy(dtype=bool)
     return np.asarray(read)
+
+
+def are_durations(cells: pd.Series) -> bool:
+    """Return whether a column holds durations, as such or in words; a number is none, since nobody knows its unit."""
+    if pd.api.types.is_timedelta64_dtype(cells):
+        return True
+    there = present(cells)
+    return len(there) > 0 and is_words(there) and bool(there.str.fullmatch(_DURATION).mean() > 0.5)
 
 
 def _in_days(durations: pd.Series) -> pd.Series:
