@@ -73,7 +73,7 @@ def _judge(name: str, sets: list[str], seed: int, which: str) -> dict[str, Any]:
     """Run all stages up to the head and judge it on rows that it has not learnt from."""
     started = time.perf_counter()
     with opened(name, sets, seed, outer=which == "outer") as (ctx, _):
-        strategy, settings = strategy_of(ctx.config.strategy)
+        strategy, settings = strategy_of(ctx.config)
         fitted = strategy.fit(ctx, settings)
         if which == "outer":
             ctx.split.unlock_test()

@@ -261,9 +261,10 @@ def test_show_strategies_is_a_table_and_configurations_of_each(ask: Any, tmp_pat
     for text, strategy in zip(parts, STRATEGIES.values(), strict=True):
         assert f"the {strategy.title} model" in words
         (tmp_path / "config.yaml").write_text("strategy:\n" + text)
-        written = Config.build(tmp_path / "config.yaml").strategy
+        config = Config.build(tmp_path / "config.yaml")
+        written = config.strategy
         assert written.name == strategy.name
-        assert strategy_of(written)[1] == strategy.Settings()
+        assert strategy_of(config)[1] == strategy.Settings()
         assert set(strategy.Settings.model_fields) <= set(written.model_extra or {}) or "the settings of" in text
     assert "arXiv" in words
     assert "weight: 10.0  # lambda, of the sum of the modalities' distances" in answer.out

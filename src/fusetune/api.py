@@ -59,6 +59,7 @@ from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
+from fusetune.strategies.level import at_level, grounded
 from fusetune.strategies.rivals import fit_rivals
 from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
@@ -239,13 +240,14 @@ def _fit(
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)
     _warn_about_parts(ctx)
-    strategy, own_settings = strategy_of(settings.strategy)
+    strategy, own_settings = strategy_of(settings)
+    read, ctx = ctx, at_level(ctx)
     fitted = strategy.fit(ctx, own_settings)
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
-    model = Model.of(ctx, fitted.network, schema)
+    model = Model.of(read, grounded(fitted.network, read, ctx), schema)
     model.calibration = judged.calibration
     ctx.seconds["total"] = time.perf_counter() - started
     save_bundle(model, folder / MODEL)

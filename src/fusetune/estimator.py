@@ -45,6 +45,7 @@ from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
+from fusetune.strategies.level import at_level, grounded
 
 _LABEL = "label"
 # Fields of a fitted estimator that a pickle holds in another form: the model as the files of its bundle.
@@ -160,9 +161,10 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         log = Log(quiet=not self.verbose)
         runtime = start_runtime(config)
         ctx = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own, copies)
-        strategy, own_settings = strategy_of(config.strategy)
+        strategy, own_settings = strategy_of(config)
+        read, ctx = ctx, at_level(ctx)
         fitted = strategy.fit(ctx, own_settings)
-        model = Model.of(ctx, fitted.network, schema)
+        model = Model.of(read, grounded(fitted.network, read, ctx), schema)
         model.calibration = calibrate(ctx, fitted)
         return model, log.warnings
 

@@ -191,7 +191,7 @@ def _leaves(settings: Config, neutral: dict[str, Any], whole: bool) -> dict[str,
     """Return the settings that count; `whole`: also those of the strategy that were left at their defaults."""
     if not whole:
         return settings.leaves(neutral)
-    strategy = strategy_of(settings.strategy)[1].model_dump(mode="json")
+    strategy = strategy_of(settings)[1].model_dump(mode="json")
     return settings.leaves(neutral | {"strategy": True}) | {
         f"strategy.{name}": value for name, value in strategy.items()
     }

@@ -183,6 +183,7 @@ class Reader:
         Raises:
             ValueError: Saying what does not fit.
         """
+        encoder = encoder.bottom
         has = encoder.arguments
         match self.fitted:
             case ImageInput() as image:

@@ -93,7 +93,7 @@ def _data(ctx: Context, schema: Schema, findings: Sequence[Finding]) -> Data:
 
 
 def _method(ctx: Context, fitted: Fitted) -> Method:
-    strategy, own = strategy_of(ctx.config.strategy)
+    strategy, own = strategy_of(ctx.config)
     names, settings = (strategy.name, strategy.title, strategy.paper), own.model_dump(mode="json")
     amounts = (fitted.cost.seconds, fitted.cost.passes)
     cost = Cost(*({name: amount for name, amount in kind.items() if amount} for kind in amounts))

@@ -224,5 +224,5 @@ def test_settings_survive_a_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(built.to_yaml(), encoding="utf-8")
     again = fusetune.Config.build(tmp_path / "config.yaml")
     assert again == built
-    strategy, own = strategy_of(again.strategy)
+    strategy, own = strategy_of(again)
     assert (strategy.name, own.weight, own.epochs, own.batch_size) == ("umt", 3.0, 2, 32)

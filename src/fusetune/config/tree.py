@@ -252,6 +252,11 @@ class StrategyConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str = Field("two-stage", description="see `fusetune show strategies`")
+    level: Literal["encoders", "features"] = Field(
+        "encoders",
+        description="features: pictures and texts are read once by their pretrained encoders, and the strategy trains "
+        "small networks on these vectors (settings `vector`): seconds instead of minutes",
+    )
 
 
 class CrossfitConfig(Section):

@@ -156,7 +156,7 @@ class CellInput(BaseModel):
         return _order(table, name) or learnt
 
     def _is_of_another_unit(self, cells: pd.Series, name: str) -> bool:
-        """Return whether durations are where numbers were learnt, which have no unit that anybody knows, or the reverse.
+        """Return whether durations stand where numbers were learnt, whose unit nobody knows, or the reverse.
 
         An earlier version took both for days.
         """
@@ -177,7 +177,9 @@ class CellInput(BaseModel):
         for row in map(int, np.flatnonzero(unread)):
             why = f"is no {expected}"
             if unclear[row] or far[row]:
-                why = "may begin with the day or the month" if unclear[row] else f"is too far from any {expected} learnt"
+                why = (
+                    "may begin with the day or the month" if unclear[row] else f"is too far from any {expected} learnt"
+                )
             source.tell(
                 source.problems, row, f"{name}: '{clipped(str(cells.iloc[row]), _LONGEST)}' {why} and counts as missing"
             )

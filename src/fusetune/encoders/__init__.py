@@ -18,6 +18,7 @@ from fusetune.encoders.sentence import (
     train_tokenizer,
 )
 from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
+from fusetune.encoders.stacked import Stacked
 from fusetune.encoders.vector import Identity, VectorMLP
 from fusetune.encoders.vision import TimmImage, TransformersImage
 from fusetune.encoders.words import WordCounts
@@ -36,6 +37,7 @@ __all__ = [
     "SmallCNN",
     "SmallTextTransformer",
     "SpecialIds",
+    "Stacked",
     "TimmImage",
     "TransformersImage",
     "TransformersText",

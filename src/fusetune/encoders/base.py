@@ -47,6 +47,11 @@ class Encoder(nn.Module, ABC):
         """Return the parameters in blocks ordered from input to output, every parameter exactly once."""
         return numbered_blocks(self)
 
+    @property
+    def bottom(self) -> Encoder:
+        """The encoder that takes what is read from the table: this one, unless it stands on another."""
+        return self
+
     def describe(self) -> dict[str, Any]:
         """Return the JSON description from which `build_encoder` rebuilds the architecture with random weights."""
         return {"encoder": type(self).__name__, **self.arguments}

@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fusetune.config import Config, StrategyConfig
+from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
 from fusetune.strategies.joint import Joint
+from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
 from fusetune.strategies.mmpareto import MMPareto
@@ -37,7 +38,7 @@ def refuse_unread(config: Config) -> None:
     Raises:
         ConfigError: Naming them.
     """
-    strategy, _ = strategy_of(config.strategy)
+    strategy, _ = strategy_of(config)
     asked, plain = config.leaves(), Config().leaves()
     unread = [name for name in getattr(strategy, "unread", ()) if asked[name] != plain[name]]
     if unread:
@@ -46,12 +47,13 @@ def refuse_unread(config: Config) -> None:
         )
 
 
-def strategy_of(config: StrategyConfig) -> tuple[type[Strategy], Any]:
+def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
     """Return the strategy that a configuration names and its checked settings.
 
     Raises:
         ConfigError: If there is no such strategy, or it has no such setting.
     """
+    config = run.strategy
     strategy = _imported(config.name) if config.name.startswith(_IMPORT) else STRATEGIES.get(config.name)
     if strategy is None:
         raise ConfigError(
@@ -59,7 +61,8 @@ def strategy_of(config: StrategyConfig) -> tuple[type[Strategy], Any]:
             f"known: {listed(STRATEGIES, 40)}, or {_IMPORT}package.module:Class for one of your own"
         )
     try:
-        return strategy, strategy.Settings(**(config.model_extra or {}))
+        loop = {key: value for key, value in loop_at(run).items() if key in strategy.Settings.model_fields}
+        return strategy, strategy.Settings(**(loop | (config.model_extra or {})))
     except ValidationError as error:
         problems = [_explained(item, strategy) for item in error.errors()]
         raise ConfigError("\n".join(problems)) from error

@@ -1,8 +1,8 @@
 """The base of every method that trains all encoders and one linear head together, end to end.
 
-A method changes exactly one thing: `loss`, `gradients` with `before_step`, `before_epoch`, or the head. What it
-remembers from step to step are buffers, so that resuming and averaging come for free. Nothing depends on the names of
-parameters.
+A method changes exactly one thing: `loss`, `gradients` with `before_step`, `before_epoch`, what comes between encoders
+and head (`features`, `fused`), or the network (`start`). Modules of its own learn with the head. What it remembers from
+step to step are buffers, so that resuming and averaging come for free. Nothing depends on the names of parameters.
 
 Training starts from the solved linear probe, as stage U does (arXiv 2202.10054), and may end there: the start is a
 candidate. Classifiers W_m on each z_m learn beside it without reaching the encoders (`listening`): they say what every
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -56,7 +57,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__()
         self.ctx, self.settings = ctx, settings
-        self.network = copy.deepcopy(start_of(ctx)).to(ctx.runtime.device)
+        self.network = self.start().to(ctx.runtime.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy what is trained, for the moving average; the run that it belongs to is not copied with it."""
@@ -64,6 +65,10 @@ class EndToEnd(nn.Module, Strategy, ABC):
         memo[id(self)] = twin = self.__class__.__new__(self.__class__)
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
+
+    def start(self) -> FusionNetwork:
+        """Return the network that training starts from, which is this method's own."""
+        return copy.deepcopy(start_of(self.ctx))
 
     @abstractmethod
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
@@ -75,14 +80,27 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def before_epoch(self, epoch: int) -> None:
         """Prepare what an epoch needs."""
 
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        """Run the encoders; features by modality, [rows, dim]."""
+        return batch.features(self.network)
+
+    def fused(self, batch: Batch, z: dict[str, Tensor], present: dict[str, Tensor]) -> Outputs:
+        """Return what the network makes of features, after their dropout, of which so much is left."""
+        return self.network.fuse(z, present)
+
     def gradients(self, batch: Batch, outputs: Outputs, share: float) -> Tensor:
         """Add `share` times the gradient of the loss to every `.grad`; return the loss."""
         loss = self.loss(batch, outputs)
         self.backward((loss + self.listening(batch, outputs)) * share)
         return loss
 
-    def before_step(self) -> None:
-        """Change the gradients of a whole optimiser step, however many batches it has."""
+    def before_step(self) -> Mapping[str, float]:
+        """Change the gradients of a whole optimiser step, however many batches it has; or return factors on the step.
+
+        The factors are by modality, on the steps of its encoder. They do what a factor on its gradient does not under
+        optimisers that divide gradients by their own size.
+        """
+        return {}
 
     def listening(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the loss of the classifiers that say what each modality knows alone; it reaches no encoder."""
@@ -94,8 +112,9 @@ class EndToEnd(nn.Module, Strategy, ABC):
 
     @property
     def heads(self) -> list[nn.Parameter]:
-        """The weights of the head and of the classifiers."""
-        return [*self.network.head.parameters(), *self.network.classifiers.parameters()]
+        """The weights of the head and of the classifiers, and all others that belong to no encoder."""
+        encoders = {id(p) for p in self.network.encoders.parameters()}
+        return [p for p in self.parameters() if id(p) not in encoders]
 
     @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:
@@ -128,9 +147,9 @@ class EndToEnd(nn.Module, Strategy, ABC):
 
         def gradients(batch: Batch, share: float) -> float:
             with ctx.runtime.fabric.autocast():
-                z = batch.features(self.network)
+                z = self.features(batch)
                 kept = {name: F.dropout(own, encoders[name].dropout, self.training) for name, own in z.items()}
-                outputs = replace(self.network.fuse(kept, batch.fewer(ctx)), z=z).to_float()
+                outputs = replace(self.fused(batch, kept, batch.fewer(ctx)), z=z).to_float()
             return float(self.gradients(batch, outputs, share).detach())
 
         return Training(

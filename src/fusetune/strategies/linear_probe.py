@@ -9,7 +9,7 @@ have no pretrained encoder, are read as the numbers and codes that they are.
 from __future__ import annotations
 
 from fusetune.context import Context
-from fusetune.encoders import CellIdentity, Encoder
+from fusetune.encoders import CellIdentity, Encoder, Identity
 from fusetune.heads.folds import make_folds
 from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.blocks import fitted_head, stack
@@ -34,8 +34,10 @@ class LinearProbe(Strategy):
 
 
 def untrained(ctx: Context, name: str) -> Encoder:
-    """Return the pretrained encoder; for columns, which have none, the cells themselves."""
-    if ctx.modalities[name].kind != "columns":
+    """Return the pretrained encoder; for columns and vectors, which have none, the numbers themselves."""
+    described, kind = ctx.pristine[name].arguments, ctx.modalities[name].kind
+    if kind in ("image", "text"):
         return ctx.frozen_encoder(name)
-    cells = ctx.pristine[name].describe()
-    return CellIdentity(cells["numbers"], cells["categories"]).to(ctx.runtime.device).eval()
+    if kind == "vector":
+        return Identity(described["inputs"]).to(ctx.runtime.device).eval()
+    return CellIdentity(described["numbers"], described["categories"]).to(ctx.runtime.device).eval()

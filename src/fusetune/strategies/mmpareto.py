@@ -12,6 +12,7 @@ as published; the released code takes them tensor by tensor. The heads get the p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,11 +54,12 @@ class MMPareto(Joint):
             p.grad = g if p.grad is None else p.grad + g
         return fused
 
-    def before_step(self) -> None:
+    def before_step(self) -> Mapping[str, float]:
         """Give every encoder the combined gradient of the whole step."""
         for name, encoder in self.network.members:
             fused, alone = self.pairs.pop(name)
             set_gradient(encoder, combine(fused, alone, self.settings.gain))
+        return {}
 
 
 def combine(fused: Tensor, alone: Tensor, gain: float) -> Tensor:

@@ -9,20 +9,16 @@ Of two modalities, rho is s_1 / s_2 and its inverse, as published. The released 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fusetune.context import Context
-from fusetune.networks import Outputs
-from fusetune.strategies.batch import Batch
-from fusetune.strategies.end_to_end import EndToEndSettings
-from fusetune.strategies.joint import Joint
+from fusetune.strategies.modulated import Modulated, ModulatedSettings
 
 
-class OGMSettings(EndToEndSettings):
+class OGMSettings(ModulatedSettings):
     """The loop of joint training, and how strongly the leader is slowed down."""
 
     alpha: float = Field(0.3, ge=0, description="strength of the modulation")
@@ -30,41 +26,28 @@ class OGMSettings(EndToEndSettings):
     last_epoch: int = Field(50, ge=0, description="later epochs are plain joint training")
 
 
-class OGMGE(Joint):
-    """Joint training with modulated gradients of the encoders; those of the head stay as they are."""
+class OGMGE(Modulated):
+    """Joint training whose leading modality is slowed down."""
 
     name, title, paper = "ogm-ge", "OGM-GE", "On-the-fly gradient modulation, arXiv 2203.15332"
     Settings = OGMSettings
 
-    def __init__(self, ctx: Context, settings: Any) -> None:
-        super().__init__(ctx, settings)
-        self.scores, self.epoch = torch.zeros(len(ctx.modalities), device=ctx.runtime.device), 0
+    def factors(self, scores: Tensor) -> Tensor:
+        """Return k_m, [modalities]."""
+        late = self.epoch > self.settings.last_epoch
+        return torch.ones_like(scores) if late else coefficients(scores, self.settings.alpha)
 
-    def before_epoch(self, epoch: int) -> None:
-        """Note the epoch."""
-        self.epoch = epoch
-
-    @torch.no_grad()
-    def watch(self, batch: Batch, outputs: Outputs) -> None:
-        """Add up what each modality knows of the step's rows."""
-        right = torch.softmax(self.network.head.shares(outputs.z, batch.present), 2)  # type: ignore[operator]
-        right = right[:, torch.arange(len(batch.target)), batch.target]
-        self.scores += (right * torch.stack([batch.present[name] for name in outputs.z])).sum(1)
-
-    def gradients(self, batch: Batch, outputs: Outputs, share: float) -> Tensor:
-        """Return the loss, as joint training does."""
-        self.watch(batch, outputs)
-        return super().gradients(batch, outputs, share)
-
-    def before_step(self) -> None:
-        """Modulate the gradients of a whole step."""
-        factors = coefficients(self.scores, self.settings.alpha)
-        for k, (_, encoder) in zip(factors, self.network.members, strict=True):
-            gradients = [p.grad for p in encoder.parameters() if p.grad is not None and p.ndim > 1]
-            for g in gradients if self.epoch <= self.settings.last_epoch else ():
-                spread = float(g.std(correction=0)) + 1e-8 if self.settings.noise else 0.0
-                g.mul_(k).add_(torch.randn_like(g), alpha=spread)
-        self.scores.zero_()
+    def before_step(self) -> Mapping[str, float]:
+        """Modulate a whole step, and give the gradients their noise."""
+        # The noise has the deviation of the gradient before the modulation, as published.
+        noisy = self.settings.noise and self.epoch <= self.settings.last_epoch
+        weights = self.network.encoders.parameters() if noisy else []
+        gradients = [p.grad for p in weights if p.grad is not None and p.ndim > 1]
+        spreads = [float(g.std(correction=0)) + 1e-8 for g in gradients]
+        factors = super().before_step()
+        for g, spread in zip(gradients, spreads, strict=True):
+            g.add_(torch.randn_like(g), alpha=spread)
+        return factors
 
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:

@@ -47,7 +47,8 @@ class Training:
         weight: Loss weight per row of the table, float32 [rows].
         start_counts: Is the network before the first step a candidate?
         before_epoch: Told the epoch's number before its first batch.
-        before_step: Called once per optimiser step, before gradients are clipped.
+        before_step: Called once per optimiser step, before gradients are clipped; returns factors on the step of each
+            modality's encoder.
         keep: What makes an epoch the best, as for `train`.
     """
 
@@ -63,7 +64,7 @@ class Training:
     weight: npt.NDArray[np.float32]
     start_counts: bool = True
     before_epoch: Callable[[int], None] = lambda epoch: None
-    before_step: Callable[[], None] = lambda: None
+    before_step: Callable[[], Mapping[str, float]] = dict
     keep: Keep = "nll"
 
 
@@ -90,7 +91,8 @@ def run_training(ctx: Context, what: Training) -> None:
     lengths = sources[names[0]].lengths if len(names) == 1 else None
     encoders = dict(network.members)
     with Draws(ctx.config.seed, "adapters", what.stage):
-        groups = [group for name in names for group in _opened(encoders[name], what.encoders[name])] + what.groups
+        opened = [(name, group) for name in names for group in _opened(encoders[name], what.encoders[name])]
+        groups = [{**group, "owner": name} for name, group in opened] + what.groups
 
     def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
         batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), epoch, loop)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -79,7 +79,8 @@ class Task:
         row_name: Row position -> id, for messages.
         repeats: How often each row of a batch goes through the model.
         before_epoch: Told the epoch's number before its first batch.
-        before_step: Called once per optimiser step, when all of its batches' gradients are there and none is clipped.
+        before_step: Called once per optimiser step, when all of its batches' gradients are there and none is clipped;
+            returns factors on the step of each modality's encoder, 1 where it names none.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Task:
     row_name: Callable[[int], str]
     repeats: int = 1
     before_epoch: Callable[[int], None] = lambda epoch: None
-    before_step: Callable[[], None] = lambda: None
+    before_step: Callable[[], Mapping[str, float]] = dict
 
 
 def by_loss(runtime: Runtime, loss: Callable[[Rows, Any, int], Tensor]) -> Callable[[Rows, Any, int, float], float]:
@@ -225,12 +226,10 @@ def _run_epoch(
             if not math.isfinite(value):
                 raise _not_finite("loss", value, task, optimiser, epoch, rows)
             if (index + 1) % settings.accumulate == 0 or index + 1 == len(batches):
-                set_rate(
-                    optimiser,
-                    rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings),
-                )
                 with draws:
-                    task.before_step()
+                    owners = task.before_step()
+                rate = rate_factor(epoch * steps + index // settings.accumulate, settings.epochs * steps, settings)
+                set_rate(optimiser, rate, owners)
                 norm = _step(model, optimiser, settings.clip)
                 if not math.isfinite(norm):
                     raise _not_finite("gradient", norm, task, optimiser, epoch, np.concatenate(pending))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -49,10 +49,10 @@ def rate_factor(step: int, steps: int, settings: LoopConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
-def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Scale every group's base rate."""
+def set_rate(optimiser: torch.optim.Optimizer, factor: float, owners: Mapping[str, float] | None = None) -> None:
+    """Scale every group's base rate; that of a modality's encoder (its `owner`) also by the modality's own factor."""
     for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        group["lr"] = group["base_lr"] * factor * (owners or {}).get(group.get("owner", ""), 1.0)
 
 
 def weight_groups(parameters: Sequence[nn.Parameter], rate: float, decay: float) -> list[dict[str, object]]:
