@@ -23,6 +23,8 @@ from fusetune.train import loop
 
 HOW: dict[str, Any] = {"inputs": ["scan", "note", "age", "site"], "group": "patient", "split": "part", "quiet": True}
 LOOP = {"epochs": 3, "batch_size": 8, "patience": 0, "head_lr": 0.02}
+# These train on pictures and texts themselves; all others here on stored features, since the code is the same.
+WHOLE = ("two-stage", "ume", "umt", "joint", "multi-loss", "ogm-ge", "mmpareto", "linear-probe", "alone", "majority")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(table: Path) -> dict[str, Any]:
     """Return settings under which training has something to do: the start is all but the class frequencies."""
-    rates = {f"{kind}__train__lr": 1e-4 for kind in ("image", "text", "columns")}
+    rates = {f"{kind}__train__lr": 1e-4 for kind in ("image", "text", "columns")} | {"vector__train__lr": 3e-3}
     short = settings(table.parent.parent / "store", views=1, image__size=16, image__encode_size=16, **rates)
     short |= {"doctor": {"check": False}}  # its own tests are elsewhere
     return short | {"head": {"penalties": [300.0]}, "crossfit": {"how": "k", "folds": 2}}
@@ -54,7 +56,8 @@ def with_paths(frame: pd.DataFrame, table: Path) -> pd.DataFrame:
 
 
 def named(name: str) -> dict[str, Any]:
-    return {"name": name} | (LOOP if issubclass(STRATEGIES[name], EndToEnd) else {})
+    level = {} if name in WHOLE else {"level": "features"}
+    return {"name": name} | level | (LOOP if issubclass(STRATEGIES[name], EndToEnd) else {})
 
 
 @pytest.fixture(scope="module")
