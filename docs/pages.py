@@ -12,6 +12,8 @@ from mkdocs.structure.files import File, Files
 from typer.testing import CliRunner
 
 from fusetune.cli import app
+from fusetune.strategies import STRATEGIES
+from fusetune.strategies.cards import card_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,9 +32,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(
             File.generated(config, _address(words), content=f"# fusetune {' '.join(words)}\n\n```text\n{text}```\n")
         )
+    files.append(File.generated(config, "cards.md", content=_cards()))
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         files.append(File.generated(config, name, content=(ROOT / name).read_text("utf-8")))
     return files
+
+
+def _cards() -> str:
+    """Return the cards of all strategies as one page."""
+    parts = ["# Strategies, one by one\n\nWhat `fusetune show strategies NAME` prints of each, but for its settings.\n"]
+    for card in map(card_of, STRATEGIES):
+        parts.append(f"## {card.name}\n\n{card.paper}\n\n```text\n{card.text}\n```\n")
+        parts.append(f"- Cost: {card.cost}.\n- Measured: {card.verdict}.\n")
+    return "\n".join(parts)
 
 
 def _address(words: tuple[str, ...]) -> str:

@@ -252,6 +252,19 @@ def test_show_config_is_a_configuration_with_explanations(ask: Any, tmp_path: Pa
     assert answer.out.count("# passes over the training part") == 4
 
 
+def test_the_command_line_prints_a_card(ask: Any) -> None:
+    answer = ask("show", "strategies", "ogm-ge")
+    assert answer.code == 0
+    for part in ("arXiv 2203.15332", "k_m = 1 - tanh(alpha rho_m)", "cost ", "measured ", "alpha: 0.3  # strength"):
+        assert part in answer.out
+    wrong = ask("show", "strategies", "ogm")
+    assert wrong.code == 2
+    assert "there is no strategy 'ogm', did you mean 'ogm-ge'?" in wrong.err
+    stray = ask("show", "config", "ogm-ge")
+    assert stray.code == 2
+    assert "only `show strategies NAME` takes a second word" in stray.err
+
+
 def test_show_strategies_is_a_table_and_configurations_of_each(ask: Any, tmp_path: Path) -> None:
     answer = ask("show", "strategies")
     assert answer.code == 0

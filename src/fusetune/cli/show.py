@@ -15,10 +15,11 @@ from rich.text import Text
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import gain_grid, verdicts
 from fusetune.config import Config
-from fusetune.errors import UserError, did_you_mean
+from fusetune.errors import UserError, did_you_mean, listed
 from fusetune.folder import is_finished
 from fusetune.record import METRICS, read_metrics
 from fusetune.strategies import STRATEGIES
+from fusetune.strategies.cards import card_of
 
 
 @app.command(epilog="Example:  fusetune show runs/scans")
@@ -32,11 +33,18 @@ def show(
             "make a model and the settings of each.",
         ),
     ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="After `strategies`: the card of one, with its equations.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Print the results of a run, every setting with its default, or every strategy."""
     del debug
-    if what == "config":
+    if name is not None and what != "strategies":
+        raise UserError(f"'{name}': only `show strategies NAME` takes a second word")
+    if name is not None:
+        _card(name)
+    elif what == "config":
         out.print(_explained(Config().to_yaml(), Config), end="", soft_wrap=True)
     elif what == "strategies":
         _strategies()
@@ -79,6 +87,18 @@ def _strategies() -> None:
         more = f"the settings of {owners[bases[0]]}" if bases else "" if values else "no settings"
         text = yaml.safe_dump({"strategy": {"name": name, **values}}, sort_keys=False)
         out.print("\n" + _explained(text, own, 1) + (f"  # {more}\n" if more else ""), end="", soft_wrap=True)
+
+
+def _card(name: str) -> None:
+    """Print all there is to know of one strategy."""
+    if name not in STRATEGIES:
+        known = listed(STRATEGIES, 60)
+        raise UserError(f"there is no strategy '{name}'{did_you_mean(name, STRATEGIES)}; known: {known}")
+    card, own = card_of(name), STRATEGIES[name].Settings
+    out.print(f"{card.name}: the {card.title} model ({card.paper})\n\n{card.text}\n", soft_wrap=True)
+    out.print(f"cost      {card.cost}\nmeasured  {card.verdict}\n", soft_wrap=True)
+    text = yaml.safe_dump({"strategy": {"name": name, **own().model_dump(mode="json")}}, sort_keys=False)
+    out.print(_explained(text, own, 1), end="", soft_wrap=True)
 
 
 def _explained(text: str, tree: type[BaseModel], skip: int = 0) -> str:

@@ -23,6 +23,7 @@ class Alone(Strategy):
     """Stage U of one modality; by default that of the lowest NLL on held-out rows."""
 
     name, title, paper = "alone", "single-input", "stage U of arXiv 2505.06592"
+    cost = "the training of every encoder alone, of which one is kept"
     Settings = AloneSettings
 
     @classmethod

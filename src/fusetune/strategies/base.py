@@ -64,6 +64,7 @@ class Strategy(Protocol):
         name: Its name in `strategy: {name: ...}`.
         title: What a model made so is called in a sentence: "the ... model".
         paper: Where it comes from, in words, with the arXiv number where there is one.
+        cost: What it costs, in words, so that somebody can choose by it.
         Settings: Its own settings, a typed section.
         unread: Settings of the run that it does not read, so that they are refused where they ask for something.
     """
@@ -71,6 +72,7 @@ class Strategy(Protocol):
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    cost: ClassVar[str] = "one training of all encoders"
     Settings: ClassVar[type[Section]] = NoSettings
     unread: ClassVar[tuple[str, ...]] = ("head.kind", "head.inputs", "head.pretrained", "head.blockwise")
 

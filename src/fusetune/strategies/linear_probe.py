@@ -20,6 +20,7 @@ class LinearProbe(Strategy):
     """Frozen encoders, one solved head."""
 
     name, title, paper = "linear-probe", "frozen-encoder", "linear probe on pretrained features"
+    cost = "every row through every encoder once; no training"
 
     @classmethod
     def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:

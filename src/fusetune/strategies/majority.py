@@ -15,6 +15,7 @@ class Majority(Strategy):
     """What anything must beat."""
 
     name, title, paper = "majority", "majority", "class frequencies"
+    cost = "nothing"
 
     @classmethod
     def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:

@@ -36,6 +36,7 @@ class MMPareto(Joint):
     """Multi-loss training whose encoders follow the Pareto direction of their two losses."""
 
     name, title, paper = "mmpareto", "MMPareto", "Multimodal Pareto, arXiv 2405.17730"
+    cost = "one training of all encoders with two backward passes per modality"
     Settings = MMParetoSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

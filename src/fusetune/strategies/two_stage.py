@@ -25,6 +25,7 @@ class TwoStage(Strategy):
 
     unread = ()
     name, title, paper = "two-stage", "two-stage", "Batch augmentation with unimodal fine-tuning, arXiv 2505.06592"
+    cost = "the training of every encoder alone, once per fold, and a solved head"
 
     @classmethod
     def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:

@@ -18,6 +18,7 @@ class UME(Strategy):
     """Each modality alone, then the mean of their calibrated logits."""
 
     name, title, paper = "ume", "ensemble (UME)", "Uni-modal ensemble, arXiv 2305.01233"
+    cost = "the training of every encoder alone, once per fold"
 
     @classmethod
     def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:

@@ -30,6 +30,9 @@ class UMT(EndToEnd):
     """Joint training with a teacher per modality."""
 
     name, title, paper = "umt", "UMT", "Uni-modal teacher, arXiv 2305.01233"
+    cost = (
+        "the training of every encoder alone, then one training of all with a second pass of each encoder, the teacher"
+    )
     Settings = UMTSettings
 
     def begin(self) -> None:
