@@ -7,11 +7,14 @@ from typing import Any
 
 from fusetune.heads.base import Head
 from fusetune.heads.bilinear import BilinearHead
+from fusetune.heads.confidence import ConfidenceHead
 from fusetune.heads.gated import GatedHead
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.mlp import MLPHead
 
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead)}
+HEADS: dict[str, type[Head]] = {
+    head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead, ConfidenceHead)
+}
 
 
 def build_head(description: Mapping[str, Any]) -> Head:

@@ -11,14 +11,22 @@ from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.club import CLUB
+from fusetune.strategies.diagnose_relearn import DiagnoseRelearn
+from fusetune.strategies.g_blending import GBlending
+from fusetune.strategies.interference import Interference
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
+from fusetune.strategies.mcr import MCR
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
+from fusetune.strategies.pmr import PMR
+from fusetune.strategies.qmf import QMF
 from fusetune.strategies.rivals import ALONE, RESERVED
+from fusetune.strategies.soft_attributes import SoftAttributes
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.umt import UMT
@@ -28,7 +36,26 @@ _IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
+    for strategy in (
+        TwoStage,
+        UME,
+        UMT,
+        Joint,
+        MultiLoss,
+        OGMGE,
+        MMPareto,
+        MCR,
+        PMR,
+        QMF,
+        GBlending,
+        CLUB,
+        DiagnoseRelearn,
+        Interference,
+        SoftAttributes,
+        LinearProbe,
+        Alone,
+        Majority,
+    )
 }
 
 

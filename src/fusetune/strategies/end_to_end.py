@@ -29,6 +29,7 @@ from fusetune.context import Context
 from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
+from fusetune.errors import ConfigError
 from fusetune.heads.base import HeadData
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
@@ -80,6 +81,9 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def before_epoch(self, epoch: int) -> None:
         """Prepare what an epoch needs."""
 
+    def finish(self) -> None:
+        """Do what is left to do with the network of the best epoch: once, after training."""
+
     def features(self, batch: Batch) -> dict[str, Tensor]:
         """Run the encoders; features by modality, [rows, dim]."""
         return batch.features(self.network)
@@ -127,6 +131,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
                 method.begin()
             if settings.epochs:
                 run_training(ctx, method.training_on(ctx.split.rows("train"), held))
+                method.finish()
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
         how = "jointly trained encoder" if epoch else "encoder as it was"
@@ -195,6 +200,27 @@ def set_gradient(encoder: Encoder, vector: Tensor) -> None:
     weights = [p for p in encoder.parameters() if p.requires_grad]
     for weight, part in zip(weights, torch.split(vector, [p.numel() for p in weights]), strict=True):
         weight.grad = part.view_as(weight)
+
+
+def add_gradient(encoder: Encoder, vector: Tensor) -> None:
+    """Add a vector to the gradient of an encoder's moving weights, in the order of `flat_gradient`."""
+    weights = [p for p in encoder.parameters() if p.requires_grad]
+    for weight, part in zip(weights, torch.split(vector, [p.numel() for p in weights]), strict=True):
+        weight.grad = part.view_as(weight).clone() if weight.grad is None else weight.grad + part.view_as(weight)
+
+
+def refuse_adapters(ctx: Context, why: str) -> None:
+    """Refuse low-rank adapters, for a method that needs encoders that stay as they are built.
+
+    Raises:
+        ConfigError: Naming the setting and the reason.
+    """
+    for name, modality in ctx.modalities.items():
+        if ctx.settings(name).lora_rank:
+            raise ConfigError(
+                f"{modality.kind}.train.lora_rank must be 0: strategy '{ctx.config.strategy.name}' {why}, which does "
+                "not go together with low-rank adapters; leave it out, or take another strategy"
+            )
 
 
 def start_of(ctx: Context) -> FusionNetwork:

@@ -181,6 +181,30 @@ def deviations(ctx: Context, name: str, network: EnsembleNetwork) -> Tensor:
     )
 
 
+def class_means(ctx: Context, name: str) -> Tensor:
+    """Return the mean features of every class by the encoder as it is before training, [classes, dim].
+
+    They are those of the training rows that have the modality. A class without such rows gets the mean of all.
+    """
+    rows = ctx.split.rows("train")
+    rows = rows[ctx.sources[name].present[rows]]
+    z = torch.from_numpy(ctx.encode(name, ctx.frozen_encoder(name), rows)[0].copy()).to(ctx.runtime.device)
+    return means_by_class(z, ctx.targets(rows), z.mean(0).expand(len(ctx.classes), -1))
+
+
+def means_by_class(z: Tensor, target: Tensor, other: Tensor) -> Tensor:
+    """Return the mean of the features [rows, dim] of every class, and for classes without a row those of `other`.
+
+    Args:
+        z: Features, [rows, dim].
+        target: Class index, int64 [rows].
+        other: What stands for a class without rows, [classes, dim].
+    """
+    count = torch.bincount(target, minlength=len(other))[:, None]
+    total = torch.zeros_like(other).index_add(0, target, z)
+    return torch.where(count > 0, total / count.clamp(min=1), other)
+
+
 def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Keep one row per distinct (text, label), weighted by how often it occurs: the same loss for fewer passes.
 
