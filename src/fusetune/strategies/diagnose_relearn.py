@@ -25,9 +25,9 @@ from sklearn.cluster import KMeans
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.heads.folds import inner_split
-from fusetune.networks import Outputs
+from fusetune.networks import FusionNetwork, Outputs
 from fusetune.strategies.batch import judging, plain_outputs
-from fusetune.strategies.end_to_end import EndToEndSettings, refuse_adapters
+from fusetune.strategies.end_to_end import EndToEndSettings, probed_network, refuse_adapters
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.trainer import Training
 
@@ -54,8 +54,12 @@ class DiagnoseRelearn(Joint):
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__(ctx, settings)
         refuse_adapters(ctx, "pulls weights back to where they started")
-        self.learnt, self.watched = inner_split(ctx, ctx.split.rows("train"), settings.share)
         self.every = settings.every or max(1, settings.epochs // (settings.times + 1))
+
+    def start(self) -> FusionNetwork:
+        """Return the probed network, solved without the rows that are watched."""
+        self.learnt, self.watched = inner_split(self.ctx, self.ctx.split.rows("train"), self.settings.share)
+        return probed_network(self.ctx, self.learnt)
 
     def before_epoch(self, epoch: int) -> None:
         """Diagnose the encoders where it is time, and pull each back as far as it overfits."""

@@ -228,9 +228,15 @@ def start_of(ctx: Context) -> FusionNetwork:
     return ctx.remember(("end-to-end start",), lambda: probed_network(ctx))
 
 
-def probed_network(ctx: Context) -> FusionNetwork:
-    """Return untrained encoders under the head and the classifiers that are solved on their features."""
-    names, train, valid = list(ctx.modalities), ctx.split.rows("train"), ctx.split.rows("valid")
+def probed_network(ctx: Context, rows: Rows | None = None) -> FusionNetwork:
+    """Return untrained encoders under the head and the classifiers that are solved on their features.
+
+    Args:
+        ctx: The run.
+        rows: Training rows that these are solved on; default: all of them.
+    """
+    train = ctx.split.rows("train") if rows is None else rows
+    names, valid = list(ctx.modalities), ctx.split.rows("valid")
     encoders = [ctx.fresh_encoder(name) for name in names]
     pairs = list(zip(names, encoders, strict=True))
     data, held = (

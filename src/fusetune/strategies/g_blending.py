@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.heads.folds import inner_split
-from fusetune.networks import Outputs
+from fusetune.networks import FusionNetwork, Outputs
 from fusetune.progress import Log
 from fusetune.strategies.batch import Batch, judging, plain_outputs
-from fusetune.strategies.end_to_end import EndToEndSettings, refuse_adapters
+from fusetune.strategies.end_to_end import EndToEndSettings, probed_network, refuse_adapters
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.trainer import Training, run_training
 
@@ -54,9 +54,13 @@ class GBlending(MultiLoss):
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__(ctx, settings)
         refuse_adapters(ctx, "estimates its weights on copies of the encoders")
-        self.learnt, self.watched = inner_split(ctx, ctx.split.rows("train"), settings.share)
         candidates = len(ctx.modalities) + 1
         self.register_buffer("weights", torch.full((candidates,), 1 / candidates))
+
+    def start(self) -> FusionNetwork:
+        """Return the probed network, solved without the rows that are watched."""
+        self.learnt, self.watched = inner_split(self.ctx, self.ctx.split.rows("train"), self.settings.share)
+        return probed_network(self.ctx, self.learnt)
 
     def losses(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the loss of every modality alone and, last, of all together, [candidates]."""
