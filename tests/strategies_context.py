@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tiny import settings
 
 from fusetune.config import Config
@@ -14,9 +15,12 @@ from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.model import encode_labels
+from fusetune.networks.run import read_present
 from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
+from fusetune.strategies.batch import Batch, draw_batch
+from fusetune.strategies.end_to_end import EndToEnd
 
 
 def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
@@ -29,3 +33,18 @@ def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: A
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
     runtime = start_runtime(config)
     return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
+
+
+def batch_of(ctx: Context, rows: Any) -> Batch:
+    """Return some rows as end-to-end methods see them in the first epoch, each with a weight of its own."""
+    weight = torch.linspace(0.5, 1.5, len(rows))
+    settings = EndToEnd.Settings()
+    raw = read_present(ctx.sources, rows)
+    return draw_batch(ctx, list(ctx.modalities), rows, raw, weight, 0, settings)  # type: ignore[arg-type]
+
+
+def begun(strategy: type[EndToEnd], ctx: Context, **more: Any) -> Any:
+    """Return a method before its first epoch, in eval mode."""
+    method = strategy(ctx, strategy.Settings(**more)).eval()
+    method.begin()
+    return method

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
-from strategies_context import make_context
+from strategies_context import batch_of, begun, make_context
 from tiny import tiny_table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,9 +18,8 @@ from torch.nn import functional as F
 from fusetune.context import Context
 from fusetune.heads.folds import row_folds
 from fusetune.networks import EnsembleNetwork
-from fusetune.networks.run import read_present
 from fusetune.strategies import OGMGE, STRATEGIES, UMT, Joint, MMPareto, MultiLoss, ensemble
-from fusetune.strategies.batch import Batch, draw_batch
+from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEnd, flat_gradient
 from fusetune.strategies.ensemble import fit_ensemble
 from fusetune.strategies.mmpareto import combine, share_of_fused
@@ -87,19 +86,6 @@ def ctx(tmp_path: Path) -> Context:
     frame.loc[[7, 20], ["v_0", "v_1", "v_2", "v_3"]] = np.nan
     more: dict[str, Any] = {"vector__encoder": "mlp", "head__penalties": [10.0], "train__dropout": 0.0}
     return make_context(tmp_path, frame, ["note", "genes", "age"], **more)
-
-
-def batch_of(ctx: Context, rows: Any) -> Batch:
-    weight = torch.linspace(0.5, 1.5, len(rows))
-    settings = EndToEnd.Settings()
-    raw = read_present(ctx.sources, rows)
-    return draw_batch(ctx, list(ctx.modalities), rows, raw, weight, 0, settings)  # type: ignore[arg-type]
-
-
-def begun(strategy: type[EndToEnd], ctx: Context, **more: Any) -> Any:
-    method = strategy(ctx, strategy.Settings(**more)).eval()
-    method.begin()
-    return method
 
 
 def naive_ce(logits: Tensor, batch: Batch, has: Tensor | None = None) -> float:

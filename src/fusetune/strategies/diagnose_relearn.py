@@ -49,6 +49,7 @@ class DiagnoseRelearn(Joint):
     """Joint training whose encoders are pulled back to their start where they overfit."""
 
     name, title, paper = "diagnose-relearn", "D&R", "Diagnosing and re-learning, arXiv 2407.09705"
+    cost = "one training of all encoders on most of the training rows"
     Settings = DiagnoseRelearnSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

@@ -49,6 +49,7 @@ class GBlending(MultiLoss):
     """Multi-loss training with weights estimated from overfitting."""
 
     name, title, paper = "g-blending", "G-Blending", "Gradient blending, arXiv 1905.12681"
+    cost = "three trainings of all encoders on most of the training rows"
     Settings = GBlendingSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

@@ -60,6 +60,7 @@ class MCR(MultiLoss):
     """Multi-loss training whose encoders compete for the fused head."""
 
     name, title, paper = "mcr", "MCR", "Multimodal competition regulariser, arXiv 2411.07335"
+    cost = "one training of all encoders, and the head asked twice more per modality and permutation"
     Settings = MCRSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

@@ -46,6 +46,10 @@ class PMR(Joint):
     """Joint training that pulls the lagging modality's features to prototypes."""
 
     name, title, paper = "pmr", "PMR", "Prototypical modal rebalance, arXiv 2211.07089"
+    cost = (
+        "one training of all encoders with one backward pass more per modality, and a tenth of the rows read "
+        "once more per epoch"
+    )
     Settings = PMRSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:
