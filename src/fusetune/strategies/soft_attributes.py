@@ -136,7 +136,7 @@ def cell_attributes(ctx: Context, name: str, columns: list[str] | None, rows: Ro
         some = rows[~source.missing[rows, at]]
         own = source.numbers[some, at].astype(np.float64)
         if fitted.kinds[column] is Kind.BOOLEAN:
-            values[some, q] = own * fitted.numbers[at].std + fitted.numbers[at].mean
+            values[some, q] = (own * fitted.numbers[at].std + fitted.numbers[at].mean).round()
         elif len(own):
             order = np.sort(own)
             values[some, q] = (np.searchsorted(order, own) + np.searchsorted(order, own, "right")) / (2 * len(own))
