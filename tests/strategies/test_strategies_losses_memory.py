@@ -277,7 +277,7 @@ def test_nothing_is_learnt_from_watched_rows(
 def test_blending_weights_are_the_published_ones() -> None:
     before = torch.tensor([[1, 1, 1], [1, 1, 1]], dtype=torch.float64)
     after = torch.tensor([[0.7, 0.8, 0.6], [0.5, 0.75, 0.3]], dtype=torch.float64)
-    expected = [0.08157097699885216, 0.8700906344410874, 0.048338368580060506]
+    expected = [0.08157099697885216, 0.8700906344410874, 0.048338368580060506]
     assert blended(before, after, guard=0.0).tolist() == near(expected)
     assert blended(before, after).tolist() == pytest.approx(expected, abs=1e-5)
     assert blended(before, before).tolist() == [pytest.approx(1 / 3)] * 3  # nothing moved: all alike
