@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from fusetune.context import Context
 from fusetune.errors import ConfigError, TableError
+from fusetune.networks.run import read_present
 from fusetune.strategies import STRATEGIES
-from fusetune.strategies.batch import Batch
+from fusetune.strategies.batch import Batch, draw_batch
 from fusetune.strategies.club import CLUB, temperatures
 from fusetune.strategies.divergence import kullback_leibler, shannon
 from fusetune.strategies.end_to_end import EndToEnd, EndToEndSettings
@@ -373,6 +374,21 @@ def test_cells_become_attributes_that_the_other_inputs_must_tell(ctx: Context) -
     assert float(method.loss(batch, outputs).detach()) == pytest.approx(expected, rel=1e-4)
     without = replace(outputs, z={**outputs.z, "columns": outputs.z["columns"] + 3})
     torch.testing.assert_close(method.loss(batch, without), method.loss(batch, outputs))
+
+
+def test_attributes_are_mixed_as_inputs_are(ctx: Context) -> None:
+    method, rows = begun(SoftAttributes, ctx), ctx.split.rows("train")[:24]
+    settings = EndToEnd.Settings(mix={"kind": "mixup"})  # type: ignore[call-arg]
+    raw = read_present(ctx.sources, rows)
+    batch = draw_batch(ctx, list(ctx.modalities), rows, raw, torch.ones(24), 0, settings)  # type: ignore[arg-type]
+    assert batch.mixing is not None
+    answers, known = method.asked_of(batch, torch.ones(24).bool())
+    assert bool((batch.mixing.weight < 1).any())
+    for i, (j, w) in enumerate(zip(batch.mixing.partner.tolist(), batch.mixing.weight.tolist(), strict=True)):
+        both = method.known[rows[i]] & method.known[rows[j]]
+        assert known[i].tolist() == both.tolist()
+        mixed = w * method.answers[rows[i]] + (1 - w) * method.answers[rows[j]]
+        torch.testing.assert_close(answers[i][both], mixed[both])
 
 
 def test_attributes_come_from_a_file(ctx: Context, tmp_path: Path) -> None:

@@ -75,10 +75,9 @@ class PMR(Joint):
         said = Outputs.joined([outputs for _, outputs in parts])
         for name, z in said.z.items():
             here, old = said.present[name], self.prototypes(name)
+            # A class without a row here has its old prototype for a new one, so it keeps it.
             fresh = means_by_class(z[here], ctx.targets(rows)[here], old)
-            seen = torch.isin(torch.arange(len(old), device=old.device), ctx.targets(rows)[here])[:, None]
-            mu = self.settings.momentum
-            old.copy_(torch.where(seen, (1 - mu) * fresh + mu * old, old))
+            old.lerp_(fresh, 1 - self.settings.momentum)
 
     def gradients(self, batch: Batch, outputs: Outputs, share: float) -> Tensor:
         """Keep every modality's pull to its prototypes apart, until a whole step says who lags."""

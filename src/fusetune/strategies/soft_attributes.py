@@ -84,11 +84,11 @@ class SoftAttributes(Joint):
         blocks = dict(zip(self.network.head.dims, self.network.head.blocks(outputs.z, batch.present), strict=True))
         said = self.attributes(torch.cat([blocks[name] for name in self.asked], 1))
         has = torch.stack([batch.present[name] for name in self.asked]).any(0)
-        told = attribute_loss(said, *self._answers(batch, has))
+        told = attribute_loss(said, *self.asked_of(batch, has))
         total: Tensor = batch.loss(outputs.f) + self.settings.weight * told
         return total
 
-    def _answers(self, batch: Batch, has: Tensor) -> tuple[Tensor, Tensor]:
+    def asked_of(self, batch: Batch, has: Tensor) -> tuple[Tensor, Tensor]:
         """Return what should be said and where that is known, [rows, attributes], mixed as the inputs are."""
         views = len(batch.target) // len(batch.rows)
         rows = torch.from_numpy(np.tile(batch.rows, views)).to(batch.target.device)
