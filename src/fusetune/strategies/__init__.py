@@ -9,20 +9,28 @@ from pydantic import ValidationError
 
 from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
+from fusetune.strategies.agm import AGM
 from fusetune.strategies.alone import Alone
+from fusetune.strategies.arl import ARL
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
 from fusetune.strategies.club import CLUB
+from fusetune.strategies.cpsc import CPSC
+from fusetune.strategies.dgl import DGL
 from fusetune.strategies.diagnose_relearn import DiagnoseRelearn
 from fusetune.strategies.g_blending import GBlending
+from fusetune.strategies.iemf import IEMF
+from fusetune.strategies.inforeg import InfoReg
 from fusetune.strategies.interference import Interference
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
 from fusetune.strategies.mcr import MCR
+from fusetune.strategies.mlb import MLB
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
+from fusetune.strategies.opm import OPM
 from fusetune.strategies.pmr import PMR
 from fusetune.strategies.qmf import QMF
 from fusetune.strategies.rivals import ALONE, RESERVED
@@ -55,6 +63,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
         LinearProbe,
         Alone,
         Majority,
+        MLB,
+        AGM,
+        IEMF,
+        OPM,
+        InfoReg,
+        CPSC,
+        ARL,
+        DGL,
     )
 }
 
