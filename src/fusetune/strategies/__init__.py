@@ -11,14 +11,19 @@ from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.ithp import ITHP
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
+from fusetune.strategies.m3col import M3CoL
 from fusetune.strategies.majority import Majority
+from fusetune.strategies.mdico import MDiCo
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
 from fusetune.strategies.rivals import ALONE, RESERVED
+from fusetune.strategies.structure import Structure
+from fusetune.strategies.tri_modal import TriModal
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.umt import UMT
@@ -28,7 +33,23 @@ _IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
+    for strategy in (
+        TwoStage,
+        UME,
+        UMT,
+        Joint,
+        MultiLoss,
+        OGMGE,
+        MMPareto,
+        M3CoL,
+        TriModal,
+        Structure,
+        MDiCo,
+        ITHP,
+        LinearProbe,
+        Alone,
+        Majority,
+    )
 }
 
 
