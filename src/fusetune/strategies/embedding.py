@@ -44,15 +44,19 @@ class Embedded(EndToEnd):
     """Pre-training without labels, then a classifier on the embeddings, then both together."""
 
     Settings = EmbeddedSettings
-    head: EmbeddingHead
 
     def __init__(self, ctx: Context, settings: Any) -> None:
         refuse_one_input(ctx, self.name)
         super().__init__(ctx, settings)
+        self.epoch = 0
 
     @abstractmethod
-    def contrast(self, z: dict[str, Tensor], present: dict[str, Tensor], epoch: int) -> Tensor:
+    def contrast(self, z: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Return the loss of pre-training for features [rows, dim] by modality."""
+
+    def before_epoch(self, epoch: int) -> None:
+        """Note the epoch, of pre-training first."""
+        self.epoch = epoch
 
     def replaced(self) -> dict[str, Encoder]:
         """Return encoders that take the place of the run's own, by modality."""
@@ -72,10 +76,9 @@ class Embedded(EndToEnd):
 
     def begin(self) -> None:
         """Pre-train, and solve the classifiers on what that has made."""
-        epochs = self.pretrain_epochs
-        if epochs:
+        if self.pretrain_epochs:
             moving = [p for p in self.parameters() if p.requires_grad]
-            self._pretrain(epochs)
+            self._pretrain()
             for p in moving:
                 p.requires_grad_(True)
         self._solve()
@@ -97,18 +100,17 @@ class Embedded(EndToEnd):
         pretrained = self.pretrain_epochs and not epoch and name not in self.still
         return "contrastively trained encoder" if pretrained else super().encoder_note(name, epoch)
 
-    def _pretrain(self, epochs: int) -> None:
+    def _pretrain(self) -> None:
         ctx, what = self.ctx, self.training_on(self.ctx.split.rows("train"), self.ctx.split.rows("valid"))
-        now = [0]
 
         def gradients(batch: Batch, share: float) -> float:
             with ctx.runtime.fabric.autocast():
                 z = {name: own.float() for name, own in self.features(batch).items()}
-            loss = self.contrast(z, batch.present, now[0])
+            loss = self.contrast(z, batch.present)
             self.backward(loss * share)
             return float(loss.detach())
 
-        loop = self.settings.model_copy(update={"epochs": epochs, "patience": 0})
+        loop = self.settings.model_copy(update={"epochs": self.pretrain_epochs, "patience": 0})
         stage = free_name(f"{self.stage}, pre-training", ctx.modalities)
         run_training(
             ctx,
@@ -117,8 +119,6 @@ class Embedded(EndToEnd):
                 stage=stage,
                 loop=loop,
                 gradients=gradients,
-                before_epoch=lambda epoch: now.__setitem__(0, epoch),
-                before_step=dict,
                 keep="last",
             ),
         )

@@ -18,6 +18,7 @@ detector; its noise is drawn apart from that of f. Where the prime modality is a
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -96,6 +97,11 @@ class ITHP(EndToEnd):
         wiring = Wiring(names, {name: [at] for name, at in places.items()}, places, [])
         return FusionNetwork([found[name] for name in names], classifiers, head, wiring)
 
+    def encoder_note(self, name: str, epoch: int) -> str:
+        """Say what became of an encoder when so many epochs are kept."""
+        alone = self.settings.tuned and name in self.still
+        return "encoder trained alone" if alone else super().encoder_note(name, epoch)
+
     @property
     def bottleneck_head(self) -> BottleneckHead:
         """The head of the network."""
@@ -135,5 +141,5 @@ def _mean(losses: Tensor, has: Tensor) -> Tensor:
 
 
 def _of(data: HeadData, name: str) -> HeadData:
-    """Return one block of all rows, also of those without it."""
-    return HeadData({name: data.z[name]}, {name: data.present[name]}, data.labels, data.weights, data.keys)
+    """Keep one block, of all rows, also of those without it."""
+    return replace(data, z={name: data.z[name]}, present={name: data.present[name]})

@@ -5,8 +5,8 @@
     L = mean_m CE(f_m([u_m, s_m]), y) + w_a mean_m 1/2 [CE(a(u_m), y) + CE(a(s_m), y)]
         + w_c sum over m != n of NT-Xent(s_m, s_n) + w_d mean_m 1/2 [CE(d_1(u_m), m) + CE(d_2(n_m), m)]
 
-Two encoders per modality; one auxiliary classifier a for everything; d_1 and d_2 say which modality a part comes from,
-and u and n, which nobody else reads, are to tell. f is the mean of the f_m that are present; no fused head is trained.
+Two encoders per modality; one auxiliary classifier a for everything; d_1 and d_2 learn to say which modality a part
+comes from, and nothing else reads n. f is the mean of the f_m that are present; no fused head is trained.
 Each term of m is over the rows that have m, those of pairs over the rows that have both.
 
 In the released code, d_2 reads s_m in place of n_m (`discriminate: shared`), which asks the common part to tell its

@@ -71,11 +71,11 @@ class Structure(Embedded):
         super().begin()
         self.embedding_head.project.requires_grad_(False)
 
-    def contrast(self, z: dict[str, Tensor], present: dict[str, Tensor], epoch: int) -> Tensor:
+    def contrast(self, z: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Return the losses of all pairs and w times the regularisers of all modalities."""
         embeddings, how = self.embedding_head.embed(z, present), self.settings
         loss = pairwise(embeddings, present, self.sharpness) / 2
-        w = how.weight * min(1.0, (epoch + 1) / max(how.rise * self.pretrain_epochs, 1.0))
+        w = how.weight * min(1.0, (self.epoch + 1) / max(how.rise * self.pretrain_epochs, 1.0))
         for name, own in embeddings.items():
             has = present[name]
             if int(has.sum()) > 1:

@@ -47,7 +47,7 @@ class TriModal(Embedded):
         names = list(ctx.modalities)
         self.sharpness = Sharpness(len(pairs_of(names)) if settings.anchor == "pairs" else len(names))
 
-    def contrast(self, z: dict[str, Tensor], present: dict[str, Tensor], epoch: int) -> Tensor:
+    def contrast(self, z: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Return the sum over pairs, or over modalities and their mean."""
         embeddings = self.embedding_head.embed(z, present)
         if self.settings.anchor == "pairs":
