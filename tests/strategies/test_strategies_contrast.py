@@ -219,13 +219,14 @@ def test_pairs_and_centroids_are_naive_sums_over_the_rows_that_have_them(count: 
         for axis in (1, 0):
             expected -= float(np.mean(np.diag(log_softmax(scores, axis)))) if len(rows) > 1 else 0.0
     assert float(pairwise(e, present, sharp).detach()) == pytest.approx(expected, rel=1e-6)
-    means = [np.mean([e[m][i].numpy() for m in e if present[m][i]] or [np.zeros(4)], 0) for i in range(24)]
-    expected = 0.0
-    for m in e:
-        rows = [i for i in range(24) if present[m][i] and sum(bool(present[n][i]) for n in e) > 1]
-        scores = np.array([[7 * cosine(means[i], e[m][j].numpy()) for j in rows] for i in rows])
-        expected -= float(np.mean(np.diag(log_softmax(scores, 1)))) if len(rows) > 1 else 0.0
-    assert float(to_centroid(e, present, sharp).detach()) == pytest.approx(expected, rel=1e-6)
+    for own in (True, False):
+        expected = 0.0
+        for m in e:
+            rows = [i for i in range(24) if present[m][i] and sum(bool(present[n][i]) for n in e) > 1]
+            means = [np.mean([e[n][i].numpy() for n in e if present[n][i] and (own or n != m)], 0) for i in rows]
+            scores = np.array([[7 * cosine(mean, e[m][j].numpy()) for j in rows] for mean in means])
+            expected -= float(np.mean(np.diag(log_softmax(scores, 1)))) if len(rows) > 1 else 0.0
+        assert float(to_centroid(e, present, sharp, own=own).detach()) == pytest.approx(expected, rel=1e-6)
     # What is stored for an absent modality is nobody's negative.
     filled = {name: torch.where(present[name][:, None], own, 5.0) for name, own in e.items()}
     for loss in (pairwise, to_centroid):

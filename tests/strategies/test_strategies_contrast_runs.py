@@ -163,7 +163,7 @@ def test_what_is_stored_for_an_absent_input_changes_no_loss(ctx: Context) -> Non
         torch.testing.assert_close(*found)
 
 
-@pytest.mark.parametrize("anchor", ["pairs", "centroid"])
+@pytest.mark.parametrize("anchor", ["pairs", "others"])
 def test_pre_training_brings_inputs_of_a_row_together_without_labels(two: Context, anchor: str) -> None:
     rows = two.split.rows("train")
     rows = rows[np.all([source.present[rows] for source in two.sources.values()], 0)][:24]
@@ -172,11 +172,11 @@ def test_pre_training_brings_inputs_of_a_row_together_without_labels(two: Contex
         """Return how badly a row's inputs find each other, in nats per direction."""
         batch = batch_of(two, rows)
         embeddings = method.embedding_head.embed(method.network.encode(batch.inputs, batch.present), batch.present)
-        return float(two_way(cosines(*embeddings.values()) / 0.1).detach()) / 2
+        return float(two_way(5 * cosines(*embeddings.values())).detach()) / 2
 
-    how: dict[str, Any] = {"anchor": anchor, "batch_size": 16, "head_lr": 0.02}
+    how: dict[str, Any] = {"anchor": anchor, "sharpness": 5, "head_lr": 0.02}
     before, after = begun(TriModal, two, pretrain_epochs=0, **how), begun(TriModal, two, pretrain_epochs=30, **how)
-    assert lost(after) < min(lost(before), np.log(24)) - 0.3
+    assert lost(after) < min(lost(before), np.log(24)) - 0.3  # of rows as alike as any, ln 24
     kept = two.labels.copy()
     two.labels[:] = np.random.default_rng(0).permutation(two.labels)
     two.histories.clear()
