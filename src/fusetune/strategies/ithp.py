@@ -56,6 +56,7 @@ class ITHP(EndToEnd):
 
     name, title, paper = "ithp", "ITHP", "Information-theoretic hierarchical perception, arXiv 2404.09403"
     together = "the prime encoder, its chain and its head together"
+    cost = "the training of every other encoder alone, then one of the prime encoder with passes of the others, frozen"
     Settings = ITHPSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

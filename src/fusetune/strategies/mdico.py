@@ -55,6 +55,7 @@ class MDiCo(EndToEnd):
 
     name, title, paper = "mdico", "MDiCo", "Multi-modal disentanglement for co-learning, arXiv 2510.19579"
     together = "all encoders together, a classifier on each"
+    cost = "one training of two encoders per modality"
     Settings = MDiCoSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

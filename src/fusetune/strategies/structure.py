@@ -51,6 +51,7 @@ class Structure(Embedded):
 
     name, title, paper = "structure", "STRUCTURE", "Structure-preserving alignment, arXiv 2506.16895"
     together = "one head on projections of all frozen encoders"
+    cost = "no training of any encoder: passes of all, frozen, to learn projections, then a head"
     Settings = StructureSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:
