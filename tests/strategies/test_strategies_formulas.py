@@ -39,6 +39,10 @@ WITHOUT_MATES: dict[str, dict[str, Any]] = {
     "ogm-ge": {"noise": False},
     "mcr": {"information": 0.0, "contrast": 0.0},
     "interference": {"kind": "blank"},
+    "m3col": {"weight": 0},
+    "tri-modal": {"pretrain_epochs": 0},
+    "structure": {"pretrain_epochs": 0},
+    "mdico": {"contrast": 0},
 }
 
 
@@ -130,6 +134,7 @@ def moved(method: Any, batches: list[Batch]) -> dict[str, Tensor]:
         method.gradients(batch, method.network(batch.inputs, batch.present), 1 / len(batches))
     method.before_step()
     return {name: p.grad.clone() for name, p in method.network.named_parameters() if p.grad is not None}
+
 
 
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES.values() if issubclass(s, EndToEnd)], ids=lambda s: s.name)

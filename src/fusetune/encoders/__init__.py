@@ -6,6 +6,7 @@ from inspect import isabstract
 from typing import Any
 
 from fusetune.encoders.base import Encoder, ImageEncoder
+from fusetune.encoders.branched import Branched
 from fusetune.encoders.causal import CausalText
 from fusetune.encoders.columns import CellIdentity, ColumnsMLP, FTTransformer
 from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
@@ -25,6 +26,7 @@ from fusetune.encoders.words import WordCounts
 from fusetune.errors import BundleError
 
 __all__ = [
+    "Branched",
     "CausalText",
     "CellIdentity",
     "ColumnsMLP",

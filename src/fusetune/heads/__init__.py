@@ -8,15 +8,28 @@ from typing import Any
 from fusetune.heads.base import Head
 from fusetune.heads.bilinear import BilinearHead
 from fusetune.heads.confidence import ConfidenceHead
+from fusetune.heads.bottleneck import BottleneckHead
+from fusetune.heads.embedding import EmbeddingHead
 from fusetune.heads.gated import GatedHead
 from fusetune.heads.linear import LinearHead
+from fusetune.heads.mean import MeanHead
 from fusetune.heads.mlp import MLPHead
 
 HEADS: dict[str, type[Head]] = {
-    head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead, ConfidenceHead)
+    head.kind: head
+    for head in (
+        LinearHead,
+        MLPHead,
+        GatedHead,
+        BilinearHead,
+        ConfidenceHead,
+        MeanHead,
+        EmbeddingHead,
+        BottleneckHead,
+    )
 }
 
 
 def build_head(description: Mapping[str, Any]) -> Head:
     """Make a head from its description, with untrained weights."""
-    return HEADS[description["kind"]](description["dims"], description["classes"])
+    return HEADS[description["kind"]](description["dims"], description["classes"], **description.get("options", {}))

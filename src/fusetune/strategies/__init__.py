@@ -21,11 +21,14 @@ from fusetune.strategies.g_blending import GBlending
 from fusetune.strategies.iemf import IEMF
 from fusetune.strategies.inforeg import InfoReg
 from fusetune.strategies.interference import Interference
+from fusetune.strategies.ithp import ITHP
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
+from fusetune.strategies.m3col import M3CoL
 from fusetune.strategies.majority import Majority
 from fusetune.strategies.mcr import MCR
+from fusetune.strategies.mdico import MDiCo
 from fusetune.strategies.mlb import MLB
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
@@ -35,6 +38,8 @@ from fusetune.strategies.pmr import PMR
 from fusetune.strategies.qmf import QMF
 from fusetune.strategies.rivals import ALONE, RESERVED
 from fusetune.strategies.soft_attributes import SoftAttributes
+from fusetune.strategies.structure import Structure
+from fusetune.strategies.tri_modal import TriModal
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.umt import UMT
@@ -71,6 +76,11 @@ STRATEGIES: dict[str, type[Strategy]] = {
         CPSC,
         ARL,
         DGL,
+        M3CoL,
+        TriModal,
+        Structure,
+        MDiCo,
+        ITHP,
     )
 }
 

@@ -15,7 +15,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,8 @@ class EndToEnd(nn.Module, Strategy, ABC):
 
     Settings: ClassVar[type[Section]] = EndToEndSettings
     network: FusionNetwork
+    still: frozenset[str] = frozenset()  # modalities whose encoders stay as they are
+    together: ClassVar[str] = "all encoders and one head together"  # what is trained, in a few words
 
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__()
@@ -66,6 +68,13 @@ class EndToEnd(nn.Module, Strategy, ABC):
         memo[id(self)] = twin = self.__class__.__new__(self.__class__)
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
+
+    def train(self, mode: bool = True) -> Self:
+        """Put all modules into training mode but encoders that stay as they are, which nothing random touches."""
+        super().train(mode)
+        for name, encoder in self.network.members:
+            encoder.train(mode and name not in self.still)
+        return self
 
     def start(self) -> FusionNetwork:
         """Return the network that training starts from, which is this method's own."""
@@ -139,11 +148,16 @@ class EndToEnd(nn.Module, Strategy, ABC):
                 method.finish()
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
-        how = "jointly trained encoder" if epoch else "encoder as it was"
-        notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
-        notes[WHOLE] = f"all encoders and one head together, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
+        notes: dict[str | None, str] = {
+            name: f"classifier on its {method.encoder_note(name, epoch)}" for name in ctx.modalities
+        }
+        notes[WHOLE] = f"{method.together}, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
         network = method.network.eval().requires_grad_(False)
         return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before)
+
+    def encoder_note(self, name: str, epoch: int) -> str:
+        """Say what became of an encoder when so many epochs are kept."""
+        return "jointly trained encoder" if epoch and name not in self.still else "encoder as it was"
 
     @property
     def stage(self) -> str:
@@ -154,6 +168,8 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """Return what is trained, for the common code."""
         ctx, settings = self.ctx, self.settings
         encoders = {name: ctx.settings(name) for name in ctx.modalities}
+        fixed = {"freeze": 1.0, "lora_rank": 0, "batch_norm": "frozen"}
+        encoders |= {name: encoders[name].model_copy(update=fixed) for name in self.still}
 
         def gradients(batch: Batch, share: float) -> float:
             with ctx.runtime.fabric.autocast():
@@ -240,16 +256,19 @@ def start_of(ctx: Context) -> FusionNetwork:
     return ctx.remember(("end-to-end start",), lambda: probed_network(ctx))
 
 
-def probed_network(ctx: Context, rows: Rows | None = None) -> FusionNetwork:
+def probed_network(
+    ctx: Context, rows: Rows | None = None, others: Mapping[str, Encoder] | None = None
+) -> FusionNetwork:
     """Return untrained encoders under the head and the classifiers that are solved on their features.
 
     Args:
         ctx: The run.
         rows: Training rows that these are solved on; default: all of them.
+        others: Encoders to use in place of the run's own, by modality.
     """
     train = ctx.split.rows("train") if rows is None else rows
     names, valid = list(ctx.modalities), ctx.split.rows("valid")
-    encoders = [ctx.fresh_encoder(name) for name in names]
+    encoders = [(others or {}).get(name) or ctx.fresh_encoder(name) for name in names]
     pairs = list(zip(names, encoders, strict=True))
     data, held = (
         HeadData.of(ctx, {name: ctx.encode(name, encoder, rows) for name, encoder in pairs}, rows)

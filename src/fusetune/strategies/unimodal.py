@@ -147,9 +147,12 @@ def solve_crossed(
     return network, held
 
 
-def probe(ctx: Context, name: str, encoder: Encoder, rows: Rows, held: Rows, stage: str) -> nn.Linear:
-    """Solve a linear classifier on the features of the encoder as it is."""
-    data, valid = (HeadData.of(ctx, {name: ctx.encode(name, encoder, some)}, some).only(name) for some in (rows, held))
+def probe(
+    ctx: Context, name: str, encoder: Encoder, rows: Rows, held: Rows, stage: str, read: int | None = None
+) -> nn.Linear:
+    """Solve a linear classifier on the features of the encoder as it is, or on the first `read` of them."""
+    parts = ((some, ctx.encode(name, encoder, some)[..., :read]) for some in (rows, held))
+    data, valid = (HeadData.of(ctx, {name: z}, some).only(name) for some, z in parts)
     _refuse_too_few(name, valid, "validation row")
     _refuse_too_few(name, data, "training row")
     fit = fit_logistic(data, valid, _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
