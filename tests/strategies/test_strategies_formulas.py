@@ -136,7 +136,6 @@ def moved(method: Any, batches: list[Batch]) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in method.network.named_parameters() if p.grad is not None}
 
 
-
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES.values() if issubclass(s, EndToEnd)], ids=lambda s: s.name)
 def test_accumulated_batches_are_one_batch(ctx: Context, strategy: type[EndToEnd]) -> None:
     """Gradient surgery sees the whole step: two batches of twelve rows move the weights as one batch of them does."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from fusetune.heads.base import Head
 from fusetune.heads.bilinear import BilinearHead
-from fusetune.heads.confidence import ConfidenceHead
 from fusetune.heads.bottleneck import BottleneckHead
+from fusetune.heads.confidence import ConfidenceHead
 from fusetune.heads.embedding import EmbeddingHead
 from fusetune.heads.gated import GatedHead
 from fusetune.heads.linear import LinearHead
