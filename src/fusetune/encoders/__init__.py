@@ -7,7 +7,7 @@ from typing import Any
 
 from fusetune.encoders.base import Encoder, ImageEncoder
 from fusetune.encoders.causal import CausalText
-from fusetune.encoders.columns import CellIdentity, ColumnsMLP, FTTransformer
+from fusetune.encoders.columns import CellIdentity, ColumnsMLP, ColumnTokens, FTTransformer
 from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
 from fusetune.encoders.sentence import (
     SmallTextTransformer,
@@ -27,6 +27,7 @@ from fusetune.errors import BundleError
 __all__ = [
     "CausalText",
     "CellIdentity",
+    "ColumnTokens",
     "ColumnsMLP",
     "EfficientNetLite",
     "Encoder",

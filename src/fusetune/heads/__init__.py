@@ -10,10 +10,12 @@ from fusetune.heads.bilinear import BilinearHead
 from fusetune.heads.gated import GatedHead
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.mlp import MLPHead
+from fusetune.heads.tip import TIPHead
 
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead)}
+HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead, TIPHead)}
 
 
 def build_head(description: Mapping[str, Any]) -> Head:
     """Make a head from its description, with untrained weights."""
-    return HEADS[description["kind"]](description["dims"], description["classes"])
+    arguments = {name: value for name, value in description.items() if name != "kind"}
+    return HEADS[description["kind"]](**arguments)

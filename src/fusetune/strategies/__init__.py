@@ -19,6 +19,7 @@ from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
 from fusetune.strategies.rivals import ALONE, RESERVED
+from fusetune.strategies.tip import TIP
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.umt import UMT
@@ -28,7 +29,7 @@ _IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
+    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, TIP, LinearProbe, Alone, Majority)
 }
 
 
