@@ -18,13 +18,14 @@ from fusetune.encoders.sentence import (
     train_tokenizer,
 )
 from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
-from fusetune.encoders.stacked import Stacked
-from fusetune.encoders.vector import Identity, VectorMLP
+from fusetune.encoders.stacked import Averaged, Stacked
+from fusetune.encoders.vector import Identity, Projection, VectorMLP
 from fusetune.encoders.vision import TimmImage, TransformersImage
 from fusetune.encoders.words import WordCounts
 from fusetune.errors import BundleError
 
 __all__ = [
+    "Averaged",
     "CausalText",
     "CellIdentity",
     "ColumnTokens",
@@ -34,6 +35,7 @@ __all__ = [
     "FTTransformer",
     "Identity",
     "ImageEncoder",
+    "Projection",
     "ShallowText",
     "SmallCNN",
     "SmallTextTransformer",

@@ -14,7 +14,7 @@ from fusetune.heads.base import Head
 
 
 class TIPHead(Head):
-    """f = mean of the logits of all classifiers that a row gives something to read; class frequencies where it has none.
+    """f = mean of the logits of all classifiers that a row gives something to read; class frequencies where none is.
 
     There is one classifier on each modality beside the columns, one on the columns' class token, and one on the class
     token of the multimodal module, which reads rows that have columns and something beside them. In that module the
@@ -58,7 +58,7 @@ class TIPHead(Head):
         self.register_buffer("prior", torch.zeros(classes))
 
     def tokens(self, z: Tensor) -> Tensor:
-        """Return features of columns, [batch, dim], as tokens, [batch, 1 + columns, width]; the first is the class's."""
+        """Return features of columns, [batch, dim], as tokens, [batch, 1 + columns, width], the class token first."""
         return z.reshape(len(z), -1, self.token)
 
     def beside(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,14 +11,17 @@ from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.cached_distillation import CachedDistillation
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
+from fusetune.strategies.mind import MIND
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
 from fusetune.strategies.rivals import ALONE, RESERVED
+from fusetune.strategies.tar import TAR
 from fusetune.strategies.tip import TIP
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
@@ -29,7 +32,22 @@ _IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, TIP, LinearProbe, Alone, Majority)
+    for strategy in (
+        TwoStage,
+        UME,
+        UMT,
+        Joint,
+        MultiLoss,
+        OGMGE,
+        MMPareto,
+        MIND,
+        CachedDistillation,
+        TIP,
+        TAR,
+        LinearProbe,
+        Alone,
+        Majority,
+    )
 }
 
 
