@@ -63,4 +63,5 @@ class Projection(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode ``[batch, inputs]`` to ``[batch, outputs]``."""
-        return inputs.float() @ self.weight.T
+        features: Tensor = inputs.float() @ self.weight.T
+        return features.float()

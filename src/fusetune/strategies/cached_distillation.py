@@ -47,7 +47,7 @@ class CachedSettings(EndToEndSettings):
 class CachedDistillation(Joint):
     """Joint training that also imitates what an ensemble once said of every view."""
 
-    name, title, paper = "cached-distillation", "cached-distillation", "Reinforced data, arXiv 2311.17049"
+    name, title, paper = "cached-distillation", "distilled", "Reinforced data, arXiv 2311.17049"
     Settings = CachedSettings
 
     def begin(self) -> None:
