@@ -68,7 +68,7 @@ class TIPSettings(EndToEndSettings):
     width: int = Field(32, ge=4, le=1024, description="width of a token; a multiple of attention_heads")
     depth: int = Field(2, ge=1, le=12, description="layers of the columns' encoder, and of the multimodal module")
     attention_heads: int = Field(4, ge=1, description="heads of attention")
-    pretrain_epochs: int = Field(30, ge=0, description="passes over the training part without labels; 0: none")
+    pretrain_epochs: int = Field(30, ge=0, description="epochs without labels, before those with them; 0: none")
     corrupt: float = Field(0.3, ge=0, le=1, description="share of a row's cells that ITC and ITM see corrupted")
     mask: float = Field(0.5, ge=0, le=1, description="share of a row's cells that are to be reconstructed")
     temperature: float = Field(0.1, gt=0, description="tau, of ITC")
