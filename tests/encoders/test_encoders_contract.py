@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders import (
+    Averaged,
     CausalText,
     ColumnsMLP,
+    ColumnTokens,
     EfficientNetLite,
     Encoder,
     FTTransformer,
     Identity,
+    Projection,
     ShallowText,
     SmallCNN,
     SmallTextTransformer,
@@ -81,7 +84,10 @@ CASES: dict[str, tuple[Callable[[], Encoder], Callable[[], Any], int]] = {
     "bert": (bert, tokens, 3),
     "columns": (lambda: ColumnsMLP(3, [4, 5], width=8), cells, 3),
     "ft-transformer": (lambda: FTTransformer(3, [4, 5], width=16, depth=2), cells, 3),
+    "column tokens": (lambda: ColumnTokens(3, [4, 5], width=16, depth=2, heads=2), cells, 3),
     "identity": (lambda: Identity(5), vectors, 0),
+    "projection": (lambda: Projection(5, 2), vectors, 0),
+    "averaged": (lambda: Averaged.of([VectorMLP(5, width=8), VectorMLP(5, width=8)]), vectors, 2),
     "vector mlp": (lambda: VectorMLP(5, width=8), vectors, 2),
 }
 

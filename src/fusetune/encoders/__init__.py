@@ -8,7 +8,7 @@ from typing import Any
 from fusetune.encoders.base import Encoder, ImageEncoder
 from fusetune.encoders.branched import Branched
 from fusetune.encoders.causal import CausalText
-from fusetune.encoders.columns import CellIdentity, ColumnsMLP, FTTransformer
+from fusetune.encoders.columns import CellIdentity, ColumnsMLP, ColumnTokens, FTTransformer
 from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
 from fusetune.encoders.sentence import (
     SmallTextTransformer,
@@ -19,22 +19,25 @@ from fusetune.encoders.sentence import (
     train_tokenizer,
 )
 from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
-from fusetune.encoders.stacked import Stacked
-from fusetune.encoders.vector import Identity, VectorMLP
+from fusetune.encoders.stacked import Averaged, Stacked
+from fusetune.encoders.vector import Identity, Projection, VectorMLP
 from fusetune.encoders.vision import TimmImage, TransformersImage
 from fusetune.encoders.words import WordCounts
 from fusetune.errors import BundleError
 
 __all__ = [
+    "Averaged",
     "Branched",
     "CausalText",
     "CellIdentity",
+    "ColumnTokens",
     "ColumnsMLP",
     "EfficientNetLite",
     "Encoder",
     "FTTransformer",
     "Identity",
     "ImageEncoder",
+    "Projection",
     "ShallowText",
     "SmallCNN",
     "SmallTextTransformer",

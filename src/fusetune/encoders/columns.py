@@ -1,7 +1,7 @@
-"""Encoders of table columns: a plain network of dense layers, and FT-Transformer (arXiv 2106.11959).
+"""Encoders of table columns: a plain network of dense layers, FT-Transformer (arXiv 2106.11959), and TIP's tokens.
 
-Both treat a missing cell as information of its own, with a learned vector per column: whatever number happens to be
-stored in a missing cell never reaches the network.
+The former two treat a missing cell as information of its own, with a learned vector per column; the third looks past it
+(arXiv 2407.07582). Whatever number happens to be stored in a missing cell never reaches any of them.
 """
 
 from __future__ import annotations
@@ -114,13 +114,15 @@ class ColumnTokenizer(nn.Module):
 
     A number x of column j becomes ``bias_j + x * weight_j``, a missing one ``bias_j + missing_j``; a category becomes
     ``bias_j + embedding_j[code]``. ``missing_j`` starts at zero, where a missing cell equals the column's mean.
+    With ``shared``, one vector says "missing" in all columns, numbers and categories alike.
     """
 
-    def __init__(self, numbers: int, categories: Sequence[int], width: int) -> None:
+    def __init__(self, numbers: int, categories: Sequence[int], width: int, *, shared: bool = False) -> None:
         super().__init__()
         bound = width**-0.5  # the paper's uniform start
+        self.shared = shared
         self.weight = nn.Parameter(torch.empty(numbers, width).uniform_(-bound, bound))
-        self.missing = nn.Parameter(torch.zeros(numbers, width))
+        self.missing = nn.Parameter(torch.zeros(1 if shared else numbers, width))
         self.bias = nn.Parameter(torch.empty(numbers + len(categories), width).uniform_(-bound, bound))
         self.embedding = CategoryEmbedding(categories, width) if categories else None
 
@@ -131,7 +133,14 @@ class ColumnTokenizer(nn.Module):
         tokens = numbers * self.weight + missing.float() * self.missing
         if self.embedding is not None:
             tokens = torch.cat([tokens, self.embedding(inputs["codes"])], dim=1)
+        if self.shared:
+            tokens = torch.where(known_cells(inputs).unsqueeze(-1), tokens, self.missing)
         return tokens + self.bias
+
+
+def known_cells(inputs: dict[str, Tensor]) -> Tensor:
+    """Return which cells are there, numbers first, bool ``[batch, columns]``."""
+    return torch.cat([~inputs["missing"], inputs["codes"] > 0], dim=1)
 
 
 class ColumnBlock(nn.Module):
@@ -148,9 +157,12 @@ class ColumnBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.shrink = nn.Linear(hidden, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens of the same shape ``[batch, columns, width]``."""
-        tokens = tokens + self.attention(self.attention_norm(tokens))
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return tokens of the same shape ``[batch, columns, width]``; `mask` is as `SelfAttention` has it."""
+        return self.inner(tokens + self.attention(self.attention_norm(tokens), mask))
+
+    def inner(self, tokens: Tensor) -> Tensor:
+        """Apply the ReGLU layer to each token, ``[batch, columns, width]``."""
         value, gate = self.expand(self.dense_norm(tokens)).chunk(2, dim=-1)
         return tokens + self.shrink(self.dropout(value * nn.functional.relu(gate)))  # type: ignore[no-any-return]
 
@@ -200,6 +212,80 @@ class FTTransformer(Encoder):
         for layer in self.layers:
             tokens = layer(tokens)
         return nn.functional.relu(self.norm(tokens[:, 0])).float()
+
+
+class ColumnTokens(Encoder):
+    """TIP's encoder of columns (Du et al. 2024, arXiv 2407.07582): a class token and one token per column, all kept.
+
+    A missing cell is one learnt token, the same for all columns, beside the column's own; as a key it is seen by nobody
+    but itself, so that it tells the others nothing. The feature vector is the class token and then those of the
+    columns, side by side. Layers are those of FT-Transformer, pre-norm throughout.
+
+    Args:
+        numbers: Number of numeric columns.
+        categories: Number of codes of each categorical column (known categories + 2).
+        width: Width of a token.
+        depth: Number of layers.
+        heads: Attention heads.
+        dropout: Share of hidden values dropped in training.
+    """
+
+    def __init__(
+        self,
+        numbers: int,
+        categories: Sequence[int],
+        *,
+        width: int = 32,
+        depth: int = 2,
+        heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_columns(numbers, categories)
+        self.dim = width * (1 + numbers + len(categories))
+        bound = width**-0.5
+        self.class_token = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+        self.tokenizer = ColumnTokenizer(numbers, categories, width, shared=True)
+        self.tokens_norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(ColumnBlock(width, heads, 0.0, dropout, first=False) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Encode ``numbers``, ``missing`` (bool) and ``codes`` (long), ``[batch, columns]``, to ``[batch, dim]``."""
+        tokens = self.tokenizer(inputs)
+        class_token = self.class_token.expand(tokens.shape[0], 1, -1)
+        tokens = self.tokens_norm(torch.cat([class_token, tokens], dim=1))
+        known = nn.functional.pad(known_cells(inputs), (1, 0), value=True)
+        itself = torch.eye(known.shape[1], dtype=torch.bool, device=known.device)
+        for layer in self.layers:
+            tokens = layer(tokens, known[:, None, :] | itself)
+        features: Tensor = self.norm(tokens).flatten(1)
+        return features.float()
+
+
+class CrossBlock(ColumnBlock):
+    """A layer of columns that look at themselves, then at the tokens of other modalities."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__(width, heads, 0.0, dropout, first=False)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross = SelfAttention(width, heads, 0.0)
+
+    def across(self, tokens: Tensor, others: Tensor, seen: Tensor) -> Tensor:
+        """Mix tokens.
+
+        Args:
+            tokens: Those of the columns, ``[batch, tokens, width]``.
+            others: Those of the other modalities, ``[batch, others, width]``.
+            seen: Which of these are there, bool ``[batch, others]``; where none is, nothing is added.
+
+        Returns:
+            ``[batch, tokens, width]``.
+        """
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        some = seen.any(1, keepdim=True)
+        looked = self.cross(self.cross_norm(tokens), seen | ~some, others)
+        return self.inner(tokens + looked.masked_fill(~some[:, :, None], 0.0))
 
 
 def _check_columns(numbers: int, categories: Sequence[int]) -> None:

@@ -1,4 +1,4 @@
-"""The small layers that the built-in encoders share: a stack of dense layers and masked self-attention."""
+"""The small layers that the built-in encoders share: a stack of dense layers and masked attention."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def blank_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (arXiv 1706.03762) that never looks at padding.
+    """Multi-head attention (arXiv 1706.03762) of tokens among themselves, or on others, that never looks at padding.
 
     Args:
         width: Width of a token, divisible by `heads`.
@@ -44,18 +44,21 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, others: Tensor | None = None) -> Tensor:
         """Mix the tokens.
 
         Args:
             tokens: ``[batch, tokens, width]``.
-            mask: ``[batch, tokens]`` bool, True where a token may be looked at; None means everywhere.
+            mask: bool, True where a token may be looked at, by all ``[batch, keys]`` or by each
+                ``[batch, tokens, keys]``; None means everywhere. Every token needs one that it may look at.
+            others: The tokens that are looked at, ``[batch, keys, width]``; default: the same tokens.
 
         Returns:
             ``[batch, tokens, width]``.
         """
-        query, key, value = (self._split(layer(tokens)) for layer in (self.query, self.key, self.value))
-        visible = None if mask is None else mask[:, None, None, :]  # [batch, 1, 1, tokens]
+        seen = tokens if others is None else others
+        query, key, value = self._split(self.query(tokens)), self._split(self.key(seen)), self._split(self.value(seen))
+        visible = mask if mask is None else (mask[:, None] if mask.ndim == 3 else mask[:, None, None, :])
         dropout = self.dropout if self.training else 0.0
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -1,12 +1,12 @@
-"""An encoder on another one, which stays as it is: what was trained on stored features, as a whole again."""
+"""Encoders made of encoders: one on another, which stays as it is, and the mean of several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fusetune.encoders as known  # and it knows this one, so that names are looked up when they are needed
 from fusetune.encoders.base import Encoder
@@ -46,3 +46,38 @@ class Stacked(Encoder):
         """Encode what `base` takes to ``[batch, top.dim]``."""
         features: Tensor = self.top((self.base(inputs) - self.mean) / self.std)
         return features
+
+
+class Averaged(Encoder):
+    """z = mean of what several encoders of one kind say, which were trained from the same start on different rows.
+
+    Args:
+        bases: Description of each.
+    """
+
+    def __init__(self, bases: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.bases = nn.ModuleList(known.build_encoder(dict(one)) for one in bases)
+        self.dim = self._first.dim
+
+    @classmethod
+    def of(cls, bases: Sequence[Encoder]) -> Self:
+        """Take the mean of encoders, which are used as they are, and not copied."""
+        averaged = cls([one.describe() for one in bases])
+        averaged.bases = nn.ModuleList(bases)
+        return averaged
+
+    @property
+    def _first(self) -> Encoder:
+        first = self.bases[0]
+        assert isinstance(first, Encoder)
+        return first
+
+    @property
+    def bottom(self) -> Encoder:
+        """One of the encoders that take what is read from the table."""
+        return self._first.bottom
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Encode what each of the encoders takes to ``[batch, dim]``."""
+        return torch.stack([base(inputs) for base in self.bases]).mean(0)

@@ -1,7 +1,8 @@
-"""Encoders of ready-made vectors: hand them on unchanged, or pass them through dense layers."""
+"""Encoders of ready-made vectors: hand them on unchanged, project them, or pass them through dense layers."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fusetune.encoders.base import Encoder
@@ -42,4 +43,25 @@ class VectorMLP(Encoder):
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode ``[batch, inputs]`` to ``[batch, width]``."""
         features: Tensor = self.layers(inputs.float())
+        return features.float()
+
+
+class Projection(Encoder):
+    """A fixed linear map of a vector, such as that on principal components; there is nothing to train.
+
+    Args:
+        inputs: Width of the vectors.
+        outputs: Width of the feature vector.
+    """
+
+    weight: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.dim = outputs
+        self.register_buffer("weight", torch.zeros(outputs, inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Encode ``[batch, inputs]`` to ``[batch, outputs]``."""
+        features: Tensor = inputs.float() @ self.weight.T
         return features.float()

@@ -14,6 +14,7 @@ from fusetune.heads.gated import GatedHead
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.mean import MeanHead
 from fusetune.heads.mlp import MLPHead
+from fusetune.heads.tip import TIPHead
 
 HEADS: dict[str, type[Head]] = {
     head.kind: head
@@ -26,10 +27,12 @@ HEADS: dict[str, type[Head]] = {
         MeanHead,
         EmbeddingHead,
         BottleneckHead,
+        TIPHead,
     )
 }
 
 
 def build_head(description: Mapping[str, Any]) -> Head:
     """Make a head from its description, with untrained weights."""
-    return HEADS[description["kind"]](description["dims"], description["classes"], **description.get("options", {}))
+    arguments = {name: value for name, value in description.items() if name not in ("kind", "dims", "classes")}
+    return HEADS[description["kind"]](description["dims"], description["classes"], **arguments)

@@ -88,9 +88,11 @@ class Head(nn.Module):
         """Learn mean and deviation of every feature from the training rows that have the modality.
 
         With `each` off, features keep their differences in size (as TF-IDF's must: they are its weights) and the block
-        as a whole is scaled.
+        as a whole is scaled. Blocks that the data do not have stay as they are.
         """
         for index, (name, dim) in enumerate(self.dims.items()):
+            if name not in data.z:
+                continue
             rows = data.z[name][:, data.present[name]].reshape(-1, dim).astype(np.float64)
             if not len(rows):
                 continue
@@ -108,12 +110,14 @@ class Head(nn.Module):
 
     def blocks(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[Tensor]:
         """Return standardised blocks [batch, dim], zero where absent."""
-        blocks = []
-        for index, name in enumerate(self.dims):
-            block = (z[name] - self.get_buffer(f"mean_{index}")) * self.get_buffer(f"scale_{index}")
-            # Not a product: what is stored for an absent modality may be anything, NaN included.
-            blocks.append(block.masked_fill(~present[name][:, None], 0.0))
-        return blocks
+        return [self.block(name, z[name], present[name]) for name in self.dims]
+
+    def block(self, name: str, z: Tensor, present: Tensor) -> Tensor:
+        """Return one standardised block [batch, dim], zero where absent."""
+        index = list(self.dims).index(name)
+        block = (z - self.get_buffer(f"mean_{index}")) * self.get_buffer(f"scale_{index}")
+        # Not a product: what is stored for an absent modality may be anything, NaN included.
+        return block.masked_fill(~present[:, None], 0.0)
 
     def absent(self, present: Mapping[str, Tensor]) -> Tensor:
         """Return the absence bits, float [batch, modalities]."""

@@ -84,8 +84,7 @@ class BottleneckHead(Head):
 
     def describe(self) -> dict[str, Any]:
         """Return what `build_head` needs to make this head again."""
-        options = {"prime": self.prime, "width": self.joint, "shift": self.shift}
-        return super().describe() | {"options": options}
+        return super().describe() | {"prime": self.prime, "width": self.joint, "shift": self.shift}
 
     def _standardised(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         return self.blocks(z, present)[list(self.dims).index(self.prime)]

@@ -56,7 +56,7 @@ class EmbeddingHead(Head):
 
     def describe(self) -> dict[str, Any]:
         """Return what `build_head` needs to make this head again."""
-        return super().describe() | {"options": {"width": self.joint, "fusion": self.fusion}}
+        return super().describe() | {"width": self.joint, "fusion": self.fusion}
 
 
 def mean_embedding(embeddings: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

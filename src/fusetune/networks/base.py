@@ -112,7 +112,7 @@ class Network(nn.Module, ABC):
         z: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(self.owners)}
         for name, encoder in self.members:
             if id(encoder) not in memory:
-                memory[id(encoder)] = _encoded(encoder, inputs.get(name), present[name])
+                memory[id(encoder)] = encoded(encoder, inputs.get(name), present[name])
             z[name].append(memory[id(encoder)])
         return {name: torch.cat(blocks, 1) for name, blocks in z.items()}
 
@@ -152,7 +152,8 @@ class Network(nn.Module, ABC):
         return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
 
 
-def _encoded(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
+def encoded(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
+    """Return the features of rows, [rows, dim], zero where they lack the modality; `inputs` are of the others."""
     if bool(has.all()) and len(has):
         return encoder(inputs).float()  # type: ignore[no-any-return]
     z = torch.zeros(len(has), encoder.dim, device=has.device)

@@ -13,6 +13,7 @@ from fusetune.strategies.agm import AGM
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.arl import ARL
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.cached_distillation import CachedDistillation
 from fusetune.strategies.club import CLUB
 from fusetune.strategies.cpsc import CPSC
 from fusetune.strategies.dgl import DGL
@@ -29,6 +30,7 @@ from fusetune.strategies.m3col import M3CoL
 from fusetune.strategies.majority import Majority
 from fusetune.strategies.mcr import MCR
 from fusetune.strategies.mdico import MDiCo
+from fusetune.strategies.mind import MIND
 from fusetune.strategies.mlb import MLB
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
@@ -39,6 +41,8 @@ from fusetune.strategies.qmf import QMF
 from fusetune.strategies.rivals import ALONE, RESERVED
 from fusetune.strategies.soft_attributes import SoftAttributes
 from fusetune.strategies.structure import Structure
+from fusetune.strategies.tar import TAR
+from fusetune.strategies.tip import TIP
 from fusetune.strategies.tri_modal import TriModal
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
@@ -81,6 +85,10 @@ STRATEGIES: dict[str, type[Strategy]] = {
         Structure,
         MDiCo,
         ITHP,
+        MIND,
+        CachedDistillation,
+        TIP,
+        TAR,
     )
 }
 

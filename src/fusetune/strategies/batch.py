@@ -34,7 +34,7 @@ class Batch:
         weight: Loss weight, float [views x rows].
         mixing: Partner and weight of each row; None: nothing is mixed.
         smoothing: Label smoothing.
-        epoch: Number of the epoch that it was drawn in.
+        epoch: Number of the epoch whose views it holds.
         unmixed: Modalities whose features are still to be mixed, since their inputs have no mean.
     """
 

@@ -50,6 +50,7 @@ class Training:
         before_step: Called once per optimiser step, before gradients are clipped; returns factors on the step of each
             modality's encoder.
         keep: What makes an epoch the best, as for `train`.
+        drawn: Epoch -> the epoch whose random views it sees.
     """
 
     stage: str
@@ -66,6 +67,7 @@ class Training:
     before_epoch: Callable[[int], None] = lambda epoch: None
     before_step: Callable[[], Mapping[str, float]] = dict
     keep: Keep = "nll"
+    drawn: Callable[[int], int] = lambda epoch: epoch
 
 
 def by_batch(ctx: Context, loss: Callable[[Batch], Tensor]) -> Callable[[Batch, float], float]:
@@ -95,7 +97,7 @@ def run_training(ctx: Context, what: Training) -> None:
         groups = [{**group, "owner": name} for name, group in opened] + what.groups
 
     def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
-        batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), epoch, loop)
+        batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), what.drawn(epoch), loop)
         return what.gradients(batch, share)
 
     task = Task(

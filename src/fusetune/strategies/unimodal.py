@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusetune.config import HeadConfig
+from fusetune.config import HeadConfig, TrainConfig
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder, is_pretrained
@@ -39,7 +39,12 @@ _WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
 
 def fine_tune(
-    ctx: Context, name: str, rows: Rows | None = None, stage: str | None = None, held: Rows | None = None
+    ctx: Context,
+    name: str,
+    rows: Rows | None = None,
+    stage: str | None = None,
+    held: Rows | None = None,
+    settings: TrainConfig | None = None,
 ) -> EnsembleNetwork:
     """Fine-tune one modality's encoder with a linear classifier; asked for twice, it is trained once.
 
@@ -50,6 +55,7 @@ def fine_tune(
         stage: Name for progress and checkpoints; default: the modality's.
         held: Rows that choices are made on; default: the validation rows. Where others are given, validation rows may
             be among `rows`.
+        settings: How the encoder is trained; default: as the run's settings say.
 
     Returns:
         The network of this modality with the weights of the epoch of lowest validation NLL, frozen. Without epochs, or
@@ -62,18 +68,21 @@ def fine_tune(
         held = ctx.split.rows("valid")
     else:
         ctx.split.check(np.concatenate([rows, held]), "train", "valid")
-    settings = ctx.settings(name)
+    settings = settings or ctx.settings(name)
     digest = hashlib.sha256(rows.tobytes() + b"|" + held.tobytes() + settings.model_dump_json().encode()).hexdigest()
     return ctx.remember(
-        ("fine-tuned", name, str(single), digest), lambda: _fine_tune(ctx, name, rows, stage or name, held, single)
+        ("fine-tuned", name, str(single), digest),
+        lambda: _fine_tune(ctx, name, settings, rows, stage or name, held, single),
     )
 
 
-def _fine_tune(ctx: Context, name: str, rows: Rows, stage: str, held: Rows, single: bool) -> EnsembleNetwork:
-    settings, encoder = ctx.settings(name), ctx.fresh_encoder(name)
+def _fine_tune(
+    ctx: Context, name: str, settings: TrainConfig, rows: Rows, stage: str, held: Rows, single: bool
+) -> EnsembleNetwork:
+    encoder = ctx.fresh_encoder(name)
     network = one_network(ctx, name, encoder, probe(ctx, name, encoder, rows, held, stage))
     if has_training(settings, encoder):
-        _train(ctx, name, network, rows, held, stage, single or not is_pretrained(ctx.pristine[name]))
+        _train(ctx, name, network, settings, rows, held, stage, single or not is_pretrained(ctx.pristine[name]))
     freeze(network)
     return network
 
@@ -84,9 +93,16 @@ def one_network(ctx: Context, name: str, encoder: Encoder, classifier: nn.Linear
 
 
 def _train(
-    ctx: Context, name: str, network: EnsembleNetwork, rows: Rows, held: Rows, stage: str, start_counts: bool
+    ctx: Context,
+    name: str,
+    network: EnsembleNetwork,
+    settings: TrainConfig,
+    rows: Rows,
+    held: Rows,
+    stage: str,
+    start_counts: bool,
 ) -> None:
-    settings, source = ctx.settings(name), ctx.sources[name]
+    source = ctx.sources[name]
     rows, weight = _distinct(ctx, name, rows[source.present[rows]])
     classifier = list(network.classifiers.parameters())
     run_training(
@@ -152,7 +168,24 @@ def probe(
 ) -> nn.Linear:
     """Solve a linear classifier on the features of the encoder as it is, or on the first `read` of them."""
     parts = ((some, ctx.encode(name, encoder, some)[..., :read]) for some in (rows, held))
-    data, valid = (HeadData.of(ctx, {name: z}, some).only(name) for some, z in parts)
+    data, valid = (HeadData.of(ctx, {name: z}, some) for some, z in parts)
+    return probe_on(ctx, name, data, valid, stage)
+
+
+def probe_on(ctx: Context, name: str, data: HeadData, valid: HeadData, stage: str) -> nn.Linear:
+    """Solve a linear classifier on features of training rows, its penalty chosen on others.
+
+    Args:
+        ctx: The run.
+        name: The block, of which the rows that have it are looked at.
+        data: Rows to learn from.
+        valid: Rows that choices are made on.
+        stage: Name for the log.
+
+    Raises:
+        TableError: If too few rows have it.
+    """
+    data, valid = data.only(name), valid.only(name)
     _refuse_too_few(name, valid, "validation row")
     _refuse_too_few(name, data, "training row")
     fit = fit_logistic(data, valid, _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
