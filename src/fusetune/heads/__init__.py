@@ -7,13 +7,24 @@ from typing import Any
 
 from fusetune.heads.base import Head
 from fusetune.heads.bilinear import BilinearHead
+from fusetune.heads.cache import CacheHead
 from fusetune.heads.gated import GatedHead
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.mlp import MLPHead
+from fusetune.heads.replacing import ReplacingHead
+from fusetune.heads.shared import SharedHead
+from fusetune.heads.sum import SumHead
+from fusetune.heads.transformer import TransformerHead
 
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearHead, MLPHead, GatedHead, BilinearHead)}
+HEADS: dict[str, type[Head]] = {
+    head.kind: head
+    for head in (
+        LinearHead, MLPHead, GatedHead, BilinearHead, TransformerHead, ReplacingHead, SharedHead, SumHead, CacheHead
+    )
+}  # fmt: skip
 
 
 def build_head(description: Mapping[str, Any]) -> Head:
     """Make a head from its description, with untrained weights."""
-    return HEADS[description["kind"]](description["dims"], description["classes"])
+    arguments = {name: value for name, value in description.items() if name not in ("kind", "dims", "classes")}
+    return HEADS[description["kind"]](description["dims"], description["classes"], **arguments)

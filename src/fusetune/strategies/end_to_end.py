@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ from fusetune.context import Context
 from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
-from fusetune.heads.base import HeadData
+from fusetune.heads.base import Head, HeadData
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import FusionNetwork, Outputs, Wiring
@@ -52,6 +52,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     """Encoders and head, the loss or gradients of a method, and the way from the one to the other."""
 
     Settings: ClassVar[type[Section]] = EndToEndSettings
+    untouched: ClassVar[str] = "encoder as it was"  # what is said of an encoder if no epoch is kept
     network: FusionNetwork
 
     def __init__(self, ctx: Context, settings: Any) -> None:
@@ -65,6 +66,11 @@ class EndToEnd(nn.Module, Strategy, ABC):
         memo[id(self)] = twin = self.__class__.__new__(self.__class__)
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
         return twin
+
+    @classmethod
+    def prepare(cls, ctx: Context, settings: Any) -> None:
+        """Make what `start` takes a copy of; it takes a while, and draws nothing that others would have to wait for."""
+        start_of(ctx)
 
     def start(self) -> FusionNetwork:
         """Return the network that training starts from, which is this method's own."""
@@ -121,7 +127,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """Train end to end on the training rows; the validation rows choose the epoch."""
         before, held = ctx.cost(), ctx.split.rows("valid")
         with ctx.log.timed(ctx.seconds, cls.name):
-            start_of(ctx)  # takes a while, and draws nothing that others would have to wait for
+            cls.prepare(ctx, settings)
             with Draws(ctx.config.seed, cls.name):
                 method = cls(ctx, settings).to(ctx.runtime.device)
                 method.begin()
@@ -129,7 +135,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
                 run_training(ctx, method.training_on(ctx.split.rows("train"), held))
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
-        how = "jointly trained encoder" if epoch else "encoder as it was"
+        how = "jointly trained encoder" if epoch else cls.untouched
         notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, f"classifier on its {how}")
         notes[WHOLE] = f"all encoders and one head together, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
         network = method.network.eval().requires_grad_(False)
@@ -216,5 +222,13 @@ def probed_network(ctx: Context) -> FusionNetwork:
     head = fit.head
     assert isinstance(head, LinearHead)
     classifiers = [probe(ctx, name, encoder, train, valid, name) for name, encoder in pairs]
+    return late_fusion(names, encoders, classifiers, head)
+
+
+def late_fusion(
+    names: Sequence[str], encoders: Sequence[Encoder], classifiers: Sequence[nn.Linear], head: Head
+) -> FusionNetwork:
+    """Return the network of one encoder and one classifier per modality, and a head on all features."""
     places = {name: at for at, name in enumerate(names)}
-    return FusionNetwork(encoders, classifiers, head, Wiring(names, {n: [at] for n, at in places.items()}, places, []))
+    wiring = Wiring(list(names), {name: [at] for name, at in places.items()}, places, [])
+    return FusionNetwork(encoders, classifiers, head, wiring)
