@@ -47,9 +47,10 @@ class SharedHead(Head):
         self.shared.weight.zero_()
         self.shared.bias.zero_()
         self.shared.weight[:, :used] = basis.to(self.shared.weight)
-        for layer, whole in zip(self.project, scaled, strict=True):
-            inner = (basis.T @ whole).to(layer.weight)
-            layer.weight[:used], layer.bias[:used] = inner[:, :-1], inner[:, -1]
+        for projection, whole in zip(self.project, scaled, strict=True):
+            assert isinstance(projection, nn.Linear)
+            inner = (basis.T @ whole).to(projection.weight)
+            projection.weight[:used], projection.bias[:used] = inner[:, :-1], inner[:, -1]
 
     def projected(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the classifier reads of each block, [batch, `width`]."""

@@ -92,6 +92,11 @@ class FusionNetwork(Network):
         f_m |= self.head.alone(blocks, has)
         return Outputs(dict(z), f_m, f, dict(present))
 
+    @property
+    def linear_classifiers(self) -> list[nn.Linear]:
+        """The classifiers of each encoder that has one."""
+        return [layer for layer in self.classifiers if isinstance(layer, nn.Linear)]
+
     def describe(self) -> dict[str, Any]:
         """Return JSON values."""
         return {

@@ -11,16 +11,23 @@ from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.cache_head import CachedHead
+from fusetune.strategies.frozen_fusion import FrozenFusion, TunedFusion
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
+from fusetune.strategies.mla import MLA
+from fusetune.strategies.mmlora import MMLoRA
 from fusetune.strategies.mmpareto import MMPareto
+from fusetune.strategies.modality_dropout import ModalityDropout
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
+from fusetune.strategies.reconboost import ReconBoost
 from fusetune.strategies.rivals import ALONE, RESERVED
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
+from fusetune.strategies.ume_mma import UMEMMA
 from fusetune.strategies.umt import UMT
 
 # How a strategy of one's own is named, as an augmentation is.
@@ -28,8 +35,11 @@ _IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
-}
+    for strategy in (
+        TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority,
+        FrozenFusion, TunedFusion, MLA, ReconBoost, ModalityDropout, UMEMMA, MMLoRA, CachedHead,
+    )
+}  # fmt: skip
 
 
 def refuse_unread(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""A cache of training rows beside a linear head: what is near answers, and nothing is trained (Tip-Adapter, 2111.03930).
+"""A cache of training rows beside a linear head: what is near answers, untrained (Tip-Adapter, arXiv 2111.03930).
 
     A_i = sum_m delta_m cos(z_m, z_im)            over the modalities that the row and stored row i have, sum delta = 1
     f = f_linear + alpha (C / N) sum_i exp(-beta (1 - A_i)) Y_i
@@ -105,7 +105,10 @@ def stored(labels: Rows, keys: Rows, seed: int, most: int) -> Rows:
 def choose(head: CacheHead, held: HeadData) -> tuple[str, list[np.ndarray]]:
     """Give a head the alpha, beta and delta of lowest NLL; return them in words, and the logits of all candidates."""
     z = {name: torch.from_numpy(block[0].copy()) for name, block in held.z.items()}
-    present, target = {name: torch.from_numpy(bits) for name, bits in held.present.items()}, torch.from_numpy(held.labels)
+    present, target = (
+        {name: torch.from_numpy(bits) for name, bits in held.present.items()},
+        torch.from_numpy(held.labels),
+    )
     with torch.inference_mode():
         head.choose(0.0, 1.0, [1.0] * len(head.dims))
         plain, (cosines, both) = head.eval()(z, present), head.cosines(z, present)

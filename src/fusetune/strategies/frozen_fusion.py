@@ -94,13 +94,13 @@ def tunable(ctx: Context, fusion: Fusion = "linear") -> FusionNetwork:
 def _fused(ctx: Context, fusion: Fusion) -> tuple[FusionNetwork, HeadFit]:
     train, valid = ctx.split.rows("train"), ctx.split.rows("valid")
     pairs = {name: fine_tune(ctx, name).only for name in ctx.modalities}
-    data = HeadData.of(ctx, {name: ctx.encode(name, one, train, ctx.views()) for name, (one, _) in pairs.items()}, train)
+    data = HeadData.of(
+        ctx, {name: ctx.encode(name, one, train, ctx.views()) for name, (one, _) in pairs.items()}, train
+    )
     held = HeadData.of(ctx, {name: ctx.encode(name, one, valid) for name, (one, _) in pairs.items()}, valid)
     kind = "logistic" if fusion == "linear" else fusion
     config = ctx.config.head.model_copy(update={"kind": kind, "blockwise": False})
-    fit = fit_head(
-        data, held, config, classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log
-    )
+    fit = fit_head(data, held, config, classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log)
     fit.tell(ctx.log, "head", f"head on {', '.join(pairs)}", blocks=list(pairs))
     encoders, classifiers = zip(*pairs.values(), strict=True)
     network = late_fusion(list(pairs), encoders, classifiers, fit.head).to(ctx.runtime.device)

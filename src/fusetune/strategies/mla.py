@@ -52,21 +52,19 @@ class MLA(EndToEnd):
 
     name, title, paper = "mla", "MLA", "Alternating unimodal adaptation, arXiv 2311.10707"
     Settings = MLASettings
-    shared: SharedHead
 
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__(ctx, settings)
-        self.register_buffer("turn", torch.zeros((), dtype=torch.int64, device=ctx.runtime.device))
         self.register_buffer("free", torch.eye(settings.width, device=ctx.runtime.device))
         self.seen, self.rows = torch.zeros(settings.width, device=ctx.runtime.device), 0.0
-        self.step, self.steps = 0, 1
+        self.epoch, self.step, self.steps = 0, 0, 1
 
     def start(self) -> FusionNetwork:
         """Return untrained encoders under one classifier that says of each modality what its own would say."""
         start, ctx = copy.deepcopy(start_of(self.ctx)), self.ctx
         head = SharedHead(start.head.dims, len(ctx.classes), self.settings.width)
         head.take_scale(start.head)
-        head.start_from([network for network in start.classifiers])
+        head.start_from(start.linear_classifiers)
         head.get_buffer("prior").copy_(prior_of(ctx))
         wiring = Wiring(start.wiring.modality_of, {}, start.wiring.features, [])
         return FusionNetwork([encoder for _, encoder in start.members], [], head, wiring)
@@ -79,13 +77,13 @@ class MLA(EndToEnd):
 
     def before_epoch(self, epoch: int) -> None:
         """Begin to count the epoch's steps."""
-        self.step = 0
+        self.epoch, self.step = epoch, 0
 
     @property
     def learner(self) -> str:
         """The modality whose turn it is."""
         names = list(self.ctx.modalities)
-        return names[int(self.get_buffer("turn")) % len(names)]
+        return names[(self.epoch * self.steps + self.step) % len(names)]
 
     def fused(self, batch: Batch, z: dict[str, Tensor], present: dict[str, Tensor]) -> Outputs:
         """Return what the network says of all that is there: one modality at a time needs no others to be dropped."""
@@ -116,7 +114,6 @@ class MLA(EndToEnd):
             if weight.grad is not None:
                 weight.grad = weight.grad @ free.T
         self.seen, self.rows, self.step = torch.zeros_like(self.seen), 0.0, self.step + 1
-        self.get_buffer("turn").add_(1)
         return {}
 
     @property

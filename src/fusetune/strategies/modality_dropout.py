@@ -53,7 +53,9 @@ class ModalityDropout(Joint):
 
     def fused(self, batch: Batch, z: dict[str, Tensor], present: dict[str, Tensor]) -> Outputs:
         """Return what the network makes of what is left."""
-        return self.network.fuse(z, batch.left(self.ctx, lambda *known: kept(*known, self.settings.drop)))
+        return self.network.fuse(
+            z, batch.left(self.ctx, lambda has, keys, moment: kept(has, keys, moment, self.settings.drop))
+        )
 
 
 def kept(present: Present, keys: Tensor, moment: Moment, drop: float) -> Present:

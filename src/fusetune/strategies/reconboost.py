@@ -1,4 +1,4 @@
-"""ReconBoost: modalities boost each other, each fitting what the others leave (Hua et al., ICML 2024, arXiv 2405.09321).
+"""ReconBoost: modalities boost each other, each fitting what the others leave (Hua et al. 2024, arXiv 2405.09321).
 
     F = rate * sum_{n != m} f_n, f_n = W_n phi_n(x_n) + b_n                      the others, fixed
     turn of m:      L = -(1 / C) [w1 - w2 softmax(F)_y] log softmax(f_m)_y + lambda MSE(softmax(f_m), softmax(f_prev))
@@ -58,7 +58,7 @@ class ReconBoost(EndToEnd):
         head = SumHead(dict.fromkeys(names, classes), classes, self.settings.rate)
         head.get_buffer("prior").copy_(prior_of(self.ctx))
         wiring = replace(start.wiring, features={}, logits=names)
-        return FusionNetwork([encoder for _, encoder in start.members], list(start.classifiers), head, wiring)
+        return FusionNetwork([encoder for _, encoder in start.members], start.linear_classifiers, head, wiring)
 
     def before_epoch(self, epoch: int) -> None:
         """Give the turn to a modality, or to all; those that are fixed say the same at all times."""
@@ -84,7 +84,8 @@ class ReconBoost(EndToEnd):
         distance = (apart * both).sum() / both.sum().clamp(min=1)
         if self.settings.variant == "released":
             distance = distance.detach()
-        return task + self.settings.agreement * distance
+        loss: Tensor = task + self.settings.agreement * distance
+        return loss
 
     def listening(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return nothing: the classifiers learn by the loss itself."""

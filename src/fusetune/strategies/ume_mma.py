@@ -1,10 +1,10 @@
-"""UME-MMA: modality dropout that starts from encoders tuned alone (Du et al., arXiv 2310.06383).
+"""UME-MMA: modality dropout that starts from encoders tuned alone (Li et al., arXiv 2310.06383).
 
     phi_m, W_m = argmin CE(W_m phi_m(x_m) + b_m, y) for each modality (stage U), and a head solved on their features
     then modality dropout, L = CE(f, y)
 
-Only abstract and reviews of the paper could be read; dropout and replacement are those of `modality-dropout`. The
-paper's augmentation of several modalities at once is `mix` of the loop, and off by default.
+Of the paper, only the abstract and reviews could be read: unimodal weights under late fusion, and augmentation by
+missing modalities. How they are taken away and replaced is as in `modality-dropout`.
 """
 
 from __future__ import annotations
