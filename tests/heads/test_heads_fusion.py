@@ -1,4 +1,4 @@
-"""Heads of single strategies, and the Transformer: their formulas row by row, and what an absent modality may not do."""
+"""Heads of single strategies, and the Transformer: formulas row by row, and what an absent modality may not do."""
 
 from __future__ import annotations
 
@@ -237,8 +237,8 @@ def test_the_cache_adds_what_stored_rows_near_by_answer() -> None:
     linear = LinearHead(dims(3), 4)
     shaken(scaled(linear, z, has))
     labels = np.arange(16) % 3
-    data = HeadData({name: own.numpy()[None] for name, own in stored.items()},
-                    {name: bits.numpy() for name, bits in there.items()}, labels, np.ones(16), np.arange(16))  # fmt: skip
+    views, present = {n: own.numpy()[None] for n, own in stored.items()}, {n: bits.numpy() for n, bits in there.items()}
+    data = HeadData(views, present, labels, np.ones(16), np.arange(16))
     head = CacheHead.of(linear, data)
     assert torch.equal(head(z, has), linear(z, has))  # alpha 0
     delta = (0.5, 0.2, 0.3)
