@@ -54,6 +54,7 @@ class CachedHead(Strategy):
     """Frozen encoders, a solved linear head, and a memory."""
 
     name, title, paper = "cache-head", "cache-head", "Tip-Adapter, arXiv 2111.03930; CapS-Adapter, arXiv 2405.16591"
+    cost = "every row through every encoder once; no training; the model holds features of training rows"
     Settings = CacheHeadSettings
 
     @classmethod

@@ -42,6 +42,7 @@ class FrozenFusion(Strategy):
     """Encoders tuned alone, then frozen; one head on their features."""
 
     name, title, paper = "frozen-fusion", "frozen-fusion", "unimodal encoders, frozen, and trained fusion"
+    cost = "the training of every encoder alone, every view of a row through every encoder once, and one small head"
     Settings = FrozenFusionSettings
 
     @classmethod
@@ -65,6 +66,7 @@ class TunedFusion(Joint):
     """Joint training that starts from frozen fusion."""
 
     name, title, paper = "tuned-fusion", "tuned-fusion", "unimodal encoders and trained fusion, fine-tuned on"
+    cost = "the training of every encoder alone, then one training of all"
     Settings = TunedFusionSettings
     untouched: ClassVar[str] = "encoder, fine-tuned alone"
 

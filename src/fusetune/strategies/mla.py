@@ -51,6 +51,7 @@ class MLA(EndToEnd):
     """Encoders that take turns at one classifier."""
 
     name, title, paper = "mla", "MLA", "Alternating unimodal adaptation, arXiv 2311.10707"
+    cost = "one training of all encoders, of which one learns in each step"
     Settings = MLASettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

@@ -34,6 +34,7 @@ class MMLoRA(TunedFusion):
     """Joint training of adapters and head on encoders that were tuned alone."""
 
     name, title, paper = "mmlora", "MMLoRA", "Adapters on unimodal encoders, arXiv 2310.05193"
+    cost = "the training of every encoder alone, then one of all that moves only adapters and the head"
     Settings = MMLoRASettings
 
     def training_on(self, rows: Rows, held: Rows) -> Training:

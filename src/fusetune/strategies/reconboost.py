@@ -46,6 +46,7 @@ class ReconBoost(EndToEnd):
     """Alternating boosting of the modalities."""
 
     name, title, paper = "reconboost", "ReconBoost", "Alternating boosting, arXiv 2405.09321"
+    cost = "one training of all encoders, of which one learns in every other epoch"
     Settings = ReconBoostSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:

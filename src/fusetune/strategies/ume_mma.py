@@ -21,6 +21,7 @@ class UMEMMA(ModalityDropout):
     """Modality dropout from a unimodal start."""
 
     name, title, paper = "ume-mma", "UME-MMA", "Unimodal start and modality dropout, arXiv 2310.06383"
+    cost = "the training of every encoder alone, then one training of all"
     untouched: ClassVar[str] = "encoder, fine-tuned alone"
 
     @classmethod
