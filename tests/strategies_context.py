@@ -27,8 +27,7 @@ def make_context(
     folder: Path, frame: pd.DataFrame, inputs: list[str], vectors: dict[str, str] | None = None, **more: Any
 ) -> Context:
     config = Config.build(settings(folder / "store", **more))
-    if vectors is None and "genes" in inputs:
-        vectors = {"genes": "v_*"}
+    vectors = vectors or ({"genes": "v_*"} if "genes" in inputs else None)
     table = read_table(frame)
     schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
     classes = class_list(table, "organ")

@@ -25,7 +25,7 @@ from fusetune.progress import Log
 from fusetune.runtime import Runtime, start_runtime
 
 Matrix = npt.NDArray[np.float64]
-KINDS = ["logistic", "ridge", "mlp", "gated", "bilinear"]
+KINDS = ["logistic", "ridge", "mlp", "gated", "bilinear", "transformer"]
 
 
 @pytest.fixture(scope="module")

@@ -285,7 +285,7 @@ class HeadTrainConfig(LoopConfig):
 class HeadConfig(Section):
     """The classifier on the concatenated features (stage M)."""
 
-    kind: Literal["logistic", "ridge", "mlp", "gated", "bilinear"] = "logistic"
+    kind: Literal["logistic", "ridge", "mlp", "gated", "bilinear", "transformer"] = "logistic"
     inputs: Literal["features", "logits"] = Field(
         "features", description="what the head reads: encoder features, or each modality's own class scores"
     )
@@ -303,9 +303,9 @@ class HeadConfig(Section):
     modality_dropout: Probability = Field(
         0.15, ge=0, lt=1, description="weight of training rows with a random modality taken away"
     )
-    train: HeadTrainConfig = Field(HeadTrainConfig(), description="for mlp, gated and bilinear")
+    train: HeadTrainConfig = Field(HeadTrainConfig(), description="for mlp, gated, bilinear and transformer")
     augment: FeaturePolicy = FeaturePolicy()
-    mix: MixPolicy = Field(MixPolicy(), description="for mlp, gated and bilinear")
+    mix: MixPolicy = Field(MixPolicy(), description="for mlp, gated, bilinear and transformer")
 
     @model_validator(mode="before")
     @classmethod

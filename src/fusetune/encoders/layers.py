@@ -65,3 +65,26 @@ class SelfAttention(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)  # [batch, heads, tokens, width / heads]
+
+
+class PreNormBlock(nn.Module):
+    """One pre-norm transformer layer (arXiv 2002.04745): attention, then a GELU layer of four times the width.
+
+    Args:
+        width: Width of a token, divisible by `heads`.
+        heads: Number of heads.
+        dropout: Share of attention weights, and of what the layers add, dropped in training.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, heads, dropout)
+        self.dense_norm = nn.LayerNorm(width)
+        self.dense = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return tokens of the same shape ``[batch, tokens, width]``; `mask` as for `SelfAttention`."""
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), mask))
+        return tokens + self.dropout(self.dense(self.dense_norm(tokens)))  # type: ignore[no-any-return]

@@ -55,6 +55,11 @@ def merge_lora(encoder: Encoder) -> None:
     del encoder.peft_config  # left there by peft; would announce adapters that are gone
 
 
+def has_adaptable(encoder: Encoder) -> bool:
+    """Return whether an encoder has a layer that `add_lora` could adapt."""
+    return any(_adaptable(module) for module in encoder.modules())
+
+
 def _adaptable(module: nn.Module) -> bool:
     pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
     return pointwise or isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fusetune.encoders.base import Encoder
 from fusetune.encoders.causal import CausalText
-from fusetune.encoders.layers import SelfAttention
+from fusetune.encoders.layers import PreNormBlock
 from fusetune.encoders.pooling import attended, masked_mean
 from fusetune.encoders.pretrained import (
     TEXT_PACKAGES,
@@ -79,23 +79,6 @@ class TransformersText(Encoder):
         return nn.functional.normalize(vector, dim=1) * self.dim**0.5 if self.normalise else vector
 
 
-class TextBlock(nn.Module):
-    """One pre-norm transformer layer (arXiv 2002.04745): attention, then a GELU layer of four times the width."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, dropout)
-        self.dense_norm = nn.LayerNorm(width)
-        self.dense = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return tokens of the same shape ``[batch, tokens, width]``."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), mask))
-        return tokens + self.dropout(self.dense(self.dense_norm(tokens)))  # type: ignore[no-any-return]
-
-
 class SmallTextTransformer(Encoder):
     """A small transformer without pretrained weights, for tests and machines without any weights.
 
@@ -127,7 +110,7 @@ class SmallTextTransformer(Encoder):
         # Unit-variance embeddings would drown what the layers add to them; 0.02 is BERT's choice.
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
-        self.layers = nn.ModuleList(TextBlock(width, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(PreNormBlock(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -73,6 +73,9 @@ class Head(nn.Module):
     Args:
         dims: Width of each modality's features, by name.
         classes: Number of classes.
+
+    Attributes:
+        arguments: What else its constructor was given, as JSON values by name.
     """
 
     kind = ""
@@ -80,6 +83,7 @@ class Head(nn.Module):
     def __init__(self, dims: Mapping[str, int], classes: int) -> None:
         super().__init__()
         self.dims, self.classes = dict(dims), classes
+        self.arguments: dict[str, Any] = {}
         for index, dim in enumerate(self.dims.values()):
             self.register_buffer(f"mean_{index}", torch.zeros(dim))
             self.register_buffer(f"scale_{index}", torch.ones(dim))
@@ -102,6 +106,12 @@ class Head(nn.Module):
             self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(rows.mean(0)))
             self.get_buffer(f"scale_{index}").copy_(torch.from_numpy(1 / (np.maximum(std, floor) * dim**0.5)))
 
+    def take_scale(self, head: Head) -> None:
+        """Standardise features as another head on the same blocks does."""
+        for index in range(len(self.dims)):
+            for name in (f"mean_{index}", f"scale_{index}"):
+                self.get_buffer(name).copy_(head.get_buffer(name))
+
     def statistics(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the mean and the deviation of each feature of a block, [dim], as `fit_scale` learnt them."""
         index = list(self.dims).index(name)
@@ -119,6 +129,10 @@ class Head(nn.Module):
         # Not a product: what is stored for an absent modality may be anything, NaN included.
         return block.masked_fill(~present[:, None], 0.0)
 
+    def alone(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits of each block alone, [batch, classes], of heads that make them themselves."""
+        return {}
+
     def absent(self, present: Mapping[str, Tensor]) -> Tensor:
         """Return the absence bits, float [batch, modalities]."""
         return torch.stack([~present[name] for name in self.dims], 1).float()
@@ -134,7 +148,7 @@ class Head(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what `build_head` needs to make this head again."""
-        return {"kind": self.kind, "dims": self.dims, "classes": self.classes}
+        return {"kind": self.kind, "dims": self.dims, "classes": self.classes, **self.arguments}
 
 
 @dataclass(frozen=True)

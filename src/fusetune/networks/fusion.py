@@ -54,7 +54,7 @@ class Wiring:
 
 
 class FusionNetwork(Network):
-    """f = head(blocks), f_m = mean_k (W_mk z_mk + b_mk).
+    """f = head(blocks), f_m = mean_k (W_mk z_mk + b_mk), or what the head says of a block alone.
 
     Args:
         encoders: All encoders.
@@ -86,9 +86,16 @@ class FusionNetwork(Network):
         }
         blocks = {block: features[at] for block, at in self.wiring.features.items()}
         blocks |= {name: logits[name] for name in self.wiring.logits}
-        f = self.head(blocks, {block: present[self.wiring.owner(block)] for block in blocks})
+        has = {block: present[self.wiring.owner(block)] for block in blocks}
+        f = self.head(blocks, has)
         f_m = {name: own for name, own in logits.items() if self.wiring.owner(name) == name}
+        f_m |= self.head.alone(blocks, has)
         return Outputs(dict(z), f_m, f, dict(present))
+
+    @property
+    def linear_classifiers(self) -> list[nn.Linear]:
+        """The classifiers of each encoder that has one."""
+        return [layer for layer in self.classifiers if isinstance(layer, nn.Linear)]
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values."""

@@ -13,11 +13,13 @@ from fusetune.strategies.agm import AGM
 from fusetune.strategies.alone import Alone
 from fusetune.strategies.arl import ARL
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.cache_head import CachedHead
 from fusetune.strategies.cached_distillation import CachedDistillation
 from fusetune.strategies.club import CLUB
 from fusetune.strategies.cpsc import CPSC
 from fusetune.strategies.dgl import DGL
 from fusetune.strategies.diagnose_relearn import DiagnoseRelearn
+from fusetune.strategies.frozen_fusion import FrozenFusion, TunedFusion
 from fusetune.strategies.g_blending import GBlending
 from fusetune.strategies.iemf import IEMF
 from fusetune.strategies.inforeg import InfoReg
@@ -31,13 +33,17 @@ from fusetune.strategies.majority import Majority
 from fusetune.strategies.mcr import MCR
 from fusetune.strategies.mdico import MDiCo
 from fusetune.strategies.mind import MIND
+from fusetune.strategies.mla import MLA
 from fusetune.strategies.mlb import MLB
+from fusetune.strategies.mmlora import MMLoRA
 from fusetune.strategies.mmpareto import MMPareto
+from fusetune.strategies.modality_dropout import ModalityDropout
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
 from fusetune.strategies.opm import OPM
 from fusetune.strategies.pmr import PMR
 from fusetune.strategies.qmf import QMF
+from fusetune.strategies.reconboost import ReconBoost
 from fusetune.strategies.rivals import ALONE, RESERVED
 from fusetune.strategies.soft_attributes import SoftAttributes
 from fusetune.strategies.structure import Structure
@@ -46,6 +52,7 @@ from fusetune.strategies.tip import TIP
 from fusetune.strategies.tri_modal import TriModal
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
+from fusetune.strategies.ume_mma import UMEMMA
 from fusetune.strategies.umt import UMT
 
 # How a strategy of one's own is named, as an augmentation is.
@@ -89,6 +96,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
         CachedDistillation,
         TIP,
         TAR,
+        FrozenFusion,
+        TunedFusion,
+        MLA,
+        ReconBoost,
+        ModalityDropout,
+        UMEMMA,
+        MMLoRA,
+        CachedHead,
     )
 }
 

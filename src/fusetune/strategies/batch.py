@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.augment.mix import EMBEDDED, Mixing, mix_batch, plain_loss
+from fusetune.augment.random import Moment
 from fusetune.config import StageConfig
 from fusetune.context import Context
 from fusetune.data.batch import ordered_batches, prefetch
@@ -20,6 +22,10 @@ from fusetune.data.split import Rows
 from fusetune.heads.base import drop_modalities
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import present_bits, read_present
+
+Present = dict[str, npt.NDArray[np.bool_]]
+# (bool [rows] by modality, row keys, moment) -> what is left of it.
+Drop = Callable[[Present, Tensor, Moment], Present]
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,18 @@ class Batch:
 
     def fewer(self, ctx: Context) -> dict[str, Tensor]:
         """Return what is present after modality dropout (`head.modality_dropout`), as trained heads see it."""
-        share, repeats = ctx.config.head.modality_dropout, len(self.target) // len(self.rows)
-        if not share or len(self.present) < 2:
+        share = ctx.config.head.modality_dropout
+        if not share:
             return self.present
-        keys, has = ctx.row_keys(self.rows).cpu(), {name: bits[: len(self.rows)] for name, bits in self.present.items()}
-        bits = {name: own.cpu().numpy() for name, own in has.items()}
-        views = [drop_modalities(bits, keys, ctx.moment(self.epoch, view), share) for view in range(repeats)]
+        return self.left(ctx, lambda present, keys, moment: drop_modalities(present, keys, moment, share))
+
+    def left(self, ctx: Context, drop: Drop) -> dict[str, Tensor]:
+        """Return what is present after something was taken away, anew in every view; of one modality, all of it."""
+        if len(self.present) < 2:
+            return self.present
+        keys, repeats = ctx.row_keys(self.rows).cpu(), len(self.target) // len(self.rows)
+        bits = {name: own[: len(self.rows)].cpu().numpy() for name, own in self.present.items()}
+        views = [drop(bits, keys, ctx.moment(self.epoch, view)) for view in range(repeats)]
         return {
             name: torch.from_numpy(np.concatenate([view[name] for view in views])).to(own.device)
             for name, own in self.present.items()

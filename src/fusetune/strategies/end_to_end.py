@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -30,7 +30,7 @@ from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.errors import ConfigError
-from fusetune.heads.base import HeadData
+from fusetune.heads.base import Head, HeadData
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import FusionNetwork, Outputs, Wiring
@@ -53,6 +53,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
     """Encoders and head, the loss or gradients of a method, and the way from the one to the other."""
 
     Settings: ClassVar[type[Section]] = EndToEndSettings
+    untouched: ClassVar[str] = "encoder as it was"  # what is said of an encoder if no epoch is kept
     network: FusionNetwork
     still: frozenset[str] = frozenset()  # modalities whose encoders stay as they are
     together: ClassVar[str] = "all encoders and one head together"  # what is trained, in a few words
@@ -75,6 +76,11 @@ class EndToEnd(nn.Module, Strategy, ABC):
         for name, encoder in self.network.members:
             encoder.train(mode and name not in self.still)
         return self
+
+    @classmethod
+    def prepare(cls, ctx: Context, settings: Any) -> None:
+        """Make what `start` takes a copy of; it takes a while, and draws nothing that others would have to wait for."""
+        start_of(ctx)
 
     def start(self) -> FusionNetwork:
         """Return the network that training starts from, which is this method's own."""
@@ -139,7 +145,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """Train end to end on the training rows; the validation rows choose the epoch."""
         before, held = ctx.cost(), ctx.split.rows("valid")
         with ctx.log.timed(ctx.seconds, cls.name):
-            start_of(ctx)  # takes a while, and draws nothing that others would have to wait for
+            cls.prepare(ctx, settings)
             with Draws(ctx.config.seed, cls.name):
                 method = cls(ctx, settings).to(ctx.runtime.device)
                 method.begin()
@@ -157,7 +163,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
 
     def encoder_note(self, name: str, epoch: int) -> str:
         """Say what became of an encoder when so many epochs are kept."""
-        return "jointly trained encoder" if epoch and name not in self.still else "encoder as it was"
+        return "jointly trained encoder" if epoch and name not in self.still else self.untouched
 
     @property
     def stage(self) -> str:
@@ -279,5 +285,13 @@ def probed_network(
     head = fit.head
     assert isinstance(head, LinearHead)
     classifiers = [probe(ctx, name, encoder, train, valid, name) for name, encoder in pairs]
+    return late_fusion(names, encoders, classifiers, head)
+
+
+def late_fusion(
+    names: Sequence[str], encoders: Sequence[Encoder], classifiers: Sequence[nn.Linear], head: Head
+) -> FusionNetwork:
+    """Return the network of one encoder and one classifier per modality, and a head on all features."""
     places = {name: at for at, name in enumerate(names)}
-    return FusionNetwork(encoders, classifiers, head, Wiring(names, {n: [at] for n, at in places.items()}, places, []))
+    wiring = Wiring(list(names), {name: [at] for name, at in places.items()}, places, [])
+    return FusionNetwork(encoders, classifiers, head, wiring)
