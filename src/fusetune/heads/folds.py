@@ -14,6 +14,7 @@ from fusetune.config import HeadConfig, TrainConfig
 from fusetune.context import Context
 from fusetune.data.split import Rows, deal
 from fusetune.encoders import Encoder
+from fusetune.errors import TableError
 from fusetune.features.store import Array
 from fusetune.heads.base import HeadData, HeadFit, logits_of
 from fusetune.heads.solver import fit_crossed
@@ -128,6 +129,29 @@ def row_folds(ctx: Context, rows: Rows, most: int = _HEAD_FOLDS) -> Rows:
     if count < 2:
         return np.zeros(len(rows), dtype=np.int64)
     return _deal(ctx, rows, (1 / count,) * count, 3)
+
+
+def inner_split(ctx: Context, rows: Rows, share: float) -> tuple[Rows, Rows]:
+    """Divide training rows, or whole groups of them, into those that are learnt from and those that are only watched.
+
+    Args:
+        ctx: The run.
+        rows: Rows of the training part.
+        share: Of the rows that are watched; at least one of them is.
+
+    Raises:
+        TableError: If a class would have no row to learn from, or no row could be watched.
+    """
+    ctx.split.check(rows, "train")
+    watched = _deal(ctx, rows, (1 - share, share), 4) == 1
+    lost = sorted(set(ctx.labels[rows]) - set(ctx.labels[rows][~watched]))
+    if lost or not watched.any():
+        what = f"class '{ctx.classes[lost[0]]}' has" if lost else "there are"
+        raise TableError(
+            f"{what} too few groups or rows in the training part to set some of them aside, as strategy "
+            f"'{ctx.config.strategy.name}' must; take another strategy, or more rows"
+        )
+    return rows[~watched], rows[watched]
 
 
 def _deal(ctx: Context, rows: Rows, shares: Sequence[float], salt: int) -> Rows:

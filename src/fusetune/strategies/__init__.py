@@ -9,15 +9,23 @@ from pydantic import ValidationError
 
 from fusetune.config import Config
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
+from fusetune.strategies.agm import AGM
 from fusetune.strategies.alone import Alone
+from fusetune.strategies.arl import ARL
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.cpsc import CPSC
+from fusetune.strategies.dgl import DGL
+from fusetune.strategies.iemf import IEMF
+from fusetune.strategies.inforeg import InfoReg
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.level import loop_at
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import Majority
+from fusetune.strategies.mlb import MLB
 from fusetune.strategies.mmpareto import MMPareto
 from fusetune.strategies.multi_loss import MultiLoss
 from fusetune.strategies.ogm_ge import OGMGE
+from fusetune.strategies.opm import OPM
 from fusetune.strategies.rivals import ALONE, RESERVED
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
@@ -28,7 +36,26 @@ _IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
-    for strategy in (TwoStage, UME, UMT, Joint, MultiLoss, OGMGE, MMPareto, LinearProbe, Alone, Majority)
+    for strategy in (
+        TwoStage,
+        UME,
+        UMT,
+        Joint,
+        MultiLoss,
+        OGMGE,
+        MMPareto,
+        MLB,
+        AGM,
+        IEMF,
+        OPM,
+        InfoReg,
+        CPSC,
+        ARL,
+        DGL,
+        LinearProbe,
+        Alone,
+        Majority,
+    )
 }
 
 

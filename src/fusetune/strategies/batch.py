@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.augment.mix import EMBEDDED, Mixing, mix_batch, plain_loss
@@ -17,7 +18,7 @@ from fusetune.context import Context
 from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.split import Rows
 from fusetune.heads.base import drop_modalities
-from fusetune.networks import Network
+from fusetune.networks import Network, Outputs
 from fusetune.networks.run import present_bits, read_present
 
 
@@ -115,18 +116,41 @@ def draw_batch(
     return Batch(rows, inputs, views, target, weight, mixing, loop.label_smoothing, epoch, unmixed)
 
 
+def plain_outputs(
+    ctx: Context, network: Network, names: Sequence[str], rows: Rows, size: int
+) -> Iterator[tuple[Rows, Outputs]]:
+    """Yield what a network says of plain inputs of some rows, batch by batch of `size`, without gradients.
+
+    The network says it in the mode that it is in; see `judging`.
+    """
+    sources = {name: ctx.sources[name] for name in names}
+    lengths = sources[names[0]].lengths if len(names) == 1 else None
+    batches = ordered_batches(rows, size, lengths)
+    for some, raw in prefetch(batches, lambda some: (some, read_present(sources, some))):
+        with torch.inference_mode(), ctx.runtime.fabric.autocast():
+            inputs = {name: ctx.plain(name, own) for name, own in raw.items()}
+            outputs = network(inputs, present_bits(sources, some, ctx.runtime.device)).to_float()
+        yield some, outputs
+
+
+@contextmanager
+def judging(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode for as long as a block takes, and every part of it back into its own mode."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
 def validate(ctx: Context, network: Network, names: Sequence[str], rows: Rows, size: int) -> tuple[float, float]:
     """Return NLL and accuracy of the fused logits on plain inputs of some rows, in batches of `size`."""
     network.eval()
-    sources, nll, hits = {name: ctx.sources[name] for name in names}, 0.0, 0.0
-    lengths = sources[names[0]].lengths if len(names) == 1 else None
-    with torch.inference_mode():
-        batches = ordered_batches(rows, size, lengths)
-        for some, raw in prefetch(batches, lambda some: (some, read_present(sources, some))):
-            inputs = {name: ctx.plain(name, own) for name, own in raw.items()}
-            with ctx.runtime.fabric.autocast():
-                f = network(inputs, present_bits(sources, some, ctx.runtime.device)).f.float()
-            target = ctx.targets(some)
-            nll += float(F.cross_entropy(f, target, reduction="sum"))
-            hits += float((f.argmax(1) == target).sum())
+    nll, hits = 0.0, 0.0
+    for some, outputs in plain_outputs(ctx, network, names, rows, size):
+        target = ctx.targets(some)
+        nll += float(F.cross_entropy(outputs.f, target, reduction="sum"))
+        hits += float((outputs.f.argmax(1) == target).sum())
     return nll / max(len(rows), 1), hits / max(len(rows), 1)

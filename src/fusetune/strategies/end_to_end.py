@@ -97,8 +97,8 @@ class EndToEnd(nn.Module, Strategy, ABC):
     def before_step(self) -> Mapping[str, float]:
         """Change the gradients of a whole optimiser step, however many batches it has; or return factors on the step.
 
-        The factors are by modality, on the steps of its encoder. They do what a factor on its gradient does not under
-        optimisers that divide gradients by their own size.
+        The factors are by modality, on the steps of its encoder, and under `head_owner` on those of the head. They do
+        what a factor on a gradient does not under optimisers that divide gradients by their own size.
         """
         return {}
 
@@ -115,6 +115,11 @@ class EndToEnd(nn.Module, Strategy, ABC):
         """The weights of the head and of the classifiers, and all others that belong to no encoder."""
         encoders = {id(p) for p in self.network.encoders.parameters()}
         return [p for p in self.parameters() if id(p) not in encoders]
+
+    @property
+    def head_owner(self) -> str:
+        """The name under which `before_step` scales the steps of the head; no modality is called so."""
+        return free_name("head", self.ctx.modalities)
 
     @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:
@@ -158,7 +163,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
             network=self.network,
             encoders=encoders,
             loop=settings,
-            groups=weight_groups(self.heads, settings.head_lr, settings.head_decay),
+            groups=self._head_groups(),
             rows=rows,
             held=held,
             gradients=gradients,
@@ -166,6 +171,13 @@ class EndToEnd(nn.Module, Strategy, ABC):
             before_epoch=self.before_epoch,
             before_step=self.before_step,
         )
+
+    def _head_groups(self) -> list[dict[str, object]]:
+        head = {id(p) for p in self.network.head.parameters()}
+        rates = (self.settings.head_lr, self.settings.head_decay)
+        own = weight_groups([p for p in self.heads if id(p) in head], *rates)
+        rest = weight_groups([p for p in self.heads if id(p) not in head], *rates)
+        return [{**group, "owner": self.head_owner} for group in own] + rest
 
 
 def _weights(ctx: Context, rows: Rows) -> npt.NDArray[np.float32]:
@@ -202,9 +214,15 @@ def start_of(ctx: Context) -> FusionNetwork:
     return ctx.remember(("end-to-end start",), lambda: probed_network(ctx))
 
 
-def probed_network(ctx: Context) -> FusionNetwork:
-    """Return untrained encoders under the head and the classifiers that are solved on their features."""
-    names, train, valid = list(ctx.modalities), ctx.split.rows("train"), ctx.split.rows("valid")
+def probed_network(ctx: Context, rows: Rows | None = None) -> FusionNetwork:
+    """Return untrained encoders under the head and the classifiers that are solved on their features.
+
+    Args:
+        ctx: The run.
+        rows: Training rows that these are solved on; default: all of them.
+    """
+    train = ctx.split.rows("train") if rows is None else rows
+    names, valid = list(ctx.modalities), ctx.split.rows("valid")
     encoders = [ctx.fresh_encoder(name) for name in names]
     pairs = list(zip(names, encoders, strict=True))
     data, held = (

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fusetune.strategies.modulated import Modulated, ModulatedSettings
+from fusetune.strategies.modulated import Modulated, ModulatedSettings, others_of
 
 
 class OGMSettings(ModulatedSettings):
@@ -52,6 +52,5 @@ class OGMGE(Modulated):
 
 def coefficients(scores: Tensor, alpha: float) -> Tensor:
     """Return k_m, [modalities], from what each modality knows, [modalities]."""
-    others = (scores.sum() - scores) / max(len(scores) - 1, 1)
-    rho = scores / others.clamp(min=1e-12)
+    rho = scores / others_of(scores).clamp(min=1e-12)
     return torch.where((rho > 1) & (len(scores) > 1), 1 - torch.tanh(alpha * rho), torch.ones_like(rho))

@@ -50,7 +50,7 @@ def rate_factor(step: int, steps: int, settings: LoopConfig) -> float:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float, owners: Mapping[str, float] | None = None) -> None:
-    """Scale every group's base rate; that of a modality's encoder (its `owner`) also by the modality's own factor."""
+    """Scale every group's base rate; that of a group with an `owner` also by the owner's own factor."""
     for group in optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor * (owners or {}).get(group.get("owner", ""), 1.0)
 
