@@ -19,9 +19,12 @@ from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 
 
-def make_context(folder: Path, frame: pd.DataFrame, inputs: list[str], **more: Any) -> Context:
+def make_context(
+    folder: Path, frame: pd.DataFrame, inputs: list[str], vectors: dict[str, str] | None = None, **more: Any
+) -> Context:
     config = Config.build(settings(folder / "store", **more))
-    vectors = {"genes": "v_*"} if "genes" in inputs else None
+    if vectors is None and "genes" in inputs:
+        vectors = {"genes": "v_*"}
     table = read_table(frame)
     schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
     classes = class_list(table, "organ")
