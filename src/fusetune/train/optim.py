@@ -52,7 +52,8 @@ def rate_factor(step: int, steps: int, settings: LoopConfig) -> float:
 def set_rate(optimiser: torch.optim.Optimizer, factor: float, owners: Mapping[str, float] | None = None) -> None:
     """Scale every group's base rate; that of a group with an `owner` also by the owner's own factor."""
     for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor * (owners or {}).get(group.get("owner"), 1.0)
+        own = owners.get(group["owner"], 1.0) if owners and "owner" in group else 1.0
+        group["lr"] = group["base_lr"] * factor * own
 
 
 def weight_groups(parameters: Sequence[nn.Parameter], rate: float, decay: float) -> list[dict[str, object]]:
