@@ -42,7 +42,7 @@ class IEMF(Modulated):
 
     def __init__(self, ctx: Context, settings: Any) -> None:
         super().__init__(ctx, settings)
-        self.together = torch.zeros(2, device=self.scores.device)  # the fused score, and how many rows
+        self.fused_scores = torch.zeros(2, device=self.scores.device)  # the fused score, and how many rows
 
     @property
     def parts(self) -> Sequence[tuple[str, nn.Module]]:
@@ -54,18 +54,20 @@ class IEMF(Modulated):
         """Add up the scores of the modalities and of the fused logits."""
         super().watch(batch, outputs)
         right = true_class(outputs.f, batch.target)
-        self.together += torch.stack([right.sum(), right.new_tensor(len(right))])
+        self.fused_scores += torch.stack([right.sum(), right.new_tensor(len(right))])
 
     def factors(self, scores: Tensor) -> Tensor:
         """Return k, [1]."""
         if self.epoch < self.settings.first_epoch:
             return torch.ones_like(scores[:1])
-        return strength(self.means, self.together[0] / self.together[1].clamp(min=1), self.settings.variant)[None]
+        return strength(self.means, self.fused_scores[0] / self.fused_scores[1].clamp(min=1), self.settings.variant)[
+            None
+        ]
 
     def forget(self) -> None:
         """Begin a new step."""
         super().forget()
-        self.together.zero_()
+        self.fused_scores.zero_()
 
 
 def strength(alone: Tensor, together: Tensor, variant: Variant) -> Tensor:
