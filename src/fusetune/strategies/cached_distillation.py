@@ -48,6 +48,7 @@ class CachedDistillation(Joint):
     """Joint training that also imitates what an ensemble once said of every view."""
 
     name, title, paper = "cached-distillation", "distilled", "Reinforced data, arXiv 2311.17049"
+    cost = "the training of every encoder alone, one pass of each over every kept view, then one training of all"
     Settings = CachedSettings
 
     def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""MIND: a joint network with a classifier per modality, each of which imitates a network trained alone (2502.01158).
+"""MIND: a joint network with a classifier per modality, each of which imitates one trained alone (arXiv 2502.01158).
 
     L = CE(f, y) + sum_m [CE(f_m, y) + lambda T^2 KL(p(f_m^T / T) || p(f_m / T))]
 
@@ -34,6 +34,9 @@ class MIND(MultiLoss):
     """Multi-loss training with a teacher per modality."""
 
     name, title, paper = "mind", "MIND", "Modality-informed knowledge distillation, arXiv 2502.01158"
+    cost = (
+        "the training of every encoder alone, then one training of all with a second pass of each encoder, the teacher"
+    )
     Settings = MINDSettings
 
     def begin(self) -> None:

@@ -78,6 +78,7 @@ class TAR(Strategy):
     """Encoders tuned a little, one learner on their main components and the columns."""
 
     name, title, paper = "tar", "TAR", "Target-aware representations, arXiv 2605.10616"
+    cost = "the tuning of every encoder alone, once per fold where it is cross-fitted, and a solved head"
     Settings = TARSettings
 
     @classmethod

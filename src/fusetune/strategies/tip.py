@@ -242,6 +242,7 @@ class TIP(EndToEnd):
     """Pre-training without labels, then the mean of all classifiers' logits."""
 
     name, title, paper = "tip", "TIP", "Tabular-image pre-training, arXiv 2407.07582"
+    cost = "one training of all encoders without labels, in which columns pass twice, then one with them"
     Settings = TIPSettings
 
     @classmethod
