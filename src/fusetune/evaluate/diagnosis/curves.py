@@ -60,7 +60,7 @@ def curves(
 ) -> list[Curve]:
     """Return curves with 95 % intervals; all of them see the same resamples.
 
-    Shares of rows get the interval of `proportion`; means over several draws, NLLs and areas get the bootstrap.
+    Shares of rows get the interval of `proportion`; NLLs, and means over several draws or levels, the bootstrap.
 
     Args:
         levels: The levels, ascending.
@@ -70,21 +70,33 @@ def curves(
         resamples: Bootstrap samples.
         seed: Of the resamples.
     """
-    weights = area_weights(levels)
-    blocks = [block for name in right for block in (right[name], lost[name], right[name] @ weights[:, None],
-                                                    lost[name] @ weights[:, None])]  # fmt: skip
-    if not blocks:
+    if not right:
         return []
-    scores = iter(means(np.concatenate(blocks, axis=1), groups, resamples=resamples, seed=seed))
-    found = []
-    for name, hits in right.items():
-        accuracy, nll = ([next(scores) for _ in levels] for _ in range(2))
-        for at, column in enumerate(hits.T):
-            if np.isin(column, (0.0, 1.0)).all():
-                accuracy[at] = proportion(column, groups)
-        points = [Point(float(level), *pair) for level, *pair in zip(levels, accuracy, nll, strict=True)]
-        found.append(Curve(name, points, next(scores), next(scores)))
-    return found
+    area = area_weights(levels)[:, None]
+    hits, losses = (
+        {name: np.concatenate([rows, rows @ area], axis=1) for name, rows in each.items()} for each in (right, lost)
+    )
+    columns = np.concatenate([*hits.values(), *losses.values()], axis=1)
+    scores = iter(means(columns, groups, resamples=resamples, seed=seed))
+    accuracy = {name: [_share(column, next(scores), groups) for column in rows.T] for name, rows in hits.items()}
+    nll = {name: [next(scores) for _ in rows.T] for name, rows in losses.items()}
+    return [
+        Curve(
+            name,
+            [
+                Point(float(level), *pair)
+                for level, *pair in zip(levels, accuracy[name][:-1], nll[name][:-1], strict=True)
+            ],
+            accuracy[name][-1],
+            nll[name][-1],
+        )
+        for name in right
+    ]
+
+
+def _share(hits: FloatArray, mean: Interval, groups: ArrayLike | None) -> Interval:
+    """Return the interval of a share where rows are right or wrong, and that of the mean where they are between."""
+    return proportion(hits, groups) if np.isin(hits, (0.0, 1.0)).all() else mean
 
 
 def judged_rows(versions: Sequence[FloatArray], labels: IntArray) -> tuple[FloatArray, FloatArray]:
