@@ -35,7 +35,7 @@ from fusetune.evaluate.modalities import RATES
 from fusetune.files import written_aside
 
 VALUES, FEATURES, MOST, LEAST = "RVM", "RFM", "MIFM", "LIFM"
-_TREES = 200
+_TREES = 100
 
 
 @dataclass(frozen=True, eq=False)
