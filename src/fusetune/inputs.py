@@ -33,6 +33,7 @@ from fusetune.data.table import Table
 from fusetune.data.tokens import TextInput
 from fusetune.data.vectors import VectorInput
 from fusetune.encoders import (
+    CellIdentity,
     ColumnsMLP,
     Encoder,
     FTTransformer,
@@ -272,13 +273,15 @@ def _prepared(
 
 
 def _prepare_image(modality: Modality, table: Table, train: Rows, config: Config, log: Log) -> tuple[Reader, Encoder]:
+    encoder = _image_encoder(config, log)
+    fitted = image_input(config, modality.columns[0]).fit_extent(table, train)
+    return Reader(modality, fitted, config.image.encode_side), encoder
+
+
+def _image_encoder(config: Config, log: Log) -> ImageEncoder:
     image = config.image
     name = _automatic(image.encoder, "efficientnet-lite0", IMAGE_PACKAGES, log)
-    encoder: ImageEncoder = load_image_encoder(
-        name, allow_download=config.allow_download, mean=image.mean, std=image.std
-    )
-    fitted = image_input(config, modality.columns[0]).fit_extent(table, train)
-    return Reader(modality, fitted, image.encode_side), encoder
+    return load_image_encoder(name, allow_download=config.allow_download, mean=image.mean, std=image.std)
 
 
 def image_input(config: Config, column: str) -> ImageInput:
@@ -297,20 +300,51 @@ def image_input(config: Config, column: str) -> ImageInput:
 
 
 def _prepare_text(modality: Modality, table: Table, train: Rows, config: Config, log: Log) -> tuple[Reader, Encoder]:
-    text, column = config.text, modality.columns[0]
-    name = _automatic(text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
-    tokenizer = None
+    column = modality.columns[0]
+    name, tokenizer = _text_encoder_name(config, log), None
     if name in UNTRAINED:
         texts = table.column(column).iloc[train].dropna().astype("str").tolist()
         tokenizer = train_tokenizer(texts) if name == "builtin" else train_word_tokenizer(texts)
-    encoder, tokenizer = load_text_encoder(
+    encoder, tokenizer = _text_encoder(name, tokenizer, config)
+    return Reader(modality, TextInput(column, tokenizer, special_ids(tokenizer).pad, config.text.max_tokens)), encoder
+
+
+def _text_encoder_name(config: Config, log: Log) -> str:
+    return _automatic(config.text.encoder, "all-MiniLM-L6-v2", TEXT_PACKAGES, log)
+
+
+def _text_encoder(name: str, tokenizer: Tokenizer | None, config: Config) -> tuple[Encoder, Tokenizer]:
+    text = config.text
+    return load_text_encoder(
         name,
         max_tokens=text.max_tokens,
         allow_download=config.allow_download,
         pooling=text.pooling,
         tokenizer=tokenizer,
     )
-    return Reader(modality, TextInput(column, tokenizer, special_ids(tokenizer).pad, text.max_tokens)), encoder
+
+
+def before_training(reader: Reader, config: Config) -> Encoder:
+    """Return an encoder as it was before any training, for a modality whose pre-processing was fitted before.
+
+    That of an image or a text is loaded as it was for the run: pretrained, or the same random start. Cells and vectors
+    have none, so that their numbers themselves are the features.
+
+    Raises:
+        WeightsError: If the encoder's weights are not on this machine and may not be downloaded.
+    """
+    log = Log(quiet=True)
+    with Draws(config.seed, "encoder", reader.modality.name):
+        match reader.fitted:
+            case ImageInput():
+                return _image_encoder(config, log)
+            case TextInput() as text:
+                name = _text_encoder_name(config, log)
+                return _text_encoder(name, text.tokenizer if name in UNTRAINED else None, config)[0]
+            case CellInput() as cells:
+                return CellIdentity(len(cells.numbers), cells.cardinalities)
+            case vector:
+                return Identity(len(vector.mean))
 
 
 def _automatic(name: str, preferred: str, packages: Mapping[str, Any], log: Log) -> str:

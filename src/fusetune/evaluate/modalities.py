@@ -181,16 +181,35 @@ def missing_table(
     **how: int,
 ) -> list[MissingScore]:
     """Return accuracy and NLL of each method at missing rates 0 to 0.9: means over 5 draws, intervals over rows."""
-    columns, places = [], []
-    for rate in track(RATES, "taking inputs away"):
-        masks = [missing_masks(names, keys, rate, draw, how["seed"]) for draw in range(_DRAWS if rate else 1)]
-        for method, masked in methods.items():
-            draws = [masked(mask) for mask in masks]
-            columns.append(np.mean([metrics.correct_rows(p, labels) for p in draws], axis=0))
-            columns.append(np.mean([metrics.nll_rows(p, labels) for p in draws], axis=0))
-            places.append((rate, method))
+    right, lost = missing_rows(methods, names, labels, keys, seed=how["seed"])
+    places = [(rate, method) for rate in RATES for method in methods]
+    columns = [
+        column
+        for rate, method in places
+        for column in (right[method][:, RATES.index(rate)], lost[method][:, RATES.index(rate)])
+    ]
     scores = means(np.stack(columns, axis=1), groups, **how)
     return [MissingScore(*place, *pair) for place, *pair in zip(places, scores[::2], scores[1::2], strict=True)]
+
+
+def missing_rows(
+    methods: Mapping[str, Masked], names: Sequence[str], labels: IntArray, keys: IntArray, *, seed: int
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """Return how often each row is decided rightly at each of `RATES`, and its NLL: means over 5 draws.
+
+    Returns:
+        By method, ``float [rows, rates]`` each.
+    """
+    right: dict[str, list[FloatArray]] = {method: [] for method in methods}
+    lost: dict[str, list[FloatArray]] = {method: [] for method in methods}
+    for rate in track(RATES, "taking inputs away"):
+        masks = [missing_masks(names, keys, rate, draw, seed) for draw in range(_DRAWS if rate else 1)]
+        for method, masked in methods.items():
+            draws = [masked(mask) for mask in masks]
+            right[method].append(np.mean([metrics.correct_rows(p, labels) for p in draws], axis=0))
+            lost[method].append(np.mean([metrics.nll_rows(p, labels) for p in draws], axis=0))
+    by_rate = [{name: np.stack(some, axis=1) for name, some in each.items()} for each in (right, lost)]
+    return by_rate[0], by_rate[1]
 
 
 def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
@@ -199,16 +218,22 @@ def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None,
     It happens to features, after the encoder: all zero (blank), the mean of the rows (mean), those of a random row of
     the same or of another class, or their own with Gaussian noise of the features' deviation added.
     """
-    random, versions, places = np.random.default_rng(how["seed"]), [], []
-    for name, kind in product(probe.outputs.z, INTERFERENCE):
-        z = _disturbed(probe.outputs, name, kind, labels, random)
-        versions.append(probe.again(probe.outputs.present, {name: z}))
-        places.append((name, kind))
+    places, versions = misled(probe, labels, how["seed"])
     if not places:  # a network that reads nothing
         return []
     return [
         MisledScore(*place, *pair) for place, pair in zip(places, scored(versions, labels, groups, **how), strict=True)
     ]
+
+
+def misled(probe: Probe, labels: IntArray, seed: int) -> tuple[list[tuple[str, str]], list[FloatArray]]:
+    """Return each modality and way of `interference_table`, and the probabilities then, ``float [rows, classes]``."""
+    random, versions = np.random.default_rng(seed), []
+    places = list(product(probe.outputs.z, INTERFERENCE))
+    for name, kind in places:
+        z = _disturbed(probe.outputs, name, kind, labels, random)
+        versions.append(probe.again(probe.outputs.present, {name: z}))
+    return places, versions
 
 
 def _disturbed(outputs: Outputs, name: str, kind: str, labels: IntArray, random: np.random.Generator) -> Tensor:

@@ -109,12 +109,13 @@ class Network(nn.Module, ABC):
             Features by modality, [rows, dim], those of all its encoders side by side; zero where absent.
         """
         memory = {} if memory is None else memory
-        z: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(self.owners)}
         for name, encoder in self.members:
             if id(encoder) not in memory:
-                memory[id(encoder)] = encoded(encoder, inputs.get(name), present[name])
-            z[name].append(memory[id(encoder)])
-        return {name: torch.cat(blocks, 1) for name, blocks in z.items()}
+                memory[id(encoder)] = encoded([encoder], inputs.get(name), present[name])
+        return {
+            name: torch.cat([memory[id(encoder)] for encoder in self.of(name)], 1)
+            for name in dict.fromkeys(self.owners)
+        }
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> Outputs:
         """Return features, unimodal logits and fused logits; arguments as for `encode`."""
@@ -146,14 +147,28 @@ class Network(nn.Module, ABC):
         """Each encoder with the modality that it belongs to."""
         return list(zip(self.owners, self.encoders, strict=True))  # type: ignore[arg-type]
 
+    def of(self, modality: str) -> list[Encoder]:
+        """Return the encoders of a modality, in the order of its features."""
+        return [encoder for owner, encoder in self.members if owner == modality]
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return next(tensor.device for tensor in chain(self.parameters(), self.buffers()))
 
 
-def encoded(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
-    """Return the features of rows, [rows, dim], zero where they lack the modality; `inputs` are of the others."""
+def encoded(encoders: Sequence[Encoder], inputs: Any, has: Tensor) -> Tensor:
+    """Return the features of several encoders of one modality side by side, [rows, dim], zero where absent.
+
+    Args:
+        encoders: The encoders.
+        inputs: Their inputs, for the rows that have the modality only; None where none has.
+        has: Which rows have it, bool [rows].
+    """
+    return torch.cat([_features(encoder, inputs, has) for encoder in encoders], 1)
+
+
+def _features(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
     if bool(has.all()) and len(has):
         return encoder(inputs).float()  # type: ignore[no-any-return]
     z = torch.zeros(len(has), encoder.dim, device=has.device)

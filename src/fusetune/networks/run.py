@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,13 @@ from fusetune.config import Config
 from fusetune.data.batch import prefetch
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
+from fusetune.encoders import Encoder
 from fusetune.inputs import Reader
-from fusetune.networks.base import Network, Outputs
+from fusetune.networks.base import Network, Outputs, encoded
 from fusetune.progress import bar
 from fusetune.runtime import Runtime
 
+Change = Callable[[Any, Rows], Any]
 _BATCH = 64
 # No training epoch and no view of the head has this number: what is drawn at prediction was never trained on.
 _TEST_EPOCH = 2_000_000
@@ -70,6 +72,53 @@ def outputs_of(
                 parts[name].append(mean_view(several))
             progress.advance()
     return {name: Outputs.joined(several) for name, several in parts.items()}
+
+
+def changed_features(
+    encoders: Sequence[Encoder],
+    reader: Reader,
+    source: Source,
+    rows: Rows,
+    changes: Sequence[Change],
+    *,
+    runtime: Runtime,
+    description: str,
+    batch_size: int = _BATCH,
+) -> list[Tensor]:
+    """Return features of one modality after each of several changes of what its encoders see, on the CPU.
+
+    Each batch is read once, whatever the number of changes.
+
+    Args:
+        encoders: Encoders of the modality, in eval mode.
+        reader: Its fitted pre-processing.
+        source: Its bound inputs.
+        rows: Row positions.
+        changes: Each takes encoder inputs and the positions of their rows, and returns other inputs for them.
+        runtime: Device and precision.
+        description: What the progress bar says.
+        batch_size: Rows per batch.
+
+    Returns:
+        One tensor per change, float32 [rows, dim], zero where the modality is absent.
+    """
+    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    parts: list[list[Tensor]] = [[torch.zeros(0, sum(one.dim for one in encoders))] for _ in changes]
+
+    def read(batch: Rows) -> tuple[Rows, Any]:
+        have = batch[source.present[batch]]
+        return batch, source.read(have) if len(have) else None
+
+    with torch.inference_mode(), bar(description, len(batches)) as progress:
+        for batch, raw in prefetch(batches, read):
+            has = torch.from_numpy(source.present[batch]).to(runtime.device)
+            plain = None if raw is None else reader.plain().plain(to_device(raw, runtime.device))
+            for change, several in zip(changes, parts, strict=True):
+                inputs = None if plain is None else change(plain, batch[source.present[batch]])
+                with runtime.fabric.autocast():
+                    several.append(encoded(encoders, inputs, has).float().cpu())
+            progress.advance()
+    return [torch.cat(several) for several in parts]
 
 
 def read_present(sources: Mapping[str, Source], rows: Rows) -> dict[str, Any]:

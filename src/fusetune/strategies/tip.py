@@ -332,7 +332,7 @@ class TIP(EndToEnd):
         others = {name: bits for name, bits in batch.present.items() if name != columns}
         pair = batch.present[columns] & torch.stack(list(others.values())).any(0)
         z = {
-            name: encoded(encoder, batch.inputs.get(name), batch.present[name])
+            name: encoded([encoder], batch.inputs.get(name), batch.present[name])
             for name, encoder in network.members
             if name != columns
         }
