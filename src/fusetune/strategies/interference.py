@@ -45,7 +45,7 @@ class InterferenceSettings(EndToEndSettings):
 class Interference(Joint):
     """Joint training that must not be misled by an irrelevant modality."""
 
-    name, title, paper = "interference", "interference consistency", "Modality interference, arXiv 2505.19616"
+    name, title, paper = "interference", "interference", "Modality interference, arXiv 2505.19616"
     cost = "one training of all encoders, and the head asked once more per modality, or once per step of an attack"
     Settings = InterferenceSettings
 
