@@ -326,6 +326,8 @@ def test_only_the_prime_modality_is_read() -> None:
     assert torch.equal(head.chain(z, present)[0].sample, head.chain(z, present)[0].mean)  # nothing is drawn
     head.train()
     assert not torch.equal(head(z, present), head(z, present))
+    lacking = {**present, "m1": ~has}
+    assert torch.equal(head(z, lacking), head(z, lacking))  # nothing of the chain is heard without it
 
 
 def test_embeddings_have_length_one_and_their_mean_is_over_what_is_there() -> None:

@@ -44,7 +44,7 @@ class TriModalSettings(EmbeddedSettings):
 class TriModal(Embedded):
     """CLIP between all modalities, then one classifier."""
 
-    name, title, paper = "tri-modal", "tri-modal contrastive", "AstroM3, arXiv 2411.08842, and CentroBind, 2410.02086"
+    name, title, paper = "tri-modal", "tri-modal", "AstroM3, arXiv 2411.08842, and CentroBind, 2410.02086"
     cost = "a training of all encoders without labels, then one with them"
     Settings = TriModalSettings
 
