@@ -157,6 +157,7 @@ def test_frozen_fusion_reads_the_encoders_that_were_tuned_alone(ctx: Context, fu
         has = outputs.present[name]
         torch.testing.assert_close(outputs.f_m[name][has], own.f_m[name][has])
     assert np.array_equal(fitted.rows, valid)
+    assert fitted.notes[None].startswith("each encoder fine-tuned alone, one head on all (")
     torch.testing.assert_close(fitted.held.f, outputs.f)
     nll = float(-log_softmax(outputs.f.double().numpy(), 1)[np.arange(len(valid)), ctx.labels[valid]].mean())
     assert nll == pytest.approx(fused(ctx, fusion)[1].valid_nll, abs=1e-4)

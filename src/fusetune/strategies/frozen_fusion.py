@@ -26,6 +26,7 @@ from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
 from fusetune.strategies.end_to_end import EndToEndSettings, late_fusion
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.trainer import freeze
+from fusetune.strategies.two_stage import whole_note
 from fusetune.strategies.unimodal import fine_tune
 
 Fusion = Literal["linear", "gated", "bilinear", "mlp", "transformer"]
@@ -51,8 +52,11 @@ class FrozenFusion(Strategy):
         before, held = ctx.cost(), ctx.split.rows("valid")
         with ctx.log.timed(ctx.seconds, cls.name):
             network, fit = fused(ctx, settings.fusion)
-        notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, "classifier on its encoder, fine-tuned alone")
-        notes[WHOLE] = f"encoders fine-tuned alone and frozen, one head on all ({fit.choice})"
+        improved = [name for name in ctx.modalities if name in ctx.histories and ctx.histories[name].best_epoch >= 0]
+        notes: dict[str | None, str] = {
+            name: "fine-tuned" if name in improved else "linear classifier on its features" for name in ctx.modalities
+        }
+        notes[WHOLE] = f"{whole_note(improved, len(ctx.modalities))} ({fit.choice})"
         return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before, fit.tried)
 
 
