@@ -54,6 +54,7 @@ class CPSC(Joint):
     """Joint training whose encoders learn more from the rows on which their modality is reliable."""
 
     name, title, paper = "cpsc", "CPSC", "Conformal predictive self-calibration, arXiv 2605.03820"
+    cost = "one training of all encoders on fewer rows, and a calibration of these before every epoch"
     Settings = CPSCSettings
 
     def __init__(self, ctx: Context, settings: Any) -> None:
