@@ -1,7 +1,7 @@
 """What a contest of several strategies says of itself, as one typed object; and how it follows from their outputs.
 
-The contest hands in calibrated probabilities of the same test rows by strategy and seed (`Entry`). `Standings` are their
-scores with intervals, paired tests against the two rivals that everything must beat, ranks, costs, and the answers to
+The contest hands in calibrated probabilities of the same test rows by strategy and seed (`Entry`). `Standings` are
+their scores with intervals, paired tests against the two rivals that everything must beat, ranks, costs, and answers to
 the questions that a fair comparison has to answer (arXiv 2512.22991).
 """
 
@@ -28,7 +28,6 @@ from fusetune.result import SIGNIFICANT
 # The rivals that everything is tested against: the first of each that is there.
 ENSEMBLES, FUSIONS = ("ume",), ("frozen-fusion", "linear-probe", "two-stage")
 _ALONE = ("alone", "majority")
-_SHOWN = ("accuracy", "nll", "macro_f1", "ece")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Paired:
         accuracy: Difference of accuracies.
         nll: Difference of NLLs; negative speaks for the entry.
         p: Two-sided p-value of the difference of accuracies: rows or whole groups are swapped between the two, their
-            scores averaged over seeds; of one seed the exact McNemar test, or the larger of both where rows form groups.
+            scores averaged over seeds; of one seed the exact McNemar test, or with groups the larger of both.
         p_holm: The same, corrected for the number of entries that are tested against this rival.
         p_nll: Of the difference of NLLs, swapped likewise.
         p_nll_holm: The same, corrected.
@@ -275,8 +274,6 @@ def score_rows(entry: Entry, labels: Labels) -> dict[int, dict[str, float]]:
 def _standing(entry: Entry, ground: Field, rank: Interval | None, how: Mapping[str, int]) -> Standing:
     nothing = Interval(math.nan, math.nan, math.nan)
     scores = score_rows(entry, ground.labels)
-    costs = {name: _mean(own.values()) for name, own in (("seconds", entry.seconds), ("passes", entry.passes))}
-    spread = {name: _spread([own[name] for own in scores.values()]) for name in ("macro_f1", "ece")}
     done = bool(entry.p)
     return Standing(
         name=entry.name,
@@ -289,8 +286,10 @@ def _standing(entry: Entry, ground: Field, rank: Interval | None, how: Mapping[s
         epochs=entry.epochs,
         settings=dict(entry.settings),
         errors=dict(entry.errors),
-        **spread,
-        **costs,
+        macro_f1=_spread([own["macro_f1"] for own in scores.values()]),
+        ece=_spread([own["ece"] for own in scores.values()]),
+        seconds=_mean(entry.seconds.values()),
+        passes=_mean(entry.passes.values()),
     )
 
 
@@ -346,10 +345,7 @@ def _duel(entry: Entry, rival: Entry, ground: Field, how: Mapping[str, int]) -> 
     hits, losses = right.astype(float) - theirs, _nll(one, ground) - _nll(other, ground)
     tests = [mcnemar(*pair) for pair in zip(right, theirs, strict=True)]
     swapped = permutation_test(hits.mean(0), ground.groups, seed=how["seed"])
-    if len(common) > 1:
-        p = swapped
-    else:
-        p = tests[0].p if ground.groups is None else max(tests[0].p, swapped)
+    single = tests[0].p if ground.groups is None else max(tests[0].p, swapped)
     p_nll = permutation_test(losses.mean(0), ground.groups, seed=how["seed"])
     return Paired(
         name=entry.name,
@@ -359,10 +355,10 @@ def _duel(entry: Entry, rival: Entry, ground: Field, how: Mapping[str, int]) -> 
         lost=_mean(test.lost for test in tests),
         accuracy=crossed_mean(hits, ground.groups, **how),
         nll=crossed_mean(losses, ground.groups, **how),
-        p=p,
-        p_holm=p,
+        p=swapped if len(common) > 1 else single,
+        p_holm=1.0,
         p_nll=p_nll,
-        p_nll_holm=p_nll,
+        p_nll_holm=1.0,
     )
 
 
@@ -416,9 +412,9 @@ def _checks(
             )
         )
     rows = f"{len(ground.labels):,} rows" + ("" if ground.groups is None else f" of {ground.units:,} groups")
-    checks.append(Check("Was the test part kept from every choice?", True if rules.same_table else None,
-                        f"{rows}, opened once after everything was fitted and tuned" if rules.same_table else rows))  # fmt: skip
-    return checks
+    opened = f"{rows}, opened once after everything was fitted and tuned"
+    kept = Check("Was the test part kept from every choice?", True, opened)
+    return [*checks, kept] if rules.same_table else checks
 
 
 def _named(names: list[str]) -> str:

@@ -126,8 +126,16 @@ def compare(
         minutes: How long one fit of one strategy may train.
         epochs: Epochs of joint training, of which the budget of passes is made; default: those of the settings.
         jobs: Processes, of one thread each; default: as many as there are cores and memory.
-        inputs: As for `fit`; so are kinds, vectors, group, split, row_id, recipe, config and sets.
+        inputs: Columns to use, as for `fit`.
+        kinds: Column -> kind, where the guess would be wrong.
+        vectors: Name -> pattern of number columns that form one vector.
+        group: Column whose rows belong together: never on both sides of the split.
+        split: Column that says train, valid or test.
+        row_id: Column that names rows.
+        recipe: sound (default), fast or paper.
         seed: The first seed, which also decides the split.
+        config: Settings of all strategies: a `Config`, a mapping or a YAML file.
+        sets: Overrides such as ``"vector.width=64"``.
         out: Folder for the results; default: `runs/<table>-<label>-compare`. Runs are compared without one.
         resume: Go on with what was stopped.
         quiet: Print nothing.
@@ -154,7 +162,7 @@ def compare(
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: must be 1 or more, got {jobs}")
     settings = _for_contest(settings, rules)
-    data = read_table(what)  # type: ignore[arg-type]
+    data = read_table(what)
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
     folder = places.find_place(out, data, label, resume)
     log = Log(places.log_of(folder), quiet)
@@ -167,7 +175,7 @@ def compare(
 
 
 def _for_contest(settings: Config, rules: Rules) -> Config:
-    """Return the settings with the level, and one thread for each process, whose sums then do not depend on how many."""
+    """Return the settings with the level, and one thread a process, so that their number changes no sum."""
     strategy = settings.strategy.model_copy(update={"level": rules.level})
     return settings.model_copy(update={"strategy": strategy, "threads": settings.threads or 1})
 
@@ -272,7 +280,8 @@ class _Course:
             for text in kept.facts.warnings:
                 self.log.warn(f"{job.strategy}: {text}")
             labels = self.intake.labels[self.intake.split.rows("valid")]
-            return f"valid NLL {score(kept.valid, labels)['nll']:.3f}, {kept.facts.seconds:.1f} s"
+            valid = "" if kept.valid is None else f"valid NLL {score(kept.valid, labels)['nll']:.3f}, "
+            return f"{valid}{kept.facts.seconds:.1f} s"
         plan = kept.facts
         loops = "as its settings say" if plan.epochs is None else f"{plan.epochs} epoch(s) a loop"
         return (loops if plan.trains else "nothing is trained") + (f", {plan.trials} trial(s)" if plan.trials else "")

@@ -1,4 +1,4 @@
-"""What one job of a contest leaves on disk: one file, written whole or not at all, with a checksum of all that is in it.
+"""What one job of a contest leaves on disk: one file, written whole or not at all, with a checksum of its content.
 
 A plan says how a strategy is to be trained. A fit holds the network and what it says of validation rows; nothing has
 been asked about the test part yet. Files of safetensors load without running code.

@@ -93,7 +93,7 @@ class _Crew:
 
     @staticmethod
     def _hired(place: Workplace) -> Any:
-        return ProcessPoolExecutor(1, initializer=_start, initargs=(place, os.getpid()), env=_ONE_THREAD)
+        return ProcessPoolExecutor(1, initializer=_start, initargs=(place.bare(), os.getpid()), env=_ONE_THREAD)
 
     def run(self, left: list[Job], told: Told) -> None:
         """Hand out jobs until all are done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from fusetune.config import Config
 from fusetune.config.tree import KINDS, StrategyConfig
@@ -93,16 +93,15 @@ def rules_of(
         wrong.append(f"strategies: none is named; known: {listed(STRATEGIES, 99)}, or all")
     if wrong:
         raise ConfigError("\n".join(wrong))
-    numbers = tuple(range(first, first + seeds))
     return Rules(
         tuple(chosen),
         names != [ALL],
-        numbers,
-        level,
+        tuple(range(first, first + seeds)),
+        cast(Level, level),
         trials,
-        budget,
+        cast(Budget, budget),
         minutes,
-        epochs,  # type: ignore[arg-type]
+        epochs,
     )
 
 

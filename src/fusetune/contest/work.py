@@ -69,6 +69,10 @@ class Workplace:
     _levels: dict[int, tuple[Context, Context]] = field(default_factory=dict)
     _memories: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
+    def bare(self) -> Workplace:
+        """Return the same for another process, without anything that was read here."""
+        return Workplace(self.intake, self.config, self.rules, self.folder)
+
     @property
     def read(self) -> Context:
         """The run of the first seed, before any level: inputs read, encoders loaded."""

@@ -49,7 +49,7 @@ def crossed_draws(
 def crossed_mean(
     values: ArrayLike, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Return the mean of ``values [seeds, rows]`` with the interval of ``crossed_draws``; fewer than two groups: NaN."""
+    """Return the mean of ``values [seeds, rows]``, bounds from ``crossed_draws``; NaN with fewer than two groups."""
     scores = np.asarray(values, dtype=np.float64)
     count, value = clusters(groups, scores.shape[1]).count, float(scores.mean())
     if count < 2:
