@@ -27,6 +27,7 @@ COMMANDS = [
     [],
     ["augment"],
     ["check"],
+    ["compare"],
     ["fit"],
     ["evaluate"],
     ["explain"],

@@ -17,9 +17,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -28,9 +29,10 @@ from fusetune.config import Config
 from fusetune.contest import place as places
 from fusetune.contest.kept import Fit, Job, Kept, Plan
 from fusetune.contest.pool import run_jobs, worker_count
-from fusetune.contest.rules import ALL, Rules, for_inputs, rules_of
+from fusetune.contest.rules import ALL, Rules, for_inputs, named, rules_of
 from fusetune.contest.runs import stand_runs
-from fusetune.contest.work import JOBS, STAGES, Workplace
+from fusetune.contest.tuning import make_file
+from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
 from fusetune.context import Context
 from fusetune.data.roles import Roles
 from fusetune.data.split import PARTS
@@ -39,7 +41,7 @@ from fusetune.errors import ConfigError, RunError, UserError
 from fusetune.evaluate import score
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.temperature import softmax
-from fusetune.files import expanded, file_hash, write_text, written_aside
+from fusetune.files import expanded, file_hash, sweep, write_text, written_aside
 from fusetune.folder import held, is_run
 from fusetune.intake import (
     Intake,
@@ -58,7 +60,6 @@ from fusetune.progress import Log, bar
 from fusetune.report.contest import latex_table, write_contest
 from fusetune.runtime import find_runtime
 from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
-from fusetune.strategies import STRATEGIES
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
 
@@ -117,7 +118,7 @@ def compare(
     Args:
         what: A table, as for `fit`; or the folders of two or more finished runs, which are compared on their test rows.
         label: Column to predict; none for runs.
-        strategies: Names, or `all`.
+        strategies: Names, or `all`; `import:package.module:Class` names one of your own.
         seeds: How many seeds: they vary initialisation and batches. The split is one for all.
         level: features: pictures and texts are read once by their pretrained encoders, and strategies train small
             networks on that (seconds); encoders: strategies train the encoders (minutes).
@@ -199,7 +200,10 @@ class _Course:
         places.begin(self.folder, facts)
         if (self.folder / places.RESULTS).exists():
             log.say(f"{self.folder} is finished: nothing to do")
+            self._clear()
             return _finished(self.folder)
+        if (self.folder / JOBS).is_dir():
+            sweep(self.folder / JOBS, ".*")
         write_text(self.folder / "config.yaml", self.settings.to_yaml())
         intake.schema.save(self.folder / "schema.json")
         intake.split.save(self.folder / "split.parquet")
@@ -222,13 +226,27 @@ class _Course:
         warn_about_parts(replace(ctx, log=log))
         count, why = worker_count(jobs, find_runtime(self.settings).device.type)
         log.say(f"  {count} process(es): {why}; every fit may train {rules.words}")
-        todo = [Job("plan", name, rules.seeds[0]) for name in rules.strategies]
-        self._do("plans", todo, place, count)
-        todo = [Job("fit", name, seed) for seed in rules.seeds for name in rules.strategies]
-        self._do("fits", todo, place, count)
+        if rules.trials:
+            make_file(self.folder / STUDIES)
+        self._do("plans", self._jobs("plan"), place, count)
+        self._do("fits", self._jobs("fit"), place, count)
         contest = self._judge(place)
         log.record("done", seconds=time.perf_counter() - started)
         return contest
+
+    def _jobs(self, what: Literal["plan", "fit"]) -> list[Job]:
+        """Return the plans of all strategies, made with the first seed, or all fits."""
+        seeds = self.rules.seeds if what == "fit" else self.rules.seeds[:1]
+        return [Job(what, name, seed) for seed in seeds for name in self.rules.strategies]
+
+    def _clear(self) -> None:
+        """Remove what only an unfinished contest needs."""
+        for job in [*self._jobs("plan"), *self._jobs("fit")]:
+            job.path(self.folder / JOBS).unlink(missing_ok=True)
+            discard(self.folder / STAGES / job.path(Path()).name)
+        for name in (JOBS, STAGES):
+            with suppress(OSError):  # something else lies there, or nothing does
+                (self.folder / name).rmdir()
 
     def _facts(self) -> dict[str, Any]:
         """Return what the contest is made from."""
@@ -306,9 +324,7 @@ class _Course:
                         scores = score(valid, labels["valid"])
                         score(p, labels["test"])
                     except Exception as error:  # a network that cannot be asked is a failure like any other
-                        own["errors"][seed] = (
-                            str(error) if isinstance(error, _NotThereError) else (f"{type(error).__name__}: {error}")
-                        )
+                        own["errors"][seed] = str(error) if isinstance(error, _NotThereError) else in_words(error)
                     else:
                         own["p"][seed], own["valid"][seed], own["said"][seed] = p, scores, valid
                         own["seconds"][seed], own["passes"][seed] = fit.seconds, fit.passes
@@ -321,7 +337,7 @@ class _Course:
 
     def _entry(self, name: str, own: Mapping[str, Any], place: Workplace) -> Entry:
         plan = place.plan_of(name)
-        note = f"{STRATEGIES[name].title}: {STRATEGIES[name].paper}"
+        note = f"{named(name).title}: {named(name).paper}"
         facts = {what: own[what] for what in ("p", "valid", "seconds", "passes", "errors")}
         return Entry(name, note, epochs=plan.epochs, settings=plan.chosen, **facts)
 
@@ -369,8 +385,7 @@ class _Course:
             pd.concat(frames, ignore_index=True).to_parquet(aside, index=False)
         table = table_of(entries, ground, rules.level, rules.seeds)
         contest = _written(self.folder, standings, table)
-        for name in (JOBS, STAGES):
-            discard(self.folder / name)
+        self._clear()
         return contest
 
 

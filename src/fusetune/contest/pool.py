@@ -20,7 +20,7 @@ from typing import Any
 from joblib.externals.loky import ProcessPoolExecutor
 
 from fusetune.contest.kept import Job
-from fusetune.contest.work import Workplace
+from fusetune.contest.work import Workplace, in_words
 from fusetune.runtime import cores
 
 # Called when a job has ended: the job, and why it failed, or nothing.
@@ -111,7 +111,7 @@ class _Crew:
                 try:
                     failed = ended.result()
                 except Exception as error:  # the process was ended, or could not write
-                    failed = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    failed = in_words(error)
                     self.pools[at].shutdown(wait=False, kill_workers=True)
                     self.pools[at] = self._hired(self.place)
                     seeds[at] = None

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 from fusetune.config import Config
 from fusetune.config.tree import KINDS, StrategyConfig
 from fusetune.errors import ConfigError, UserError, did_you_mean, listed
-from fusetune.strategies import STRATEGIES, strategy_of
+from fusetune.strategies import IMPORT, STRATEGIES, Strategy, strategy_of
 
 Level = Literal["features", "encoders"]
 Budget = Literal["passes", "seconds"]
@@ -86,7 +86,13 @@ def rules_of(
         wrong.append("budget seconds needs minutes: how long one fit of one strategy may train")
     names = [strategies] if isinstance(strategies, str) else list(strategies)
     chosen = list(STRATEGIES) if names == [ALL] else list(dict.fromkeys(names))
-    if unknown := [name for name in chosen if name not in STRATEGIES]:
+    own = [name for name in chosen if name.startswith(IMPORT)]
+    for name in own:
+        try:
+            named(name)
+        except ConfigError as error:
+            wrong.append(str(error))
+    if unknown := [name for name in chosen if name not in (*STRATEGIES, *own)]:
         said = ", ".join(f"'{name}'{did_you_mean(name, STRATEGIES)}" for name in unknown)
         wrong.append(f"strategies: there is no {said}; known: {listed(STRATEGIES, 99)}, or all")
     if not chosen:
@@ -105,6 +111,11 @@ def rules_of(
     )
 
 
+def named(name: str) -> type[Strategy]:
+    """Return the strategy of a name, which may be the address of one of the user's own."""
+    return strategy_of(Config(strategy=StrategyConfig(name=name)))[0]
+
+
 def for_inputs(rules: Rules, inputs: Iterable[str]) -> tuple[tuple[str, ...], str | None]:
     """Return the strategies that a table's inputs leave something to do, and what there is to say about the others.
 
@@ -115,8 +126,8 @@ def for_inputs(rules: Rules, inputs: Iterable[str]) -> tuple[tuple[str, ...], st
     if len(there) > 1:
         return rules.strategies, None
     able = [name for name in STRATEGIES if name in SINGLE]
-    left = tuple(name for name in rules.strategies if name in able)
-    out = [name for name in rules.strategies if name not in able]
+    left = tuple(name for name in rules.strategies if name in able or name.startswith(IMPORT))
+    out = [name for name in rules.strategies if name not in left]
     said = f"the table has one input, '{there[0]}', so there is nothing to combine"
     can = f"what can still be compared is {listed(able, 20)}"
     if not left:
@@ -150,7 +161,7 @@ def configured(
             train = train.model_copy(update={"dropout": chosen["dropout"]})
         update[kind] = section.model_copy(update={"train": train})
     own = {key.removeprefix("strategy."): value for key, value in chosen.items() if key.startswith("strategy.")}
-    fields = STRATEGIES[name].Settings.model_fields
+    fields = named(name).Settings.model_fields
     own |= {key: value for key, value in loop.items() if key in fields}
     strategy = StrategyConfig(name=name, level=rules.level, **own)
     config = base.model_copy(update=update | {"seed": seed, "strategy": strategy})

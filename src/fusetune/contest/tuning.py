@@ -96,10 +96,7 @@ def tune(
         seed: Of the draws.
         loss: What is to be small, in nats. A trial that raises counts, and is never the best.
     """
-    # Imported here, since it brings a database along that nothing else needs.
-    optuna = import_module("optuna")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": _WAIT}})
+    optuna, storage = _opened(path)
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     state = optuna.trial.TrialState
     for left in study.get_trials(deepcopy=False, states=(state.RUNNING,)):  # of a process that was killed
@@ -119,9 +116,27 @@ def tune(
             study.tell(trial, found)
     done = study.get_trials(deepcopy=False, states=(state.COMPLETE,))
     best = min(done, key=lambda one: (one.value, one.number), default=None)
+    _close(storage)
+    return {} if best is None else dict(best.params)
+
+
+def make_file(path: Path) -> None:
+    """Make the file and its tables, if they are not there: of several processes that do so at once, one fails."""
+    _close(_opened(path)[1])
+
+
+def _opened(path: Path) -> tuple[Any, Any]:
+    """Return Optuna and its storage in a file."""
+    # Imported here, since it brings a database along that nothing else needs.
+    optuna = import_module("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    how = {"connect_args": {"timeout": _WAIT}}
+    return optuna, optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=how)
+
+
+def _close(storage: Any) -> None:
     storage.remove_session()
     storage.engine.dispose()
-    return {} if best is None else dict(best.params)
 
 
 def _first(optuna: Any, space: Mapping[str, Knob], loss: Callable[[Values], float]) -> Any:

@@ -98,8 +98,7 @@ class Workplace:
         try:
             kept = self._plan(job) if job.what == "plan" else self._fit(job)
         except Exception as error:  # whatever a method raises is its result
-            said = f"{type(error).__name__}: {error}"
-            kept = Kept((Plan if job.what == "plan" else Fit)(error=said))
+            kept = Kept((Plan if job.what == "plan" else Fit)(error=in_words(error)))
         kept.write(job.path(self.folder / JOBS))
         return kept.facts.error
 
@@ -206,6 +205,11 @@ class Workplace:
         )
         strategy, settings = strategy_of(config)
         return ctx, strategy.fit(ctx, settings)
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error as one line, for a column of a table."""
+    return f"{type(error).__name__}: {'; '.join(line.strip() for line in str(error).splitlines() if line.strip())}"
 
 
 def charged(store: FeatureStore, log: Log) -> FeatureStore:
