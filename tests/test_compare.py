@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_one_row_for_each_strategy_and_seed(whole: Path) -> None:
 def test_scores_are_those_of_the_predictions(whole: Path) -> None:
     said = pd.read_parquet(whole / "predictions.parquet")
     probabilities = said[[column for column in said if column.startswith("p(")]]
-    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-9)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-9)
     said["right"] = said["label"] == [column[2:-1] for column in probabilities.idxmax(axis=1)]
     shares = said[said["part"] == "test"].groupby(["strategy", "seed"])["right"].mean()
     expected = results(whole).set_index(["strategy", "seed"])["test_accuracy"]
@@ -231,29 +233,30 @@ def test_processes_killed_at_work_lose_nothing(table: Path, whole: Path, tmp_pat
     words += ["--inputs", "age,site,genes", "--vectors", "genes=v_*", "--group", "patient", "--split", "part"]
     words += ["--config", str(file), "--out", str(out)]
     quiet = subprocess.DEVNULL
-    running = subprocess.Popen([sys.executable, "-m", "fusetune.cli", *words], stdout=quiet, stderr=quiet)
-    until = time.monotonic() + 120
+    running = subprocess.Popen(
+        [sys.executable, "-m", "fusetune.cli", *words], stdout=quiet, stderr=quiet, env=os.environ | {"MARK": str(out)}
+    )
+    until = time.monotonic() + 300
     while not list(out.glob("jobs/*.seed-*.safetensors")) and running.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
     running.kill()
     running.wait()
     assert list(out.glob("jobs/*.seed-*.safetensors"))
-    time.sleep(1.5)  # workers watch for their parent once a second
-    assert not workers_in(table)
+    until = time.monotonic() + 60
+    while processes_of(str(out)) and time.monotonic() < until:  # workers watch for their parent once a second
+        time.sleep(0.2)
+    assert not processes_of(str(out))
     compare(table, out, resume=True)
     assert_alike(out, whole)
 
 
-def workers_in(table: Path) -> list[str]:
-    """Return processes whose environment speaks of this test's folder, but for this one; none where nobody says."""
+def processes_of(mark: str) -> list[str]:
+    """Return processes that were started with a mark in their environment; none where nobody says."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "loky" in words and (path.parent / "stat").read_text().split()[3] in ("1", "0"):
-            found.append(words)
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append((path.parent / "cmdline").read_text(errors="replace"))
     return found
 
 
@@ -297,7 +300,10 @@ def test_wrong_names_are_told_all_at_once(table: Path, tmp_path: Path) -> None:
         (["--seeds", "0"], "seeds: must be 1 or more"),
         (["--jobs", "0"], "jobs: must be 1 or more"),
         (["--minutes", "-1"], "minutes: must be above 0"),
-        (["--set", "strategy.weight=3"], "strategy.weight: settings of one strategy cannot be set for all"),
+        (
+            ["--set", "strategy.name=umt", "--set", "strategy.weight=3"],
+            "strategy.weight: settings of one strategy cannot be set for all",
+        ),
         (["--label", "orgon"], "orgon"),
     ],
 )

@@ -28,7 +28,7 @@ from fusetune.arguments import gather
 from fusetune.config import Config
 from fusetune.contest import place as places
 from fusetune.contest.kept import Fit, Job, Kept, Plan
-from fusetune.contest.pool import run_jobs, worker_count
+from fusetune.contest.pool import Run, worker_count, working
 from fusetune.contest.rules import ALL, Rules, for_inputs, named, rules_of
 from fusetune.contest.runs import stand_runs
 from fusetune.contest.tuning import make_file
@@ -228,8 +228,9 @@ class _Course:
         log.say(f"  {count} process(es): {why}; every fit may train {rules.words}")
         if rules.trials:
             make_file(self.folder / STUDIES)
-        self._do("plans", self._jobs("plan"), place, count)
-        self._do("fits", self._jobs("fit"), place, count)
+        with working(place, min(count, len(self._jobs("fit")))) as run:
+            self._do("plans", self._jobs("plan"), run)
+            self._do("fits", self._jobs("fit"), run)
         contest = self._judge(place)
         log.record("done", seconds=time.perf_counter() - started)
         return contest
@@ -268,7 +269,7 @@ class _Course:
             )
         write_text(path, now)
 
-    def _do(self, what: str, jobs: Sequence[Job], place: Workplace, count: int) -> None:
+    def _do(self, what: str, jobs: Sequence[Job], run: Run) -> None:
         """Do what is not done yet, and say how far it is."""
         kept = self.folder / JOBS
         left = [job for job in jobs if not _is_done(job, kept)]
@@ -288,7 +289,7 @@ class _Course:
             if failed and not job.path(kept).exists():  # its process was ended before it could leave anything
                 Kept((Fit if job.what == "fit" else Plan)(error=failed)).write(job.path(kept))
 
-        run_jobs(left, place, count, told)
+        run(left, told)
 
     def _said(self, job: Job) -> str:
         kept = Kept.read(job.path(self.folder / JOBS), whole=False)

@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,28 +26,32 @@ from fusetune.runtime import cores
 
 # Called when a job has ended: the job, and why it failed, or nothing.
 Told = Callable[[Job, str], None]
+Run = Callable[[Sequence[Job], Told], None]
 _WATCH = 1.0
 _ROOM = 1.25  # a worker's memory beside that of this process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _HERE: list[Workplace] = []
 
 
-def run_jobs(jobs: Sequence[Job], place: Workplace, workers: int, told: Told) -> None:
-    """Do all jobs: in this process if there is one worker, else in as many processes.
+@contextmanager
+def working(place: Workplace, workers: int) -> Iterator[Run]:
+    """Yield what does jobs: in this process if there is one worker, else in as many, which end with the block.
 
     Args:
-        jobs: What is to be done.
-        place: What a process needs to do it.
-        workers: How many processes there are at most.
-        told: Told of each job's end, in this process.
+        place: What a process needs to do a job.
+        workers: How many processes there are.
     """
-    if workers < 2 or len(jobs) < 2:
+
+    def here(jobs: Sequence[Job], told: Told) -> None:
         for job in jobs:
             told(job, place.do(job))
+
+    if workers < 2:
+        yield here
         return
-    crew = _Crew(place, min(workers, len(jobs)))
+    crew = _Crew(place, workers)
     try:
-        crew.run(list(jobs), told)
+        yield crew.run
     finally:
         crew.close()
 
@@ -95,8 +100,9 @@ class _Crew:
     def _hired(place: Workplace) -> Any:
         return ProcessPoolExecutor(1, initializer=_start, initargs=(place.bare(), os.getpid()), env=_ONE_THREAD)
 
-    def run(self, left: list[Job], told: Told) -> None:
+    def run(self, jobs: Sequence[Job], told: Told) -> None:
         """Hand out jobs until all are done."""
+        left = list(jobs)
         seeds: dict[int, int | None] = dict.fromkeys(range(len(self.pools)))
         busy: dict[Future[str], tuple[int, Job]] = {}
         while left or busy:
