@@ -13,7 +13,7 @@ from fusetune.cli import main
 # Which function begins the stage, and at which of its calls the signal comes: the second epoch has a checkpoint behind
 # it, and the file in the middle of the model leaves half a folder.
 STAGES = {
-    "doctor": ("fusetune.api", "examine", 1),
+    "doctor": ("fusetune.intake", "examine", 1),
     "stage U": ("fusetune.train.loop", "_run_epoch", 2),
     "encode": ("fusetune.features.store", "FeatureStore._compute", 2),
     "stage M": ("fusetune.strategies.blocks", "fit_on", 1),

@@ -27,6 +27,7 @@ COMMANDS = [
     [],
     ["augment"],
     ["check"],
+    ["compare"],
     ["diagnose"],
     ["fit"],
     ["evaluate"],

@@ -2,8 +2,9 @@
 
 from fusetune.api import Run, fit, load
 from fusetune.config import Config
+from fusetune.contest import Contest, compare
 from fusetune.estimator import FusionClassifier
 from fusetune.model import Model
 from fusetune.version import VERSION as __version__
 
-__all__ = ["Config", "FusionClassifier", "Model", "Run", "__version__", "fit", "load"]
+__all__ = ["Config", "Contest", "FusionClassifier", "Model", "Run", "__version__", "compare", "fit", "load"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -10,30 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from fusetune.arguments import gather
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
-from fusetune.context import Context
-from fusetune.data.cache import PixelCache
-from fusetune.data.images import ImageSource, Keeper
-from fusetune.data.imprint import imprint
-from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind
 from fusetune.data.roles import Roles
-from fusetune.data.schema import Schema
-from fusetune.data.source import Source
-from fusetune.data.split import PARTS, Split
-from fusetune.data.table import Table, read_table, row_keys
-from fusetune.doctor.examine import Examination, copy_numbers, examine
-from fusetune.doctor.findings import by_severity, counts
-from fusetune.doctor.treat import Treatment, refuse, treat
+from fusetune.data.table import read_table
+from fusetune.doctor.findings import by_severity
 from fusetune.errors import UserError, listed
-from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import (
     LOG,
@@ -43,19 +28,27 @@ from fusetune.folder import (
     held,
     is_finished,
     refuse_other_rows,
-    refuse_other_run,
     refuse_taken,
     sweep_folder,
     warn_of_earlier,
 )
 from fusetune.inputs import image_input
+from fusetune.intake import (
+    Intake,
+    announce,
+    part_counts,
+    picture_hashes,
+    report_findings,
+    schema_of,
+    take_in,
+    warn_about_parts,
+)
 from fusetune.judge import judge
-from fusetune.model import Model, encode_labels
-from fusetune.prepare import class_list, image_folder, prepare, reading_of, split_rows
+from fusetune.model import Model
+from fusetune.prepare import prepare, reading_of
 from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.record import END, METRICS, START, Record, read_metrics, text_hash
-from fusetune.report.checks import write_checks
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
@@ -65,9 +58,6 @@ from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
-
-# Below this many independent units, bootstrap intervals are too uncertain to lean on.
-_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -150,11 +140,11 @@ def fit(
     started = time.perf_counter()
     settings, own = gather(recipe, seed, strategy, augment, config, sets)
     data = read_table(table)
-    schema = _schema(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
     folder = find_folder(out, data, label, resume)
     log = Log(folder / LOG, quiet)
     # All that can be refused is, before anything is created or changed.
-    intake = _take_in(data, label, schema, settings, folder if resume else None)
+    intake = take_in(data, label, schema, settings, folder if resume else None)
     with threads_restored(), tracked(settings, folder, log), held(folder):
         refuse_taken(folder, resume)
         if resume:
@@ -167,79 +157,23 @@ def fit(
         return _fit(intake, settings, own, folder, resume, log, started)
 
 
-@dataclass(frozen=True, eq=False)
-class _Intake:
-    """A table after every check, and what is known of it.
-
-    Attributes:
-        table: The table after the doctor's treatment.
-        label: The column to predict.
-        schema: Its columns.
-        classes: The labels.
-        labels: Class index per row, int64 [rows].
-        split: Which row is in which part.
-        copies: Number of the set of copies that each row belongs to, as `copy_numbers` returns it.
-        examination: What the doctor found; None where it was not asked.
-        treatment: What was done about it.
-        made_from: Hashes of all of this, but for the pictures.
-        before: What the run to be resumed was made from, where that is known.
-    """
-
-    table: Table
-    label: str
-    schema: Schema
-    classes: list[Any]
-    labels: npt.NDArray[np.int64]
-    split: Split
-    copies: npt.NDArray[np.int64]
-    examination: Examination | None
-    treatment: Treatment
-    made_from: Record
-    before: Record | None
-
-
-def _take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> _Intake:
-    """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
-    data = schema.read(data)
-    # Pictures count by their content, wherever they lie.
-    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
-    used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
-    used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
-    columns = imprint(data, used)
-    examination, treatment = _doctor(data, schema, settings)
-    table, schema = treatment.table, treatment.schema
-    classes = class_list(table, label)
-    positive_class(settings.evaluate.aim, settings.evaluate.positive, classes)  # a wrong aim must not cost a run
-    labels = encode_labels(table, label, classes)
-    ids = table.ids(schema.named("id"))
-    made_from = Record(len(data), _rows_hash(ids, labels), columns)
-    before = None if resumed is None else refuse_other_run(resumed, settings, schema, made_from)
-    copies = copy_numbers(table, schema, examination)
-    saved = None if resumed is None else resumed / "split.parquet"
-    split = split_rows(table, schema, ids, labels, settings, saved, classes=classes, copies=copies)
-    if examination is not None and examination.examined.parts is None:
-        examination.check_split(split)
-        refuse(examination.findings, settings.doctor.policy)
-    return _Intake(table, label, schema, classes, labels, split, copies, examination, treatment, made_from, before)
-
-
 def _fit(
-    intake: _Intake, settings: Config, own: Own | None, folder: Path, resume: bool, log: Log, started: float
+    intake: Intake, settings: Config, own: Own | None, folder: Path, resume: bool, log: Log, started: float
 ) -> Run:
     data, label, schema, classes, rows = intake.table, intake.label, intake.schema, intake.classes, intake.split
     record = _begin(intake, settings, folder, log)
     runtime = start_runtime(settings)
     log.record("start", version=VERSION, recipe=settings.recipe, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
-    log.say(f"  rows: {_counts(rows)}  ({rows.how})")
-    _announce(log, schema)
+    log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
+    announce(log, schema)
     ctx = prepare(
         data, schema, rows, intake.labels, classes, settings, runtime, log, folder / STAGES, resume, own, intake.copies
     )
-    record = replace(record, pictures=_pictures(ctx.sources))
+    record = replace(record, pictures=picture_hashes(ctx.sources))
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)
-    _warn_about_parts(ctx)
+    warn_about_parts(ctx)
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
     fitted = strategy.fit(ctx, own_settings)
@@ -265,7 +199,7 @@ def _fit(
     return Run(folder, model, metrics)
 
 
-def _begin(intake: _Intake, settings: Config, folder: Path, log: Log) -> Record:
+def _begin(intake: Intake, settings: Config, folder: Path, log: Log) -> Record:
     """Write the files of a run's start, the record that makes the folder a run's first of all, and return that."""
     before = intake.before
     record = replace(intake.made_from, pictures={} if before is None else before.pictures)
@@ -275,74 +209,11 @@ def _begin(intake: _Intake, settings: Config, folder: Path, log: Log) -> Record:
     intake.schema.save(folder / "schema.json")
     intake.split.save(folder / "split.parquet")
     if intake.examination is not None:
-        _report_findings(intake.examination, intake.treatment, log, folder)
+        report_findings(intake.examination, intake.treatment, log, folder)
     return record.seal(folder, START)
 
 
-def _pictures(sources: Mapping[str, Source]) -> dict[str, str]:
-    """Return a hash of the content of each image column."""
-    images = {name: source.digests for name, source in sources.items() if isinstance(source, ImageSource)}
-    return {name: hashlib.sha256(digests.tobytes()).hexdigest() for name, digests in images.items()}
-
-
-def _schema(table: Table, roles: Roles, config: Config) -> Schema:
-    edited = config.data.schema_file
-    if not edited:
-        return infer_schema(table, roles, config.data.outside == "refuse")
-    if roles.inputs is not None or roles.kinds or roles.vectors:
-        raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
-    schema = Schema.load(Path(edited))
-    schema.check(table)
-    for role, name in roles.named().items():
-        if schema.named(role) != name:
-            raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")
-    return schema
-
-
-def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination | None, Treatment]:
-    """Examine the table, unless that is switched off, and apply the policy."""
-    if not config.doctor.check:
-        return None, Treatment(table, schema, {}, {}, [])
-    data = config.data
-    examination = examine(
-        table,
-        schema,
-        pixel_limit=data.pixel_limit,
-        allow_remote=config.allow_download,
-        outside=data.outside,
-        keeper=_keeper(config),
-    )
-    return examination, treat(examination, config.doctor.policy)
-
-
-def _keeper(config: Config) -> Keeper | None:
-    """Return what keeps the images that the doctor decodes for the run; one scale for all takes another decoding."""
-    folder, settings = image_folder(config), image_input(config, "")
-    if folder is None or settings.spacing is not None:
-        return None
-    return Keeper(settings, PixelCache(folder, settings.size, config.store.images_gb))
-
-
-def _report_findings(examination: Examination, treatment: Treatment, log: Log, folder: Path) -> None:
-    """Write down what was found and done."""
-    listing = {"findings": [finding.as_dict() for finding in examination.findings], **treatment.as_dict()}
-    write_text(folder / "findings.json", json.dumps(listing, indent=1, ensure_ascii=False))
-    write_checks(folder / "findings.html", examination, treatment.lines)
-    for line in treatment.lines:
-        log.warn(line)
-    for finding in examination.findings:
-        if finding.severity == "error":
-            log.warn(f"{finding.kind}: {finding.evidence['what']}; {finding.remedy}")
-    tally = counts(examination.findings)
-    log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
-
-
-def _rows_hash(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
-    """Hash which rows have which label."""
-    return hashlib.sha256(row_keys(ids).tobytes() + labels.tobytes()).hexdigest()
-
-
-def _finished(folder: Path, intake: _Intake, settings: Config, log: Log) -> Run:
+def _finished(folder: Path, intake: Intake, settings: Config, log: Log) -> Run:
     """Return a run that was finished before: its test part was read, and is not read again."""
     metrics = read_metrics(folder)
     if metrics["rows_hash"] != intake.made_from.rows_hash:
@@ -356,35 +227,9 @@ def _finished(folder: Path, intake: _Intake, settings: Config, log: Log) -> Run:
             for name, modality in intake.schema.modalities().items()
             if modality.kind == "image"
         }
-        pictures = _pictures(sources)
+        pictures = picture_hashes(sources)
         refuse_other_rows(folder, intake.before, replace(intake.made_from, pictures=pictures))
     model = load(folder)
     discard(folder / STAGES)
     log.say(f"{folder} is finished: nothing to do")
     return Run(folder, model, metrics)
-
-
-def _announce(log: Log, schema: Schema) -> None:
-    for name, modality in schema.modalities().items():
-        cells = f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else ""
-        log.say(f"  input {name}: {modality.kind}{cells}")
-    for column in schema.columns:
-        if column.role == "unused" and not column.reason.startswith("not chosen"):
-            log.say(f"  left out {column.name}: {column.reason}")
-
-
-def _warn_about_parts(ctx: Context) -> None:
-    """Say what the test part can not tell."""
-    for code, part in enumerate(PARTS[1:], start=1):
-        here = set(ctx.labels[ctx.split.part == code])
-        lost = [str(name) for index, name in enumerate(ctx.classes) if index not in here]
-        if lost:
-            ctx.log.warn(f"no {part} row is of class {listed(lost)}: nothing is known about it from that part")
-    units = ctx.split.counts()["test"] if ctx.groups is None else int(ctx.groups[ctx.split.part == 2].nunique())
-    if units < _FEW:
-        kind = "rows" if ctx.groups is None else "groups"
-        ctx.log.warn(f"the test part has only {units} {kind}: intervals are wide, and themselves uncertain")
-
-
-def _counts(split: Split) -> str:
-    return ", ".join(f"{part} {count:,}" for part, count in split.counts().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class Context:
         key: Hash of everything that the stages depend on.
         histories: What each training stage did.
         trained_rows: Row passes through each encoder in training.
+        over: Must training end? Asked after each epoch.
+        spared: Seconds on the clock that were spent before on what was remembered.
     """
 
     config: Config
@@ -105,7 +108,9 @@ class Context:
     histories: dict[str, History] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     trained_rows: Counter[str] = field(default_factory=Counter)
-    _memory: dict[Words, tuple[Any, Cost]] = field(default_factory=dict)
+    over: Callable[[], bool] = lambda: False
+    spared: float = 0.0
+    _memory: dict[Words, tuple[Any, Cost, float]] = field(default_factory=dict)
     _reused: Cost = field(default_factory=lambda: Cost({}, {}))
 
     def settings(self, name: str) -> TrainConfig:
@@ -133,9 +138,11 @@ class Context:
         """
         if what in self._memory:
             self._reused += self._memory[what][1]
+            self.spared += self._memory[what][2]
         else:
-            before = self.cost()
-            self._memory[what] = (make(), self.cost() - before)
+            before, started = self.cost(), time.perf_counter() + self.spared
+            made = make()
+            self._memory[what] = (made, self.cost() - before, time.perf_counter() + self.spared - started)
         return self._memory[what][0]  # type: ignore[no-any-return]
 
     def remembers(self, what: Words) -> bool:

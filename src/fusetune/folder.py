@@ -44,7 +44,7 @@ def find_folder(out: str | Path | None, table: Table, label: str, resume: bool) 
     """
     folder = _default(f"{Path(table.name).stem}-{label}", resume) if out is None else expanded(out)
     try:
-        _probe(folder)
+        probe(folder)
         refuse_taken(folder, resume)
         if (folder / _LOCK).exists():
             with _locked(folder):
@@ -206,7 +206,7 @@ def _default(name: str, resume: bool) -> Path:
     return first.with_name(f"{first.name}-{len(taken) + 1}")
 
 
-def _probe(folder: Path) -> None:
+def probe(folder: Path) -> None:
     """Look whether anything can be written, by a file without a name, before the table is looked at for minutes."""
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:

@@ -53,7 +53,7 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     """
     names = [*(name for name in fitted if name != chosen), chosen]
     rows = {"valid": ctx.split.rows("valid")}
-    scaled = {name: _scaled(ctx, fitted[name]) for name in names}
+    scaled = {name: scaled_on_valid(ctx, fitted[name]) for name in names}
     calibration = _learnt(ctx, fitted[chosen], scaled[chosen])
     opened = ctx.split.unlock_test()
     ctx.log.record("test part opened", at=opened)
@@ -88,10 +88,10 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
 
 def calibrate(ctx: Context, fitted: Fitted) -> Calibration:
     """Return what validation rows teach about a model that is judged elsewhere; the test part stays shut."""
-    return _learnt(ctx, fitted, _scaled(ctx, fitted))
+    return _learnt(ctx, fitted, scaled_on_valid(ctx, fitted))
 
 
-def _scaled(ctx: Context, fitted: Fitted) -> Scaled:
+def scaled_on_valid(ctx: Context, fitted: Fitted) -> Scaled:
     """Correct the certainty of one candidate by its held-out rows, before the test part is opened."""
     rows = ctx.split.rows("valid")
     pooled = len(fitted.rows) > len(rows)

@@ -186,6 +186,8 @@ def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
     for part, probabilities in judged.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})
+        if ctx.groups is not None:
+            frame["group"] = ctx.groups.iloc[rows].to_numpy()
         frame["label"] = [str(ctx.classes[i]) for i in judged.labels[part]]
         frame["prediction"] = [str(ctx.classes[i]) for i in probabilities.argmax(1)]
         shares = pd.DataFrame(probabilities, columns=[f"p({name})" for name in ctx.classes])

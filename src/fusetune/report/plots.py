@@ -185,3 +185,23 @@ def _dot(kind: str, x: float, y: float, radius: float, hint: str) -> Markup:
 def _bar(x: float, y: float, width: float, height: float, hint: str) -> Markup:
     shape = '<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>'
     return Markup(shape).format(round(x, 2), round(y, 2), round(width, 2), round(height, 2), hint)
+
+
+def rank_plot(description: str, ranks: Sequence[tuple[str, Interval]]) -> Markup:
+    """Draw the rank of each name with its interval, one line each, from the first to the last."""
+    left, step = 118, 20
+    height = _TOP + step * len(ranks)
+    x = Scale(1, max(len(ranks), 2), left, _RIGHT)
+    levels = [level for level in ticks(1, max(len(ranks), 2)) if level == int(level) and 1 <= level <= len(ranks)]
+    line = Markup('<path class="grid" d="M{} {}V{}"/>')
+    parts = [line.format(x(level), _TOP - 6, height - 6) + _text("", x(level), 13, f"{level:.0f}", "middle")
+             for level in dict.fromkeys([1.0, *levels])]  # fmt: skip
+    for at, (name, rank) in enumerate(ranks):
+        y = _TOP + step * at + 5
+        parts.append(_text("", left - 10, y + 4, name, "end"))
+        hint = f"{name}: rank {number(rank.value, 1)}"
+        if rank.bounded:
+            parts.append(_line("series-a", [(x(rank.low), y), (x(rank.high), y)]))
+            hint += f", {number(rank.low, 1)} to {number(rank.high, 1)}"
+        parts.append(_dot("series-a", x(rank.value), y, 4, hint))
+    return _svg(height, description, parts)

@@ -56,7 +56,7 @@ from fusetune.strategies.ume_mma import UMEMMA
 from fusetune.strategies.umt import UMT
 
 # How a strategy of one's own is named, as an augmentation is.
-_IMPORT = "import:"
+IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -130,11 +130,11 @@ def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
         ConfigError: If there is no such strategy, or it has no such setting.
     """
     config = run.strategy
-    strategy = _imported(config.name) if config.name.startswith(_IMPORT) else STRATEGIES.get(config.name)
+    strategy = _imported(config.name) if config.name.startswith(IMPORT) else STRATEGIES.get(config.name)
     if strategy is None:
         raise ConfigError(
             f"strategy.name: there is no strategy '{config.name}'{did_you_mean(config.name, STRATEGIES)}; "
-            f"known: {listed(STRATEGIES, 40)}, or {_IMPORT}package.module:Class for one of your own"
+            f"known: {listed(STRATEGIES, 40)}, or {IMPORT}package.module:Class for one of your own"
         )
     try:
         loop = {key: value for key, value in loop_at(run).items() if key in strategy.Settings.model_fields}
@@ -146,9 +146,9 @@ def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
 
 def _imported(address: str) -> type[Strategy]:
     """Return the class that `import:package.module:Class` names."""
-    module, _, name = address.removeprefix(_IMPORT).partition(":")
+    module, _, name = address.removeprefix(IMPORT).partition(":")
     if not module or not name:
-        raise ConfigError(f"strategy.name: write '{address}' as {_IMPORT}package.module:Class")
+        raise ConfigError(f"strategy.name: write '{address}' as {IMPORT}package.module:Class")
     try:
         strategy: type[Strategy] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
@@ -174,4 +174,4 @@ def _explained(item: Any, strategy: type[Strategy]) -> str:
     return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {shown(item['input'])})"
 
 
-__all__ = ["STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of"]
+__all__ = ["IMPORT", "STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of"]

@@ -115,7 +115,7 @@ def run_training(ctx: Context, what: Training) -> None:
     ctx.histories[what.stage] = train(
         what.module, groups, task, loop,
         runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=_checkpoints(ctx, what), resume=ctx.resume,
-        start_counts=what.start_counts, keep=what.keep,
+        start_counts=what.start_counts, keep=what.keep, over=ctx.over,
     )  # fmt: skip
     for name, settings in what.encoders.items():
         if settings.lora_rank:

@@ -120,6 +120,7 @@ def train(
     resume: bool = False,
     start_counts: bool = True,
     keep: Keep = "nll",
+    over: Callable[[], bool] = lambda: False,
 ) -> History:
     """Train a model and leave it with the weights of the best epoch.
 
@@ -136,6 +137,7 @@ def train(
         start_counts: Do the weights before the first step compete with those of the epochs?
         keep: What makes an epoch the best: the lowest validation NLL, the highest validation accuracy (the first of
             equals), or being the last. With the latter two, the weights before the first step are not judged.
+        over: Must training end? Asked after each epoch, and before the first.
 
     Raises:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
@@ -157,7 +159,7 @@ def train(
         if checkpoints:
             checkpoints.save_best({"model": best, "epoch": -1})
     for epoch in range(start, settings.epochs):
-        if finished:
+        if finished or over():
             break
         started = time.perf_counter()
         loss = _run_epoch(model, optimiser, task, settings, epoch, runtime, seed, history, average)

@@ -1,0 +1,454 @@
+"""`compare`: strategies on one table under one protocol, or finished runs on their common test rows.
+
+    table ──► intake (one split for all) ──► plan and tune each strategy, with the first seed, on validation rows
+                                                  │
+                                                  ▼
+                              fit each strategy with each seed, each in a file of its own
+                                                  │
+                                                  ▼
+                       the test part is opened, once: what was fitted is judged on it, side by side
+
+Seeds vary what networks begin from and the order of batches; the split is one for all of them. Whatever is stopped goes
+on with `resume`, and ends with the same results.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from fusetune.arguments import gather
+from fusetune.config import Config
+from fusetune.contest import place as places
+from fusetune.contest.kept import Fit, Job, Kept, Plan
+from fusetune.contest.pool import Run, worker_count, working
+from fusetune.contest.rules import ALL, Rules, for_inputs, named, rules_of
+from fusetune.contest.runs import stand_runs
+from fusetune.contest.tuning import make_file
+from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
+from fusetune.context import Context
+from fusetune.data.roles import Roles
+from fusetune.data.split import PARTS
+from fusetune.data.table import Table, read_table
+from fusetune.errors import ConfigError, RunError, UserError
+from fusetune.evaluate import score
+from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.temperature import softmax
+from fusetune.files import expanded, file_hash, sweep, write_text, written_aside
+from fusetune.folder import held, is_run
+from fusetune.intake import (
+    Intake,
+    announce,
+    part_counts,
+    picture_hashes,
+    report_findings,
+    schema_of,
+    take_in,
+    warn_about_parts,
+)
+from fusetune.networks.run import outputs_of
+from fusetune.prepare import NEUTRAL
+from fusetune.process import threads_restored
+from fusetune.progress import Log, bar
+from fusetune.report.contest import latex_table, write_contest
+from fusetune.runtime import find_runtime
+from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
+from fusetune.train.checkpoint import discard
+from fusetune.version import VERSION
+
+TableLike = str | Path | pd.DataFrame
+RunsLike = Sequence[str | Path]
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """A finished comparison.
+
+    Attributes:
+        folder: Where its files are; None: nothing was written.
+        results: The content of `results.csv`: one row per strategy and seed.
+        summary: The content of `summary.json`.
+    """
+
+    folder: Path | None
+    results: pd.DataFrame
+    summary: dict[str, Any]
+
+    @property
+    def report(self) -> Path | None:
+        """Path of the HTML report."""
+        return None if self.folder is None else self.folder / places.REPORT
+
+
+def compare(
+    what: TableLike | RunsLike,
+    label: str | None = None,
+    *,
+    strategies: str | Iterable[str] = ALL,
+    seeds: int = 5,
+    level: str = "features",
+    trials: int = 0,
+    budget: str = "passes",
+    minutes: float | None = None,
+    epochs: int | None = None,
+    jobs: int | None = None,
+    inputs: Iterable[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    vectors: Mapping[str, str] | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    row_id: str | None = None,
+    recipe: str | None = None,
+    seed: int | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    sets: Iterable[str] = (),
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Contest:
+    """Fit several strategies on one table under one protocol and judge them side by side; or compare finished runs.
+
+    Args:
+        what: A table, as for `fit`; or the folders of two or more finished runs, which are compared on their test rows.
+        label: Column to predict; none for runs.
+        strategies: Names, or `all`; `import:package.module:Class` names one of your own.
+        seeds: How many seeds: they vary initialisation and batches. The split is one for all.
+        level: features: pictures and texts are read once by their pretrained encoders, and strategies train small
+            networks on that (seconds); encoders: strategies train the encoders (minutes).
+        trials: Tuning trials of each strategy, on validation rows, with the first seed; 0: defaults only.
+        budget: What is equal for all: passes (rows through encoders in training) or seconds.
+        minutes: How long one fit of one strategy may train.
+        epochs: Epochs of joint training, of which the budget of passes is made; default: those of the settings.
+        jobs: Processes, of one thread each; default: as many as there are cores and memory.
+        inputs: Columns to use, as for `fit`.
+        kinds: Column -> kind, where the guess would be wrong.
+        vectors: Name -> pattern of number columns that form one vector.
+        group: Column whose rows belong together: never on both sides of the split.
+        split: Column that says train, valid or test.
+        row_id: Column that names rows.
+        recipe: sound (default), fast or paper.
+        seed: The first seed, which also decides the split.
+        config: Settings of all strategies: a `Config`, a mapping or a YAML file.
+        sets: Overrides such as ``"vector.width=64"``.
+        out: Folder for the results; default: `runs/<table>-<label>-compare`. Runs are compared without one.
+        resume: Go on with what was stopped.
+        quiet: Print nothing.
+
+    Raises:
+        UserError: If the table, the runs or the arguments cannot be used.
+        RunError: If no strategy could be fitted.
+    """
+    if isinstance(what, list | tuple):
+        if label is not None:
+            raise UserError("runs know their label; leave out label, or give one table in place of runs")
+        return _compare_runs([Path(one) for one in what], out, quiet)
+    if isinstance(what, str | Path) and is_run(expanded(what)):
+        raise UserError(f"{what} is a run, not a table; name two or more runs to compare them, or give the table")
+    if label is None:
+        raise UserError("label is missing: the column to predict")
+    settings, _ = gather(recipe, seed, None, None, config, sets)
+    rules = rules_of(strategies, seeds, settings.seed, level, trials, budget, minutes, epochs)
+    if settings.strategy.model_extra:
+        raise ConfigError(
+            f"strategy.{next(iter(settings.strategy.model_extra))}: settings of one strategy cannot be set for all; "
+            "leave it out, or tune with trials"
+        )
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs: must be 1 or more, got {jobs}")
+    settings = _for_contest(settings, rules)
+    data = read_table(what)
+    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    folder = places.find_place(out, data, label, resume)
+    log = Log(places.log_of(folder), quiet)
+    intake = take_in(data, label, schema, settings, None)
+    chosen, said = for_inputs(rules, schema.modalities())
+    rules = replace(rules, strategies=chosen)
+    with threads_restored(), held(folder):
+        places.refuse_taken(folder, resume)
+        return _Course(intake, settings, rules, folder, data, log).run(jobs, said)
+
+
+def _for_contest(settings: Config, rules: Rules) -> Config:
+    """Return the settings with the level, and one thread a process, so that their number changes no sum."""
+    strategy = settings.strategy.model_copy(update={"level": rules.level})
+    return settings.model_copy(update={"strategy": strategy, "threads": settings.threads or 1})
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """One contest on a table, from its folder's first file to its last."""
+
+    intake: Intake
+    settings: Config
+    rules: Rules
+    folder: Path
+    table: Table
+    log: Log
+
+    def run(self, jobs: int | None, said: str | None) -> Contest:
+        """Run it, or what is left of it."""
+        started = time.perf_counter()
+        log, intake, rules = self.log, self.intake, self.rules
+        facts = self._facts()
+        places.begin(self.folder, facts)
+        if (self.folder / places.RESULTS).exists():
+            log.say(f"{self.folder} is finished: nothing to do")
+            self._clear()
+            return _finished(self.folder)
+        if (self.folder / JOBS).is_dir():
+            sweep(self.folder / JOBS, ".*")
+        write_text(self.folder / "config.yaml", self.settings.to_yaml())
+        intake.schema.save(self.folder / "schema.json")
+        intake.split.save(self.folder / "split.parquet")
+        if intake.examination is not None:
+            report_findings(intake.examination, intake.treatment, log, self.folder)
+        log.record("start", version=VERSION, rules=rules.facts(), split=intake.split.hash)
+        log.say(
+            f"fusetune {VERSION}: {self.table.name} -> {intake.label} ({len(intake.classes)} classes), "
+            f"{len(rules.strategies)} strategies x {len(rules.seeds)} seed(s) at level {rules.level}"
+        )
+        log.say(f"  rows: {part_counts(intake.split)}  ({intake.split.how})")
+        announce(log, intake.schema)
+        if said:
+            log.warn(said)
+        place = Workplace(replace(intake, examination=None), self.settings, rules, self.folder)
+        ctx = place.at(rules.seeds[0])  # everything is read, and features of pictures and texts are stored for all
+        self._same_pictures(place)
+        for text in place.read.log.warnings:
+            log.warn(text)
+        warn_about_parts(replace(ctx, log=log))
+        count, why = worker_count(jobs, find_runtime(self.settings).device.type)
+        log.say(f"  {count} process(es): {why}; every fit may train {rules.words}")
+        if rules.trials:
+            make_file(self.folder / STUDIES)
+        with working(place, min(count, len(self._jobs("fit")))) as run:
+            self._do("plans", self._jobs("plan"), run)
+            self._do("fits", self._jobs("fit"), run)
+        contest = self._judge(place)
+        log.record("done", seconds=time.perf_counter() - started)
+        return contest
+
+    def _jobs(self, what: Literal["plan", "fit"]) -> list[Job]:
+        """Return the plans of all strategies, made with the first seed, or all fits."""
+        seeds = self.rules.seeds if what == "fit" else self.rules.seeds[:1]
+        return [Job(what, name, seed) for seed in seeds for name in self.rules.strategies]
+
+    def _clear(self) -> None:
+        """Remove what only an unfinished contest needs."""
+        for job in [*self._jobs("plan"), *self._jobs("fit")]:
+            job.path(self.folder / JOBS).unlink(missing_ok=True)
+            discard(self.folder / STAGES / job.path(Path()).name)
+        for name in (JOBS, STAGES):
+            with suppress(OSError):  # something else lies there, or nothing does
+                (self.folder / name).rmdir()
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what the contest is made from."""
+        made = self.intake.made_from
+        return {
+            "rules": self.rules.facts(),
+            "table": {"rows": made.rows, "rows_hash": made.rows_hash, "columns": made.columns},
+            "split": self.intake.split.hash,
+            "settings": {name: str(value) for name, value in self.settings.leaves(NEUTRAL).items()},
+        }
+
+    def _same_pictures(self, place: Workplace) -> None:
+        """Refuse to go on with other pictures under the same names."""
+        path, now = self.folder / "pictures.json", json.dumps(picture_hashes(place.read.sources), sort_keys=True)
+        if path.exists() and path.read_text(encoding="utf-8") != now:
+            raise UserError(
+                f"the comparison in {self.folder} was made from other pictures, or from pictures that are read in "
+                "another way; resume it with those, or choose another --out"
+            )
+        write_text(path, now)
+
+    def _do(self, what: str, jobs: Sequence[Job], run: Run) -> None:
+        """Do what is not done yet, and say how far it is."""
+        kept = self.folder / JOBS
+        left = [job for job in jobs if not _is_done(job, kept)]
+        done, started = len(jobs) - len(left), time.monotonic()
+        if done:
+            self.log.say(f"  {what}: {done} of {len(jobs)} are there")
+
+        def told(job: Job, failed: str) -> None:
+            nonlocal done
+            done += 1
+            ended = done - (len(jobs) - len(left))
+            after = (time.monotonic() - started) / ended * (len(left) - ended)
+            name = job.strategy if job.what == "plan" else f"{job.strategy}, seed {job.seed}"
+            said = f"failed: {failed}" if failed else self._said(job)
+            self.log.say(f"  {what[:-1]} {done} of {len(jobs)}: {name}: {said}; about {after:.0f} s left")
+            self.log.record(job.what, strategy=job.strategy, seed=job.seed, error=failed)
+            if failed and not job.path(kept).exists():  # its process was ended before it could leave anything
+                Kept((Fit if job.what == "fit" else Plan)(error=failed)).write(job.path(kept))
+
+        run(left, told)
+
+    def _said(self, job: Job) -> str:
+        kept = Kept.read(job.path(self.folder / JOBS), whole=False)
+        if kept is None:
+            return "its file is damaged"
+        if isinstance(kept.facts, Fit):
+            for text in kept.facts.warnings:
+                self.log.warn(f"{job.strategy}: {text}")
+            labels = self.intake.labels[self.intake.split.rows("valid")]
+            valid = "" if kept.valid is None else f"valid NLL {score(kept.valid, labels)['nll']:.3f}, "
+            return f"{valid}{kept.facts.seconds:.1f} s"
+        plan = kept.facts
+        loops = "as its settings say" if plan.epochs is None else f"{plan.epochs} epoch(s) a loop"
+        return (loops if plan.trains else "nothing is trained") + (f", {plan.trials} trial(s)" if plan.trials else "")
+
+    def _judge(self, place: Workplace) -> Contest:
+        """Open the test part, once, ask everything that was fitted about it, and write all results."""
+        log, rules, split = self.log, self.rules, self.intake.split
+        log.record("test part opened", at=split.unlock_test())
+        rows = {"valid": split.rows("valid"), "test": split.rows("test")}
+        labels = {part: self.intake.labels[own] for part, own in rows.items()}
+        found: dict[str, dict[str, dict[int, Any]]] = {
+            name: {what: {} for what in ("p", "valid", "seconds", "passes", "errors", "said")}
+            for name in rules.strategies
+        }
+        with bar("judging on test rows", len(rules.seeds) * len(rules.strategies)) as progress:
+            for seed in rules.seeds:
+                ctx = place.at(seed)
+                for name in rules.strategies:
+                    own = found[name]
+                    try:
+                        fit, valid, p = _asked(ctx, Job("fit", name, seed).path(self.folder / JOBS), rows["test"])
+                        scores = score(valid, labels["valid"])
+                        score(p, labels["test"])
+                    except Exception as error:  # a network that cannot be asked is a failure like any other
+                        own["errors"][seed] = str(error) if isinstance(error, _NotThereError) else in_words(error)
+                    else:
+                        own["p"][seed], own["valid"][seed], own["said"][seed] = p, scores, valid
+                        own["seconds"][seed], own["passes"][seed] = fit.seconds, fit.passes
+                    progress.advance()
+        entries = [self._entry(name, found[name], place) for name in rules.strategies]
+        if not any(entry.p for entry in entries):
+            first = next(iter(entries[0].errors.values()))
+            raise RunError(f"no strategy could be fitted; {entries[0].name}: {first}")
+        return self._write(entries, place, rows, labels, {name: own["said"] for name, own in found.items()})
+
+    def _entry(self, name: str, own: Mapping[str, Any], place: Workplace) -> Entry:
+        plan = place.plan_of(name)
+        note = f"{named(name).title}: {named(name).paper}"
+        facts = {what: own[what] for what in ("p", "valid", "seconds", "passes", "errors")}
+        return Entry(name, note, epochs=plan.epochs, settings=plan.chosen, **facts)
+
+    def _write(
+        self,
+        entries: Sequence[Entry],
+        place: Workplace,
+        rows: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        said: Mapping[str, Mapping[int, FloatArray]],
+    ) -> Contest:
+        intake, rules, ctx = self.intake, self.rules, place.at(self.rules.seeds[0])
+        groups = None if ctx.groups is None else ctx.groups.iloc[rows["test"]].to_numpy()
+        classes = [str(name) for name in intake.classes]
+        ground = Field(labels["test"], classes, groups, intake.schema.named("group"))
+        plans = {name: place.plan_of(name) for name in rules.strategies}
+        untuned = [name for name, plan in plans.items() if rules.trials and not plan.trials and not plan.error]
+        protocol = Protocol(rules.level, list(rules.seeds), rules.trials, untuned, rules.words, rules.selected)
+        counts = intake.split.counts()
+        standings = stand(
+            entries,
+            ground,
+            protocol,
+            title=f"{intake.label} from {' + '.join(ctx.modalities)}",
+            facts={
+                "Table": self.table.name,
+                "Label": f"{intake.label}, {len(classes)} classes",
+                "Rows": ", ".join(f"{part} {counts[part]:,}" for part in PARTS),
+                "Split": intake.split.how,
+                "Split hash": intake.split.hash,
+                "Test part opened": str(intake.split.unlocked_at),
+            },
+            rivals=rivals_of([entry.name for entry in entries if entry.p]),
+            warnings=self.log.warnings,
+            resamples=self.settings.evaluate.resamples,
+            seed=self.settings.seed,
+        )
+        frames = [
+            _predictions(entry.name, seed, part, ctx, rows[part], labels[part], p, classes)
+            for entry in entries
+            for seed in entry.p
+            for part, p in (("valid", said[entry.name][seed]), ("test", entry.p[seed]))
+        ]
+        with written_aside(self.folder / places.PREDICTIONS) as aside:
+            pd.concat(frames, ignore_index=True).to_parquet(aside, index=False)
+        table = table_of(entries, ground, rules.level, rules.seeds)
+        contest = _written(self.folder, standings, table)
+        self._clear()
+        return contest
+
+
+class _NotThereError(RunError):
+    """A fit that failed; the message is the failure's."""
+
+
+def _is_done(job: Job, folder: Path) -> bool:
+    """Return whether a job has left what it should; one that failed is tried again."""
+    kept = Kept.read(job.path(folder), whole=False)
+    return kept is not None and not kept.facts.error
+
+
+def _asked(ctx: Context, path: Path, rows: Any) -> tuple[Fit, FloatArray, FloatArray]:
+    """Return what a fit left, and calibrated probabilities of the validation and of the test rows."""
+    kept = Kept.read(path)
+    if kept is None or not isinstance(kept.facts, Fit):
+        raise _NotThereError("its file is damaged; run again with --resume")
+    if kept.network is None or kept.valid is None:
+        raise _NotThereError(kept.facts.error)
+    network = kept.network.to(ctx.runtime.device)
+    how: dict[str, Any] = {"config": ctx.config, "runtime": ctx.runtime, "description": "judging on test rows"}
+    outputs = outputs_of({"": network}, ctx.readers, ctx.sources, rows, **how)[""]
+    return kept.facts, kept.valid, softmax(outputs.f.numpy(), kept.facts.temperature)
+
+
+def _predictions(
+    name: str, seed: int, part: str, ctx: Context, rows: Any, labels: Any, p: FloatArray, classes: list[str]
+) -> pd.DataFrame:
+    frame = pd.DataFrame({"strategy": name, "seed": seed, "part": part, "row_id": ctx.ids.iloc[rows].to_numpy()})
+    frame["label"] = [classes[k] for k in labels]
+    return pd.concat([frame, pd.DataFrame(p, columns=[f"p({one})" for one in classes])], axis=1)
+
+
+def _written(folder: Path, standings: Standings, table: pd.DataFrame) -> Contest:
+    """Write everything that is for readers; a folder with `results.csv`, which comes last, is a finished contest."""
+    summary = standings.summary()
+    write_text(folder / places.SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
+    write_text(folder / places.LATEX, latex_table(standings))
+    write_contest(folder / places.REPORT, standings)
+    write_text(folder / places.RESULTS, table.to_csv(index=False, lineterminator="\n"))
+    return Contest(folder, table, summary)
+
+
+def _finished(folder: Path) -> Contest:
+    try:
+        table = pd.read_csv(folder / places.RESULTS, keep_default_na=True)
+        summary = json.loads((folder / places.SUMMARY).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({error}); choose another --out and compare again") from error
+    return Contest(folder, table, summary)
+
+
+def _compare_runs(runs: Sequence[Path], out: str | Path | None, quiet: bool) -> Contest:
+    standings, table = stand_runs(runs)
+    log = Log(None, quiet)
+    for text in standings.warnings:
+        log.warn(text)
+    if out is None:
+        return Contest(None, table, standings.summary())
+    folder = expanded(out)
+    places.refuse_taken(folder, False)
+    with held(folder):
+        places.begin(folder, {"runs": {str(run): file_hash(run / "metrics.json") for run in runs}})
+        return _written(folder, standings, table)

@@ -1,0 +1,144 @@
+"""Finished runs side by side, on the test rows that all of them were judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusetune.errors import UserError, listed
+from fusetune.evaluate.metrics import FloatArray
+from fusetune.folder import is_finished, is_run
+from fusetune.record import Record, read_metrics
+from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
+
+_FILE = "predictions.parquet"
+_SEED = 0  # of what a run is one training of, whatever its own seed
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A finished run: what it says of its test rows, sorted by their ids, and its record."""
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+    frame: pd.DataFrame
+
+    @property
+    def classes(self) -> list[str]:
+        return [column[2:-1] for column in self.frame.columns if column.startswith("p(")]
+
+    @property
+    def strategy(self) -> str:
+        return str(self.metrics.get("strategy", {}).get("name", "two-stage"))
+
+    def probabilities(self, classes: Sequence[str]) -> FloatArray:
+        return self.frame[[f"p({name})" for name in classes]].to_numpy(np.float64)
+
+
+def stand_runs(folders: Sequence[Path]) -> tuple[Standings, pd.DataFrame]:
+    """Return how finished runs stand on their test rows, and the table of their scores.
+
+    Raises:
+        UserError: If one is no finished run, was changed since, or was judged on other rows or labels.
+    """
+    if len(folders) < 2:
+        raise UserError("comparing runs takes two or more of them; name another one")
+    strangers = [str(folder) for folder in folders if not is_run(folder)]
+    if strangers:
+        raise UserError(
+            f"{listed(strangers)} is no run; give one table (with its label), or the folders of finished runs, not both"
+        )
+    runs = [_read(folder, folders) for folder in folders]
+    first = runs[0]
+    for other in runs[1:]:
+        _refuse_other_rows(first, other)
+    labels = np.array([first.classes.index(label) for label in first.frame["label"]], dtype=np.int64)
+    groups, warnings = _groups(runs)
+    ground = Field(labels, first.classes, groups)
+    by_strategy = {run.strategy: run.name for run in runs}
+    entries = [_entry(run, first.classes) for run in runs]
+    rivals = [by_strategy[name] for name in rivals_of(list(by_strategy))] or [first.name]
+    protocol = Protocol("runs", [_SEED], 0, [], "each as it was run", True, same_table=False)
+    standings = stand(
+        entries,
+        ground,
+        protocol,
+        title=f"{len(runs)} finished runs",
+        facts={"Runs": listed((run.folder for run in runs), 9), "Test rows": f"{len(labels):,}"},
+        rivals=rivals,
+        warnings=warnings,
+    )
+    seeds = {run.name: int(run.metrics.get("seed", _SEED)) for run in runs}
+    table = table_of(entries, ground, "runs", [_SEED])
+    table["seed"] = [seeds[name] for name in table["strategy"]]
+    return standings, table
+
+
+def _read(folder: Path, folders: Sequence[Path]) -> _Run:
+    if not is_finished(folder):
+        raise UserError(f"the run in {folder} is not finished; continue it with fusetune fit ... --resume")
+    metrics, record = read_metrics(folder), Record.read(folder)
+    if record is not None:
+        record.refuse_damage(folder, [_FILE])
+    try:
+        frame = pd.read_parquet(folder / _FILE)
+        frame = frame[frame["part"] == "test"].assign(row_id=lambda own: own["row_id"].astype("str"))
+        frame = frame.set_index("row_id").sort_index()
+        lacking = [column for column in ("label", "prediction") if column not in frame]
+    except Exception as error:  # damaged files raise whatever the parser happens to raise
+        raise UserError(f"{folder / _FILE} is damaged ({error}); put it back from a copy, or fit again") from error
+    if lacking:
+        raise UserError(f"{folder / _FILE} has no column {listed(lacking)}; put it back from a copy, or fit again")
+    twins = sum(other.name == folder.name for other in folders) > 1
+    return _Run(str(folder) if twins else folder.resolve().name, folder, metrics, frame)
+
+
+def _refuse_other_rows(one: _Run, other: _Run) -> None:
+    """Refuse two runs that were not judged on the same rows with the same labels."""
+    remedy = "fit both on the same table with the same seed or the same split column"
+    here, there = one.frame.index, other.frame.index
+    if not here.equals(there):
+        lost = [*here.difference(there), *there.difference(here)]
+        raise UserError(
+            f"{one.folder} and {other.folder} were judged on different test rows ({len(here):,} and {len(there):,}; "
+            f"{len(lost):,} are only in one of them, such as {listed(lost)}); {remedy}"
+        )
+    changed = here[(one.frame["label"] != other.frame["label"]).to_numpy()]
+    if len(changed):
+        raise UserError(
+            f"{one.folder} and {other.folder} have different labels in {len(changed):,} test row(s), such as "
+            f"{listed(changed)}; {remedy}"
+        )
+    if set(one.classes) != set(other.classes):
+        raise UserError(f"{one.folder} and {other.folder} know different classes; {remedy}")
+
+
+def _groups(runs: Sequence[_Run]) -> tuple[Any, list[str]]:
+    """Return the group of each row where a run names it, and what there is to say where none does."""
+    named = next((run.frame["group"].to_numpy() for run in runs if "group" in run.frame), None)
+    if named is None and any(run.metrics.get("groups") for run in runs):
+        return None, [
+            "rows form groups, but these runs of an earlier version do not say which: rows are taken as independent, "
+            "so intervals are too narrow and p-values too small"
+        ]
+    return named, []
+
+
+def _entry(run: _Run, classes: Sequence[str]) -> Entry:
+    cost = run.metrics.get("cost", {})
+    seconds, passes = run.metrics.get("seconds", {}).get("total"), sum(cost.get("passes", {}).values())
+    valid = {name: own["value"] for name, own in run.metrics.get("valid", {}).items() if own["value"] is not None}
+    return Entry(
+        run.name,
+        f"strategy {run.strategy}",
+        {_SEED: run.probabilities(classes)},
+        {_SEED: valid} if "nll" in valid else {},
+        {} if seconds is None else {_SEED: float(seconds)},
+        {_SEED: float(passes)},
+    )

@@ -1,0 +1,198 @@
+"""A table after every check that can refuse it: its columns, classes and split, and what the doctor found in it.
+
+Whatever begins from a table and a label begins here, before anything is created or changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fusetune.config import Config
+from fusetune.context import Context
+from fusetune.data.cache import PixelCache
+from fusetune.data.images import ImageSource, Keeper
+from fusetune.data.imprint import imprint
+from fusetune.data.infer import infer_schema
+from fusetune.data.kinds import Kind
+from fusetune.data.roles import Roles
+from fusetune.data.schema import Schema
+from fusetune.data.source import Source
+from fusetune.data.split import PARTS, Split
+from fusetune.data.table import Table, row_keys
+from fusetune.doctor.examine import Examination, copy_numbers, examine
+from fusetune.doctor.findings import counts
+from fusetune.doctor.treat import Treatment, refuse, treat
+from fusetune.errors import UserError, listed
+from fusetune.evaluate.threshold import positive_class
+from fusetune.files import write_text
+from fusetune.folder import refuse_other_run
+from fusetune.inputs import image_input
+from fusetune.model import encode_labels
+from fusetune.prepare import class_list, image_folder, split_rows
+from fusetune.progress import Log
+from fusetune.record import Record
+from fusetune.report.checks import write_checks
+
+# Below this many independent units, bootstrap intervals are too uncertain to lean on.
+_FEW = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """A table after every check, and what is known of it.
+
+    Attributes:
+        table: The table after the doctor's treatment.
+        label: The column to predict.
+        schema: Its columns.
+        classes: The labels.
+        labels: Class index per row, int64 [rows].
+        split: Which row is in which part.
+        copies: Number of the set of copies that each row belongs to, as `copy_numbers` returns it.
+        examination: What the doctor found; None where it was not asked.
+        treatment: What was done about it.
+        made_from: Hashes of all of this, but for the pictures.
+        before: What the run to be resumed was made from, where that is known.
+    """
+
+    table: Table
+    label: str
+    schema: Schema
+    classes: list[Any]
+    labels: npt.NDArray[np.int64]
+    split: Split
+    copies: npt.NDArray[np.int64]
+    examination: Examination | None
+    treatment: Treatment
+    made_from: Record
+    before: Record | None
+
+
+def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> Intake:
+    """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
+    data = schema.read(data)
+    # Pictures count by their content, wherever they lie.
+    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
+    used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
+    used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
+    columns = imprint(data, used)
+    examination, treatment = _doctor(data, schema, settings)
+    table, schema = treatment.table, treatment.schema
+    classes = class_list(table, label)
+    positive_class(settings.evaluate.aim, settings.evaluate.positive, classes)  # a wrong aim must not cost a run
+    labels = encode_labels(table, label, classes)
+    ids = table.ids(schema.named("id"))
+    made_from = Record(len(data), rows_hash(ids, labels), columns)
+    before = None if resumed is None else refuse_other_run(resumed, settings, schema, made_from)
+    copies = copy_numbers(table, schema, examination)
+    saved = None if resumed is None else resumed / "split.parquet"
+    split = split_rows(table, schema, ids, labels, settings, saved, classes=classes, copies=copies)
+    if examination is not None and examination.examined.parts is None:
+        examination.check_split(split)
+        refuse(examination.findings, settings.doctor.policy)
+    return Intake(table, label, schema, classes, labels, split, copies, examination, treatment, made_from, before)
+
+
+def schema_of(table: Table, roles: Roles, config: Config) -> Schema:
+    """Return the columns of a table: those of an edited schema file, or as they are inferred.
+
+    Raises:
+        UserError: If the file and the roles contradict each other, or the table has no such column.
+    """
+    edited = config.data.schema_file
+    if not edited:
+        return infer_schema(table, roles, config.data.outside == "refuse")
+    if roles.inputs is not None or roles.kinds or roles.vectors:
+        raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
+    schema = Schema.load(Path(edited))
+    schema.check(table)
+    for role, name in roles.named().items():
+        if schema.named(role) != name:
+            raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")
+    return schema
+
+
+def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination | None, Treatment]:
+    """Examine the table, unless that is switched off, and apply the policy."""
+    if not config.doctor.check:
+        return None, Treatment(table, schema, {}, {}, [])
+    data = config.data
+    examination = examine(
+        table,
+        schema,
+        pixel_limit=data.pixel_limit,
+        allow_remote=config.allow_download,
+        outside=data.outside,
+        keeper=_keeper(config),
+    )
+    return examination, treat(examination, config.doctor.policy)
+
+
+def _keeper(config: Config) -> Keeper | None:
+    """Return what keeps the images that the doctor decodes for the run; one scale for all takes another decoding."""
+    folder, settings = image_folder(config), image_input(config, "")
+    if folder is None or settings.spacing is not None:
+        return None
+    return Keeper(settings, PixelCache(folder, settings.size, config.store.images_gb))
+
+
+def rows_hash(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
+    """Hash which rows have which label."""
+    return hashlib.sha256(row_keys(ids).tobytes() + labels.tobytes()).hexdigest()
+
+
+def picture_hashes(sources: Mapping[str, Source]) -> dict[str, str]:
+    """Return a hash of the content of each image column."""
+    images = {name: source.digests for name, source in sources.items() if isinstance(source, ImageSource)}
+    return {name: hashlib.sha256(digests.tobytes()).hexdigest() for name, digests in images.items()}
+
+
+def report_findings(examination: Examination, treatment: Treatment, log: Log, folder: Path) -> None:
+    """Write down what was found and done."""
+    listing = {"findings": [finding.as_dict() for finding in examination.findings], **treatment.as_dict()}
+    write_text(folder / "findings.json", json.dumps(listing, indent=1, ensure_ascii=False))
+    write_checks(folder / "findings.html", examination, treatment.lines)
+    for line in treatment.lines:
+        log.warn(line)
+    for finding in examination.findings:
+        if finding.severity == "error":
+            log.warn(f"{finding.kind}: {finding.evidence['what']}; {finding.remedy}")
+    tally = counts(examination.findings)
+    log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
+
+
+def announce(log: Log, schema: Schema) -> None:
+    """Say what the inputs are, and which columns were left out."""
+    for name, modality in schema.modalities().items():
+        cells = f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else ""
+        log.say(f"  input {name}: {modality.kind}{cells}")
+    for column in schema.columns:
+        if column.role == "unused" and not column.reason.startswith("not chosen"):
+            log.say(f"  left out {column.name}: {column.reason}")
+
+
+def warn_about_parts(ctx: Context) -> None:
+    """Say what the test part can not tell."""
+    for code, part in enumerate(PARTS[1:], start=1):
+        here = set(ctx.labels[ctx.split.part == code])
+        lost = [str(name) for index, name in enumerate(ctx.classes) if index not in here]
+        if lost:
+            ctx.log.warn(f"no {part} row is of class {listed(lost)}: nothing is known about it from that part")
+    units = ctx.split.counts()["test"] if ctx.groups is None else int(ctx.groups[ctx.split.part == 2].nunique())
+    if units < _FEW:
+        kind = "rows" if ctx.groups is None else "groups"
+        ctx.log.warn(f"the test part has only {units} {kind}: intervals are wide, and themselves uncertain")
+
+
+def part_counts(split: Split) -> str:
+    """Return how many rows each part has, in words."""
+    return ", ".join(f"{part} {count:,}" for part, count in split.counts().items())

@@ -1,0 +1,446 @@
+"""What a contest of several strategies says of itself, as one typed object; and how it follows from their outputs.
+
+The contest hands in calibrated probabilities of the same test rows by strategy and seed (`Entry`). `Standings` are
+their scores with intervals, paired tests against the two rivals that everything must beat, ranks, costs, and answers to
+the questions that a fair comparison has to answer (arXiv 2512.22991).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import rankdata
+
+from fusetune.errors import listed
+from fusetune.evaluate import Interval, holm, mcnemar, metrics, permutation_test
+from fusetune.evaluate.bootstrap import clusters
+from fusetune.evaluate.intervals import percentile, plain
+from fusetune.evaluate.metrics import FloatArray, Labels
+from fusetune.evaluate.seeds import crossed_draws, crossed_mean, crossed_share
+from fusetune.result import SIGNIFICANT
+
+# The rivals that everything is tested against: the first of each that is there.
+ENSEMBLES, FUSIONS = ("ume",), ("frozen-fusion", "linear-probe", "two-stage")
+_ALONE = ("alone", "majority")
+
+
+@dataclass(frozen=True)
+class Field:
+    """The rows that all entries are judged on.
+
+    Attributes:
+        labels: Class indices, int64 [rows].
+        classes: What they stand for.
+        groups: The group of each row, or None.
+        group_column: What the groups are called, or None.
+    """
+
+    labels: Labels
+    classes: list[str]
+    groups: npt.NDArray[Any] | None
+    group_column: str | None = None
+
+    @property
+    def units(self) -> int:
+        """The number of groups, or of rows where there are none."""
+        return clusters(self.groups, len(self.labels)).count
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One strategy, trained with each seed, and what it says of the test rows.
+
+    Attributes:
+        name: Its name.
+        note: Where it comes from.
+        p: Calibrated probabilities by seed, float [rows, classes] each; seeds that failed are not there.
+        valid: Metrics of the validation rows by seed.
+        seconds: As if nothing had been trained before, by seed.
+        passes: Rows through encoders, as if nothing had been stored before, by seed.
+        epochs: Epochs of each of its loops; None: unknown, or nothing is trained.
+        settings: What tuning chose, by name of the setting.
+        errors: Why seeds failed, by seed.
+    """
+
+    name: str
+    note: str
+    p: Mapping[int, FloatArray]
+    valid: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    seconds: Mapping[int, float] = field(default_factory=dict)
+    passes: Mapping[int, float] = field(default_factory=dict)
+    epochs: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one entry fared: scores on the test part, its rank by NLL, what it cost; NaN where every seed failed.
+
+    `macro_f1` and `ece` are means over seeds with the lowest and the highest of them as bounds, which say how seeds
+    differ and nothing about other rows. `rank` is by NLL, 1 the best, with bounds from the same resamples for all.
+    `seconds` and `passes` are means over seeds.
+    """
+
+    name: str
+    note: str
+    seeds: int
+    accuracy: Interval
+    nll: Interval
+    macro_f1: Interval
+    ece: Interval
+    rank: Interval
+    valid_nll: float
+    seconds: float
+    passes: float
+    epochs: int | None
+    settings: dict[str, Any]
+    errors: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One entry against a rival on the same rows and the same seeds; differences are the entry's minus the rival's.
+
+    Attributes:
+        name: The entry.
+        against: The rival.
+        seeds: Seeds that both were trained with.
+        gained: Rows that only the entry decides correctly, a mean over seeds.
+        lost: Rows that only the rival decides correctly, a mean over seeds.
+        accuracy: Difference of accuracies.
+        nll: Difference of NLLs; negative speaks for the entry.
+        p: Two-sided p-value of the difference of accuracies: rows or whole groups are swapped between the two, their
+            scores averaged over seeds; of one seed the exact McNemar test, or with groups the larger of both.
+        p_holm: The same, corrected for the number of entries that are tested against this rival.
+        p_nll: Of the difference of NLLs, swapped likewise.
+        p_nll_holm: The same, corrected.
+    """
+
+    name: str
+    against: str
+    seeds: int
+    gained: float
+    lost: float
+    accuracy: Interval
+    nll: Interval
+    p: float
+    p_holm: float
+    p_nll: float
+    p_nll_holm: float
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "not shown"]:
+        """Better or worse in its decisions, only where the corrected test and the interval both say so."""
+        if self.p_holm >= SIGNIFICANT or not self.accuracy.bounded:
+            return "not shown"
+        if self.accuracy.low > 0:
+            return "better"
+        return "worse" if self.accuracy.high < 0 else "not shown"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that a fair comparison answers, whether it is answered well (None: it does not apply), and how."""
+
+    question: str
+    met: bool | None
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Under which rules all entries were made, for readers.
+
+    Attributes:
+        level: features or encoders; runs, where finished runs are compared.
+        seeds: The seeds.
+        trials: Tuning trials of each strategy.
+        untuned: Strategies that have nothing to tune.
+        budget: What was equal for all, in words.
+        selected: Were all strategies entered that there are?
+        same_table: Were all made by this contest, from one split and one preparation?
+    """
+
+    level: str
+    seeds: list[int]
+    trials: int
+    untuned: list[str]
+    budget: str
+    selected: bool
+    same_table: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Standings:
+    """Everything that a contest says of itself.
+
+    Attributes:
+        title: What was compared.
+        facts: Of the table or the runs, for the head of the page.
+        rules: The protocol.
+        ground: The test rows.
+        standings: Each entry, the lowest NLL first, those without any result last.
+        paired: Each entry against each rival.
+        checks: The questions of a fair comparison.
+        warnings: As sentences.
+    """
+
+    title: str
+    facts: dict[str, str]
+    rules: Protocol
+    ground: Field
+    standings: list[Standing]
+    paired: list[Paired]
+    checks: list[Check]
+    warnings: list[str]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `summary.json`."""
+        values = {
+            "title": self.title,
+            "facts": self.facts,
+            "protocol": self.rules,
+            "test": {
+                "rows": len(self.ground.labels),
+                "groups": None if self.ground.groups is None else self.ground.units,
+                "classes": self.ground.classes,
+            },
+            "strategies": self.standings,
+            "paired": [plain(one) | {"verdict": one.verdict} for one in self.paired],
+            "checklist": self.checks,
+            "warnings": self.warnings,
+        }
+        return {name: plain(value) for name, value in values.items()}
+
+
+def stand(
+    entries: Sequence[Entry],
+    ground: Field,
+    rules: Protocol,
+    *,
+    title: str,
+    facts: dict[str, str],
+    rivals: Sequence[str],
+    warnings: Sequence[str] = (),
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Standings:
+    """Judge all entries on the same rows.
+
+    Args:
+        entries: What they say, each by seed.
+        ground: The rows.
+        rules: How they were made.
+        title: What is compared.
+        facts: For the head of the page.
+        rivals: Names of the entries that all others are tested against.
+        warnings: What there is to know, as sentences.
+        resamples: Bootstrap samples behind each interval.
+        seed: Of all draws.
+    """
+    how = {"resamples": resamples, "seed": seed}
+    ranks = _ranks(entries, ground, how)
+    standings = [_standing(entry, ground, ranks.get(entry.name), how) for entry in entries]
+    standings.sort(key=lambda one: (math.isnan(one.nll.value), one.nll.value, one.name))
+    by_name = {entry.name: entry for entry in entries if entry.p}
+    paired = [
+        duel
+        for rival in rivals
+        if rival in by_name
+        for duel in _duels([one for name, one in by_name.items() if name != rival], by_name[rival], ground, how)
+    ]
+    checks = _checks(entries, standings, paired, rules, ground)
+    return Standings(title, facts, rules, ground, standings, paired, checks, list(warnings))
+
+
+def rivals_of(names: Sequence[str]) -> list[str]:
+    """Return which of some strategies the others are tested against: the ensemble, and a plain fusion."""
+    found = (next((name for name in kind if name in names), None) for kind in (ENSEMBLES, FUSIONS))
+    return [name for name in found if name is not None]
+
+
+def score_rows(entry: Entry, labels: Labels) -> dict[int, dict[str, float]]:
+    """Return every metric of the test rows by seed."""
+    return {seed: metrics.score(p, labels) for seed, p in entry.p.items()}
+
+
+def _standing(entry: Entry, ground: Field, rank: Interval | None, how: Mapping[str, int]) -> Standing:
+    nothing = Interval(math.nan, math.nan, math.nan)
+    scores = score_rows(entry, ground.labels)
+    done = bool(entry.p)
+    return Standing(
+        name=entry.name,
+        note=entry.note,
+        seeds=len(entry.p),
+        accuracy=crossed_share(_right(entry, ground), ground.groups, **how) if done else nothing,
+        nll=crossed_mean(_nll(entry, ground), ground.groups, **how) if done else nothing,
+        rank=rank or nothing,
+        valid_nll=_mean([own["nll"] for own in entry.valid.values()]),
+        epochs=entry.epochs,
+        settings=dict(entry.settings),
+        errors=dict(entry.errors),
+        macro_f1=_spread([own["macro_f1"] for own in scores.values()]),
+        ece=_spread([own["ece"] for own in scores.values()]),
+        seconds=_mean(entry.seconds.values()),
+        passes=_mean(entry.passes.values()),
+    )
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return float(np.mean(found)) if found else math.nan
+
+
+def _spread(values: list[float]) -> Interval:
+    return Interval(_mean(values), min(values, default=math.nan), max(values, default=math.nan))
+
+
+def _right(entry: Entry, ground: Field) -> npt.NDArray[np.bool_]:
+    """Return which rows are decided correctly, bool [seeds, rows]."""
+    return np.stack([metrics.correct_rows(p, ground.labels) for p in entry.p.values()])
+
+
+def _nll(entry: Entry, ground: Field) -> FloatArray:
+    """Return the NLL of each row, float [seeds, rows]."""
+    return np.stack([metrics.nll_rows(p, ground.labels) for p in entry.p.values()])
+
+
+def _ranks(entries: Sequence[Entry], ground: Field, how: Mapping[str, int]) -> dict[str, Interval]:
+    """Return the rank of each entry by NLL, with bounds from resamples that are the same for all."""
+    there = [entry for entry in entries if entry.p]
+    if not there:
+        return {}
+    losses = [_nll(entry, ground) for entry in there]
+    values = rankdata([own.mean() for own in losses])
+    if ground.units < 2:
+        return {e.name: Interval(float(v), math.nan, math.nan) for e, v in zip(there, values, strict=True)}
+    draws = rankdata(np.stack([crossed_draws(own, ground.groups, **how) for own in losses]), axis=0)
+    ranks = {}
+    for entry, value, own in zip(there, values, draws, strict=True):
+        found = percentile(float(value), own, ground.units)
+        ranks[entry.name] = Interval(found.value, min(found.low, found.value), max(found.high, found.value))
+    return ranks
+
+
+def _duels(others: Sequence[Entry], rival: Entry, ground: Field, how: Mapping[str, int]) -> list[Paired]:
+    duels = [duel for other in others if (duel := _duel(other, rival, ground, how)) is not None]
+    pairs = zip(duels, holm([d.p for d in duels]), holm([d.p_nll for d in duels]), strict=True)
+    return [replace(duel, p_holm=p, p_nll_holm=p_nll) for duel, p, p_nll in pairs]
+
+
+def _duel(entry: Entry, rival: Entry, ground: Field, how: Mapping[str, int]) -> Paired | None:
+    """Compare two entries on the seeds that both have; runs have one each, whatever it is called."""
+    common = [seed for seed in entry.p if seed in rival.p]
+    if not common:
+        return None
+    one, other = (replace(own, p={seed: own.p[seed] for seed in common}) for own in (entry, rival))
+    right, theirs = _right(one, ground), _right(other, ground)
+    hits, losses = right.astype(float) - theirs, _nll(one, ground) - _nll(other, ground)
+    tests = [mcnemar(*pair) for pair in zip(right, theirs, strict=True)]
+    swapped = permutation_test(hits.mean(0), ground.groups, seed=how["seed"])
+    single = tests[0].p if ground.groups is None else max(tests[0].p, swapped)
+    p_nll = permutation_test(losses.mean(0), ground.groups, seed=how["seed"])
+    return Paired(
+        name=entry.name,
+        against=rival.name,
+        seeds=len(common),
+        gained=_mean(test.gained for test in tests),
+        lost=_mean(test.lost for test in tests),
+        accuracy=crossed_mean(hits, ground.groups, **how),
+        nll=crossed_mean(losses, ground.groups, **how),
+        p=swapped if len(common) > 1 else single,
+        p_holm=1.0,
+        p_nll=p_nll,
+        p_nll_holm=1.0,
+    )
+
+
+def _checks(
+    entries: Sequence[Entry], standings: list[Standing], paired: list[Paired], rules: Protocol, ground: Field
+) -> list[Check]:
+    names = [entry.name for entry in entries]
+    failed = [f"{one.name} ({len(one.errors)} of {len(one.errors) + one.seeds})" for one in standings if one.errors]
+    there = [entry.name for entry in entries if entry.p]
+    checks = []
+    if rules.same_table:
+        tuned = f"{rules.trials} trial(s) each, on validation rows" if rules.trials else "defaults for all, no trial"
+        if rules.untuned:
+            tuned += f"; nothing to tune in {listed(rules.untuned, 40)}"
+        checks.append(Check("Was every method tuned alike?", True, tuned))
+        checks.append(Check("Did every method get the same budget?", True, f"{rules.budget}; {_spent(standings)}"))
+        single, plain_fusion = [n for n in names if n in _ALONE], [n for n in names if n in (*ENSEMBLES, *FUSIONS)]
+        checks += [
+            Check("Are unimodal baselines there?", "alone" in there, listed(single, 9) or "none was entered"),
+            Check("Is plain fusion there?", any(n in there for n in plain_fusion), listed(plain_fusion, 9) or "no"),
+        ]
+    else:
+        checks.append(Check("Was every method tuned alike?", None, "finished runs do not say how they were chosen"))
+    many = len(rules.seeds) > 1
+    checks += [
+        Check(
+            "Are there several seeds?",
+            many,
+            f"{len(rules.seeds)} seed(s) on one split: they vary initialisation and batches, not the rows"
+            if rules.same_table
+            else "each run has one seed",
+        ),
+        Check(
+            "Were differences tested in pairs and corrected for their number?",
+            bool(paired),
+            "on the same rows, Holm's correction within each rival"
+            if paired
+            else "neither the ensemble nor a plain fusion is among the entries, or nothing else is",
+        ),
+        Check("Are failures reported?", True, listed(failed, 40) if failed else "nothing failed"),
+    ]
+    for rival in dict.fromkeys(duel.against for duel in paired):
+        duels = [duel for duel in paired if duel.against == rival]
+        better = [duel.name for duel in duels if duel.verdict == "better"]
+        surer = [duel.name for duel in duels if duel.p_nll_holm < SIGNIFICANT and duel.nll.value < 0]
+        checks.append(
+            Check(
+                f"How many beat {rival} at corrected p < .05?",
+                None,
+                f"{len(better)} of {len(duels)} by decisions{_named(better)}; {len(surer)} by NLL{_named(surer)}",
+            )
+        )
+    rows = f"{len(ground.labels):,} rows" + ("" if ground.groups is None else f" of {ground.units:,} groups")
+    opened = f"{rows}, opened once after everything was fitted and tuned"
+    kept = Check("Was the test part kept from every choice?", True, opened)
+    return [*checks, kept] if rules.same_table else checks
+
+
+def _named(names: list[str]) -> str:
+    return f" ({listed(names, 40)})" if names else ""
+
+
+def _spent(standings: Sequence[Standing]) -> str:
+    passes = [one.passes for one in standings if math.isfinite(one.passes) and one.passes > 0]
+    if not passes:
+        return "nothing went through an encoder"
+    return f"{min(passes):,.0f} to {max(passes):,.0f} rows through encoders, features included"
+
+
+def table_of(entries: Sequence[Entry], ground: Field, level: str, seeds: Sequence[int]) -> pd.DataFrame:
+    """Return `results.csv`: one row per entry and seed, with every metric on valid and test, costs and errors."""
+    tested = {entry.name: score_rows(entry, ground.labels) for entry in entries}
+    names = list(dict.fromkeys(name for own in tested.values() for scores in own.values() for name in scores))
+    rows = []
+    for entry in entries:
+        for seed in seeds:
+            row: dict[str, Any] = {"strategy": entry.name, "level": level, "seed": seed}
+            valid, test = entry.valid.get(seed, {}), tested[entry.name].get(seed, {})
+            row |= {f"valid_{name}": valid.get(name) for name in names}
+            row |= {f"test_{name}": test.get(name) for name in names}
+            row |= {"seconds": entry.seconds.get(seed), "encoder_passes": entry.passes.get(seed)}
+            rows.append(row | {"error": entry.errors.get(seed, "")})
+    frame = pd.DataFrame(rows)
+    frame["seconds"] = frame["seconds"].astype("float64").round(3)
+    return frame.astype({"encoder_passes": "Int64"})
