@@ -201,7 +201,7 @@ def test_the_same_seed_gives_the_same_numbers(done: Done, tmp_path: Path) -> Non
     assert other.metrics["test"]["nll"] != done.run.metrics["test"]["nll"]
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gated", "bilinear", "ridge"])
+@pytest.mark.parametrize("kind", ["mlp", "gated", "bilinear", "transformer", "ridge"])
 def test_trained_heads_depend_on_the_seed_alone(done: Done, tmp_path: Path, kind: str) -> None:
     given = done.settings | {"train": {"epochs": 0}, "head": {"kind": kind, "epochs": 3}}
     runs = [fusetune.fit(done.table, "organ", config=given, out=tmp_path / str(i), **HOW) for i in range(2)]
