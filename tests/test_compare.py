@@ -138,21 +138,21 @@ def test_the_report_and_the_latex_table_stand_alone(whole: Path) -> None:
 
 
 def test_every_strategy_has_the_same_passes_in_training(table: Path, tmp_path: Path) -> None:
-    place = work.Workplace.__dict__["_fit"]
+    plain = work.Workplace._fit
     spent: dict[str, float] = {}
 
     def noted(self: work.Workplace, job: Job) -> Kept:
-        kept: Kept = place(self, job)
-        (memory,) = [m for m in [self] if m]
-        spent[job.strategy] = memory._training_passes(job, self.plan_of(job.strategy).epochs or 1)
-        return kept
+        spent[job.strategy] = self._training_passes(job, self.plan_of(job.strategy).epochs or 1)
+        return plain(self, job)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work.Workplace, "_fit", noted)
         names = ("ume", "umt", "joint", "two-stage")
-        more = config(table, crossfit__how="k") | {"crossfit": {"how": "k", "folds": 3}}
+        more = config(table) | {"crossfit": {"how": "k", "folds": 3}}
         compare(table, tmp_path / "out", strategies=names, seeds=1, epochs=24, config=more)
-    assert min(spent.values()) > 0.95 * max(spent.values())
+    joint = 24 * 72 * 2  # epochs, rows, inputs
+    assert spent["joint"] == joint
+    assert all(0.95 * joint < rows < 1.05 * joint for rows in spent.values())
 
 
 def test_nobody_sees_the_test_part_before_the_end(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,6 +359,11 @@ def test_tuning_gives_every_strategy_its_trials_and_goes_on(table: Path, tmp_pat
     check = next(one for one in contest.summary["checklist"] if one["question"] == "Was every method tuned alike?")
     assert check["evidence"] == "2 trial(s) each, on validation rows; nothing to tune in linear-probe"
     assert (out / "tuning.db").exists()
+
+
+def test_settings_that_not_all_strategies_read_are_said(table: Path, tmp_path: Path) -> None:
+    contest = compare(table, tmp_path / "out", strategies=("two-stage", "majority"), seeds=1, sets=["head.kind=ridge"])
+    assert "head.kind is not read by majority" in contest.summary["warnings"]
 
 
 def test_a_study_that_was_killed_ends_alike(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from fusetune.config import Config
 from fusetune.contest import place as places
 from fusetune.contest.kept import Fit, Job, Kept, Plan
 from fusetune.contest.pool import Run, worker_count, working
-from fusetune.contest.rules import ALL, Rules, for_inputs, named, rules_of
+from fusetune.contest.rules import ALL, Rules, configured, for_inputs, named, rules_of
 from fusetune.contest.runs import stand_runs
 from fusetune.contest.tuning import make_file
 from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
@@ -37,7 +37,7 @@ from fusetune.context import Context
 from fusetune.data.roles import Roles
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table, read_table
-from fusetune.errors import ConfigError, RunError, UserError
+from fusetune.errors import ConfigError, RunError, UserError, listed
 from fusetune.evaluate import score
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.temperature import softmax
@@ -60,6 +60,7 @@ from fusetune.progress import Log, bar
 from fusetune.report.contest import latex_table, write_contest
 from fusetune.runtime import find_runtime
 from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
+from fusetune.strategies import unread
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
 
@@ -218,6 +219,8 @@ class _Course:
         announce(log, intake.schema)
         if said:
             log.warn(said)
+        for text in self._unread():
+            log.warn(text)
         place = Workplace(replace(intake, examination=None), self.settings, rules, self.folder)
         ctx = place.at(rules.seeds[0])  # everything is read, and features of pictures and texts are stored for all
         self._same_pictures(place)
@@ -234,6 +237,14 @@ class _Course:
         contest = self._judge(place)
         log.record("done", seconds=time.perf_counter() - started)
         return contest
+
+    def _unread(self) -> list[str]:
+        """Say which settings some of the strategies do not follow."""
+        by: dict[str, list[str]] = {}
+        for name in self.rules.strategies:
+            for setting in unread(configured(self.settings, self.rules, name, self.settings.seed, None)):
+                by.setdefault(setting, []).append(name)
+        return [f"{setting} is not read by {listed(names, 99)}" for setting, names in by.items()]
 
     def _jobs(self, what: Literal["plan", "fit"]) -> list[Job]:
         """Return the plans of all strategies, made with the first seed, or all fits."""

@@ -108,18 +108,23 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
+def unread(config: Config) -> list[str]:
+    """Return the settings that ask for something which the chosen strategy does not follow."""
+    strategy, _ = strategy_of(config)
+    asked, plain = config.leaves(), Config().leaves()
+    return [name for name in getattr(strategy, "unread", ()) if asked[name] != plain[name]]
+
+
 def refuse_unread(config: Config) -> None:
     """Refuse settings that the chosen strategy does not follow, rather than pass over them.
 
     Raises:
         ConfigError: Naming them.
     """
-    strategy, _ = strategy_of(config)
-    asked, plain = config.leaves(), Config().leaves()
-    unread = [name for name in getattr(strategy, "unread", ()) if asked[name] != plain[name]]
-    if unread:
+    if names := unread(config):
         raise ConfigError(
-            f"{listed(unread)}: the strategy '{strategy.name}' does not read this; leave it out, or use two-stage"
+            f"{listed(names)}: the strategy '{strategy_of(config)[0].name}' does not read this; leave it out, or use "
+            "two-stage"
         )
 
 
@@ -174,4 +179,4 @@ def _explained(item: Any, strategy: type[Strategy]) -> str:
     return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {shown(item['input'])})"
 
 
-__all__ = ["IMPORT", "STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of"]
+__all__ = ["IMPORT", "STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of", "unread"]
