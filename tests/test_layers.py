@@ -16,8 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
-    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "arguments",
-    "doctor", "result", "report", "model", "judge", "summary", "bundle", "record", "folder", "track", "estimator",
+    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "guidance",
+    "arguments", "doctor", "result", "report", "model", "judge", "summary", "bundle", "record", "folder", "track", "estimator",
     "api",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
