@@ -28,6 +28,7 @@ COMMANDS = [
     ["augment"],
     ["check"],
     ["fit"],
+    ["guide"],
     ["evaluate"],
     ["explain"],
     ["predict"],

@@ -17,15 +17,15 @@ LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
     "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "guidance",
-    "arguments", "doctor", "result", "report", "model", "judge", "summary", "bundle", "record", "folder", "track", "estimator",
-    "api",
+    "arguments", "doctor", "result", "report", "model", "judge", "summary", "bundle", "record", "folder", "track",
+    "estimator", "api",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {
     LIBRARY: {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)}
     | {
         "datasets": {"errors", "files", "progress", "data", "datasets"},
-        "__init__": {"api", "config", "estimator", "model", "version"},
+        "__init__": {"api", "config", "estimator", "guidance", "model", "version"},
         "cli": {*ORDER, "datasets", "cli", "__init__"},
         "__main__": {"cli"},
     },

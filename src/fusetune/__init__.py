@@ -1,9 +1,10 @@
 """Fine-tune each modality on its own, then fuse them: honest classifiers on images, text and table columns."""
 
-from fusetune.api import Run, fit, load
+from fusetune.api import Run, fit, guide, load
 from fusetune.config import Config
 from fusetune.estimator import FusionClassifier
+from fusetune.guidance import Guidance
 from fusetune.model import Model
 from fusetune.version import VERSION as __version__
 
-__all__ = ["Config", "FusionClassifier", "Model", "Run", "__version__", "fit", "load"]
+__all__ = ["Config", "FusionClassifier", "Guidance", "Model", "Run", "__version__", "fit", "guide", "load"]

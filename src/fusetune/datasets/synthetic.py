@@ -5,16 +5,16 @@ Each row has one code per modality, which that modality shows as a vector:
     x_m = signal * E_m[code_m] + t * u_m + g_m * v_m + sigma * noise    (+ the group's vector, in the first modality)
 
 E_m, u_m and v_m are orthonormal. t says which kind of row it is, and every modality shows it. A plain row (t = 0) has
-code_m = y with probability w_m, else a code by chance. An interactive row (t = 1, a share `pi` of the rows) has codes by
-chance with sum_m code_m = y (mod classes): any M - 1 of them say nothing of y, and all together say everything. g_m says
-whether code_m is genuine, and is shown with `flags` only.
+code_m = y with probability w_m, else a code by chance. An interactive row (t = 1, a share `pi` of the rows) has codes
+by chance with sum_m code_m = y (mod classes): any M - 1 of them say nothing of y, and all together say everything. g_m
+says whether code_m is genuine, and is shown with `flags` only.
 
 What is best on such rows, as noise and group vectors vanish, is in `Synthetic.facts`. Two of these facts are traps. Of
 interactive rows no sum of functions of one modality each has an NLL below log(classes): the rows do not change when
-codes and label are shifted together; averaging a sum over these shifts leaves logits that are equal for all classes; and
-since the log-loss is convex, the average is at least as good. Yet the accuracy of a sum can be far above chance (3/4 with
-2 classes), so that accuracy does not show what is missing. And where one modality is the more reliable, the best accuracy
-of two is its own: no gain of accuracy is no lack of information.
+codes and label are shifted together; averaging a sum over these shifts leaves logits that are equal for all classes;
+and since the log-loss is convex, the average is at least as good. Yet the accuracy of a sum can be far above chance
+(3/4 with 2 classes), so that accuracy does not show what is missing. And where one modality is the more reliable, the
+best accuracy of two is its own: no gain of accuracy is no lack of information.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Synthetic:
         codes = np.where(genuine, y[:, None], random.integers(0, self.classes, genuine.shape))
         # The label is drawn first, and the first code completes the sum: it is uniform all the same.
         codes[:, 0] = np.where(interactive, (y - codes[:, 1:].sum(1)) % self.classes, codes[:, 0])
-        blocks = {}
+        blocks: dict[str, Floats] = {}
         for at, name in enumerate(self.modalities):
             axes = self._axes(random)
             x = self.signal * axes[codes[:, at]] + np.outer(interactive, axes[self.classes])

@@ -23,8 +23,8 @@ Kind = Literal["additive", "bilinear", "mlp"]
 
 _HIDDEN = 32  # units of a network with one hidden layer
 _RANK = 8  # products of each pair of modalities
-_STEPS, _PATIENCE = 300, 40
-_RATE, _DECAY = 0.02, 1e-3
+_STEPS, _PATIENCE = 300, 25
+_RATE, _DECAY = 0.03, 1e-3
 _WORTH = 1e-4  # nats: less is no reason to keep a later step
 
 
@@ -65,7 +65,9 @@ def correct(
     count, rows, classes = base.shape
     with Draws(seed, "correction", kind):
         module = _Products(x, count, classes) if kind == "bilinear" else _Layer(x, count, classes, kind == "additive")
-    learning, stopping = (torch.from_numpy(mask / np.maximum(mask.sum(1, keepdims=True), 1)) for mask in (learns, stops))
+    learning, stopping = (
+        torch.from_numpy(mask / np.maximum(mask.sum(1, keepdims=True), 1)) for mask in (learns, stops)
+    )
     target, logits = labels.repeat(count), base.clone()
     best, since = torch.full((count,), torch.inf, dtype=torch.float64), torch.zeros(count)
     optimiser = torch.optim.Adam(module.parameters(), lr=_RATE)
@@ -82,7 +84,7 @@ def correct(
         # Networks share no weights: the gradient of the sum trains each as if it were alone.
         weights = sum(weight.square().sum() for weight in module.parameters())
         optimiser.zero_grad()
-        ((losses * learning).sum() + _DECAY / 2 * weights).backward()
+        torch.autograd.backward([(losses * learning).sum() + _DECAY / 2 * weights])
         optimiser.step()
     return Corrected(logits.detach(), best)
 

@@ -5,9 +5,9 @@
     I = A + sum_{m<n} O ((U_m z_m) * (U_n z_n)),  or  A + g(z_1, ..., z_M)  a head that is no sum
 
 f_m is solved on z_m alone; a_m, and a temperature for each pattern of absent modalities (of E and of A), are fitted on
-what is said of rows that it was not learnt from. g are small networks, in f_m as well (`correction`). Whether they help,
-and which form of I does, is chosen by rows that are not judged: so that I differs from A by nothing but what no sum can
-say, A from E by nothing but what is learnt jointly, and neither because a single modality's classes are bent.
+what is said of rows that it was not learnt from. g are small networks, in f_m as well (`correction`). Whether they
+help, and which form of I does, is chosen by rows that are not judged: so that I differs from A by nothing but what no
+sum can say, A from E by nothing but what is learnt jointly, and neither because a single modality's classes are bent.
 
 The rows are dealt into folds, whole groups together. What is judged on fold k is learnt on the others, in which another
 fold j is left out in turn for the choices.
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from scipy.special import logsumexp
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -88,7 +89,7 @@ def steps(modalities: int) -> int:
 
 
 class _Crossed:
-    """What heads say stands by the fold k that is judged, [folds, rows, classes], also of the rows that are learnt from.
+    """What heads say stands by the fold k that is judged, [folds, rows, classes], and of rows learnt from, too.
 
     Of a row of another fold j it is what was learnt without k and j; of the rows of k, what was learnt without k.
     """
@@ -106,11 +107,9 @@ class _Crossed:
         weights = np.stack([self.weights(prior[at], [g[at] for g in evidence.values()], at) for at in self.places])
         ensemble = prior + sum(a[:, None, None] * g for a, g in zip(weights.T, evidence.values(), strict=True))
         base = self.calibrated(self.solved(self.data, everyone))
-        forms: dict[Kind, Corrected] = {
-            kind: self.corrected(base, self.x, kind, everyone) for kind in get_args(Kind)
-        }
+        forms: dict[Kind, Corrected] = {kind: self.corrected(base, self.x, kind, everyone) for kind in get_args(Kind)}
         chosen: list[Kind] = [self.best(forms, at) for at in self.places]
-        said = {kind: self.joined(forms[kind]) for kind in {*chosen, "additive"}}
+        said = {kind: self.calibrated(self.joined(forms[kind])) for kind in {*chosen, "additive"}}
         return Losses(
             {name: self.judged(prior + g) for name, g in evidence.items()},
             self.judged(self.calibrated(ensemble)),
@@ -119,6 +118,11 @@ class _Crossed:
             weights=dict(zip(evidence, weights.mean(0).tolist(), strict=True)),
             form=max(get_args(Kind), key=chosen.count),
         )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and classes."""
+        return len(self.folds), self.count
 
     @property
     def places(self) -> range:
@@ -179,13 +183,14 @@ class _Crossed:
         return min(forms, key=lambda kind: float(forms[kind].nll[lines].mean()))
 
     def joined(self, corrected: Corrected) -> Floats:
-        """Return for each row what was said without its fold; of judged rows, the mean over what says it."""
-        said = np.zeros((len(self.names), len(self.folds), self.count))
-        for (at, j), logits in zip(self.pairs, corrected.logits.double().numpy(), strict=True):
-            here, judged = self.folds == j, self.folds == self.names[at]
-            said[at, here] = logits[here]
-            said[at, judged] += logits[judged] / (len(self.names) - 1)
-        return said
+        """Return for each row what was said without its fold; of judged rows, the log of all networks' mean."""
+        logs = torch.log_softmax(corrected.logits.double(), 2).numpy().reshape(len(self.names), -1, *self.shape)
+        # Chances, not logits: one network that is certain has no more than its share.
+        said = logsumexp(logs, 1) - np.log(logs.shape[1])
+        for line, (at, j) in enumerate(self.pairs):
+            here = self.folds == j
+            said[at, here] = logs[at, line % logs.shape[1], here]
+        return np.asarray(said)
 
     def calibrated(self, said: Floats) -> Floats:
         """Divide logits by a temperature for each pattern of absent modalities."""

@@ -17,10 +17,10 @@ from torch import nn
 
 from fusetune.config import StrategyConfig
 from fusetune.context import Context
-from fusetune.evaluate.intervals import Interval, means
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.errors import TableError
+from fusetune.evaluate.intervals import Interval, means
 from fusetune.progress import Log
 from fusetune.strategies import strategy_of
 from fusetune.strategies.level import on_features
@@ -54,9 +54,7 @@ def _lost(level: Context, name: str, encoder: Encoder) -> Interval:
     return means((alone - left)[:, None], level.units.iloc[rows].to_numpy(), **how)[0]
 
 
-def _hits(
-    level: Context, name: str, encoder: Encoder, classifier: nn.Module, rows: Rows
-) -> npt.NDArray[np.float64]:
+def _hits(level: Context, name: str, encoder: Encoder, classifier: nn.Module, rows: Rows) -> npt.NDArray[np.float64]:
     """Return 1 for each row that is decided rightly, else 0."""
     z = torch.from_numpy(np.array(level.encode(name, encoder, rows)[0]))
     with torch.inference_mode():

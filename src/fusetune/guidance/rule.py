@@ -6,11 +6,11 @@
     else d1.high, d2.high < delta  ensemble
     else                           undecided: the ensemble, which is cheaper, until there are more rows
 
-Three warnings. A linear head on all features is a sum over modalities: where the label depends on how inputs meet and on
-nothing else (XOR), its best NLL is log(classes), whatever the encoders say, so that comparing it with the ensemble cannot
-find that case: hence I. The comparison must be of NLL, since the accuracy of a sum on such labels can look good. And A
-beats the plain mean of modalities also where it does no more than weigh them or correct their certainty: hence E, which
-may do both, is its opponent.
+Three warnings. A linear head on all features is a sum over modalities: where the label depends on how inputs meet and
+on nothing else (XOR), its best NLL is log(classes), whatever the encoders say, so that comparing it with the ensemble
+cannot find that case: hence I. The comparison must be of NLL, since the accuracy of a sum on such labels can look good.
+And A beats the plain mean of modalities also where it does no more than weigh them or correct their certainty: hence E,
+which may do both, is its opponent.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _NEXT: dict[Decision, str] = {
     "undecided": "--strategy ume",
 }
 WARNINGS = (
-    "a head that is a sum over inputs cannot see what only their meeting tells, whatever the encoders: that is what the "
-    "interaction head is for",
+    "a head that is a sum over inputs cannot see what only their meeting tells, whatever the encoders: hence the head "
+    "with interactions",
     "differences are of NLL: the accuracy of a sum can look good where the label depends on how inputs meet",
     "the ensemble is weighted and calibrated: a head that does no more than that is no better than it",
 )
@@ -112,32 +112,33 @@ class Guidance:
     def sentence(self) -> str:
         """The answer in plain words."""
         if self.evidence is None:
-            return f"{self._amount} are too few to tell what kind of fusion the data ask for; the ensemble is the safe one."
+            return f"{self._amount} are too few to tell what kind of fusion the data ask for; take the ensemble."
         match self.decision:
             case "interaction":
                 return (
-                    f"What one input means depends on another: a head that is no sum over the inputs has a lower NLL, by "
-                    f"{_bounds(self.d2)} nats."
+                    f"What one input means depends on another: a head that is no sum over the inputs has a lower NLL, "
+                    f"by {_bounds(self.d2)} nats."
                 )
             case "frozen_fusion":
                 return (
-                    "The inputs tell more together than their own classifiers: one head on all features has a lower NLL "
-                    f"than their calibrated ensemble, by {_bounds(self.d1)} nats, and needs no interactions that can be "
-                    "shown."
+                    "The inputs tell more together than their own classifiers: one head on all features has a lower "
+                    f"NLL than their calibrated ensemble, by {_bounds(self.d1)} nats."
                 )
             case "teacher":
                 behind = listed(name for name, loss in self.lazy.items() if loss.low > 0)
                 return (
-                    "The inputs tell more together than their own classifiers (one head on all features has a lower NLL, "
-                    f"by {_bounds(self.d1)} nats), and training them jointly leaves {behind} behind: use teachers."
+                    "The inputs tell more together than their own classifiers (one head on all features has a lower "
+                    f"NLL, by {_bounds(self.d1)} nats), and training them jointly leaves {behind} behind: use teachers."
                 )
             case "ensemble":
                 return (
-                    "The inputs can be left to themselves: no head on all features has a lower NLL than their calibrated "
-                    f"ensemble by {self.delta:g} nats or more."
+                    "The inputs can be left to themselves: no head on all features has a lower NLL than their "
+                    f"calibrated ensemble by {self.delta:g} nats or more."
                 )
             case _:
-                return f"{self._amount} do not decide it{self._settling}; until then take the ensemble, which is cheaper."
+                return (
+                    f"{self._amount} do not decide it{self._settling}; until then take the ensemble, which is cheaper."
+                )
 
     @property
     def next(self) -> str:
@@ -211,7 +212,8 @@ def guided(
     if decision == "undecided" and (times := settling(d1, d2, delta)) is not None:
         facts |= {"rows_needed": math.ceil(times * len(rows)), "groups_needed": math.ceil(times * groups)}
     alone = dict(zip(losses.alone, reached[3:], strict=True))
-    evidence = Evidence(alone, *reached[:3], losses.weights, losses.form)
+    ensemble, additive, interaction = reached[:3]
+    evidence = Evidence(alone, ensemble, additive, interaction, losses.weights, losses.form)
     return Guidance(decision, d1, d2, evidence=evidence, **facts)
 
 
@@ -227,8 +229,8 @@ def decide(d1: Interval, d2: Interval, delta: float, lazy: Mapping[str, Interval
 def settling(d1: Interval, d2: Interval, delta: float) -> float | None:
     """Return how many times as many groups would settle an open case, or None: a difference is delta to all digits.
 
-    An interval's half-width h falls with 1 / sqrt(groups), so that it takes (h / |d - delta|)^2 times as many until it no
-    longer holds delta. Of d2 above delta, or else of d1 above delta, nothing else has to be known.
+    An interval's half-width h falls with 1 / sqrt(groups), so that it takes (h / |d - delta|)^2 times as many until
+    it no longer holds delta. Of d2 above delta, or else of d1 above delta, nothing else has to be known.
     """
     times = [_times(d, delta) for d in (d1, d2)]
     if d2.value > delta:
