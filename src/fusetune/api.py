@@ -311,6 +311,7 @@ def _fit(
     if settings.evaluate.baselines and len(ctx.modalities) > 1:
         with log.timed(ctx.seconds, "guide"):
             guidance = guided(ctx, lazy=False, **_GUIDED)
+        log.record("guide", **guidance.as_dict())
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
     model = Model.of(read, grounded(fitted.network, read, ctx), schema)

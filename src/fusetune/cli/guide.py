@@ -85,7 +85,7 @@ def guide(
     out.print(f"{told.decision.replace('_', ' ')}: {told.sentence}", soft_wrap=True)
     for warning in WARNINGS if told.evidence is not None else ():
         out.print(f"  mind that {warning}", soft_wrap=True)
-    out.print(f"next    fusetune fit {table} --label {label} {told.next}", soft_wrap=True)
+    out.print(f"next    fusetune fit {table} --label {label} {told.next}  (and the columns as here)", soft_wrap=True)
 
 
 def _grid(told: Guidance) -> Grid:

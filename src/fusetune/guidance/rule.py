@@ -162,7 +162,7 @@ class Guidance:
     def as_dict(self) -> dict[str, Any]:
         """Return values for JSON; NaN becomes None."""
         values: dict[str, Any] = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
-        values["n"] = values.pop("rows")
+        values |= {"n": values.pop("rows"), "groups": self.groups if values.pop("grouped") else None}
         return values | {"sentence": self.sentence, "next": self.next, "warnings": list(WARNINGS)}
 
 
