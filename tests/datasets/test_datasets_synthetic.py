@@ -30,10 +30,10 @@ def vectors(frame: pd.DataFrame, *names: str) -> npt.NDArray[np.float64]:
     return np.concatenate([frame.filter(regex=f"^{name}_").to_numpy() for name in names], 1)
 
 
-def linear(frame: pd.DataFrame, y: Any, *names: str, learns: Any) -> tuple[float, float]:
+def linear(frame: pd.DataFrame, y: Any, *names: str, learns: Any, strength: float = 100) -> tuple[float, float]:
     """Return accuracy and NLL of a linear classifier on the rows that it does not learn from."""
     x = vectors(frame, *names)
-    p = LogisticRegression(C=100, max_iter=2000).fit(x[learns], y[learns]).predict_proba(x[~learns])
+    p = LogisticRegression(C=strength, max_iter=2000).fit(x[learns], y[learns]).predict_proba(x[~learns])
     return float((p.argmax(1) == y[~learns]).mean()), nll(p, y[~learns])
 
 
@@ -79,24 +79,21 @@ def test_no_sum_has_an_nll_below_that_of_chance_on_interactive_rows(classes: int
     assert facts.nll_alone == pytest.approx(dict.fromkeys(names, log(classes)))
 
 
-@pytest.mark.parametrize(("classes", "reached"), [(2, 3 / 4), (3, 7 / 9), (4, 11 / 16)])
-def test_the_accuracy_of_a_sum_looks_good_all_the_same(classes: int, reached: float) -> None:
-    """Why nothing may be concluded from accuracy: a search by single steps finds such a sum."""
+@pytest.mark.parametrize(("classes", "known"), [(2, 3 / 4), (3, 7 / 9), (4, 11 / 16)])
+def test_the_accuracy_of_a_sum_looks_good_all_the_same(classes: int, known: float) -> None:
+    """Why nothing may be concluded from accuracy.
+
+    Of i + j, each class takes the value nearest to its own, s_k: -(i + j - s_k)^2 = 2 (i + j) s_k - s_k^2 + what all
+    classes have in common, which is a sum. Of the two values that mean class k, s_k is the one that occurs more often.
+    """
     codes, y = every(classes)
-    random, best = np.random.default_rng(1), 0.0
-    for _ in range(40):
-        tables = random.normal(size=(2, classes, classes))
-        own = float((additive(tables, codes).argmax(1) == y).mean())
-        for _ in range(1500):
-            trial = tables + (random.random(tables.shape) < 0.1) * random.normal(size=tables.shape)
-            score = float((additive(trial, codes).argmax(1) == y).mean())
-            if score >= own:
-                tables, own = trial, score
-        best = max(best, own)
-        if best >= reached - 1e-9:
-            break
-    assert best >= reached - 1e-9
-    assert nll(softmax(additive(tables, codes)), y) >= log(classes)
+    values = np.array([k if k + 1 >= classes - 1 - k else k + classes for k in range(classes)])
+    tables = np.stack([2 * np.outer(np.arange(classes), values) - share * values**2 for share in (0, 1)])
+    accuracy = float((additive(tables, codes).argmax(1) == y).mean())
+    assert accuracy >= known
+    assert accuracy == sum(max(k + 1, classes - 1 - k) for k in range(classes)) / classes**2
+    for sharpness in (0.01, 0.1, 1.0):
+        assert nll(softmax(sharpness * additive(tables, codes)), y) >= log(classes)
 
 
 def test_heads_on_interactive_rows_reach_what_is_said() -> None:
@@ -181,13 +178,13 @@ def test_codes_tell_the_label_of_interactive_rows_only_together(modalities: int)
 
 
 def test_labels_of_groups_leak_through_rows_and_not_through_groups() -> None:
-    made = Synthetic(rows=1200, width=48, groups=40, group_effect=3, purity=0.95, signal=0, sigma=0.2)
+    made = Synthetic(rows=1200, width=32, groups=20, group_effect=3, purity=0.95, signal=0, sigma=0.2)
     frame, y = drawn(made)
-    assert linear(frame, y, "a", learns=np.arange(made.rows) % 2 == 0)[0] > 0.93
+    assert linear(frame, y, "a", learns=np.arange(made.rows) % 2 == 0, strength=1)[0] > 0.93
     group = pd.factorize(frame["group"])[0]
-    apart = [linear(frame, y, "a", learns=(group + half) % 2 == 0)[0] for half in (0, 1)]
+    apart = [linear(frame, y, "a", learns=(group + half) % 2 == 0, strength=1)[0] for half in (0, 1)]
     assert abs(np.mean(apart) - 1 / 3) < 0.2
-    assert linear(frame, y, "b", learns=np.arange(made.rows) % 2 == 0)[0] < 0.5
+    assert linear(frame, y, "b", learns=np.arange(made.rows) % 2 == 0, strength=1)[0] < 0.5
 
 
 def test_the_same_seed_draws_the_same_table() -> None:
