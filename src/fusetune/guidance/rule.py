@@ -132,8 +132,8 @@ class Guidance:
                 )
             case "ensemble":
                 return (
-                    "The inputs can be left to themselves: no head on all features has a lower NLL than their "
-                    f"calibrated ensemble by {self.delta:g} nats or more."
+                    "The inputs can be left to themselves: no head that was tried on all features has a lower "
+                    f"NLL than their calibrated ensemble by {self.delta:g} nats or more."
                 )
             case _:
                 return (
