@@ -30,6 +30,7 @@ COMMANDS = [
     ["compare"],
     ["diagnose"],
     ["fit"],
+    ["guide"],
     ["evaluate"],
     ["explain"],
     ["predict"],

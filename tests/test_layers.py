@@ -16,16 +16,16 @@ SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
-    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "arguments",
-    "doctor", "result", "standings", "report", "model", "judge", "summary", "bundle", "record", "folder", "intake",
-    "track", "estimator", "api", "contest",
+    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "guidance",
+    "arguments", "doctor", "result", "standings", "report", "model", "judge", "summary", "bundle", "record", "folder",
+    "intake", "track", "estimator", "api", "contest",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {
     LIBRARY: {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)}
     | {
         "datasets": {"errors", "files", "progress", "data", "datasets"},
-        "__init__": {"api", "config", "contest", "estimator", "model", "version"},
+        "__init__": {"api", "config", "contest", "estimator", "guidance", "model", "version"},
         "cli": {*ORDER, "datasets", "cli", "__init__"},
         "__main__": {"cli"},
     },

@@ -1,4 +1,4 @@
-"""`fit`, `load` and `Run`: the whole library from Python; the command line calls nothing else."""
+"""`fit`, `guide`, `load` and `Run`: the whole library from Python; the command line calls nothing else."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from fusetune.folder import (
     sweep_folder,
     warn_of_earlier,
 )
+from fusetune.guidance import DELTA, Guidance, guided
 from fusetune.inputs import image_input
 from fusetune.intake import (
     Intake,
@@ -58,6 +59,10 @@ from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
+
+# What a run spends on saying what the data ask for: nothing on fewer groups, which would decide nothing, and no more
+# than on so many rows. The command `guide` has no such limits.
+_GUIDED = {"least": 100, "most": 5000}
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,64 @@ def fit(
         return _fit(intake, settings, own, folder, resume, log, started)
 
 
+def guide(
+    table: str | Path | pd.DataFrame,
+    label: str,
+    *,
+    inputs: Iterable[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    vectors: Mapping[str, str] | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    row_id: str | None = None,
+    seed: int | None = None,
+    delta: float = DELTA,
+    lazy: bool = True,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    sets: Iterable[str] = (),
+    quiet: bool = False,
+) -> Guidance:
+    """Say what kind of fusion a table asks for; nothing is written, and the test part stays shut.
+
+    An ensemble of the inputs alone, a head that sums over the features of all inputs, and one with interactions are
+    cross-fitted on features of the encoders as they were pretrained, and compared on rows that they did not learn from.
+
+    Args:
+        table: CSV, Parquet or JSON Lines file, or a DataFrame.
+        label: Column to predict.
+        inputs: As `fit` takes it.
+        kinds: As `fit` takes it.
+        vectors: As `fit` takes it.
+        group: As `fit` takes it.
+        split: As `fit` takes it.
+        row_id: As `fit` takes it.
+        seed: Decides split, folds and heads.
+        delta: The least difference of NLL that counts, in nats.
+        lazy: Where the answer is teacher or frozen_fusion, train small networks jointly to tell which.
+        config: As `fit` takes it.
+        sets: As `fit` takes it.
+        quiet: Print nothing.
+
+    Raises:
+        UserError: If the table or the configuration cannot be used, or there is one input only.
+        RunError: If something fails while running.
+    """
+    if not delta > 0:
+        raise UserError(f"delta is {delta:g}, and must be above 0 nats: no interval lies below nothing")
+    settings, own = gather(None, seed, None, None, config, sets)
+    data = read_table(table)
+    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    log = Log(None, quiet)
+    intake = take_in(data, label, schema, settings, None)
+    for line in intake.treatment.lines:
+        log.warn(line)
+    with threads_restored():
+        runtime = start_runtime(settings)
+        taken = (intake.table, intake.schema, intake.split, intake.labels, intake.classes)
+        ctx = prepare(*taken, settings, runtime, log, None, False, own, intake.copies)
+        return guided(ctx, delta=delta, lazy=lazy)
+
+
 def _fit(
     intake: Intake, settings: Config, own: Own | None, folder: Path, resume: bool, log: Log, started: float
 ) -> Run:
@@ -179,6 +242,11 @@ def _fit(
     fitted = strategy.fit(ctx, own_settings)
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
+    guidance = None
+    if settings.evaluate.baselines and len(ctx.modalities) > 1:
+        with log.timed(ctx.seconds, "guide"):
+            guidance = guided(ctx, lazy=False, **_GUIDED)
+        log.record("guide", **guidance.as_dict())
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
     model = Model.of(read, grounded(fitted.network, read, ctx), schema)
@@ -187,7 +255,7 @@ def _fit(
     save_bundle(model, folder / MODEL)
     save_predictions(ctx, judged, folder / "predictions.parquet")
     findings = [] if intake.examination is None else by_severity(intake.examination.findings)
-    result = summarise(ctx, data, schema, fitted, judged, findings, record.rows_hash)
+    result = summarise(ctx, data, schema, fitted, judged, findings, record.rows_hash, guidance)
     write_report(folder / "report.html", result)
     metrics = result.metrics()
     text = json.dumps(metrics, indent=1)

@@ -139,7 +139,7 @@ def prepare(
     config: Config,
     runtime: Runtime,
     log: Log,
-    folder: Path,
+    folder: Path | None,
     resume: bool,
     own: Own | None = None,
     copies: Codes | None = None,

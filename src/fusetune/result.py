@@ -17,6 +17,7 @@ from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.explain import Pixels
 from fusetune.evaluate.intervals import Interval, plain
 from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.guidance import Guidance
 from fusetune.train.loop import EpochRecord
 
 SIGNIFICANT = 0.05  # p-values below this, together with an interval without zero, make a difference shown
@@ -210,7 +211,10 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Everything that a run says of itself; mistakes come with the surest first, warnings as sentences."""
+    """Everything that a run says of itself; mistakes come with the surest first, warnings as sentences.
+
+    `guide` is what kind of fusion the data ask for; None where it was not asked.
+    """
 
     origin: Origin
     data: Data
@@ -219,6 +223,7 @@ class Result:
     training: Training
     mistakes: list[Mistake]
     warnings: list[str]
+    guide: Guidance | None = None
 
     @property
     def title(self) -> str:
@@ -245,6 +250,7 @@ class Result:
             "seconds": _rounded(training.seconds),
             "encoder_passes": training.passes | reused,
             "cost": {"seconds": _rounded(method.cost.seconds), "passes": method.cost.passes},
+            "guide": None if self.guide is None else self.guide.as_dict(),
             "warnings": self.warnings,
             "rows_hash": self.origin.hashes["rows"],
         }

@@ -26,6 +26,7 @@ from fusetune.doctor.findings import Finding
 from fusetune.evaluate.explain import Pixels
 from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
+from fusetune.guidance import Guidance
 from fusetune.heads.folds import has_training
 from fusetune.result import Column, Data, Judgement, Method, Mistake, Origin, Result, Training
 from fusetune.strategies import Fitted, strategy_of
@@ -46,10 +47,12 @@ def summarise(
     judged: Judgement,
     findings: Sequence[Finding],
     rows_hash: str,
+    guidance: Guidance | None = None,
 ) -> Result:
     """Gather the result of a finished run, what its strategy left and how that fared.
 
-    `findings` are those of the table, and `rows_hash` is the hash of which of its rows has which label.
+    `findings` are those of the table, `rows_hash` is the hash of which of its rows has which label, and `guidance` what
+    its data ask for, where that was asked.
     """
     columns = [c.name for c in schema.columns if c.role == "input" and c.kind not in (Kind.IMAGE, Kind.VECTOR)]
     return Result(
@@ -70,6 +73,7 @@ def summarise(
         training=_training(ctx),
         mistakes=most_certain_mistakes(ctx, judged, table.frame[columns]),
         warnings=ctx.log.warnings,
+        guide=guidance,
     )
 
 

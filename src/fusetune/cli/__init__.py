@@ -9,12 +9,12 @@ import sys
 import warnings
 from io import TextIOWrapper
 
-from fusetune.cli import augment, check, compare, data, diagnose, explain, fit, show, use
+from fusetune.cli import augment, check, compare, data, diagnose, explain, fit, guide, show, use
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
 from fusetune.progress import visible
 
-__all__ = ["augment", "check", "compare", "data", "diagnose", "explain", "fit", "main", "show", "use"]
+__all__ = ["augment", "check", "compare", "data", "diagnose", "explain", "fit", "guide", "main", "show", "use"]
 
 add_commands()
 

@@ -10,7 +10,7 @@ import typer
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
-from fusetune.cli.words import commas, gain_grid, pairs, verdicts
+from fusetune.cli.words import commas, gain_grid, guide_lines, pairs, verdicts
 
 
 @app.command(
@@ -79,7 +79,7 @@ def fit(
         resume=resume,
     )
     out.print(gain_grid(run.metrics))
-    for line in verdicts(run.metrics):
+    for line in [*verdicts(run.metrics), *guide_lines(run.metrics)]:
         out.print(line, soft_wrap=True)
     out.print(f"model   {run.folder / 'model'}", soft_wrap=True)
     out.print(f"report  {run.report}", soft_wrap=True)

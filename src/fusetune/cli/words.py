@@ -90,6 +90,12 @@ def verdicts(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
+def guide_lines(metrics: dict[str, Any]) -> list[str]:
+    """Return the sentence on what kind of fusion a run's data ask for, where the run asked."""
+    told = metrics.get("guide")  # runs of earlier versions do not have it
+    return [] if told is None else [f"guide   {told['sentence']}"]
+
+
 def group_words(count: int | None) -> str:
     """Return ` in N groups`, or nothing."""
     return "" if count is None else f" in {count:,} groups"

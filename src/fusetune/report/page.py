@@ -47,6 +47,7 @@ _STAGES = {
     "encode": "Encoding augmented views, once",
     "stage_m": "Fitting the head on the combination",
     "baselines": "Models to compare with",
+    "guide": "What kind of fusion the data ask for",
     "judge": "Judging on validation and test rows",
 }
 
