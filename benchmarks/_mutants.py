@@ -83,7 +83,7 @@ _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selectiv
 _store = _in("features/store.py", "tests/features/test_features_store.py")
 
 _LEARNING = """\
-    scaled = {name: _scaled(ctx, fitted[name]) for name in names}
+    scaled = {name: scaled_on_valid(ctx, fitted[name]) for name in names}
     calibration = _learnt(ctx, fitted[chosen], scaled[chosen])
 """
 _OPENING = "    opened = ctx.split.unlock_test()\n"

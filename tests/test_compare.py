@@ -121,6 +121,9 @@ def test_the_summary_says_how_each_fared_and_whether_it_was_fair(whole: Path) ->
     checks = {one["question"]: one for one in summary["checklist"]}
     assert checks["Was every method tuned alike?"]["met"]
     assert checks["Are there several seeds?"]["met"]
+    assert checks["Did every method get the same budget?"]["met"]
+    spent = {one["name"]: one["training"] for one in summary["strategies"]}
+    assert spent == {"ume": 288, "joint": 288, "linear-probe": 0}  # 2 epochs of 72 rows of 2 inputs
     assert checks["Are unimodal baselines there?"]["met"] is False
     assert sum("at corrected p < .05" in question for question in checks) == 2
     assert summary["test"]["rows"] == 12

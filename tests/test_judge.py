@@ -151,7 +151,7 @@ def test_rows_that_chose_are_not_called_unseen(made: Made) -> None:
     assert len(made.fitted[CHOSEN].tried) > 1
     assert made.judgement.analysis.as_dict()["calibration"]["crossfitted"]
     bare = replace(made.fitted[CHOSEN], tried=[])
-    assert not judge_module._scaled(made.ctx, bare).crossfitted
+    assert not judge_module.scaled_on_valid(made.ctx, bare).crossfitted
 
 
 def test_intervals_are_those_of_whole_groups(made: Made) -> None:

@@ -96,6 +96,15 @@ def test_labels_without_a_signal_leave_chance_in_every_interval() -> None:
         assert {duel.verdict for duel in found.paired} == {"not shown"}
 
 
+def test_who_spent_more_than_allowed_is_named() -> None:
+    hits = np.ones((2, 12))
+    rules = Protocol("features", [0, 1], 0, [], "equal", True, True, 100.0)
+    entries = [entry("tip", hits, training={0: 250, 1: 250}), entry("ume", hits, training={0: 104, 1: 104})]
+    check = next(one for one in standings(entries, ground(), rules).checks if "budget" in one.question)
+    assert check.met is False
+    assert check.evidence == "equal; 104 to 250 rows where 100 were allowed; more had tip (2.50 x)"
+
+
 def test_the_rivals_are_the_ensemble_and_the_first_plain_fusion() -> None:
     assert rivals_of(["joint", "two-stage", "linear-probe", "ume"]) == ["ume", "linear-probe"]
     assert rivals_of(["frozen-fusion", "linear-probe"]) == ["frozen-fusion"]

@@ -28,6 +28,7 @@ from fusetune.result import SIGNIFICANT
 # The rivals that everything is tested against: the first of each that is there.
 ENSEMBLES, FUSIONS = ("ume",), ("frozen-fusion", "linear-probe", "two-stage")
 _ALONE = ("alone", "majority")
+_TOLERANCE = 1.1  # of a budget, since epochs are whole
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Entry:
         valid: Metrics of the validation rows by seed.
         seconds: As if nothing had been trained before, by seed.
         passes: Rows through encoders, as if nothing had been stored before, by seed.
+        training: Those of them that were sent through in training, by seed.
         epochs: Epochs of each of its loops; None: unknown, or nothing is trained.
         settings: What tuning chose, by name of the setting.
         errors: Why seeds failed, by seed.
@@ -74,6 +76,7 @@ class Entry:
     valid: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     seconds: Mapping[int, float] = field(default_factory=dict)
     passes: Mapping[int, float] = field(default_factory=dict)
+    training: Mapping[int, float] = field(default_factory=dict)
     epochs: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     errors: Mapping[int, str] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class Standing:
 
     `macro_f1` and `ece` are means over seeds with the lowest and the highest of them as bounds, which say how seeds
     differ and nothing about other rows. `rank` is by NLL, 1 the best, with bounds from the same resamples for all.
-    `seconds` and `passes` are means over seeds.
+    `seconds`, `passes` and `training` are means over seeds.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Standing:
     valid_nll: float
     seconds: float
     passes: float
+    training: float
     epochs: int | None
     settings: dict[str, Any]
     errors: dict[int, str]
@@ -166,6 +170,7 @@ class Protocol:
         budget: What was equal for all, in words.
         selected: Were all strategies entered that there are?
         same_table: Were all made by this contest, from one split and one preparation?
+        allowance: Rows through encoders in training that each may have; None: there is no such budget.
     """
 
     level: str
@@ -175,6 +180,7 @@ class Protocol:
     budget: str
     selected: bool
     same_table: bool = True
+    allowance: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +296,7 @@ def _standing(entry: Entry, ground: Field, rank: Interval | None, how: Mapping[s
         ece=_spread([own["ece"] for own in scores.values()]),
         seconds=_mean(entry.seconds.values()),
         passes=_mean(entry.passes.values()),
+        training=_mean(entry.training.values()),
     )
 
 
@@ -374,7 +381,7 @@ def _checks(
         if rules.untuned:
             tuned += f"; nothing to tune in {listed(rules.untuned, 40)}"
         checks.append(Check("Was every method tuned alike?", True, tuned))
-        checks.append(Check("Did every method get the same budget?", True, f"{rules.budget}; {_spent(standings)}"))
+        checks.append(_budget_check(standings, rules))
         single, plain_fusion = [n for n in names if n in _ALONE], [n for n in names if n in (*ENSEMBLES, *FUSIONS)]
         checks += [
             Check("Are unimodal baselines there?", "alone" in there, listed(single, 9) or "none was entered"),
@@ -421,11 +428,18 @@ def _named(names: list[str]) -> str:
     return f" ({listed(names, 40)})" if names else ""
 
 
-def _spent(standings: Sequence[Standing]) -> str:
-    passes = [one.passes for one in standings if math.isfinite(one.passes) and one.passes > 0]
-    if not passes:
-        return "nothing went through an encoder"
-    return f"{min(passes):,.0f} to {max(passes):,.0f} rows through encoders, features included"
+def _budget_check(standings: Sequence[Standing], rules: Protocol) -> Check:
+    """Say whether all kept to the budget: what is trained beside the loops, and whole epochs, can exceed it."""
+    question, spent = "Did every method get the same budget?", [one.training for one in standings if one.training > 0]
+    if not spent:
+        return Check(question, True, f"{rules.budget}; nothing was trained")
+    words = f"{rules.budget}; {min(spent):,.0f} to {max(spent):,.0f} rows"
+    if rules.allowance is None:
+        return Check(question, True, words)
+    over = [f"{one.name} ({one.training / rules.allowance:.2f} x)" for one in standings
+            if one.training > _TOLERANCE * rules.allowance]  # fmt: skip
+    words += f" where {rules.allowance:,.0f} were allowed"
+    return Check(question, not over, words + (f"; more had {listed(over, 40)}" if over else ""))
 
 
 def table_of(entries: Sequence[Entry], ground: Field, level: str, seeds: Sequence[int]) -> pd.DataFrame:

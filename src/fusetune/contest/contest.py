@@ -323,7 +323,7 @@ class _Course:
         rows = {"valid": split.rows("valid"), "test": split.rows("test")}
         labels = {part: self.intake.labels[own] for part, own in rows.items()}
         found: dict[str, dict[str, dict[int, Any]]] = {
-            name: {what: {} for what in ("p", "valid", "seconds", "passes", "errors", "said")}
+            name: {what: {} for what in ("p", "valid", "seconds", "passes", "training", "errors", "said")}
             for name in rules.strategies
         }
         with bar("judging on test rows", len(rules.seeds) * len(rules.strategies)) as progress:
@@ -339,7 +339,8 @@ class _Course:
                         own["errors"][seed] = str(error) if isinstance(error, _NotThereError) else in_words(error)
                     else:
                         own["p"][seed], own["valid"][seed], own["said"][seed] = p, scores, valid
-                        own["seconds"][seed], own["passes"][seed] = fit.seconds, fit.passes
+                        own["seconds"][seed] = fit.seconds
+                        own["passes"][seed], own["training"][seed] = fit.passes, fit.training
                     progress.advance()
         entries = [self._entry(name, found[name], place) for name in rules.strategies]
         if not any(entry.p for entry in entries):
@@ -350,7 +351,7 @@ class _Course:
     def _entry(self, name: str, own: Mapping[str, Any], place: Workplace) -> Entry:
         plan = place.plan_of(name)
         note = f"{named(name).title}: {named(name).paper}"
-        facts = {what: own[what] for what in ("p", "valid", "seconds", "passes", "errors")}
+        facts = {what: own[what] for what in ("p", "valid", "seconds", "passes", "training", "errors")}
         return Entry(name, note, epochs=plan.epochs, settings=plan.chosen, **facts)
 
     def _write(
@@ -367,7 +368,10 @@ class _Course:
         ground = Field(labels["test"], classes, groups, intake.schema.named("group"))
         plans = {name: place.plan_of(name) for name in rules.strategies}
         untuned = [name for name, plan in plans.items() if rules.trials and not plan.trials and not plan.error]
-        protocol = Protocol(rules.level, list(rules.seeds), rules.trials, untuned, rules.words, rules.selected)
+        allowance = place.allowance() if rules.budget == "passes" else None
+        protocol = Protocol(
+            rules.level, list(rules.seeds), rules.trials, untuned, rules.words, rules.selected, True, allowance
+        )
         counts = intake.split.counts()
         standings = stand(
             entries,

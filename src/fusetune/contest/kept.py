@@ -69,6 +69,7 @@ class Fit:
         temperature: Its logits are divided by it.
         seconds: As if nothing had been trained before.
         passes: Rows through encoders, as if nothing had been stored before.
+        training: Those of them that were sent through in training.
         warnings: What was said.
         error: Why there is no network; empty: there is.
     """
@@ -76,6 +77,7 @@ class Fit:
     temperature: float = 1.0
     seconds: float = 0.0
     passes: float = 0.0
+    training: float = 0.0
     warnings: list[str] = field(default_factory=list)
     error: str = ""
 

@@ -119,7 +119,7 @@ class Workplace:
         if passes and rules.budget == "passes":
             # What is trained beside the loops, however many epochs they have, counts too.
             each = self._training_passes(job, 2) - passes
-            epochs = 1 if each <= 0 else max(1, round((self._allowance() - (passes - each)) / each))
+            epochs = 1 if each <= 0 else max(1, round((self.allowance() - (passes - each)) / each))
         plan = Plan(epochs, trains=passes > 0 or not (rules.trials or rules.budget == "passes"))
         if rules.trials and passes:
             ctx = self.at(job.seed)
@@ -149,8 +149,9 @@ class Workplace:
         scaled = scaled_on_valid(ctx, fitted)
         if stages is not None:
             discard(stages)
-        passes = sum(fitted.cost.passes.values())
-        return Kept(Fit(scaled.heat.value, seconds, passes, list(ctx.log.warnings)), scaled.p, fitted.network)
+        passes, said = sum(fitted.cost.passes.values()), list(ctx.log.warnings)
+        fit = Fit(scaled.heat.value, seconds, passes, _in_training(fitted), said)
+        return Kept(fit, scaled.p, fitted.network)
 
     def _config(self, job: Job, epochs: int | None) -> Config:
         return configured(self.config, self.rules, job.strategy, job.seed, epochs)
@@ -158,9 +159,9 @@ class Workplace:
     def _training_passes(self, job: Job, epochs: int) -> float:
         """Return how many rows a strategy sends through encoders in training with so many epochs in each loop."""
         _, fitted = self._fitted(self._config(job, epochs))
-        return float(sum(rows for name, rows in fitted.cost.passes.items() if name.endswith(_TRAINING)))
+        return _in_training(fitted)
 
-    def _allowance(self) -> float:
+    def allowance(self) -> float:
         """Return how many rows joint training sends through encoders."""
         ctx = self.at(self.rules.seeds[0])
         return float(self.epochs * len(ctx.split.rows("train")) * len(ctx.modalities))
@@ -205,6 +206,10 @@ class Workplace:
         )
         strategy, settings = strategy_of(config)
         return ctx, strategy.fit(ctx, settings)
+
+
+def _in_training(fitted: Fitted) -> float:
+    return float(sum(rows for name, rows in fitted.cost.passes.items() if name.endswith(_TRAINING)))
 
 
 def in_words(error: BaseException) -> str:
