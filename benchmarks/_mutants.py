@@ -371,7 +371,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/strategies/linear_probe.py",
         "the traditional rival reads cells through a random network",
-        'if ctx.modalities[name].kind != "columns":',
+        'if kind in ("image", "text"):',
         "if True:",
         (_RIVALS,),
     ),

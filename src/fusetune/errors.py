@@ -95,8 +95,10 @@ def shown(value: object) -> str:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return ``", did you mean 'x'?"`` for the closest known word, or an empty string."""
-    match = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    """Return ``", did you mean 'x'?"`` for the only word that begins so, else the closest, or an empty string."""
+    known = list(words)
+    begun = [one for one in known if len(word) > 1 and one.startswith(word)]
+    match = begun if len(begun) == 1 else get_close_matches(word, known, n=1, cutoff=0.6)
     return f", did you mean '{match[0]}'?" if match else ""
 
 

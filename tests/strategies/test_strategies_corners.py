@@ -89,11 +89,11 @@ def test_settings_that_a_strategy_does_not_read_are_refused(key: str, tmp_path: 
 
 
 def test_another_strategy_leaves_the_settings_of_the_former_behind() -> None:
-    mine = {"strategy": {"name": "umt", "weight": 5.0}}
-    assert fusetune.Config.build(mine, {"strategy": "joint"}).strategy.model_dump() == {"name": "joint"}
-    assert fusetune.Config.build(mine, sets=["strategy.name=joint"]).strategy.model_dump() == {"name": "joint"}
+    mine, plain = {"strategy": {"name": "umt", "weight": 5.0}}, {"name": "joint", "level": "encoders"}
+    assert fusetune.Config.build(mine, {"strategy": "joint"}).strategy.model_dump() == plain
+    assert fusetune.Config.build(mine, sets=["strategy.name=joint"]).strategy.model_dump() == plain
     same = fusetune.Config.build(mine, {"strategy": {"name": "umt", "epochs": 3}}).strategy
-    assert same.model_dump() == {"name": "umt", "weight": 5.0, "epochs": 3}
+    assert same.model_dump() == {"name": "umt", "level": "encoders", "weight": 5.0, "epochs": 3}
 
 
 def test_a_strategy_cannot_take_the_name_of_a_rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

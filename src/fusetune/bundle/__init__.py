@@ -19,7 +19,7 @@ from fusetune.bundle.contents import MANIFEST, Contents, located, open_inside, r
 from fusetune.bundle.weights import Hashed, filled_network
 from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
-from fusetune.errors import BundleError, RunError, listed, shown
+from fusetune.errors import BundleError, RunError, ShortageError, listed, shown
 from fusetune.evaluate.calibration import Calibration
 from fusetune.files import expanded, facts_hash, file_hash, names_in, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
@@ -120,8 +120,10 @@ def load_bundle(folder: str | Path) -> Model:
         if not (path / MANIFEST).exists() and (path / "model" / MANIFEST).exists():
             path = path / "model"
         return _load(path)
-    except (BundleError, RunError, MemoryError):
+    except (BundleError, RunError, ShortageError):
         raise
+    except MemoryError as error:
+        raise RunError(f"not enough memory to read the model {path}; close other programs") from error
     except Exception as error:  # a stranger's files can break the libraries that read them in any way
         raise BundleError(
             f"{path} does not hold a usable model ({_reason(error)}); copy the model again from its source"

@@ -1,0 +1,107 @@
+"""Every strategy that applies on every real data set, on stored features, under one protocol (`fusetune.compare`).
+
+Prints a table per data set, and with `--write` keeps what the cards of the strategies say of it
+(`src/fusetune/strategies/measured.json`).
+
+Expected before it was run: nothing beats both the calibrated ensemble and plain fusion at a corrected p below .05 on
+more than one of the four sets; methods that balance modalities differ from joint training by less than seeds differ from
+each other; and what scores rows by their own confidence (qmf) has the best NLL of the late fusions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from _cases import CASES, DATA, QUICK
+
+import fusetune
+from fusetune.contest import Contest
+from fusetune.strategies import cards
+
+# Of the settings of a case, those that say how inputs are read; the others say how encoders are trained.
+WRITTEN = Path(cards.__file__).with_name("measured.json")
+READING = ("image.spacing", "image.background", "image.encode_size", "vector.augment")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
+    parser.add_argument("sets", nargs="*", default=list(CASES), help=f"which of {', '.join(CASES)}; default: all")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each strategy")
+    parser.add_argument("--strategies", default="all", help="names, separated by commas; default: all")
+    parser.add_argument("--jobs", type=int, help="processes; default: as many as there are cores")
+    parser.add_argument("--out", default="runs/strategies", help="folder for the comparisons; what is there goes on")
+    parser.add_argument("--write", action="store_true", help="keep the verdicts for the cards of the strategies")
+    parser.add_argument("--quick", action="store_true", help="three strategies and one seed: does it run?")
+    args = parser.parse_args()
+    names = "ume,linear-probe,joint" if args.quick else args.strategies
+    for name in args.sets:
+        table = DATA / CASES[name].folder / "manifest.csv"
+        if not table.exists():
+            print(f"{name}: left out, there is no {table}")
+            continue
+        out = Path(args.out) / (f"{name}-quick" if args.quick else name)
+        case = CASES[name]
+        sets = [one for one in case.sets if one.startswith(READING)] + ([*QUICK[-2:]] if args.quick else [])
+        contest = fusetune.compare(
+            table, case.label, **case.options, sets=sets, strategies=names if names == "all" else names.split(","),
+            seeds=1 if args.quick else args.seeds, level="features", jobs=args.jobs, out=out, resume=out.exists(),
+        )  # fmt: skip
+        show(name, contest)
+        if args.write:
+            keep(name, contest)
+
+    if args.write and not args.quick:
+        print(f"kept in {WRITTEN}")
+
+
+def show(name: str, contest: Contest) -> None:
+    """Print the strategies of one data set by NLL, and how each compares with the ensemble and plain fusion."""
+    test = contest.summary["test"]
+    print(f"\n### {name}: {test['rows']} test rows" + (f" in {test['groups']} groups" if test["groups"] else ""))
+    print("\n| strategy | accuracy | 95 % interval | NLL | 95 % interval | rank | against | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for one in sorted(contest.summary["strategies"], key=lambda s: s["nll"]["value"] or 99):
+        if one["nll"]["value"] is None:
+            reason = next(iter(one["errors"].values()), "")
+            print(f"| {one['name']} | does not apply: {reason.split(':', 1)[-1].strip()[:90]} | | | | | | |")
+            continue
+        accuracy, nll, rank = one["accuracy"], one["nll"], one["rank"]
+        pairs = [pair for pair in contest.summary["paired"] if pair["name"] == one["name"]]
+        against = "; ".join(f"{pair['against']}: {by_nll(pair)}" for pair in pairs)
+        print(
+            f"| {one['name']} | {accuracy['value']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} "
+            f"| {nll['value']:.3f} | {nll['low']:.3f} to {nll['high']:.3f} | {rank['value']:.0f} | {against} "
+            f"| {one['seconds']:.0f} |"
+        )
+    for check in contest.summary["checklist"]:
+        print(f"- {check['question']} {check['evidence']}")
+
+
+def by_nll(pair: dict[str, Any]) -> str:
+    """Return better, worse or same, by the NLL of the same rows, where the corrected test and the interval say so."""
+    low, high = pair["nll"]["low"], pair["nll"]["high"]
+    if pair["p_nll_holm"] >= 0.05 or low is None or low <= 0 <= high:
+        return "same"
+    return "better" if high < 0 else "worse"
+
+
+def keep(name: str, contest: Contest) -> None:
+    """Write what the cards say of one data set."""
+    found = cards.measured()
+    rival = next(one for one in ("ume",) if any(one == pair["against"] for pair in contest.summary["paired"]))
+    pairs = {pair["name"]: pair for pair in contest.summary["paired"] if pair["against"] == rival}
+    found[name] = {
+        "seeds": min(pair["seeds"] for pair in pairs.values()),
+        "strategies": {
+            strategy: {"against": "the calibrated ensemble", "verdict": by_nll(pair), "nll": pair["nll"]}
+            for strategy, pair in pairs.items()
+        },
+    }
+    WRITTEN.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
