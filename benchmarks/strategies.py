@@ -4,8 +4,8 @@ Prints a table per data set, and with `--write` keeps what the cards of the stra
 (`src/fusetune/strategies/measured.json`).
 
 Expected before it was run: nothing beats both the calibrated ensemble and plain fusion at a corrected p below .05 on
-more than one of the four sets; methods that balance modalities differ from joint training by less than seeds differ from
-each other; and what scores rows by their own confidence (qmf) has the best NLL of the late fusions.
+more than one of the four sets; methods that balance modalities differ from joint training by less than seeds do; and
+what scores rows by their own confidence (qmf) has the best NLL of the late fusions.
 """
 
 from __future__ import annotations
