@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
+from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
 from fusetune.cli.outputs import refuse_loss
-from fusetune.cli.words import commas, pairs
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
@@ -64,12 +63,7 @@ def check(
         data,
         Roles(
             label,
-            inputs=commas(inputs),
-            kinds=pairs(kind, "--kind", "age=number"),
-            vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
-            group=group,
-            split=split,
-            row_id=row_id,
+            **column_roles(inputs, kind, vectors, group, split, row_id),
         ),
         settings.data.outside == "refuse",
     )

@@ -11,8 +11,8 @@ from rich.text import Text
 
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, Vectors
-from fusetune.cli.words import commas, group_words, interval, number, pairs
+from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, Vectors, column_roles
+from fusetune.cli.words import commas, group_words, interval, number
 from fusetune.errors import UserError
 from fusetune.files import expanded
 from fusetune.folder import is_run
@@ -129,12 +129,7 @@ def compare(
             minutes=minutes,
             epochs=epochs,
             jobs=jobs,
-            inputs=commas(inputs),
-            kinds=pairs(kind, "--kind", "age=number"),
-            vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
-            group=group,
-            split=split,
-            row_id=row_id,
+            **column_roles(inputs, kind, vectors, group, split, row_id),
             recipe=recipe,
             seed=seed,
             config=config,

@@ -9,8 +9,8 @@ import typer
 
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
-from fusetune.cli.words import commas, gain_grid, guide_lines, pairs, verdicts
+from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
+from fusetune.cli.words import gain_grid, guide_lines, verdicts
 
 
 @app.command(
@@ -64,12 +64,7 @@ def fit(
     run = fusetune.fit(
         table,
         label,
-        inputs=commas(inputs),
-        kinds=pairs(kind, "--kind", "age=number"),
-        vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
-        group=group,
-        split=split,
-        row_id=row_id,
+        **column_roles(inputs, kind, vectors, group, split, row_id),
         recipe=recipe,
         seed=seed,
         strategy=strategy,

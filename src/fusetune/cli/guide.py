@@ -12,9 +12,8 @@ from rich.text import Text
 
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors
+from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
 from fusetune.cli.outputs import refuse_loss
-from fusetune.cli.words import commas, pairs
 from fusetune.evaluate.intervals import Interval
 from fusetune.files import written_aside
 from fusetune.guidance import DELTA, WARNINGS, Guidance
@@ -63,12 +62,7 @@ def guide(
     told = fusetune.guide(
         table,
         label,
-        inputs=commas(inputs),
-        kinds=pairs(kind, "--kind", "age=number"),
-        vectors=pairs(vectors, "--vectors", "mrna=mrna__*"),
-        group=group,
-        split=split,
-        row_id=row_id,
+        **column_roles(inputs, kind, vectors, group, split, row_id),
         seed=seed,
         delta=delta,
         lazy=lazy,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fusetune.cli.words import commas, pairs
 from fusetune.data.kinds import Kind
 
 TableFile = Annotated[
@@ -42,3 +43,22 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
 ]
+
+
+def column_roles(
+    inputs: str | None,
+    kind: list[str] | None,
+    vectors: list[str] | None,
+    group: str | None,
+    split: str | None,
+    row_id: str | None,
+) -> dict[str, Any]:
+    """Return what the options say of a table's columns, as the functions of the library take it."""
+    return {
+        "inputs": commas(inputs),
+        "kinds": pairs(kind, "--kind", "age=number"),
+        "vectors": pairs(vectors, "--vectors", "mrna=mrna__*"),
+        "group": group,
+        "split": split,
+        "row_id": row_id,
+    }
