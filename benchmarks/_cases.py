@@ -14,17 +14,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
-from fusetune.data.split import PART_WORDS
+from fusetune.data.split import PART_WORDS, Rows
 from fusetune.data.table import Table, read_table
+from fusetune.errors import UserError
+from fusetune.evaluate.temperature import softmax
 from fusetune.model import encode_labels
 from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
+from fusetune.strategies import strategy_of
+from fusetune.strategies.base import held_by
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 
@@ -143,3 +150,25 @@ def prepared(table: Table, label: str, options: dict[str, Any], config: Config) 
     with TemporaryDirectory() as folder:
         ctx = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
         yield ctx, schema
+
+
+def fitted_on(
+    level: Context, names: Sequence[str], rows: Rows, **vector: Any
+) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Fit strategies on stored features and yield what each says of some rows; those that do not apply are named.
+
+    Args:
+        level: A run on features, its test part open where `rows` are of it.
+        names: The strategies.
+        rows: Row positions.
+        vector: How small networks are trained (`vector.train`), where not by default.
+    """
+    for name in names:
+        own = {"strategy": {"name": name, "level": "features"}, "vector": {"train": vector}}
+        strategy, settings = strategy_of(Config.build(own))
+        try:
+            fitted = strategy.fit(level, settings)
+        except UserError as error:
+            print(f"{name}: left out, {error}", flush=True)
+            continue
+        yield name, softmax(held_by(level, fitted.network, rows).f.double().numpy())

@@ -15,17 +15,14 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from _cases import CASES, DATA, prepared
+from _cases import CASES, DATA, fitted_on, prepared
 
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table, read_table
-from fusetune.errors import UserError
 from fusetune.evaluate.metrics import accuracy, nll
-from fusetune.evaluate.temperature import softmax
-from fusetune.strategies import STRATEGIES, strategy_of
-from fusetune.strategies.base import held_by
+from fusetune.strategies import STRATEGIES
 from fusetune.strategies.level import on_features
 
 
@@ -75,14 +72,7 @@ def add(found: dict[str, dict[str, list[float]]], how: str, ctx: Context, names:
     level = on_features(ctx)
     level.split.unlock_test()
     rows = level.split.rows(how_scored(how))
-    for name in names:
-        strategy, settings = strategy_of(Config.build({"strategy": {"name": name, "level": "features"}}))
-        try:
-            fitted = strategy.fit(level, settings)
-        except UserError as error:
-            print(f"{name}: left out, {error}", flush=True)
-            continue
-        p = softmax(held_by(level, fitted.network, rows).f.double().numpy())
+    for name, p in fitted_on(level, names, rows):
         found[name].setdefault(f"{how} accuracy", []).append(float(accuracy(p, level.labels[rows])))
         found[name].setdefault(f"{how} nll", []).append(float(nll(p, level.labels[rows])))
 

@@ -15,18 +15,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _cases import prepared
+from _cases import fitted_on, prepared
 
 from fusetune.config import Config
 from fusetune.data.table import read_table
-from fusetune.errors import UserError
 from fusetune.evaluate import score_with_intervals
-from fusetune.evaluate.temperature import softmax
-from fusetune.strategies import STRATEGIES, strategy_of
-from fusetune.strategies.base import held_by
+from fusetune.strategies import STRATEGIES
 from fusetune.strategies.level import on_features
 
-CLASSES = 3
+CLASSES, EPOCHS = 3, 15
 
 
 def main() -> None:
@@ -59,23 +56,13 @@ def judged(names: list[str], rows: int, seed: int, grouped: bool) -> dict[str, d
         noise(rows, seed, grouped).to_parquet(path)
         options: dict[str, Any] = {"vectors": {"a": "a_*", "b": "b_*"}, "split": "part", "inputs": ["a", "b", "x", "y"]}
         options |= {"group": "patient"} if grouped else {}
-        config = Config.build({"seed": seed, "crossfit": {"how": "k"}, "vector": {"train": {"epochs": 15}}})
+        config = Config.build({"seed": seed, "crossfit": {"how": "k"}, "vector": {"train": {"epochs": EPOCHS}}})
         with prepared(read_table(path), "label", options, config) as (ctx, _):
             level = on_features(ctx)
             level.split.unlock_test()
             test = level.split.rows("test")
             groups = None if level.groups is None else level.groups.iloc[test].to_numpy()
-            for name in names:
-                own = Config.build(
-                    {"strategy": {"name": name, "level": "features"}, "vector": {"train": {"epochs": 15}}}
-                )
-                strategy, settings = strategy_of(own)
-                try:
-                    fitted = strategy.fit(level, settings)
-                except UserError as error:
-                    print(f"{name}: left out, {error}", flush=True)
-                    continue
-                p = softmax(held_by(level, fitted.network, test).f.double().numpy())
+            for name, p in fitted_on(level, names, test, epochs=EPOCHS):
                 found[name] = score_with_intervals(p, level.labels[test], groups)["accuracy"].as_dict()
     return found
 

@@ -18,7 +18,7 @@ from fusetune.config import Config
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.findings import by_severity
-from fusetune.errors import UserError, listed
+from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.folder import (
     LOG,
@@ -43,6 +43,7 @@ from fusetune.intake import (
     schema_of,
     take_in,
     warn_about_parts,
+    warn_of_reading,
 )
 from fusetune.judge import judge
 from fusetune.model import Model
@@ -154,9 +155,7 @@ def fit(
         refuse_taken(folder, resume)
         if resume:
             warn_of_earlier(folder, intake.before, log)
-        if data.problems:
-            examples = listed(f"{row} ({text})" for row, text in data.problems.items())
-            log.warn(f"{len(data.problems):,} row(s) were changed by reading them: {examples}")
+        warn_of_reading(log, data)
         if is_finished(folder):
             return _finished(folder, intake, settings, log)
         return _fit(intake, settings, own, folder, resume, log, started)
@@ -211,6 +210,7 @@ def guide(
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
     log = Log(None, quiet)
     intake = take_in(data, label, schema, settings, None)
+    warn_of_reading(log, data)
     for line in intake.treatment.lines:
         log.warn(line)
     with threads_restored():

@@ -170,10 +170,17 @@ def report_findings(examination: Examination, treatment: Treatment, log: Log, fo
     log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 
 
+def warn_of_reading(log: Log, table: Table) -> None:
+    """Say which rows are not what their file holds."""
+    if table.problems:
+        examples = listed(f"{row} ({text})" for row, text in table.problems.items())
+        log.warn(f"{len(table.problems):,} row(s) were changed by reading them: {examples}")
+
+
 def announce(log: Log, schema: Schema) -> None:
     """Say what the inputs are, and which columns were left out."""
     for name, modality in schema.modalities().items():
-        cells = f" ({', '.join(modality.columns[:8])})" if modality.kind == "columns" else ""
+        cells = f" ({listed(modality.columns, 8)})" if modality.kind == "columns" else ""
         log.say(f"  input {name}: {modality.kind}{cells}")
     for column in schema.columns:
         if column.role == "unused" and not column.reason.startswith("not chosen"):

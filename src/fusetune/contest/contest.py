@@ -52,6 +52,7 @@ from fusetune.intake import (
     schema_of,
     take_in,
     warn_about_parts,
+    warn_of_reading,
 )
 from fusetune.networks.run import outputs_of
 from fusetune.prepare import NEUTRAL
@@ -217,6 +218,7 @@ class _Course:
         )
         log.say(f"  rows: {part_counts(intake.split)}  ({intake.split.how})")
         announce(log, intake.schema)
+        warn_of_reading(log, self.table)
         if said:
             log.warn(said)
         for text in self._unread():
