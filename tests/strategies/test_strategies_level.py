@@ -95,8 +95,11 @@ def test_a_whole_run_is_saved_and_predicts_what_was_judged(tmp_path: Path) -> No
     assert sum(explanation.shares.values()) + explanation.prior == pytest.approx(explanation.probability, abs=1e-5)
 
 
-def test_views_at_prediction_are_refused_where_features_are_read_once(tmp_path: Path) -> None:
-    frame = tiny_table(tmp_path / "data")
-    ctx = make_context(tmp_path, frame.drop(columns="scan"), ["note", "age"], evaluate__test_views=2)
-    with pytest.raises(ConfigError, match=r"evaluate\.test_views .* read once; leave out one of the two"):
-        on_features(ctx)
+def test_views_at_prediction_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    message = r"evaluate\.test_views .* read once; leave out one of the two"
+    sets, nothing = ["evaluate.test_views=2"], tmp_path / "no such table.csv"
+    with pytest.raises(ConfigError, match=message):
+        fusetune.fit(nothing, "y", strategy={"name": "joint", "level": "features"}, sets=sets, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        fusetune.compare(nothing, "y", strategies=["joint", "ume"], sets=sets, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -92,7 +92,7 @@ def _strategies() -> None:
 def _card(name: str) -> None:
     """Print all there is to know of one strategy."""
     if name not in STRATEGIES:
-        known = listed(STRATEGIES, 60)
+        known = listed(STRATEGIES, len(STRATEGIES))
         raise UserError(f"there is no strategy '{name}'{did_you_mean(name, STRATEGIES)}; known: {known}")
     card, own = card_of(name), STRATEGIES[name].Settings
     out.print(f"{card.name}: the {card.title} model ({card.paper})\n\n{card.text}\n", soft_wrap=True)

@@ -62,6 +62,7 @@ from fusetune.report.contest import latex_table, write_contest
 from fusetune.runtime import find_runtime
 from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
 from fusetune.strategies import unread
+from fusetune.strategies.level import refuse_views
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
 
@@ -178,9 +179,15 @@ def compare(
 
 
 def _for_contest(settings: Config, rules: Rules) -> Config:
-    """Return the settings with the level, and one thread a process, so that their number changes no sum."""
+    """Return the settings with the level, and one thread a process, so that their number changes no sum.
+
+    Raises:
+        ConfigError: If they ask for what there is not at that level.
+    """
     strategy = settings.strategy.model_copy(update={"level": rules.level})
-    return settings.model_copy(update={"strategy": strategy, "threads": settings.threads or 1})
+    settings = settings.model_copy(update={"strategy": strategy, "threads": settings.threads or 1})
+    refuse_views(settings)
+    return settings
 
 
 @dataclass(frozen=True, eq=False)

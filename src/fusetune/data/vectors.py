@@ -30,12 +30,19 @@ class VectorInput(BaseModel):
     @classmethod
     def fit(cls, table: Table, columns: Sequence[str], train: Rows) -> VectorInput:
         """Learn the scale from the training rows."""
-        values = _vectors(table, columns)[train]
+        return cls.learnt(columns, _vectors(table, columns)[train], table.name)
+
+    @classmethod
+    def learnt(cls, columns: Sequence[str], values: npt.NDArray[np.float64], table: str) -> VectorInput:
+        """Learn the scale from vectors, [rows, dimensions]; those with a missing number do not count.
+
+        Raises:
+            TableError: If none is left, naming the table.
+        """
         usable = values[~np.isnan(values).any(1)]
         if not len(usable):
-            raise TableError(f"{table.name}: vector {listed(columns)} is incomplete in every training row")
-        std = usable.std(0)
-        mean = usable.mean(0)
+            raise TableError(f"{table}: vector {listed(columns)} is incomplete in every training row")
+        std, mean = usable.std(0), usable.mean(0)
         return cls(columns=list(columns), mean=mean.tolist(), std=np.where(std > 1e-9 * np.abs(mean), std, 1).tolist())
 
     def bind(self, table: Table) -> VectorSource:
@@ -48,14 +55,19 @@ class VectorInput(BaseModel):
                 f"{table.name}: vector {listed(self.columns)} has {values.shape[1]} numbers, "
                 f"the model knows {len(self.mean)}"
             )
-        scaled = (values - np.asarray(self.mean)) / np.asarray(self.std)
-        present = (np.abs(scaled) <= FARTHEST).all(1)
-        scaled = np.where(present[:, None], scaled, 0).astype(np.float32)
-        source = VectorSource(scaled, present, row_digests(scaled))
+        source = self.source(values)
+        present = source.present
         filled = table.frame[self.columns].notna().any(axis=1).to_numpy()
         why = "some of its numbers are missing, infinite or far from any learnt, so it counts as absent"
         source.problems = dict.fromkeys(map(int, np.flatnonzero(filled & ~present)), why)
         return source
+
+    def source(self, values: npt.NDArray[np.float64]) -> VectorSource:
+        """Return vectors [rows, dimensions] at the scale that was learnt; those with a missing number are absent."""
+        scaled = (values - np.asarray(self.mean)) / np.asarray(self.std)
+        present = (np.abs(scaled) <= FARTHEST).all(1)
+        scaled = np.where(present[:, None], scaled, 0).astype(np.float32)
+        return VectorSource(scaled, present, row_digests(scaled))
 
 
 @dataclass

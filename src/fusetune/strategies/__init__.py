@@ -26,7 +26,7 @@ from fusetune.strategies.inforeg import InfoReg
 from fusetune.strategies.interference import Interference
 from fusetune.strategies.ithp import ITHP
 from fusetune.strategies.joint import Joint
-from fusetune.strategies.level import loop_at
+from fusetune.strategies.level import loop_at, refuse_views
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.m3col import M3CoL
 from fusetune.strategies.majority import Majority
@@ -116,11 +116,12 @@ def unread(config: Config) -> list[str]:
 
 
 def refuse_unread(config: Config) -> None:
-    """Refuse settings that the chosen strategy does not follow, rather than pass over them.
+    """Refuse settings that the chosen strategy, or its level, does not follow, rather than pass over them.
 
     Raises:
         ConfigError: Naming them.
     """
+    refuse_views(config)
     if names := unread(config):
         raise ConfigError(
             f"{listed(names)}: the strategy '{strategy_of(config)[0].name}' does not read this; leave it out, or use "
@@ -139,7 +140,7 @@ def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
     if strategy is None:
         raise ConfigError(
             f"strategy.name: there is no strategy '{config.name}'{did_you_mean(config.name, STRATEGIES)}; "
-            f"known: {listed(STRATEGIES, 40)}, or {IMPORT}package.module:Class for one of your own"
+            f"known: {listed(STRATEGIES, len(STRATEGIES))}, or {IMPORT}package.module:Class for one of your own"
         )
     try:
         loop = {key: value for key, value in loop_at(run).items() if key in strategy.Settings.model_fields}

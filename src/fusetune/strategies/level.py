@@ -17,7 +17,6 @@ import torch
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.schema import Modality
-from fusetune.data.source import row_digests
 from fusetune.data.vectors import VectorInput, VectorSource
 from fusetune.encoders import Encoder, Stacked, VectorMLP
 from fusetune.errors import ConfigError
@@ -28,12 +27,21 @@ from fusetune.process import Draws
 _READ = ("image", "text")
 
 
-def at_level(ctx: Context) -> Context:
-    """Return a run at the level that its settings ask for (`strategy.level`).
+def refuse_views(config: Config) -> None:
+    """Refuse views that are drawn at prediction where pictures and texts are read once.
 
     Raises:
-        ConfigError: If other settings ask for what there is not at that level.
+        ConfigError: Naming both settings.
     """
+    if config.strategy.level == "features" and config.evaluate.test_views > 1:
+        raise ConfigError(
+            "evaluate.test_views draws pictures and texts anew, but with strategy.level features they are read once; "
+            "leave out one of the two"
+        )
+
+
+def at_level(ctx: Context) -> Context:
+    """Return a run at the level that its settings ask for (`strategy.level`)."""
     return ctx if ctx.config.strategy.level == "encoders" else on_features(ctx)
 
 
@@ -43,13 +51,8 @@ def on_features(ctx: Context) -> Context:
     Nothing is remembered from the one to the other but stored features, and what they cost.
 
     Raises:
-        ConfigError: If several views are to be drawn at prediction.
+        TableError: If no training row has one of the inputs.
     """
-    if ctx.config.evaluate.test_views > 1:
-        raise ConfigError(
-            "evaluate.test_views draws pictures and texts anew, but with strategy.level features they are read once; "
-            "leave out one of the two"
-        )
     modalities, readers, sources, pristine = {**ctx.modalities}, {**ctx.readers}, {**ctx.sources}, {**ctx.pristine}
     for name, modality in ctx.modalities.items():
         if modality.kind in _READ:
@@ -88,14 +91,10 @@ def _vectors(ctx: Context, name: str) -> tuple[VectorInput, VectorSource]:
     """Return the features of every row that has a modality, standardised over the training rows, and how they are."""
     present, rows = ctx.sources[name].present, np.arange(len(ctx.labels))
     with ctx.log.timed(ctx.seconds, "encode"):
-        z = np.zeros((len(rows), ctx.pristine[name].dim), np.float64)
+        z = np.full((len(rows), ctx.pristine[name].dim), np.nan)
         z[present] = ctx.encode(name, ctx.frozen_encoder(name), rows[present])[0]
-    learnt = z[np.intersect1d(ctx.split.rows("train"), rows[present])]
-    mean, std = learnt.mean(0), learnt.std(0)
-    std = np.where(std > 1e-9 * np.abs(mean), std, 1.0)
-    values = np.where(present[:, None], (z - mean) / std, 0).astype(np.float32)
-    fitted = VectorInput(columns=[name], mean=mean.tolist(), std=std.tolist())
-    return fitted, VectorSource(values, present, row_digests(values))
+    fitted = VectorInput.learnt([name], z[ctx.split.rows("train")], "the table")
+    return fitted, fitted.source(z)
 
 
 def grounded(network: Network, ctx: Context, level: Context) -> Network:
