@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -61,9 +62,30 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def run_commands(document: Path, folder: Path) -> None:
+    """Run a document's commands as a user would, each in a process of its own."""
     for line in commands(document):
         done = run([sys.executable, "-m", "fusetune.cli", *shlex.split(line, comments=True)[1:]], folder)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+_ONE_AFTER_THE_OTHER = """
+import json, sys
+from fusetune.cli import main
+for words in json.loads(sys.argv.pop()):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            sys.exit(f"{words} ended with {end.code}")
+"""
+
+
+def run_commands_together(document: Path, folder: Path) -> None:
+    """Run a document's commands one after the other in one process: importing the libraries takes most of the time."""
+    words = [shlex.split(line, comments=True)[1:] for line in commands(document)]
+    done = run([sys.executable, "-c", _ONE_AFTER_THE_OTHER, json.dumps(words)], folder)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 def run_python(code: str, folder: Path) -> str:

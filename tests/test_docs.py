@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from documents import ROOT, blocks, commands, run_commands, run_python, scans
+from documents import ROOT, blocks, commands, run_commands_together, run_python, scans
 
 import fusetune_papers.cli  # noqa: F401  # adds the commands, also where the entry point is not installed
 from fusetune.cli import app
@@ -29,7 +29,7 @@ CODED = [page for page in OWN if blocks(page, "python")]
 
 @pytest.mark.parametrize("page", RUN, ids=names(RUN))
 def test_commands_of_the_pages_work(page: Path, scans: Path) -> None:
-    run_commands(page, scans)
+    run_commands_together(page, scans)
 
 
 @pytest.mark.parametrize("page", CODED, ids=names(CODED))
