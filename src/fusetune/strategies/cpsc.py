@@ -24,25 +24,18 @@ from pydantic import Field
 from torch import Tensor
 
 from fusetune.context import Context
-from fusetune.data.split import Rows
 from fusetune.evaluate.conformal import quantile
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.heads.folds import inner_split
-from fusetune.networks import FusionNetwork, Outputs
-from fusetune.strategies.batch import Batch, judging, plain_outputs
-from fusetune.strategies.end_to_end import EndToEndSettings, probed_network
+from fusetune.strategies.batch import Batch
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.modulated import present_in, stacked, true_class
-from fusetune.strategies.trainer import Training
+from fusetune.strategies.watching import Watching, WatchingSettings
 
 
-class CPSCSettings(EndToEndSettings):
+class CPSCSettings(WatchingSettings):
     """The loop of joint training, and how reliability is told."""
 
     coverage: float = Field(0.8, gt=0, lt=1, description="of the prediction sets of each modality")
-    share: float = Field(
-        0.2, gt=0, lt=1, description="of the training rows: kept to calibrate the sets, never learnt from"
-    )
     slope: float = Field(0.6, ge=0, description="of the factor on a row's gradient in its reliability")
     floor: float = Field(0.6, ge=0, description="that factor where a modality is not reliable at all")
     variant: Literal["paper", "released"] = Field(
@@ -50,7 +43,7 @@ class CPSCSettings(EndToEndSettings):
     )
 
 
-class CPSC(Joint):
+class CPSC(Watching, Joint):
     """Joint training whose encoders learn more from the rows on which their modality is reliable."""
 
     name, title, paper = "cpsc", "CPSC", "Conformal predictive self-calibration, arXiv 2605.03820"
@@ -61,23 +54,11 @@ class CPSC(Joint):
         super().__init__(ctx, settings)
         self.limits = dict.fromkeys(ctx.modalities, float("inf"))
 
-    def start(self) -> FusionNetwork:
-        """Return the start of joint training, solved without the rows that sets are calibrated on."""
-        self.learnt, self.watched = inner_split(self.ctx, self.ctx.split.rows("train"), self.settings.share)
-        return probed_network(self.ctx, self.learnt)
-
-    def training_on(self, rows: Rows, held: Rows) -> Training:
-        """Return what is trained, on those of the rows that are not kept to calibrate."""
-        return super().training_on(rows[~np.isin(rows, self.watched)], held)
-
     def before_epoch(self, epoch: int) -> None:
         """Calibrate the prediction sets of each modality for the network as it is now."""
-        ctx, size = self.ctx, max(32, self.settings.batch_size)
-        with judging(self.network):
-            parts = list(plain_outputs(ctx, self.network, list(ctx.modalities), self.watched, size))
-        rows, said = np.concatenate([some for some, _ in parts]), Outputs.joined([outputs for _, outputs in parts])
-        scores = (1 - true_class(stacked(said), ctx.targets(rows))).double().cpu().numpy()
-        units = ctx.units.iloc[rows].to_numpy()
+        rows, said = self.said_of(self.watched)
+        scores = (1 - true_class(stacked(said), self.ctx.targets(rows))).double().cpu().numpy()
+        units = self.ctx.units.iloc[rows].to_numpy()
         for own, (name, bits) in zip(scores, said.present.items(), strict=True):
             here = bits.cpu().numpy()
             self.limits[name] = self.limit(own[here], units[here])

@@ -23,29 +23,22 @@ from pydantic import Field
 from sklearn.cluster import KMeans
 
 from fusetune.context import Context
-from fusetune.data.split import Rows
-from fusetune.heads.folds import inner_split
-from fusetune.networks import FusionNetwork, Outputs
-from fusetune.strategies.batch import judging, plain_outputs
-from fusetune.strategies.end_to_end import EndToEndSettings, probed_network, refuse_adapters
+from fusetune.strategies.end_to_end import refuse_adapters
 from fusetune.strategies.joint import Joint
-from fusetune.strategies.trainer import Training
+from fusetune.strategies.watching import Watching, WatchingSettings
 
 _STARTS = 10  # of k-means
 
 
-class DiagnoseRelearnSettings(EndToEndSettings):
+class DiagnoseRelearnSettings(WatchingSettings):
     """The loop of joint training, and when and how far encoders go back."""
 
     every: int | None = Field(None, ge=1, description="epochs between diagnoses; default: all are spread over the run")
     times: int = Field(2, ge=1, description="how often encoders are diagnosed, at most")
     strength: float = Field(3.0, ge=0, description="lambda: how far an encoder goes back for its gap in purity")
-    share: float = Field(
-        0.2, gt=0, lt=1, description="of the training rows: watched for overfitting, never learnt from"
-    )
 
 
-class DiagnoseRelearn(Joint):
+class DiagnoseRelearn(Watching, Joint):
     """Joint training whose encoders are pulled back to their start where they overfit."""
 
     name, title, paper = "diagnose-relearn", "D&R", "Diagnosing and re-learning, arXiv 2407.09705"
@@ -56,11 +49,6 @@ class DiagnoseRelearn(Joint):
         super().__init__(ctx, settings)
         refuse_adapters(ctx, "pulls weights back to where they started")
         self.every = settings.every or max(1, settings.epochs // (settings.times + 1))
-
-    def start(self) -> FusionNetwork:
-        """Return the probed network, solved without the rows that are watched."""
-        self.learnt, self.watched = inner_split(self.ctx, self.ctx.split.rows("train"), self.settings.share)
-        return probed_network(self.ctx, self.learnt)
 
     def before_epoch(self, epoch: int) -> None:
         """Diagnose the encoders where it is time, and pull each back as far as it overfits."""
@@ -74,24 +62,15 @@ class DiagnoseRelearn(Joint):
 
     def gaps(self) -> dict[str, float]:
         """Return by how much the features of learnt and of watched rows differ in purity, by modality."""
-        ctx, size = self.ctx, max(32, self.settings.batch_size)
+        ctx = self.ctx
         purities: dict[str, list[float]] = {name: [] for name in ctx.modalities}
-        for rows in (self.learnt, self.watched):
-            with judging(self.network):
-                parts = list(plain_outputs(ctx, self.network, list(ctx.modalities), rows, size))
-            order, said = (
-                np.concatenate([some for some, _ in parts]),
-                Outputs.joined([own for _, own in parts]).to_cpu(),
-            )
-            for name, z in said.z.items():
-                has = said.present[name].numpy()
-                labels = ctx.labels[order][has]
+        for some in (self.learnt, self.watched):
+            rows, said = self.said_of(some)
+            for name, z in said.to_cpu().z.items():
+                has = said.present[name].cpu().numpy()
+                labels = ctx.labels[rows][has]
                 purities[name].append(purity(z.numpy()[has], labels, len(ctx.classes), ctx.config.seed))
         return {name: abs(learnt - watched) for name, (learnt, watched) in purities.items()}
-
-    def training_on(self, rows: Rows, held: Rows) -> Training:
-        """Return what is trained, on those of the rows that are not watched."""
-        return super().training_on(rows[~np.isin(rows, self.watched)], held)
 
 
 def purity(z: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], classes: int, seed: int) -> float:

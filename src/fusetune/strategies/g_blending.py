@@ -27,25 +27,22 @@ from torch.nn import functional as F
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
-from fusetune.heads.folds import inner_split
-from fusetune.networks import FusionNetwork, Outputs
+from fusetune.networks import Outputs
 from fusetune.progress import Log
 from fusetune.strategies.batch import Batch, judging, plain_outputs
-from fusetune.strategies.end_to_end import EndToEndSettings, probed_network, refuse_adapters
+from fusetune.strategies.end_to_end import refuse_adapters
 from fusetune.strategies.multi_loss import MultiLoss
-from fusetune.strategies.trainer import Training, run_training
+from fusetune.strategies.trainer import run_training
+from fusetune.strategies.watching import Watching, WatchingSettings
 
 
-class GBlendingSettings(EndToEndSettings):
+class GBlendingSettings(WatchingSettings):
     """The loop of joint training, and how often weights are estimated."""
 
     super_epoch: int = Field(10, ge=1, description="epochs between two estimates of the weights, and of each estimate")
-    share: float = Field(
-        0.2, gt=0, lt=1, description="of the training rows: watched for overfitting, never learnt from"
-    )
 
 
-class GBlending(MultiLoss):
+class GBlending(Watching, MultiLoss):
     """Multi-loss training with weights estimated from overfitting."""
 
     name, title, paper = "g-blending", "G-Blending", "Gradient blending, arXiv 1905.12681"
@@ -57,11 +54,6 @@ class GBlending(MultiLoss):
         refuse_adapters(ctx, "estimates its weights on copies of the encoders")
         candidates = len(ctx.modalities) + 1
         self.register_buffer("weights", torch.full((candidates,), 1 / candidates))
-
-    def start(self) -> FusionNetwork:
-        """Return the probed network, solved without the rows that are watched."""
-        self.learnt, self.watched = inner_split(self.ctx, self.ctx.split.rows("train"), self.settings.share)
-        return probed_network(self.ctx, self.learnt)
 
     def losses(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return the loss of every modality alone and, last, of all together, [candidates]."""
@@ -133,10 +125,6 @@ class GBlending(MultiLoss):
         spent = sum(2 * self.span(start) for start in range(0, epochs, self.settings.super_epoch))
         for name in self.ctx.modalities:
             self.ctx.trained_rows[name] += spent * len(self.learnt) * self.settings.repeats
-
-    def training_on(self, rows: Rows, held: Rows) -> Training:
-        """Return what is trained, on those of the rows that are not watched."""
-        return super().training_on(rows[~np.isin(rows, self.watched)], held)
 
 
 def blended(before: Tensor, after: Tensor, guard: float = 1e-8) -> Tensor:

@@ -76,6 +76,10 @@ class ITHP(EndToEnd):
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dims[name])) for name in self._chain[1]
         )
 
+    @classmethod
+    def prepare(cls, ctx: Context, settings: Any) -> None:
+        """Nothing: the start is a chain of its own."""
+
     def start(self) -> FusionNetwork:
         """Return trained detectors, and the prime encoder under the classifier that is solved on its features."""
         ctx, names, (prime, detectors) = self.ctx, list(self.ctx.modalities), self._chain

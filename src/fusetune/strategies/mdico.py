@@ -65,6 +65,10 @@ class MDiCo(EndToEnd):
         self.shared_classifier = nn.Linear(settings.width, classes)
         self.discriminators = nn.ModuleList(nn.Linear(settings.width, len(names)) for _ in range(2))
 
+    @classmethod
+    def prepare(cls, ctx: Context, settings: Any) -> None:
+        """Nothing: the branches start from classifiers of their own."""
+
     def start(self) -> FusionNetwork:
         """Return branched encoders under classifiers that are solved on u and s; n is not read."""
         ctx, names, width = self.ctx, list(self.ctx.modalities), self.settings.width

@@ -269,6 +269,10 @@ class TIP(EndToEnd):
         dims = {name: encoder.dim for name, encoder in self.network.members if name != self.columns}
         self.pretraining = Pretraining(dims, ctx.pristine[self.columns].arguments["categories"], settings, views)
 
+    @classmethod
+    def prepare(cls, ctx: Context, settings: Any) -> None:
+        """Nothing: training starts from encoders as they are."""
+
     def start(self) -> FusionNetwork:
         """Return the encoders as they were, with one of tokens for the columns, under classifiers that are zero."""
         ctx, settings, names = self.ctx, self.settings, list(self.ctx.modalities)
