@@ -43,6 +43,7 @@ KINDS = (
     "terminal",
 )
 OUTCOMES = ("right", "loud", "silent", "failed")
+_ADDRESSES = 16 * 2**30  # bytes that nobody asks for by mistake, and that the threads of a large machine do not reach
 
 
 class Loud(Exception):  # noqa: N818 - it is no error
@@ -148,7 +149,8 @@ def bounded(mebibytes: int) -> Iterator[None]:
         raise CannotTryError("the most memory that a process took can be asked for on Linux only") from error
     before, limits = _peak(), resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, limits[1]))
+    # Addresses are not memory: each thread reserves 128 MiB of them for its heap, and a machine may have many threads.
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _ADDRESSES, limits[1]))
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from fusetune.encoders import Branched, Identity, VectorMLP, build_encoder
 from fusetune.heads import build_head
 from fusetune.heads.bottleneck import BottleneckHead
 from fusetune.heads.embedding import EmbeddingHead
-from fusetune.heads.mean import MeanHead
+from fusetune.heads.late import MeanHead
 from fusetune.strategies import ithp
 from fusetune.strategies.contrast import (
     Sharpness,

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from fusetune.context import Context
 from fusetune.encoders import CellIdentity, Identity
 from fusetune.errors import ConfigError
-from fusetune.heads.mean import mean_logits
 from fusetune.networks import Outputs
+from fusetune.networks.ensemble import mean_logits
 from fusetune.networks.run import read_present
 from fusetune.strategies import ITHP, STRATEGIES, M3CoL, MDiCo, MultiLoss, Structure, TriModal, m3col
 from fusetune.strategies.base import held_by

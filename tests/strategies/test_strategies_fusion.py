@@ -23,10 +23,10 @@ from fusetune.data.split import Rows
 from fusetune.encoders.lora import add_lora
 from fusetune.heads.base import HeadData
 from fusetune.heads.cache import CacheHead
+from fusetune.heads.late import SumHead
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.replacing import ReplacingHead
 from fusetune.heads.shared import SharedHead
-from fusetune.heads.sum import SumHead
 from fusetune.networks import FusionNetwork, Outputs, build_network
 from fusetune.networks.run import outputs_of, read_present
 from fusetune.strategies import STRATEGIES, cache_head

@@ -20,8 +20,8 @@ from fusetune.context import Context
 from fusetune.data.batch import shuffled_batches
 from fusetune.errors import ConfigError, SplitError, TableError
 from fusetune.heads import build_head
-from fusetune.heads.confidence import ConfidenceHead, confidence
 from fusetune.heads.folds import inner_split
+from fusetune.heads.late import ConfidenceHead, confidence
 from fusetune.strategies import g_blending
 from fusetune.strategies.base import held_by
 from fusetune.strategies.diagnose_relearn import DiagnoseRelearn, pull_back, purity

@@ -9,15 +9,13 @@ from fusetune.heads.base import Head
 from fusetune.heads.bilinear import BilinearHead
 from fusetune.heads.bottleneck import BottleneckHead
 from fusetune.heads.cache import CacheHead
-from fusetune.heads.confidence import ConfidenceHead
 from fusetune.heads.embedding import EmbeddingHead
 from fusetune.heads.gated import GatedHead
+from fusetune.heads.late import ConfidenceHead, MeanHead, SumHead
 from fusetune.heads.linear import LinearHead
-from fusetune.heads.mean import MeanHead
 from fusetune.heads.mlp import MLPHead
 from fusetune.heads.replacing import ReplacingHead
 from fusetune.heads.shared import SharedHead
-from fusetune.heads.sum import SumHead
 from fusetune.heads.tip import TIPHead
 from fusetune.heads.transformer import TransformerHead
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fusetune.encoders import Encoder
 from fusetune.encoders.layers import blank_linear
-from fusetune.heads.mean import mean_logits
 from fusetune.networks.base import Network, Outputs, build_encoders
 
 
@@ -82,3 +81,28 @@ class EnsembleNetwork(Network):
         encoders, classes = build_encoders(description["encoders"]), int(description["classes"])
         classifiers = [blank_linear(encoder.dim, classes) for encoder in encoders]
         return cls(encoders, description["owners"], classifiers, torch.zeros(classes), description["temperatures"])
+
+
+def mean_logits(
+    f_m: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    temperatures: Mapping[str, float | Tensor],
+    prior: Tensor,
+    rows: int,
+) -> Tensor:
+    """Return f = mean of f_m / T_m over the modalities that a row has, [rows, classes]; the prior where it has none.
+
+    Args:
+        f_m: Logits by modality, [rows, classes].
+        present: bool [rows] by modality.
+        temperatures: T_m, one number or one per row, [rows, 1].
+        prior: Log class frequencies, float [classes].
+        rows: Number of rows.
+    """
+    total = prior.new_zeros(rows, len(prior))
+    count = prior.new_zeros(rows, 1)
+    for name, logits in f_m.items():
+        has = present[name][:, None]
+        total = total + torch.where(has, logits / temperatures[name], 0.0)
+        count = count + has
+    return torch.where(count > 0, total / count.clamp(min=1), prior)

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
-from fusetune.heads.mean import mean_logits
 from fusetune.networks import Outputs
+from fusetune.networks.ensemble import mean_logits
 from fusetune.networks.run import present_bits
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEndSettings

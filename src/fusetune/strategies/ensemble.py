@@ -12,8 +12,8 @@ from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.evaluate.temperature import fit_temperature
 from fusetune.heads.folds import make_folds, row_folds
-from fusetune.heads.mean import mean_logits
 from fusetune.networks import EnsembleNetwork, Outputs
+from fusetune.networks.ensemble import mean_logits
 from fusetune.networks.run import present_bits
 from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.crossfit import Tuned, tuned

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from fusetune.context import Context
 from fusetune.encoders import Branched
 from fusetune.encoders.layers import blank_linear
-from fusetune.heads.mean import MeanHead
+from fusetune.heads.late import MeanHead
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.contrast import nt_xent, pairs_of, refuse_one_input, shared_rows

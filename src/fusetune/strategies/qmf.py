@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.context import Context
-from fusetune.heads.confidence import ConfidenceHead, confidence
+from fusetune.heads.late import ConfidenceHead, confidence
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEndSettings, alone_loss, start_of

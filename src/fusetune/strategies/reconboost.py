@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fusetune.context import Context
-from fusetune.heads.sum import SumHead
+from fusetune.heads.late import SumHead
 from fusetune.networks import FusionNetwork, Outputs
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEnd, EndToEndSettings, start_of
