@@ -8,7 +8,7 @@ from typing import Any
 from fusetune.encoders.base import Encoder, ImageEncoder
 from fusetune.encoders.branched import Branched
 from fusetune.encoders.causal import CausalText
-from fusetune.encoders.columns import CellIdentity, ColumnsMLP, ColumnTokens, FTTransformer
+from fusetune.encoders.columns import CellIdentity, CellValues, ColumnsMLP, ColumnTokens, FTTransformer
 from fusetune.encoders.image import EfficientNetLite, SmallCNN, load_image_encoder
 from fusetune.encoders.sentence import (
     SmallTextTransformer,
@@ -30,6 +30,7 @@ __all__ = [
     "Branched",
     "CausalText",
     "CellIdentity",
+    "CellValues",
     "ColumnTokens",
     "ColumnsMLP",
     "EfficientNetLite",

@@ -109,6 +109,25 @@ class CellIdentity(Encoder):
         return torch.cat(parts, dim=1)
 
 
+class CellValues(Encoder):
+    """The cells as trees read them: numbers, flags of missing ones, and codes of categories; there is nothing to train.
+
+    Args:
+        numbers: Number of numeric columns.
+        categories: Number of codes of each categorical column (known categories + 2).
+    """
+
+    def __init__(self, numbers: int, categories: Sequence[int]) -> None:
+        super().__init__()
+        _check_columns(numbers, categories)
+        self.dim = 2 * numbers + len(categories)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ``numbers``, ``missing`` and ``codes`` side by side, ``[batch, dim]``."""
+        missing = inputs["missing"]
+        return torch.cat([inputs["numbers"].masked_fill(missing, 0.0), missing.float(), inputs["codes"].float()], 1)
+
+
 class ColumnTokenizer(nn.Module):
     """Turn every column into one token (arXiv 2106.11959, section 3.3), with a vector of its own for "missing".
 

@@ -18,6 +18,7 @@ from fusetune.heads.replacing import ReplacingHead
 from fusetune.heads.shared import SharedHead
 from fusetune.heads.tip import TIPHead
 from fusetune.heads.transformer import TransformerHead
+from fusetune.heads.trees import TreesHead
 
 HEADS: dict[str, type[Head]] = {
     head.kind: head
@@ -36,6 +37,7 @@ HEADS: dict[str, type[Head]] = {
         SharedHead,
         SumHead,
         CacheHead,
+        TreesHead,
     )
 }
 

@@ -97,7 +97,7 @@ def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int,
         coef, bias = turned.back(np.concatenate([weights, share[None]]))
         sharp = fit_temperature(problem.valid_logits((coef, bias)), problem.valid_y)
         logits = problem.valid_logits((coef / sharp, bias / sharp))
-        return Step(penalty, _nll(logits, problem.valid_y), logits, (coef / sharp, bias / sharp, sharp))
+        return Step(penalty, nll_of(logits, problem.valid_y), logits, (coef / sharp, bias / sharp, sharp))
 
     steps, best, choice, doubts = walk(config.penalties, solve)
     *solution, sharp = best.solution
@@ -225,7 +225,7 @@ class _SetAside:
         return self.problem.valid_logits(solutions[0])
 
     def nll(self, solutions: list[Solution]) -> float:
-        return _nll(self.logits(solutions), self.problem.valid_y)
+        return nll_of(self.logits(solutions), self.problem.valid_y)
 
     def finish(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start[0], fine=True)
@@ -259,7 +259,8 @@ class _Crossed(_SetAside):
         return HeadFit(self.problem.head(solution), self.nll(start), held=self.logits(start))
 
 
-def _nll(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
+def nll_of(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
+    """Return the mean negative log-likelihood of logits [rows, classes], in nats."""
     return float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 

@@ -49,6 +49,7 @@ from fusetune.strategies.soft_attributes import SoftAttributes
 from fusetune.strategies.structure import Structure
 from fusetune.strategies.tar import TAR
 from fusetune.strategies.tip import TIP
+from fusetune.strategies.trees import Trees
 from fusetune.strategies.tri_modal import TriModal
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
@@ -77,6 +78,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         Interference,
         SoftAttributes,
         LinearProbe,
+        Trees,
         Alone,
         Majority,
         MLB,

@@ -1,0 +1,147 @@
+"""Gradient boosting by LightGBM (Ke et al., NeurIPS 2017), one booster per fold, all of as many rounds.
+
+The number of rounds is chosen on the rows that boosters did not learn from, of all folds together: one fold is too few
+rows to stop by. New rows are told the mean of all boosters.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from fusetune.config import Section
+from fusetune.heads.base import HeadData, HeadFit
+from fusetune.heads.solver import nll_of
+from fusetune.heads.trees import Forest, TreesHead
+from fusetune.progress import bar
+
+
+class Boosting(Section):
+    """How trees are grown."""
+
+    rate: float = Field(0.05, gt=0, le=1, description="what each round of trees counts for")
+    leaves: int = Field(15, ge=2, le=1024, description="leaves of a tree at most")
+    rounds: int = Field(1000, ge=1, description="rounds at most; fewer where held-out rows gain no more")
+    stop_after: int = Field(40, ge=1, description="rounds without gain on held-out rows before growing stops")
+
+
+@dataclass(frozen=True)
+class _Grower:
+    """One booster, and the rows that it is judged on."""
+
+    booster: Any
+    held: npt.NDArray[np.int64]
+
+
+def fit_trees(
+    blank: TreesHead, data: HeadData, folds: npt.NDArray[np.int64], settings: Boosting, *, seed: int, threads: int
+) -> HeadFit:
+    """Grow trees.
+
+    Args:
+        blank: A head without trees that knows the blocks; its reduction is learnt from these rows, labels apart.
+        data: All rows, one view.
+        folds: Fold of each row, from 0, whose booster does not learn from it; -1: all learn from it, and none is judged
+            on it. With a single fold, one booster learns from the others and stops by these.
+        settings: How.
+        seed: Draws what each round sees.
+        threads: Threads of LightGBM.
+
+    Returns:
+        The head; `held` are logits of all rows, zero where the fold is -1.
+    """
+    z = {name: block[0] for name, block in data.z.items()}
+    blank.fit_reduction(z, data.present)
+    with torch.inference_mode():
+        table = blank.table(
+            {name: torch.from_numpy(np.array(block)) for name, block in z.items()},
+            {name: torch.from_numpy(bits) for name, bits in data.present.items()},
+        ).numpy()
+    growers = [
+        _Grower(_booster(blank, table, data, folds != fold, settings, seed, threads), np.flatnonzero(folds == fold))
+        for fold in range(int(folds.max()) + 1)
+    ]
+    judged, logits = np.flatnonzero(folds >= 0), np.zeros((len(folds), blank.classes))
+    best, kept, path = np.inf, logits, list[tuple[float, float]]()
+    with bar("growing trees", settings.rounds) as steps:
+        for step in range(settings.rounds):
+            stuck = [grower.booster.update() for grower in growers]
+            for grower in growers:
+                logits[grower.held] += _said(grower.booster, table[grower.held], step, blank.classes)
+            score = nll_of(logits[judged], data.labels[judged])
+            path.append((step + 1, score))
+            if score < best:
+                best, kept = score, logits.copy()
+            steps.advance(note=f"NLL {score:.3f}")
+            if all(stuck) or step + 1 - _best(path) >= settings.stop_after:
+                break
+    rounds = int(_best(path))
+    forest = Forest()
+    for grower in growers:
+        _plant(forest, grower.booster, rounds, blank.classes, len(growers))
+    choice = f"{rounds} rounds of trees" + (f", mean of {len(growers)} folds" if len(growers) > 1 else "")
+    return HeadFit(blank.planted(forest), best, choice, path[:: max(1, len(path) // 20)], kept)
+
+
+def _best(path: list[tuple[float, float]]) -> float:
+    return min(path, key=lambda step: step[1])[0]
+
+
+def _booster(
+    blank: TreesHead,
+    table: npt.NDArray[np.float64],
+    data: HeadData,
+    some: npt.NDArray[np.bool_],
+    settings: Boosting,
+    seed: int,
+    threads: int,
+) -> Any:
+    import lightgbm  # noqa: PLC0415 - it takes half a second, which only who grows trees should wait
+
+    rows = int(some.sum())
+    several = {"objective": "multiclass", "num_class": blank.classes}
+    how = {
+        **(several if blank.classes > 2 else {"objective": "binary"}),
+        "learning_rate": settings.rate,
+        "num_leaves": settings.leaves,
+        # The library's 20 and 100 leave small tables without a single split.
+        "min_data_in_leaf": min(20, max(3, rows // 50)),
+        "min_data_per_group": min(100, max(3, rows // 50)),
+        "feature_fraction": 0.6,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 1.0,
+        "seed": seed % 2**31,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": threads,
+        "verbosity": -1,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of categories that are given as numbers, which is what codes are
+        rows_of = lightgbm.Dataset(
+            table[some], data.labels[some], weight=data.weights[some], categorical_feature=blank.categories,
+            params={"verbosity": -1, "min_data_in_bin": 1, "feature_pre_filter": False},
+        )  # fmt: skip
+        return lightgbm.Booster(how, rows_of)
+
+
+def _said(booster: Any, table: npt.NDArray[np.float64], step: int, classes: int) -> npt.NDArray[np.float64]:
+    """Return what one round adds to the logits of rows, [rows, classes]."""
+    if not len(table):
+        return np.zeros((0, classes))
+    raw = np.asarray(booster.predict(table, raw_score=True, start_iteration=step, num_iteration=1))
+    return raw if classes > 2 else np.stack([-raw / 2, raw / 2], 1)
+
+
+def _plant(forest: Forest, booster: Any, rounds: int, classes: int, boosters: int) -> None:
+    """Add the trees of some rounds; with two classes, a tree speaks for one as much as against the other."""
+    shares = np.eye(classes) if classes > 2 else np.array([[-0.5, 0.5]])
+    for number, tree in enumerate(booster.dump_model(num_iteration=rounds)["tree_info"]):
+        forest.add(tree["tree_structure"], (shares[number % len(shares)] / boosters).tolist())

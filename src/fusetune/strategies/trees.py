@@ -1,0 +1,155 @@
+"""Gradient-boosted trees on everything: cells as they are, encoders as they were pretrained, and what these say alone.
+
+    f = sum_t g_t(x),  g_t a tree on the cells, on the first principal components of phi_m(x_m), and on the logits of a
+                       linear classifier on phi_m(x_m) and on the words of a text
+
+Trees find thresholds and interactions of cells that a linear head cannot, and combine them with what pictures and texts
+say: text and image features reduced to 30 components beside the columns, as arXiv 2605.10616 gives them to trees.
+LightGBM grows them (`heads/boosted.py`). Linear classifiers and trees are cross-fitted on the same folds, so that what
+trees learn of a row's logits comes from classifiers that did not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from fusetune.context import Context
+from fusetune.data.schema import free_name
+from fusetune.data.split import Rows
+from fusetune.encoders import CellValues, Encoder, Identity
+from fusetune.features.store import Array
+from fusetune.heads.base import HeadData
+from fusetune.heads.boosted import Boosting, fit_trees
+from fusetune.heads.folds import Folds, make_folds
+from fusetune.heads.trees import TreesHead
+from fusetune.networks import FusionNetwork, Outputs, Wiring
+from fusetune.networks.run import present_bits
+from fusetune.strategies.base import WHOLE, Fitted, Strategy
+from fusetune.strategies.crossfit import probed, words_block
+from fusetune.strategies.linear_probe import untrained
+from fusetune.strategies.trainer import freeze
+
+_FEATURES = " features"
+
+
+class TreesSettings(Boosting):
+    """How trees are grown, and what they read."""
+
+    reduced: int = Field(30, ge=1, description="principal components of an encoder's features")
+    widest: int = Field(512, ge=1, description="vectors of no more numbers than this are read as they are")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One block that trees read.
+
+    Attributes:
+        name: Its name.
+        owner: The modality.
+        encoder: The encoder behind it.
+        classifier: Where the block is logits: the classifier that makes them from the encoder's features.
+        values: The block, of all rows that trees see, [rows, dim].
+    """
+
+    name: str
+    owner: str
+    encoder: Encoder
+    classifier: nn.Linear | None
+    values: Array
+
+
+class Trees(Strategy):
+    """Gradient-boosted trees."""
+
+    name, title, paper = "trees", "boosted-trees", "LightGBM (NeurIPS 2017) on cells and features, arXiv 2605.10616"
+    cost = "every row through every encoder once; boosting, once per fold"
+    Settings = TreesSettings
+
+    @classmethod
+    def fit(cls, ctx: Context, settings: TreesSettings) -> Fitted:
+        """Encode every row once and grow trees."""
+        before, folds = ctx.cost(), make_folds(ctx)
+        rows, dealt = folds.rows, folds.head
+        if not folds.pooled:
+            rows = np.concatenate([folds.rows, folds.choice_rows])
+            dealt = np.where(np.arange(len(rows)) < len(folds.rows), -1, 0)
+        blocks = [block for name in ctx.modalities for block in _blocks(ctx, name, folds, rows)]
+        owners = {block.name: block.owner for block in blocks}
+        data = HeadData.of(ctx, {block.name: block.values[None] for block in blocks}, rows, owners)
+        with ctx.log.timed(ctx.seconds, "trees"):
+            fit = fit_trees(
+                _blank(blocks, settings, len(ctx.classes)), data, dealt, settings,
+                seed=ctx.config.seed, threads=torch.get_num_threads(),
+            )  # fmt: skip
+        fit.tell(ctx.log, "trees", "trees", blocks=list(owners))
+        ctx.log.say(f"  trees on {', '.join(owners)}: {fit.choice}, {fit.score} {fit.valid_nll:.3f}")
+        assert isinstance(fit.head, TreesHead)
+        assert fit.held is not None
+        network = _network(blocks, fit.head).to(ctx.runtime.device)
+        freeze(network)
+        held = np.flatnonzero(dealt >= 0)
+        z = {block.owner: torch.from_numpy(block.values[held]) for block in blocks if block.classifier is None}
+        f_m = {b.owner: torch.from_numpy(b.values[held]) for b in blocks if b.name == b.owner and b.classifier}
+        present = present_bits(ctx.sources, rows[held], torch.device("cpu"))
+        outputs = Outputs(z, f_m, torch.from_numpy(fit.held[held]).float(), present)
+        notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, "as pretrained")
+        notes[WHOLE] = f"boosted trees on cells and frozen features ({fit.choice})"
+        return Fitted(network, rows[held], outputs, notes, ctx.cost() - before)
+
+
+def _blocks(ctx: Context, name: str, folds: Folds, rows: Rows) -> list[_Read]:
+    """Return what trees read of a modality: cells, or features and what linear classifiers on them say."""
+    described, device = ctx.pristine[name].arguments, ctx.runtime.device
+    if ctx.modalities[name].kind == "columns":
+        cells = CellValues(described["numbers"], described["categories"]).to(device).eval()
+        return [_Read(name, name, cells, None, ctx.encode(name, cells, rows)[0])]
+    encoder = untrained(ctx, name)
+    blocks = [
+        _Read(free_name(name + _FEATURES, ctx.modalities), name, encoder, None, ctx.encode(name, encoder, rows)[0])
+    ]
+    if not folds.pooled:  # classifiers would be about their own training rows
+        return blocks
+    part = probed(ctx, name, encoder, folds, "as pretrained")
+    blocks.append(_Read(name, name, encoder, part.networks[0].only[1], part.held))
+    words = words_block(ctx, name, folds) if ctx.modalities[name].kind == "text" and ctx.config.text.words else None
+    if words is not None:
+        blocks.append(_Read(words.name, name, *words.networks[0].only, words.plain[0]))
+    return blocks
+
+
+def _blank(blocks: Sequence[_Read], settings: TreesSettings, classes: int) -> TreesHead:
+    """Return a head without trees that reads the blocks: cells as cells, wide features by their components."""
+    dims = {block.name: block.values.shape[1] for block in blocks}
+    cells, reduced = dict[str, list[int]](), dict[str, int]()
+    for block in blocks:
+        if isinstance(block.encoder, CellValues):
+            described = block.encoder.arguments
+            cells[block.name] = [described["numbers"], len(described["categories"])]
+        elif block.classifier is None and dims[block.name] > (
+            settings.widest if isinstance(block.encoder, Identity) else settings.reduced
+        ):
+            reduced[block.name] = min(settings.reduced, dims[block.name])
+    return TreesHead(dims, classes, cells, reduced)
+
+
+def _network(blocks: Sequence[_Read], head: TreesHead) -> FusionNetwork:
+    """Return the network whose head reads these blocks, each encoder once."""
+    encoders, owners = list[Encoder](), list[str]()
+    wiring = Wiring(owners, {}, {}, [])
+    for block in blocks:
+        if not any(block.encoder is one for one in encoders):
+            encoders.append(block.encoder)
+            owners.append(block.owner)
+        at = next(at for at, one in enumerate(encoders) if one is block.encoder)
+        if block.classifier is None:
+            wiring.features[block.name] = at
+        else:
+            wiring.networks[block.name] = [at]
+            wiring.logits.append(block.name)
+    return FusionNetwork(encoders, [block.classifier for block in blocks if block.classifier is not None], head, wiring)
