@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from fusetune.context import Context
 from fusetune.encoders import ColumnsMLP, Encoder, VectorMLP
 from fusetune.heads.linear import LinearHead
-from fusetune.networks import EnsembleNetwork, FusionNetwork, Network, Outputs, Wiring, build_network
+from fusetune.networks import (
+    EnsembleNetwork,
+    FusionNetwork,
+    Network,
+    Outputs,
+    WeightedNetwork,
+    Wiring,
+    build_network,
+)
 from fusetune.networks.run import outputs_of
 
 PRESENT = {"a": torch.tensor([True, True, False, True, False]), "b": torch.tensor([True, False, True, True, False])}
@@ -39,6 +48,16 @@ def ensemble() -> EnsembleNetwork:
     return EnsembleNetwork(encoders, ["a", "a", "b"], classifiers, prior, {"a": 2.0}).eval()
 
 
+def weighted() -> WeightedNetwork:
+    """The fusion network, and the second network of `a` alone, which shares its encoder with it."""
+    whole = fusion()
+    torch.manual_seed(2)
+    shared = whole.encoders[1]
+    assert isinstance(shared, Encoder)
+    alone = EnsembleNetwork([shared], ["a"], [nn.Linear(shared.dim, 3)], torch.randn(3).log_softmax(0)).eval()
+    return WeightedNetwork.gathered([whole, alone], [0.9, 0.4], [1.5, 0.7], torch.randn(3).log_softmax(0)).eval()
+
+
 def inputs_for(network: Network) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(3)
     a = torch.randn(int(PRESENT["a"].sum()), 4, generator=generator)
@@ -50,7 +69,7 @@ def inputs_for(network: Network) -> dict[str, Any]:
     return {"a": a, "b": b}
 
 
-@pytest.mark.parametrize("make", [fusion, ensemble])
+@pytest.mark.parametrize("make", [fusion, ensemble, weighted])
 def test_a_network_is_its_two_halves(make: Any) -> None:
     network = make()
     inputs = inputs_for(network)
@@ -70,7 +89,7 @@ def test_a_network_is_its_two_halves(make: Any) -> None:
     torch.testing.assert_close(whole.f[4], bare[0])  # the row that has neither
 
 
-@pytest.mark.parametrize("make", [fusion, ensemble])
+@pytest.mark.parametrize("make", [fusion, ensemble, weighted])
 def test_a_description_makes_the_same_network(make: Any) -> None:
     network = make()
     twin = build_network(network.describe())
@@ -80,6 +99,34 @@ def test_a_description_makes_the_same_network(make: Any) -> None:
     inputs = inputs_for(network)
     with torch.inference_mode():
         assert torch.equal(twin.eval()(inputs, PRESENT).f, network(inputs, PRESENT).f)
+
+
+def test_weights_are_of_networks_that_read_something_of_a_row() -> None:
+    network, whole = weighted(), fusion()
+    assert len(network.encoders) == 3  # the shared one is kept once
+    inputs = inputs_for(network)
+    with torch.inference_mode():
+        outputs, own = network(inputs, PRESENT), whole(inputs, PRESENT)
+    first = torch.log_softmax(own.f / 1.5, 1)
+    for row, (a, b) in enumerate(zip(PRESENT["a"].tolist(), PRESENT["b"].tolist(), strict=True)):
+        if not a and not b:
+            torch.testing.assert_close(outputs.f[row], network.get_buffer("prior"))
+        elif not a:  # the second network reads nothing of it, and the first counts for both
+            torch.testing.assert_close(outputs.f[row], 1.3 * first[row])
+        else:
+            second = outputs.f[row] - 0.9 * first[row]
+            torch.testing.assert_close(second.exp().pow(1 / 0.4).sum(), torch.tensor(1.0))
+
+
+def test_weights_that_are_none_are_refused() -> None:
+    network, prior = fusion(), torch.zeros(3)
+    for weights, heats in (([-1.0], [1.0]), ([0.0], [1.0]), ([math.nan], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [1.0])):
+        with pytest.raises(ValueError, match=r"weight|temperature"):
+            WeightedNetwork.gathered([network], weights, heats, prior)
+    described = weighted().describe()
+    for odd in ({"places": [[0, 1, 2], [2]]}, {"places": [[0, 1, 7], [1]]}, {"parts": [described, described]}):
+        with pytest.raises(ValueError, match=r"encoders|weighted"):
+            build_network({**described, **odd})
 
 
 def test_logits_of_several_networks_are_averaged() -> None:

@@ -290,7 +290,8 @@ def test_every_strategy_is_called_by_its_own_name(name: str) -> None:
         if other is not strategy:
             assert f"{other.title} model".lower() not in words.lower()
             assert f"{other.name}: {other.paper}" not in words
-    assert ("two-stage" in words) == (name == "two-stage")
+    # The weighted ensemble names what it weighs among its settings.
+    assert ("two-stage" in words) == (name in ("two-stage", "weighted-ensemble"))
     key = next(item for item in page.all("span") if str(item.get("class", "")).startswith("key series-a"))
     assert key
     assert f"{name} ensemble" in words  # the legend of the missing rates names the judged model first

@@ -8,8 +8,11 @@ from typing import Any
 from fusetune.networks.base import Network, Outputs
 from fusetune.networks.ensemble import EnsembleNetwork
 from fusetune.networks.fusion import FusionNetwork, Wiring
+from fusetune.networks.weighted import WeightedNetwork
 
-NETWORKS: dict[str, type[Network]] = {network.kind: network for network in (FusionNetwork, EnsembleNetwork)}
+NETWORKS: dict[str, type[Network]] = {
+    network.kind: network for network in (FusionNetwork, EnsembleNetwork, WeightedNetwork)
+}
 
 
 def build_network(description: Mapping[str, Any]) -> Network:
@@ -19,4 +22,13 @@ def build_network(description: Mapping[str, Any]) -> Network:
     return NETWORKS[description["kind"]].build(description)
 
 
-__all__ = ["NETWORKS", "EnsembleNetwork", "FusionNetwork", "Network", "Outputs", "Wiring", "build_network"]
+__all__ = [
+    "NETWORKS",
+    "EnsembleNetwork",
+    "FusionNetwork",
+    "Network",
+    "Outputs",
+    "WeightedNetwork",
+    "Wiring",
+    "build_network",
+]

@@ -55,6 +55,7 @@ from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.strategies.ume_mma import UMEMMA
 from fusetune.strategies.umt import UMT
+from fusetune.strategies.weighted import Weighted
 
 # How a strategy of one's own is named, as an augmentation is.
 IMPORT = "import:"
@@ -62,6 +63,7 @@ IMPORT = "import:"
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
     for strategy in (
+        Weighted,
         TwoStage,
         UME,
         UMT,

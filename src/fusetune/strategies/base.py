@@ -36,6 +36,7 @@ class Fitted:
         cost: Seconds and encoder passes by stage; what was trained once for several strategies counts for each.
         tried: Logits of the validation rows by each candidate that the last step was chosen from, where that choice was
             made on these very rows, float64 [rows, classes] each; they make the calibration cross-fitted.
+        parts: Other strategies that it was made of, by the names of their rows in the gain table.
     """
 
     network: Network
@@ -44,6 +45,7 @@ class Fitted:
     notes: Mapping[str | None, str]
     cost: Cost
     tried: Sequence[npt.NDArray[np.float64]] = field(default_factory=list)
+    parts: Mapping[str, Fitted] = field(default_factory=dict)
 
     def held_on(self, rows: Rows) -> Outputs:
         """Return what is said of some of the rows.

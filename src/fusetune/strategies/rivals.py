@@ -29,12 +29,13 @@ def fit_rivals(ctx: Context, strategy: type[Strategy], fitted: Fitted) -> dict[s
     rivals: dict[str, Fitted] = {}
     if strategy is not Majority:
         rivals["majority"] = Majority.fit(ctx, NoSettings())
+    rivals |= fitted.parts
     there = ctx.config.evaluate.baselines or all(ctx.remembers(("tuned", name)) for name in ctx.modalities)
     for name in ctx.modalities if there else ():
-        if not (strategy is Alone and set(fitted.network.owners) == {name}):
+        if name + ALONE not in rivals and not (strategy is Alone and set(fitted.network.owners) == {name}):
             rivals[name + ALONE] = Alone.fit(ctx, AloneSettings(modality=name))
-    if there and len(ctx.modalities) > 1 and strategy is not UME:
+    if ENSEMBLE not in rivals and there and len(ctx.modalities) > 1 and strategy is not UME:
         rivals[ENSEMBLE] = UME.fit(ctx, NoSettings())
-    if ctx.config.evaluate.baselines and strategy is not LinearProbe:
+    if TRADITIONAL not in rivals and ctx.config.evaluate.baselines and strategy is not LinearProbe:
         rivals[TRADITIONAL] = LinearProbe.fit(ctx, NoSettings())
     return rivals
