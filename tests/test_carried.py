@@ -39,7 +39,7 @@ def test_pictures_in_cells_are_trained_on_and_predicted_as_files_are(
 ) -> None:
     frame = tiny_table(tmp_path)
     monkeypatch.chdir(tmp_path)
-    how = {"recipe": "fast", "inputs": INPUTS, "split": "part", "row_id": "case_id", "quiet": True}
+    how = {"preset": "quick", "inputs": INPUTS, "split": "part", "row_id": "case_id", "quiet": True}
     how["config"] = settings(tmp_path / "store")
     files = fusetune.fit(frame, "organ", out=tmp_path / "files", **how)
     cells = fusetune.fit(carried(frame, tmp_path, "pil"), "organ", out=tmp_path / "cells", **how)

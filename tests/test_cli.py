@@ -116,7 +116,7 @@ def test_help_teaches_within_80_columns(ask: Any, words: list[str]) -> None:
 
 def test_help_names_everything_that_fit_takes(ask: Any) -> None:
     text = ask("fit", "--help").out
-    for option in ("--label", "--inputs", "--kind", "--vectors", "--group", "--split", "--recipe", "--seed",
+    for option in ("--label", "--inputs", "--kind", "--vectors", "--group", "--split", "--preset", "--seed",
                    "--strategy", "--config", "--set", "--out", "--resume", "--debug", "--id"):  # fmt: skip
         assert f"  {option} " in text
     assert "runs/<table>-<label>" in text
@@ -156,7 +156,7 @@ def test_wrong_use_ends_with_2(ask: Any, words: list[str], text: str) -> None:
         (["--set", "imagee.size=3", "--set", "viewz=1"], ["did you mean 'image'?", "did you mean 'views'?"]),
         (["--set", "image.size=big"], ["image.size"]),
         (["--set", "views"], ["--set views: write it as KEY=VALUE"]),
-        (["--recipe", "sond"], ["recipe", "'sond'"]),
+        (["--preset", "god"], ["preset", "'god'"]),
         (["--strategy", "umtt"], ["there is no strategy 'umtt', did you mean 'umt'?"]),
         (["--strategy", "umt", "--set", "strategy.wight=1"], ["did you mean 'weight'?"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),

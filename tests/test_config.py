@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusetune.config import IMAGE_POLICIES, KINDS, RECIPES, Config, ImagePolicy, TrainConfig, read_yaml
+from fusetune.config import IMAGE_POLICIES, KINDS, PRESETS, Config, ImagePolicy, TrainConfig, read_yaml
 from fusetune.errors import ConfigError
 
 
@@ -26,12 +26,12 @@ def test_all_problems_are_named_at_once_with_hints() -> None:
     found = problems(
         {"image": {"sise": 3, "augment": "mediun"}, "text": {"train": {"lr": -1}}, "views": 0},
         {"train": {"epoch": 3}, "hed": {"kind": "logistic"}, "split": {"fractions": [0.5, 0.2, 0.2]}},
-        sets=("seed", "recipe=sond", "columns.width=x"),
+        sets=("seed", "preset=god", "columns.width=x"),
     )
     expected = [
         "--set seed: write it as KEY=VALUE, for example --set train.epochs=3",
         "train.epoch: unknown setting, did you mean 'epochs'?",
-        "recipe: input should be 'sound', 'fast' or 'paper' (got 'sond')",
+        "preset: input should be 'quick', 'good', 'best' or 'paper' (got 'god')",
         "views: input should be greater than or equal to 1 (got 0)",
         "split: fractions must be three positive numbers that sum to 1",
         "image.sise: unknown setting, did you mean 'size'?",
@@ -104,25 +104,25 @@ def test_later_layers_win_and_settings_come_last(tmp_path: Path) -> None:
 
 def test_a_recipe_lies_between_defaults_and_what_is_given() -> None:
     assert Config.build() == Config()
-    paper = Config.build({"recipe": "paper"})
-    assert (paper.recipe, paper.image.train.optimiser, paper.image.size, paper.views) == ("paper", "sgd", 224, 1)
-    assert Config.build({"image": {"size": 64}}, {"recipe": "paper"}).image.size == 64
-    assert Config.build({"recipe": "paper"}, sets=["recipe=fast"]).recipe == "fast"
-    assert Config.build({"recipe": "paper"}, sets=["recipe=fast"]).image.train.optimiser == "adamw"
-    fast = Config.build({"recipe": "fast"})
+    paper = Config.build({"preset": "paper"})
+    assert (paper.preset, paper.image.train.optimiser, paper.image.size, paper.views) == ("paper", "sgd", 224, 1)
+    assert Config.build({"image": {"size": 64}}, {"preset": "paper"}).image.size == 64
+    assert Config.build({"preset": "paper"}, sets=["preset=quick"]).preset == "quick"
+    assert Config.build({"preset": "paper"}, sets=["preset=quick"]).image.train.optimiser == "adamw"
+    fast = Config.build({"preset": "quick"})
     assert (fast.image.train.epochs, fast.text.train.epochs, fast.views) == (0, 0, 1)
-    assert Config.build({"recipe": "fast", "train": {"epochs": 1}}).columns.train.epochs == 1
+    assert Config.build({"preset": "quick", "train": {"epochs": 1}}).columns.train.epochs == 1
 
 
 def test_the_paper_recipe_leaves_nothing_of_its_image_training_to_changing_defaults() -> None:
     # Checkpoints that are kept do not change a result.
-    assert set(RECIPES["paper"]["image"]["train"]) == set(TrainConfig.model_fields) - {"keep"}
+    assert set(PRESETS["paper"]["image"]["train"]) == set(TrainConfig.model_fields) - {"keep"}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_saved_configuration_comes_back_equal(tmp_path: Path, recipe: str) -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_saved_configuration_comes_back_equal(tmp_path: Path, preset: str) -> None:
     config = Config.build(
-        {"recipe": recipe, "image": {"augment": {"rotate": 5}}, "split": {"time": "1e5"}, "store": {"folder": "off"}},
+        {"preset": preset, "image": {"augment": {"rotate": 5}}, "split": {"time": "1e5"}, "store": {"folder": "off"}},
         {"data": {"class_weights": {"yes": 2, "1e-3": 1, 0: 3, "日本": 1}}, "text": {"train": {"lr": 1e-5}}},
     )
     assert config.data.class_weights == {"yes": 2.0, "1e-3": 1.0, "0": 3.0, "日本": 1.0}
@@ -137,7 +137,7 @@ def test_a_saved_configuration_comes_back_equal(tmp_path: Path, recipe: str) -> 
         config.model_dump(mode="json"),
     ):
         assert Config.build(layer) == config
-    plain = Config.build({"recipe": recipe})
+    plain = Config.build({"preset": preset})
     assert Config.build(read_yaml(plain.to_yaml())) == plain
     assert read_yaml(plain.to_yaml()) == plain.model_dump(mode="json")
 
@@ -327,9 +327,9 @@ def test_policies_by_name_and_by_value() -> None:
 
 
 def test_a_recipe_beside_a_complete_configuration_of_another_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'fast' is asked for beside a complete configuration of 'paper'"):
-        Config.build(Config.build({"recipe": "paper"}), {"recipe": "fast"})
-    assert Config.build(Config(recipe="fast")).image.train.epochs == 0
+    with pytest.raises(ConfigError, match="'quick' is asked for beside a complete configuration of 'paper'"):
+        Config.build(Config.build({"preset": "paper"}), {"preset": "quick"})
+    assert Config.build(Config(preset="quick")).image.train.epochs == 0
 
 
 def test_the_policy_of_the_doctor_knows_its_kinds_and_what_can_be_done() -> None:

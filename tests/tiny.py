@@ -66,6 +66,8 @@ def settings(store: Path, **more: Any) -> dict[str, Any]:
         "columns": {"width": 16},
         "store": {"folder": str(store)},
         "evaluate": {"resamples": 100},
+        # One way to fit; tests of the others name them.
+        "strategy": {"name": "two-stage"},
     }
     for name, value in more.items():
         *parents, last = name.split("__")

@@ -66,6 +66,10 @@ from fusetune.version import VERSION
 _GUIDED = {"least": 100, "most": 5000}
 
 
+# Of `minutes`, what may be over when training ends: heads, the judge and the report need the rest.
+_TRAINED = 0.75
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -105,7 +109,8 @@ def fit(
     group: str | None = None,
     split: str | None = None,
     row_id: str | None = None,
-    recipe: str | None = None,
+    preset: str | None = None,
+    minutes: float | None = None,
     seed: int | None = None,
     strategy: str | Mapping[str, Any] | None = None,
     augment: Mapping[str, Any] | None = None,
@@ -126,9 +131,11 @@ def fit(
         group: Column whose rows belong together (patient, video): never on both sides of the split.
         split: Column that says train, valid (or val, dev) or test.
         row_id: Column that names rows; default: one that looks like an id, else the row number.
-        recipe: sound (default), fast (frozen encoders) or paper (the published settings).
+        preset: quick (encoders as they were pretrained), good (default; fine-tuned where that pays), best (the same
+            with more folds and views) or paper (the published settings).
+        minutes: How long the run may take. What would be too late is left out, and training ends early.
         seed: Decides split, augmentation and training.
-        strategy: How the model is fitted, by name: two-stage (default), ume, umt, joint and so on
+        strategy: How the model is fitted, by name: weighted-ensemble (default), two-stage, ume, umt, joint and so on
             (`fusetune.strategies.STRATEGIES`), or a mapping with its settings: ``{"name": "umt", "weight": 5}``.
         augment: ``{"image": it}``, where it is a policy or its name, or any callable on a batch of pictures, such as a
             kornia or albumentations transform; `fusetune.augment.own.Own` says what else it may take.
@@ -144,7 +151,7 @@ def fit(
         RunError: If something fails while running.
     """
     started = time.perf_counter()
-    settings, own = gather(recipe, seed, strategy, augment, config, sets)
+    settings, own = gather(preset, seed, strategy, augment, config, sets, minutes)
     data = read_table(table)
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
     folder = find_folder(out, data, label, resume)
@@ -226,7 +233,8 @@ def _fit(
     data, label, schema, classes, rows = intake.table, intake.label, intake.schema, intake.classes, intake.split
     record = _begin(intake, settings, folder, log)
     runtime = start_runtime(settings)
-    log.record("start", version=VERSION, recipe=settings.recipe, seed=settings.seed, split=rows.hash)
+    earlier = log.spent()
+    log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
     announce(log, schema)
@@ -237,6 +245,9 @@ def _fit(
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)
     warn_about_parts(ctx)
+    if settings.minutes is not None:
+        left = 60 * settings.minutes - earlier - (time.perf_counter() - started)
+        ctx.deadline = time.monotonic() + _TRAINED * left
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
     fitted = strategy.fit(ctx, own_settings)

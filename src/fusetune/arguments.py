@@ -14,12 +14,13 @@ from fusetune.strategies import refuse_unread
 
 
 def gather(
-    recipe: str | None,
+    preset: str | None,
     seed: int | None,
     strategy: str | Mapping[str, Any] | None,
     augment: Mapping[str, Any] | None,
     config: Config | Mapping[str, Any] | str | Path | None,
     sets: Iterable[str],
+    minutes: float | None = None,
 ) -> tuple[Config, Own | None]:
     """Return the settings, above those of FUSETUNE_CONFIG, and the augmentation where it is a callable.
 
@@ -27,7 +28,7 @@ def gather(
         ConfigError: Naming every unknown key and wrong value, or an unknown strategy or setting of it.
         UserError: If something other than pictures is to be augmented.
     """
-    arguments: dict[str, Any] = {"recipe": recipe, "seed": seed}
+    arguments: dict[str, Any] = {"preset": preset, "seed": seed, "minutes": minutes}
     arguments["strategy"] = {"name": strategy} if isinstance(strategy, str) else strategy
     layer = {name: value for name, value in arguments.items() if value is not None}
     own = _own(augment, layer)

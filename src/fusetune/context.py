@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +84,7 @@ class Context:
         histories: What each training stage did.
         trained_rows: Row passes through each encoder in training.
         over: Must training end? Asked after each epoch.
+        deadline: When training must end, by `time.monotonic()`.
         spared: Seconds on the clock that were spent before on what was remembered.
     """
 
@@ -109,6 +113,7 @@ class Context:
     seconds: dict[str, float] = field(default_factory=dict)
     trained_rows: Counter[str] = field(default_factory=Counter)
     over: Callable[[], bool] = lambda: False
+    deadline: float = math.inf
     spared: float = 0.0
     _memory: dict[Words, tuple[Any, Cost, float]] = field(default_factory=dict)
     _reused: Cost = field(default_factory=lambda: Cost({}, {}))
@@ -153,6 +158,25 @@ class Context:
         """Let go of what was made under names with these first words: nobody will ask for it again."""
         for what in [name for name in self._memory if name[: len(start)] == start]:
             del self._memory[what]
+
+    @contextmanager
+    def within(self, share: float) -> Iterator[None]:
+        """End trainings within the block when a share of the time that is left until the deadline is over."""
+        now, asked, whole = time.monotonic(), list[float](), self.over
+        end = now + share * max(0.0, self.deadline - now)
+
+        def over() -> bool:
+            # Asked before the first epoch and after each: the next one must end in time as well.
+            asked.append(time.monotonic())
+            longest = max((later - earlier for earlier, later in pairwise(asked)), default=0.0)
+            return whole() or asked[-1] + longest > end
+
+        if self.deadline < math.inf:
+            self.over = over
+        try:
+            yield
+        finally:
+            self.over = whole
 
     def cost(self) -> Cost:
         """Return what the run has cost up to now; what was remembered counts each time that it was asked for."""

@@ -63,7 +63,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
         vectors: Name -> pattern of number columns that form one vector.
         group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
-        recipe: sound, fast or paper.
+        preset: quick, good (default), best or paper, as `fit` takes it.
         seed: Decides folds, augmentation and training.
         strategy: How the model is fitted, as for `fusetune.fit`.
         augment: ``{"image": it}``, a policy or a callable, as for `fusetune.fit`.
@@ -85,7 +85,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         kinds: Mapping[str, str] | None = None,
         vectors: Mapping[str, str] | None = None,
         group: str | None = None,
-        recipe: str | None = None,
+        preset: str | None = None,
         seed: int | None = None,
         strategy: str | Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
@@ -95,7 +95,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         on_problem: OnProblem = "warn",
     ) -> None:
         self.inputs, self.kinds, self.vectors, self.group = inputs, kinds, vectors, group
-        self.recipe, self.seed, self.strategy = recipe, seed, strategy
+        self.preset, self.seed, self.strategy = preset, seed, strategy
         self.augment, self.config, self.sets = augment, config, sets
         self.verbose, self.on_problem = verbose, on_problem
 
@@ -139,7 +139,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def _train(self, frame: pd.DataFrame, y: npt.NDArray[Any], folder: Path) -> tuple[Model, list[str]]:
-        config, own = gather(self.recipe, self.seed, self.strategy, self.augment, self.config, self.sets)
+        config, own = gather(self.preset, self.seed, self.strategy, self.augment, self.config, self.sets)
         _refuse_unused(config)
         label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))

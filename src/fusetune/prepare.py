@@ -36,7 +36,7 @@ from fusetune.runtime import Runtime
 _LARGE = 0.1
 # Settings that change how fast or where a run happens, but not its result.
 NEUTRAL = dict.fromkeys(
-    ("device", "threads", "onnx", "store", "evaluate", "allow_download", "track", "track_to"), True
+    ("device", "threads", "onnx", "store", "evaluate", "allow_download", "track", "track_to", "preset", "minutes"), True
 ) | {"data": {"workers": True}}
 
 

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -185,6 +185,22 @@ class Log:
                 raise cannot_write(self.path, error) from error
         for listener in list(self.listeners):
             listener(event, facts)
+
+    def spent(self) -> float:
+        """Return the seconds that earlier sessions of the same run took, from their starts to their last lines."""
+        total, began, last = timedelta(), None, None
+        lines = self.path.read_bytes().splitlines() if self.path is not None and self.path.is_file() else []
+        for line in lines:
+            try:
+                facts = json.loads(line)
+                now = datetime.fromisoformat(facts["time"])
+            except (ValueError, KeyError, TypeError):  # cut short when the machine stopped
+                continue
+            if facts.get("event") == "start":
+                total += last - began if began is not None and last is not None else timedelta()
+                began = now
+            last = now
+        return (total + (last - began if began is not None and last is not None else timedelta())).total_seconds()
 
     @contextmanager
     def timed(self, seconds: dict[str, float], name: str) -> Iterator[None]:

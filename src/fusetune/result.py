@@ -34,7 +34,7 @@ class Origin:
     label: str
     command: str
     created: str
-    recipe: str
+    preset: str
     seed: int
     config: dict[str, Any]
     versions: dict[str, str]
@@ -237,7 +237,7 @@ class Result:
         values = {
             **{key: getattr(data, key) for key in ("rows", "groups", "classes")},
             "seed": self.origin.seed,
-            "recipe": self.origin.recipe,
+            "preset": self.origin.preset,
             "strategy": {key: getattr(method, key) for key in ("name", "title", "paper", "settings")},
             "notes": {free_name("whole", method.notes) if m is None else m: note for m, note in method.notes.items()},
             "split_hash": self.origin.hashes["split"],

@@ -61,7 +61,7 @@ def summarise(
             label=str(schema.named("label")),
             command=_command(),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            recipe=ctx.config.recipe,
+            preset=ctx.config.preset,
             seed=ctx.config.seed,
             config=ctx.config.model_dump(mode="json"),
             versions=_versions(),

@@ -96,7 +96,7 @@ def result(classes: int = 3, rows: int = 60, strategy: str = "two-stage", **chan
     how = STRATEGIES[strategy]
     complete = Result(
         origin=Origin(
-            table="table.csv", label="region", command="fusetune fit table.csv", created="2025-01-02", recipe="sound",
+            table="table.csv", label="region", command="fusetune fit table.csv", created="2025-01-02", preset="good",
             seed=3, config={"train": {"epochs": 5, "folder": Path("runs")}}, versions={"torch": "2.9"},
             hashes={"split": "abc123", "rows": "def456", "weights": "789abc"},
         ),

@@ -114,7 +114,7 @@ def test_tables_and_drawings_can_be_read_aloud() -> None:
 
 def test_text_from_the_user_is_escaped_everywhere() -> None:
     nasty = changed(
-        result(2), table=NASTY, label=NASTY, command=NASTY, created=NASTY, recipe=NASTY, split_how=NASTY,
+        result(2), table=NASTY, label=NASTY, command=NASTY, created=NASTY, preset=NASTY, split_how=NASTY,
         classes=[NASTY, "b" + NASTY], group_column=NASTY, inputs=[Column(NASTY, NASTY, NASTY, NASTY)],
         left_out=[Column(NASTY, NASTY, NASTY, NASTY)], curves={NASTY: epochs(3)}, best_epochs={NASTY: 2},
         gain=[GainRow(NASTY, NASTY, Interval(0.5, 0.4, 0.6), Interval(1.0, 0.9, 1.1), 1.0)], seconds={NASTY: 1.0},

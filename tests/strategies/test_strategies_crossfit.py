@@ -50,7 +50,8 @@ def numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Context, 
     ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["genes"], crossfit__how="k", vector__encoder="mlp")
     asked: list[tuple[Rows, Rows]] = []
 
-    def numbering(ctx: Context, name: str, rows: Rows, stage: str, held: Rows) -> EnsembleNetwork:
+    def numbering(ctx: Context, name: str, rows: Rows, stage: str, held: Rows, settings: Any) -> EnsembleNetwork:
+        del stage, settings
         encoder = ctx.fresh_encoder(name)
         classifier = nn.Linear(encoder.dim, 3).requires_grad_(False)
         classifier.weight.zero_()

@@ -23,6 +23,7 @@ def test_a_class_in_one_group_switches_cross_fitting_off_with_a_warning(how: str
     table["unit"] = np.where(single, "one", [f"u{i}" for i in range(90)])
     settings = {"train": {"epochs": 1}, "views": 1, "crossfit": {"how": how}, "evaluate": {"resamples": 100}}
     settings["store"] = {"folder": str(tmp_path / "store")}
+    settings["strategy"] = {"name": "two-stage"}
     run = fusetune.fit(table, "kind", group="unit", split="part", config=settings, out=tmp_path / "run", quiet=True)
     assert any("class '2' has too few groups" in text for text in run.metrics["warnings"])
     assert run.model.network.wiring.networks == {"columns": [0]}

@@ -80,8 +80,8 @@ def compare(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As for `fusetune fit`: sound (default), fast or paper.")
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="As for `fusetune fit`: quick, good (default), best or paper.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="The first seed, which also decides the split.")] = None,
     config: Annotated[
@@ -130,7 +130,7 @@ def compare(
             epochs=epochs,
             jobs=jobs,
             **column_roles(inputs, kind, vectors, group, split, row_id),
-            recipe=recipe,
+            preset=preset,
             seed=seed,
             config=config,
             sets=set_ or (),

@@ -28,16 +28,26 @@ def fit(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
-    recipe: Annotated[
+    preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="sound (default): every fix; fast: frozen encoders; paper: the published settings."
+            "--preset",
+            metavar="NAME",
+            help="quick: encoders as they were pretrained, minutes; good (default): fine-tuned where that pays; best: "
+            "more folds and views, hours; paper: the published settings.",
         ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="How long the run may take; what would be too late is left out."),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, augmentation and training.")] = None,
     strategy: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How the model is made: two-stage (default) or one of `show strategies`."),
+        typer.Option(
+            metavar="NAME",
+            help="How the model is made: weighted-ensemble (default) or another of `show strategies`.",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -65,7 +75,8 @@ def fit(
         table,
         label,
         **column_roles(inputs, kind, vectors, group, split, row_id),
-        recipe=recipe,
+        preset=preset,
+        minutes=minutes,
         seed=seed,
         strategy=strategy,
         config=config,

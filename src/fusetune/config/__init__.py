@@ -1,4 +1,4 @@
-"""One typed configuration tree (`tree`, `policy`), recipes for it (`recipes`), and how layers combine (`layers`)."""
+"""One typed configuration tree (`tree`, `policy`), presets for it (`presets`), and how layers combine (`layers`)."""
 
 from fusetune.config.layers import Config, parse_layer, read_layer
 from fusetune.config.policy import (
@@ -10,7 +10,7 @@ from fusetune.config.policy import (
     Section,
     TextPolicy,
 )
-from fusetune.config.recipes import RECIPES
+from fusetune.config.presets import PRESETS
 from fusetune.config.tree import (
     KINDS,
     EncoderConfig,
@@ -27,7 +27,7 @@ from fusetune.config.yaml12 import read_yaml
 __all__ = [
     "IMAGE_POLICIES",
     "KINDS",
-    "RECIPES",
+    "PRESETS",
     "ColumnPolicy",
     "Config",
     "EncoderConfig",

@@ -1,6 +1,6 @@
 """A configuration is built from layers, later ones winning; every problem in it is reported at once.
 
-The layers: defaults, the recipe, YAML files, `--set` values. Within a layer, `train.X: v` is short for the same setting
+The layers: defaults, the preset, YAML files, `--set` values. Within a layer, `train.X: v` is short for the same setting
 of every kind of input (`image.train.X`, `text.train.X`, ...), so that `--set train.epochs=3` does what it says while
 each kind keeps its own measured defaults.
 """
@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fusetune.config.policy import IMAGE_POLICIES
-from fusetune.config.recipes import RECIPES
+from fusetune.config.presets import PRESETS
 from fusetune.config.tree import KINDS, TrainConfig, Tree
 from fusetune.config.yaml12 import explain_yaml, read_yaml, write_yaml
 from fusetune.errors import ConfigError, did_you_mean, shown
@@ -28,7 +28,7 @@ _MOST_PROBLEMS = 50
 class Config(Tree):
     """Everything that a run depends on besides the table.
 
-    Build one with `Config.build(...)`, which understands recipes, files and `train.*` shorthands, or directly with
+    Build one with `Config.build(...)`, which understands presets, files and `train.*` shorthands, or directly with
     keyword arguments.
     """
 
@@ -48,17 +48,17 @@ class Config(Tree):
             ConfigError: Naming every unknown key and wrong value of all layers.
         """
         problems: list[str] = []
-        plain = [read_layer(layer) for layer in layers if layer is not None]
-        plain.append(_from_sets(sets, problems))
-        recipe = next((layer["recipe"] for layer in reversed(plain) if "recipe" in layer), "sound")
-        # A complete configuration, such as a run's config.yaml, leaves a recipe nothing to decide.
+        plain = [_renamed(read_layer(layer)) for layer in layers if layer is not None]
+        plain.append(_renamed(_from_sets(sets, problems)))
+        preset = next((layer["preset"] for layer in reversed(plain) if "preset" in layer), "good")
+        # A complete configuration, such as a run's config.yaml, leaves a preset nothing to decide.
         problems += [
-            f"recipe: '{recipe}' is asked for beside a complete configuration of '{layer['recipe']}'"
+            f"preset: '{preset}' is asked for beside a complete configuration of '{layer['preset']}'"
             for layer in plain
-            if set(cls.model_fields) <= set(layer) and layer["recipe"] != recipe
+            if set(cls.model_fields) <= set(layer) and layer["preset"] != preset
         ]
         tree = cls().model_dump()
-        for layer in [{"recipe": recipe}, RECIPES.get(str(recipe), {}), *plain]:
+        for layer in [{"preset": preset}, PRESETS.get(str(preset), {}), *plain]:
             if layer is plain[-1]:  # --set
                 _unfold_policy(tree, layer)
             _leave_other_strategy(tree, layer)
@@ -176,6 +176,14 @@ def _spread_train(layer: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     spread: dict[str, Any] = {kind: {"train": deepcopy(understood)} for kind in KINDS}
     _merge(spread, rest)
     return spread
+
+
+def _renamed(layer: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer with today's names: the preset was a recipe in models of earlier versions."""
+    if "recipe" not in layer or "preset" in layer:
+        return layer
+    rest = {name: value for name, value in layer.items() if name != "recipe"}
+    return rest | {"preset": {"sound": "good", "fast": "quick"}.get(layer["recipe"], layer["recipe"])}
 
 
 def _leave_other_strategy(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -251,7 +251,7 @@ class StrategyConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str = Field("two-stage", description="see `fusetune show strategies`")
+    name: str = Field("weighted-ensemble", description="see `fusetune show strategies`")
     level: Literal["encoders", "features"] = Field(
         "encoders",
         description="features: pictures and texts are read once by their pretrained encoders, and the strategy trains "
@@ -369,7 +369,14 @@ class DoctorConfig(Section):
 class Tree(Section):
     """Everything that a run depends on besides the table."""
 
-    recipe: Literal["sound", "fast", "paper"] = "sound"
+    preset: Literal["quick", "good", "best", "paper"] = Field(
+        "good",
+        description="quick: encoders as pretrained; good: fine-tuned where that pays; best: the same with more folds; "
+        "paper: the published settings",
+    )
+    minutes: float | None = Field(
+        None, gt=0, description="how long a run may take: what would be too late is left out, and training ends early"
+    )
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else 32")

@@ -108,7 +108,7 @@ def compare(
     group: str | None = None,
     split: str | None = None,
     row_id: str | None = None,
-    recipe: str | None = None,
+    preset: str | None = None,
     seed: int | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
     sets: Iterable[str] = (),
@@ -136,7 +136,7 @@ def compare(
         group: Column whose rows belong together: never on both sides of the split.
         split: Column that says train, valid or test.
         row_id: Column that names rows.
-        recipe: sound (default), fast or paper.
+        preset: quick, good (default), best or paper, as `fit` takes it.
         seed: The first seed, which also decides the split.
         config: Settings of all strategies: a `Config`, a mapping or a YAML file.
         sets: Overrides such as ``"vector.width=64"``.
@@ -156,7 +156,7 @@ def compare(
         raise UserError(f"{what} is a run, not a table; name two or more runs to compare them, or give the table")
     if label is None:
         raise UserError("label is missing: the column to predict")
-    settings, _ = gather(recipe, seed, None, None, config, sets)
+    settings, _ = gather(preset, seed, None, None, config, sets)
     rules = rules_of(strategies, seeds, settings.seed, level, trials, budget, minutes, epochs)
     if settings.strategy.model_extra:
         raise ConfigError(

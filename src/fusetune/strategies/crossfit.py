@@ -27,6 +27,7 @@ from fusetune.heads.base import PRETRAINED, WORDS
 from fusetune.heads.folds import Folds, has_training, make_folds
 from fusetune.networks import EnsembleNetwork
 from fusetune.strategies.unimodal import fine_tune, one_network, probe, solve_crossed
+from fusetune.train.loop import History
 
 
 @dataclass(frozen=True)
@@ -147,39 +148,72 @@ def probed(ctx: Context, name: str, encoder: Encoder, folds: Folds, note: str) -
 
 
 def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwork]:
-    """Train k networks, each without one fold; none are returned where that did not help a pretrained encoder."""
-    networks = []
-    for fold in range(ctx.config.crossfit.folds):
-        held = folds.encoder == fold
-        with ctx.log.timed(ctx.seconds, "stage_u"):
-            networks.append(fine_tune(ctx, name, folds.rows[~held], _stage(ctx, name, fold), folds.rows[held]))
-    if not (is_pretrained(ctx.pristine[name]) and _undone(ctx, name, folds)):
+    """Train k networks, each without one fold; none are returned where that did not help a pretrained encoder.
+
+    The first is a probe: where it gains nothing on its fold, the other k - 1 are not trained. Where it fell to below
+    class frequencies, as a high rate on few rows makes networks do, it is tried once more at a fifth of the rate.
+    """
+    count, settings, pretrained = ctx.config.crossfit.folds, ctx.settings(name), is_pretrained(ctx.pristine[name])
+    rest = list(ctx.modalities)[list(ctx.modalities).index(name) + 1 :]
+    later = count * sum(has_training(ctx.settings(other), ctx.pristine[other]) for other in rest)
+    networks, stages = list[EnsembleNetwork](), list[str]()
+
+    def tune(fold: int, slower: bool) -> None:
+        held, stage = folds.encoder == fold, _stage(ctx, name, fold, slower)
+        with ctx.log.timed(ctx.seconds, "stage_u"), ctx.within(1 / (count - fold + later)):
+            networks.append(fine_tune(ctx, name, folds.rows[~held], stage, folds.rows[held], settings))
+        stages.append(stage)
+
+    slower = False
+    for fold in range(count):
+        tune(fold, slower)
+        if fold or not pretrained:
+            continue
+        history = ctx.histories[stages[0]]
+        if history.records and history.best_nll > _prior_nll(ctx, folds.rows[folds.encoder == fold]):
+            ctx.log.say(f"  {name}: fine-tuning fell below class frequencies; once more at a fifth of the rate")
+            settings = settings.model_copy(update={"lr": settings.lr / 5, "head_lr": settings.head_lr / 5})
+            networks.clear()
+            stages.clear()
+            slower = True
+            tune(fold, slower)
+            history = ctx.histories[stages[0]]
+        if history.best_nll >= history.start_nll:
+            break
+    if not (pretrained and _undone(ctx, name, folds, [ctx.histories[stage] for stage in stages])):
         return networks
     ctx.forget("fine-tuned", name)
     return []
 
 
-def _stage(ctx: Context, name: str, fold: int) -> str:
-    return free_name(f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}", ctx.modalities)
+def _stage(ctx: Context, name: str, fold: int, slower: bool = False) -> str:
+    more = ", slower" if slower else ""
+    return free_name(f"{name}, fold {fold + 1} of {ctx.config.crossfit.folds}{more}", ctx.modalities)
 
 
-def _undone(ctx: Context, name: str, folds: Folds) -> bool:
-    """Return whether fine-tuning is undone: it did not lower the NLL of the held-out rows of all folds together.
+def _prior_nll(ctx: Context, rows: Rows) -> float:
+    """Return the NLL of rows by their own class frequencies."""
+    shares = np.bincount(ctx.labels[rows]) / len(rows)
+    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+
+
+def _undone(ctx: Context, name: str, folds: Folds, histories: list[History]) -> bool:
+    """Return whether fine-tuning is undone: it did not lower the NLL of the held-out rows of the folds together.
 
     Both sides are a little too good, since these rows chose the best epochs and the penalties of the linear classifiers
     that the networks started from.
     """
-    histories = [ctx.histories[_stage(ctx, name, fold)] for fold in range(ctx.config.crossfit.folds)]
-    counts = np.bincount(folds.encoder[ctx.sources[name].present[folds.rows]], minlength=len(histories))
+    counts = np.bincount(folds.encoder[ctx.sources[name].present[folds.rows]])[: len(histories)]
     before = float(np.average([history.start_nll for history in histories], weights=counts))
     after = float(np.average([history.best_nll for history in histories], weights=counts))
     if after < before:
         return False
+    which = "" if len(histories) == ctx.config.crossfit.folds else " of the first fold"
     ctx.log.say(
-        f"  {name}: fine-tuning did not lower the NLL of held-out rows ({before:.3f} before, {after:.3f} at best), so "
-        "it is undone"
+        f"  {name}: fine-tuning did not lower the NLL of held-out rows{which} ({before:.3f} before, {after:.3f} at "
+        "best), so it is undone"
     )
-    ctx.log.record("undone", stage=name, before=before, after=after)
+    ctx.log.record("undone", stage=name, before=before, after=after, folds=len(histories))
     for history in histories:
         history.best_epoch, history.best_nll = -1, history.start_nll
     return True
@@ -197,7 +231,7 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
             random, plain = _both(ctx, name, encoder, rows[here])
         views[:, here], held[here], z[here] = _logits(network, random), _logits(network, plain[0]), plain[0]
     block = Block(name, name, networks, True, views, held[None], z)
-    stages = {_stage(ctx, name, fold) for fold in range(len(networks))}
+    stages = {_stage(ctx, name, fold, slower) for fold in range(len(networks)) for slower in (False, True)}
     moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)
     note = f"fine-tuned, mean of {len(networks)} networks" if moved else "linear classifier on its features"
     return Tuned(block, held, moved, note)

@@ -13,6 +13,7 @@ on the others; else that candidate is the model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,7 +44,7 @@ from fusetune.strategies.trees import Trees
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 
-_SPREAD = 0.5  # s: standard deviation of the prior of each weight around 1/K
+_SPREAD = 1.0  # s: standard deviation of the prior of each weight around 1/K
 _LEAST = 0.02  # candidates of less than this share of all weight are left out: they cost as much as the others
 
 
@@ -180,8 +181,14 @@ def _chosen(ctx: Context, names: Sequence[str]) -> dict[str, tuple[type[Strategy
 def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> dict[str, Fitted]:
     """Fit what can be fitted; the failure of one candidate does not lose the others."""
     parts, problems = dict[str, Fitted](), list[TableError]()
-    for number, (name, (strategy, settings)) in enumerate(chosen.items()):
-        ctx.log.say(f"step {number + 1} of {len(chosen)}: {name}")
+    # What nobody has to be trained for comes first, so that something stands when time is short.
+    order = sorted(chosen, key=lambda name: chosen[name][0] not in (LinearProbe, Trees))
+    for number, name in enumerate(order):
+        strategy, settings = chosen[name]
+        if parts and time.monotonic() > ctx.deadline:
+            ctx.log.warn(f"{name}: left out, the time is up (minutes={ctx.config.minutes:g})")
+            continue
+        ctx.log.say(f"step {number + 1} of {len(order)}: {name}")
         try:
             parts[name] = strategy.fit(ctx, settings)
         except TableError as error:
@@ -189,7 +196,7 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
             problems.append(error)
     if not parts:
         raise problems[0]
-    return parts
+    return {name: parts[name] for name in chosen if name in parts}
 
 
 def _common(several: Sequence[Rows]) -> Rows:

@@ -1,15 +1,23 @@
-"""Recipes: named layers between the defaults and what the user gives."""
+"""Presets: what is tried and how long it may take, as named layers between the defaults and what the user gives."""
 
 from __future__ import annotations
 
 from typing import Any
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "sound": {},
+PRESETS: dict[str, dict[str, Any]] = {
     # Frozen encoders, one view: minutes instead of half an hour.
-    "fast": {"train": {"epochs": 0}, "views": 1, "columns": {"train": {"epochs": 40}}},
+    "quick": {
+        "train": {"epochs": 0},
+        "views": 1,
+        "columns": {"train": {"epochs": 40}},
+        "strategy": {"candidates": ["alone", "ume", "linear-probe", "trees"]},
+    },
+    "good": {},
+    # More folds: every network learns from more rows, and the mean is over more of them.
+    "best": {"views": 8, "crossfit": {"folds": 5}},
     # The published settings (arXiv 2505.06592): SGD 5e-4, five epochs, CIFAR statistics, in-sample features.
     "paper": {
+        "strategy": {"name": "two-stage"},
         "views": 1,
         "image": {
             "size": 224,
