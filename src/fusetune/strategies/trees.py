@@ -67,7 +67,7 @@ class _Read:
 class Trees(Strategy):
     """Gradient-boosted trees."""
 
-    name, title, paper = "trees", "boosted-trees", "LightGBM (NeurIPS 2017) on cells and features, arXiv 2605.10616"
+    name, title, paper = "trees", "boosted trees", "LightGBM (NeurIPS 2017) on cells and features, arXiv 2605.10616"
     cost = "every row through every encoder once; boosting, once per fold"
     Settings = TreesSettings
 

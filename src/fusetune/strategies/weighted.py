@@ -105,11 +105,8 @@ class _Said:
 class Weighted(Strategy):
     """Several strategies, and the weights with which they are summed."""
 
-    name, title, paper = (
-        "weighted-ensemble",
-        "weighted-ensemble",
-        "stacking, Wolpert 1992; ensemble selection, ICML 2004",
-    )
+    name, title = "weighted-ensemble", "weighted"
+    paper = "stacking (Wolpert 1992), ensemble selection (Caruana et al., ICML 2004)"
     cost = "the training of everything that it weighs; what several need is trained once"
     Settings = WeightedSettings
     unread = ()
