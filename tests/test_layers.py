@@ -16,9 +16,9 @@ SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
-    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "guidance",
-    "arguments", "doctor", "result", "standings", "report", "model", "judge", "summary", "bundle", "record", "folder",
-    "intake", "track", "estimator", "api", "contest",
+    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "trials",
+    "guidance", "arguments", "doctor", "result", "standings", "report", "model", "judge", "summary", "bundle", "record",
+    "folder", "intake", "track", "estimator", "api", "contest",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {

@@ -68,6 +68,7 @@ def settings(store: Path, **more: Any) -> dict[str, Any]:
         "evaluate": {"resamples": 100},
         # One way to fit; tests of the others name them.
         "strategy": {"name": "two-stage"},
+        "tries": False,
     }
     for name, value in more.items():
         *parents, last = name.split("__")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fusetune.arguments import gather
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
+from fusetune.context import Context
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.findings import by_severity
@@ -59,6 +60,7 @@ from fusetune.strategies.rivals import fit_rivals
 from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.train.checkpoint import discard
+from fusetune.trials import tried
 from fusetune.version import VERSION
 
 # What a run spends on saying what the data ask for: nothing on fewer groups, which would decide nothing, and no more
@@ -238,9 +240,18 @@ def _fit(
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
     announce(log, schema)
-    ctx = prepare(
-        data, schema, rows, intake.labels, classes, settings, runtime, log, folder / STAGES, resume, own, intake.copies
-    )
+
+    def make(config: Config, told: Log, settled: Sequence[str] = ()) -> Context:
+        return prepare(
+            data, schema, rows, intake.labels, classes, config, runtime, told, folder / STAGES, resume, own,
+            intake.copies, settled,
+        )  # fmt: skip
+
+    if settings.tries and own is None:
+        ctx, _ = tried(settings, schema, make, log)
+        settings = ctx.config
+    else:
+        ctx = make(settings, log)
     record = replace(record, pictures=picture_hashes(ctx.sources))
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)

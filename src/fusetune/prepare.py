@@ -143,10 +143,12 @@ def prepare(
     resume: bool,
     own: Own | None = None,
     copies: Codes | None = None,
+    settled: Sequence[str] = (),
 ) -> Context:
     """Read all inputs, load all encoders, and return the context of a run.
 
     Rows with the same number in `copies` (-1: none) stay on one side of every further division, as whole groups do.
+    Of columns that are `settled`, doubts about their meaning are not repeated.
 
     Raises:
         ImageError: If images cannot be read and `data.unreadable` is error.
@@ -157,7 +159,7 @@ def prepare(
         try_out(call, config.image.size)
         if resume and not call.name:
             log.warn(f"image.augment: {call.label} has no name; nobody can tell whether the run began with it")
-    check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes)
+    check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes, settled)
     for note in [*spelling_notes(table, schema), *column_notes(table, schema)]:
         log.warn(f"{note.kind}: {note.what}; {note.remedy}")
     train = split.rows("train")

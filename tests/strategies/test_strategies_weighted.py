@@ -60,7 +60,8 @@ def test_the_weights_are_the_least_of_the_penalised_loss() -> None:
         f, kept = one.pooled(weighted._Pool(pool.temperatures, weights)), [w > 0 for w in pool.weights]
         ce = sum(float(w) * float(F.cross_entropy(row[None], torch.tensor([int(y)])))
                  for w, row, y in zip(one.weights, f, one.labels, strict=True))  # fmt: skip
-        return ce + sum((a - keep / sum(kept)) ** 2 / (2 * weighted._SPREAD**2) for a, keep in zip(weights, kept, strict=True))
+        away = sum((a - keep / sum(kept)) ** 2 for a, keep in zip(weights, kept, strict=True))
+        return ce + away / (2 * weighted._SPREAD**2)
 
     best = loss(pool.weights)
     for index, weight in enumerate(pool.weights):

@@ -19,9 +19,16 @@ _TURN = 45
 
 
 def check_policy(
-    image: ImageConfig, policy: ImagePolicy, schema: Schema, log: Log, classes: Sequence[Any] = ()
+    image: ImageConfig,
+    policy: ImagePolicy,
+    schema: Schema,
+    log: Log,
+    classes: Sequence[Any] = (),
+    settled: Sequence[str] = (),
 ) -> None:
     """Refuse what contradicts another column, and warn where the name of a column or a class says that it might.
+
+    Nothing is said of columns that are `settled`: what they suggest was tried.
 
     Raises:
         ConfigError: If `image.orientation` names no column of the table; if pictures are flipped or turned beyond 45
@@ -49,7 +56,7 @@ def check_policy(
             f"larger or smaller than in training; leave it out, or set it to {same}, which is image.size divided by "
             "the share that the policy crops"
         )
-    for text in _doubts(image, policy, [column.name for column in schema.columns if column.role == "input"]):
+    for text in _doubts(image, policy, schema, settled):
         log.warn(text)
     sided = [str(name) for name in (schema.named("label"), *classes) if name is not None and _SIDE.search(str(name))]
     if sided and _flips(policy) and image.orientation is None:
@@ -63,14 +70,23 @@ def _flips(policy: ImagePolicy) -> list[str]:
     return [name for name in ("flip_horizontal", "flip_vertical") if getattr(policy, name)]
 
 
-def _doubts(image: ImageConfig, policy: ImagePolicy, inputs: list[str]) -> Iterator[str]:
+def sizes_of_pixels(image: ImageConfig, policy: ImagePolicy, schema: Schema) -> list[str]:
+    """Return inputs whose names sound like the size of a pixel, where sizes are changed and no column is set."""
+    asked = policy.scale and image.spacing is None
+    return [column.name for column in schema.inputs if asked and _SPACING.search(column.name)]
+
+
+def _doubts(image: ImageConfig, policy: ImagePolicy, schema: Schema, settled: Sequence[str]) -> Iterator[str]:
     """Yield what may be wrong, judged by the names of columns."""
+    inputs = [column.name for column in schema.inputs]
     for name in filter(_SIDE.search, inputs if _flips(policy) and image.orientation is None else ()):
         yield (
             f"column '{name}' sounds as if it tells sides, and image.augment.{_flips(policy)[0]} mirrors pictures; if "
             f"so, set image.orientation={name} and a policy without flips such as image.augment=scan"
         )
-    for name in filter(_SPACING.search, inputs if policy.scale and image.spacing is None else ()):
+    for name in sizes_of_pixels(image, policy, schema):
+        if name in settled:
+            continue
         yield (
             f"column '{name}' sounds like the size of a pixel, and image.augment.scale changes sizes; if so, set "
             f"image.spacing={name} and a policy that keeps sizes such as image.augment=scan"

@@ -383,6 +383,9 @@ class Tree(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores")
     allow_download: bool = Field(False, description="may weights be fetched from a model hub?")
     onnx: bool = Field(True, description="encode on CPU through ONNX Runtime where it is installed and agrees")
+    tries: bool = Field(
+        True, description="try what columns suggest (the size of a pixel, pictures with edges or stretched) beforehand"
+    )
     views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
     track: Literal["none", "mlflow", "tensorboard"] = Field("none", description="who else is told how the run goes")
     track_to: str | None = Field(

@@ -1,0 +1,94 @@
+"""What a table's columns suggest is tried on rows that the head did not learn from, and followed where it helps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+from tiny import settings
+
+import fusetune
+from fusetune import trials
+
+ROWS = 120
+
+
+def discs(folder: Path, seed: int = 0) -> pd.DataFrame:
+    """Discs of three sizes in millimetres, drawn by pixels of many sizes: as many pixels may be any of the discs."""
+    folder.mkdir()
+    random = np.random.default_rng(seed)
+    kind, spacing = np.arange(ROWS) % 3, 2 ** random.uniform(0, 1, ROWS)
+    frame = pd.DataFrame({"id": [f"r{row}" for row in range(ROWS)], "pixel_size": spacing, "size": kind})
+    frame["scan"] = [f"{row}.png" for row in range(ROWS)]
+    for row in range(ROWS):
+        radius = (16 * 1.35 ** kind[row] + random.normal(0, 0.5)) / spacing[row]
+        picture = Image.new("L", (64, 64), 0)
+        middle = random.uniform(radius, 64 - radius, 2) if radius < 32 else np.array([32.0, 32.0])
+        box = [*(middle - radius), *(middle + radius)]
+        ImageDraw.Draw(picture).ellipse(box, fill=255)
+        picture.save(folder / f"{row}.png")
+    frame.to_csv(folder / "table.csv", index=False)
+    return frame
+
+
+def fit(folder: Path, table: Path, **more: Any) -> Any:
+    how = (
+        settings(folder / "store", views=1, image__size=64, crossfit__how="k", train__epochs=0) | {"tries": True} | more
+    )
+    how["evaluate"] = {"resamples": 100, "baselines": False}
+    how["image"] = {name: value for name, value in how["image"].items() if name != "encode_size"}
+    return fusetune.fit(
+        table, "size", inputs=["scan", "pixel_size"], row_id="id", config=how, out=folder / "run", quiet=True
+    )
+
+
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text("utf-8").splitlines()]
+    return [line for line in lines if line["event"] == name]
+
+
+def test_a_column_with_the_size_of_a_pixel_is_used_where_that_helps(tmp_path: Path) -> None:
+    discs(tmp_path / "data")
+    run = fit(tmp_path, tmp_path / "data" / "table.csv")
+    (tried,) = events(tmp_path, "tried")  # on one scale, pictures keep their shape: nothing is left to try
+    # Pictures are dark, and so are the edges beside smaller ones.
+    assert tried["settings"] == "image.spacing=pixel_size, image.augment=scan, image.background=0"
+    assert tried["kept"]
+    assert tried["after"] < tried["before"]
+    assert run.model.config.image.spacing == "pixel_size"
+    assert not any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])
+
+
+def test_a_column_that_only_sounds_so_is_left_alone(tmp_path: Path) -> None:
+    frame = discs(tmp_path / "data")
+    frame["pixel_size"] = np.random.default_rng(1).permutation(frame["pixel_size"])
+    frame.to_csv(tmp_path / "data" / "table.csv", index=False)
+    run = fit(tmp_path, tmp_path / "data" / "table.csv")
+    assert [one["kept"] for one in events(tmp_path, "tried")] == [False, False]
+    assert run.model.config.image.spacing is None
+    assert run.model.config.image.fit == "stretch"
+
+
+def test_nothing_is_tried_where_a_user_chose(tmp_path: Path) -> None:
+    discs(tmp_path / "data")
+    how = {"image": settings(tmp_path)["image"] | {"augment": "scan", "fit": "pad"}}
+    fit(tmp_path, tmp_path / "data" / "table.csv", **how)
+    assert not events(tmp_path, "tried")
+
+
+def test_the_error_of_a_mean_is_that_of_units() -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(size=200)
+    ones = np.ones(200)
+    mean, error = trials._mean_of_units(values, ones, np.arange(200))
+    assert mean == pytest.approx(values.mean())
+    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(200))
+    # Rows of a group that say the same are no more evidence than one of them.
+    groups = np.repeat(np.arange(200), 5)
+    assert trials._mean_of_units(np.repeat(values, 5), np.ones(1000), groups) == pytest.approx((mean, error))
+    assert trials._mean_of_units(values, ones, np.zeros(200, dtype=np.int64))[1] == np.inf
