@@ -139,8 +139,7 @@ def test_complaints_of_the_command_line_are_text(name: str, tmp_path: Path) -> N
 
 def test_pages_write_out_what_hides_the_rest() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        source = environment()
-        source.loader = DictLoader({"x": '<p title="{{ name }}">{{ name }}</p>'})
+        source = environment().overlay(loader=DictLoader({"x": '<p title="{{ name }}">{{ name }}</p>'}))
         patch.setattr("fusetune.report.template.environment", lambda: source)
         for name, shown in NASTY.items():
             assert filled("x", name=name) == f'<p title="{shown}">{shown}</p>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ _WORDS = (
 )  # fmt: skip
 
 
+@cache
 def environment() -> Environment:
-    """Return the environment of all pages; every value is escaped."""
+    """Return the environment of all pages, whose templates are compiled once; every value is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
