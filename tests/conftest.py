@@ -1,4 +1,4 @@
-"""What all tests share: a network that is shut off, and the folder of larger data sets that not every machine has."""
+"""What all tests share: a network that is shut off, no waiting for the disk, and data sets that not every machine has."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ def shared_data() -> Callable[[str], Path]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Shut off the network before the first import of a test file, so that a silent download fails the run."""
+    """Shut off the network before the first import of a test file, so that a silent download fails the run.
+
+    Nor is anything forced onto the disk: no test cuts the power, a process that is killed loses nothing that it wrote,
+    and files that are gone a second later need never get there.
+    """
     patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", lambda _: None)
     for name in ("connect", "connect_ex"):
         patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
