@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from fusetune.cli import main
+from fusetune.contest import pool
 
 ROOT = Path(__file__).parents[1]
 # The commands as printed would train for minutes; this file makes each run as short as it can be, and nothing else.
@@ -61,13 +67,6 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_commands(document: Path, folder: Path) -> None:
-    """Run a document's commands as a user would, each in a process of its own."""
-    for line in commands(document):
-        done = run([sys.executable, "-m", "fusetune.cli", *shlex.split(line, comments=True)[1:]], folder)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-
-
 _ONE_AFTER_THE_OTHER = """
 import json, sys
 from fusetune.cli import main
@@ -81,14 +80,47 @@ for words in json.loads(sys.argv.pop()):
 """
 
 
-def run_commands_together(document: Path, folder: Path) -> None:
-    """Run a document's commands one after the other in one process: importing the libraries takes most of the time."""
+def run_commands(document: Path, folder: Path) -> None:
+    """Run a document's commands as a user would: those that use what `fit` saved, not in the process that saved it.
+
+    Importing the libraries takes most of the time, so each of the two processes runs several commands.
+    """
     words = [shlex.split(line, comments=True)[1:] for line in commands(document)]
-    done = run([sys.executable, "-c", _ONE_AFTER_THE_OTHER, json.dumps(words)], folder)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    after = [command[0] for command in words].index("fit") + 1
+    for part in (words[:after], words[after:]):
+        done = run([sys.executable, "-c", _ONE_AFTER_THE_OTHER, json.dumps(part)], folder)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 def run_python(code: str, folder: Path) -> str:
     done = run([sys.executable, "-c", code], folder)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def _within(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Have this process do what `run` lets a child do: a page's code then costs no new import of the libraries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(pool, "cores", lambda: 1)  # comparisons start no processes either
+        for name, value in {**SHORT, "FUSETUNE_CACHE": str(folder / "cache")}.items():
+            patch.setenv(name, value)
+        yield patch
+
+
+def run_commands_here(document: Path, folder: Path) -> None:
+    """Run a document's commands one after the other in this process."""
+    with _within(folder) as patch:
+        for line in commands(document):
+            patch.setattr(sys, "argv", shlex.split(line, comments=True))
+            with pytest.raises(SystemExit) as end:
+                main()
+            assert not end.value.code, line
+
+
+def run_python_here(code: str, folder: Path) -> str:
+    """Run a script in this process, and return what it prints."""
+    with _within(folder), redirect_stdout(io.StringIO()) as told:
+        exec(code, {"__name__": "__main__"})
+    return told.getvalue()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from documents import ROOT, blocks, commands, run_commands_together, run_python, scans
+from documents import ROOT, blocks, commands, run_commands_here, run_python_here, scans
 
 import fusetune_papers.cli  # noqa: F401  # adds the commands, also where the entry point is not installed
 from fusetune.cli import app
@@ -29,12 +29,12 @@ CODED = [page for page in OWN if blocks(page, "python")]
 
 @pytest.mark.parametrize("page", RUN, ids=names(RUN))
 def test_commands_of_the_pages_work(page: Path, scans: Path) -> None:
-    run_commands_together(page, scans)
+    run_commands_here(page, scans)
 
 
 @pytest.mark.parametrize("page", CODED, ids=names(CODED))
 def test_python_of_the_pages_works(page: Path, scans: Path) -> None:
-    assert all(run_python(code, scans) for code in blocks(page, "python"))
+    assert all(run_python_here(code, scans) for code in blocks(page, "python"))
 
 
 def test_every_option_that_the_pages_name_exists() -> None:
