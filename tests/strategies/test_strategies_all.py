@@ -23,6 +23,8 @@ from fusetune.train import loop
 
 HOW: dict[str, Any] = {"inputs": ["scan", "note", "age", "site"], "group": "patient", "split": "part", "quiet": True}
 LOOP = {"epochs": 3, "batch_size": 8, "patience": 0, "head_lr": 0.02}
+# Pre-training goes the same way with every epoch.
+SHORT: dict[str, dict[str, Any]] = {"tip": {"pretrain_epochs": 2}}
 # These train on pictures and texts themselves; all others here on stored features, since the code is the same.
 WHOLE = ("two-stage", "ume", "umt", "joint", "multi-loss", "ogm-ge", "mmpareto", "linear-probe", "alone", "majority")
 
@@ -57,7 +59,7 @@ def with_paths(frame: pd.DataFrame, table: Path) -> pd.DataFrame:
 
 def named(name: str) -> dict[str, Any]:
     level = {} if name in WHOLE else {"level": "features"}
-    return {"name": name} | level | (LOOP if issubclass(STRATEGIES[name], EndToEnd) else {})
+    return {"name": name} | level | (LOOP if issubclass(STRATEGIES[name], EndToEnd) else {}) | SHORT.get(name, {})
 
 
 @pytest.fixture(scope="module")
