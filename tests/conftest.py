@@ -1,4 +1,4 @@
-"""What all tests share: a network that is shut off, no waiting for the disk, and data sets that not every machine has."""
+"""What all tests share: no network, no waiting for the disk, and the larger data sets that not every machine has."""
 
 from __future__ import annotations
 

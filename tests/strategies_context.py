@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,12 @@ def make_context(
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
     runtime = start_runtime(config)
     return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
+
+
+def anew(ctx: Context, folder: Path | None) -> Context:
+    """Return the same prepared run for another method, which remembers what that one does and shares nothing new."""
+    own: dict[str, Any] = {"labels": ctx.labels.copy(), "_memory": dict(ctx._memory)}
+    return replace(ctx, folder=folder, histories={}, seconds={}, trained_rows=Counter(), **own)
 
 
 def batch_of(ctx: Context, rows: Any) -> Batch:

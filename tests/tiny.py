@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,21 @@ def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, s
     Every input tells the class, none of them perfectly. Rows of one patient have one class and are in one part; there
     are patients of one, of two and of three rows.
     """
-    generator = np.random.default_rng(seed)
+    frame, pictures = _drawn(rows, tuple(classes), seed)
     folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+    return frame.copy()
+
+
+@lru_cache(maxsize=4)
+def _drawn(rows: int, classes: tuple[Any, ...], seed: int) -> tuple[pd.DataFrame, dict[str, bytes]]:
+    """Draw the table and the contents of its pictures: once, since most tests ask for the same."""
+    generator = np.random.default_rng(seed)
     code = np.arange(rows) // 2 % len(classes)
+    pictures = {f"{row}.png": _picture(int(k), generator) for row, k in enumerate(code)}
     frame = pd.DataFrame({"case_id": [f"case-{i:03d}" for i in range(rows)]})
-    frame["scan"] = [_picture(folder, row, int(k), generator) for row, k in enumerate(code)]
+    frame["scan"] = list(pictures)
     frame["note"] = [_sentence(int(k), generator) for k in code]
     frame["age"] = (40 + 12 * code + generator.normal(0, 8, rows)).round(1)
     frame["site"] = [f"site {(k + generator.integers(0, 2)) % 3}" for k in code]
@@ -42,7 +54,7 @@ def tiny_table(folder: Path, rows: int = 96, classes: Sequence[Any] = CLASSES, s
     frame["part"] = np.select([block == 6, block == 7], ["val", "test"], "train")
     frame["organ"] = [classes[k] for k in code]
     frame.insert(frame.columns.get_loc("part"), "patient", _patients(code, frame["part"]))  # type: ignore[arg-type]
-    return frame
+    return frame, pictures
 
 
 def untold_table(folder: Path, columns: int = 60) -> pd.DataFrame:
@@ -99,12 +111,13 @@ def _patients(code: npt.NDArray[np.int64], part: pd.Series) -> list[str]:
     return [f"p{i}" for i in pd.factorize(pd.MultiIndex.from_arrays([code, part, number]))[0]]
 
 
-def _picture(folder: Path, row: int, code: int, generator: np.random.Generator) -> str:
+def _picture(code: int, generator: np.random.Generator) -> bytes:
     pixels = generator.integers(0, 90, (32, 32, 3))
     pixels[:, :, code % 3] += 60
     pixels[8 : 12 + 4 * code, 8:24] += 80
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{row}.png")
-    return f"{row}.png"
+    content = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, "PNG")
+    return content.getvalue()
 
 
 def _sentence(code: int, generator: np.random.Generator) -> str:

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from strategies_context import make_context
+from strategies_context import anew, begun, make_context
 from test_strategies_all import HOW, config
 from tiny import tiny_table
 
 import fusetune
 from fusetune import api
+from fusetune.context import Context
 from fusetune.encoders import Identity
 from fusetune.errors import ConfigError
 from fusetune.networks import EnsembleNetwork, FusionNetwork, build_network
-from fusetune.strategies import STRATEGIES, Alone
+from fusetune.strategies import STRATEGIES, UMT, Alone
 from fusetune.strategies.alone import AloneSettings
 from fusetune.strategies.batch import draw_batch
 from fusetune.strategies.end_to_end import EndToEnd
@@ -43,13 +44,21 @@ def test_a_teacher_is_not_resumed_as_a_network_of_fewer_rows(tmp_path: Path, mon
     assert run.metrics["gain"] == whole.metrics["gain"]
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("corners")
+    ctx = make_context(folder, tiny_table(folder / "data"), ["genes", "age"], head__penalties=[300.0])
+    begun(UMT, ctx)  # encoders that learnt alone, from which many methods start
+    return ctx
+
+
 @pytest.mark.parametrize("strategy", JOINT, ids=lambda strategy: strategy.name)
-def test_weights_of_every_end_to_end_method_can_be_averaged(tmp_path: Path, strategy: Any) -> None:
-    ctx = make_context(tmp_path, tiny_table(tmp_path / "data"), ["genes", "age"], head__penalties=[300.0])
-    settings = {"epochs": 2, "batch_size": 8, "head_lr": 0.02, "patience": 0}
-    plain = strategy.fit(ctx, strategy.Settings(**settings))
-    ctx.folder = tmp_path / "other"
-    mean = strategy.fit(ctx, strategy.Settings(average=0.9, **settings))
+def test_weights_of_every_end_to_end_method_can_be_averaged(prepared: Context, tmp_path: Path, strategy: Any) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 8, "head_lr": 0.02, "patience": 0}
+    if "pretrain_epochs" in strategy.Settings.model_fields:
+        settings["pretrain_epochs"] = 1  # what is averaged comes after it
+    plain = strategy.fit(anew(prepared, tmp_path / "one"), strategy.Settings(**settings))
+    mean = strategy.fit(anew(prepared, tmp_path / "other"), strategy.Settings(average=0.9, **settings))
     pairs = zip(plain.network.parameters(), mean.network.parameters(), strict=True)
     assert not all(torch.equal(one, other) for one, other in pairs)
 
