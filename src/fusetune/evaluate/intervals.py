@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,7 @@ def paired_difference(
     return dict(zip(("accuracy", "nll"), means(columns, groups, resamples=resamples, seed=seed), strict=True))
 
 
+@cache
 def _tail(count: int) -> float:
     """Return the level of the lower percentile for an interval from resamples of ``count`` things."""
     # A bootstrap distribution is too narrow by sqrt((n-1)/n), and normal rather than Student tails assume that the

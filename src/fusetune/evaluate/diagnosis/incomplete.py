@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
 
 from fusetune.augment.random import Moment, uniform
 from fusetune.data.cells import MISSING, CellInput, CellSource
@@ -154,7 +154,9 @@ def column_importance(
     numbers = [scale.column for scale in fitted.numbers]
     owners = numbers + numbers + [vocabulary.column for vocabulary in fitted.categories]
     x = np.concatenate([source.numbers[rows], source.missing[rows], source.codes[rows]], axis=1)
-    forest = RandomForestClassifier(_TREES, random_state=seed, n_jobs=1).fit(x, labels)
+    # Imported here, since nothing else needs forests, and their import takes a while.
+    forest = import_module("sklearn.ensemble").RandomForestClassifier(_TREES, random_state=seed, n_jobs=1)
+    forest.fit(x, labels)
     shares = pd.Series(forest.feature_importances_).groupby(np.array(owners)).sum()
     return {name: float(shares[name]) for name in fitted.kinds}
 
