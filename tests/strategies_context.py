@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +26,26 @@ from fusetune.runtime import start_runtime
 from fusetune.strategies.batch import Batch, draw_batch
 from fusetune.strategies.end_to_end import EndToEnd
 
+_MADE: dict[bytes, Context] = {}
+
 
 def make_context(
+    folder: Path, frame: pd.DataFrame, inputs: list[str], vectors: dict[str, str] | None = None, **more: Any
+) -> Context:
+    """Return a run of its own: a copy, where the same was prepared before, since most tests ask for the same few."""
+    if "scan" in inputs:  # whoever reads pictures cannot be copied
+        return fresh_context(folder, frame, inputs, vectors, **more)
+    key = pickle.dumps((frame, inputs, vectors, more))
+    if key not in _MADE:
+        _MADE[key] = fresh_context(folder, frame, inputs, vectors, **more)
+    ctx = copy.deepcopy(_MADE[key])
+    ctx.config.store.folder = str(folder / "store")
+    ctx.folder, ctx.store.folder = folder / "stages", folder / "store"
+    ctx.runtime = ctx.store.runtime = start_runtime(ctx.config)
+    return ctx
+
+
+def fresh_context(
     folder: Path, frame: pd.DataFrame, inputs: list[str], vectors: dict[str, str] | None = None, **more: Any
 ) -> Context:
     config = Config.build(settings(folder / "store", **more))

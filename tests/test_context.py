@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from strategies_context import make_context
+from strategies_context import fresh_context
 from tiny import CLASSES, tiny_table
 
 from fusetune.context import Context
@@ -21,7 +21,7 @@ def context(folder: Path, **more: Any) -> Context:
     frame = tiny_table(folder / "data")
     lungs = frame[(frame["organ"] == "lung") & (frame["part"] == "train")]
     rare = lungs["patient"].unique()[::2]
-    return make_context(folder, frame[~frame["patient"].isin(rare)].reset_index(drop=True), ["age", "site"], **more)
+    return fresh_context(folder, frame[~frame["patient"].isin(rare)].reset_index(drop=True), ["age", "site"], **more)
 
 
 def sums(ctx: Context, rows: Any) -> pd.Series:
@@ -97,7 +97,7 @@ def test_the_head_sees_views_that_no_encoder_was_trained_on(tmp_path: Path) -> N
 @pytest.mark.parametrize("change", ["nothing", "label", "part", "cell", "settings", "strategy", "threads"])
 def test_checkpoints_belong_to_labels_split_inputs_and_settings(tmp_path: Path, change: str) -> None:
     frame, more = tiny_table(tmp_path / "data"), {}
-    first = make_context(tmp_path, frame, ["age", "site"]).key
+    first = fresh_context(tmp_path, frame, ["age", "site"]).key
     match change:
         case "label":
             swapped = {"heart": "lung", "lung": "heart"}
@@ -112,7 +112,7 @@ def test_checkpoints_belong_to_labels_split_inputs_and_settings(tmp_path: Path, 
             more = {"strategy": {"name": "ume"}}
         case "threads":
             more = {"threads": 2}
-    second = make_context(tmp_path, frame, ["age", "site"], **more).key
+    second = fresh_context(tmp_path, frame, ["age", "site"], **more).key
     # A stage does not depend on who asks for it, and threads change no result.
     assert (first == second) == (change in ("nothing", "strategy", "threads"))
 
@@ -120,13 +120,13 @@ def test_checkpoints_belong_to_labels_split_inputs_and_settings(tmp_path: Path, 
 def test_nothing_is_learnt_from_the_inputs_of_test_rows(tmp_path: Path) -> None:
     """Scales, categories and words are those of the training rows, whatever the test part holds."""
     frame, inputs = tiny_table(tmp_path / "data"), ["age", "site", "note", "genes"]
-    first = make_context(tmp_path, frame, inputs)
+    first = fresh_context(tmp_path, frame, inputs)
     test = frame["part"] == "test"
     frame.loc[test, "age"] *= 100
     frame.loc[test, "site"] = "another hospital"
     frame.loc[test, "note"] = "words that nobody else writes"
     frame.loc[test, [f"v_{i}" for i in range(4)]] -= 50
-    second = make_context(tmp_path, frame, inputs)
+    second = fresh_context(tmp_path, frame, inputs)
     train = first.split.rows("train")
     for name in first.sources:
         assert weights_hash(second.pristine[name]) == weights_hash(first.pristine[name])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from strategies_context import make_context
+from strategies_context import anew, make_context
 from tiny import tiny_table
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from fusetune.errors import ConfigError
 from fusetune.networks import Outputs
 from fusetune.networks.ensemble import mean_logits
 from fusetune.networks.run import read_present
-from fusetune.strategies import ITHP, STRATEGIES, M3CoL, MDiCo, MultiLoss, Structure, TriModal, m3col
+from fusetune.strategies import ITHP, STRATEGIES, UMT, M3CoL, MDiCo, MultiLoss, Structure, TriModal, m3col
 from fusetune.strategies.base import held_by
 from fusetune.strategies.batch import Batch, draw_batch
 from fusetune.strategies.contrast import cosines, nt_xent, shared_rows, two_way
@@ -45,14 +45,24 @@ def context(folder: Path, inputs: list[str], missing: bool = True, **more: Any) 
     return make_context(folder, frame, inputs, **more)
 
 
-@pytest.fixture
-def ctx(tmp_path: Path) -> Context:
-    return context(tmp_path, THREE, vector__width=24)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Context]:
+    """Hold a run on three inputs and one on two, with encoders that learnt alone, from which many methods start."""
+    folder = tmp_path_factory.mktemp("contrast")
+    made = {3: context(folder / "three", THREE, vector__width=24), 2: context(folder / "two", TWO)}
+    for ctx in made.values():
+        begun(UMT, ctx)
+    return made
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Context:
-    return context(tmp_path, TWO)
+def ctx(prepared: dict[int, Context], tmp_path: Path) -> Context:
+    return anew(prepared[3], tmp_path / "stages")
+
+
+@pytest.fixture
+def two(prepared: dict[int, Context], tmp_path: Path) -> Context:
+    return anew(prepared[2], tmp_path / "stages")
 
 
 def batch_of(ctx: Context, rows: Any) -> Batch:
