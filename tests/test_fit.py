@@ -33,6 +33,8 @@ FILES = {
     "findings.html",
     "log.jsonl",
 }
+# Where nobody asks for rivals, none are fitted.
+BARE = {"evaluate": {"resamples": 100, "baselines": False}}
 METRICS = {"accuracy", "balanced_accuracy", "macro_f1", "auroc", "nll", "ece"}
 
 
@@ -197,13 +199,13 @@ def test_the_same_seed_gives_the_same_numbers(done: Done, tmp_path: Path) -> Non
         assert again.metrics[name] == done.run.metrics[name]
     told, before = (pd.read_parquet(run.folder / "predictions.parquet") for run in (again, done.run))
     pd.testing.assert_frame_equal(told, before, check_exact=True)
-    other = fusetune.fit(done.table, "organ", config=given, seed=1, out=tmp_path / "other", **HOW)
+    other = fusetune.fit(done.table, "organ", config=given | BARE, seed=1, out=tmp_path / "other", **HOW)
     assert other.metrics["test"]["nll"] != done.run.metrics["test"]["nll"]
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gated", "bilinear", "transformer", "ridge"])
 def test_trained_heads_depend_on_the_seed_alone(done: Done, tmp_path: Path, kind: str) -> None:
-    given = done.settings | {"train": {"epochs": 0}, "head": {"kind": kind, "epochs": 3}}
+    given = done.settings | {"train": {"epochs": 0}, "head": {"kind": kind, "epochs": 3}, **BARE}
     runs = [fusetune.fit(done.table, "organ", config=given, out=tmp_path / str(i), **HOW) for i in range(2)]
     assert runs[0].metrics["test"] == runs[1].metrics["test"]
 
@@ -244,7 +246,8 @@ def test_labels_of_test_rows_do_not_reach_the_model(done: Done, tmp_path: Path) 
     test = frame["part"] == "test"
     frame.loc[test, "organ"] = frame.loc[test, "organ"].map(dict(zip(CLASSES, [*CLASSES[1:], CLASSES[0]], strict=True)))
     frame.to_csv(done.table.with_name("other.csv"), index=False)
-    run = fusetune.fit(done.table.with_name("other.csv"), "organ", config=done.settings, out=tmp_path / "run", **HOW)
+    given = done.settings | BARE
+    run = fusetune.fit(done.table.with_name("other.csv"), "organ", config=given, out=tmp_path / "run", **HOW)
     columns = [f"p({name})" for name in CLASSES]
     told, before = (pd.read_parquet(r.folder / "predictions.parquet")[columns] for r in (run, done.run))
     pd.testing.assert_frame_equal(told, before, check_exact=True)
@@ -285,7 +288,7 @@ def test_labels_match_by_value_in_a_later_table(done: Done) -> None:
 def test_class_weights_shift_the_predictions(done: Done, tmp_path: Path, weights: Any) -> None:
     frame = done.frame[(done.frame["organ"] != "lung") | (np.arange(96) % 4 == 0) | (done.frame["part"] != "train")]
     how: dict[str, Any] = {"inputs": ["age"], "split": "part", "quiet": True}
-    plain = done.settings | {"train": {"epochs": 0}, "views": 1}
+    plain = done.settings | {"train": {"epochs": 0}, "views": 1, **BARE}
     shares = []
     for index, given in enumerate((plain, plain | {"data": {"class_weights": weights}})):
         run = fusetune.fit(frame, "organ", config=given, out=tmp_path / str(index), **how)
@@ -371,7 +374,7 @@ CROSSFITS: list[dict[str, Any]] = [{"how": "off"}, {"how": "holdout", "share": 0
 @pytest.mark.parametrize("how", CROSSFITS, ids=lambda how: str(how["how"]))
 @pytest.mark.parametrize("inputs", ["features", "logits"])
 def test_cross_fitting_runs_through(done: Done, tmp_path: Path, how: dict[str, Any], inputs: str) -> None:
-    given = done.settings | {"crossfit": how, "head": {"inputs": inputs}, "train": {"epochs": 1}}
+    given = done.settings | {"crossfit": how, "head": {"inputs": inputs}, "train": {"epochs": 1}, **BARE}
     run = fusetune.fit(done.table, "organ", config=given, out=tmp_path / "run", **HOW)
     told = pd.read_parquet(run.folder / "predictions.parquet")
     if how["how"] == "k":  # validation rows are learnt from, and what is told of them is told without them

@@ -30,7 +30,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     frame = tiny_table(folder / "data", rows=144)
     frame.loc[[3, 40], "note"] = None
     frame.to_csv(folder / "data" / "table.csv", index=False)
-    config = settings(folder / "store", train__epochs=5, train__batch_size=4, image__size=48, head__kind="mlp")
+    head = {"kind": "mlp", "epochs": 10}
+    config = settings(folder / "store", train__epochs=5, train__batch_size=4, image__size=48, head=head)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "data" / "table.csv", folder / "config.yaml"
 
@@ -237,14 +238,14 @@ def test_a_run_with_views_mixing_and_every_operation_continues_too(files: tuple[
 def test_resume_without_anything_to_resume_is_a_fresh_run(files: tuple[Path, Path], tmp_path: Path) -> None:
     table, config = files
     out = tmp_path / "new"
-    sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
+    sets = ["train.epochs=0", "views=1", "head.kind=ridge", "evaluate.baselines=false"]
     run = fusetune.fit(table, "organ", config=config, sets=sets, out=out, resume=True, quiet=True, **HOW)
     assert run.report.exists()
 
 
 def test_a_run_killed_before_its_report_gets_one(files: tuple[Path, Path], tmp_path: Path) -> None:
     table, config = files
-    sets = ["train.epochs=0", "views=1", "head.kind=ridge"]
+    sets = ["train.epochs=0", "views=1", "head.kind=ridge", "evaluate.baselines=false"]
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
