@@ -103,7 +103,7 @@ def test_saved_loaded_judged_and_explained(runs: dict[str, fusetune.Run], table:
 def test_any_input_may_be_missing(runs: dict[str, fusetune.Run], table: Path, name: str) -> None:
     """What a network says without an input does not depend on what is in it, and without any it says frequencies."""
     model, frame = fitted(runs, table, name).model, pd.read_csv(table)
-    frame = with_paths(frame, table)
+    frame = with_paths(frame, table).iloc[40:56]  # among them rows that lack an input already
     for columns in (["scan"], ["note"], ["age", "site"]):
         without = model.predict_proba(frame.drop(columns=columns), on_problem="mask").to_numpy()
         masked = model.predict_proba(frame.assign(**dict.fromkeys(columns)), on_problem="mask").to_numpy()
