@@ -163,31 +163,49 @@ def run(folder: Path) -> Path:
     return folder
 
 
-COMMANDS = {"show": ["show"], "config": ["show", "config"], "help": ["--help"]}
+COMMANDS = ("show", "config", "help", "full")
+# Each ends as a process of its own, forked from one that has imported the libraries, which takes most of the time.
+FORKS = """
+import json, os, runpy, sys
+import fusetune.cli
+for name, output, words in json.loads(sys.argv.pop()):
+    if not (child := os.fork()):
+        reading, writing = os.pipe()
+        os.close(reading)
+        os.dup2(os.open(output, os.O_WRONLY) if output else writing, 1)
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv[1:] = words
+        runpy.run_module("fusetune", run_name="__main__")
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_closed_output_ends_a_command_quietly(command: str, tmp_path: Path) -> None:
-    words = [*COMMANDS[command], *([str(run(tmp_path))] if command == "show" else [])]
-    reading, writing = os.pipe()
-    os.close(reading)
-    told = subprocess.run(
-        [sys.executable, "-m", "fusetune", *words], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(writing)
-    assert (told.returncode, told.stderr) == (141, "")
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Return with what code, and saying what, commands end that cannot write to their output."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are not forked here")
+    folder = tmp_path_factory.mktemp("ends")
+    show, full = ["show", str(run(folder))], "/dev/full"
+    asked = [("show", "", show), ("config", "", ["show", "config"]), ("help", "", ["--help"]), ("full", full, show)]
+    words = [sys.executable, "-c", FORKS, json.dumps(asked)]
+    told = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+    codes = map(int, told.stdout.split())
+    return {name: (code, (folder / name).read_text()) for name, code in zip(COMMANDS, codes, strict=True)}
 
 
-def test_a_full_output_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", COMMANDS[:3])
+def test_a_closed_output_ends_a_command_quietly(command: str, ends: dict[str, tuple[int, str]]) -> None:
+    assert ends[command] == (141, "")
+
+
+def test_a_full_output_is_named(ends: dict[str, tuple[int, str]]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
-    with Path("/dev/full").open("w") as full:
-        told = subprocess.run(
-            [sys.executable, "-m", "fusetune", "show", str(run(tmp_path))],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-    assert told.returncode == 2
-    assert "error: cannot write the output: No space left on device" in told.stderr
+    code, said = ends["full"]
+    assert code == 2
+    assert "error: cannot write the output: No space left on device" in said
 
 
 def test_a_terminal_of_few_letters_is_shown_the_others_written_out(tmp_path: Path) -> None:
