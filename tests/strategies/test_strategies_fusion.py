@@ -237,11 +237,16 @@ def test_what_has_no_layer_stays_as_it_is(tmp_path: Path) -> None:
     assert accuracy(ctx, MMLoRA.fit(ctx, MMLoRA.Settings(**LOOP)).held.f, ctx.split.rows("valid")) > 0.8
 
 
+@pytest.fixture(scope="module", params=[2, 3])
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """Return a run on many rows, read only: it remembers the encoders that were tuned alone."""
+    return context(tmp_path_factory.mktemp("large"), redundant_table(request.param, 1800, noise=1.5), request.param)
+
+
 @pytest.mark.parametrize("strategy", [UMEMMA, MMLoRA], ids=lambda s: s.name)
-@pytest.mark.parametrize("modalities", [2, 3])
-def test_with_a_modality_less_it_is_as_good_as_one_alone(strategy: Any, modalities: int, tmp_path: Path) -> None:
+def test_with_a_modality_less_it_is_as_good_as_one_alone(strategy: Any, large: Context) -> None:
     """On redundant modalities, what is left is right in 95 % of the cases in which the network of its best one is."""
-    ctx = context(tmp_path, redundant_table(modalities, 1800, noise=1.5), modalities)
+    ctx = large
     fitted, rows = strategy.fit(ctx, strategy.Settings(**LOOP)), np.flatnonzero(np.arange(1800) % 9 >= 7)
     alone = {name: accuracy(ctx, asked(ctx, fine_tune(ctx, name), rows).f, rows) for name in ctx.modalities}
     assert 0.7 < min(alone.values()) <= max(alone.values()) < 0.95  # far from chance, and not without mistakes
