@@ -7,12 +7,13 @@ from typing import Any
 PRESETS: dict[str, dict[str, Any]] = {
     # Frozen encoders, one view: minutes instead of half an hour.
     "quick": {
+        "minutes": 3,
         "train": {"epochs": 0},
         "views": 1,
         "columns": {"train": {"epochs": 40}},
         "strategy": {"candidates": ["alone", "ume", "linear-probe", "trees"]},
     },
-    "good": {},
+    "good": {"minutes": 20},
     # More folds: every network learns from more rows, and the mean is over more of them.
     "best": {"views": 8, "crossfit": {"folds": 5}},
     # The published settings (arXiv 2505.06592): SGD 5e-4, five epochs, CIFAR statistics, in-sample features.

@@ -26,7 +26,7 @@ from fusetune.features.store import Array
 from fusetune.heads.base import PRETRAINED, WORDS
 from fusetune.heads.folds import Folds, has_training, make_folds
 from fusetune.networks import EnsembleNetwork
-from fusetune.strategies.unimodal import fine_tune, one_network, probe, solve_crossed
+from fusetune.strategies.unimodal import affordable, fine_tune, one_network, probe, solve_crossed
 from fusetune.train.loop import History
 
 
@@ -153,10 +153,13 @@ def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwor
     The first is a probe: where it gains nothing on its fold, the other k - 1 are not trained. Where it fell to below
     class frequencies, as a high rate on few rows makes networks do, it is tried once more at a fifth of the rate.
     """
-    count, settings, pretrained = ctx.config.crossfit.folds, ctx.settings(name), is_pretrained(ctx.pristine[name])
+    count, pretrained = ctx.config.crossfit.folds, is_pretrained(ctx.pristine[name])
     rest = list(ctx.modalities)[list(ctx.modalities).index(name) + 1 :]
     later = count * sum(has_training(ctx.settings(other), ctx.pristine[other]) for other in rest)
+    settings = affordable(ctx, name, folds.rows, 1 / (count + later))
     networks, stages = list[EnsembleNetwork](), list[str]()
+    if not settings.epochs:
+        return []
 
     def tune(fold: int, slower: bool) -> None:
         held, stage = folds.encoder == fold, _stage(ctx, name, fold, slower)

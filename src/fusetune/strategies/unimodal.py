@@ -13,6 +13,9 @@ cost divide the epochs, and the batch size too if the number of steps is to stay
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import time
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +29,7 @@ from fusetune.data.split import Rows
 from fusetune.encoders import Encoder, is_pretrained
 from fusetune.errors import TableError
 from fusetune.features.store import Array
+from fusetune.files import write_text
 from fusetune.heads.base import WORDS, HeadData
 from fusetune.heads.folds import has_training
 from fusetune.heads.linear import LinearHead
@@ -35,6 +39,9 @@ from fusetune.strategies.batch import Batch
 from fusetune.strategies.trainer import Training, by_batch, freeze, run_training
 from fusetune.train.optim import weight_groups
 
+_DECIDED = "epochs.json"
+# Rows that are timed; an epoch whose views nobody else draws; how much dearer training is than encoding.
+_TIMED, _NEVER, _DEARER = 128, 999_999, 4
 _WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
 
@@ -74,6 +81,34 @@ def fine_tune(
         ("fine-tuned", name, str(single), digest),
         lambda: _fine_tune(ctx, name, settings, rows, stage or name, held, single),
     )
+
+
+def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig:
+    """Return how an encoder is trained in a share of the time that is left: in fewer epochs where all are too many.
+
+    A schedule that ends early is worth more than a longer one that is cut off. The time of an epoch is estimated from
+    that of a few rows. What was decided is kept with the checkpoints, so that a run that is resumed decides alike.
+    """
+    settings = ctx.settings(name)
+    if ctx.deadline == math.inf or not settings.epochs:
+        return settings
+    kept = None if ctx.folder is None else ctx.folder / _DECIDED
+    decided: dict[str, int] = json.loads(kept.read_text("utf-8")) if ctx.resume and kept and kept.exists() else {}
+    if name not in decided:
+        some = rows[ctx.sources[name].present[rows]]
+        timed, left = some[:: max(1, len(some) // _TIMED)], ctx.deadline - time.monotonic()
+        started = time.perf_counter()
+        ctx.encode(name, ctx.frozen_encoder(name), timed, [ctx.moment(_NEVER)])
+        epoch = _DEARER * (time.perf_counter() - started) * len(some) * settings.repeats / max(1, len(timed))
+        decided[name] = int(min(settings.epochs, max(0.0, share * left) / max(epoch, 1e-9)))
+        if decided[name] < settings.epochs:
+            ctx.log.warn(
+                f"{name}: {decided[name]} of {settings.epochs} epochs of fine-tuning, since each takes about "
+                f"{epoch:.0f} s on this machine (minutes={ctx.config.minutes:g}); more minutes may make a better model"
+            )
+        if kept is not None:
+            write_text(kept, json.dumps(decided))
+    return settings.model_copy(update={"epochs": decided[name]})
 
 
 def _fine_tune(
