@@ -43,6 +43,10 @@ QUICK = (
 )  # fmt: skip
 
 
+# Of the settings of a case, those that say how inputs are read; the others say how encoders are trained.
+READING = ("image.spacing", "image.background", "image.encode_size", "vector.augment")
+
+
 @dataclass(frozen=True)
 class Case:
     """One data set: how to fit it and what to compare with."""
@@ -53,6 +57,11 @@ class Case:
     goal: str
     options: dict[str, Any] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> list[str]:
+        """Those of its settings that say how inputs are read."""
+        return [one for one in self.sets if one.startswith(READING)]
 
 
 CASES = {

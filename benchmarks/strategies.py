@@ -21,9 +21,7 @@ import fusetune
 from fusetune.contest import Contest
 from fusetune.strategies import cards
 
-# Of the settings of a case, those that say how inputs are read; the others say how encoders are trained.
 WRITTEN = Path(cards.__file__).with_name("measured.json")
-READING = ("image.spacing", "image.background", "image.encode_size", "vector.augment")
 
 
 def main() -> None:
@@ -44,7 +42,7 @@ def main() -> None:
             continue
         out = Path(args.out) / (f"{name}-quick" if args.quick else name)
         case = CASES[name]
-        sets = [one for one in case.sets if one.startswith(READING)] + ([*QUICK[-2:]] if args.quick else [])
+        sets = case.reading + ([*QUICK[-2:]] if args.quick else [])
         contest = fusetune.compare(
             table, case.label, **case.options, sets=sets, strategies=names if names == "all" else names.split(","),
             seeds=1 if args.quick else args.seeds, level="features", jobs=args.jobs, out=out, resume=out.exists(),

@@ -19,7 +19,7 @@ nothing to adapt and are trained whole; vectors as they are only get their main 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from fusetune.context import Context
 from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Averaged, Encoder, Projection, Stacked, is_pretrained
-from fusetune.heads.base import HeadData
+from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.folds import has_training, row_folds
 from fusetune.heads.trained import fit_head
 from fusetune.networks import FusionNetwork, Wiring
@@ -89,12 +89,7 @@ class TAR(Strategy):
             parts = {name: _read(ctx, name, settings, train, valid) for name in ctx.modalities}
             data = HeadData.of(ctx, {name: part.train[None] for name, part in parts.items()}, train)
             held = HeadData.of(ctx, {name: part.valid[None] for name, part in parts.items()}, valid)
-            kind = {"linear": "logistic", "mlp": "mlp"}[settings.learner]
-            config = ctx.config.head.model_copy(update={"kind": kind, "blockwise": False})
-            learner = fit_head(
-                data, held, config,
-                classes=len(ctx.classes), runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log,
-            )  # fmt: skip
+            learner = learn(ctx, data, held, settings)
             learner.tell(ctx.log, "head", f"learner on {', '.join(parts)}", blocks=list(parts))
             classifiers = [probe_on(ctx, name, data, held, name) for name in parts]
         names = list(parts)
@@ -105,6 +100,14 @@ class TAR(Strategy):
         notes: dict[str | None, str] = {name: part.note for name, part in parts.items()}
         notes[WHOLE] = f"{settings.learner} learner on the columns and {settings.components} components of the rest"
         return Fitted(network, valid, held_by(ctx, network, valid), notes, ctx.cost() - before, learner.tried)
+
+
+def learn(ctx: Context, data: HeadData, held: HeadData, settings: TARSettings) -> HeadFit:
+    """Fit the table learner on embeddings and columns of training rows; choices are made on others."""
+    kind = {"linear": "logistic", "mlp": "mlp"}[settings.learner]
+    config = ctx.config.head.model_copy(update={"kind": kind, "blockwise": False})
+    how: dict[str, Any] = {"classes": len(ctx.classes), "runtime": ctx.runtime, "log": ctx.log}
+    return fit_head(data, held, config, seed=ctx.config.seed, **how)
 
 
 def tuning(ctx: Context, name: str, settings: TARSettings) -> TrainConfig:
