@@ -37,7 +37,7 @@ from _cases import CASES, DATA, prepared
 
 from fusetune.config import Config
 from fusetune.context import Context
-from fusetune.data.split import Rows
+from fusetune.data.split import PARTS, Rows
 from fusetune.data.table import Table, read_table
 from fusetune.datasets import Synthetic
 from fusetune.evaluate import holm, mcnemar, permutation_test
@@ -48,13 +48,13 @@ from fusetune.evaluate.temperature import softmax
 from fusetune.heads.base import HeadData
 from fusetune.judge import scaled_on_valid
 from fusetune.progress import track
-from fusetune.strategies import TAR
 from fusetune.strategies.base import Fitted, held_by
 from fusetune.strategies.level import on_features
-from fusetune.strategies.tar import TARSettings, learn
+from fusetune.strategies.tar import TAR, TARSettings, learn
 
 WAYS = ("in-sample", "same encoders", "cross-fitted")
 PAIRS = (("in-sample", "cross-fitted"), ("same encoders", "cross-fitted"))
+SCORES = ("accuracy", "nll", "nll_after")
 Array = npt.NDArray[np.float64]
 
 
@@ -96,16 +96,15 @@ def main() -> None:
 def measured(name: str, seeds: int, level: str, sets: list[str]) -> dict[str, Any]:
     """Fit all networks of one data set with every seed, and compare them on its test rows."""
     source, started = SOURCES[name], time.perf_counter()
-    if source.path is None:
-        table = read_table(SYNTHETIC.table())
-    else:
-        table = read_table(source.path)
-    table, said = source.divide(table), []
+    table = source.divide(read_table(SYNTHETIC.table() if source.path is None else source.path))
+    said: list[dict[str, tuple[Array, float]]] = []
+    epochs: list[int] = []
     for seed in track(range(seeds), f"{name}, seeds"):
         config = Config.build({"seed": seed}, sets=[*source.sets, *sets])
         with prepared(table, source.label, source.options, config) as (ctx, _):
             run = on_features(ctx) if level == "features" else ctx
             ways = fitted(run)
+            epochs += [history.best_epoch + 1 for history in run.histories.values()]
             heats = {way: scaled_on_valid(run, one).heat.value for way, one in ways.items()}
             run.split.unlock_test()
             rows = run.split.rows("test")
@@ -113,11 +112,10 @@ def measured(name: str, seeds: int, level: str, sets: list[str]) -> dict[str, An
                 {way: (held_by(run, one.network, rows).f.double().numpy(), heats[way]) for way, one in ways.items()}
             )
     groups = None if run.groups is None else run.groups.iloc[rows].to_numpy()
-    ids = [len(run.split.rows(part)) for part in ("train", "valid", "test")]
-    facts = {"train": ids[0], "valid": ids[1], "test": ids[2], "classes": len(run.classes), "seeds": seeds}
-    facts["groups"] = None if groups is None else len(set(groups))
-    facts["seconds"] = time.perf_counter() - started
-    return facts | compared(said, run.labels[rows], groups)
+    facts: dict[str, Any] = {part: len(run.split.rows(part)) for part in PARTS}
+    facts |= {"groups": None if groups is None else len(set(groups)), "classes": len(run.classes), "seeds": seeds}
+    facts["epochs"] = float(np.mean(epochs))
+    return facts | compared(said, run.labels[rows], groups) | {"seconds": time.perf_counter() - started}
 
 
 def fitted(run: Context) -> dict[str, Fitted]:
@@ -147,43 +145,39 @@ def learnt_again(run: Context, done: Fitted, settings: TARSettings) -> Fitted:
 
 def compared(said: list[dict[str, tuple[Array, float]]], labels: Any, groups: Any) -> dict[str, Any]:
     """Score what every network says of the test rows, before and after its temperature, and compare them in pairs."""
-    right, losses, cooled, heats = ({way: [] for way in WAYS} for _ in range(4))  # type: dict[str, list[Any]]
-    for one in said:
-        for way, (logits, heat) in one.items():
-            right[way].append(correct_rows(softmax(logits), labels))
-            losses[way].append(nll_rows(softmax(logits), labels))
-            cooled[way].append(nll_rows(softmax(logits, heat), labels))
-            heats[way].append(heat)
-    ways = {
-        way: {
-            "accuracy": crossed_share(np.stack(right[way]), groups),
-            "nll": crossed_mean(np.stack(losses[way]), groups),
-            "nll_after": crossed_mean(np.stack(cooled[way]), groups),
-            "temperatures": heats[way],
+    scores: dict[str, dict[str, Array]] = {}
+    for way in WAYS:
+        p = [softmax(one[way][0]) for one in said]
+        scores[way] = {
+            "accuracy": np.stack([correct_rows(own, labels) for own in p]).astype(float),
+            "nll": np.stack([nll_rows(own, labels) for own in p]),
+            "nll_after": np.stack([nll_rows(softmax(*one[way]), labels) for one in said]),
         }
-        for way in WAYS
+    ways = {
+        way: {"accuracy": crossed_share(own["accuracy"], groups)}
+        | {key: crossed_mean(own[key], groups) for key in SCORES[1:]}
+        | {"temperatures": [one[way][1] for one in said]}
+        for way, own in scores.items()
     }
-    pairs = []
-    for a, b in PAIRS:
-        tests = [mcnemar(*pair) for pair in zip(right[a], right[b], strict=True)]
-        pair: dict[str, Any] = {"a": a, "b": b}
-        pair |= {key: float(np.mean([getattr(test, key) for test in tests])) for key in ("gained", "lost")}
-        hits = [np.stack(right[way]).astype(float) for way in (a, b)]
-        for key, (one, other) in {
-            "accuracy": hits,
-            "nll": [np.stack(losses[way]) for way in (a, b)],
-            "nll_after": [np.stack(cooled[way]) for way in (a, b)],
-        }.items():
-            pair[key] = crossed_mean(one - other, groups)
-            pair[f"p_{key}"] = permutation_test((one - other).mean(0), groups)
-        pairs.append(pair)
-    return {"ways": ways, "pairs": pairs}
+    return {"ways": ways, "pairs": [paired(scores, a, b, groups) for a, b in PAIRS]}
+
+
+def paired(scores: dict[str, dict[str, Array]], a: str, b: str, groups: Any) -> dict[str, Any]:
+    """Compare two networks on the same rows and seeds."""
+    tests = [mcnemar(*pair) for pair in zip(scores[a]["accuracy"], scores[b]["accuracy"], strict=True)]
+    pair: dict[str, Any] = {"a": a, "b": b}
+    pair |= {key: float(np.mean([getattr(test, key) for test in tests])) for key in ("gained", "lost")}
+    for key in SCORES:
+        difference = scores[a][key] - scores[b][key]
+        pair[key] = crossed_mean(difference, groups)
+        pair[f"p_{key}"] = permutation_test(difference.mean(0), groups)
+    return pair
 
 
 def correct(results: list[dict[str, Any]]) -> None:
     """Add p-values that are corrected for the number of sets."""
     for at in range(len(PAIRS)):
-        for key in ("accuracy", "nll", "nll_after"):
+        for key in SCORES:
             pairs = [result["pairs"][at] for result in results]
             for pair, p in zip(pairs, holm([pair[f"p_{key}"] for pair in pairs]), strict=True):
                 pair[f"holm_{key}"] = p
@@ -202,16 +196,17 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             )
     for at, (a, b) in enumerate(PAIRS):
         print(f"\n{a} minus {b}:\n")
-        print("| set | accuracy, points | rows gained, lost | p, Holm | NLL | p, Holm | NLL after temperature | p, Holm |")
+        print("| set | accuracy, points | rows gained, lost | p, Holm | NLL | p, Holm | after temperature | p, Holm |")
         print("|---|---|---|---|---|---|---|---|")
         for name, result in results.items():
             pair = result["pairs"][at]
-            p = {key: f"{pair[f'p_{key}']:.4f}, {pair[f'holm_{key}']:.4f}" for key in ("accuracy", "nll", "nll_after")}
+            p = {key: f"{pair[f'p_{key}']:.4f}, {pair[f'holm_{key}']:.4f}" for key in SCORES}
             print(
                 f"| {name} | {points(pair['accuracy'])} | {pair['gained']:.1f}, {pair['lost']:.1f} | {p['accuracy']} "
                 f"| {bounds(pair['nll'], '+')} | {p['nll']} | {bounds(pair['nll_after'], '+')} | {p['nll_after']} |"
             )
-    print("\n" + "; ".join(f"{name} {result['seconds']:.0f} s" for name, result in results.items()))
+    print("\nepochs of the encoders that are read, in the mean, and seconds of all:")
+    print("; ".join(f"{name} {result['epochs']:.1f}, {result['seconds']:.0f} s" for name, result in results.items()))
 
 
 def percent(one: Interval) -> str:
