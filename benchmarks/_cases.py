@@ -44,7 +44,7 @@ QUICK = (
 
 
 # Of the settings of a case, those that say how inputs are read; the others say how encoders are trained.
-READING = ("image.spacing", "image.background", "image.encode_size", "vector.augment")
+READING = ("image.spacing", "image.background", "image.encode_size", "image.augment", "vector.augment")
 
 
 @dataclass(frozen=True)
