@@ -47,7 +47,7 @@ from fusetune.evaluate.seeds import crossed_mean, crossed_share
 from fusetune.evaluate.temperature import softmax
 from fusetune.heads.base import HeadData
 from fusetune.judge import scaled_on_valid
-from fusetune.progress import track
+from fusetune.progress import console, track
 from fusetune.strategies.base import Fitted, held_by
 from fusetune.strategies.level import on_features
 from fusetune.strategies.tar import TAR, TARSettings, learn
@@ -87,6 +87,7 @@ def main() -> None:
             print(f"{name}: left out, there is no {path}")
             continue
         results[name] = measured(name, 1 if args.quick else args.seeds, args.level, [*args.own, *quick])
+        console.print(f"{name}: {results[name]['seconds']:.0f} s")
     correct(list(results.values()))
     show(results)
     if args.json:

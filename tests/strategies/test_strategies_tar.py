@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from in_sample import learnt_again
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from strategies_context import make_context
@@ -215,3 +216,16 @@ def test_a_single_group_cannot_be_cross_fitted_and_is_said_so(ctx: Context, monk
     done = TAR.fit(ctx, TARSettings())
     assert done.notes["genes"] == "main components of its tuned embedding"
     assert sum("nothing can be cross-fitted" in text for text in warned) == 2
+
+
+@pytest.mark.parametrize("crossfit", [True, False])
+def test_the_benchmark_s_learner_in_between(ctx: Context, crossfit: bool) -> None:
+    """It reads training rows as the network embeds new ones: of the published form, what its own learner read."""
+    settings = TARSettings(crossfit=crossfit, folds=2)
+    done = TAR.fit(ctx, settings)
+    before = {name: value.clone() for name, value in done.network.state_dict().items()}
+    again = learnt_again(ctx, done, settings)
+    assert all(torch.equal(value, before[name]) for name, value in done.network.state_dict().items())
+    for name, value in done.held.z.items():
+        assert torch.equal(again.held.z[name], value)
+    assert torch.allclose(again.held.f, done.held.f, atol=1e-3) == (not crossfit)

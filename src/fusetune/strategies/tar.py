@@ -12,8 +12,8 @@ training rows' embeddings, and know no labels.
 What differs: the published learner is a boosted ensemble of trees, which cannot be saved here without pickle. Here it
 is the solved linear head, or the one with a hidden layer (`learner: mlp`), on standardised numbers, missing flags and
 one-hot categories; so what is published of TAR's height says nothing about this one, but what cross-fitting is worth
-can be asked. Validation rows choose epochs and the learner's penalty or epoch. Encoders that are not pretrained have
-nothing to adapt and are trained whole; vectors as they are only get their main components.
+can be asked: `benchmarks/in_sample.py` does. Validation rows choose epochs and the learner's penalty or epoch. Encoders
+that are not pretrained have nothing to adapt and are trained whole; vectors as they are only get their main components.
 """
 
 from __future__ import annotations
