@@ -19,7 +19,7 @@ back half of the NLL, since what in-sample embeddings teach is above all too muc
 between modalities. Of the whole difference, a third is not the learner's reading but the mean of five encoders. With
 LoRA in three blocks and few epochs, encoders move little: less than .02 in NLL, and nothing is shown.
 
-Measured: `docs/results.md`. Shown on three of seven sets, on none where it was expected most, and no temperature takes
+Measured: `docs/results.md`. Shown on three of seven sets, most on hc18 where it was not expected; no temperature takes
 any of it back; with LoRA nothing is left of it on the set where it costs most (at 96 pixels, three epochs).
 """
 
