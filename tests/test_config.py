@@ -102,7 +102,7 @@ def test_later_layers_win_and_settings_come_last(tmp_path: Path) -> None:
     assert (again.image.train.epochs, again.text.train.epochs) == (6, 2)
 
 
-def test_a_recipe_lies_between_defaults_and_what_is_given() -> None:
+def test_a_preset_lies_between_defaults_and_what_is_given() -> None:
     assert Config.build() == Config()
     paper = Config.build({"preset": "paper"})
     assert (paper.preset, paper.image.train.optimiser, paper.image.size, paper.views) == ("paper", "sgd", 224, 1)
@@ -114,7 +114,7 @@ def test_a_recipe_lies_between_defaults_and_what_is_given() -> None:
     assert Config.build({"preset": "quick", "train": {"epochs": 1}}).columns.train.epochs == 1
 
 
-def test_the_paper_recipe_leaves_nothing_of_its_image_training_to_changing_defaults() -> None:
+def test_the_paper_preset_leaves_nothing_of_its_image_training_to_changing_defaults() -> None:
     # Checkpoints that are kept do not change a result.
     assert set(PRESETS["paper"]["image"]["train"]) == set(TrainConfig.model_fields) - {"keep"}
 
@@ -326,7 +326,7 @@ def test_policies_by_name_and_by_value() -> None:
     assert Config.build({"image": {"augment": {"erase": 1}}}).image.policy == ImagePolicy(erase=1)
 
 
-def test_a_recipe_beside_a_complete_configuration_of_another_is_refused() -> None:
+def test_a_preset_beside_a_complete_configuration_of_another_is_refused() -> None:
     with pytest.raises(ConfigError, match="'quick' is asked for beside a complete configuration of 'paper'"):
         Config.build(Config.build({"preset": "paper"}), {"preset": "quick"})
     assert Config.build(Config(preset="quick")).image.train.epochs == 0

@@ -453,7 +453,7 @@ def test_rows_with_one_picture_are_in_one_part_of_a_split_that_is_made(
     given: list[Any] = []
 
     def stop(*what: Any) -> None:
-        given.extend([what[2], what[-1]])
+        given.extend([what[2], what[-2]])
         raise UserError("far enough")
 
     monkeypatch.setattr(api, "prepare", stop)

@@ -14,7 +14,7 @@ import pandas as pd
 from fusetune.arguments import gather
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
-from fusetune.config import Config
+from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
@@ -57,6 +57,7 @@ from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
 from fusetune.strategies.level import at_level, grounded
 from fusetune.strategies.rivals import fit_rivals
+from fusetune.strategies.weighted import Weighted
 from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.train.checkpoint import discard
@@ -135,7 +136,8 @@ def fit(
         row_id: Column that names rows; default: one that looks like an id, else the row number.
         preset: quick (encoders as they were pretrained), good (default; fine-tuned where that pays), best (the same
             with more folds and views) or paper (the published settings).
-        minutes: How long the run may take. What would be too late is left out, and training ends early.
+        minutes: How long the run may take; default: 3 for quick, 20 for good. What would be too late is left out, and
+            encoders are fine-tuned in fewer epochs.
         seed: Decides split, augmentation and training.
         strategy: How the model is fitted, by name: weighted-ensemble (default), two-stage, ume, umt, joint and so on
             (`fusetune.strategies.STRATEGIES`), or a mapping with its settings: ``{"name": "umt", "weight": 5}``.
@@ -256,16 +258,19 @@ def _fit(
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)
     warn_about_parts(ctx)
-    if settings.minutes is not None:
-        left = 60 * settings.minutes - earlier - (time.perf_counter() - started)
-        ctx.deadline = time.monotonic() + _TRAINED * left
+    minutes = settings.minutes
+    if minutes is None and settings.strategy.name == Weighted.name:
+        minutes = MINUTES.get(settings.preset)
+    if minutes is not None:
+        left = 60 * minutes - earlier - (time.perf_counter() - started)
+        ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
     fitted = strategy.fit(ctx, own_settings)
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
     guidance = None
-    if settings.evaluate.baselines and len(ctx.modalities) > 1:
+    if settings.evaluate.baselines and len(ctx.modalities) > 1 and time.monotonic() < ctx.deadline:
         with log.timed(ctx.seconds, "guide"):
             guidance = guided(ctx, lazy=False, **_GUIDED)
         log.record("guide", **guidance.as_dict())

@@ -85,6 +85,7 @@ class Context:
         trained_rows: Row passes through each encoder in training.
         over: Must training end? Asked after each epoch.
         deadline: When training must end, by `time.monotonic()`.
+        minutes: How long the whole run may take, where that is limited.
         spared: Seconds on the clock that were spent before on what was remembered.
     """
 
@@ -114,6 +115,7 @@ class Context:
     trained_rows: Counter[str] = field(default_factory=Counter)
     over: Callable[[], bool] = lambda: False
     deadline: float = math.inf
+    minutes: float | None = None
     spared: float = 0.0
     _memory: dict[Words, tuple[Any, Cost, float]] = field(default_factory=dict)
     _reused: Cost = field(default_factory=lambda: Cost({}, {}))

@@ -39,7 +39,10 @@ def fit(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(metavar="N", help="How long the run may take; what would be too late is left out."),
+        typer.Option(
+            metavar="N",
+            help="How long the run may take; default: 3 for quick, 20 for good. What is too late is left out.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, augmentation and training.")] = None,
     strategy: Annotated[

@@ -10,7 +10,7 @@ from fusetune.config.policy import (
     Section,
     TextPolicy,
 )
-from fusetune.config.presets import PRESETS
+from fusetune.config.presets import MINUTES, PRESETS
 from fusetune.config.tree import (
     KINDS,
     EncoderConfig,
@@ -27,6 +27,7 @@ from fusetune.config.yaml12 import read_yaml
 __all__ = [
     "IMAGE_POLICIES",
     "KINDS",
+    "MINUTES",
     "PRESETS",
     "ColumnPolicy",
     "Config",

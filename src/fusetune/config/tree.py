@@ -375,7 +375,10 @@ class Tree(Section):
         "paper: the published settings",
     )
     minutes: float | None = Field(
-        None, gt=0, description="how long a run may take: what would be too late is left out, and training ends early"
+        None,
+        gt=0,
+        description="how long a run may take: what would be too late is left out, and encoders are fine-tuned in fewer "
+        "epochs; default: 3 for quick and 20 for good where several ways to fit are weighed, else no limit",
     )
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -104,7 +104,7 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
         if decided[name] < settings.epochs:
             ctx.log.warn(
                 f"{name}: {decided[name]} of {settings.epochs} epochs of fine-tuning, since each takes about "
-                f"{epoch:.0f} s on this machine (minutes={ctx.config.minutes:g}); more minutes may make a better model"
+                f"{epoch:.0f} s on this machine (minutes={ctx.minutes:g}); more minutes may make a better model"
             )
         if kept is not None:
             write_text(kept, json.dumps(decided))

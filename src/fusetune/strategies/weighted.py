@@ -183,7 +183,7 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
     for number, name in enumerate(order):
         strategy, settings = chosen[name]
         if parts and time.monotonic() > ctx.deadline:
-            ctx.log.warn(f"{name}: left out, the time is up (minutes={ctx.config.minutes:g})")
+            ctx.log.warn(f"{name}: left out, the time is up (minutes={ctx.minutes:g})")
             continue
         ctx.log.say(f"step {number + 1} of {len(order)}: {name}")
         try:
