@@ -7,6 +7,7 @@ rows to stop by. New rows are told the mean of all boosters.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.solver import nll_of
 from fusetune.heads.trees import Forest, TreesHead
 from fusetune.progress import bar
+
+# Trees of all boosters; how far all rounds together go at least, where they are few.
+_MOST, _REACH = 50_000, 6.0
 
 
 class Boosting(Section):
@@ -40,7 +44,14 @@ class _Grower:
 
 
 def fit_trees(
-    blank: TreesHead, data: HeadData, folds: npt.NDArray[np.int64], settings: Boosting, *, seed: int, threads: int
+    blank: TreesHead,
+    data: HeadData,
+    folds: npt.NDArray[np.int64],
+    settings: Boosting,
+    *,
+    seed: int,
+    threads: int,
+    over: Callable[[], bool] = lambda: False,
 ) -> HeadFit:
     """Grow trees.
 
@@ -52,6 +63,7 @@ def fit_trees(
         settings: How.
         seed: Draws what each round sees.
         threads: Threads of LightGBM.
+        over: Must growing end? Asked after each round.
 
     Returns:
         The head; `held` are logits of all rows, zero where the fold is -1.
@@ -63,6 +75,7 @@ def fit_trees(
             {name: torch.from_numpy(np.array(block)) for name, block in z.items()},
             {name: torch.from_numpy(bits) for name, bits in data.present.items()},
         ).numpy()
+    settings = _bounded(settings, blank.classes, int(folds.max()) + 1)
     growers = [
         _Grower(_booster(blank, table, data, folds != fold, settings, seed, threads), np.flatnonzero(folds == fold))
         for fold in range(int(folds.max()) + 1)
@@ -79,7 +92,7 @@ def fit_trees(
             if score < best:
                 best, kept = score, logits.copy()
             steps.advance(note=f"NLL {score:.3f}")
-            if all(stuck) or step + 1 - _best(path) >= settings.stop_after:
+            if all(stuck) or step + 1 - _best(path) >= settings.stop_after or over():
                 break
     rounds = int(_best(path))
     forest = Forest()
@@ -87,6 +100,14 @@ def fit_trees(
         _plant(forest, grower.booster, rounds, blank.classes, len(growers))
     choice = f"{rounds} rounds of trees" + (f", mean of {len(growers)} folds" if len(growers) > 1 else "")
     return HeadFit(blank.planted(forest), best, choice, path[:: max(1, len(path) // 20)], kept)
+
+
+def _bounded(settings: Boosting, classes: int, boosters: int) -> Boosting:
+    """Return settings under which many classes do not make a forest of gigabytes: fewer rounds, which count for more."""
+    rounds = max(1, _MOST // (boosters * (classes if classes > 2 else 1)))
+    if rounds >= settings.rounds:
+        return settings
+    return settings.model_copy(update={"rounds": rounds, "rate": max(settings.rate, min(0.3, _REACH / rounds))})
 
 
 def _best(path: list[tuple[float, float]]) -> float:

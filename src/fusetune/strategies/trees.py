@@ -36,6 +36,7 @@ from fusetune.strategies.linear_probe import untrained
 from fusetune.strategies.trainer import freeze
 
 _FEATURES = " features"
+_SHARE = 0.3  # of the time that is left, where it is limited
 
 
 class TreesSettings(Boosting):
@@ -82,10 +83,10 @@ class Trees(Strategy):
         blocks = [block for name in ctx.modalities for block in _blocks(ctx, name, folds, rows)]
         owners = {block.name: block.owner for block in blocks}
         data = HeadData.of(ctx, {block.name: block.values[None] for block in blocks}, rows, owners)
-        with ctx.log.timed(ctx.seconds, "trees"):
+        with ctx.log.timed(ctx.seconds, "trees"), ctx.within(_SHARE):
             fit = fit_trees(
                 _blank(blocks, settings, len(ctx.classes)), data, dealt, settings,
-                seed=ctx.config.seed, threads=torch.get_num_threads(),
+                seed=ctx.config.seed, threads=torch.get_num_threads(), over=ctx.over,
             )  # fmt: skip
         fit.tell(ctx.log, "trees", "trees", blocks=list(owners))
         ctx.log.say(f"  trees on {', '.join(owners)}: {fit.choice}, {fit.score} {fit.valid_nll:.3f}")
