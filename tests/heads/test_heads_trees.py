@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusetune.heads import build_head
+from fusetune.heads import boosted, build_head
 from fusetune.heads.base import HeadData
 from fusetune.heads.boosted import Boosting, fit_trees
 from fusetune.heads.trees import Forest, TreesHead
@@ -135,3 +135,22 @@ def test_a_damaged_forest_looks_at_nothing_outside() -> None:
         head(*tensors(data))
         head.get_buffer(name).fill_(-5)
         assert head(*tensors(data)).shape == (ROWS, 3)
+
+
+def test_many_classes_make_fewer_rounds_that_count_for_more() -> None:
+    plain = Boosting()
+    assert boosted._bounded(plain, 5, 5) == plain
+    many = boosted._bounded(plain, 101, 5)
+    assert many.rounds * 101 * 5 <= 50_000
+    assert many.rate * many.rounds >= 6 > plain.rate * many.rounds
+
+
+def test_growing_ends_when_it_must() -> None:
+    data, folds, asked = data_of(), np.arange(ROWS) % 4, list[int]()
+
+    def over() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    fit = fit_trees(blank(), data, folds, Boosting(rounds=50), seed=0, threads=1, over=over)
+    assert fit.choice.startswith("3 rounds")

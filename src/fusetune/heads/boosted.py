@@ -103,7 +103,7 @@ def fit_trees(
 
 
 def _bounded(settings: Boosting, classes: int, boosters: int) -> Boosting:
-    """Return settings under which many classes do not make a forest of gigabytes: fewer rounds, which count for more."""
+    """Return settings under which many classes make no forest of gigabytes: fewer rounds, which count for more."""
     rounds = max(1, _MOST // (boosters * (classes if classes > 2 else 1)))
     if rounds >= settings.rounds:
         return settings
