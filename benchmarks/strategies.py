@@ -21,6 +21,10 @@ import fusetune
 from fusetune.contest import Contest
 from fusetune.strategies import cards
 
+_BEGIN, _END = "<!-- table -->", "<!-- end -->"
+# A mark for each plain rival that a strategy was shown to be better or worse than.
+_MARKS = {"better": " +{}", "worse": " -{}", "same": ""}
+_RIVALS = {"ume": "U", "frozen-fusion": "F"}
 WRITTEN = Path(cards.__file__).with_name("measured.json")
 
 
@@ -32,6 +36,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="processes; default: as many as there are cores")
     parser.add_argument("--out", default="runs/strategies", help="folder for the comparisons; what is there goes on")
     parser.add_argument("--write", action="store_true", help="keep the verdicts for the cards of the strategies")
+    parser.add_argument("--page", help="write the table of all sets whose comparisons are there into this page")
     parser.add_argument("--quick", action="store_true", help="three strategies and one seed: does it run?")
     args = parser.parse_args()
     names = "ume,linear-probe,joint" if args.quick else args.strategies
@@ -53,6 +58,8 @@ def main() -> None:
 
     if args.write and not args.quick:
         print(f"kept in {WRITTEN}")
+    if args.page:
+        fill(Path(args.page), Path(args.out))
 
 
 def show(name: str, contest: Contest) -> None:
@@ -76,6 +83,36 @@ def show(name: str, contest: Contest) -> None:
         )
     for check in contest.summary["checklist"]:
         print(f"- {check['question']} {check['evidence']}")
+
+
+def fill(page: Path, out: Path) -> None:
+    """Put one table of all finished comparisons between the marks of a page: NLL, rank, and what was shown."""
+    found = {name: out / name / "summary.json" for name in CASES}
+    sets = {name: json.loads(path.read_text("utf-8")) for name, path in found.items() if path.exists()}
+    ranks, cells = dict[str, list[float]](), dict[str, dict[str, str]]()
+    for name, summary in sets.items():
+        for one in summary["strategies"]:
+            if one["nll"]["value"] is None:
+                continue
+            pairs = [pair for pair in summary["paired"] if pair["name"] == one["name"]]
+            marks = "".join(_MARKS[by_nll(pair)].format(_RIVALS[pair["against"]]) for pair in pairs)
+            accuracy, nll = one["accuracy"]["value"], one["nll"]["value"]
+            cells.setdefault(one["name"], {})[name] = f"{accuracy:.1%} / {nll:.3f}{marks}".replace("%", "")
+            ranks.setdefault(one["name"], []).append(one["rank"]["value"])
+    heads = [f"{name} ({summary['test']['rows']} rows, {_groups(summary)})" for name, summary in sets.items()]
+    lines = [f"| strategy | mean rank | {' | '.join(heads)} |", "|---" * (len(sets) + 2) + "|"]
+    for strategy in sorted(cells, key=lambda one: sum(ranks[one]) / len(ranks[one])):
+        mean = sum(ranks[strategy]) / len(ranks[strategy])
+        own = " | ".join(cells[strategy].get(name, "") for name in sets)
+        lines.append(f"| `{strategy}` | {mean:.0f} | {own} |")
+    before, _, rest = page.read_text("utf-8").partition(_BEGIN)
+    page.write_text(f"{before}{_BEGIN}\n\n" + "\n".join(lines) + f"\n\n{_END}{rest.partition(_END)[2]}", "utf-8")
+
+
+def _groups(summary: dict[str, Any]) -> str:
+    groups = summary["test"]["groups"]
+    seeds = max(one["seeds"] for one in summary["strategies"])
+    return (f"{groups} groups, " if groups else "") + f"{seeds} seeds"
 
 
 def by_nll(pair: dict[str, Any]) -> str:
