@@ -251,7 +251,14 @@ def _untouched(ctx: Context, name: str, folds: Folds) -> Block:
 
 
 def words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
-    """Return the logits of a classifier on the words of a text modality (TF-IDF); None where it has no words."""
+    """Return the logits of a classifier on the words of a text modality (TF-IDF); None where it has no words.
+
+    Asked for twice, it is solved once.
+    """
+    return ctx.remember(("words", name), lambda: _words_block(ctx, name, folds))
+
+
+def _words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
     source, augment = ctx.sources[name], ctx.augments[name]
     assert isinstance(source, TextSource)
     assert isinstance(augment, TextAugment)

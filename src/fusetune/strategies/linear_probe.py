@@ -8,12 +8,14 @@ have no pretrained encoder, are read as the numbers and codes that they are.
 
 from __future__ import annotations
 
+import time
+
 from fusetune.context import Context
 from fusetune.encoders import CellIdentity, Encoder, Identity
 from fusetune.heads.folds import make_folds
 from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.blocks import fitted_head, stack
-from fusetune.strategies.crossfit import probed
+from fusetune.strategies.crossfit import Tuned, probed
 
 
 class LinearProbe(Strategy):
@@ -26,12 +28,23 @@ class LinearProbe(Strategy):
     def fit(cls, ctx: Context, settings: NoSettings) -> Fitted:
         """Encode every row once and solve the head."""
         before, folds = ctx.cost(), make_folds(ctx)
-        parts = {name: probed(ctx, name, untrained(ctx, name), folds, "as pretrained") for name in ctx.modalities}
+        parts = {name: frozen(ctx, name)[0] for name in ctx.modalities}
         head = ctx.config.head.model_copy(update={"kind": "logistic", "blockwise": False})
         stacked = stack(ctx, folds, [part.block for part in parts.values()], head)
         notes: dict[str | None, str] = {name: part.note for name, part in parts.items()}
         notes[WHOLE] = "frozen pretrained encoders, one head on all"
         return fitted_head(ctx, folds, parts, stacked, notes, before)
+
+
+def frozen(ctx: Context, name: str) -> tuple[Tuned, float]:
+    """Return the linear classifier on a pretrained encoder, and its seconds; asked for twice, it is solved once."""
+
+    def make() -> tuple[Tuned, float]:
+        began = time.monotonic()
+        part = probed(ctx, name, untrained(ctx, name), make_folds(ctx), "as pretrained")
+        return part, time.monotonic() - began
+
+    return ctx.remember(("frozen", name), make)
 
 
 def untrained(ctx: Context, name: str) -> Encoder:

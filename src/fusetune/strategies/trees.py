@@ -11,6 +11,7 @@ trees learn of a row's logits comes from classifiers that did not see it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,11 +32,12 @@ from fusetune.heads.trees import TreesHead
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.networks.run import present_bits
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
-from fusetune.strategies.crossfit import probed, words_block
-from fusetune.strategies.linear_probe import untrained
+from fusetune.strategies.crossfit import words_block
+from fusetune.strategies.linear_probe import frozen
 from fusetune.strategies.trainer import freeze
 
 _FEATURES = " features"
+_DEARER = 10  # times the seconds of a classifier on features, where it is one on words: it reads ten times as many
 _SHARE = 0.3  # of the time that is left, where it is limited
 
 
@@ -110,16 +112,19 @@ def _blocks(ctx: Context, name: str, folds: Folds, rows: Rows) -> list[_Read]:
     if ctx.modalities[name].kind == "columns":
         cells = CellValues(described["numbers"], described["categories"]).to(device).eval()
         return [_Read(name, name, cells, None, ctx.encode(name, cells, rows)[0])]
-    encoder = untrained(ctx, name)
-    blocks = [
-        _Read(free_name(name + _FEATURES, ctx.modalities), name, encoder, None, ctx.encode(name, encoder, rows)[0])
-    ]
+    part, took = frozen(ctx, name)
+    encoder, classifier = part.networks[0].only
+    z = ctx.encode(name, encoder, rows)[0]
+    blocks = [_Read(free_name(name + _FEATURES, ctx.modalities), name, encoder, None, z)]
     if not folds.pooled:  # classifiers would be about their own training rows
         return blocks
-    part = probed(ctx, name, encoder, folds, "as pretrained")
-    blocks.append(_Read(name, name, encoder, part.networks[0].only[1], part.held))
-    words = words_block(ctx, name, folds) if ctx.modalities[name].kind == "text" and ctx.config.text.words else None
-    if words is not None:
+    blocks.append(_Read(name, name, encoder, classifier, part.held))
+    if ctx.modalities[name].kind != "text" or not ctx.config.text.words:
+        return blocks
+    if time.monotonic() + _DEARER * took > ctx.deadline:
+        ctx.log.say(f"  {name}: no classifier on its words, for which there is no time")
+        return blocks
+    if (words := words_block(ctx, name, folds)) is not None:
         blocks.append(_Read(words.name, name, *words.networks[0].only, words.plain[0]))
     return blocks
 
