@@ -61,6 +61,9 @@ def test_a_column_with_the_size_of_a_pixel_is_used_where_that_helps(tmp_path: Pa
     assert tried["kept"]
     assert tried["after"] < tried["before"]
     assert run.model.config.image.spacing == "pixel_size"
+    assert "image.spacing=pixel_size, image.augment=scan, image.background=0 followed (NLL" in json.dumps(
+        run.metrics["notes"]
+    )
     assert not any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])
 
 

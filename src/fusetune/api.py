@@ -61,7 +61,7 @@ from fusetune.strategies.weighted import Weighted
 from fusetune.summary import save_predictions, summarise
 from fusetune.track import tracked
 from fusetune.train.checkpoint import discard
-from fusetune.trials import tried
+from fusetune.trials import tried, with_trials
 from fusetune.version import VERSION
 
 # What a run spends on saying what the data ask for: nothing on fewer groups, which would decide nothing, and no more
@@ -250,10 +250,10 @@ def _fit(
         )  # fmt: skip
 
     if settings.tries and own is None:
-        ctx, _ = tried(settings, schema, make, log)
+        ctx, trials = tried(settings, schema, make, log)
         settings = ctx.config
     else:
-        ctx = make(settings, log)
+        ctx, trials = make(settings, log), []
     record = replace(record, pictures=picture_hashes(ctx.sources))
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)
@@ -266,7 +266,7 @@ def _fit(
         ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
-    fitted = strategy.fit(ctx, own_settings)
+    fitted = with_trials(strategy.fit(ctx, own_settings), trials, ctx.modalities)
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
     guidance = None

@@ -6,8 +6,8 @@ row on rows that the head did not learn from. A suggestion is followed where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from fusetune.augment.safety import sizes_of_pixels
 from fusetune.config import Config
 from fusetune.context import Context
-from fusetune.data.schema import Schema
+from fusetune.data.schema import Modality, Schema
 from fusetune.errors import ConfigError, TableError
 from fusetune.evaluate.metrics import nll_rows
 from fusetune.evaluate.temperature import softmax
@@ -66,6 +66,12 @@ class Trial:
     after: float
     error: float
     kept: bool
+
+    @property
+    def words(self) -> str:
+        """What was tried and what came of it, for a report."""
+        what = "followed" if self.kept else "tried and not followed"
+        return f"{self.suggestion.words} {what} (NLL {self.after:.3f} instead of {self.before:.3f}, frozen)"
 
 
 def _sizes(ctx: Context, schema: Schema) -> list[Suggestion]:
@@ -135,6 +141,18 @@ def tried(
         if trial.kept:
             config, best, before = changed, ctx, [after]
     return make(config, log, settled), trials
+
+
+def with_trials(fitted: Fitted, trials: Sequence[Trial], modalities: Mapping[str, Modality]) -> Fitted:
+    """Return what a strategy left with a note on each picture of what was tried before."""
+    told = "; ".join(trial.words for trial in trials)
+    if not told:
+        return fitted
+    notes = dict(fitted.notes)
+    for name, modality in modalities.items():
+        if modality.kind == "image":
+            notes[name] = "; ".join(filter(None, [notes.get(name), told]))
+    return replace(fitted, notes=notes)
 
 
 def _compared(suggestion: Suggestion, ctx: Context, before: Fitted, after: Fitted) -> Trial:
