@@ -72,6 +72,13 @@ def test_agm_scales_by_how_unusual_a_contribution_is() -> None:
     assert coefficients(torch.tensor([9.0, 0.0]), torch.tensor([0.0, 9.0]), 1, 3)[0] == pytest.approx(np.exp(3))
 
 
+def test_agm_has_an_answer_where_a_contribution_is_hopeless() -> None:
+    scores = torch.tensor([0.1, 400.0])
+    assert torch.equal(coefficients(scores, scores, 1.0, 10.0), torch.ones(2))
+    k = coefficients(torch.tensor([0.1, 0.2]), scores, 1.0, 10.0)
+    assert bool(torch.isfinite(k).all())
+
+
 @pytest.mark.parametrize("many", MANY)
 def test_agm_of_any_number_of_modalities(many: int) -> None:
     losses, usual = some(many), some(many, 1)

@@ -32,6 +32,8 @@ from fusetune.networks import Outputs
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.modulated import Modulated, ModulatedSettings, linear_head, others_of
 
+_LARGEST = 80.0  # logarithm of a ratio that float32 can hold
+
 
 class AGMSettings(ModulatedSettings):
     """The loop of joint training, and how strongly departures from the usual are answered."""
@@ -108,5 +110,6 @@ def coefficients(scores: Tensor, usual: Tensor, alpha: float, bound: float) -> T
     """Return k_m, [modalities], from the losses of the contributions and what these usually are, [modalities]."""
     if len(scores) < 2:
         return torch.ones_like(scores)
-    r, tau = (torch.exp(others_of(s) - s) for s in (scores, usual))
+    # Of two ratios that no number can hold, neither is above the other.
+    r, tau = (torch.exp((others_of(s) - s).clamp(max=_LARGEST)) for s in (scores, usual))
     return torch.exp(alpha * (tau - r).clamp(max=bound))
