@@ -228,3 +228,23 @@ def test_too_many_modalities_have_no_subsets(monkeypatch: pytest.MonkeyPatch) ->
     assert found.shapley is None
     assert found.conformal is None
     assert row_shares(Probe(network, outputs, 1.0)) == {}
+
+
+@pytest.mark.parametrize("many", [1, 3, 6])
+def test_rows_are_told_by_their_own_subset_however_many_modalities_there_are(many: int) -> None:
+    names, labels = [f"m{at}" for at in range(many)], np.arange(50) % 3
+    effect, asked = np.random.default_rng(0).normal(size=(many, 50, 3)), list[int]()
+
+    def masked(present: Any) -> Any:
+        asked.append(1)
+        has = np.stack([present[name].numpy() for name in names])
+        return softmax((effect * has[:, :, None]).sum(0))
+
+    told = modalities._by_pattern(masked, names, labels)
+    for draw in range(3):
+        mask = missing_masks(names, np.arange(50), 0.4, draw, 0)
+        right, lost = told(mask)
+        np.testing.assert_array_equal(right, metrics.correct_rows(masked(mask), labels))
+        np.testing.assert_allclose(lost, metrics.nll_rows(masked(mask), labels))
+    # Six modalities have more subsets than there are draws at all rates.
+    assert len(asked) == 3 + (2**many if many < 6 else 3)

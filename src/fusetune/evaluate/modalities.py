@@ -200,16 +200,43 @@ def missing_rows(
     Returns:
         By method, ``float [rows, rates]`` each.
     """
-    right: dict[str, list[FloatArray]] = {method: [] for method in methods}
-    lost: dict[str, list[FloatArray]] = {method: [] for method in methods}
-    for rate in track(RATES, "taking inputs away"):
-        masks = [missing_masks(names, keys, rate, draw, seed) for draw in range(_DRAWS if rate else 1)]
-        for method, masked in methods.items():
-            draws = [masked(mask) for mask in masks]
-            right[method].append(np.mean([metrics.correct_rows(p, labels) for p in draws], axis=0))
-            lost[method].append(np.mean([metrics.nll_rows(p, labels) for p in draws], axis=0))
-    by_rate = [{name: np.stack(some, axis=1) for name, some in each.items()} for each in (right, lost)]
-    return by_rate[0], by_rate[1]
+    masks = {
+        rate: [missing_masks(names, keys, rate, draw, seed) for draw in range(_DRAWS if rate else 1)] for rate in RATES
+    }
+    right, lost = dict[str, FloatArray](), dict[str, FloatArray]()
+    for method in track(list(methods), "taking inputs away"):
+        asked = _by_pattern(methods[method], names, labels)
+        rows = [np.mean([asked(mask) for mask in draws], axis=0) for draws in masks.values()]
+        right[method], lost[method] = (np.stack([row[at] for row in rows], axis=1) for at in (0, 1))
+    return right, lost
+
+
+def _by_pattern(
+    masked: Masked, names: Sequence[str], labels: IntArray
+) -> Callable[[Mapping[str, Tensor]], tuple[FloatArray, FloatArray]]:
+    """Return who says which rows are decided rightly, and their NLL, ``float [rows]`` each, with this present.
+
+    A row's answer depends on its own inputs alone. So with few modalities every subset is asked of all rows, once, and
+    each row is told by its own; with many, whoever is asked answers for the mask as it is.
+    """
+
+    def judged(mask: Mapping[str, Tensor]) -> tuple[FloatArray, FloatArray]:
+        p = masked(mask)
+        return metrics.correct_rows(p, labels).astype(float), metrics.nll_rows(p, labels)
+
+    if 2 ** len(names) >= _DRAWS * (len(RATES) - 1):
+        return judged
+    every = [{name: torch.full((len(labels),), bool(code >> at & 1)) for at, name in enumerate(names)}
+             for code in range(2 ** len(names))]  # fmt: skip
+    right, lost = (np.stack(some) for some in zip(*map(judged, every), strict=True))
+
+    def looked_up(mask: Mapping[str, Tensor]) -> tuple[FloatArray, FloatArray]:
+        code = sum(mask[name].long() << at for at, name in enumerate(names))
+        places = np.zeros(len(labels), dtype=np.int64) + np.asarray(code)
+        rows = np.arange(len(labels))
+        return right[places, rows], lost[places, rows]
+
+    return looked_up
 
 
 def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
