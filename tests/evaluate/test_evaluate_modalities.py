@@ -247,4 +247,4 @@ def test_rows_are_told_by_their_own_subset_however_many_modalities_there_are(man
         np.testing.assert_array_equal(right, metrics.correct_rows(masked(mask), labels))
         np.testing.assert_allclose(lost, metrics.nll_rows(masked(mask), labels))
     # Six modalities have more subsets than there are draws at all rates.
-    assert len(asked) == 3 + (2**many if many < 6 else 3)
+    assert len(asked) == 6 + (2**many if many < 6 else 3)
