@@ -95,3 +95,12 @@ def test_the_error_of_a_mean_is_that_of_units() -> None:
     groups = np.repeat(np.arange(200), 5)
     assert trials._mean_of_units(np.repeat(values, 5), np.ones(1000), groups) == pytest.approx((mean, error))
     assert trials._mean_of_units(values, ones, np.zeros(200, dtype=np.int64))[1] == np.inf
+
+
+def test_large_tables_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    discs(tmp_path / "data")
+    monkeypatch.setitem(trials._MOST, "good", 50)
+    run = fit(tmp_path, tmp_path / "data" / "table.csv")
+    assert not events(tmp_path, "tried")
+    # What was not tried is still warned of.
+    assert any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])

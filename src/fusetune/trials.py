@@ -27,6 +27,8 @@ from fusetune.strategies.linear_probe import LinearProbe
 
 # One-sided 95 %: of suggestions that change nothing, one in twenty is followed.
 _SURE = 1.645
+# Each trial reads and encodes all pictures once more.
+_MOST = {"quick": 5_000, "good": 20_000}
 _LOOKED_AT, _DARK = 200, 64  # pictures whose borders are looked at, and what is dark
 
 
@@ -118,6 +120,12 @@ def tried(
     if not any(modality.kind == "image" for modality in schema.modalities().values()):
         return make(config, log, ()), trials
     best, before = make(config, Log(quiet=True), ()), list[Fitted]()
+    rows, most = len(best.split.part) - best.split.counts()["test"], _MOST.get(config.preset, _MOST["good"])
+    if rows > most:
+        log.say(
+            f"  nothing is tried beforehand on more than {most:,} rows, which would take too long (these are {rows:,})"
+        )
+        return make(config, log, ()), trials
     # What is offered depends on what was kept before.
     for suggestion in (one for offer in (_sizes, _shapes) for one in offer(best, schema)):
         try:
