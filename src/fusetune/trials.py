@@ -122,9 +122,7 @@ def tried(
     best, before = make(config, Log(quiet=True), ()), list[Fitted]()
     rows, most = len(best.split.part) - best.split.counts()["test"], _MOST.get(config.preset, _MOST["good"])
     if rows > most:
-        log.say(
-            f"  nothing is tried beforehand on more than {most:,} rows, which would take too long (these are {rows:,})"
-        )
+        log.say(f"  nothing is tried beforehand on more than {most:,} rows: it would take too long (here {rows:,})")
         return make(config, log, ()), trials
     # What is offered depends on what was kept before.
     for suggestion in (one for offer in (_sizes, _shapes) for one in offer(best, schema)):
