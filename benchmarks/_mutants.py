@@ -233,11 +233,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "    digest.update(json.dumps(tree, sort_keys=True).encode())\n",
         "",
     ),
-    _crossfit("a fold's network sees its own fold", "folds.rows[~held], _stage", "folds.rows, _stage"),
+    _crossfit("a fold's network sees its own fold", "folds.rows[~held], stage, ", "folds.rows, stage, "),
     _crossfit(
         "a fold's best epoch is chosen on training rows",
-        "_stage(ctx, name, fold), folds.rows[held])",
-        "_stage(ctx, name, fold), folds.rows[~held])",
+        "stage, folds.rows[held], settings)",
+        "stage, folds.rows[~held], settings)",
     ),
     _crossfit(
         "a row is spoken of by a network that saw it",

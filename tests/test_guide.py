@@ -352,9 +352,10 @@ def test_what_it_says_to_run_next_is_better(tmp_path: Path) -> None:
     made = Synthetic(rows=400, width=6, pi=1)
     told = guide(made.table())
     words = told.next.split()
-    assert words[:3] == ["--preset", "quick", "--set"]
+    assert words[:5] == ["--preset", "quick", "--strategy", "two-stage", "--set"]
     run = fusetune.fit(
-        made.table(), "label", inputs=["a", "b"], vectors=made.vectors, preset="quick", sets=[words[3]], quiet=True,
+        made.table(), "label", inputs=["a", "b"], vectors=made.vectors, preset="quick", strategy=words[3],
+        sets=[words[5]], quiet=True,
         config={"doctor": {"check": False}, "threads": 1, "evaluate": {"resamples": 100}}, out=tmp_path / "run",
     )  # fmt: skip
     nll = {row["name"]: row["nll"]["value"] for row in run.metrics["gain"]}

@@ -205,7 +205,7 @@ def test_alone_takes_the_input_that_held_out_rows_prefer(runs: dict[str, fusetun
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        ("umtt", r"there is no strategy 'umtt', did you mean 'umt'\?; known: two-stage, ume"),
+        ("umtt", r"there is no strategy 'umtt', did you mean 'umt'\?; known: weighted-ensemble, two-stage, ume"),
         (
             {"name": "umt", "wieght": 3},
             r"strategy.wieght: the strategy 'umt' has no such setting, did you mean 'weight'",

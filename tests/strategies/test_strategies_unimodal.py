@@ -274,7 +274,8 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
     more["head__penalties"] = [1.0]  # of several, validation rows would choose one that shuts the leak
     ctx = make_context(tmp_path, frame, ["genes"], crossfit__how=how, **more)
 
-    def remember(ctx: Context, name: str, rows: Any, stage: str | None = None, held: Any = None) -> Any:
+    def remember(ctx: Context, name: str, rows: Any, stage: str = "", held: Any = None, settings: Any = None) -> Any:
+        del stage, held, settings
         memory = Memory(ctx.sources[name].read(rows), ctx.targets(rows), 3)  # type: ignore[arg-type]
         network = one_network(ctx, name, memory, nn.Linear(3, 3)).requires_grad_(False)
         network.only[1].weight.copy_(5 * torch.eye(3))
@@ -309,7 +310,8 @@ def test_cross_fitted_heads_do_not_learn_from_memory(
     ("before", "after", "undone"),
     [
         ([0.9, 0.9, 0.9], [0.8, 0.8, 0.8], False),
-        ([0.9, 0.9, 0.9], [1.2, 0.7, 0.7], False),  # worse in one fold only
+        ([0.9, 0.9, 0.9], [0.7, 1.2, 0.7], False),  # worse in one fold only
+        ([0.9, 0.9, 0.9], [1.0, 0.1, 0.1], True),  # the first fold is a probe
         ([0.9, 0.9, 0.9], [0.8, 0.8, 1.2], True),  # better in two folds, and worse together
         ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], True),
     ],
@@ -326,8 +328,8 @@ def test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone(
     pairs = iter(zip(before, after, strict=True))
     plain = crossfit.fine_tune
 
-    def said_to_be(ctx: Context, name: str, rows: Any, stage: str, held: Any) -> EnsembleNetwork:
-        network = plain(ctx, name, rows, stage, held)
+    def said_to_be(ctx: Context, name: str, rows: Any, stage: str, held: Any, settings: Any) -> EnsembleNetwork:
+        network = plain(ctx, name, rows, stage, held, settings)
         start, best = next(pairs)
         ctx.histories[stage].start_nll, ctx.histories[stage].best_nll = start, best
         return network

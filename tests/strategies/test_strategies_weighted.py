@@ -14,9 +14,10 @@ from tiny import tiny_table
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.errors import ConfigError, TableError
-from fusetune.strategies import weighted
+from fusetune.strategies import refuse_unread, weighted
 from fusetune.strategies.base import held_by
 from fusetune.strategies.trees import Trees
 from fusetune.strategies.weighted import Weighted, WeightedSettings
@@ -132,3 +133,10 @@ def test_the_best_alone_is_the_model_where_weights_do_not_help(ctx: Context) -> 
 def test_a_candidate_that_there_is_not_is_named(ctx: Context) -> None:
     with pytest.raises(ConfigError, match=r"'tree' cannot be weighed.*did you mean 'trees'.*two-stage"):
         Weighted.fit(ctx, WeightedSettings(candidates=["tree"]))
+
+
+def test_settings_that_no_candidate_follows_are_refused() -> None:
+    asked = {"head": {"kind": "mlp"}}
+    refuse_unread(Config.build(asked))
+    with pytest.raises(ConfigError, match=r"head\.kind: the strategy 'weighted-ensemble' does not read this"):
+        refuse_unread(Config.build(asked, {"preset": "quick"}))

@@ -144,7 +144,7 @@ class Guidance:
     def next(self) -> str:
         """Options of `fusetune fit` that follow the answer."""
         if self.decision == "interaction" and self.evidence is not None:
-            return f"--preset quick --set head.kind={self.evidence.form}"
+            return f"--preset quick --strategy two-stage --set head.kind={self.evidence.form}"
         return _NEXT[self.decision]
 
     @property

@@ -114,9 +114,10 @@ STRATEGIES: dict[str, type[Strategy]] = {
 
 def unread(config: Config) -> list[str]:
     """Return the settings that ask for something which the chosen strategy does not follow."""
-    strategy, _ = strategy_of(config)
+    strategy, own = strategy_of(config)
     asked, plain = config.leaves(), Config().leaves()
-    return [name for name in getattr(strategy, "unread", ()) if asked[name] != plain[name]]
+    ignored = strategy.ignored(own) if hasattr(strategy, "ignored") else getattr(strategy, "unread", ())
+    return [name for name in ignored if asked[name] != plain[name]]
 
 
 def refuse_unread(config: Config) -> None:

@@ -79,6 +79,11 @@ class Strategy(Protocol):
     unread: ClassVar[tuple[str, ...]] = ("head.kind", "head.inputs", "head.pretrained", "head.blockwise")
 
     @classmethod
+    def ignored(cls, settings: Any) -> tuple[str, ...]:
+        """Return the settings of the run that it does not read under settings of its own."""
+        return cls.unread
+
+    @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:
         """Train on the training and validation rows of a run; the test part stays shut."""
         ...

@@ -112,6 +112,11 @@ class Weighted(Strategy):
     unread = ()
 
     @classmethod
+    def ignored(cls, settings: WeightedSettings) -> tuple[str, ...]:
+        """Return the settings of the head, where the only candidate that follows them is left out."""
+        return () if TwoStage.name in settings.candidates else Strategy.unread
+
+    @classmethod
     def fit(cls, ctx: Context, settings: WeightedSettings) -> Fitted:
         """Fit every candidate and weigh them.
 
