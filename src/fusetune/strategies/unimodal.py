@@ -97,8 +97,10 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
     if name not in decided:
         some = rows[ctx.sources[name].present[rows]]
         timed, left = some[:: max(1, len(some) // _TIMED)], ctx.deadline - time.monotonic()
+        encoder = ctx.frozen_encoder(name)
+        ctx.encode(name, encoder, timed[:8], [ctx.moment(_NEVER - 1)])  # whatever is made ready at the first call
         started = time.perf_counter()
-        ctx.encode(name, ctx.frozen_encoder(name), timed, [ctx.moment(_NEVER)])
+        ctx.encode(name, encoder, timed, [ctx.moment(_NEVER)])
         epoch = _DEARER * (time.perf_counter() - started) * len(some) * settings.repeats / max(1, len(timed))
         decided[name] = int(min(settings.epochs, max(0.0, share * left) / max(epoch, 1e-9)))
         if decided[name] < settings.epochs:
