@@ -64,15 +64,26 @@ def test_epochs_that_would_end_too_late_are_left_out_and_a_resumed_run_decides_a
     assert affordable(ctx, "scan", rows, 1.0).epochs == 0
     assert "0 of 6 epochs" in ctx.log.warnings[-1]
     assert "minutes=0.001" in ctx.log.warnings[-1]
-    ctx.resume, ctx.deadline = True, time.monotonic() + 3600
-    assert affordable(ctx, "scan", rows, 1.0).epochs == 0
-    ctx.resume = False
-    assert affordable(ctx, "scan", rows, 1.0).epochs == 6
+    ctx.deadline = time.monotonic() + 3600
+    assert affordable(ctx, "genes", rows, 1.0).epochs == 6
+    assert affordable(ctx, "scan", rows, 1.0).epochs == 0  # as it was decided, also after the other input's turn
+    ctx.minutes = 60.0
+    assert affordable(ctx, "scan", rows, 1.0).epochs == 6  # more is asked for
+
+
+def test_what_is_stored_does_not_make_an_epoch_look_cheap(ctx: Context) -> None:
+    rows = make_folds(ctx).rows
+    ctx.minutes, ctx.deadline = 1.0, time.monotonic() + 1e-3
+    for _ in "12":
+        (ctx.folder / "epochs.json").unlink(missing_ok=True)  # type: ignore[operator]
+        assert affordable(ctx, "scan", rows, 1.0).epochs == 0
 
 
 def test_without_time_nothing_is_fine_tuned(ctx: Context) -> None:
     ctx.minutes, ctx.deadline = 1e-3, time.monotonic()
-    assert not tuned(ctx, "scan").improved
+    part = tuned(ctx, "scan")
+    assert not part.improved
+    assert part.note == "linear classifier on its features, no time for fine-tuning"
     assert not ctx.histories
 
 
@@ -121,6 +132,7 @@ def test_networks_that_fall_below_class_frequencies_are_tried_at_a_lower_rate(
     assert asked[:2] == [("scan, fold 1 of 3", rate), ("scan, fold 1 of 3, slower", rate / 5)]
     assert len(asked) == (4 if kept else 2)
     assert all(lr == rate / 5 for _, lr in asked[1:])
+    assert "scan, fold 1 of 3" not in ctx.histories  # nobody uses what fell
 
 
 def test_a_table_is_fitted_in_no_time_and_says_what_was_left_out(tmp_path: Path) -> None:

@@ -36,15 +36,14 @@ def discs(folder: Path, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def fit(folder: Path, table: Path, **more: Any) -> Any:
+def fit(folder: Path, table: Path, resume: bool = False, **more: Any) -> Any:
     how = (
         settings(folder / "store", views=1, image__size=64, crossfit__how="k", train__epochs=0) | {"tries": True} | more
     )
     how["evaluate"] = {"resamples": 100, "baselines": False}
     how["image"] = {name: value for name, value in how["image"].items() if name != "encode_size"}
-    return fusetune.fit(
-        table, "size", inputs=["scan", "pixel_size"], row_id="id", config=how, out=folder / "run", quiet=True
-    )
+    given: dict[str, Any] = {"inputs": ["scan", "pixel_size"], "row_id": "id", "quiet": True, "resume": resume}
+    return fusetune.fit(table, "size", config=how, out=folder / "run", **given)
 
 
 def events(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -65,6 +64,8 @@ def test_a_column_with_the_size_of_a_pixel_is_used_where_that_helps(tmp_path: Pa
         run.metrics["notes"]
     )
     assert not any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])
+    # The pictures of a finished run are compared as it read them.
+    assert fit(tmp_path, tmp_path / "data" / "table.csv", resume=True).metrics == run.metrics
 
 
 def test_a_column_that_only_sounds_so_is_left_alone(tmp_path: Path) -> None:
@@ -103,4 +104,14 @@ def test_large_tables_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.
     run = fit(tmp_path, tmp_path / "data" / "table.csv")
     assert not events(tmp_path, "tried")
     # What was not tried is still warned of.
+    assert any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])
+
+
+def test_a_suggestion_that_cannot_be_followed_is_no_error_of_the_run(tmp_path: Path) -> None:
+    frame = discs(tmp_path / "data")
+    frame.loc[[3, 50], "pixel_size"] = None
+    frame.to_csv(tmp_path / "data" / "table.csv", index=False)
+    run = fit(tmp_path, tmp_path / "data" / "table.csv")
+    assert [one["settings"].split("=")[0] for one in events(tmp_path, "tried")] == ["image.fit"]
+    assert run.model.config.image.spacing is None
     assert any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])

@@ -250,7 +250,7 @@ def _fit(
         )  # fmt: skip
 
     if settings.tries and own is None:
-        ctx, trials = tried(settings, schema, make, log)
+        ctx, trials = tried(settings, schema, len(data) - rows.counts()["test"], make, log)
         settings = ctx.config
     else:
         ctx, trials = make(settings, log), []
@@ -315,16 +315,19 @@ def _finished(folder: Path, intake: Intake, settings: Config, log: Log) -> Run:
         raise UserError(
             f"the run in {folder} is finished, and was made from other rows or labels; choose another --out"
         )
+    model = load(folder)
     if intake.before is not None and intake.before.pictures:
         train, reading = intake.split.rows("train"), reading_of(settings)
+        # As the run read them, which may be what it had tried.
         sources = {
-            name: image_input(settings, modality.columns[0]).fit_extent(intake.table, train).bind(intake.table, reading)
+            name: image_input(model.config, modality.columns[0])
+            .fit_extent(intake.table, train)
+            .bind(intake.table, reading)
             for name, modality in intake.schema.modalities().items()
             if modality.kind == "image"
         }
         pictures = picture_hashes(sources)
         refuse_other_rows(folder, intake.before, replace(intake.made_from, pictures=pictures))
-    model = load(folder)
     discard(folder / STAGES)
     log.say(f"{folder} is finished: nothing to do")
     return Run(folder, model, metrics)

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -188,19 +188,18 @@ class Log:
 
     def spent(self) -> float:
         """Return the seconds that earlier sessions of the same run took, from their starts to their last lines."""
-        total, began, last = timedelta(), None, None
-        lines = self.path.read_bytes().splitlines() if self.path is not None and self.path.is_file() else []
-        for line in lines:
+        sessions: list[list[datetime]] = []
+        for line in self.path.read_bytes().splitlines() if self.path is not None and self.path.is_file() else ():
             try:
                 facts = json.loads(line)
                 now = datetime.fromisoformat(facts["time"])
             except (ValueError, KeyError, TypeError):  # cut short when the machine stopped
                 continue
             if facts.get("event") == "start":
-                total += last - began if began is not None and last is not None else timedelta()
-                began = now
-            last = now
-        return (total + (last - began if began is not None and last is not None else timedelta())).total_seconds()
+                sessions.append([])
+            for session in sessions[-1:]:
+                session.append(now)
+        return sum((session[-1] - session[0]).total_seconds() for session in sessions)
 
     @contextmanager
     def timed(self, seconds: dict[str, float], name: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from fusetune.augment.safety import sizes_of_pixels
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.schema import Modality, Schema
-from fusetune.errors import ConfigError, TableError
+from fusetune.errors import UserError
 from fusetune.evaluate.metrics import nll_rows
 from fusetune.evaluate.temperature import softmax
 from fusetune.progress import Log
@@ -76,22 +76,21 @@ class Trial:
         return f"{self.suggestion.words} {what} (NLL {self.after:.3f} instead of {self.before:.3f}, frozen)"
 
 
-def _sizes(ctx: Context, schema: Schema) -> list[Suggestion]:
+def _sizes(config: Config, schema: Schema) -> list[Suggestion]:
     """Bring pictures to one physical scale, where a column sounds like the size of a pixel."""
-    image = ctx.config.image
+    image = config.image
     # Who has chosen an augmentation has said whether sizes may change.
     if image.augment != Config().image.augment or image.encode_size is not None:
         return []
     columns = sizes_of_pixels(image, image.policy, schema)
-    return [Suggestion({"image": {"spacing": name, "augment": "scan", **_edges(ctx)}}, (name,)) for name in columns]
+    return [Suggestion({"image": {"spacing": name, "augment": "scan"}}, (name,)) for name in columns]
 
 
-def _shapes(ctx: Context, schema: Schema) -> list[Suggestion]:
+def _shapes(config: Config, schema: Schema) -> list[Suggestion]:
     """Keep the shape of pictures between edges of one colour; on one physical scale they keep it anyway."""
-    image = ctx.config.image
-    if image.spacing is not None or image.fit != Config().image.fit:
-        return []
-    return [Suggestion({"image": {"fit": "pad", **_edges(ctx)}})]
+    del schema
+    plain = config.image.spacing is None and config.image.fit == Config().image.fit
+    return [Suggestion({"image": {"fit": "pad"}})] if plain else []
 
 
 def _edges(ctx: Context) -> dict[str, int]:
@@ -106,35 +105,38 @@ def _edges(ctx: Context) -> dict[str, int]:
 
 
 def tried(
-    config: Config, schema: Schema, make: Callable[[Config, Log, tuple[str, ...]], Context], log: Log
+    config: Config, schema: Schema, rows: int, make: Callable[[Config, Log, tuple[str, ...]], Context], log: Log
 ) -> tuple[Context, list[Trial]]:
     """Return the prepared run with every suggestion that helps, and what was tried.
 
     Args:
         config: The settings that were given.
         schema: The table's columns.
+        rows: How many rows there are outside the test part.
         make: Prepares a run; it is given settings, a log, and columns of which nothing has to be said.
         log: Told of each trial.
     """
-    trials, settled = list[Trial](), tuple[str, ...]()
-    if not any(modality.kind == "image" for modality in schema.modalities().values()):
-        return make(config, log, ()), trials
-    best, before = make(config, Log(quiet=True), ()), list[Fitted]()
-    rows, most = len(best.split.part) - best.split.counts()["test"], _MOST.get(config.preset, _MOST["good"])
+    pictures = any(modality.kind == "image" for modality in schema.modalities().values())
+    most = _MOST.get(config.preset, _MOST["good"])
+    if not pictures or not (_sizes(config, schema) or _shapes(config, schema)):
+        return make(config, log, ()), []
     if rows > most:
         log.say(f"  nothing is tried beforehand on more than {most:,} rows: it would take too long (here {rows:,})")
-        return make(config, log, ()), trials
+        return make(config, log, ()), []
+    trials, settled = list[Trial](), tuple[str, ...]()
+    best = make(config, Log(quiet=True), ())
+    before = LinearProbe.fit(best, NoSettings())
     # What is offered depends on what was kept before.
-    for suggestion in (one for offer in (_sizes, _shapes) for one in offer(best, schema)):
+    for plain in (one for offer in (_sizes, _shapes) for one in offer(config, schema)):
+        suggestion = replace(plain, sets={"image": {**plain.sets["image"], **_edges(best)}})
         try:
-            before = before or [LinearProbe.fit(best, NoSettings())]
             changed = Config.build(config, dict(suggestion.sets))
             ctx = make(changed, Log(quiet=True), ())
             after = LinearProbe.fit(ctx, NoSettings())
-        except (ConfigError, TableError) as error:
+        except UserError as error:  # a cell without a size, say: the run itself goes on without
             log.say(f"  not tried: {suggestion.words} ({error})")
             continue
-        trial = _compared(suggestion, ctx, before[0], after)
+        trial = _compared(suggestion, ctx, before, after)
         trials.append(trial)
         settled += suggestion.settles
         sign = "kept" if trial.kept else "not kept"
@@ -145,7 +147,7 @@ def tried(
         facts = {"before": trial.before, "after": trial.after, "error": trial.error, "kept": trial.kept}
         log.record("tried", settings=suggestion.words, **facts)
         if trial.kept:
-            config, best, before = changed, ctx, [after]
+            config, best, before = changed, ctx, after
     return make(config, log, settled), trials
 
 

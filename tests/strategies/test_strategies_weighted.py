@@ -130,9 +130,9 @@ def test_the_best_alone_is_the_model_where_weights_do_not_help(ctx: Context) -> 
     assert fitted.notes[None] == "the best of 1: trees"
 
 
-def test_a_candidate_that_there_is_not_is_named(ctx: Context) -> None:
-    with pytest.raises(ConfigError, match=r"'tree' cannot be weighed.*did you mean 'trees'.*two-stage"):
-        Weighted.fit(ctx, WeightedSettings(candidates=["tree"]))
+def test_a_candidate_that_there_is_not_is_named_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.candidates.*'tree'|strategy\.candidates.*tree"):
+        refuse_unread(Config.build({"strategy": {"candidates": ["tree"]}}))
 
 
 def test_settings_that_no_candidate_follows_are_refused() -> None:

@@ -81,7 +81,7 @@ def fit_trees(
         for fold in range(int(folds.max()) + 1)
     ]
     judged, logits = np.flatnonzero(folds >= 0), np.zeros((len(folds), blank.classes))
-    best, kept, path = np.inf, logits, list[tuple[float, float]]()
+    best, rounds, kept, path = np.inf, 0, logits, list[tuple[float, float]]()
     with bar("growing trees", settings.rounds) as steps:
         for step in range(settings.rounds):
             stuck = [grower.booster.update() for grower in growers]
@@ -90,11 +90,10 @@ def fit_trees(
             score = nll_of(logits[judged], data.labels[judged])
             path.append((step + 1, score))
             if score < best:
-                best, kept = score, logits.copy()
+                best, rounds, kept = score, step + 1, logits.copy()
             steps.advance(note=f"NLL {score:.3f}")
-            if all(stuck) or step + 1 - _best(path) >= settings.stop_after or over():
+            if all(stuck) or step + 1 - rounds >= settings.stop_after or over():
                 break
-    rounds = int(_best(path))
     forest = Forest()
     for grower in growers:
         _plant(forest, grower.booster, rounds, blank.classes, len(growers))
@@ -108,10 +107,6 @@ def _bounded(settings: Boosting, classes: int, boosters: int) -> Boosting:
     if rounds >= settings.rounds:
         return settings
     return settings.model_copy(update={"rounds": rounds, "rate": max(settings.rate, min(0.3, _REACH / rounds))})
-
-
-def _best(path: list[tuple[float, float]]) -> float:
-    return min(path, key=lambda step: step[1])[0]
 
 
 def _booster(

@@ -91,8 +91,9 @@ def _tuned(ctx: Context, name: str, folds: Folds) -> Tuned:
     elif networks:
         one = _cross_fitted(ctx, name, networks, folds)
     else:
-        undone = ", fine-tuning undone" if trained else ""
-        one = _as_it_was(ctx, name, folds, f"linear classifier on its features{undone}")
+        begun = any(_stage(ctx, name, 0, slower) in ctx.histories for slower in (False, True))
+        why = ", fine-tuning undone" if begun else ", no time for fine-tuning" if trained else ""
+        one = _as_it_was(ctx, name, folds, f"linear classifier on its features{why}")
     # Where nothing was tuned, the head would read the same encoder twice.
     if one.improved and ctx.config.head.pretrained and is_pretrained(ctx.pristine[name]):
         return replace(one, more=[_untouched(ctx, name, folds)])
@@ -176,8 +177,8 @@ def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwor
         if history.records and history.best_nll > _prior_nll(ctx, folds.rows[folds.encoder == fold]):
             ctx.log.say(f"  {name}: fine-tuning fell below class frequencies; once more at a fifth of the rate")
             settings = settings.model_copy(update={"lr": settings.lr / 5, "head_lr": settings.head_lr / 5})
+            del ctx.histories[stages.pop()]  # nobody uses what fell
             networks.clear()
-            stages.clear()
             slower = True
             tune(fold, slower)
             history = ctx.histories[stages[0]]

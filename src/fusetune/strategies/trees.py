@@ -91,7 +91,8 @@ class Trees(Strategy):
                 seed=ctx.config.seed, threads=torch.get_num_threads(), over=ctx.over,
             )  # fmt: skip
         fit.tell(ctx.log, "trees", "trees", blocks=list(owners))
-        ctx.log.say(f"  trees on {', '.join(owners)}: {fit.choice}, {fit.score} {fit.valid_nll:.3f}")
+        score = "cross-validated" if folds.pooled else "valid"
+        ctx.log.say(f"  trees on {', '.join(owners)}: {fit.choice}, {score} NLL {fit.valid_nll:.3f}")
         assert isinstance(fit.head, TreesHead)
         assert fit.held is not None
         network = _network(blocks, fit.head).to(ctx.runtime.device)

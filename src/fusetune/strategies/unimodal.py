@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,7 @@ from fusetune.strategies.trainer import Training, by_batch, freeze, run_training
 from fusetune.train.optim import weight_groups
 
 _DECIDED = "epochs.json"
-# Rows that are timed; an epoch whose views nobody else draws; how much dearer training is than encoding.
-_TIMED, _NEVER, _DEARER = 128, 999_999, 4
+_TIMED, _DEARER = 128, 4  # rows that are timed; how much dearer training is than encoding
 _WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
 
@@ -92,16 +92,12 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
     settings = ctx.settings(name)
     if ctx.deadline == math.inf or not settings.epochs:
         return settings
-    kept = None if ctx.folder is None else ctx.folder / _DECIDED
-    decided: dict[str, int] = json.loads(kept.read_text("utf-8")) if ctx.resume and kept and kept.exists() else {}
+    kept, asked = None if ctx.folder is None else ctx.folder / _DECIDED, [ctx.key, ctx.minutes]
+    found: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept is not None and kept.exists() else {}
+    decided: dict[str, int] = found["epochs"] if found.get("asked") == asked else {}
     if name not in decided:
-        some = rows[ctx.sources[name].present[rows]]
-        timed, left = some[:: max(1, len(some) // _TIMED)], ctx.deadline - time.monotonic()
-        encoder = ctx.frozen_encoder(name)
-        ctx.encode(name, encoder, timed[:8], [ctx.moment(_NEVER - 1)])  # whatever is made ready at the first call
-        started = time.perf_counter()
-        ctx.encode(name, encoder, timed, [ctx.moment(_NEVER)])
-        epoch = _DEARER * (time.perf_counter() - started) * len(some) * settings.repeats / max(1, len(timed))
+        some, left = rows[ctx.sources[name].present[rows]], ctx.deadline - time.monotonic()
+        epoch = _DEARER * _seconds_a_row(ctx, name, some, settings) * len(some) * settings.repeats
         decided[name] = int(min(settings.epochs, max(0.0, share * left) / max(epoch, 1e-9)))
         if decided[name] < settings.epochs:
             ctx.log.warn(
@@ -109,8 +105,27 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
                 f"{epoch:.0f} s on this machine (minutes={ctx.minutes:g}); more minutes may make a better model"
             )
         if kept is not None:
-            write_text(kept, json.dumps(decided))
+            write_text(kept, json.dumps({"asked": asked, "epochs": decided}))
     return settings.model_copy(update={"epochs": decided[name]})
+
+
+def _seconds_a_row(ctx: Context, name: str, rows: Rows, settings: TrainConfig) -> float:
+    """Return how long an encoder takes for one of the rows; not through the store, which may have them."""
+    encoder, source = ctx.frozen_encoder(name), ctx.sources[name]
+
+    def run(batch: Rows) -> None:
+        with torch.inference_mode():
+            encoder(ctx.augmented(name, source.read(batch), batch, 0))
+
+    timed = rows[:: max(1, len(rows) // _TIMED)]
+    batches = [timed[at : at + settings.batch_size] for at in range(0, len(timed), settings.batch_size)]
+    if not batches:
+        return 0.0
+    run(batches[0])  # whatever is made ready at the first call
+    started = time.perf_counter()
+    for batch in batches:
+        run(batch)
+    return (time.perf_counter() - started) / len(timed)
 
 
 def _fine_tune(

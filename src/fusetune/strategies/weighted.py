@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,12 @@ import torch
 from pydantic import Field
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.nn import functional as F
 
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.data.split import Rows
-from fusetune.errors import ConfigError, TableError, did_you_mean, listed
+from fusetune.errors import TableError
 from fusetune.evaluate.temperature import fit_temperature
 from fusetune.heads.folds import row_folds
 from fusetune.networks import Outputs
@@ -48,10 +49,13 @@ _SPREAD = 1.0  # s: standard deviation of the prior of each weight around 1/K
 _LEAST = 0.02  # candidates of less than this share of all weight are left out: they cost as much as the others
 
 
+Candidate = Literal["alone", "ume", "linear-probe", "trees", "two-stage"]
+
+
 class WeightedSettings(Section):
     """What is tried."""
 
-    candidates: list[str] = Field(
+    candidates: list[Candidate] = Field(
         ["alone", "ume", "linear-probe", "trees", "two-stage"],
         min_length=1,
         description="what is trained and weighed: alone (each input), ume, linear-probe, trees, two-stage",
@@ -97,9 +101,7 @@ class _Said:
 
     def loss(self, f: Tensor) -> Tensor:
         """Return the sum of the weighted NLL of logits."""
-        return (
-            self.weights * torch.nn.functional.cross_entropy(f, torch.from_numpy(self.labels), reduction="none")
-        ).sum()
+        return self.weights @ F.cross_entropy(f, torch.from_numpy(self.labels), reduction="none")
 
 
 class Weighted(Strategy):
@@ -121,7 +123,6 @@ class Weighted(Strategy):
         """Fit every candidate and weigh them.
 
         Raises:
-            ConfigError: If a candidate has no such name.
             TableError: If none can be fitted.
         """
         before, parts = ctx.cost(), _fitted(ctx, _chosen(ctx, settings.candidates))
@@ -162,21 +163,15 @@ def _note(parts: Mapping[str, Fitted], name: str) -> str:
     return next((part.notes[name] for part in reversed(list(parts.values())) if name in part.notes), "")
 
 
-def _chosen(ctx: Context, names: Sequence[str]) -> dict[str, tuple[type[Strategy], Any]]:
+def _chosen(ctx: Context, names: Sequence[Candidate]) -> dict[str, tuple[type[Strategy], Any]]:
     """Return the strategies to fit and their settings, by the names of their rows in the gain table."""
-    known: dict[str, dict[str, tuple[type[Strategy], Any]]] = {
+    known: dict[Candidate, dict[str, tuple[type[Strategy], Any]]] = {
         "alone": {name + ALONE: (Alone, AloneSettings(modality=name)) for name in ctx.modalities},
         "ume": {ENSEMBLE: (UME, NoSettings())} if len(ctx.modalities) > 1 else {},
         "linear-probe": {TRADITIONAL: (LinearProbe, NoSettings())},
         "trees": {Trees.name: (Trees, Trees.Settings())},
         "two-stage": {TwoStage.name: (TwoStage, NoSettings())},
     }
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"strategy.candidates: '{name}' cannot be weighed{did_you_mean(name, known)}; "
-                f"these can: {listed(known, len(known))}"
-            )
     return {row: how for name in dict.fromkeys(names) for row, how in known[name].items()}
 
 
