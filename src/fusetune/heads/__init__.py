@@ -9,6 +9,7 @@ from fusetune.heads.base import Head
 from fusetune.heads.bilinear import BilinearHead
 from fusetune.heads.bottleneck import BottleneckHead
 from fusetune.heads.cache import CacheHead
+from fusetune.heads.classifier import ClassifierHead
 from fusetune.heads.embedding import EmbeddingHead
 from fusetune.heads.gated import GatedHead
 from fusetune.heads.late import ConfidenceHead, MeanHead, SumHead
@@ -38,6 +39,7 @@ HEADS: dict[str, type[Head]] = {
         SumHead,
         CacheHead,
         TreesHead,
+        ClassifierHead,
     )
 }
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
 
 from fusetune.config import Section
@@ -68,13 +67,7 @@ def fit_trees(
     Returns:
         The head; `held` are logits of all rows, zero where the fold is -1.
     """
-    z = {name: block[0] for name, block in data.z.items()}
-    blank.fit_reduction(z, data.present)
-    with torch.inference_mode():
-        table = blank.table(
-            {name: torch.from_numpy(np.array(block)) for name, block in z.items()},
-            {name: torch.from_numpy(bits) for name, bits in data.present.items()},
-        ).numpy()
+    table = blank.tabulated(data)
     settings = _bounded(settings, blank.classes, int(folds.max()) + 1)
     growers = [
         _Grower(_booster(blank, table, data, folds != fold, settings, seed, threads), np.flatnonzero(folds == fold))

@@ -5,32 +5,16 @@ So a saved model is safetensors like any other, needs no LightGBM, and its sizes
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fusetune.heads.base import Head
+from fusetune.heads.tabular import TabularHead
 
 _MOST = 1 << 22  # pairs of rows and trees that are looked at in one go
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How the cells of a block lie: numbers, as many flags of missing ones, then the codes of categories."""
-
-    numbers: int
-    categories: int
-
-    @property
-    def width(self) -> int:
-        """Width of the block."""
-        return 2 * self.numbers + self.categories
 
 
 @dataclass
@@ -93,11 +77,8 @@ class Forest:
         return at
 
 
-class TreesHead(Head):
+class TreesHead(TabularHead):
     """f = sum over trees of what the leaf says that a row ends in, averaged over boosters of different folds.
-
-    Cells are read as they are, missing ones as missing; other blocks as they are, or their first principal components.
-    An absent block is missing in all its features.
 
     Args:
         dims: Width of each block, by name.
@@ -123,23 +104,9 @@ class TreesHead(Head):
         codes: int = 0,
         depth: int = 0,
     ) -> None:
-        super().__init__(dims, classes)
-        self.cells = {name: Cells(*counts) for name, counts in (cells or {}).items()}
-        self.reduced = dict(reduced or {})
-        self.arguments = {
-            "cells": {name: [block.numbers, block.categories] for name, block in self.cells.items()},
-            "reduced": self.reduced, "trees": trees, "nodes": nodes, "codes": codes, "depth": depth,
-        }  # fmt: skip
-        if not self.cells.keys() | self.reduced.keys() <= self.dims.keys() or self.cells.keys() & self.reduced.keys():
-            raise ValueError("the trees read blocks in two ways, or blocks that are not there")
-        if any(block.width != self.dims[name] for name, block in self.cells.items()):
-            raise ValueError("the cells of a block are more or fewer than it is wide")
-        if not all(0 < count <= self.dims[name] for name, count in self.reduced.items()):
-            raise ValueError("a block is reduced to more components than it is wide")
+        super().__init__(dims, classes, cells, reduced)
+        self.arguments |= {"trees": trees, "nodes": nodes, "codes": codes, "depth": depth}
         self.depth = depth
-        for index, (name, dim) in enumerate(self.dims.items()):
-            if name in self.reduced:
-                self.register_buffer(f"projection_{index}", torch.zeros(dim, self.reduced[name]))
         whole: dict[str, Any] = {"dtype": torch.int32}
         for name in ("feature", "subset", "size", "unknown", "left", "right"):
             self.register_buffer(name, torch.zeros(nodes, **whole))
@@ -161,50 +128,6 @@ class TreesHead(Head):
             buffer.copy_(torch.tensor(getattr(forest, name), dtype=buffer.dtype))
         new.get_buffer("says").copy_(torch.tensor(forest.says, dtype=torch.float64).view(-1, self.classes))
         return new
-
-    def fit_reduction(self, z: Mapping[str, npt.NDArray[Any]], present: Mapping[str, npt.NDArray[np.bool_]]) -> None:
-        """Learn mean and principal components of the blocks that are reduced, from rows [rows, dim] that have them."""
-        for index, name in enumerate(self.dims):
-            if name in self.reduced and present[name].any():
-                rows = torch.from_numpy(z[name][present[name]].astype(np.float64))
-                mean = rows.mean(0)
-                _, _, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-                found = axes[: self.reduced[name]].T
-                # Of two directions that an axis can have, the one whose largest weight is positive.
-                found = found * torch.sign(found.gather(0, found.abs().argmax(0, keepdim=True)))
-                self.get_buffer(f"mean_{index}").copy_(mean)
-                self.get_buffer(f"projection_{index}")[:, : found.shape[1]] = found
-
-    def table(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """Return the features that trees ask about, float64 [rows, features], NaN where missing."""
-        parts = []
-        for index, name in enumerate(self.dims):
-            block = z[name].double()
-            if name in self.cells:
-                count = self.cells[name].numbers
-                numbers = block[:, :count].masked_fill(block[:, count : 2 * count] > 0.5, math.nan)
-                block = torch.cat([numbers, block[:, 2 * count :]], 1)
-            elif name in self.reduced:
-                # What is stored for an absent block may be anything.
-                block = torch.where(present[name][:, None], block, 0.0)
-                block = (block - self.get_buffer(f"mean_{index}")) @ self.get_buffer(f"projection_{index}").double()
-            parts.append(block.masked_fill(~present[name][:, None], math.nan))
-        return torch.cat(parts, 1)
-
-    @property
-    def categories(self) -> list[int]:
-        """Places in `table` of the features that are codes of categories."""
-        return list(self._categories())
-
-    def _categories(self) -> Iterator[int]:
-        at = 0
-        for name, dim in self.dims.items():
-            if name in self.cells:
-                numbers, codes = self.cells[name].numbers, self.cells[name].categories
-                yield from range(at + numbers, at + numbers + codes)
-                at += numbers + codes
-            else:
-                at += self.reduced.get(name, dim)
 
     def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Return logits [batch, classes]."""

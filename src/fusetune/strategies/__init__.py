@@ -15,6 +15,7 @@ from fusetune.strategies.arl import ARL
 from fusetune.strategies.base import WHOLE, Fitted, Strategy
 from fusetune.strategies.cache_head import CachedHead
 from fusetune.strategies.cached_distillation import CachedDistillation
+from fusetune.strategies.classifier import Classifier
 from fusetune.strategies.club import CLUB
 from fusetune.strategies.cpsc import CPSC
 from fusetune.strategies.dgl import DGL
@@ -81,6 +82,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         SoftAttributes,
         LinearProbe,
         Trees,
+        Classifier,
         Alone,
         Majority,
         MLB,

@@ -11,60 +11,23 @@ trees learn of a row's logits comes from classifiers that did not see it.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from pydantic import Field
-from torch import nn
 
 from fusetune.context import Context
-from fusetune.data.schema import free_name
-from fusetune.data.split import Rows
-from fusetune.encoders import CellValues, Encoder, Identity
-from fusetune.features.store import Array
-from fusetune.heads.base import HeadData
+from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.boosted import Boosting, fit_trees
-from fusetune.heads.folds import Folds, make_folds
 from fusetune.heads.trees import TreesHead
-from fusetune.networks import FusionNetwork, Outputs, Wiring
-from fusetune.networks.run import present_bits
-from fusetune.strategies.base import WHOLE, Fitted, Strategy
-from fusetune.strategies.crossfit import words_block
-from fusetune.strategies.linear_probe import frozen
-from fusetune.strategies.trainer import freeze
-
-_FEATURES = " features"
-_DEARER = 10  # times the seconds of a classifier on features, where it is one on words: it reads ten times as many
-_SHARE = 0.3  # of the time that is left, where it is limited
+from fusetune.strategies.base import Fitted, Strategy
+from fusetune.strategies.tabular import TabularSettings, fit_tabular
 
 
-class TreesSettings(Boosting):
+class TreesSettings(Boosting, TabularSettings):
     """How trees are grown, and what they read."""
-
-    reduced: int = Field(30, ge=1, description="principal components of an encoder's features")
-    widest: int = Field(512, ge=1, description="vectors of no more numbers than this are read as they are")
-
-
-@dataclass(frozen=True)
-class _Read:
-    """One block that trees read.
-
-    Attributes:
-        name: Its name.
-        owner: The modality.
-        encoder: The encoder behind it.
-        classifier: Where the block is logits: the classifier that makes them from the encoder's features.
-        values: The block, of all rows that trees see, [rows, dim].
-    """
-
-    name: str
-    owner: str
-    encoder: Encoder
-    classifier: nn.Linear | None
-    values: Array
 
 
 class Trees(Strategy):
@@ -77,86 +40,11 @@ class Trees(Strategy):
     @classmethod
     def fit(cls, ctx: Context, settings: TreesSettings) -> Fitted:
         """Encode every row once and grow trees."""
-        before, folds = ctx.cost(), make_folds(ctx)
-        rows, dealt = folds.rows, folds.head
-        if not folds.pooled:
-            rows = np.concatenate([folds.rows, folds.choice_rows])
-            dealt = np.where(np.arange(len(rows)) < len(folds.rows), -1, 0)
-        blocks = [block for name in ctx.modalities for block in _blocks(ctx, name, folds, rows)]
-        owners = {block.name: block.owner for block in blocks}
-        data = HeadData.of(ctx, {block.name: block.values[None] for block in blocks}, rows, owners)
-        with ctx.log.timed(ctx.seconds, "trees"), ctx.within(_SHARE):
-            fit = fit_trees(
-                _blank(blocks, settings, len(ctx.classes)), data, dealt, settings,
+
+        def learn(described: Mapping[str, Any], data: HeadData, folds: npt.NDArray[np.int64]) -> HeadFit:
+            return fit_trees(
+                TreesHead(**described), data, folds, settings,
                 seed=ctx.config.seed, threads=torch.get_num_threads(), over=ctx.over,
             )  # fmt: skip
-        fit.tell(ctx.log, "trees", "trees", blocks=list(owners))
-        score = "cross-validated" if folds.pooled else "valid"
-        ctx.log.say(f"  trees on {', '.join(owners)}: {fit.choice}, {score} NLL {fit.valid_nll:.3f}")
-        assert isinstance(fit.head, TreesHead)
-        assert fit.held is not None
-        network = _network(blocks, fit.head).to(ctx.runtime.device)
-        freeze(network)
-        held = np.flatnonzero(dealt >= 0)
-        z = {block.owner: torch.from_numpy(block.values[held]) for block in blocks if block.classifier is None}
-        f_m = {b.owner: torch.from_numpy(b.values[held]) for b in blocks if b.name == b.owner and b.classifier}
-        present = present_bits(ctx.sources, rows[held], torch.device("cpu"))
-        outputs = Outputs(z, f_m, torch.from_numpy(fit.held[held]).float(), present)
-        notes: dict[str | None, str] = dict.fromkeys(ctx.modalities, "as pretrained")
-        notes[WHOLE] = f"boosted trees on cells and frozen features ({fit.choice})"
-        return Fitted(network, rows[held], outputs, notes, ctx.cost() - before)
 
-
-def _blocks(ctx: Context, name: str, folds: Folds, rows: Rows) -> list[_Read]:
-    """Return what trees read of a modality: cells, or features and what linear classifiers on them say."""
-    described, device = ctx.pristine[name].arguments, ctx.runtime.device
-    if ctx.modalities[name].kind == "columns":
-        cells = CellValues(described["numbers"], described["categories"]).to(device).eval()
-        return [_Read(name, name, cells, None, ctx.encode(name, cells, rows)[0])]
-    part, took = frozen(ctx, name)
-    encoder, classifier = part.networks[0].only
-    z = ctx.encode(name, encoder, rows)[0]
-    blocks = [_Read(free_name(name + _FEATURES, ctx.modalities), name, encoder, None, z)]
-    if not folds.pooled:  # classifiers would be about their own training rows
-        return blocks
-    blocks.append(_Read(name, name, encoder, classifier, part.held))
-    if ctx.modalities[name].kind != "text" or not ctx.config.text.words:
-        return blocks
-    if time.monotonic() + _DEARER * took > ctx.deadline:
-        ctx.log.say(f"  {name}: no classifier on its words, for which there is no time")
-        return blocks
-    if (words := words_block(ctx, name, folds)) is not None:
-        blocks.append(_Read(words.name, name, *words.networks[0].only, words.plain[0]))
-    return blocks
-
-
-def _blank(blocks: Sequence[_Read], settings: TreesSettings, classes: int) -> TreesHead:
-    """Return a head without trees that reads the blocks: cells as cells, wide features by their components."""
-    dims = {block.name: block.values.shape[1] for block in blocks}
-    cells, reduced = dict[str, list[int]](), dict[str, int]()
-    for block in blocks:
-        if isinstance(block.encoder, CellValues):
-            described = block.encoder.arguments
-            cells[block.name] = [described["numbers"], len(described["categories"])]
-        elif block.classifier is None and dims[block.name] > (
-            settings.widest if isinstance(block.encoder, Identity) else settings.reduced
-        ):
-            reduced[block.name] = min(settings.reduced, dims[block.name])
-    return TreesHead(dims, classes, cells, reduced)
-
-
-def _network(blocks: Sequence[_Read], head: TreesHead) -> FusionNetwork:
-    """Return the network whose head reads these blocks, each encoder once."""
-    encoders, owners = list[Encoder](), list[str]()
-    wiring = Wiring(owners, {}, {}, [])
-    for block in blocks:
-        if not any(block.encoder is one for one in encoders):
-            encoders.append(block.encoder)
-            owners.append(block.owner)
-        at = next(at for at, one in enumerate(encoders) if one is block.encoder)
-        if block.classifier is None:
-            wiring.features[block.name] = at
-        else:
-            wiring.networks[block.name] = [at]
-            wiring.logits.append(block.name)
-    return FusionNetwork(encoders, [block.classifier for block in blocks if block.classifier is not None], head, wiring)
+        return fit_tabular(ctx, settings, learn, cls.name, cls.title)

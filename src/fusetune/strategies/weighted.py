@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,9 +37,10 @@ from fusetune.networks.run import present_bits
 from fusetune.networks.weighted import WeightedNetwork, pooled
 from fusetune.strategies.alone import Alone, AloneSettings
 from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
+from fusetune.strategies.classifier import Classifier, ClassifierSettings
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import prior_of
-from fusetune.strategies.rivals import ALONE, ENSEMBLE, TRADITIONAL
+from fusetune.strategies.rivals import ALONE, ENSEMBLE, RESERVED, TRADITIONAL
 from fusetune.strategies.trainer import freeze
 from fusetune.strategies.trees import Trees
 from fusetune.strategies.two_stage import TwoStage
@@ -60,6 +61,17 @@ class WeightedSettings(Section):
         min_length=1,
         description="what is trained and weighed: alone (each input), ume, linear-probe, trees, two-stage",
     )
+    classifiers: dict[str, ClassifierSettings] = Field(
+        {}, description="classifiers of scikit-learn that are tried too, by the names of their rows"
+    )
+
+    @field_validator("classifiers")
+    @classmethod
+    def _free(cls, classifiers: dict[str, ClassifierSettings]) -> dict[str, ClassifierSettings]:
+        for name in classifiers:
+            if name in (Trees.name, TwoStage.name, *RESERVED) or name.endswith(ALONE):
+                raise ValueError(f"another row of the table is called '{name}': give the classifier another name")
+        return classifiers
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ class Weighted(Strategy):
         Raises:
             TableError: If none can be fitted.
         """
-        before, parts = ctx.cost(), _fitted(ctx, _chosen(ctx, settings.candidates))
+        before, parts = ctx.cost(), _fitted(ctx, _chosen(ctx, settings))
         rows = _common([part.rows for part in parts.values()])
         said, folds = _said(ctx, parts, rows), row_folds(ctx, rows)
         weighed, single = _crossed(said, folds, _weigh), _crossed(said, folds, _best)
@@ -163,7 +175,7 @@ def _note(parts: Mapping[str, Fitted], name: str) -> str:
     return next((part.notes[name] for part in reversed(list(parts.values())) if name in part.notes), "")
 
 
-def _chosen(ctx: Context, names: Sequence[Candidate]) -> dict[str, tuple[type[Strategy], Any]]:
+def _chosen(ctx: Context, settings: WeightedSettings) -> dict[str, tuple[type[Strategy], Any]]:
     """Return the strategies to fit and their settings, by the names of their rows in the gain table."""
     known: dict[Candidate, dict[str, tuple[type[Strategy], Any]]] = {
         "alone": {name + ALONE: (Alone, AloneSettings(modality=name)) for name in ctx.modalities},
@@ -172,14 +184,15 @@ def _chosen(ctx: Context, names: Sequence[Candidate]) -> dict[str, tuple[type[St
         "trees": {Trees.name: (Trees, Trees.Settings())},
         "two-stage": {TwoStage.name: (TwoStage, NoSettings())},
     }
-    return {row: how for name in dict.fromkeys(names) for row, how in known[name].items()}
+    own = {name: (Classifier, how) for name, how in settings.classifiers.items()}
+    return {row: how for name in dict.fromkeys(settings.candidates) for row, how in known[name].items()} | own
 
 
 def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> dict[str, Fitted]:
     """Fit what can be fitted; the failure of one candidate does not lose the others."""
     parts, problems = dict[str, Fitted](), list[TableError]()
     # What nobody has to be trained for comes first, so that something stands when time is short.
-    order = sorted(chosen, key=lambda name: chosen[name][0] not in (LinearProbe, Trees))
+    order = sorted(chosen, key=lambda name: chosen[name][0] not in (LinearProbe, Trees, Classifier))
     for number, name in enumerate(order):
         strategy, settings = chosen[name]
         if parts and time.monotonic() > ctx.deadline:
