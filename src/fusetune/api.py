@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -237,7 +238,14 @@ def _fit(
     data, label, schema, classes, rows = intake.table, intake.label, intake.schema, intake.classes, intake.split
     record = _begin(intake, settings, folder, log)
     runtime = start_runtime(settings)
-    earlier = log.spent()
+    earlier, minutes = log.spent(), settings.minutes
+    if minutes is None and settings.strategy.name == Weighted.name:
+        minutes = MINUTES.get(settings.preset)
+
+    def left() -> float:
+        """Seconds that are left of what the run may take."""
+        return math.inf if minutes is None else 60 * minutes - earlier - (time.perf_counter() - started)
+
     log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
@@ -250,7 +258,7 @@ def _fit(
         )  # fmt: skip
 
     if settings.tries and own is None:
-        ctx, trials = tried(settings, schema, len(data) - rows.counts()["test"], make, log)
+        ctx, trials = tried(settings, schema, len(data) - rows.counts()["test"], make, log, left())
         settings = ctx.config
     else:
         ctx, trials = make(settings, log), []
@@ -258,12 +266,8 @@ def _fit(
     refuse_other_rows(folder, intake.before, record)
     record.write(folder)
     warn_about_parts(ctx)
-    minutes = settings.minutes
-    if minutes is None and settings.strategy.name == Weighted.name:
-        minutes = MINUTES.get(settings.preset)
     if minutes is not None:
-        left = 60 * minutes - earlier - (time.perf_counter() - started)
-        ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left
+        ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left()
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
     fitted = with_trials(strategy.fit(ctx, own_settings), trials, ctx.modalities)

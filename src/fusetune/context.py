@@ -162,10 +162,13 @@ class Context:
             del self._memory[what]
 
     @contextmanager
-    def within(self, share: float) -> Iterator[None]:
-        """End trainings within the block when a share of the time that is left until the deadline is over."""
+    def within(self, share: float, least: float = 0.0) -> Iterator[None]:
+        """End trainings within the block when a share of the time that is left until the deadline is over.
+
+        What is worth nothing where it has hardly begun is given some seconds at `least`.
+        """
         now, asked, whole = time.monotonic(), list[float](), self.over
-        end = now + share * max(0.0, self.deadline - now)
+        end = now + max(least, share * max(0.0, self.deadline - now))
 
         def over() -> bool:
             # Asked before the first epoch and after each: the next one must end in time as well.

@@ -6,6 +6,8 @@ row on rows that the head did not learn from. A suggestion is followed where it 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +29,8 @@ from fusetune.strategies.linear_probe import LinearProbe
 
 # One-sided 95 %: of suggestions that change nothing, one in twenty is followed.
 _SURE = 1.645
-# Each trial reads and encodes all pictures once more.
+# Each trial reads and encodes all pictures once more; of the time of a run, they may take a share together.
+_SHARE = 0.25
 _MOST = {"quick": 5_000, "good": 20_000}
 _LOOKED_AT, _DARK = 200, 64  # pictures whose borders are looked at, and what is dark
 
@@ -105,7 +108,12 @@ def _edges(ctx: Context) -> dict[str, int]:
 
 
 def tried(
-    config: Config, schema: Schema, rows: int, make: Callable[[Config, Log, tuple[str, ...]], Context], log: Log
+    config: Config,
+    schema: Schema,
+    rows: int,
+    make: Callable[[Config, Log, tuple[str, ...]], Context],
+    log: Log,
+    left: float = math.inf,
 ) -> tuple[Context, list[Trial]]:
     """Return the prepared run with every suggestion that helps, and what was tried.
 
@@ -115,6 +123,7 @@ def tried(
         rows: How many rows there are outside the test part.
         make: Prepares a run; it is given settings, a log, and columns of which nothing has to be said.
         log: Told of each trial.
+        left: Seconds that the run has.
     """
     pictures = any(modality.kind == "image" for modality in schema.modalities().values())
     most = _MOST.get(config.preset, _MOST["good"])
@@ -124,11 +133,18 @@ def tried(
         log.say(f"  nothing is tried beforehand on more than {most:,} rows: it would take too long (here {rows:,})")
         return make(config, log, ()), []
     trials, settled = list[Trial](), tuple[str, ...]()
+    started = time.monotonic()
     best = make(config, Log(quiet=True), ())
     before = LinearProbe.fit(best, NoSettings())
     # What is offered depends on what was kept before.
     for plain in (one for offer in (_sizes, _shapes) for one in offer(config, schema)):
         suggestion = replace(plain, sets={"image": {**plain.sets["image"], **_edges(best)}})
+        took = (time.monotonic() - started) / (1 + len(trials))
+        if took * (2 + len(trials)) > _SHARE * left:
+            log.say(
+                f"  not tried: {suggestion.words} (it would take about {took:.0f} s; more minutes leave time for it)"
+            )
+            continue
         try:
             changed = Config.build(config, dict(suggestion.sets))
             ctx = make(changed, Log(quiet=True), ())

@@ -35,7 +35,7 @@ from fusetune.strategies.trainer import freeze
 
 _FEATURES = " features"
 _DEARER = 10  # times the seconds of a classifier on features, where it is one on words: it reads ten times as many
-_SHARE = 0.3  # of the time that is left, where it is limited
+_SHARE, _LEAST = 0.3, 5.0  # of the time that is left, where it is limited; seconds at least
 
 # Fits blocks of rows: the arguments of a blank head, the rows, and the fold of each that must not be learnt from.
 Learner = Callable[[Mapping[str, object], HeadData, npt.NDArray[np.int64]], HeadFit]
@@ -85,7 +85,7 @@ def fit_tabular(ctx: Context, settings: TabularSettings, learn: Learner, name: s
     blocks = [block for modality in ctx.modalities for block in _blocks(ctx, modality, folds, rows)]
     owners = {block.name: block.owner for block in blocks}
     data = HeadData.of(ctx, {block.name: block.values[None] for block in blocks}, rows, owners)
-    with ctx.log.timed(ctx.seconds, name), ctx.within(_SHARE):
+    with ctx.log.timed(ctx.seconds, name), ctx.within(_SHARE, least=_LEAST):
         fit = learn(_described(blocks, settings, len(ctx.classes)), data, dealt)
     fit.tell(ctx.log, name, name, blocks=list(owners))
     score = "cross-validated" if folds.pooled else "valid"

@@ -13,6 +13,7 @@ on the others; else that candidate is the model.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -193,12 +194,16 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
     parts, problems = dict[str, Fitted](), list[TableError]()
     # What nobody has to be trained for comes first, so that something stands when time is short.
     order = sorted(chosen, key=lambda name: chosen[name][0] not in (LinearProbe, Trees, Classifier))
+    limit = "" if ctx.deadline == math.inf else f"; training ends in {_minutes_left(ctx)}"
+    ctx.log.say(f"  plan: {', '.join(order)}, then weights for them{limit}")
     for number, name in enumerate(order):
         strategy, settings = chosen[name]
-        if parts and time.monotonic() > ctx.deadline:
+        # Everything else costs seconds once there is no time for fine-tuning.
+        if parts and strategy is TwoStage and time.monotonic() > ctx.deadline:
             ctx.log.warn(f"{name}: left out, the time is up (minutes={ctx.minutes:g})")
             continue
-        ctx.log.say(f"step {number + 1} of {len(order)}: {name}")
+        left = "" if ctx.deadline == math.inf else f", {_minutes_left(ctx)} left"
+        ctx.log.say(f"step {number + 1} of {len(order)}: {name}{left}")
         try:
             parts[name] = strategy.fit(ctx, settings)
         except TableError as error:
@@ -207,6 +212,10 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
     if not parts:
         raise problems[0]
     return {name: parts[name] for name in chosen if name in parts}
+
+
+def _minutes_left(ctx: Context) -> str:
+    return f"{max(0.0, ctx.deadline - time.monotonic()) / 60:.1f} minutes"
 
 
 def _common(several: Sequence[Rows]) -> Rows:
