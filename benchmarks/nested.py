@@ -1,11 +1,11 @@
 """Is the model that the default chooses as good as the best row of its own table, on rows that chose nothing?
 
-The rows outside the test part are dealt into outer folds, whole groups together. The default is fitted without each fold
-(encoders frozen: preset `quick` without a limit of time), and every row of its table is judged on it. The test part of
-no set is read.
+The rows outside the test part are dealt into outer folds, whole groups together. The default is fitted without each
+fold (encoders frozen: preset `quick` without a limit of time), and every row of its table is judged on it. The test
+part of no set is read.
 
-Expected before it was run: the weighted ensemble within .01 nats of the best row by hindsight on every set, and below it
-on half of them.
+Expected before it was run: the weighted ensemble within .01 nats of the best row by hindsight on every set, and below
+it on half of them.
 """
 
 from __future__ import annotations
