@@ -287,7 +287,7 @@ def _fit(
     save_predictions(ctx, judged, folder / "predictions.parquet")
     findings = [] if intake.examination is None else by_severity(intake.examination.findings)
     result = summarise(ctx, data, schema, fitted, judged, findings, record.rows_hash, guidance)
-    write_report(folder / "report.html", result)
+    write_report(folder / "report.html", result.redacted() if settings.redact else result)
     metrics = result.metrics()
     text = json.dumps(metrics, indent=1)
     record.seal(folder, [*START, *END[:-1]], **{METRICS: text_hash(text)})

@@ -18,7 +18,10 @@ from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permut
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
 from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
 from fusetune.evaluate.metrics import nll as mean_nll
+from fusetune.evaluate.metrics import nll_rows
+from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.modalities import Probe
+from fusetune.evaluate.selective import recalls
 from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
@@ -26,7 +29,9 @@ from fusetune.networks import Outputs
 from fusetune.networks.run import outputs_of
 from fusetune.result import Comparison, GainRow, Judgement
 from fusetune.strategies.base import WHOLE, Fitted
-from fusetune.strategies.rivals import ALONE, IN_WORDS
+from fusetune.strategies.rivals import ALONE, IN_WORDS, MAJORITY
+
+_ALWAYS = "always answering the most frequent class"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
     scores = {c.name: score_with_intervals(c.probe.p, test.labels, test.groups, **how) for c in candidates}
     valid = softmax(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
-    rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != "majority"}
+    rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != MAJORITY}
+    frequent = next((c for c in candidates[:-1] if c.name == MAJORITY), None)
+    names = [str(name) for name in ctx.classes]
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
@@ -83,6 +90,9 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         ),
         shares=row_shares(ours.probe),
         prior=without_inputs(ours.probe),
+        frequent=None if frequent is None else _compare(ours, frequent, _ALWAYS, test, how),
+        recalls=recalls(ours.probe.p, test.labels, names, test.groups),
+        miscalibration=miscalibration(ours.probe.p, test.labels, test.groups, seed=ctx.config.seed),
     )
 
 
@@ -138,12 +148,14 @@ def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: 
     if test.groups is not None:
         p_group = permutation_test(right.astype(float) - theirs, test.groups, seed=how["seed"])
     sizes = (difference["accuracy"], difference["nll"])
-    return Comparison(name, counts.gained, counts.lost, counts.p, counts.p, *sizes, p_group, p_group)
+    p_nll = permutation_test(nll_rows(p, test.labels) - nll_rows(q, test.labels), test.groups, seed=how["seed"])
+    return Comparison(name, counts.gained, counts.lost, counts.p, counts.p, *sizes, p_group, p_group, p_nll, p_nll)
 
 
 def _holm(comparisons: list[Comparison]) -> list[Comparison]:
     """Correct the p-values for their number."""
-    corrected = [replace(c, p_holm=p) for c, p in zip(comparisons, holm([c.p for c in comparisons]), strict=True)]
+    both = zip(comparisons, holm([c.p for c in comparisons]), holm([c.p_nll for c in comparisons]), strict=True)
+    corrected = [replace(c, p_holm=p, p_nll_holm=p_nll) for c, p, p_nll in both]
     by_group = [c.p_group for c in comparisons if c.p_group is not None]
     if not by_group:
         return corrected

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fusetune.context import Cost
@@ -17,6 +17,8 @@ from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.explain import Pixels
 from fusetune.evaluate.intervals import Interval, plain
 from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.miscalibration import Miscalibration
+from fusetune.evaluate.selective import Recall
 from fusetune.guidance import Guidance
 from fusetune.train.loop import EpochRecord
 
@@ -111,6 +113,8 @@ class Comparison:
         nll: Difference of NLLs; negative speaks for the judged model.
         p_group: Of the permutation test that swaps the two models group by group; None without groups.
         p_group_holm: The same after Holm's correction.
+        p_nll: Of the permutation test on the rows' NLL, models swapped group by group (without groups: row by row).
+        p_nll_holm: The same after Holm's correction.
     """
 
     against: str
@@ -122,6 +126,13 @@ class Comparison:
     nll: Interval
     p_group: float | None = None
     p_group_holm: float | None = None
+    p_nll: float = 1.0
+    p_nll_holm: float = 1.0
+
+    @property
+    def surer(self) -> bool:
+        """Are its probabilities shown to be better, whatever the share of right decisions?"""
+        return self.p_nll_holm < SIGNIFICANT and self.nll.bounded and self.nll.high < 0
 
     @property
     def verdict(self) -> Literal["better", "worse", "not shown"]:
@@ -150,6 +161,10 @@ class Judgement:
         analysis: Subsets of modalities, missing inputs, sets and so on.
         shares: Each modality's share of the decision on each test row, by modality.
         prior: Probabilities of the test rows without any input, float [rows, classes].
+        frequent: The same test against always answering the most frequent class of the training part; p-values are not
+            corrected, since nobody chooses among several of these.
+        recalls: The share of right decisions of every class on the test part.
+        miscalibration: How far stated certainty is off on the test part, without what chance adds.
     """
 
     chosen: str
@@ -163,11 +178,14 @@ class Judgement:
     analysis: Analysis
     shares: dict[str, FloatArray]
     prior: FloatArray
+    frequent: Comparison | None = None
+    recalls: list[Recall] = field(default_factory=list)
+    miscalibration: Miscalibration | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
-    """A test row that the model decides wrongly.
+class Case:
+    """A test row and what the model says of it.
 
     `words` are its cells that can be read, by column, `pictures` uint8 [side, side, 3] by modality. `shares` of the
     modalities (exact Shapley values) and `prior`, the probability of the decision without any input, sum to its
@@ -184,6 +202,10 @@ class Mistake:
     words: dict[str, str]
     shares: dict[str, float]
     prior: float
+
+    def redacted(self) -> Case:
+        """Return what the model says, and of the row nothing."""
+        return replace(self, row="left out", group=None, pictures={}, words={})
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +235,8 @@ class Training:
 class Result:
     """Everything that a run says of itself; mistakes come with the surest first, warnings as sentences.
 
-    `guide` is what kind of fusion the data ask for; None where it was not asked.
+    `examples` are a few test rows, by why they are shown. `guide` is what kind of fusion the data ask for; None where
+    it was not asked.
     """
 
     origin: Origin
@@ -221,14 +244,38 @@ class Result:
     method: Method
     judged: Judgement
     training: Training
-    mistakes: list[Mistake]
+    mistakes: list[Case]
     warnings: list[str]
     guide: Guidance | None = None
+    examples: Mapping[str, Case] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """What is predicted from what."""
         return f"{self.origin.label} from {' + '.join(dict.fromkeys(column.modality for column in self.data.inputs))}"
+
+    def redacted(self) -> Result:
+        """Return the same result without ids, texts and pictures of rows, and without sentences that may quote them.
+
+        Names of classes and columns stay, as do all numbers.
+        """
+        told = f"{len(self.warnings)} of the run; the file log.jsonl beside the report has them, with what they quote."
+        findings = [replace(one, rows=(), evidence={"rows": len(one.rows)}) for one in self.data.findings]
+        lows = self.judged.analysis.worst_group
+        unnamed = None if lows is None or lows.group is None else replace(lows.group, name="left out")
+        analysis = replace(
+            self.judged.analysis, worst_group=None if lows is None else replace(lows, group=unnamed)
+        )  # fmt: skip
+        return replace(
+            self,
+            origin=replace(self.origin, command="left out"),
+            data=replace(self.data, findings=findings),
+            judged=replace(self.judged, analysis=analysis),
+            training=replace(self.training, sheets={}),
+            mistakes=[one.redacted() for one in self.mistakes],
+            examples={why: one.redacted() for why, one in self.examples.items()},
+            warnings=[told] if self.warnings else [],
+        )
 
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
@@ -245,7 +292,10 @@ class Result:
             "test": judged.test,
             "valid": judged.valid,
             "gain": judged.gain,
-            "comparisons": [plain(c) | {"verdict": c.verdict} for c in judged.comparisons],
+            "comparisons": [_told(c) for c in judged.comparisons],
+            "frequent": None if judged.frequent is None else _told(judged.frequent),
+            "recalls": judged.recalls,
+            "miscalibration": judged.miscalibration,
             **judged.analysis.as_dict(),
             "seconds": _rounded(training.seconds),
             "encoder_passes": training.passes | reused,
@@ -255,6 +305,11 @@ class Result:
             "rows_hash": self.origin.hashes["rows"],
         }
         return {name: plain(value) for name, value in values.items()}
+
+
+def _told(comparison: Comparison) -> dict[str, Any]:
+    facts: dict[str, Any] = plain(comparison)
+    return facts | {"verdict": comparison.verdict, "surer": comparison.surer}
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
 from fusetune.guidance import Guidance
 from fusetune.heads.folds import has_training
-from fusetune.result import Column, Data, Judgement, Method, Mistake, Origin, Result, Training
+from fusetune.result import Case, Column, Data, Judgement, Method, Origin, Result, Training
 from fusetune.strategies import Fitted, strategy_of
 from fusetune.version import VERSION
 
@@ -74,6 +74,7 @@ def summarise(
         mistakes=most_certain_mistakes(ctx, judged, table.frame[columns]),
         warnings=ctx.log.warnings,
         guide=guidance,
+        examples=examples(ctx, judged, table.frame[columns]),
     )
 
 
@@ -135,30 +136,52 @@ def _sheets(ctx: Context) -> dict[str, Pixels]:
     return sheets
 
 
-def most_certain_mistakes(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> list[Mistake]:
+def most_certain_mistakes(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> list[Case]:
     """Return up to 24 wrongly decided test rows, the surest first, with the cells of the table that can be read."""
-    rows, labels, p = ctx.split.rows("test"), judged.labels["test"], judged.probabilities["test"]
-    decided, sure = p.argmax(axis=1), p.max(axis=1)
-    wrong = np.flatnonzero(decided != labels)
-    return [
-        Mistake(
-            row=str(ctx.ids.iloc[rows[at]]),
-            group=None if ctx.groups is None else str(ctx.groups.iloc[rows[at]]),
-            label=str(ctx.classes[labels[at]]),
-            decision=str(ctx.classes[decided[at]]),
-            probability=float(sure[at]),
-            label_probability=float(p[at, labels[at]]),
-            pictures={
-                name: source.read(rows[at : at + 1])[0].permute(1, 2, 0).numpy()
-                for name, source in ctx.sources.items()
-                if isinstance(source, ImageSource) and source.present[rows[at]]
-            },
-            words={name: _short(cells[name].iloc[rows[at]]) for name in cells.columns},
-            shares={name: float(share[at]) for name, share in judged.shares.items()},
-            prior=float(judged.prior[at, decided[at]]),
-        )
-        for at in wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]
-    ]
+    p, labels = judged.probabilities["test"], judged.labels["test"]
+    sure, wrong = p.max(axis=1), np.flatnonzero(p.argmax(axis=1) != labels)
+    return [case(ctx, judged, cells, at) for at in wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]]
+
+
+def examples(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> dict[str, Case]:
+    """Return a right answer of middling certainty, the least sure answer and the surest mistake, by what they are."""
+    p, labels = judged.probabilities["test"], judged.labels["test"]
+    sure, right = p.max(axis=1), p.argmax(axis=1) == labels
+    found = dict[str, int]()
+    if right.any():
+        rows = np.flatnonzero(right)
+        found["A usual right answer"] = rows[np.argsort(sure[rows], kind="stable")][len(rows) // 2]
+    if len(sure):
+        found["Its least sure answer"] = int(sure.argmin())
+    if (~right).any():
+        rows = np.flatnonzero(~right)
+        found["Its surest mistake"] = rows[int(sure[rows].argmax())]
+    shown = dict[int, str]()
+    for why, at in found.items():
+        shown[int(at)] = f"{shown[int(at)]}, and {why.lower()}" if int(at) in shown else why
+    return {why: case(ctx, judged, cells, at) for at, why in shown.items()}
+
+
+def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
+    """Return one test row, by its place among them, with what can be seen and read of it."""
+    row, p, label = ctx.split.rows("test")[at], judged.probabilities["test"][at], judged.labels["test"][at]
+    decided = int(p.argmax())
+    return Case(
+        row=str(ctx.ids.iloc[row]),
+        group=None if ctx.groups is None else str(ctx.groups.iloc[row]),
+        label=str(ctx.classes[label]),
+        decision=str(ctx.classes[decided]),
+        probability=float(p[decided]),
+        label_probability=float(p[label]),
+        pictures={
+            name: source.read(ctx.split.rows("test")[at : at + 1])[0].permute(1, 2, 0).numpy()
+            for name, source in ctx.sources.items()
+            if isinstance(source, ImageSource) and source.present[row]
+        },
+        words={name: _short(cells[name].iloc[row]) for name in cells.columns},
+        shares={name: float(share[at]) for name, share in judged.shares.items()},
+        prior=float(judged.prior[at, decided]),
+    )
 
 
 def _short(value: Any) -> str:

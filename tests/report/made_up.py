@@ -16,10 +16,11 @@ from fusetune.evaluate.calibration import Calibration, TemperatureScore
 from fusetune.evaluate.conformal import Sets, SetScore
 from fusetune.evaluate.explain import Effect, Explanation
 from fusetune.evaluate.intervals import GroupSpread
+from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.modalities import MisledScore, MissingScore, Share, SubsetScore
-from fusetune.evaluate.selective import Lowest, RiskCoverage, RiskPoint, Worst
+from fusetune.evaluate.selective import Lowest, RiskCoverage, RiskPoint, Worst, recalls
 from fusetune.evaluate.threshold import Rates, ThresholdScore
-from fusetune.result import Column, Comparison, Data, GainRow, Judgement, Method, Mistake, Origin, Result, Training
+from fusetune.result import Case, Column, Comparison, Data, GainRow, Judgement, Method, Origin, Result, Training
 from fusetune.strategies import STRATEGIES, WHOLE
 from fusetune.train.loop import EpochRecord
 
@@ -64,9 +65,9 @@ def analysis(classes: int, method: str = "two-stage") -> Analysis:
     )
 
 
-def mistakes() -> list[Mistake]:
+def mistakes() -> list[Case]:
     return [
-        Mistake(
+        Case(
             row=f"row {k}", group="p3", label=f"class {k % 2}", decision=f"class {1 - k % 2}",
             probability=0.97 - k / 50,
             label_probability=0.02, pictures={"image": np.full((120, 90, 3), 140, np.uint8)},
@@ -123,6 +124,9 @@ def result(classes: int = 3, rows: int = 60, strategy: str = "two-stage", **chan
             ],
             comparisons=[comparison()], labels={"test": labels}, probabilities={"test": p},
             calibration=Calibration(), analysis=analysis(classes, strategy), shares={}, prior=p,
+            frequent=dataclasses.replace(comparison(), against="always answering the most frequent class"),
+            recalls=recalls(p, labels, [f"class {k}" for k in range(classes)]),
+            miscalibration=miscalibration(p, labels),
         ),
         training=Training(
             curves={"image": epochs(5), f"strategy {strategy}": epochs(1)},
@@ -130,7 +134,7 @@ def result(classes: int = 3, rows: int = 60, strategy: str = "two-stage", **chan
             seconds={"stage_u": 75.0, strategy: 0.5, "total": 75.5}, passes={"image": 1200}, reused={"image": 7},
             passes_paper=36000,
         ),
-        mistakes=mistakes(), warnings=["7 images could not be read."],
+        mistakes=mistakes(), warnings=["7 images could not be read."], examples={"Its surest mistake": mistakes()[0]},
     )  # fmt: skip
     return changed(complete, **changes)
 
@@ -151,7 +155,8 @@ BARE: dict[str, Any] = {
     "groups": None, "group_column": None, "left_out": [], "valid": {}, "comparisons": [], "curves": {},
     "best_epochs": {}, "seconds": {}, "passes": {}, "warnings": [], "analysis": Analysis(), "mistakes": [],
     "findings": [], "config": {}, "versions": {}, "hashes": {}, "inputs": [], "sheets": {}, "settings": {},
-    "notes": {WHOLE: "nothing"}, "cost": Cost({}, {}),
+    "notes": {WHOLE: "nothing"}, "frequent": None, "recalls": [], "miscalibration": None, "examples": {},
+    "cost": Cost({}, {}),
 }  # fmt: skip
 
 

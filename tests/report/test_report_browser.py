@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,9 +66,23 @@ def test_it_opens_from_disk_without_error_or_request(page: Any) -> None:
     assert [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     asked = requests(page)
     assert [url for url in asked if not url.startswith("data:")] == [page.current_url]
-    shown = page.execute_script("return [...document.querySelectorAll('section')].map(s => [s.id, s.offsetHeight])")
+    shown = page.execute_script(
+        "return [...document.querySelectorAll('section')].map(s => [s.id, s.checkVisibility()])"
+    )
     assert [name for name, _ in shown] == SECTIONS
-    assert all(height > 0 for _, height in shown)
+    assert [name for name, seen in shown if seen] == ["answer", "card"]
+    page.execute_script("document.getElementById('statisticians').open = true")
+    shown = page.execute_script("return [...document.querySelectorAll('section')].map(s => s.offsetHeight)")
+    assert all(height > 0 for height in shown)
+
+
+def test_a_link_opens_what_it_leads_to(page: Any) -> None:
+    seen = "return document.getElementById('warnings').checkVisibility({contentVisibilityAuto: true})"
+    assert not page.execute_script(seen)
+    page.execute_script("location.hash = '#warnings'")
+    time.sleep(0.2)  # the event comes later
+    assert page.execute_script(seen)
+    page.execute_script("history.replaceState(null, '', location.pathname)")
 
 
 def test_a_foreign_script_would_not_run(browser: Any, tmp_path: Path) -> None:
@@ -82,6 +97,7 @@ def test_a_foreign_script_would_not_run(browser: Any, tmp_path: Path) -> None:
 
 def test_tables_sort_and_mistakes_filter(page: Any) -> None:
     order = "return [...document.querySelectorAll('.subsets tbody th')].map(cell => cell.textContent)"
+    page.execute_script("document.getElementById('statisticians').open = true")
     before = page.execute_script(order)
     heads = "document.querySelectorAll('.subsets thead button')"
     page.execute_script(f"{heads}[0].click()")
@@ -117,6 +133,7 @@ def test_without_scripts_everything_is_there(browser: Any, tmp_path: Path) -> No
 
 def test_the_keyboard_reaches_links_buttons_and_scrolled_tables(page: Any) -> None:
     reached, total = set(), "return document.querySelectorAll('a, button, select, summary, [tabindex=\"0\"]').length"
+    page.execute_script("document.getElementById('statisticians').open = true")
     page.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
     for _ in range(page.execute_script(total) + 2):
         page.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "key": "Tab", "windowsVirtualKeyCode": 9})
@@ -179,4 +196,7 @@ def test_it_prints(page: Any) -> None:
     assert width <= 672
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert printed.startswith(b"%PDF")
-    assert printed.count(b"/Type /Page\n") >= 4
+    assert printed.count(b"/Type /Page\n") == 2  # what a reader needs; the rest where it was opened
+    page.execute_script("document.getElementById('statisticians').open = true")
+    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    assert printed.count(b"/Type /Page\n") > 5

@@ -19,13 +19,14 @@ from fusetune.context import Cost
 from fusetune.doctor.findings import Finding
 from fusetune.evaluate import Interval
 from fusetune.evaluate.analysis import Analysis
+from fusetune.evaluate.selective import Recall
 from fusetune.report.page import class_rows, confused_pairs, render, write_report
 from fusetune.result import Column, GainRow
 from fusetune.strategies import STRATEGIES, WHOLE
 
 SECTIONS = [
-    "answer", "gain", "method", "modalities", "missing", "scores", "classes", "calibration", "sets", "selective",
-    "mistakes", "curves", "findings", "data", "cost", "warnings", "configuration", "card",
+    "answer", "card", "words", "gain", "method", "modalities", "missing", "scores", "classes", "calibration", "sets",
+    "selective", "mistakes", "curves", "findings", "data", "cost", "warnings", "configuration", "terms",
 ]  # fmt: skip
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 NASTY = '<script>alert("x")</script>&'
@@ -189,9 +190,9 @@ def test_both_tests_must_speak_for_a_difference_where_there_are_groups() -> None
     one = dataclasses.replace(comparison(), p_group=0.2, p_group_holm=0.2)
     assert comparison().verdict == "better"
     assert one.verdict == "not shown"
-    assert "Groups swapped" in render(result(comparisons=[one]))
+    assert '<th scope="col">Groups swapped' in render(result(comparisons=[one]))
     alone = dataclasses.replace(comparison(), p_group=None, p_group_holm=None)
-    assert "Groups swapped" not in render(result(comparisons=[alone]))
+    assert '<th scope="col">Groups swapped' not in render(result(comparisons=[alone]))
 
 
 def test_what_was_not_measured_is_said() -> None:
@@ -236,7 +237,9 @@ def test_an_unused_temperature_is_said_to_be_unused() -> None:
 
 def test_the_card_names_warnings_and_small_classes() -> None:
     given = result(labels={"test": np.repeat([0, 1, 2], [50, 8, 2])})
-    card = Page(render(given)[render(given).index('<section id="card"') :].split("</main>")[0]).words()
+    card = Page(
+        render(given)[render(given).index('<section id="card"') :].split('<details id="statisticians"')[0]
+    ).words()
     assert "7 images could not be read" in card
     assert "Fewer than 10 test rows are of class class 1, class 2" in card
 
@@ -244,7 +247,7 @@ def test_the_card_names_warnings_and_small_classes() -> None:
 def test_missing_bounds_are_said_not_drawn() -> None:
     alone = Interval(0.5, math.nan, math.nan)
     gain, scores = [GainRow("two-stage", "", alone, alone, math.nan)], dict.fromkeys(result().judged.test, alone)
-    html = render(result(test=scores, gain=gain, analysis=Analysis()))
+    html = render(result(test=scores, gain=gain, analysis=Analysis(), recalls=[Recall("class 0", 1, alone)]))
     assert "no interval, because that takes at least two groups" in html
     assert 'class="whisker"' not in html
 
@@ -323,3 +326,24 @@ def test_metrics_hold_the_sections_and_what_was_done_per_input() -> None:
         "aim", "positive", "threshold", "sensitivity", "specificity", "ppv", "npv", "counts",
     }  # fmt: skip
     assert told["worst_group"]["class"]["name"] == "class 1"
+
+
+def test_a_redacted_report_shows_nothing_of_a_row() -> None:
+    case = dataclasses.replace(
+        mistakes()[0], row="secret-id", group="secret-group", words={"note": "secret-text"},
+    )  # fmt: skip
+    finding = Finding("near_duplicate", "warn", ("secret-id",), ("picture",), {"what": "secret-cell"}, "Look at them.")
+    whole = result(
+        mistakes=[case], examples={"Its surest mistake": case}, findings=[finding], warnings=["row secret-id is odd"],
+        command="fusetune fit secret.csv",
+    )  # fmt: skip
+    lows = whole.judged.analysis.worst_group
+    assert lows is not None
+    assert lows.group is not None
+    named = dataclasses.replace(lows, group=dataclasses.replace(lows.group, name="secret-group"))
+    whole = changed(whole, analysis=dataclasses.replace(whole.judged.analysis, worst_group=named))
+    assert render(whole).count("secret") > 8
+    html = render(whole.redacted())
+    assert "secret" not in html
+    assert "data:image" not in html
+    assert Page(html).words().count("said") >= 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fusetune.evaluate import Interval, metrics
-from fusetune.report.plots import Line, Scale, learning_plot, reliability_plot, share_plot, ticks
+from fusetune.report.plots import Line, Scale, learning_plot, losses_axis, reliability_plot, share_plot, ticks
 from fusetune.train.loop import EpochRecord
 
 
@@ -38,20 +38,20 @@ def record(epoch: int, loss: float) -> EpochRecord:
 
 
 def test_curve_leaves_out_epochs_without_a_loss() -> None:
-    drawing = learning_plot("image", [record(1, 1.0), record(2, math.nan), record(3, 0.5)], best=3)
+    drawing = learning_plot("image", [record(1, 1.0), record(2, math.nan), record(3, 0.5)], best=3, levels=[0.0, 1.0])
     lines = re.findall(r'polyline class="series-a" points="([^"]*)"', drawing)
     assert [len(line.split()) for line in lines] == [2]
     assert "nan" not in drawing
 
 
 def test_chosen_epoch_is_marked_where_it_is() -> None:
-    drawing = learning_plot("image", [record(k, 1.0 / k) for k in range(1, 4)], best=2)
+    drawing = learning_plot("image", [record(k, 1.0 / k) for k in range(1, 4)], best=2, levels=[0.0, 1.0])
     kept = re.search(r'class="kept" cx="([^"]+)" cy="([^"]+)"', drawing)
     curve = re.search(r'class="series-a" points="([^"]*)"', drawing)
     assert kept is not None
     assert curve is not None
     assert curve[1].split()[1] == f"{kept[1]},{kept[2]}"
-    assert "kept" not in learning_plot("image", [record(1, 1.0)], best=None)
+    assert "kept" not in learning_plot("image", [record(1, 1.0)], best=None, levels=[0.0, 1.0])
 
 
 def test_share_plot_draws_lines_and_a_band_where_intervals_are_known() -> None:
@@ -70,3 +70,10 @@ def test_reliability_draws_each_filled_bin_once() -> None:
     drawing = reliability_plot(metrics.reliability(p, np.array([0, 1, 0, 0]), bins=10))
     assert drawing.count("<circle") == drawing.count("<rect") == 3
     assert "2\N{NO-BREAK SPACE}rows: stated 55.0\N{NO-BREAK SPACE}%, right 50.0\N{NO-BREAK SPACE}%" in drawing
+
+
+def test_all_learning_curves_share_an_axis_that_one_which_runs_away_does_not_stretch() -> None:
+    calm, wild = [record(k, 1.0) for k in range(1, 20)], [record(1, 900.0)]
+    levels = losses_axis([calm, wild])
+    assert 1.0 <= levels[-1] <= 5.0
+    assert losses_axis([]) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]

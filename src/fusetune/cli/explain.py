@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,10 @@ import typer
 import fusetune
 from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
 from fusetune.cli.outputs import refuse_loss
+from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
 from fusetune.report.explanation import render_explanation
+from fusetune.version import VERSION
 
 
 @app.command(
@@ -30,11 +33,20 @@ def explain(
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
     refuse_loss("--out", out_file, folder, table)
-    explanation = fusetune.load(folder).explain(table, row, on_problem)
+    model = fusetune.load(folder)
+    explanation = model.explain(table, row, on_problem)
     with written_aside(out_file) as aside:
-        aside.write_text(render_explanation(explanation), encoding="utf-8")
+        aside.write_text(render_explanation(explanation, _facts(model, folder, table)), encoding="utf-8")
     certainty = f"{explanation.probability:.1%}); without any input {explanation.prior:.1%}"
     out.print(f"row {row}: {explanation.decision} ({certainty}")
     for name, share in explanation.shares.items():
         out.print(f"  {name}: {100 * share:+.1f} points" + (" (absent)" if name in explanation.absent else ""))
     out.print(f"page  {out_file}", soft_wrap=True)
+
+
+def _facts(model: fusetune.Model, folder: Path, table: str) -> dict[str, str]:
+    return {
+        "Model": f"{folder.resolve().name}, weights {weights_hash(model.network)[:12]}",
+        "Table": Path(table).name,
+        "Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by fusetune {VERSION}",
+    }

@@ -64,6 +64,9 @@ def fit(
     out_folder: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Default: runs/<table>-<label>.")
     ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Leave ids, texts and pictures of rows out of report.html, to hand it on.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -83,7 +86,7 @@ def fit(
         seed=seed,
         strategy=strategy,
         config=config,
-        sets=set_ or (),
+        sets=[*(set_ or ()), *(["redact=true"] if redact else [])],
         out=out_folder,
         resume=resume,
     )

@@ -389,6 +389,9 @@ class Tree(Section):
     tries: bool = Field(
         True, description="try what columns suggest (the size of a pixel, pictures with edges or stretched) beforehand"
     )
+    redact: bool = Field(
+        False, description="leave ids, texts, pictures and warnings that may quote them out of the report"
+    )
     views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
     track: Literal["none", "mlflow", "tensorboard"] = Field("none", description="who else is told how the run goes")
     track_to: str | None = Field(

@@ -52,6 +52,15 @@ class Lowest:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """The share of a class's rows that are decided right; NaN where there are none."""
+
+    name: str
+    rows: int
+    share: Interval
+
+
+@dataclass(frozen=True)
 class Worst:
     """Where the model is worst, and how groups differ; None where nothing has enough rows, or there are no groups."""
 
@@ -101,6 +110,18 @@ def _point(wrong: Bits, ends: IntArray, groups: Any, share: float) -> RiskPoint:
     """Return the error rate of at least this share of the rows, whole ties included."""
     last = int(ends[np.searchsorted(ends, round(share * len(wrong)) - 1)]) + 1
     return RiskPoint(last / len(wrong), proportion(wrong[:last], None if groups is None else groups[:last]))
+
+
+def recalls(
+    probabilities: FloatArray, labels: IntArray, classes: Sequence[str], groups: ArrayLike | None = None
+) -> list[Recall]:
+    """Return the recall of every class, in the order of the classes."""
+    right, named = metrics.correct_rows(probabilities, labels), None if groups is None else np.asarray(groups)
+    found = []
+    for k, name in enumerate(classes):
+        here = labels == k
+        found.append(Recall(name, int(here.sum()), proportion(right[here], None if named is None else named[here])))
+    return found
 
 
 def worst(

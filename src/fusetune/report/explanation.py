@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from scipy import ndimage
 
 from fusetune.evaluate.explain import Effect, Explanation, Pixels
 from fusetune.evaluate.metrics import FloatArray
@@ -14,6 +16,7 @@ from fusetune.report.template import data_uri, page, style
 
 _MOST = 30
 _CLASSES = 10
+_EVEN, _LEAST = 10.0, 0.1  # levels of grey that are one colour; share of a picture that ground or object must have
 _SPEAKS_FOR, _SPEAKS_AGAINST = (31, 95, 191), (192, 86, 0)  # the report's blue and ochre
 
 
@@ -27,8 +30,8 @@ class Bar:
     typical: float | None
 
 
-def render_explanation(explanation: Explanation) -> str:
-    """Return the page as HTML."""
+def render_explanation(explanation: Explanation, facts: Mapping[str, str] | None = None) -> str:
+    """Return the page as HTML; `facts` say which model and which table it is about, by name."""
     classes = sorted(explanation.probabilities.items(), key=lambda item: -item[1])
     pictures = {
         name: {"plain": data_uri(pixels), "map": data_uri(overlay(pixels, explanation.maps[name]))}
@@ -39,9 +42,13 @@ def render_explanation(explanation: Explanation) -> str:
         css=style(),
         e=explanation,
         classes=classes[:_CLASSES],
+        more=len(classes) - _CLASSES,
+        facts=facts or {},
+        outside={name: outside_share(pixels, explanation.maps[name]) for name, pixels in explanation.pictures.items()},
         shares=bars([Effect(name, share) for name, share in explanation.shares.items()], ordered=False),
         pictures=pictures,
         extremes={name: (float(values.min()), float(values.max())) for name, values in explanation.maps.items()},
+        strongest={name: float(np.abs(values).max()) for name, values in explanation.maps.items()},
         marked={name: marked(effects) for name, effects in explanation.effects.items()},
         effects={name: bars(effects)[:_MOST] for name, effects in explanation.effects.items()},
     )
@@ -70,9 +77,28 @@ def marked(words: list[Effect]) -> Markup:
 
 
 def overlay(pixels: Pixels, effects: FloatArray) -> Pixels:
-    """Return the grey picture with regions that speak for the decision in blue, against it in ochre."""
-    grey = pixels.mean(axis=2, keepdims=True)
-    strength = np.abs(effects / (np.abs(effects).max() or 1.0))[:, :, None] * 0.75
+    """Return the grey picture with regions that speak for the decision in blue, against it in ochre.
+
+    Shades grow with the root of the effect, so that what is a quarter as strong is still half as visible.
+    """
+    grey = 0.35 * 255 + 0.65 * pixels.mean(axis=2, keepdims=True)
+    strength = np.sqrt(np.abs(effects / (np.abs(effects).max() or 1.0)))[:, :, None] * 0.8
     colour = np.where(effects[:, :, None] >= 0, _SPEAKS_FOR, _SPEAKS_AGAINST)
     mixed: Any = (1 - strength) * grey + strength * colour
     return np.asarray(mixed.round().clip(0, 255), dtype=np.uint8)
+
+
+def outside_share(pixels: Pixels, effects: FloatArray) -> float | None:
+    """Return the share of all effects that lies outside of what a picture shows: on even ground that reaches its edge.
+
+    None where there is no such ground, or hardly anything else: then nothing can be said.
+    """
+    grey = pixels.astype(np.float64).mean(axis=2)
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    even = np.abs(grey - np.median(edge)) < _EVEN
+    parts, _ = ndimage.label(even)
+    touching = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
+    ground = np.isin(parts, touching[touching > 0])
+    if not _LEAST < ground.mean() < 1 - _LEAST or not np.abs(effects).sum():
+        return None
+    return float(np.abs(effects)[ground].sum() / np.abs(effects).sum())

@@ -36,3 +36,11 @@ if (filter) {
   document.getElementById("filter-class").addEventListener("change", (event) => show(event.target.value));
   show("");
 }
+// What a link leads to must be seen: browsers open closed parts by themselves only where they scroll to them first.
+const reveal = () => {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  if (target) target.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+reveal();

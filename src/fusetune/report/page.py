@@ -95,10 +95,20 @@ def _context(result: Result) -> dict[str, Any]:
     classes = class_rows(names, table)
     inputs = {column.modality for column in result.data.inputs}
     together = {free_name(f"strategy {method.name}", inputs): "all encoders and the head together"}
+    first, (recalls, more) = panels.first_rows(result), panels.first_recalls(result)
+    levels = plots.losses_axis(training.curves.values())
     stages = _STAGES | {method.name: "Training all encoders and the head together"}
     return {
         "analysis": judged.analysis,
         "answer": prose.answer(result),
+        "verdict": prose.verdict(result),
+        "certainty": prose.certainty(result),
+        "first": first,
+        "first_axis": panels.accuracy_axis(row.accuracy for row in first),
+        "recalls": recalls,
+        "more_recalls": more,
+        "recall_axis": panels.accuracy_axis(row.share for row in recalls),
+        "matrix_of": table.tolist() if len(names) <= panels.FEW_CLASSES else None,
         "axis": panels.accuracy_axis(row.accuracy for row in judged.gain),
         "subset_axis": panels.accuracy_axis(row.accuracy for row in judged.analysis.subsets or []),
         "missing": panels.missing(result),
@@ -114,7 +124,12 @@ def _context(result: Result) -> dict[str, Any]:
         "bins": bins,
         "reliability": plots.reliability_plot(bins),
         "curves": [
-            (together.get(name, name), plots.learning_plot(together.get(name, name), epochs, best), epochs, best)
+            (
+                together.get(name, name),
+                plots.learning_plot(together.get(name, name), epochs, best, levels),
+                epochs,
+                best,
+            )
             for name, epochs in training.curves.items()
             if epochs
             for best in (training.best_epochs.get(name),)

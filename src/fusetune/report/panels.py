@@ -11,13 +11,33 @@ from markupsafe import Markup
 
 from fusetune.errors import listed
 from fusetune.evaluate.intervals import Interval
-from fusetune.evaluate.selective import RiskCoverage
+from fusetune.evaluate.selective import Recall, RiskCoverage
 from fusetune.report import plots
-from fusetune.result import Result
-from fusetune.strategies.rivals import ENSEMBLE, TRADITIONAL
+from fusetune.report.prose import percent, percent_bounds
+from fusetune.result import GainRow, Result
+from fusetune.strategies.rivals import ALONE, ENSEMBLE, MAJORITY, TRADITIONAL
 
 _FEW_ROWS = 10
+FEW_CLASSES = 10  # of more, the first screen shows the hardest
 _ANSWERED = (0.5, 0.8)
+
+
+def first_rows(result: Result) -> list[GainRow]:
+    """Return the rows of the gain table for the first screen: no input at all, the best single input, the model."""
+    gain, chosen = result.judged.gain, result.judged.chosen
+    alone = [row for row in gain if row.name.endswith(ALONE) and row.name != chosen]
+    single = [min(alone, key=lambda row: row.valid_nll)] if len(alone) > 1 else []
+    return [row for row in gain if row.name == MAJORITY] + single + [row for row in gain if row.name == chosen]
+
+
+def first_recalls(result: Result) -> tuple[list[Recall], int]:
+    """Return the classes for the first screen, all of a few or the lowest of many, and how many are left out."""
+    known = [one for one in result.judged.recalls if one.rows]
+    if len(known) <= FEW_CLASSES:
+        return known, 0
+    large = [one for one in known if one.rows >= _FEW_ROWS] or known
+    lowest = sorted(large, key=lambda one: (one.share.value, one.name))[:FEW_CLASSES]
+    return lowest, len(known) - len(lowest)
 
 
 def accuracy_axis(intervals: Iterable[Interval]) -> dict[str, Any]:
@@ -70,8 +90,12 @@ def limits(result: Result) -> list[str]:
     few = [name for name, rows in zip(classes, counts, strict=True) if rows < _FEW_ROWS]
     if few:
         sentences.append(f"Fewer than {_FEW_ROWS} test rows are of class {listed(few)}: little is known about it.")
-    if lows is not None and lows.class_ is not None:
-        share = 100 * lows.class_.accuracy.value
-        sentences.append(f"It is right for {share:.1f} % of the rows of class “{lows.class_.name}”, its worst.")
+    if lows is not None and lows.class_ is not None and lows.class_.judged > 1:
+        low = lows.class_
+        many = f"Of the classes with at least {_FEW_ROWS} test rows" if low.judged < low.of else "Of all classes"
+        sentences.append(
+            f"{many}, “{low.name}” is decided right least often: {percent(low.accuracy.value)} of {low.rows} rows "
+            f"({percent_bounds(low.accuracy)})."
+        )
     sentences.append("Whether it treats groups of people alike was judged only where a group column names them.")
     return sentences

@@ -7,7 +7,7 @@ Text stays text, every drawing carries a description for screen readers, and all
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -72,10 +72,21 @@ def reliability_plot(bins: Reliability) -> Markup:
     return _svg(354, "Reliability: share of right answers against stated certainty", parts)
 
 
-def learning_plot(modality: str, epochs: Sequence[EpochRecord], best: int | None) -> Markup:
+def losses_axis(curves: Iterable[Sequence[EpochRecord]]) -> list[float]:
+    """Return the levels of one axis for all learning curves, so that heights can be compared.
+
+    Curves that run away are cut off at the top: the axis ends at twice what nine tenths of all values stay below.
+    """
+    both = ((record.train_loss, record.valid_nll) for epochs in curves for record in epochs)
+    losses = sorted(value for pair in both for value in pair if math.isfinite(value))
+    if not losses:
+        return ticks(0.0, 1.0)
+    most = losses[int(0.9 * (len(losses) - 1))]
+    return ticks(min(losses[0], 0.0) if losses[0] < 0.3 * most else losses[0], min(losses[-1], 2 * most))
+
+
+def learning_plot(modality: str, epochs: Sequence[EpochRecord], best: int | None, levels: Sequence[float]) -> Markup:
     """Draw training loss and validation NLL over the epochs and mark the epoch whose weights were kept."""
-    losses = [value for record in epochs for value in (record.train_loss, record.valid_nll) if math.isfinite(value)]
-    levels = ticks(min(losses, default=0.0), max(losses, default=1.0))
     first, last = epochs[0].epoch, epochs[-1].epoch
     x = Scale(first, last, _LEFT + 8, _RIGHT - 8) if last > first else Scale(first - 1, first + 1, _LEFT, _RIGHT)
     y = Scale(levels[0], levels[-1], 190, _TOP)

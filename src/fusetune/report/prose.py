@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.result import Comparison, Result
+from fusetune.strategies.rivals import ALONE
 
 UNKNOWN = "–"
 _GAP = "\N{NO-BREAK SPACE}"
@@ -89,8 +90,71 @@ def answer(result: Result) -> list[str]:
     compared = [_compared(subject, c) for c in comparisons if c.verdict != "not shown"]
     compared += _undecided(subject, comparisons)
     nothing = "No paired comparison was made, so that nothing can be said about what fine-tuning and combining add."
-    off = f"Its stated certainty is off by {100 * result.judged.test['ece'].value:.1f} percentage points on average."
-    return [_accuracy(result), _frequent(result), *(compared or [nothing]), off]
+    return [_accuracy(result), _frequent(result), *(compared or [nothing]), certainty(result)]
+
+
+def verdict(result: Result) -> tuple[str, str]:
+    """Return whether the model is of use, as `good`, `open` or `bad`, and in one or two sentences.
+
+    It must be better than always answering the most frequent class; whether it is better than each input alone says
+    whether combining them pays.
+    """
+    frequent = result.judged.frequent
+    if frequent is None:
+        return "open", "It was not compared with always answering the most frequent class."
+    always = f"always answering “{_most_frequent(result)}”"
+    if frequent.verdict == "worse":
+        return "bad", f"Worse than {always}: do not use it."
+    if frequent.verdict == "not shown":
+        more = " though its probabilities are shown to be better" if frequent.surer else ""
+        return "bad", f"Not shown to be right more often than {always}{more}."
+    alone = [c for c in result.judged.comparisons if c.against.endswith(ALONE)]
+    if not alone:
+        return "good", f"Better than {always}."
+    worse = [c.against for c in alone if c.verdict == "worse"]
+    if worse:
+        return "bad", f"Better than {always}, but worse than {_listed(worse)}: combining the inputs does not pay."
+    left = [c for c in alone if c.verdict != "better"]
+    if not left:
+        return "good", f"Combining the inputs pays: better than {always}, and better than each input alone."
+    if all(c.verdict == "better" or c.surer for c in alone):
+        return "good", (
+            f"Combining the inputs pays: its probabilities are better than those of each input alone; that it is right "
+            f"more often than {_listed([c.against for c in left], 'or')} is not shown on so few rows."
+        )
+    open_ = _listed([c.against for c in left if not c.surer], "or")
+    return "open", f"Better than {always}. Whether combining pays is open: it is not shown to be better than {open_}."
+
+
+def certainty(result: Result) -> str:
+    """Return one sentence about how far stated certainty can be believed."""
+    found = result.judged.miscalibration
+    if found is None:
+        return "Whether its stated certainty can be believed was not measured."
+    if not found.shown:
+        return (
+            f"No miscalibration is shown: chance alone makes stated certainty look off by {100 * found.by_chance:.1f} "
+            f"percentage points on so many rows, and here it is {100 * found.plain:.1f} ({p_value(found.p)})."
+        )
+    bounds = f", 95{_GAP}% interval {points_of(found.error)}" if found.error.bounded else ""
+    return (
+        f"Its stated certainty is off by {100 * found.error.value:.1f} percentage points, what chance adds taken off"
+        f"{bounds} ({p_value(found.p)})."
+    )
+
+
+def points_of(interval: Interval) -> str:
+    """Print the bounds of an error in percentage points, without a sign."""
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
+
+
+def _most_frequent(result: Result) -> str:
+    train = result.data.class_counts["train"]
+    return result.data.classes[train.index(max(train))]
 
 
 def _accuracy(result: Result) -> str:
@@ -113,7 +177,7 @@ def _frequent(result: Result) -> str:
     train = result.data.class_counts["train"]
     frequent = train.index(max(train))
     share = float((result.judged.labels["test"] == frequent).mean())
-    name = result.data.classes[frequent]
+    name = _most_frequent(result)
     return f"Always answering “{name}”, the most frequent class in training, would be right for {percent(share)}."
 
 
@@ -122,8 +186,7 @@ def _undecided(subject: str, comparisons: Sequence[Comparison]) -> list[str]:
     names = [c.against for c in comparisons if c.verdict == "not shown"]
     if not names:
         return []
-    joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-    return [f"{subject} is not shown to be better than {joined} (numbers below)."]
+    return [f"{subject} is not shown to be better than {_listed(names, 'or')} (numbers below)."]
 
 
 def _compared(subject: str, comparison: Comparison) -> str:

@@ -11,8 +11,8 @@ from fusetune.strategies.ume import UME
 
 ALONE = " alone"
 # What the rivals are called in the gain table, and in a sentence after "better than".
-ENSEMBLE, TRADITIONAL = "ensemble", "traditional"
-RESERVED = ("majority", ENSEMBLE, TRADITIONAL)
+MAJORITY, ENSEMBLE, TRADITIONAL = Majority.name, "ensemble", "traditional"
+RESERVED = (MAJORITY, ENSEMBLE, TRADITIONAL)
 IN_WORDS = {ENSEMBLE: "the ensemble", TRADITIONAL: "frozen pretrained encoders"}
 
 
@@ -28,7 +28,7 @@ def fit_rivals(ctx: Context, strategy: type[Strategy], fitted: Fitted) -> dict[s
     """
     rivals: dict[str, Fitted] = {}
     if strategy is not Majority:
-        rivals["majority"] = Majority.fit(ctx, NoSettings())
+        rivals[MAJORITY] = Majority.fit(ctx, NoSettings())
     rivals |= fitted.parts
     there = ctx.config.evaluate.baselines or all(ctx.remembers(("tuned", name)) for name in ctx.modalities)
     for name in ctx.modalities if there else ():
