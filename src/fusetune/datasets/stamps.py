@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from fusetune.datasets.debian import check_tools, download_package, unpack_package
+from fusetune.datasets.folder import check_free, finished
 from fusetune.errors import UserError
 from fusetune.progress import console
 
@@ -95,10 +96,10 @@ def fetch_stamps(out: Path, archive: Path | None = None) -> Path:
         RunError: The download failed.
     """
     out = Path(out)
-    if _finished(out):
+    if finished(out, TABLE, TITLE):
         console.print(f"Using the stamps already in {out}", markup=False, soft_wrap=True)
         return out / TABLE
-    _check_free(out)
+    check_free(out)
     _check_archive(archive)
     check_tools("dpkg-deb", *([] if archive else ["apt-get"]))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -186,17 +187,6 @@ def _sentence(picture: Path) -> str:
     """Return the first line of the picture's description; the lines after it are translations (`de.utf8=...`)."""
     with picture.with_suffix(".txt").open(encoding="utf-8") as file:
         return file.readline().strip()
-
-
-def _finished(out: Path) -> bool:
-    """Say whether `out` is the complete result of an earlier call; it was renamed into place, so never a part."""
-    readme = out / "README.txt"
-    return (out / TABLE).is_file() and readme.is_file() and readme.read_text("utf-8", "replace").startswith(TITLE)
-
-
-def _check_free(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and was not made by this command, so it stays as it is. Name another folder.")
 
 
 def _check_archive(archive: Path | None) -> None:
