@@ -58,16 +58,16 @@ class TextInput:
 
     @cached_property
     def _cutting(self) -> Tokenizer:
-        """A tokenizer whose cut nobody else sees: made once, since a vocabulary takes longer to read than many texts."""
+        """A tokenizer whose cut nobody else sees; made once, since reading its words takes long."""
         try:
             own = Tokenizer.from_str(self.tokenizer.to_str())
             own.no_padding()
             own.enable_truncation(self.max_tokens)
-            return own
         except Exception as error:  # the library raises nothing more special, of what it has read itself before
             raise BundleError(
                 f"the tokenizer of '{self.column}' contradicts itself ({error}); copy the model again"
             ) from error
+        return own
 
 
 @dataclass
