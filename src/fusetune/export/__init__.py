@@ -125,9 +125,9 @@ def _runner_text(name: str, packages: list[str]) -> str:
     return (
         f"# {name}, as one ONNX graph\n\n"
         f"```sh\npip install {' '.join(packages)}\npython run.py rows.csv > predictions.csv\n```\n\n"
-        "`rows.csv` (or `.json`, a list of objects, or `.jsonl`) has the columns of the table that the model was trained\n"
-        "on; cells may be empty, and columns may lack. Paths of pictures start from its folder. `python run.py --help`\n"
-        "says more. From Python:\n\n"
+        "`rows.csv` (or `.json`, a list of objects, or `.jsonl`) has the columns of the table that the model was\n"
+        "trained on; cells may be empty, and columns may lack. Paths of pictures start from its folder.\n"
+        "`python run.py --help` says more. From Python:\n\n"
         '```python\nimport sys\nfrom pathlib import Path\n\nsys.path.insert(0, "FOLDER")\nfrom run import Runner\n\n'
         'runner = Runner(Path("FOLDER"))\nprint(runner.predict([{"COLUMN": "..."}]))\n```\n\n'
         "Prepared by `run.py` as it was for training: JPEG, PNG, WebP, GIF, AVIF, JPEG 2000 and PPM pictures by path,\n"

@@ -133,8 +133,10 @@ def _score(name: str, score: Mapping[str, Any]) -> str:
 
 
 def _comparison(one: Mapping[str, Any]) -> str:
-    word = {"better": "better than", "worse": "worse than"}.get(one["verdict"], "no difference shown to")
+    word = {"better": "better than", "worse": "worse than"}.get(one["verdict"], "no difference shown against")
     counts = f"{one['gained']} rows gained, {one['lost']} lost, McNemar p = {one['p_holm']:.2g}"
+    if one.get("p_group_holm") is not None:
+        counts += f", groups swapped p = {one['p_group_holm']:.2g}"
     return f"- {word} {_plain(one['against'])} ({counts})"
 
 

@@ -6,6 +6,7 @@ here are refused.
 """
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +102,30 @@ def _centred(pixels: Any, side: int, background: int) -> Any:
 
 
 def _resampled(pixels: Any, size: int, axis: int) -> Any:
-    """Resize along one axis, bilinear and antialiased, with the whole-number weights of PyTorch's code for bytes."""
-    pixels = np.moveaxis(pixels, axis, 0)
-    length = len(pixels)
-    if length == size:
-        return np.moveaxis(pixels, 0, axis)
-    scale, weights = length / size, np.zeros((size, length))
-    reach = max(scale, 1.0)
-    for at in range(size):
-        centre = scale * (at + 0.5)
-        seen = np.arange(max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), length))
-        share = np.clip(1 - abs((seen - centre + 0.5) / reach), 0, None)
-        weights[at, seen] = share / share.sum()
-    bits = 0
-    while bits < 22 and int(0.5 + weights.max() * 2 ** (bits + 1)) < 2**15:
-        bits += 1
-    whole = np.floor(weights * 2**bits + 0.5).astype(np.float32)  # sums stay below 2^24: exact in 32 bits
-    summed = whole @ pixels.reshape(length, -1).astype(np.float32)
+    """Resize along one axis, bilinear and antialiased: what PyTorch's code for bytes gives, bit by bit."""
+    if pixels.shape[axis] == size:
+        return pixels
+    lines = np.moveaxis(pixels, axis, 0)
+    weights, bits = _weights(len(lines), size)
+    summed = weights @ lines.reshape(len(lines), -1).astype(weights.dtype)
     result = np.floor((summed + 2 ** (bits - 1)) / 2**bits).clip(0, 255).astype(np.uint8)
-    return np.moveaxis(result.reshape(size, *pixels.shape[1:]), 0, axis)
+    return np.moveaxis(result.reshape(size, *lines.shape[1:]), 0, axis)
+
+
+@lru_cache(maxsize=256)
+def _weights(length: int, size: int) -> tuple[Any, int]:
+    """Return by which whole numbers [size, length] pixels count, and of how many bits their sum is.
+
+    Sums stay below 255 * 2^bits, which floats of 32 bits hold exactly up to 16 bits, and those of 64 beyond.
+    """
+    scale, places = length / size, np.arange(length)
+    reach = max(scale, 1.0)
+    centres = (scale * (np.arange(size) + 0.5))[:, None]
+    seen = (places >= (centres - reach + 0.5).astype(int)) & (places < (centres + reach + 0.5).astype(int))
+    shares = np.where(seen, np.clip(1 - np.abs((places - centres + 0.5) / reach), 0, None), 0)
+    shares /= shares.sum(1, keepdims=True)
+    bits = 0
+    while bits < 22 and int(0.5 + shares.max() * 2 ** (bits + 1)) < 2**15:
+        bits += 1
+    exact = np.float32 if bits <= 16 else np.float64
+    return np.floor(shares * 2**bits + 0.5).astype(exact), bits
