@@ -211,7 +211,7 @@ def test_what_cannot_be_traced_is_named(
         raise RuntimeError("an operation that nobody knows\nand more")
 
     monkeypatch.setattr(type(model.network), "fuse", odd)
-    with pytest.raises(ExportError, match="cannot be one ONNX graph: RuntimeError: an operation that nobody knows$"):
+    with pytest.raises(ExportError, match=r"cannot be one ONNX graph: RuntimeError: an operation that nobody knows$"):
         write_graph(model, tmp_path / "model.onnx")
 
 

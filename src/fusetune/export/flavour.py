@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fusetune.bundle import load_bundle
+from fusetune.data.images import ImageInput
 from fusetune.errors import UserError
 from fusetune.model import Model
 from fusetune.process import without_warnings
@@ -42,7 +43,8 @@ def needed() -> Any:
     # It would otherwise ask its makers' server, at import, what to report to them.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
-        import_module("mlflow.pyfunc")
+        with without_warnings():
+            import_module("mlflow.pyfunc")
         return import_module("mlflow")
     except ImportError as error:
         raise UserError(f'--to mlflow needs mlflow-skinny ({error}): pip install "fusetune[track]"') from error
@@ -58,7 +60,10 @@ def write_flavour(model: Model, bundle: Path, folder: Path) -> None:
     """
     mlflow = needed()
     types = import_module("mlflow.types.schema")
+    # MLflow leaves out what the signature does not name.
+    scales = [one.fitted.spacing for one in model.readers.values() if isinstance(one.fitted, ImageInput)]
     columns = [name for one in model.schema.modalities().values() for name in one.columns]
+    columns = [*dict.fromkeys([*filter(None, [model.schema.named("id"), *scales]), *columns])]
     # Of any type: the model itself says what does not fit, where MLflow would refuse a whole number as a fraction.
     inputs = types.Schema([types.ColSpec(types.AnyType(), name, required=False) for name in columns])
     with without_warnings():

@@ -262,6 +262,7 @@ def main() -> int:
         rows, csv_words = read_rows(asked.table)
         runner = Runner(Path(__file__).resolve().parent, asked.threads)
         columns = [name for one in runner.inputs for name in one["columns"]]
+        columns += [one["spacing"] for one in runner.inputs if one.get("spacing") and one["spacing"] not in columns]
         if absent := [name for name in columns if not any(name in row for row in rows)]:
             if len(absent) == len(columns):
                 raise RefusedError(f"{asked.table} has none of the columns {', '.join(columns)}")
