@@ -26,6 +26,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 YES, NO = {"true", "yes", "y", "t", "1", "1.0"}, {"false", "no", "n", "f", "0", "0.0"}
 Row = dict[str, Any]
+FEW = 8  # rows at a time: of more, one long text makes all others wait, and a core has no room for their pixels
 FARTHEST = 1e9  # standard deviations; a number beyond says nothing
 
 
@@ -48,7 +49,7 @@ class Runner:
 
     def predict(self, rows: list[Row], folder: Path = Path(), csv_words: bool = False) -> list[Row]:
         """Return a prediction per row; `csv_words`: the cells come from a file that has no other way to say nothing."""
-        pieces = [self._some(rows[at : at + 64], at, folder, csv_words) for at in range(0, len(rows), 64)]
+        pieces = [self._some(rows[at : at + FEW], at, folder, csv_words) for at in range(0, len(rows), FEW)]
         return [line for piece in pieces for line in piece]
 
     def _some(self, rows: list[Row], start: int, folder: Path, csv_words: bool) -> list[Row]:
