@@ -1,11 +1,11 @@
 """What one row costs: a saved model and its ONNX export side by side, one thread, each in processes of its own.
 
-Load, first and warm prediction of one row, 200 rows in one call (seconds of the processor; of warm rows the median of a
-round; the best of three rounds that take turns, since other work on a machine only adds), peak memory of the process,
-bytes on disk, and the largest difference of a probability. numpy, pandas and Pillow are in both processes from the start.
-By default a run on medpix2 (picture, history, age, sex) with `--preset quick` is fitted first; `--run` and `--table` take
-what there is. With `--clean DIR`, a new environment is made there that has what the export asks for and nothing else, and
-the runner must say the same in it.
+Load, first and warm prediction of one row, 200 rows in one call (seconds of the processor; of warm rows the median of
+a round; the best of three rounds that take turns, since other work on a machine only adds), peak memory of the
+process, bytes on disk, and the largest difference of a probability. numpy, pandas and Pillow are in both processes
+from the start. By default a run on medpix2 (picture, history, age, sex) with `--preset quick` is fitted first; `--run`
+and `--table` take what there is. With `--clean DIR`, a new environment is made there that has what the export asks for
+and nothing else, and the runner must say the same in it.
 
 Prediction, written before the first run of this command, when single warm rows had been timed by hand at .055 s and
 .028 s: importing the library takes more than loading the model (4 s, 1 s) and the runner a tenth of both together; the
