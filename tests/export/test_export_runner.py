@@ -238,6 +238,7 @@ def test_a_picture_that_cannot_be_read_is_absent_and_said(kind: str, tmp_path: P
         ("rows.json", "[1]", "holds no rows"),
         ("rows.json", "[", "Expecting value"),
         ("rows.jsonl", '{"a": 1}\n[', "Expecting value"),
+        ("rows.tsv", "a\tb\n1\t2\n", "ends in .csv, .json or .jsonl"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -259,6 +260,16 @@ def test_cells_that_are_no_paths_are_refused_by_row(row: dict[str, Any], message
     prepare = made({"scan": one | {"kind": "image"}})
     with pytest.raises(runner.RefusedError, match=f"row 1, input 'scan': .*{message}"):
         prepare._some([{"scan": None}, row], 0, tmp_path, False)
+
+
+def test_words_that_a_spreadsheet_would_run_are_tamed() -> None:
+    assert [runner._tamed(value) for value in ("=1+1", "@x", "-3.5", "plain", 0.5)] == [
+        "'=1+1",
+        "'@x",
+        "-3.5",
+        "plain",
+        0.5,
+    ]
 
 
 def test_the_facts_of_a_model_are_written_whole(tmp_path: Path) -> None:

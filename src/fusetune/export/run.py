@@ -234,6 +234,8 @@ def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Return the rows of a CSV, JSON (a list of objects) or JSON Lines file, and whether all its cells are words."""
+    if path.suffix.lower() not in (".csv", ".json", ".jsonl"):
+        raise RefusedError(f"{path}: a table ends in .csv, .json or .jsonl")
     text = path.read_text("utf-8-sig")
     if path.suffix.lower() == ".csv":
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -248,6 +250,12 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise RefusedError(f"{path} holds no rows: a header and lines, or a list of JSON objects")
     return [{tidy(name): value for name, value in row.items()} for row in rows], path.suffix.lower() == ".csv"
+
+
+def _tamed(value: Any) -> Any:
+    """Put an apostrophe before words that a spreadsheet would run as a formula."""
+    runs = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(value)
+    return f"'{value}" if runs else value
 
 
 def main() -> int:
@@ -277,7 +285,7 @@ def main() -> int:
     else:
         writer = csv.DictWriter(sys.stdout, list(found[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows({name: _tamed(value) for name, value in line.items()} for line in found)
     return 0
 
 
