@@ -23,6 +23,7 @@ from fusetune.data.tokens import TextInput
 from fusetune.data.vectors import VectorInput
 from fusetune.errors import RunError, listed
 from fusetune.features.onnx import evaluation, first_line, session, traced
+from fusetune.heads.classifier import ClassifierHead
 from fusetune.inputs import Reader
 from fusetune.model import Model
 from fusetune.networks import Network
@@ -105,6 +106,8 @@ def refusals(model: Model) -> list[str]:
     reasons = []
     if model.config.evaluate.test_views:
         reasons.append("evaluate.test_views draws random views at prediction, which a graph cannot")
+    if any(isinstance(module, ClassifierHead) for module in model.network.modules()):
+        reasons.append("it weighs classifiers of scikit-learn, which run outside of a graph (strategy.classifiers)")
     if weights > _LARGEST:
         reasons.append(f"its weights have {weights:,} bytes, and one ONNX file holds 2 GiB")
     return reasons
