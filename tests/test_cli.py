@@ -33,6 +33,7 @@ COMMANDS = [
     ["guide"],
     ["evaluate"],
     ["explain"],
+    ["export"],
     ["predict"],
     ["show"],
     ["data"],

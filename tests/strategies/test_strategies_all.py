@@ -16,6 +16,8 @@ from tiny import settings, tiny_table
 import fusetune
 from fusetune import api
 from fusetune.errors import ConfigError
+from fusetune.export.graph import refusals, write_graph
+from fusetune.features.onnx import onnx_available
 from fusetune.strategies import STRATEGIES, strategy_of
 from fusetune.strategies.end_to_end import EndToEnd
 from fusetune.strategies.rivals import IN_WORDS
@@ -75,6 +77,19 @@ def fitted(runs: dict[str, fusetune.Run], table: Path, name: str) -> fusetune.Ru
             table, "organ", strategy=named(name), config=without_rivals(table, name), out=out, **HOW
         )
     return runs[name]
+
+
+@pytest.mark.skipif(not onnx_available(), reason="onnx and onnxruntime are not installed")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_its_model_is_one_graph_that_says_the_same(
+    runs: dict[str, fusetune.Run], table: Path, name: str, tmp_path: Path
+) -> None:
+    model = fusetune.load(fitted(runs, table, name).folder)
+    if name == "classifier":
+        assert "scikit-learn" in refusals(model)[0]
+        return
+    assert not refusals(model)
+    assert write_graph(model, tmp_path / "model.onnx") <= 1e-4
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

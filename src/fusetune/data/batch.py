@@ -63,6 +63,9 @@ def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = AHEAD) 
     def work(item: T) -> R:
         return pinned(prepare(item))
 
+    if len(items) == 1:  # there is nothing that it could be ahead of
+        yield work(items[0])
+        return
     pool = ThreadPoolExecutor(1, "prefetch")
     waiting: deque[Future[R]] = deque()
     try:

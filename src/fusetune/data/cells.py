@@ -317,6 +317,20 @@ def _refuse_changed(
             f"words such as {listed([word for word in known if not prints_back(word)] or known, 3)}, which numbers "
             f"cannot hold; {remedy}"
         )
+    if len(unseen):
+        _refuse_twins(table, vocabulary, unseen, remedy)
+    lost = [word for word in known if word in (*MISSING_WORDS, *NAMES_OR_MISSING)]
+    suspect = bool(lost) and not table.spelled and not vocabulary.gaps
+    if suspect and cells.isna().any() and not words.isin(lost).any():
+        raise TableError(
+            f"{table.name}: column '{name}' is missing in row {int(np.flatnonzero(cells.isna())[0])}, and the model "
+            f"knows the word {lost[0]}, which pandas reads as missing; {remedy}, so that an empty cell is an empty word"
+        )
+
+
+def _refuse_twins(table: Table, vocabulary: Vocabulary, unseen: pd.Series, remedy: str) -> None:
+    """Refuse words that were not learnt and mean the number of one that was."""
+    name, known = vocabulary.column, vocabulary.categories
     numbers = pd.to_numeric(unseen.drop_duplicates(), errors="coerce").dropna()
     equal = pd.to_numeric(pd.Series(known, dtype="str"), errors="coerce").dropna()
     alike = numbers[numbers.isin(equal)]
@@ -325,13 +339,6 @@ def _refuse_changed(
         raise TableError(
             f"{table.name}: column '{name}' holds '{word}' in row {alike.index[0]}, but the model learnt '{twin}': "
             f"zeros were lost or added when one of the two tables was read; {remedy}"
-        )
-    lost = [word for word in known if word in (*MISSING_WORDS, *NAMES_OR_MISSING)]
-    suspect = bool(lost) and not table.spelled and not vocabulary.gaps
-    if suspect and cells.isna().any() and not words.isin(lost).any():
-        raise TableError(
-            f"{table.name}: column '{name}' is missing in row {int(np.flatnonzero(cells.isna())[0])}, and the model "
-            f"knows the word {lost[0]}, which pandas reads as missing; {remedy}, so that an empty cell is an empty word"
         )
 
 

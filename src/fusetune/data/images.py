@@ -274,6 +274,9 @@ class ImageSource:
 
     def _spread(self, work: Callable[[Rows], R], items: Rows) -> Iterator[R]:
         """Let the threads work on pieces of an array; results come in order."""
+        if len(items) <= _PIECE:  # a thread costs more than it could save
+            yield from map(work, [items] if len(items) else [])
+            return
         with ThreadPoolExecutor(self.threads, "reading") as pool:
             for start in range(0, len(items), _WINDOW):
                 window = items[start : start + _WINDOW]

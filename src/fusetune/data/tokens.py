@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -40,9 +41,7 @@ class TextInput:
         texts = table.column(self.column)
         clean = texts.astype("str").where(texts.notna(), "").str.strip()
         present = (clean.str.len() > 0).to_numpy(dtype=bool)
-        tokenizer = self._own_tokenizer()
-        tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer = self._cutting
         lengths, digests = np.zeros(len(clean), np.int64), np.zeros(len(clean), np.uint64)
         pieces, truncated = [], 0
         for start in track(range(0, len(clean), _CHUNK), f"tokenising {self.column}"):
@@ -57,14 +56,18 @@ class TextInput:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated)
 
-    def _own_tokenizer(self) -> Tokenizer:
-        """Return a tokenizer whose cut nobody else sees."""
+    @cached_property
+    def _cutting(self) -> Tokenizer:
+        """A tokenizer whose cut nobody else sees; made once, since reading its words takes long."""
         try:
-            return Tokenizer.from_str(self.tokenizer.to_str())
+            own = Tokenizer.from_str(self.tokenizer.to_str())
+            own.no_padding()
+            own.enable_truncation(self.max_tokens)
         except Exception as error:  # the library raises nothing more special, of what it has read itself before
             raise BundleError(
                 f"the tokenizer of '{self.column}' contradicts itself ({error}); copy the model again"
             ) from error
+        return own
 
 
 @dataclass

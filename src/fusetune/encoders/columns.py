@@ -275,7 +275,8 @@ class ColumnTokens(Encoder):
         class_token = self.class_token.expand(tokens.shape[0], 1, -1)
         tokens = self.tokens_norm(torch.cat([class_token, tokens], dim=1))
         known = nn.functional.pad(known_cells(inputs), (1, 0), value=True)
-        itself = torch.eye(known.shape[1], dtype=torch.bool, device=known.device)
+        places = torch.arange(known.shape[1], device=known.device)
+        itself = places[:, None] == places
         for layer in self.layers:
             tokens = layer(tokens, known[:, None, :] | itself)
         features: Tensor = self.norm(tokens).flatten(1)

@@ -63,14 +63,14 @@ class WordCounts(Encoder):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return ``[batch, dim]`` for ids ``[batch, tokens]`` and mask ``[batch, tokens]``."""
         ids, mask = inputs["ids"], inputs["mask"]
-        words = mask & ~torch.isin(ids, torch.tensor(self.special, device=ids.device, dtype=ids.dtype))
+        words = mask & ~(ids[..., None] == torch.tensor(self.special, device=ids.device, dtype=ids.dtype)).any(-1)
         ids = _moved_together(ids, words)
         singles = torch.where(ids == _PAD, _PAD, ids * _PAIR)
         pairs = torch.where(ids[:, 1:] == _PAD, _PAD, ids[:, :-1] * _PAIR + ids[:, 1:] + 1)
         asked = torch.cat([singles, pairs], 1)
-        place = torch.searchsorted(self.codes, asked).clamp(max=max(self.dim - 1, 0))
+        place = _searched(self.codes, asked).clamp(max=max(self.dim - 1, 0))
         is_counted = self.codes[place] == asked
-        counts = torch.zeros(len(ids), self.dim, device=ids.device)
+        counts = torch.zeros(ids.shape[0], self.dim, device=ids.device)
         counts.scatter_add_(1, place, is_counted.float())
         weighed = torch.where(counts > 0, 1 + counts.clamp(min=1).log(), 0.0) * self.idf
         vectors: Tensor = weighed / weighed.norm(dim=1, keepdim=True).clamp(min=1e-12)
@@ -81,7 +81,23 @@ def _codes(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([ids * _PAIR, ids[:-1] * _PAIR + ids[1:] + 1])
 
 
+def _searched(codes: Tensor, asked: Tensor) -> Tensor:
+    """Return the first place of ascending codes, [dim], that holds no less than each number that is asked."""
+    if not torch.onnx.is_in_onnx_export():
+        return torch.searchsorted(codes, asked)
+    # ONNX has no such operation: the interval that the place lies in is halved until it is one place.
+    count = len(codes)  # a plain number, which its shape is not while it is traced
+    low, high = torch.zeros_like(asked), torch.full_like(asked, count)
+    for _ in range(count.bit_length()):
+        middle = (low + high) // 2
+        less = (codes[middle.clamp(max=count - 1)] < asked) & (low < high)
+        low, high = torch.where(less, middle + 1, low), torch.where(less, high, middle)
+    return low
+
+
 def _moved_together(ids: Tensor, words: Tensor) -> Tensor:
     """Move each text's words to the front, so that words with a special token between them are neighbours."""
-    order = torch.argsort((~words).to(torch.int8), dim=1, stable=True)
-    return torch.where(words.gather(1, order), ids.gather(1, order), _PAD)
+    # What is no word goes to one more place at the end, which is cut off.
+    place = torch.where(words, words.long().cumsum(1) - 1, ids.shape[1])
+    room = torch.full((ids.shape[0], ids.shape[1] + 1), _PAD, dtype=ids.dtype, device=ids.device)
+    return room.scatter(1, place, ids)[:, :-1]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
@@ -54,7 +54,7 @@ class OnnxEncoder:
     """
 
     def __init__(self, encoder: Encoder, example: Inputs) -> None:
-        with _evaluation(encoder):
+        with evaluation(encoder):
             self._session = _session(encoder, example)
             self.difference = self._compare(encoder, example)
         if not self.difference <= TOLERANCE:  # also refuses NaN
@@ -75,7 +75,7 @@ class OnnxEncoder:
         try:
             return max(_difference(encoder(inputs), self(inputs)) for inputs in (example, _reshaped(example)))
         except Exception as error:  # a shape that tracing froze; the runtime's exceptions have no common base
-            raise OnnxError(f"{type(encoder).__name__} does not run in ONNX Runtime: {_first_line(error)}") from error
+            raise OnnxError(f"{type(encoder).__name__} does not run in ONNX Runtime: {first_line(error)}") from error
 
 
 def _named(inputs: Inputs) -> dict[str, Tensor]:
@@ -83,10 +83,10 @@ def _named(inputs: Inputs) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _evaluation(encoder: Encoder) -> Iterator[None]:
-    """Put the encoder in evaluation mode without gradients, and every part back as it was."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
+def evaluation(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode without gradients, and every part back as it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
     try:
         with torch.no_grad():
             yield
@@ -97,40 +97,52 @@ def _evaluation(encoder: Encoder) -> Iterator[None]:
 
 def _session(encoder: Encoder, example: Inputs) -> Any:
     """Export the encoder and load it into ONNX Runtime."""
-    try:
-        runtime = importlib.import_module("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors only
-        with tempfile.TemporaryDirectory() as folder, without_warnings():
-            path = str(Path(folder) / "encoder.onnx")
-            _export(encoder, example, path)
-            return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the exporter raises whatever a traced operation raises
-        raise OnnxError(f"{type(encoder).__name__} cannot be exported: {_first_line(error)}") from error
-
-
-def _export(encoder: Encoder, example: Inputs, path: str) -> None:
-    """Write the encoder as an ONNX file.
-
-    The tracing exporter (``dynamo=False``) is used: it takes a second where the newer one takes ten, needs no further
-    package, and both give networks of the same speed. What tracing could freeze by mistake shows in the comparison.
-    """
     named = _named(example)
     axes = {name: {0: "batch"} for name in (*named, "features")}
     axes |= {name: {0: "batch", 1: "tokens"} for name in named if name in _LENGTH_VARIES}
-    torch.onnx.export(
-        encoder,
-        (example, {}),  # an empty dict at the end, or the exporter would take the example's names for arguments
-        path,
-        input_names=list(named),
-        output_names=["features"],
-        dynamic_axes=axes,
-        dynamo=False,
-    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "encoder.onnx"
+            # An empty dict at the end, or the exporter would take the example's names for arguments.
+            traced(encoder, (example, {}), path, list(named), axes)
+            return session(path)
+    except Exception as error:  # the exporter raises whatever a traced operation raises
+        raise OnnxError(f"{type(encoder).__name__} cannot be exported: {first_line(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
+def session(path: Path) -> Any:
+    """Return an ONNX file as ONNX Runtime runs it, on the CPU and with PyTorch's number of threads."""
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def traced(
+    network: nn.Module, example: tuple[Any, ...], path: Path, inputs: list[str], axes: dict[str, dict[int, str]]
+) -> None:
+    """Write a network in evaluation mode as an ONNX file.
+
+    The tracing exporter (``dynamo=False``) is used: it takes a second where the newer one takes ten, needs no further
+    package, and both give networks of the same speed. What tracing could freeze by mistake must be looked for after.
+
+    Args:
+        network: The network.
+        example: What it is called with.
+        path: The file.
+        inputs: Names of its inputs, in their order.
+        axes: Input or output -> axis -> name of those axes whose length varies; outputs come in their order here.
+    """
+    outputs = [name for name in axes if name not in inputs]
+    with without_warnings():
+        torch.onnx.export(
+            network, example, str(path), input_names=inputs, output_names=outputs, dynamic_axes=axes, dynamo=False
+        )
+
+
+def first_line(error: Exception) -> str:
+    """Return what kind of error it is, and the first line of what it says."""
     return f"{type(error).__name__}: {error}".split("\n", 1)[0]
 
 

@@ -45,4 +45,4 @@ class ReplacingHead(LinearHead):
 
     def absent(self, present: Mapping[str, Tensor]) -> Tensor:
         """Return the absence bits, float [batch, modalities]; zeros where the head is not told."""
-        return super().absent(present) * self.bits
+        return super().absent(present) * float(self.bits)

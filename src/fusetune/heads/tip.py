@@ -59,7 +59,7 @@ class TIPHead(Head):
 
     def tokens(self, z: Tensor) -> Tensor:
         """Return features of columns, [batch, dim], as tokens, [batch, 1 + columns, width], the class token first."""
-        return z.reshape(len(z), -1, self.token)
+        return z.reshape(z.shape[0], -1, self.token)
 
     def beside(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return one token per modality beside the columns, [batch, others, width], and which are there, bool."""
@@ -88,8 +88,8 @@ class TIPHead(Head):
 
     def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Return logits [batch, classes]."""
-        total = torch.zeros(len(present[self.columns]), self.classes, device=self.get_buffer("prior").device)
-        count = total.new_zeros(len(total), 1)
+        total = torch.zeros(present[self.columns].shape[0], self.classes, device=self.get_buffer("prior").device)
+        count = total.new_zeros(total.shape[0], 1)
         for layer, (block, has) in zip(self.linears, self.read(z, present), strict=True):
             total = total + layer(block).masked_fill(~has[:, None], 0.0)
             count = count + has[:, None]

@@ -37,7 +37,7 @@ class TransformerHead(Head):
         # Blocks are divided by the root of their width, which the normalisation of tokens has no use for.
         blocks = [block * block.shape[1] ** 0.5 for block in self.blocks(z, present)]
         own = torch.stack([layer(block) for layer, block in zip(self.project, blocks, strict=True)], 1) + self.modality
-        tokens = torch.cat([self.class_token.expand(len(own), 1, -1), own], 1)
+        tokens = torch.cat([self.class_token.expand(own.shape[0], 1, -1), own], 1)
         has = torch.stack([torch.ones_like(present[next(iter(self.dims))]), *(present[name] for name in self.dims)], 1)
         for layer in self.layers:
             tokens = layer(tokens, has)

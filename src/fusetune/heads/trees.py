@@ -137,7 +137,9 @@ class TreesHead(TabularHead):
         """Return what the trees say of features [rows, features] as `table` makes them, float64 [rows, classes]."""
         trees = len(self.get_buffer("roots"))
         if not trees:
-            return table.new_zeros(len(table), self.classes)
+            return table.new_zeros(table.shape[0], self.classes)
+        if torch.onnx.is_in_onnx_export():  # a graph for any number of rows takes them in one go
+            return self._grown(table)
         rows = max(1, _MOST // trees)
         return torch.cat([self._grown(some) for some in torch.split(table, rows)])
 
@@ -148,7 +150,7 @@ class TreesHead(TabularHead):
         left, right = (self.get_buffer(side).long().clamp(0, nodes - 1) for side in ("left", "right"))
         threshold, unknown = self.get_buffer("threshold"), self.get_buffer("unknown")
         subset, size, codes = self.get_buffer("subset"), self.get_buffer("size"), self.get_buffer("codes")
-        node = self.get_buffer("roots").long().clamp(0, nodes - 1).expand(len(table), -1)
+        node = self.get_buffer("roots").long().clamp(0, nodes - 1).expand(table.shape[0], -1)
         for _ in range(self.depth):
             x = table.gather(1, feature[node])
             lost, aside = x.isnan(), unknown[node]
@@ -157,7 +159,12 @@ class TreesHead(TabularHead):
             if len(codes):
                 begin, count = subset[node], size[node]
                 place = (begin + x.clamp(0, 2**30)).long().clamp(0, len(codes) - 1)
-                goes = torch.where(begin >= 0, codes[place] & (x < count) & (x >= 0), goes)
-            goes = torch.where(lost & (aside >= 0), aside == 1, goes)
+                goes = _chosen(begin >= 0, codes[place] & (x < count) & (x >= 0), goes)
+            goes = _chosen(lost & (aside >= 0), aside == 1, goes)
             node = torch.where(goes, left[node], right[node])
         return self.get_buffer("value")[node] @ self.get_buffer("says")
+
+
+def _chosen(which: Tensor, this: Tensor, that: Tensor) -> Tensor:
+    """Return `torch.where` of truth values, in operations that ONNX Runtime has for them."""
+    return (which & this) | (~which & that)

@@ -52,7 +52,7 @@ class EnsembleNetwork(Network):
             name: torch.stack([own for own, owner in zip(logits, self.owners, strict=True) if owner == name]).mean(0)
             for name in self.temperatures
         }
-        rows = len(next(iter(present.values())))
+        rows = next(iter(present.values())).shape[0]
         return Outputs(
             dict(z), f_m, mean_logits(f_m, present, self.temperatures, self.get_buffer("prior"), rows), dict(present)
         )

@@ -57,7 +57,8 @@ def outputs_of(
         return batch, read_present(sources, batch)
 
     for network in networks.values():
-        network.eval()
+        if any(module.training for module in network.modules()):
+            network.eval()
     with torch.inference_mode(), bar(description, len(batches)) as progress:
         for batch, raw in prefetch(batches, read):
             present = present_bits(sources, batch, runtime.device)
