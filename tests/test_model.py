@@ -16,7 +16,7 @@ from tiny import CLASSES, settings, tiny_table
 
 import fusetune
 from fusetune.augment.random import Moment
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Column
 from fusetune.data.table import read_table
 from fusetune.errors import ImageError, InputWarning, RunError, SchemaError, SplitError, TableError

@@ -28,7 +28,6 @@ from fusetune.folder import (
     STAGES,
     find_folder,
     held,
-    is_finished,
     refuse_other_rows,
     refuse_taken,
     sweep_folder,
@@ -52,7 +51,7 @@ from fusetune.model import Model
 from fusetune.prepare import prepare, reading_of
 from fusetune.process import threads_restored
 from fusetune.progress import Log
-from fusetune.record import END, METRICS, START, Record, read_metrics, text_hash
+from fusetune.record import END, METRICS, START, Record, is_finished, read_metrics, text_hash
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of

@@ -31,8 +31,8 @@ from fusetune.arguments import gather
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
+from fusetune.data.choices import OnProblem
 from fusetune.data.infer import infer_schema
-from fusetune.data.problems import OnProblem
 from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import read_table

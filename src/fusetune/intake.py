@@ -19,10 +19,10 @@ import pandas as pd
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.cache import PixelCache
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageSource, Keeper
 from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source

@@ -15,9 +15,9 @@ import pandas as pd
 
 from fusetune.config import Config
 from fusetune.context import Context
+from fusetune.data.choices import Kind, OnProblem
 from fusetune.data.images import ImageInput
-from fusetune.data.kinds import Kind
-from fusetune.data.problems import OnProblem, Problems, ids_with_notes
+from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
 from fusetune.data.spelling import as_words, word_of

@@ -17,8 +17,8 @@ import torch
 
 from fusetune.augment.sheet import small_sheet
 from fusetune.context import Context, Cost
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageSource
-from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table
@@ -32,7 +32,7 @@ from fusetune.result import Case, Column, Data, Judgement, Method, Origin, Resul
 from fusetune.strategies import Fitted, strategy_of
 from fusetune.version import VERSION
 
-_PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
+_PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
 _PAPER_EPOCHS = 5
 _SHEET_ROWS = _SHEET_EPOCHS = 4
 _MISTAKES = 24

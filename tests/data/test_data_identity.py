@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusetune.data.choices import Kind
 from fusetune.data.infer import column_notes, infer_schema, looks_like, named_like_id, spelling_notes
-from fusetune.data.kinds import Kind
 from fusetune.data.roles import Roles
 from fusetune.data.spelling import as_words, spellings
 from fusetune.data.split import PARTS, deal, joined, make_split, part_codes

@@ -15,7 +15,7 @@ import fusetune_papers.cli  # noqa: F401  # adds the commands
 from fusetune.cli.frame import app
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError
-from fusetune_papers.cli.reproduce import _recipes
+from fusetune_papers.cli.experiments import _recipes
 from fusetune_papers.datasets.baselines import constant_accuracy
 from fusetune_papers.phantom.draw import write_phantom
 from fusetune_papers.phantom.script import Knobs

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from fusetune.cli import augment, check, compare, data, diagnose, explain, fit, guide, show, use
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
-from fusetune.progress import visible
+from fusetune.progress import lines_at_intervals, visible
 
 __all__ = ["augment", "check", "compare", "data", "diagnose", "explain", "fit", "guide", "main", "show", "use"]
 
@@ -26,4 +26,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that knows few letters is shown the others written out
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="fusetune")
+    with lines_at_intervals():
+        app(prog_name="fusetune")

@@ -9,11 +9,9 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out, starting
 from fusetune.cli.outputs import refuse_loss
-from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
-from fusetune.report.explanation import render_explanation
 from fusetune.version import VERSION
 
 
@@ -32,6 +30,10 @@ def explain(
 ) -> None:
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
+    check_there(folder, table)
+    starting(f"explain: why is row {row} of {table} decided as it is?")
+    from fusetune.report.explanation import render_explanation
+
     refuse_loss("--out", out_file, folder, table)
     model = fusetune.load(folder)
     explanation = model.explain(table, row, on_problem)
@@ -45,6 +47,8 @@ def explain(
 
 
 def _facts(model: fusetune.Model, folder: Path, table: str) -> dict[str, str]:
+    from fusetune.features.store import weights_hash
+
     return {
         "Model": f"{folder.resolve().name}, weights {weights_hash(model.network)[:12]}",
         "Table": Path(table).name,

@@ -11,10 +11,11 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, guarded, out, write_table
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, check_there, guarded, out, write_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import group_words, interval, number, without_formulas
 from fusetune.files import written_aside
+from fusetune.progress import Steps
 
 
 @app.command(
@@ -33,8 +34,15 @@ def evaluate(
 ) -> None:
     """Judge a trained model on another labelled table, with 95 % intervals."""
     del debug
+    check_there(folder, table)
+    steps = Steps("starting up", f"reading the model {folder}", f"judging it on {Path(table).name}")
+    steps.begin()
     refuse_loss("--json", json_file, folder, table)
-    scores = fusetune.load(folder).evaluate(table, on_problem)
+    load = fusetune.load
+    steps.begin()
+    model = load(folder)
+    steps.begin()
+    scores = model.evaluate(table, on_problem)
     if json_file:
         with written_aside(json_file) as aside:
             aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
@@ -82,6 +90,7 @@ def predict(
     """
     del debug
     check_table_name(out_file)
+    check_there(folder, table)
     refuse_loss("--out", out_file, folder, table)
     model = fusetune.load(folder)
     result = (model.confined() if confined else model).predict_table(table, on_problem)

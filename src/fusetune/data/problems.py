@@ -11,18 +11,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.data.choices import OnProblem
 from fusetune.data.schema import COLUMNS, Modality
 from fusetune.data.source import Source
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError, ImageError, InputWarning, TableError, clipped, listed
 
-OnProblem = Literal["warn", "raise", "mask"]
 _BARE = "no input is present, only class frequencies are left"
 _LETTERS = 160
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput, Keeper
-from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import Split
 from fusetune.data.table import Table

@@ -66,7 +66,7 @@ def outputs_of(
             for inputs in _views(readers, sources, batch, on_device, config, runtime):
                 memory: dict[int, Tensor] = {}
                 for name, network in networks.items():
-                    with runtime.fabric.autocast():
+                    with runtime.autocast():
                         views[name].append(network.fuse(network.encode(inputs, present, memory), present).to_cpu())
             for name, several in views.items():
                 parts[name].append(mean_view(several))
@@ -115,7 +115,7 @@ def changed_features(
             plain = None if raw is None else reader.plain().plain(to_device(raw, runtime.device))
             for change, several in zip(changes, parts, strict=True):
                 inputs = None if plain is None else change(plain, batch[source.present[batch]])
-                with runtime.fabric.autocast():
+                with runtime.autocast():
                     several.append(encoded(encoders, inputs, has).float().cpu())
             progress.advance()
     return [torch.cat(several) for several in parts]
