@@ -127,9 +127,17 @@ def lines_at_intervals() -> Iterator[None]:
 
 
 @contextmanager
-def bar(description: str, total: int) -> Iterator[Bar]:
-    """Show a bar that appears only if the work takes longer than a second and vanishes at the end."""
+def bar(description: str, total: int, begun: str = "") -> Iterator[Bar]:
+    """Show a bar that appears only if the work takes longer than a second and vanishes at the end.
+
+    Args:
+        description: What is done.
+        total: In how many steps.
+        begun: What the first step is. If it is named, the bar is there at once: such steps take long.
+    """
     progress = Bar(description, total)
+    if begun:
+        progress.begin(begun)
     try:
         yield progress
     finally:
@@ -143,6 +151,13 @@ class Bar:
         self.description, self.total, self.done = visible(description), total, 0
         self.started = self.said = time.monotonic()
         self.progress: Progress | None = None
+
+    def begin(self, note: str) -> None:
+        """Show the bar before any step is done."""
+        if console.is_terminal:
+            self._show()
+        if self.progress is not None:
+            self.progress.update(self.task, note=visible(note))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by some steps."""
@@ -208,8 +223,18 @@ class Log:
         self.path, self.quiet = path, quiet
         self.warnings: list[str] = []
         self.listeners: list[Listener] = []
+        self._steps: Steps | None = None
         if path is not None and path.is_file():
             _refuse_other_file(path)
+
+    def plan(self, *steps: str) -> None:
+        """Name the steps of a run, of which `step` begins one after the other."""
+        self._steps = Steps(*steps)
+
+    def step(self) -> None:
+        """Say the next step of the plan."""
+        if not self.quiet and self._steps is not None:
+            self._steps.begin()
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print one line."""

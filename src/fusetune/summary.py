@@ -209,14 +209,14 @@ def _command() -> str:
 
 def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
     """Write what the judged model says of validation and test rows."""
-    frames = []
+    frames, rule = [], judged.calibration.rule(ctx.classes)
     for part, probabilities in judged.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})
         if ctx.groups is not None:
             frame["group"] = ctx.groups.iloc[rows].to_numpy()
         frame["label"] = [str(ctx.classes[i]) for i in judged.labels[part]]
-        frame["prediction"] = [str(ctx.classes[i]) for i in probabilities.argmax(1)]
+        frame["prediction"] = [str(ctx.classes[i]) for i in rule.decide(probabilities)]
         shares = pd.DataFrame(probabilities, columns=[f"p({name})" for name in ctx.classes])
         frames.append(pd.concat([frame, shares], axis=1))
     with written_aside(path) as aside:

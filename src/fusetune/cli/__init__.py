@@ -9,12 +9,25 @@ import sys
 import warnings
 from io import TextIOWrapper
 
-from fusetune.cli import augment, check, compare, data, diagnose, explain, fit, guide, show, use
+from fusetune.cli import augment, check, compare, data, diagnose, evaluate, explain, fit, guide, predict, show
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
 from fusetune.progress import lines_at_intervals, visible
 
-__all__ = ["augment", "check", "compare", "data", "diagnose", "explain", "fit", "guide", "main", "show", "use"]
+__all__ = [
+    "augment",
+    "check",
+    "compare",
+    "data",
+    "diagnose",
+    "evaluate",
+    "explain",
+    "fit",
+    "guide",
+    "main",
+    "predict",
+    "show",
+]
 
 add_commands()
 

@@ -12,11 +12,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import group_words
 from fusetune.errors import UserError
 from fusetune.files import written_aside
+from fusetune.progress import Steps
 from fusetune.record import Record, is_run
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def diagnose(
     del debug
     others = alone or []
     check_there(folder, table, train, *others)
-    starting(f"diagnose: what does the accuracy of {folder} hang on?")
+    steps = Steps("starting up", f"reading the model {folder}", "asking what its accuracy hangs on")
+    steps.begin()
     outputs = {"--json": json_file, "--out": out_file, "--masks": masks}
     named = [path.expanduser().resolve() for path in outputs.values() if path is not None]
     if len(set(named)) < len(named):
@@ -78,8 +80,12 @@ def diagnose(
         refuse_loss(option, outputs[option], folder, table, train, *others)
     from fusetune.report.diagnosis import render_diagnosis
 
-    diagnosis = fusetune.load(folder).diagnose(
-        table, on_problem, train=train, alone=[fusetune.load(path) for path in others], split=_split_of(folder),
+    load = fusetune.load
+    steps.begin()
+    model, compared = load(folder), [load(path) for path in others]
+    steps.begin()
+    diagnosis = model.diagnose(
+        table, on_problem, train=train, alone=compared, split=_split_of(folder),
         masks=masks,
     )  # fmt: skip
     # Both are made before either is written.

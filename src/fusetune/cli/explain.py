@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
 from fusetune.cli.outputs import refuse_loss
 from fusetune.files import written_aside
+from fusetune.progress import Steps
 from fusetune.version import VERSION
 
 
@@ -31,11 +32,15 @@ def explain(
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
     check_there(folder, table)
-    starting(f"explain: why is row {row} of {table} decided as it is?")
+    steps = Steps("starting up", f"reading the model {folder}", "explaining row " + row)
+    steps.begin()
     from fusetune.report.explanation import render_explanation
 
     refuse_loss("--out", out_file, folder, table)
-    model = fusetune.load(folder)
+    load = fusetune.load
+    steps.begin()
+    model = load(folder)
+    steps.begin()
     explanation = model.explain(table, row, on_problem)
     with written_aside(out_file) as aside:
         aside.write_text(render_explanation(explanation, _facts(model, folder, table)), encoding="utf-8")

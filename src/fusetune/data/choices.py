@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Literal
 
 OnProblem = Literal["warn", "raise", "mask"]
+By = Literal["judged", "most-probable"]  # how rows are decided
 READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 WRITTEN = (".csv", ".parquet", ".jsonl")
 

@@ -178,6 +178,11 @@ def read_table(source: Any) -> Table:
     return table
 
 
+def read_index(source: Any) -> pd.Index | None:
+    """Return the index that answers to a table go back to, None where it has none."""
+    return source.index if isinstance(source, pd.DataFrame) else None
+
+
 def _header(name: object) -> str:
     # What nobody can see in a name nobody can type.
     return tidy(_SURROGATE.sub("\ufffd", str(name)))

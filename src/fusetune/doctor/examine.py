@@ -91,7 +91,7 @@ def examine(
     pictures = [look_at_pictures(examined, reader, keeper) for reader in readers]
     if keeper is not None:
         keeper.cache.flush()
-    with bar("checking", _STEPS) as progress:
+    with bar("checking", _STEPS, "texts") as progress:
         texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
         progress.advance(note="copies")
         copies = find_copies(examined, pictures, texts)
