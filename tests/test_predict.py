@@ -275,6 +275,15 @@ def test_a_threshold_that_is_none_is_refused(made: Made, tmp_path: Path, thresho
         fusetune.load(model)
 
 
+def test_half_a_reference_is_refused(made: Made, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(made.run.folder / "model", tmp_path / "model"))
+    change(
+        model, "config.yaml", (model / "config.yaml").read_bytes(), lambda facts: facts["files"].pop("reference.json")
+    )
+    with pytest.raises(BundleError, match=r"does not list reference\.json"):
+        fusetune.load(model)
+
+
 def test_a_model_without_a_reference_is_loaded_and_smaller(made: Made, tmp_path: Path) -> None:
     from fusetune.bundle import save_bundle
 

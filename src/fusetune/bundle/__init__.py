@@ -166,7 +166,7 @@ def _load(path: Path) -> Model:
 
 def _reference(contents: Contents, network: Network, schema: Schema, readers: Mapping[str, Reader]) -> Reference | None:
     """Return what later rows are compared with, where the model has it."""
-    if not contents.digests.keys() >= _REFERENCE:
+    if not contents.digests.keys() & _REFERENCE:
         return None
     files = {name: contents.read(name) for name in _REFERENCE}
     dims = {name: sum(encoder.dim for encoder in network.of(name)) for name in readers}
