@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,19 @@ def _one_row(shop: Workshop) -> None:
 
 
 def _without_input(shop: Workshop) -> None:
-    told = shop.model().predict_table(shop.frame.drop(columns=["note"]))
-    assert (told["problem"] == "note: not in the table").all()
+    _told_of(shop, "note", "note: not in the table")
+
+
+def _without_column(shop: Workshop) -> None:
+    _told_of(shop, "age", "age: not in the table, a missing cell of columns in every row")
+
+
+def _told_of(shop: Workshop, column: str, text: str) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        told = shop.model().predict_table(shop.frame.drop(columns=[column]))
+    assert text in str(said[0].message)
+    assert (told["problem"] == text).all()
 
 
 TABLES = [
@@ -160,11 +172,12 @@ TABLES = [
     Fault("CSV", "NUL in a header", lambda s: s.fit(s.file(s.csv().replace(b"organ", b"or\0gan", 1))), "organ|NUL"),
     Fault("CSV", "formulas", _formulas),
     Fault("CSV", "no such file", lambda s: s.fit(Path("/nowhere/t.csv")), "there is no file /nowhere/t.csv"),
+    Fault("prediction table", "a missing column", _without_column),
     Fault(
         "prediction table",
-        "a missing column",
-        lambda s: s.model().predict(s.frame.drop(columns="age")),
-        "'age' is missing",
+        "a misspelt column",
+        lambda s: s.model().predict(s.frame.rename(columns={"age": "aged"})),
+        "'age' is missing, did you mean 'aged'",
     ),
     Fault("prediction table", "a missing input", _without_input),
     Fault("prediction table", "an extra column", _extra),

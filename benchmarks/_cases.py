@@ -20,13 +20,13 @@ import numpy.typing as npt
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.infer import infer_schema
+from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.split import PART_WORDS, Rows
 from fusetune.data.table import Table, read_table
 from fusetune.errors import UserError
 from fusetune.evaluate.temperature import softmax
-from fusetune.model import encode_labels
 from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime

@@ -25,7 +25,7 @@ from PIL import Image
 
 from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 from fusetune_papers.phantom.draw import write_phantom
-from fusetune_papers.phantom.script import Knobs
+from fusetune_papers.phantom.knobs import Knobs
 
 _SEEDS = range(5)
 

@@ -31,13 +31,13 @@ from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.context import Context
 from fusetune.data.batch import ordered_batches, shuffled_batches
 from fusetune.data.infer import infer_schema
+from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.split import Rows
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.heads.base import HeadData
 from fusetune.heads.trained import fit_head
-from fusetune.model import encode_labels
 from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log, bar
 from fusetune.runtime import start_runtime

@@ -16,9 +16,9 @@ from tiny import settings
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.infer import infer_schema
+from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
-from fusetune.model import encode_labels
 from fusetune.networks.run import read_present
 from fusetune.prepare import class_list, prepare, split_rows
 from fusetune.progress import Log

@@ -128,10 +128,10 @@ def test_every_byte_of_the_manifest_counts(copy: Path) -> None:
             fusetune.load(copy)
 
 
-@pytest.mark.parametrize("version", [3, 0, "1", None])
+@pytest.mark.parametrize("version", [4, 0, "1", None])
 def test_another_format_is_refused(copy: Path, version: Any) -> None:
     rewrite(copy, lambda facts: facts.update(format=version, fusetune="9.9"))
-    with pytest.raises(BundleError, match=r"format .* reads formats 1, 2; it was written by fusetune 9\.9"):
+    with pytest.raises(BundleError, match=r"format .* reads formats 1, 2, 3; it was written by fusetune 9\.9"):
         fusetune.load(copy)
     assert VERSION != "9.9"
 

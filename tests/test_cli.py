@@ -214,12 +214,12 @@ def test_debug_shows_the_traceback_wherever_it_stands(ask: Any, place: str) -> N
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_what_nobody_expected_ends_with_1(ask: Any, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+def test_what_nobody_expected_ends_with_1(ask: Any, made: Made, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(fusetune, "load", fail)
-    answer = ask("evaluate", "run", "table.csv", *(["--debug"] if debug else []))
+    answer = ask("evaluate", made.run, made.table, *(["--debug"] if debug else []))
     assert answer.code == 1
     assert ("Traceback" in answer.err) == debug
     assert "ZeroDivisionError: a bug" in answer.err
@@ -235,16 +235,16 @@ def test_a_failure_while_running_ends_with_1(ask: Any, made: Made, tmp_path: Pat
     assert "Traceback" not in answer.err
 
 
-def test_stopping_by_hand_tells_how_to_continue(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_by_hand_tells_how_to_continue(ask: Any, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fusetune, "fit", stop)
-    answer = ask("fit", "table.csv", "--label", "x")
+    answer = ask("fit", made.table, "--label", "x")
     assert answer.code == 130
     assert answer.err == "stopped; continue with the same command and --resume\n"
     monkeypatch.setattr(fusetune, "load", stop)
-    assert ask("evaluate", "run", "table.csv").err == "stopped\n"
+    assert ask("evaluate", made.run, made.table).err == "stopped\n"
 
 
 def test_show_config_is_a_configuration_with_explanations(ask: Any, tmp_path: Path) -> None:

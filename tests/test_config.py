@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fusetune.config import IMAGE_POLICIES, KINDS, PRESETS, Config, ImagePolicy, TrainConfig, read_yaml
@@ -294,6 +294,7 @@ PIECES = (
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.binary(max_size=60)))
+@example("0[:")
 def test_any_file_is_a_configuration_or_a_named_fault(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)

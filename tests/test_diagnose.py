@@ -316,7 +316,7 @@ def test_a_failure_is_no_fault_of_the_input(
     def broken(*_: Any) -> Any:
         raise RunError("no finite probability")
 
-    monkeypatch.setattr(Model, "_certainty", broken)
+    monkeypatch.setattr(Model, "certainty", broken)
     code, _, err = ask("diagnose", made.folder / "run", made.fresh, "--json", tmp_path / "d.json")
     assert (code, list(tmp_path.iterdir())) == (1, [])
     assert err.startswith("failed: ")

@@ -53,6 +53,20 @@ def test_checks_of_scikit_learn(estimator: FusionClassifier, check: Callable[[Fu
     check(estimator)
 
 
+def test_the_threshold_for_an_aim_decides(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path, classes=("ill", "well"))[["age", "site", "v_0", "organ"]]
+    X, y = frame.drop(columns="organ"), frame["organ"]
+    given = {**QUICK, "evaluate": {"resamples": 100, "aim": "sensitivity >= 0.9", "positive": "ill"}}
+    model = quick(config=given).fit(X, y)
+    p, limit = model.predict_proba(X)[:, 0], model.model_.calibration.threshold
+    assert list(model.classes_) == ["ill", "well"]
+    assert limit is not None
+    assert model.predict(X).tolist() == np.where(p >= limit, "ill", "well").tolist()
+    assert model.model_.reference is not None  # with crossfit.how=off some rows were not trained on
+    assert quick(sets=["crossfit.how=k", "crossfit.folds=2"]).fit(X, y).model_.reference is None
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), model.predict(X))
+
+
 def test_the_order_of_rows_changes_rounding_only(table: pd.DataFrame) -> None:
     model = quick().fit(table[CELLS], table["organ"])
     order = np.random.default_rng(0).permutation(len(table))

@@ -13,13 +13,15 @@ from strategies_context import make_context
 from tiny import tiny_table
 
 from fusetune import judge as judge_module
+from fusetune.answering import row_digests
 from fusetune.context import Context
 from fusetune.evaluate import holm, mcnemar, paired_difference, permutation_test, proportion, score_with_intervals
+from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.metrics import nll
 from fusetune.evaluate.temperature import calibrate, crossfit, softmax
 from fusetune.heads.folds import row_folds
 from fusetune.judge import Judgement, judge
-from fusetune.model import Model, row_digests
+from fusetune.model import Model
 from fusetune.strategies.alone import Alone, AloneSettings
 from fusetune.strategies.base import WHOLE, Fitted, NoSettings, held_by
 from fusetune.strategies.linear_probe import LinearProbe
@@ -203,7 +205,7 @@ def test_rivals_keep_their_temperature_when_inputs_are_taken_away(made: Made) ->
 
 def test_a_model_knows_the_rows_that_it_was_made_from(made: Made) -> None:
     ctx = made.ctx
-    model = Model.of(ctx, made.fitted[CHOSEN].network, None)  # type: ignore[arg-type]
+    model = Model.of(ctx, made.fitted[CHOSEN].network, None, Calibration())  # type: ignore[arg-type]
     digests = row_digests(ctx.sources, len(ctx.ids))
     known = np.isin(digests, model.seen)
     assert known[ctx.split.rows("train")].all()

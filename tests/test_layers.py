@@ -17,8 +17,9 @@ LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
     "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "trials",
-    "guidance", "arguments", "doctor", "result", "standings", "report", "model", "judge", "summary", "bundle", "record",
-    "folder", "intake", "track", "estimator", "export", "api", "contest",
+    "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "answering",
+    "model", "judge", "summary",
+    "bundle", "record", "folder", "intake", "track", "estimator", "export", "api", "contest",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {

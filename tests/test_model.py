@@ -16,7 +16,7 @@ from tiny import CLASSES, settings, tiny_table
 
 import fusetune
 from fusetune.augment.random import Moment
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Column
 from fusetune.data.table import read_table
 from fusetune.errors import ImageError, InputWarning, RunError, SchemaError, SplitError, TableError
@@ -118,12 +118,40 @@ def test_a_table_without_rows_is_refused(made: tuple[Model, pd.DataFrame, Path])
         made[0].predict(made[1].iloc[:0])
 
 
-def test_missing_columns_are_all_named(made: tuple[Model, pd.DataFrame, Path]) -> None:
+def test_slips_of_column_names_are_all_named(made: tuple[Model, pd.DataFrame, Path]) -> None:
     frame = made[1].drop(columns=["site", "v_2"]).rename(columns={"age": "aged", "note": "notes"})
     with pytest.raises(SchemaError) as caught:
         made[0].predict(frame)
-    for text in ("column 'age' is missing, did you mean 'aged'?", "column 'note'", "column 'site'", "column 'v_2'"):
+    for text in ("column 'age' is missing, did you mean 'aged'?", "column 'note' is missing, did you mean 'notes'?"):
         assert text in str(caught.value)
+
+
+def test_a_table_without_any_input_column_is_refused(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    with pytest.raises(SchemaError) as caught:
+        made[0].predict(made[1][["case_id", "patient"]])
+    for name in ("scan", "note", "age", "site", "v_0"):
+        assert f"column '{name}' is missing" in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", ["age", "site", "v_2"])
+def test_a_missing_column_is_a_missing_cell_in_every_row(made: tuple[Model, pd.DataFrame, Path], gone: str) -> None:
+    model, frame, folder = made
+    absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
+    owner = "genes" if gone == "v_2" else "columns"
+    said = f"{gone}: not in the table, a missing cell of {owner} in every row"
+    with pytest.warns(InputWarning, match=said):
+        answer = model.predict_table(absolute.drop(columns=gone))
+    assert answer["problem"].str.contains(said, regex=False).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        blank = model.predict_table(absolute.assign(**{gone: np.nan if gone != "site" else None}))
+    np.testing.assert_allclose(answer[SHARES], blank[SHARES], rtol=0, atol=1e-6)
+    with pytest.raises(TableError, match=said):
+        model.predict_proba(absolute.drop(columns=gone), "raise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        masked = model.predict_table(absolute.drop(columns=gone), "mask")
+    np.testing.assert_array_equal(masked[SHARES], answer[SHARES])
 
 
 def test_columns_of_another_kind_are_refused(made: tuple[Model, pd.DataFrame, Path]) -> None:
@@ -271,7 +299,8 @@ def test_columns_that_the_model_knows_are_no_slips_of_a_missing_one(made: tuple[
         model.predict_table(table)
     known = Column(name="notes", kind=Kind.TEXT, role="unused", reason="of another doctor")
     schema = model.schema.model_copy(update={"columns": [*model.schema.columns, known]})
-    answer = replace(model, schema=schema).predict_table(table)
+    with pytest.warns(InputWarning, match="note: not in the table"):
+        answer = replace(model, schema=schema).predict_table(table)
     assert (answer["problem"] == "note: not in the table").all()
     with pytest.warns(InputWarning, match=r"(?s)96 of 96 rows have a problem:.*note: not in the table"):
         replace(model, schema=schema).predict(table)
@@ -300,7 +329,8 @@ def test_a_data_frame_with_any_index_is_read_in_its_order(made: tuple[Model, pd.
 def test_an_input_that_the_table_lacks_as_a_whole_is_absent_and_marked(made: tuple[Model, pd.DataFrame, Path]) -> None:
     model, frame, folder = made
     absolute = frame.assign(scan=[str(folder / name) for name in frame["scan"]])
-    answer = model.predict_table(absolute.drop(columns="note"))
+    with pytest.warns(InputWarning, match="note: not in the table"):
+        answer = model.predict_table(absolute.drop(columns="note"))
     assert answer["problem"].str.contains("note: not in the table").all()
     blank = model.predict_table(absolute.assign(note=pd.Series([None] * len(frame), dtype="str")))
     np.testing.assert_allclose(answer[SHARES], blank[SHARES], rtol=0, atol=1e-6)

@@ -17,7 +17,7 @@ from tiny import settings
 import fusetune
 from fusetune import api
 from fusetune.augment.random import Moment
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Column, Schema, free_name
 from fusetune.encoders import Identity
 from fusetune.estimator import FusionClassifier

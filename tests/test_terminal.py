@@ -213,7 +213,7 @@ def test_a_terminal_of_few_letters_is_shown_the_others_written_out(tmp_path: Pat
     words = [sys.executable, "-m", "fusetune", "fit", "naïve\x1b[31m.csv", "--label", "y"]
     told = subprocess.run(words, env=around, capture_output=True, cwd=tmp_path, check=False)
     assert told.returncode == 2
-    assert rb"error: there is no file na\xefve\x1b[31m.csv" in told.stderr
+    assert rb"error: there is no file or folder na\xefve\x1b[31m.csv" in told.stderr
 
 
 class Broken(io.StringIO):

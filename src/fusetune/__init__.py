@@ -1,13 +1,21 @@
-"""Fine-tune each modality on its own, then fuse them: honest classifiers on images, text and table columns."""
+"""Fine-tune each modality on its own, then fuse them: honest classifiers on images, text and table columns.
 
-from fusetune.api import Run, fit, guide, load
-from fusetune.config import Config
-from fusetune.contest import Contest, compare
-from fusetune.estimator import FusionClassifier
-from fusetune.export import Exported, export_run
-from fusetune.guidance import Guidance
-from fusetune.model import Model
+What this package offers is imported when it is first asked for (PEP 562), since PyTorch alone takes seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fusetune.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from fusetune.api import Run, fit, guide, load
+    from fusetune.config import Config
+    from fusetune.contest import Contest, compare
+    from fusetune.estimator import FusionClassifier
+    from fusetune.export import Exported, export_run
+    from fusetune.guidance import Guidance
+    from fusetune.model import Model
 
 __all__ = [
     "Config",
@@ -24,3 +32,28 @@ __all__ = [
     "guide",
     "load",
 ]
+_HOMES = {
+    "Config": "config",
+    "Contest": "contest",
+    "FusionClassifier": "estimator",
+    "Exported": "export",
+    "export_run": "export",
+    "Guidance": "guidance",
+    "Model": "model",
+    "Run": "api",
+    "compare": "contest",
+    "fit": "api",
+    "guide": "api",
+    "load": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

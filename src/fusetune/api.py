@@ -19,7 +19,7 @@ from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
-from fusetune.doctor.findings import by_severity
+from fusetune.doctor.findings import Finding, by_severity
 from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.folder import (
@@ -28,7 +28,6 @@ from fusetune.folder import (
     STAGES,
     find_folder,
     held,
-    is_finished,
     refuse_other_rows,
     refuse_taken,
     sweep_folder,
@@ -47,12 +46,12 @@ from fusetune.intake import (
     warn_about_parts,
     warn_of_reading,
 )
-from fusetune.judge import judge
+from fusetune.judge import judge, reference_of
 from fusetune.model import Model
 from fusetune.prepare import prepare, reading_of
 from fusetune.process import threads_restored
 from fusetune.progress import Log
-from fusetune.record import END, METRICS, START, Record, read_metrics, text_hash
+from fusetune.record import END, METRICS, START, Record, is_finished, read_metrics, text_hash
 from fusetune.report.page import write_report
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
@@ -70,6 +69,13 @@ from fusetune.version import VERSION
 _GUIDED = {"least": 100, "most": 5000}
 
 
+_STEPS = (
+    "looking at the table",
+    "training the model",
+    "fitting simpler models to compare it with",
+    "judging all on the test part",
+    "writing model and report",
+)
 # Of `minutes`, what may be over when training ends: heads, the judge and the report need the rest.
 _TRAINED = 0.75
 
@@ -161,6 +167,8 @@ def fit(
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
     folder = find_folder(out, data, label, resume)
     log = Log(folder / LOG, quiet)
+    log.plan(*_STEPS)
+    log.step()
     # All that can be refused is, before anything is created or changed.
     intake = take_in(data, label, schema, settings, folder if resume else None)
     with threads_restored(), tracked(settings, folder, log), held(folder):
@@ -238,9 +246,7 @@ def _fit(
     data, label, schema, classes, rows = intake.table, intake.label, intake.schema, intake.classes, intake.split
     record = _begin(intake, settings, folder, log)
     runtime = start_runtime(settings)
-    earlier, minutes = log.spent(), settings.minutes
-    if minutes is None and settings.strategy.name == Weighted.name:
-        minutes = MINUTES.get(settings.preset)
+    earlier, minutes = log.spent(), _minutes(settings)
 
     def left() -> float:
         """Seconds that are left of what the run may take."""
@@ -270,7 +276,9 @@ def _fit(
         ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left()
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
+    log.step()
     fitted = with_trials(strategy.fit(ctx, own_settings), trials, ctx.modalities)
+    log.step()
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
     guidance = None
@@ -278,24 +286,43 @@ def _fit(
         with log.timed(ctx.seconds, "guide"):
             guidance = guided(ctx, lazy=False, **_GUIDED)
         log.record("guide", **guidance.as_dict())
+    log.step()
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
-    model = Model.of(read, grounded(fitted.network, read, ctx), schema)
-    model.calibration = judged.calibration
+    model = Model.of(read, grounded(fitted.network, read, ctx), schema, judged.calibration)
+    with log.timed(ctx.seconds, "reference"):
+        model.reference = reference_of(model, read, data, rows.rows("test"), judged.outputs)
     ctx.seconds["total"] = time.perf_counter() - started
+    log.step()
     save_bundle(model, folder / MODEL)
     save_predictions(ctx, judged, folder / "predictions.parquet")
-    findings = [] if intake.examination is None else by_severity(intake.examination.findings)
-    result = summarise(ctx, data, schema, fitted, judged, findings, record.rows_hash, guidance)
+    result = summarise(ctx, data, schema, fitted, judged, _found(intake), record.rows_hash, guidance)
     write_report(folder / "report.html", result.redacted() if settings.redact else result)
     metrics = result.metrics()
+    _seal(folder, record, metrics)
+    log.record("done", seconds=ctx.seconds["total"], accuracy=judged.test["accuracy"].value)
+    return Run(folder, model, metrics)
+
+
+def _minutes(settings: Config) -> float | None:
+    """Return how long a run may take, where that is limited."""
+    if settings.minutes is None and settings.strategy.name == Weighted.name:
+        return MINUTES.get(settings.preset)
+    return settings.minutes
+
+
+def _seal(folder: Path, record: Record, metrics: dict[str, Any]) -> None:
+    """Write the last files of a run, and remove what only an unfinished one needs: optimiser states."""
     text = json.dumps(metrics, indent=1)
     record.seal(folder, [*START, *END[:-1]], **{METRICS: text_hash(text)})
     # Last of all: a folder with this file is a finished run.
     write_text(folder / METRICS, text)
-    discard(folder / STAGES)  # optimiser states, of use only to an unfinished run
-    log.record("done", seconds=ctx.seconds["total"], accuracy=judged.test["accuracy"].value)
-    return Run(folder, model, metrics)
+    discard(folder / STAGES)
+
+
+def _found(intake: Intake) -> list[Finding]:
+    """Return what the doctor found, errors first."""
+    return [] if intake.examination is None else by_severity(intake.examination.findings)
 
 
 def _begin(intake: Intake, settings: Config, folder: Path, log: Log) -> Record:

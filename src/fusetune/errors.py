@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PurePath
 from reprlib import Repr
 
 
@@ -52,7 +53,9 @@ class BundleError(UserError):
 
 
 class WriteError(UserError, OSError):
-    """Something cannot be written: the disk is full, or nothing may be written there."""
+    """Something cannot be written: the disk is full, or nothing may be written there; `place` says what."""
+
+    place: PurePath | None = None
 
 
 class InputWarning(UserWarning):

@@ -31,15 +31,16 @@ from fusetune.arguments import gather
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
+from fusetune.data.choices import OnProblem
 from fusetune.data.infer import infer_schema
-from fusetune.data.problems import OnProblem
+from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.split import make_split
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import copy_numbers
 from fusetune.errors import BundleError, ConfigError, UserError
-from fusetune.judge import calibrate
-from fusetune.model import Model, encode_labels
+from fusetune.judge import calibrate, reference_of
+from fusetune.model import Model
 from fusetune.prepare import class_list, prepare
 from fusetune.process import threads_restored
 from fusetune.progress import Log
@@ -133,8 +134,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the most probable label per row."""
-        best = self.predict_proba(X).argmax(1)
+        """Return the label of each row, as `model_.rule` decides it: by the threshold for `evaluate.aim`, if any."""
+        probabilities = self.predict_proba(X)
+        best = self.model_.rule.decide(probabilities)
         found: npt.NDArray[Any] = self.classes_[best]
         return found
 
@@ -164,8 +166,10 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         strategy, own_settings = strategy_of(config)
         read, ctx = ctx, at_level(ctx)
         fitted = strategy.fit(ctx, own_settings)
-        model = Model.of(read, grounded(fitted.network, read, ctx), schema)
-        model.calibration = calibrate(ctx, fitted)
+        model = Model.of(read, grounded(fitted.network, read, ctx), schema, calibrate(ctx, fitted))
+        # With k-fold cross-fitting every row was trained on, and none can say how far new ones are.
+        unseen = split.rows("valid")
+        model.reference = None if len(fitted.rows) > len(unseen) else reference_of(model, read, table, unseen)
         return model, log.warnings
 
     def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:

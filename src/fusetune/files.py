@@ -64,6 +64,10 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
+    except WriteError as error:
+        if error.place is not None and not error.place.is_relative_to(aside):
+            raise  # of another file, written within the block
+        raise cannot_write(path, error) from error
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -75,7 +79,9 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
     # Files within a folder that is written aside have no names yet that would tell anybody anything.
     cause = error.__cause__ if isinstance(error, WriteError) and isinstance(error.__cause__, OSError) else error
     remedy = _REMEDIES.get(cause.errno or 0, "look at the space and the rights there")
-    return WriteError(f"cannot write {path}: {cause.strerror or cause}; {remedy}")
+    refusal = WriteError(f"cannot write {path}: {cause.strerror or cause}; {remedy}")
+    refusal.place = path
+    return refusal
 
 
 def sweep(folder: Path, names: str) -> None:

@@ -25,7 +25,7 @@ from fusetune.errors import ConfigError, SchemaError, UserError, listed
 from fusetune.files import expanded, plain_name, sweep
 from fusetune.prepare import NEUTRAL
 from fusetune.progress import Log
-from fusetune.record import END, METRICS, NAME, START, Record
+from fusetune.record import END, NAME, START, Record, is_finished, is_run
 from fusetune.strategies import strategy_of
 
 MODEL, STAGES, LOG = "model", "stages", "log.jsonl"
@@ -102,11 +102,6 @@ def held(folder: Path) -> Iterator[None]:
 def sweep_folder(folder: Path) -> None:
     """Remove what a killed run left half-written; the folder must be held, and be a run's."""
     sweep(folder, "|".join(map(re.escape, (NAME, *START, *END, MODEL))))
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether the run in a folder has come to its end; `metrics.json` is written last of all."""
-    return (folder / METRICS).exists()
 
 
 def refuse_other_run(folder: Path, settings: Config, schema: Schema, now: Record) -> Record | None:
@@ -231,11 +226,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether a folder has a run's record, or the files of one by an earlier version, which kept none."""
-    return (folder / NAME).exists() or all((folder / name).exists() for name in START[:3])
 
 
 def _untrained(folder: Path, names: set[str]) -> bool:

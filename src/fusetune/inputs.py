@@ -24,8 +24,8 @@ from fusetune.augment.own import Own, OwnAugment, chosen
 from fusetune.augment.token_noise import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
 from fusetune.data.cells import CellInput
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput, Reading
-from fusetune.data.kinds import Kind
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows

@@ -19,10 +19,11 @@ import pandas as pd
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.cache import PixelCache
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageSource, Keeper
 from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind
+from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
@@ -36,7 +37,6 @@ from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import refuse_other_run
 from fusetune.inputs import image_input
-from fusetune.model import encode_labels
 from fusetune.prepare import class_list, image_folder, split_rows
 from fusetune.progress import Log
 from fusetune.record import Record

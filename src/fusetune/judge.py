@@ -10,21 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
+from fusetune.data.table import Table
 from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
 from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
+from fusetune.evaluate.likeness import Likeness, some_rows
 from fusetune.evaluate.metrics import nll as mean_nll
 from fusetune.evaluate.metrics import nll_rows
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.modalities import Probe
+from fusetune.evaluate.profile import Profile
+from fusetune.evaluate.reference import Reference
 from fusetune.evaluate.selective import recalls
 from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
+from fusetune.model import Model
 from fusetune.networks import Outputs
 from fusetune.networks.run import outputs_of
 from fusetune.result import Comparison, GainRow, Judgement
@@ -93,7 +99,48 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         frequent=None if frequent is None else _compare(ours, frequent, _ALWAYS, test, how),
         recalls=recalls(ours.probe.p, test.labels, names, test.groups),
         miscalibration=miscalibration(ours.probe.p, test.labels, test.groups, seed=ctx.config.seed),
+        outputs=ours.outputs,
     )
+
+
+def reference_of(
+    model: Model, ctx: Context, table: Table, rows: Rows, outputs: Outputs | None = None
+) -> Reference | None:
+    """Return what a finished model keeps of its training part, to compare later rows and tables with.
+
+    Args:
+        model: The model, calibrated.
+        ctx: The run, as its readers see it.
+        table: Its table.
+        rows: Rows that no encoder of the model was trained on: distances are measured against what theirs are.
+        outputs: What the model's network says of these rows, where that is known.
+
+    Returns:
+        None where none is wanted (`evaluate.reference=0`), or there are no such rows.
+    """
+    most = ctx.config.evaluate.reference
+    if not most or not len(rows):
+        return None
+    learnt = ctx.split.rows("train")
+    train = model.outputs(ctx.sources, some_rows(learnt, ctx.keys, most), "features of training rows")
+    widths = {name: z.shape[1] for name, z in train.z.items()}
+    if outputs is None or {name: z.shape[1] for name, z in outputs.z.items()} != widths:
+        outputs = model.outputs(ctx.sources, rows, "features of held-out rows")
+    held, groups = outputs, _groups(ctx, rows)
+    p = softmax(held.f.double().numpy(), model.calibration.temperature)
+    count = None if groups is None else len(np.unique(groups))
+    profile = Profile.learn(
+        table.take(learnt), model.schema, model.rule.decide(p), ctx.labels[rows], len(model.classes), count
+    )
+    likeness = {}
+    for name in train.z:
+        has, known = held.present[name].numpy(), train.present[name].numpy()
+        there = None if groups is None else groups[has]
+        unit = ctx.modalities[name].kind in ("image", "text")
+        one = Likeness.learn(train.z[name].numpy()[known], held.z[name].numpy()[has], there, unit=unit)
+        if one is not None:
+            likeness[name] = one
+    return Reference(profile, likeness)
 
 
 def calibrate(ctx: Context, fitted: Fitted) -> Calibration:

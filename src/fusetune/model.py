@@ -3,149 +3,192 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import wraps
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.answering import Answering, Answers, applied, row_digests
+from fusetune.answers import NO_REFERENCE, Extras, as_table
 from fusetune.config import Config
 from fusetune.context import Context
+from fusetune.data.choices import By, OnProblem
 from fusetune.data.images import ImageInput
-from fusetune.data.kinds import Kind
-from fusetune.data.problems import OnProblem, Problems, ids_with_notes
+from fusetune.data.labels import encode_labels
+from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
-from fusetune.data.source import Source
-from fusetune.data.spelling import as_words, word_of
-from fusetune.data.split import Rows, group_words
-from fusetune.data.table import Table, read_table, row_keys, with_columns
-from fusetune.errors import InputWarning, RunError, SchemaError, TableError, UserError, did_you_mean, listed
+from fusetune.data.spelling import word_of
+from fusetune.data.split import group_words
+from fusetune.data.table import Table, read_index, read_table, row_keys
+from fusetune.errors import InputWarning, SchemaError, TableError, UserError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
 from fusetune.evaluate.attribution import explain_row
 from fusetune.evaluate.calibration import Calibration, Judged
+from fusetune.evaluate.decision import DECIDED
 from fusetune.evaluate.diagnosis import Asked, Diagnosed, Diagnosis, Wanted, diagnose, divided
+from fusetune.evaluate.drift import Drift, Tally
 from fusetune.evaluate.explain import Explanation
 from fusetune.evaluate.modalities import Probe
+from fusetune.evaluate.reference import Reference
 from fusetune.evaluate.temperature import softmax
 from fusetune.files import expanded
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Network, Outputs
-from fusetune.networks.run import outputs_of
-from fusetune.runtime import Runtime, find_runtime
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _applied(method: Callable[Concatenate[Model, P], T]) -> Callable[Concatenate[Model, P], T]:
-    """Compute with the threads of the model's runtime within a method, and leave the caller's as they were."""
-
-    @wraps(method)
-    def run(model: Model, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with model.runtime.applied():
-            return method(model, *args, **kwargs)
-
-    return run
+from fusetune.runtime import find_runtime
 
 
 @dataclass
-class Model:
+class Model(Answering):
     """A fused classifier with everything that it needs to read a table.
 
-    Attributes:
-        network: Encoders and what is made of their features, frozen.
-        readers: Fitted pre-processing by modality.
-        schema: The columns that it was trained on.
-        classes: The labels, in the order of the probabilities.
-        config: The configuration that it was trained with.
-        seen: Digests of the inputs of all rows that it was trained or chosen on, uint64.
-        calibration: What was learnt about it on validation rows: its temperature, prediction sets, threshold.
+    Its attributes are those of `Answering`.
     """
 
-    network: Network
-    readers: dict[str, Reader]
-    schema: Schema
-    classes: list[Any]
-    config: Config
-    runtime: Runtime
-    seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
-    calibration: Calibration = field(default_factory=Calibration)
-
     @classmethod
-    def of(cls, ctx: Context, network: Network, schema: Schema) -> Model:
-        """Return the model of a network that was trained in a run, not yet calibrated."""
+    def of(cls, ctx: Context, network: Network, schema: Schema, calibration: Calibration) -> Model:
+        """Return the model of a network that was trained in a run."""
         learnt = np.concatenate([ctx.split.rows("train"), ctx.split.rows("valid")])
         seen = np.unique(row_digests(ctx.sources, len(ctx.ids))[learnt])
-        return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen)
+        return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen, calibration)
 
-    @_applied
     def predict(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.Series:
-        """Return the most probable label per row, in the table's order.
+        """Return the label of each row as `rule` decides it, in the table's order.
 
         Args:
             table: A file (see `fit`), or a DataFrame, whose relative paths start from the working folder.
             on_problem: What becomes of cells that cannot be used, such as unreadable pictures or numbers that are none.
-                They count as absent. `warn`: an `InputWarning` counts them; `raise`: they are an error; `mask`: nothing
-                is said.
+                They count as absent, as do columns that the table lacks. `warn`: an `InputWarning` counts them;
+                `raise`: they are an error; `mask`: nothing is said.
 
         Raises:
-            SchemaError: If an input column is missing or of another kind.
+            SchemaError: If an input column is of another kind, all are missing, or one has another name by a slip.
             ImageError: If an image column has several pictures and none can be read, unless `on_problem` is `mask`.
             TableError: If a row has a problem and `on_problem` is `raise`.
             RunError: If the model gives no finite probability for a row.
         """
         data = read_table(table)
-        top = self._answers(data, on_problem).probabilities.argmax(1)
-        return pd.Series([self.classes[i] for i in top], name="prediction", index=data.index)
+        decided = np.concatenate([piece.decided for piece in self.said(data, on_problem)])
+        return pd.Series([self.classes[i] for i in decided], name="prediction", index=data.index)
 
-    @_applied
     def predict_proba(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
 
         Arguments and errors are those of `predict`.
         """
         data = read_table(table)
-        probabilities = self._answers(data, on_problem).probabilities
+        probabilities = np.concatenate([piece.p for piece in self.said(data, on_problem)])
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)
 
-    @_applied
-    def predict_table(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
-        """Return one line per row: row_id, prediction, probability, p(<label>) for each label, and problem.
+    def predict_table(
+        self,
+        table: str | Path | pd.DataFrame,
+        on_problem: OnProblem = "warn",
+        *,
+        by: By = "judged",
+        sets: float | None = None,
+        margin: float | None = None,
+        unlike: bool = False,
+    ) -> pd.DataFrame:
+        """Return one line per row: row_id, prediction, its probability, p(<label>) for each label, and problem.
 
         A row with an unreadable image is predicted from what else it has, and `problem` says so. So is every row where
-        the table lacks all columns of an input. The index is that of the DataFrame, if one was given. `row_id` is what
-        the table says, also where ids are repeated or empty, which is warned of; row numbers stand for ids only where
-        there is no such column.
+        the table lacks a column. The index is that of the DataFrame, if one was given. `row_id` is what the table says,
+        also where ids are repeated or empty, which is warned of; row numbers stand for ids only where there is no such
+        column.
 
-        Arguments and errors are those of `predict`, but only columns of which most cells are of no use are warned of.
+        Args:
+            table: As for `predict`.
+            on_problem: As for `predict`, but only columns that are not there, or of which most cells are of no use, are
+                warned of.
+            by: `judged`: as `rule` decides; `most-probable`: by the most probable class whatever the threshold.
+            sets: Coverage, such as 0.9: also `set`, a JSON list of the classes that hold the label of a new row so
+                often (conformal prediction; rows with the same inputs have thresholds of their own; with groups the
+                promise is about a row of a new group), and `set_size`.
+            margin: Also `margin`, how far a row is from another decision (0 to 1), and `abstain`, whether it is less
+                than this.
+            unlike: Also as_far(<input>) for each input, the share of rows that the model was not trained on which are
+                at least as far from training rows, and `unlike`, the inputs of which that is at most 0.01, in words.
+
+        Raises:
+            UserError: If `sets` or `margin` is out of range, or the model does not keep what is asked for.
         """
-        data = read_table(table)
-        ids, notes = ids_with_notes(data, self.schema.named("id"))
-        answers = self._answers(data, on_problem, listing=True, notes=notes)
-        result = pd.DataFrame(
-            {
-                "row_id": ids,
-                "prediction": [self.classes[i] for i in answers.probabilities.argmax(1)],
-                "probability": answers.probabilities.max(1),
-            }
-        )
-        shares = pd.DataFrame(answers.probabilities, columns=[f"p({label})" for label in self.classes])
-        whole = pd.concat([result, shares, pd.Series(answers.problems, name="problem", dtype="str")], axis=1)
-        return whole if data.index is None else whole.set_axis(data.index)
+        pieces = list(self.predict_pieces(table, on_problem, by=by, sets=sets, margin=margin, unlike=unlike))
+        whole = pd.concat(pieces, ignore_index=True)
+        index = read_index(table)
+        return whole if index is None else whole.set_axis(index)
 
-    @_applied
+    def predict_pieces(
+        self,
+        table: str | Path | pd.DataFrame | Table,
+        on_problem: OnProblem = "warn",
+        *,
+        by: By = "judged",
+        sets: float | None = None,
+        margin: float | None = None,
+        unlike: bool = False,
+        tally: Tally | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the lines of `predict_table` in pieces: held are its cells, and pictures and lines of one piece.
+
+        Warnings and most errors come with the last piece.
+
+        Args:
+            table: As for `predict`, or a `Table`.
+            on_problem: As for `predict_table`.
+            by: As for `predict_table`.
+            sets: As for `predict_table`.
+            margin: As for `predict_table`.
+            unlike: As for `predict_table`.
+            tally: Gathers what `drift_of` needs.
+        """
+        extras = Extras(by, sets, margin, unlike)
+        extras.check(self.calibration, self.reference)
+        data = table if isinstance(table, Table) else read_table(table)
+        likeness = {} if self.reference is None else self.reference.likeness
+        for said in self.said(data, on_problem, extras, tally, listing=True):
+            yield as_table(said, self.classes, self.calibration, extras, likeness)
+
+    def drift(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> Drift:
+        """Return how a whole table differs from the training part: by column, by modality and in what is decided.
+
+        Arguments and errors are those of `predict`.
+
+        Raises:
+            UserError: If the model keeps nothing of its training part.
+        """
+        tally, data = self.tally(), read_table(table)
+        for _ in self.said(data, on_problem, tally=tally):
+            pass
+        return self.drift_of(tally, data)
+
+    def tally(self) -> Tally:
+        """Return what `predict_pieces` fills for `drift_of`; raises `UserError` as `drift` does."""
+        if self.reference is None:
+            raise UserError(NO_REFERENCE)
+        return Tally(self.classes)
+
+    def drift_of(self, tally: Tally, table: Table) -> Drift:
+        """Return the drift of a table of which all rows were predicted."""
+        if self.reference is None:
+            raise UserError(NO_REFERENCE)
+        data, _ = self.read(table)
+        return tally.drift(data, self.schema, self.reference.profile, self.reference.likeness)
+
+    @applied
     def evaluate(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> dict[str, Any]:
         """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
 
         Returns:
-            rows, groups (or None), unreadable (rows with an input that is absent, could not be read, or holds what was
-            never learnt), seen (rows with the inputs of a row that the model was made from, whose scores say nothing
-            about new rows), every metric as value, low, high of its 95 % interval, and an `evaluate.analysis.Analysis`:
+            rule (how rows are decided, in words), rows, groups (or None), unreadable (rows with an input that is
+            absent, could not be read, or holds what was never learnt), seen (rows with the inputs of a row that the
+            model was made from, whose scores say nothing about new rows), every metric as value, low, high of its 95
+            % interval, with a threshold also those of the most probable class
+            (`most_probable`), and an `evaluate.analysis.Analysis`:
             subsets of modalities, missing inputs, prediction sets and so on.
 
         Raises:
@@ -154,18 +197,25 @@ class Model:
         asked, answers = self._asked(table, on_problem)
         rows = asked.judged
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
-        scores = score_with_intervals(answers.probabilities, rows.labels, rows.groups, **how)
+        scores, rule = score_with_intervals(answers.probabilities, rows.labels, rows.groups, **how), self.rule
+        plain = {name: scores[name] for name in DECIDED} if rule.threshold is not None else {}
+        if plain:
+            called = np.eye(len(self.classes))[rule.decide(answers.probabilities)]
+            acted = score_with_intervals(called, rows.labels, rows.groups, **how)
+            scores |= {name: acted[name] for name in DECIDED}
         analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)
         return {
+            "rule": rule.words,
             "rows": len(asked),
             "groups": asked.group_count,
             "unreadable": sum(map(bool, answers.problems)),
             "seen": int(np.isin(answers.digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
+            **({"most_probable": {name: score.as_dict() for name, score in plain.items()}} if plain else {}),
             **analysis.as_dict(),
         }
 
-    @_applied
+    @applied
     def diagnose(
         self,
         table: str | Path | pd.DataFrame,
@@ -229,7 +279,7 @@ class Model:
         model = Diagnosed(self.network, self.readers, self.calibration.temperature, self.runtime)
         return diagnose(model, judged, parts, wanted, seen=int(known.sum()), judged_seen=bool(known.all()))
 
-    @_applied
+    @applied
     def explain(self, table: str | Path | pd.DataFrame, row: str, on_problem: OnProblem = "warn") -> Explanation:
         """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
 
@@ -244,29 +294,14 @@ class Model:
         """
         data = read_table(table)
         place = self._place(data, str(row))
-        data, lacking = self._read(data)
+        data, lacking = self.read(data)
         one = replace(data.take(np.array([place])), index=None)
         sources = self.bind(one)
         Problems.of(one, self.schema.modalities(), sources, lacking, place).tell(one, on_problem, listing=False)
         outputs = self.outputs(sources, np.arange(1))
-        self._certainty(outputs, one.name, place)  # refuses what is not finite
-        probe = Probe(self.network, outputs, self.calibration.temperature)
+        self.certainty(outputs, one.name, place)  # refuses what is not finite
+        probe = Probe(self.network, outputs, self.calibration.temperature, self.rule.decide)
         return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
-
-    def outputs(self, sources: Mapping[str, Source], rows: Rows, description: str = "predicting") -> Outputs:
-        """Return features, unimodal and fused logits of some rows, on CPU (see `networks.run.outputs_of`).
-
-        Args:
-            sources: Bound inputs by modality.
-            rows: Row positions.
-            description: What the progress bar says.
-        """
-        how: dict[str, Any] = {"config": self.config, "runtime": self.runtime, "description": description}
-        return outputs_of({"": self.network}, self.readers, sources, rows, **how)[""]
-
-    def bind(self, table: Table) -> dict[str, Source]:
-        """Return the sources of a table, by modality."""
-        return {name: reader.bind(table) for name, reader in self.readers.items()}
 
     def confined(self) -> Model:
         """Return the same model, reading no image but files within a table's folder: for tables of strangers."""
@@ -278,26 +313,14 @@ class Model:
         }
         return replace(self, readers=readers)
 
-    def _certainty(self, outputs: Outputs, table: str, start: int = 0) -> npt.NDArray[np.float64]:
-        """Return calibrated probabilities; `start` is the number of the first row."""
-        with np.errstate(invalid="ignore"):  # of infinite logits; said better below
-            found = softmax(outputs.f.double().numpy(), self.calibration.temperature)
-        wrong = np.flatnonzero(~np.isfinite(found).all(1))
-        if len(wrong):
-            raise RunError(
-                f"{table}: the model gives no finite probability for row(s) {listed(wrong + start)}; look for absurd "
-                "numbers there, or predict the other rows alone"
-            )
-        return found
-
-    def _asked(self, table: str | Path | pd.DataFrame, on_problem: OnProblem) -> tuple[Asked, _Answers]:
+    def _asked(self, table: str | Path | pd.DataFrame, on_problem: OnProblem) -> tuple[Asked, Answers]:
         """Return the rows of a labelled table, and what the model answers."""
         data = self.schema.read(read_table(table))
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(data, str(label), self.classes)
         ids, _ = ids_with_notes(data, self.schema.named("id"))
         member = group_words(data.frame[group], ids).to_numpy() if group in data.frame.columns else None
-        answers = self._answers(data, on_problem)
+        answers = self.answers(data, on_problem)
         judged = Judged(answers.outputs, labels, _keys(ids, answers.digests), member)
         return Asked(answers.table, answers.sources, np.arange(len(labels)), judged), answers
 
@@ -309,7 +332,7 @@ class Model:
             theirs = [word_of(name) for name in other.classes]
             if sorted(theirs) != sorted(words):
                 raise UserError(f"a model to compare with knows the classes {listed(theirs)}, this one {listed(words)}")
-            answers = other._answers(read_table(table), on_problem)
+            answers = other.answers(read_table(table), on_problem)
             if seen := int(np.isin(answers.digests[judged.where], other.seen).sum()):
                 warnings.warn(
                     f"a model to compare with was made from {seen:,} of the judged rows: it seems better than it is",
@@ -335,43 +358,6 @@ class Model:
             "ensemble of such (strategies alone and ume)"
         )
 
-    def _answers(
-        self, table: Table, on_problem: OnProblem, *, listing: bool = False, notes: Sequence[str] = ()
-    ) -> _Answers:
-        """Predict a table; see `Problems.tell` for the arguments."""
-        read, lacking = self._read(table)
-        sources = self.bind(read)
-        problems = Problems.of(read, self.schema.modalities(), sources, lacking)
-        problems.tell(read, on_problem, listing=listing, notes=notes)
-        outputs = self.outputs(sources, np.arange(len(read)))
-        found, digests = self._certainty(outputs, read.name), row_digests(sources, len(read))
-        return _Answers(outputs, found, problems.rows, digests, read, sources)
-
-    def _read(self, table: Table) -> tuple[Table, list[str]]:
-        """Return a table as the schema wants it, and the inputs that it lacks as a whole."""
-        table, lacking = self._with_empty_inputs(table)
-        self.schema.check(table)
-        return self.schema.read(table), lacking
-
-    def _with_empty_inputs(self, table: Table) -> tuple[Table, list[str]]:
-        """Give a table empty columns for every input that it lacks as a whole, unless it lacks all of them."""
-        inputs, there = self.schema.modalities(), set(table.frame.columns)
-        # A column of nearly the same name is more likely a slip than an input left out on purpose, unless it is known.
-        strangers = there - {column.name for column in self.schema.columns}
-        lacking = [
-            name
-            for name, modality in inputs.items()
-            if not any(column in there or did_you_mean(column, strangers) for column in modality.columns)
-        ]
-        if not lacking or len(lacking) == len(inputs):
-            return table, []
-        absent = [column for name in lacking for column in inputs[name].columns]
-        numbers = {c.name for c in self.schema.columns if c.kind is Kind.NUMBER}
-        empty = {
-            column: np.nan if column in numbers else pd.Series([None] * len(table), dtype="str") for column in absent
-        }
-        return replace(table, frame=with_columns(table.frame, empty)), lacking
-
     def _place(self, table: Table, row: str) -> int:
         """Return the position of the row of this id."""
         ids, _ = ids_with_notes(table, self.schema.named("id"))
@@ -383,57 +369,10 @@ class Model:
         return int(places[0])
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """What a model says of a table: outputs, probabilities, per row what is wrong and a digest of its inputs; both."""
-
-    outputs: Outputs
-    probabilities: npt.NDArray[np.float64]
-    problems: list[str]
-    digests: npt.NDArray[np.uint64]
-    table: Table
-    sources: dict[str, Source]
-
-
 def _keys(ids: pd.Series, digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Return row keys that do not depend on the order of rows, also where ids are repeated or empty."""
     shared = ids.duplicated(keep=False).to_numpy()
     return row_keys(ids.fillna("")) ^ np.where(shared, digests, np.uint64(0)).view(np.int64)
-
-
-def row_digests(sources: Mapping[str, Source], rows: int) -> npt.NDArray[np.uint64]:
-    """Return a digest of all inputs of each row: equal inputs, equal digests."""
-    digests = np.zeros(rows, dtype=np.uint64)
-    for source in sources.values():
-        digests = digests * np.uint64(0x9E3779B97F4A7C15) + np.where(source.present, source.digests, np.uint64(0))
-    return digests
-
-
-def encode_labels(table: Table, label: str, classes: list[Any]) -> npt.NDArray[np.int64]:
-    """Return class indices of the label column.
-
-    Raises:
-        TableError: If a label is missing or not among the classes.
-    """
-    series = table.names(label, classes)
-    # A later table may hold the labels as another type.
-    words, names = as_words(series), [word_of(value) for value in classes]
-    if pd.api.types.infer_dtype(series) == "boolean" or all(isinstance(value, bool) for value in classes):
-        words, names = words.map(_truth, na_action="ignore"), [_truth(name) for name in names]
-    if len(set(names)) < len(names):  # older models may tell 1.0 from 1
-        words, names = series.astype("str").mask(words.isna()), [str(value) for value in classes]
-    if words.isna().any():
-        rows = np.flatnonzero(words.isna().to_numpy())
-        raise TableError(f"label column '{label}' is empty in row(s) {listed(rows)}{table.empty(label)}; fill it in")
-    codes = words.map({name: index for index, name in enumerate(names)}).fillna(-1).to_numpy().astype(np.int64)
-    if (codes == -1).any():
-        unknown = series[codes == -1].unique()
-        raise TableError(f"label column '{label}' holds {listed(unknown)}; the model knows {listed(classes, 12)}")
-    return codes
-
-
-def _truth(word: str) -> str:
-    return {"true": "1", "false": "0"}.get(word.lower(), word.lower())
 
 
 def rebuild(
@@ -444,10 +383,11 @@ def rebuild(
     config: Config,
     seen: npt.NDArray[np.uint64],
     calibration: Calibration,
+    reference: Reference | None,
 ) -> Model:
     """Put a loaded network on the best device here, whatever it was trained on."""
     runtime = find_runtime(config.model_copy(update={"device": "auto", "threads": None}))
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
-    return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen, calibration)
+    return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen, calibration, reference)

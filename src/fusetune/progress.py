@@ -8,10 +8,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import RLock
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -30,6 +30,7 @@ from fusetune.files import cannot_write
 # Control characters but for tabs and line ends, marks that turn the direction of reading, halves of surrogate pairs.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DELAY = 1.0
+_INTERVAL = 10.0  # seconds between lines where there is no terminal to show a bar on
 T = TypeVar("T")
 # How every line of a log begins.
 _BEGINS = b'{"time": "'
@@ -86,10 +87,57 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+class Steps:
+    """The steps of one command, each said when it begins: `step 2 of 3: reading the table`.
+
+    On a terminal each step is a line. Elsewhere nothing is said of a step that is over within seconds; bars of a longer
+    one write a line now and then (see `lines_at_intervals`).
+
+    Args:
+        names: What is done in each step.
+    """
+
+    current: ClassVar[str] = ""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.place = names, 0
+
+    def begin(self) -> None:
+        """Say the next step."""
+        self.place += 1
+        Steps.current = f"step {self.place} of {len(self.names)}: {visible(self.names[self.place - 1])}"
+        if console.is_terminal:
+            console.print(Steps.current, style="dim", soft_wrap=True)
+
+
+class _Lines:
+    """Whether bars write lines where there is no terminal: a command does, a library in somebody's process does not."""
+
+    wanted = False
+
+
 @contextmanager
-def bar(description: str, total: int) -> Iterator[Bar]:
-    """Show a bar that appears only if the work takes longer than a second and vanishes at the end."""
+def lines_at_intervals() -> Iterator[None]:
+    """Let bars write a line every few seconds within the block, where standard error is no terminal."""
+    before, _Lines.wanted = _Lines.wanted, True
+    try:
+        yield
+    finally:
+        _Lines.wanted, Steps.current = before, ""
+
+
+@contextmanager
+def bar(description: str, total: int, begun: str = "") -> Iterator[Bar]:
+    """Show a bar that appears only if the work takes longer than a second and vanishes at the end.
+
+    Args:
+        description: What is done.
+        total: In how many steps.
+        begun: What the first step is. If it is named, the bar is there at once: such steps take long.
+    """
     progress = Bar(description, total)
+    if begun:
+        progress.begin(begun)
     try:
         yield progress
     finally:
@@ -101,16 +149,35 @@ class Bar:
 
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.done = visible(description), total, 0
-        self.started = time.monotonic()
+        self.started = self.said = time.monotonic()
         self.progress: Progress | None = None
+
+    def begin(self, note: str) -> None:
+        """Show the bar before any step is done."""
+        if console.is_terminal:
+            self._show()
+        if self.progress is not None:
+            self.progress.update(self.task, note=visible(note))
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by some steps."""
         self.done += steps
-        if self.progress is None and time.monotonic() - self.started > _DELAY and console.is_terminal:
+        now = time.monotonic()
+        if not console.is_terminal:
+            if _Lines.wanted and now - self.said >= _INTERVAL:
+                self.said = now
+                console.print(self._line(now - self.started), soft_wrap=True)
+            return
+        if self.progress is None and now - self.started > _DELAY:
             self._show()
         if self.progress is not None:
             self.progress.update(self.task, completed=self.done, note=visible(note))
+
+    def _line(self, spent: float) -> str:
+        """Return what the bar would show."""
+        left = spent / max(1, self.done) * max(0, self.total - self.done)
+        step = f"{Steps.current}; " if Steps.current else ""
+        return f"{step}{self.description} {self.done:,} of {self.total:,}, {timedelta(seconds=round(left))} left"
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -156,8 +223,18 @@ class Log:
         self.path, self.quiet = path, quiet
         self.warnings: list[str] = []
         self.listeners: list[Listener] = []
+        self._steps: Steps | None = None
         if path is not None and path.is_file():
             _refuse_other_file(path)
+
+    def plan(self, *steps: str) -> None:
+        """Name the steps of a run, of which `step` begins one after the other."""
+        self._steps = Steps(*steps)
+
+    def step(self) -> None:
+        """Say the next step of the plan."""
+        if not self.quiet and self._steps is not None:
+            self._steps.begin()
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print one line."""

@@ -138,6 +138,16 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a folder has a run's record, or the files of one by an earlier version, which kept none."""
+    return (folder / NAME).exists() or all((folder / name).exists() for name in START[:3])
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the run in a folder has come to its end; `metrics.json` is written last of all."""
+    return (folder / METRICS).exists()
+
+
 def text_hash(text: str) -> str:
     """Return the SHA-256 of a file that will hold this text."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -20,6 +20,7 @@ from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.miscalibration import Miscalibration
 from fusetune.evaluate.selective import Recall
 from fusetune.guidance import Guidance
+from fusetune.networks import Outputs
 from fusetune.train.loop import EpochRecord
 
 SIGNIFICANT = 0.05  # p-values below this, together with an interval without zero, make a difference shown
@@ -165,6 +166,7 @@ class Judgement:
             corrected, since nobody chooses among several of these.
         recalls: The share of right decisions of every class on the test part.
         miscalibration: How far stated certainty is off on the test part, without what chance adds.
+        outputs: What the judged model's network says of the test rows.
     """
 
     chosen: str
@@ -181,6 +183,7 @@ class Judgement:
     frequent: Comparison | None = None
     recalls: list[Recall] = field(default_factory=list)
     miscalibration: Miscalibration | None = None
+    outputs: Outputs | None = None
 
 
 @dataclass(frozen=True, eq=False)

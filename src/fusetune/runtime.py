@@ -6,17 +6,16 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import torch
-from lightning_fabric import Fabric
 
 from fusetune.config import Config
 from fusetune.errors import ConfigError, RunError
-from fusetune.process import Fork, keep_freed_memory, threads_restored, without_warnings
+from fusetune.process import Fork, keep_freed_memory, threads_restored
 
 _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -25,17 +24,19 @@ _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 class Runtime:
     """Where tensors live, how they are multiplied, and by how many threads.
 
-    `threads` is None where the process's own number counts, as far as this many cores may be used.
+    Attributes:
+        device: The device of models and batches.
+        precision: bf16 (mixed: weights stay float32) or 32.
+        threads: None where the process's own number counts, as far as this many cores may be used.
     """
 
-    fabric: Fabric
+    device: torch.device
     precision: str
     threads: int | None = None
 
-    @property
-    def device(self) -> torch.device:
-        """The device of models and batches."""
-        return self.fabric.device
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which forward passes are computed in this precision; losses and gradients need none."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def describe(self) -> str:
         """Return one line for the log."""
@@ -91,9 +92,7 @@ def find_runtime(config: Config) -> Runtime:
     # bf16 is slower than float32 on CPUs without matrix units: never the automatic choice there.
     automatic = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
     precision = automatic if config.precision == "auto" else config.precision
-    with without_warnings():
-        fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
-    return Runtime(fabric, precision)
+    return Runtime(torch.device(device, 0) if device == "cuda" else torch.device(device), precision)
 
 
 def _refuse_forked() -> None:

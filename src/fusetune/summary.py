@@ -17,8 +17,8 @@ import torch
 
 from fusetune.augment.sheet import small_sheet
 from fusetune.context import Context, Cost
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageSource
-from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table
@@ -32,7 +32,7 @@ from fusetune.result import Case, Column, Data, Judgement, Method, Origin, Resul
 from fusetune.strategies import Fitted, strategy_of
 from fusetune.version import VERSION
 
-_PACKAGES = ("torch", "transformers", "lightning-fabric", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
+_PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "pillow", "onnxruntime")
 _PAPER_EPOCHS = 5
 _SHEET_ROWS = _SHEET_EPOCHS = 4
 _MISTAKES = 24
@@ -209,14 +209,14 @@ def _command() -> str:
 
 def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
     """Write what the judged model says of validation and test rows."""
-    frames = []
+    frames, rule = [], judged.calibration.rule(ctx.classes)
     for part, probabilities in judged.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})
         if ctx.groups is not None:
             frame["group"] = ctx.groups.iloc[rows].to_numpy()
         frame["label"] = [str(ctx.classes[i]) for i in judged.labels[part]]
-        frame["prediction"] = [str(ctx.classes[i]) for i in probabilities.argmax(1)]
+        frame["prediction"] = [str(ctx.classes[i]) for i in rule.decide(probabilities)]
         shares = pd.DataFrame(probabilities, columns=[f"p({name})" for name in ctx.classes])
         frames.append(pd.concat([frame, shares], axis=1))
     with written_aside(path) as aside:

@@ -12,7 +12,7 @@ from fusetune.augment.cell_noise import CellAugment, VectorAugment
 from fusetune.augment.random import Moment
 from fusetune.config import ColumnPolicy, Config
 from fusetune.data.cells import MISSING, CellInput
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Modality
 from fusetune.data.table import read_table
 from fusetune.inputs import Reader

@@ -8,7 +8,7 @@ import pytest
 
 from fusetune.augment.safety import check_policy
 from fusetune.config import IMAGE_POLICIES, Config
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Column, Schema
 from fusetune.errors import ConfigError
 from fusetune.progress import Log

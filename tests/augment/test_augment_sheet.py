@@ -28,7 +28,7 @@ from fusetune.augment.sheet import (
 from fusetune.augment.token_noise import TextAugment
 from fusetune.config import IMAGE_POLICIES, ColumnPolicy, ImagePolicy, TextPolicy
 from fusetune.data.cells import CellInput
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.table import read_table
 
 KEYS = torch.arange(3) * 7919

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput
 from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.kinds import infer_kind
 from fusetune.data.roles import Roles
 from fusetune.data.table import Table, read_table
 from fusetune.errors import TableError

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from fusetune.data.cells import CellInput, CellSource
+from fusetune.data.choices import Kind
 from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table, read_table

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from fusetune.data.cells import MISSING, UNSEEN, CellInput
-from fusetune.data.kinds import Kind, fits
+from fusetune.data.choices import Kind
+from fusetune.data.kinds import fits
 from fusetune.data.table import Table
 from fusetune.errors import TableError
 

@@ -27,9 +27,10 @@ from pydicom.uid import (
 )
 
 from fusetune.data import spread
+from fusetune.data.choices import Kind
 from fusetune.data.decode import load_pixels, opened
 from fusetune.data.images import ImageInput
-from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.kinds import infer_kind
 from fusetune.data.stored import Encoded, read_encoded
 from fusetune.doctor.images import _state
 from fusetune.errors import ImageError

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fusetune.data.choices import Kind
 from fusetune.data.decode import opened
 from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.kinds import infer_kind
 from fusetune.data.paths import FORMATS, IMAGE_SUFFIXES, looks_like_paths
 from fusetune.data.roles import Roles
 from fusetune.data.stored import Encoded

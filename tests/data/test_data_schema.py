@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odd import tables
 
+from fusetune.data.choices import Kind
 from fusetune.data.infer import infer_schema
-from fusetune.data.kinds import Kind, infer_kind
+from fusetune.data.kinds import infer_kind
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table

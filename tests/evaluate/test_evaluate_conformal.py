@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from fusetune.errors import UserError
 from fusetune.evaluate.conformal import (
+    LEVELS,
     OTHER,
     Conformal,
     PatternCoverage,
@@ -17,6 +19,7 @@ from fusetune.evaluate.conformal import (
     patterns,
     quantile,
     scores,
+    sets_at,
 )
 
 
@@ -127,3 +130,46 @@ def test_facts_of_sets_equal_counting() -> None:
     assert lac.by_group is not None
     assert lac.by_group.mean == pytest.approx(held.reshape(10, 6).mean())
     assert len(judged.sets) == 4
+
+
+def test_any_coverage_takes_the_next_learnt_threshold() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.ones(4), 400)
+    labels = np.array([rng.choice(4, p=row) for row in p])
+    pattern = np.where(np.arange(400) % 4 > 0, "a + b", "a")
+    found = fit_conformal(p, labels, np.arange(400), pattern)
+    for coverage in (0.5, 0.8, 0.9, 0.951, 0.99):
+        level = next(level for level in LEVELS if level >= coverage)
+        for name, limit in found.at(coverage).items():
+            here = pattern == name if name != OTHER else ~np.isin(pattern, ["a", "a + b"])
+            exact = quantile((1 - p[np.arange(400), labels])[here], None, level)
+            assert limit == pytest.approx(exact, abs=2e-9)
+            assert limit >= exact  # rounded up: never less than promised
+        inside = sets_at(found, coverage, p, pattern)[np.arange(400), labels]
+        assert inside.mean() >= coverage
+    with pytest.raises(UserError, match=r"0\.5 to 0\.999"):
+        found.at(0.4)
+    old = Conformal(found.pooled, found.by_pattern)
+    assert old.at(0.9) == found.by_pattern["lac"]
+    with pytest.raises(UserError, match=r"for 0\.9 only"):
+        old.at(0.8)
+    with pytest.raises(UserError, match="no thresholds"):
+        Conformal().at(0.9)
+
+
+def test_promised_coverage_is_kept_on_new_groups_at_other_levels() -> None:
+    rng, covered = np.random.default_rng(4), {0.7: list[float](), 0.95: list[float]()}
+    for _ in range(60):
+        shift = rng.normal(0, 1, 80)  # rows of a group share a shift
+        member = np.repeat(np.arange(80), 4)
+        score = rng.random(320)
+        chance = 1 / (1 + np.exp(-(rng.normal(0, 1, 320) + shift[member])))
+        p, labels = np.c_[chance, 1 - chance], (score > chance).astype(int)
+        known = member < 60
+        rows = np.full(320, "a")
+        found = fit_conformal(p[known], labels[known], np.arange(known.sum()), rows[known], member[known])
+        for coverage, means in covered.items():
+            inside = sets_at(found, coverage, p[~known], rows[~known])[np.arange((~known).sum()), labels[~known]]
+            means.append(inside.mean())
+    for coverage, means in covered.items():
+        assert np.mean(means) >= coverage - 0.02

@@ -20,7 +20,7 @@ from torch import nn
 from fusetune.augment.random import Moment, normal, uniform
 from fusetune.config import Config
 from fusetune.data.cells import CellInput, CellSource
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Modality
 from fusetune.data.source import row_digests
 from fusetune.data.table import Table

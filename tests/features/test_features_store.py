@@ -234,7 +234,7 @@ def test_whatever_matters_changes_the_key(runtime: Runtime, tmp_path: Path, chan
 def test_precision_and_engine_change_the_key(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, what = make_source(), make_encoding(Counting(), make_source())
     make_store(tmp_path, runtime).encode(what, ROWS)
-    other = make_store(tmp_path, Runtime(runtime.fabric, "bf16"))
+    other = make_store(tmp_path, Runtime(runtime.device, "bf16"))
     other.encode(what, ROWS)
     assert other.passes["vectors"] > 0
     monkeypatch.setattr(store_module, "onnx_available", lambda: True)

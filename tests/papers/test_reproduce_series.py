@@ -15,10 +15,10 @@ import fusetune_papers.cli  # noqa: F401  # adds the commands
 from fusetune.cli.frame import app
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError
-from fusetune_papers.cli.reproduce import _recipes
+from fusetune_papers.cli.experiments import _recipes
 from fusetune_papers.datasets.baselines import constant_accuracy
 from fusetune_papers.phantom.draw import write_phantom
-from fusetune_papers.phantom.script import Knobs
+from fusetune_papers.phantom.knobs import Knobs
 from fusetune_papers.reproduce.alone import Scores
 from fusetune_papers.reproduce.flaws import PHANTOM, flaws_of
 from fusetune_papers.reproduce.head import Frozen, Predict

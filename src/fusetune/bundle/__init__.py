@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, RunError, ShortageError, listed, shown
 from fusetune.evaluate.calibration import Calibration
+from fusetune.evaluate.reference import ARRAYS, COUNTS, Reference
 from fusetune.files import expanded, facts_hash, file_hash, names_in, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
@@ -28,9 +30,10 @@ from fusetune.networks import FusionNetwork, Network
 from fusetune.process import Draws
 from fusetune.version import VERSION
 
-FORMAT = 2
-_READABLE = (1, 2)
+FORMAT = 3  # since 3, what later rows are compared with may be there too
+_READABLE = (1, 2, 3)
 _LONGEST_REASON = 300
+_REFERENCE = {ARRAYS, COUNTS}
 _WEIGHTS, _SEEN, _SCHEMA, _CONFIG = "weights.safetensors", "seen.safetensors", "schema.json", "config.yaml"
 
 
@@ -79,6 +82,9 @@ def save_bundle(model: Model, folder: Path) -> None:
         (aside / _SEEN).write_bytes(numpy_bytes({"digests": model.seen}))
         model.schema.save(aside / _SCHEMA)
         write_text(aside / _CONFIG, model.config.to_yaml())
+        if model.reference is not None:
+            for name, content in model.reference.files(list(model.readers)).items():
+                (aside / name).write_bytes(content)
         folders = {}
         for index, (name, reader) in enumerate(model.readers.items()):
             folders[name] = f"inputs/{index}"
@@ -154,7 +160,17 @@ def _load(path: Path) -> Model:
     for owner, encoder in network.members:
         readers[owner].check(encoder)
     network.eval().requires_grad_(False)
-    return rebuild(network, readers, schema, list(classes), config, seen, calibration)
+    reference = _reference(contents, network, schema, readers)
+    return rebuild(network, readers, schema, list(classes), config, seen, calibration, reference)
+
+
+def _reference(contents: Contents, network: Network, schema: Schema, readers: Mapping[str, Reader]) -> Reference | None:
+    """Return what later rows are compared with, where the model has it."""
+    if not contents.digests.keys() & _REFERENCE:
+        return None
+    files = {name: contents.read(name) for name in _REFERENCE}
+    dims = {name: sum(encoder.dim for encoder in network.of(name)) for name in readers}
+    return Reference.read(files, dims, [column.name for column in schema.inputs], network.classes)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -184,7 +200,8 @@ def _refuse_strangers(contents: Contents, manifest: Manifest) -> None:
         raise BundleError(f"{contents.folder / MANIFEST} does not list {listed(sorted(absent))}")
     for name in manifest.files:
         located(contents.folder, name)
-    if more := manifest.files.keys() - needed - {f"{where}/tokenizer.json" for where in folders}:
+    known = needed | {f"{where}/tokenizer.json" for where in folders} | (_REFERENCE if manifest.format >= 3 else set())
+    if more := manifest.files.keys() - known:
         raise BundleError(
             f"{contents.folder / MANIFEST} lists {listed(sorted(more))}, which no model of this format has; "
             "copy the model again from its source"

@@ -9,10 +9,10 @@ import sys
 import warnings
 from io import TextIOWrapper
 
-from fusetune.cli import augment, check, compare, data, diagnose, explain, export, fit, guide, show, use
+from fusetune.cli import augment, check, compare, data, diagnose, evaluate, explain, export, fit, guide, predict, show
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
-from fusetune.progress import visible
+from fusetune.progress import lines_at_intervals, visible
 
 __all__ = [
     "augment",
@@ -20,13 +20,14 @@ __all__ = [
     "compare",
     "data",
     "diagnose",
+    "evaluate",
     "explain",
     "export",
     "fit",
     "guide",
     "main",
+    "predict",
     "show",
-    "use",
 ]
 
 add_commands()
@@ -39,4 +40,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that knows few letters is shown the others written out
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="fusetune")
+    with lines_at_intervals():
+        app(prog_name="fusetune")

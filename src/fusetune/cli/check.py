@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.frame import Debug, app, check_there, guarded, out
 from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
 from fusetune.cli.outputs import refuse_loss
 from fusetune.config import Config
-from fusetune.data.infer import infer_schema
-from fusetune.data.roles import Roles
-from fusetune.data.table import read_table
-from fusetune.doctor.examine import examine
-from fusetune.doctor.findings import Finding, counts
 from fusetune.errors import UserError, listed
 from fusetune.files import written_aside
-from fusetune.report.checks import render_checks
+from fusetune.progress import Steps
+
+if TYPE_CHECKING:
+    from fusetune.doctor.findings import Finding
 
 _WARNED = 3
 _STYLES = {"error": "bold red", "warn": "yellow", "info": "dim"}
@@ -55,10 +53,26 @@ def check(
     finding is the setting doctor.policy.
     """
     del debug
+    check_there(table)
+    settings = Config.build(sets=set_ or ())
+    steps = Steps(
+        "starting up",
+        f"reading {Path(table).name}",
+        "looking at every picture, text and column",
+        "writing the findings",
+    )
+    steps.begin()
+    from fusetune.data.infer import infer_schema
+    from fusetune.data.roles import Roles
+    from fusetune.data.table import read_table
+    from fusetune.doctor.examine import examine
+    from fusetune.doctor.findings import counts
+    from fusetune.report.checks import render_checks
+
+    steps.begin()
     data = read_table(table)
     for option, file in (("--json", json_file), ("--html", html_file)):
         refuse_loss(option, file, table, table=data)
-    settings = Config.build(sets=set_ or ())
     schema = infer_schema(
         data,
         Roles(
@@ -67,6 +81,7 @@ def check(
         ),
         settings.data.outside == "refuse",
     )
+    steps.begin()
     examination = examine(
         schema.read(data),
         schema,
@@ -74,6 +89,7 @@ def check(
         allow_remote=settings.allow_download,
         outside=settings.data.outside,
     )
+    steps.begin()
     if json_file:
         with written_aside(json_file) as aside:
             listing = {"findings": [finding.as_dict() for finding in examination.findings]}

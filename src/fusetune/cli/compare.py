@@ -10,13 +10,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
 from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, Vectors, column_roles
 from fusetune.cli.words import commas, group_words, interval, number
 from fusetune.errors import UserError
 from fusetune.files import expanded
-from fusetune.folder import is_run
 from fusetune.progress import visible
+from fusetune.record import is_run
 
 
 @app.command(
@@ -112,6 +112,10 @@ def compare(
     predictions.parquet, and what exactly was done.
     """
     del debug
+    check_there(what, *(others or ()), config)
+    starting(
+        f"compare: {what}" + (f" and {len(others)} more, side by side" if others else ", one strategy after another")
+    )
     told: dict[str, Any] = {"out": out_folder, "resume": resume}
     if others:
         contest = fusetune.compare([what, *others], label, **told)

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, data_app, guarded, out
-from fusetune.datasets.stamps import fetch_stamps
+from fusetune.cli.frame import Debug, data_app, guarded, out, starting
 
 
 @data_app.command(short_help="Fetch the Tux Paint stamps.", epilog="Example:  fusetune data stamps --out stamps")
@@ -22,4 +21,7 @@ def stamps(
 ) -> None:
     """Fetch the Tux Paint stamps: pictures with an English sentence, 10 categories (GPL-2, needs apt)."""
     del debug
+    starting("data stamps: fetch the pictures and make a table of them")
+    from fusetune.datasets.stamps import fetch_stamps
+
     out.print(f"table   {fetch_stamps(folder, archive)}", soft_wrap=True)

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import group_words
 from fusetune.errors import UserError
-from fusetune.evaluate import Interval
-from fusetune.evaluate.diagnosis import Diagnosis
 from fusetune.files import written_aside
-from fusetune.folder import is_run
-from fusetune.record import Record
-from fusetune.report.diagnosis import render_diagnosis
+from fusetune.progress import Steps
+from fusetune.record import Record, is_run
+
+if TYPE_CHECKING:
+    from fusetune.evaluate import Interval
+    from fusetune.evaluate.diagnosis import Diagnosis
 
 _SPLIT = "split.parquet"
 
@@ -68,14 +69,23 @@ def diagnose(
     """
     del debug
     others = alone or []
+    check_there(folder, table, train, *others)
+    steps = Steps("starting up", f"reading the model {folder}", "asking what its accuracy hangs on")
+    steps.begin()
     outputs = {"--json": json_file, "--out": out_file, "--masks": masks}
     named = [path.expanduser().resolve() for path in outputs.values() if path is not None]
     if len(set(named)) < len(named):
         raise UserError("--json, --out and --masks name the same file; give each its own")
     for option in ("--json", "--out"):
         refuse_loss(option, outputs[option], folder, table, train, *others)
-    diagnosis = fusetune.load(folder).diagnose(
-        table, on_problem, train=train, alone=[fusetune.load(path) for path in others], split=_split_of(folder),
+    from fusetune.report.diagnosis import render_diagnosis
+
+    load = fusetune.load
+    steps.begin()
+    model, compared = load(folder), [load(path) for path in others]
+    steps.begin()
+    diagnosis = model.diagnose(
+        table, on_problem, train=train, alone=compared, split=_split_of(folder),
         masks=masks,
     )  # fmt: skip
     # Both are made before either is written.

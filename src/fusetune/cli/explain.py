@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
 from fusetune.cli.outputs import refuse_loss
-from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
-from fusetune.report.explanation import render_explanation
+from fusetune.progress import Steps
 from fusetune.version import VERSION
 
 
@@ -32,8 +31,16 @@ def explain(
 ) -> None:
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
+    check_there(folder, table)
+    steps = Steps("starting up", f"reading the model {folder}", "explaining row " + row)
+    steps.begin()
+    from fusetune.report.explanation import render_explanation
+
     refuse_loss("--out", out_file, folder, table)
-    model = fusetune.load(folder)
+    load = fusetune.load
+    steps.begin()
+    model = load(folder)
+    steps.begin()
     explanation = model.explain(table, row, on_problem)
     with written_aside(out_file) as aside:
         aside.write_text(render_explanation(explanation, _facts(model, folder, table)), encoding="utf-8")
@@ -45,6 +52,8 @@ def explain(
 
 
 def _facts(model: fusetune.Model, folder: Path, table: str) -> dict[str, str]:
+    from fusetune.features.store import weights_hash
+
     return {
         "Model": f"{folder.resolve().name}, weights {weights_hash(model.network)[:12]}",
         "Table": Path(table).name,

@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
+from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.options import (
+    Group,
+    Inputs,
+    Kinds,
+    RowId,
+    Sets,
+    SplitColumn,
+    TableFile,
+    Vectors,
+    check_settings,
+    column_roles,
+)
 from fusetune.cli.words import gain_grid, guide_lines, verdicts
 
 
@@ -77,6 +88,9 @@ def fit(
     from). Nothing else that lies there is touched.
     """
     del debug
+    check_there(table, config)
+    check_settings(set_)
+    starting(f"fit: train and judge a classifier on {table}")
     run = fusetune.fit(
         table,
         label,

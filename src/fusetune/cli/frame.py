@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
-import pandas as pd
 import typer
 from typer.core import TyperGroup
 
-from fusetune.data.problems import OnProblem
-from fusetune.data.table import WRITERS
-from fusetune.errors import FusetuneError, InputWarning, UserError, listed
-from fusetune.files import written_aside
+from fusetune.data.choices import WRITTEN, OnProblem
+from fusetune.errors import FusetuneError, InputWarning, UserError, did_you_mean, listed
 from fusetune.progress import OutputClosedError, Terminal, visible
 from fusetune.progress import console as errors
 from fusetune.version import VERSION
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # as shells say of what Ctrl-C ended
@@ -145,14 +145,42 @@ def start(
         raise typer.Exit
 
 
+def starting(what: str) -> None:
+    """Say on a terminal what a command does, before the libraries are imported, which takes some seconds."""
+    if errors.is_terminal:
+        errors.print(f"{what} ...", style="dim", soft_wrap=True)
+
+
 def check_table_name(path: Path) -> None:
     """Refuse a name of a table to write that does not say which format is meant."""
-    if path.suffix not in WRITERS:
-        raise UserError(f"--out {path}: the name must end in {listed(WRITERS)}")
+    if path.suffix not in WRITTEN:
+        raise UserError(f"--out {path}: the name must end in {listed(WRITTEN)}")
+
+
+def check_there(*paths: Path | str | None) -> None:
+    """Refuse files and folders to read that are not there, before anything that takes time is imported."""
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            there = Path(path).expanduser().exists()
+        except (OSError, ValueError, RuntimeError):  # what it cannot be is said by who reads it
+            continue
+        if not there:
+            raise UserError(f"there is no file or folder {path}{_near(Path(path))}")
+
+
+def _near(path: Path) -> str:
+    try:
+        return did_you_mean(path.name, [other.name for other in path.expanduser().absolute().parent.iterdir()])
+    except (OSError, RuntimeError):
+        return ""
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a table in the format that its name ends in, whole or not at all."""
+    from fusetune.data.written import rows_written
+
     check_table_name(path)
-    with written_aside(path) as aside:
-        WRITERS[path.suffix](frame, aside)
+    with rows_written(path) as write:
+        write(frame)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
+from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.options import (
+    Group,
+    Inputs,
+    Kinds,
+    RowId,
+    Sets,
+    SplitColumn,
+    TableFile,
+    Vectors,
+    check_settings,
+    column_roles,
+)
 from fusetune.cli.outputs import refuse_loss
-from fusetune.evaluate.intervals import Interval
 from fusetune.files import written_aside
-from fusetune.guidance import DELTA, WARNINGS, Guidance
+
+if TYPE_CHECKING:
+    from fusetune.evaluate.intervals import Interval
+    from fusetune.guidance import Guidance
 
 
 @app.command(
@@ -34,7 +47,9 @@ def guide(
     split: SplitColumn = None,
     row_id: RowId = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, folds and heads.")] = None,
-    delta: Annotated[float, typer.Option(metavar="NATS", help="The least difference of NLL that counts.")] = DELTA,
+    delta: Annotated[
+        float | None, typer.Option(metavar="NATS", help="The least difference of NLL that counts. Default: 0.01.")
+    ] = None,
     lazy: Annotated[
         bool,
         typer.Option(
@@ -58,13 +73,19 @@ def guide(
     Nothing is fine-tuned, and the test part stays shut.
     """
     del debug
+    check_there(table, config)
+    check_settings(set_)
+    starting(f"guide: what kind of fusion does {table} ask for?")
     refuse_loss("--json", json_file, table)
+    from fusetune.guidance import WARNINGS
+
+    least: dict[str, Any] = {} if delta is None else {"delta": delta}
     told = fusetune.guide(
         table,
         label,
         **column_roles(inputs, kind, vectors, group, split, row_id),
         seed=seed,
-        delta=delta,
+        **least,
         lazy=lazy,
         config=config,
         sets=set_ or (),
@@ -84,6 +105,8 @@ def guide(
 
 def _grid(told: Guidance) -> Grid:
     """Return NLLs and differences with their intervals."""
+    from fusetune.evaluate.intervals import Interval
+
     assert told.evidence is not None
     where = f" in {told.groups:,} groups" if told.grouped else ""
     grid = Grid("", "NLL", "95 % interval", title=f"{told.rows:,} rows{where} outside the test part")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from fusetune.cli.words import commas, pairs
-from fusetune.data.kinds import Kind
+from fusetune.config import Config
+from fusetune.data.choices import Kind
 
 TableFile = Annotated[
     str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")
@@ -43,6 +44,11 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
 ]
+
+
+def check_settings(sets: list[str] | None) -> None:
+    """Refuse single settings that no configuration knows, before anything that takes time is imported."""
+    Config.build(sets=sets or ())
 
 
 def column_roles(

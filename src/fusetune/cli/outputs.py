@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from os import stat_result
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from fusetune.data.table import Table, read_table
 from fusetune.errors import UserError
-from fusetune.folder import is_run
+from fusetune.record import is_run
+
+if TYPE_CHECKING:
+    from fusetune.data.table import Table
 
 # Ways to write a path in a table that lead to a file on this machine.
 _PATH = re.compile(r"^(?:file|local)://|^(?:file|local):|#frame=\d+$")
@@ -42,6 +43,10 @@ def refuse_loss(option: str, path: Path | None, *sources: Path | str | None, tab
         if source.is_dir() and any(_same(file, there) for file in source.rglob("*")):
             raise UserError(f"{option} {path} is a file of {source}; choose another name")
     files = [] if table else [source for source in filter(None, map(_whole, sources)) if source.is_file()]
+    if table is None and not files:
+        return
+    from fusetune.data.table import read_table
+
     for it in [table] if table else map(read_table, files):
         for column, cell in _named(it, there):
             raise UserError(f"{option} {path} is '{cell}' in column '{column}' of the table; choose another name")
@@ -54,6 +59,8 @@ def _whole(source: Path | str | None) -> Path | None:
 
 
 def _named(table: Table, there: stat_result) -> Iterator[tuple[str, str]]:
+    import pandas as pd
+
     for name, cells in table.frame.items():
         if not pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_datetime64_any_dtype(cells):
             for cell in cells:

@@ -16,10 +16,7 @@ from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.words import gain_grid, guide_lines, verdicts
 from fusetune.config import Config
 from fusetune.errors import UserError, did_you_mean, listed
-from fusetune.folder import is_finished
-from fusetune.record import METRICS, read_metrics
-from fusetune.strategies import STRATEGIES
-from fusetune.strategies.cards import card_of
+from fusetune.record import METRICS, is_finished, read_metrics
 
 
 @app.command(epilog="Example:  fusetune show runs/scans")
@@ -71,6 +68,8 @@ def _results(folder: Path) -> None:
 
 def _strategies() -> None:
     """Print a table of all strategies, then the settings of each as they are written in a configuration."""
+    from fusetune.strategies import STRATEGIES
+
     grid = Grid("name", "the model is called", "where it comes from")
     owners: dict[type[BaseModel], str] = {}
     for name, strategy in STRATEGIES.items():
@@ -91,6 +90,9 @@ def _strategies() -> None:
 
 def _card(name: str) -> None:
     """Print all there is to know of one strategy."""
+    from fusetune.strategies import STRATEGIES
+    from fusetune.strategies.cards import card_of
+
     if name not in STRATEGIES:
         known = listed(STRATEGIES, len(STRATEGIES))
         raise UserError(f"there is no strategy '{name}'{did_you_mean(name, STRATEGIES)}; known: {known}")

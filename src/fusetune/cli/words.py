@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.table import Table as Grid
 from rich.text import Text
 
 from fusetune.errors import UserError
 from fusetune.progress import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -40,6 +42,8 @@ def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
     Those begin with = + - @, a tab or a return (CSV injection). Plain numbers stay as they are.
     """
+    import pandas as pd
+
     changed = 0
 
     def tamed(cell: object) -> object:

@@ -229,7 +229,9 @@ def _explain(item: Any) -> str:
     location = [str(part) for part in item["loc"] if part not in ("ImagePolicy", "str") and "[" not in str(part)]
     where = ".".join(location) or "configuration"
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown setting{did_you_mean(location[-1], _known_keys(location[:-1]))}"
+        key = str(item["loc"][-1])  # which may look like none of a setting, such as 0[:
+        above = location[:-1] if location[-1:] == [key] else location
+        return f"{'.'.join([*above, key])}: unknown setting{did_you_mean(key, _known_keys(above))}"
     message = item["msg"].removeprefix("Value error, ")
     value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
     return f"{where}: {message[0].lower()}{message[1:]}{value}"

@@ -347,6 +347,12 @@ class EvaluateConfig(Section):
         None, description="for two classes: what the threshold is chosen for on validation rows: 'sensitivity >= 0.9'"
     )
     positive: str | None = Field(None, description="with aim: the positive class; default: the second one")
+    reference: int = Field(
+        300,
+        ge=0,
+        le=5000,
+        description="training rows whose features go with the model, to say of others how unlike; 0: none",
+    )
 
 
 class DoctorConfig(Section):

@@ -42,7 +42,7 @@ from fusetune.evaluate import score
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.temperature import softmax
 from fusetune.files import expanded, file_hash, sweep, write_text, written_aside
-from fusetune.folder import held, is_run
+from fusetune.folder import held
 from fusetune.intake import (
     Intake,
     announce,
@@ -58,6 +58,7 @@ from fusetune.networks.run import outputs_of
 from fusetune.prepare import NEUTRAL
 from fusetune.process import threads_restored
 from fusetune.progress import Log, bar
+from fusetune.record import is_run
 from fusetune.report.contest import latex_table, write_contest
 from fusetune.runtime import find_runtime
 from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of

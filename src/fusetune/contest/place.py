@@ -12,8 +12,9 @@ from typing import Any
 from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
 from fusetune.files import expanded, facts_hash, plain_name, sweep, write_text
-from fusetune.folder import LOG, is_run, probe
+from fusetune.folder import LOG, probe
 from fusetune.record import NAME as RUN
+from fusetune.record import is_run
 from fusetune.version import VERSION
 
 # The first file of a contest, and its last.

@@ -12,8 +12,7 @@ import pandas as pd
 
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.folder import is_finished, is_run
-from fusetune.record import Record, read_metrics
+from fusetune.record import Record, is_finished, is_run, read_metrics
 from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
 
 _FILE = "predictions.parquet"

@@ -17,8 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from fusetune.data.choices import Kind
 from fusetune.data.delimited import MISSING_WORDS, NAMES_OR_MISSING
-from fusetune.data.kinds import Kind
 from fusetune.data.source import row_digests
 from fusetune.data.spelling import folded, printed, tidied
 from fusetune.data.split import Rows

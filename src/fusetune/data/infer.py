@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
-from fusetune.data.kinds import Kind, infer_kind, is_list
+from fusetune.data.choices import Kind
+from fusetune.data.kinds import infer_kind, is_list
 from fusetune.data.paths import lead_to_pictures
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Column, Role, Schema

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
+from fusetune.data.choices import Kind
 from fusetune.data.paths import image_share, looks_like_paths
 from fusetune.data.split import PART_WORDS
 from fusetune.data.words import (
@@ -36,21 +36,6 @@ _DATE_SHAPE = re.compile(
 )
 _NESTED = re.compile(r"(?s)\[.*[\"'{\[].*\]|\{.*:.*\}")
 _SAMPLE = 2000
-
-
-class Kind(StrEnum):
-    """What the values of a column are."""
-
-    IMAGE = "image"
-    TEXT = "text"
-    NUMBER = "number"
-    CATEGORY = "category"
-    BOOLEAN = "boolean"
-    DATE = "date"
-    VECTOR = "vector"
-
-
-CELL_KINDS = (Kind.NUMBER, Kind.CATEGORY, Kind.BOOLEAN, Kind.DATE)
 
 
 def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:

@@ -11,20 +11,55 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.data.absent import Lacking
+from fusetune.data.choices import OnProblem
 from fusetune.data.schema import COLUMNS, Modality
-from fusetune.data.source import Source
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError, ImageError, InputWarning, TableError, clipped, listed
 
-OnProblem = Literal["warn", "raise", "mask"]
 _BARE = "no input is present, only class frequencies are left"
 _LETTERS = 160
+
+
+class Notes(Protocol):
+    """What is known of the rows of an input: a `Source`, or what is left of one."""
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Whether the row has it, bool [rows]."""
+
+    @property
+    def problems(self) -> dict[int, str]:
+        """What could not be read, by row position."""
+
+    @property
+    def unseen(self) -> dict[int, str]:
+        """What was read and says nothing to the model."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The notes of several pieces of one input, one after the other."""
+
+    present: npt.NDArray[np.bool_]
+    problems: dict[int, str]
+    unseen: dict[int, str]
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Notes]) -> Noted:
+        """Put notes one after the other."""
+        found, start = cls(np.concatenate([piece.present for piece in pieces]), {}, {}), 0
+        for piece in pieces:
+            found.problems.update({row + start: text for row, text in piece.problems.items()})
+            found.unseen.update({row + start: text for row, text in piece.unseen.items()})
+            start += len(piece.present)
+        return found
 
 
 @dataclass(frozen=True)
@@ -63,20 +98,22 @@ class Problems:
     Attributes:
         rows: What is wrong with each row, empty where nothing is.
         columns: The same by column.
-        others: The same, of what is no cell: inputs that the table lacks, rows without any input.
+        others: The same, of what is no cell: rows without any input.
+        lacking: What the table lacks in every row.
     """
 
     rows: list[str]
     columns: list[Unused]
     others: list[str]
+    lacking: list[str]
 
     @classmethod
     def of(
         cls,
         table: Table,
         modalities: Mapping[str, Modality],
-        sources: Mapping[str, Source],
-        lacking: Sequence[str] = (),
+        sources: Mapping[str, Notes],
+        lacking: Lacking | None = None,
         start: int = 0,
     ) -> Problems:
         """Gather what the sources of a table say.
@@ -85,11 +122,11 @@ class Problems:
             table: The rows.
             modalities: The inputs by name.
             sources: What was read of them.
-            lacking: Inputs of which the table has no column at all.
+            lacking: Inputs and columns that are not in the table.
             start: The number of the first row, where the rows are a piece of a table.
         """
-        others = [f"{name}: not in the table" for name in lacking]
-        texts = [others.copy() for _ in range(len(table))]
+        gone, others = [] if lacking is None else lacking.lines(), list[str]()
+        texts = [gone.copy() for _ in range(len(table))]
         every = Modality(table.name, "columns", tuple(table.frame.columns))
         columns = _unused(table, table.problems, every, np.ones(len(table), dtype=bool), start)
         for row, text in table.problems.items():
@@ -105,7 +142,7 @@ class Problems:
             texts[row].append(_BARE)
         if len(bare):
             others.append(f"{_BARE}: {len(bare):,} row(s), {listed(bare + start)}")
-        return cls(["; ".join(several) for several in texts], columns, others)
+        return cls(["; ".join(several) for several in texts], columns, others, gone)
 
     def tell(self, table: Table, on_problem: OnProblem, *, listing: bool, notes: Sequence[str] = ()) -> None:
         """Warn of problems, or refuse them.
@@ -121,14 +158,14 @@ class Problems:
             ImageError: If no picture of a column could be read, unless masks were asked for.
             TableError: If problems are refused, and there are some.
         """
-        if on_problem not in get_args(OnProblem):
-            raise ConfigError(f"on_problem is '{on_problem}', but must be one of {listed(get_args(OnProblem))}")
+        refuse_choice(on_problem)
         if on_problem != "mask":
             self._refuse_lost(table)
         # A rare category is nothing odd; that most are unknown is.
         columns = [it for it in self.columns if on_problem == "raise" or not it.read or it.most]
-        all_of_them = [*columns, *self.others] if on_problem == "raise" or not listing else []
-        problems = [] if on_problem == "mask" else all_of_them or [it for it in self.columns if it.most]
+        everything = on_problem == "raise" or not listing
+        cells = [*columns, *self.others] if everything else [it for it in self.columns if it.most]
+        problems = [] if on_problem == "mask" else [*self.lacking, *cells]
         lines = "".join(f"\n  - {line}" for line in [*notes, *problems])
         if not lines:
             return
@@ -146,6 +183,16 @@ class Problems:
                 f"{table.name}: no picture can be read at all:{''.join(lost)}\nRelative paths start from {table.root}; "
                 f"{file}make the paths absolute. on_problem=mask predicts without the pictures."
             )
+
+
+def refuse_choice(on_problem: str) -> None:
+    """Refuse a word that is none of `OnProblem`.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    if on_problem not in get_args(OnProblem):
+        raise ConfigError(f"on_problem is '{on_problem}', but must be one of {listed(get_args(OnProblem))}")
 
 
 def ids_with_notes(table: Table, column: str | None) -> tuple[pd.Series, list[str]]:
@@ -176,7 +223,7 @@ def warn(text: str) -> None:
         frame = frame.f_back
 
 
-def _noted(source: Source) -> dict[int, str]:
+def _noted(source: Notes) -> dict[int, str]:
     """Return what could not be read of an input, and what its model never learnt, by row."""
     notes = dict(source.problems)
     for row, text in source.unseen.items():

@@ -15,7 +15,8 @@ from typing import Literal, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from fusetune.data.kinds import CELL_KINDS, Kind, fits
+from fusetune.data.choices import CELL_KINDS, Kind
+from fusetune.data.kinds import fits
 from fusetune.data.table import Table, repeated, with_columns
 from fusetune.data.words import are_durations, is_words, numeric, spelled_vector, typed
 from fusetune.errors import SchemaError, did_you_mean, listed

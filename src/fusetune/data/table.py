@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from numbers import Number
@@ -27,18 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusetune.data.carried import refuse_objects
+from fusetune.data.choices import READERS
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
 from fusetune.data.spelling import as_words, printed, tidy
 from fusetune.data.words import is_words
 from fusetune.errors import TableError, did_you_mean, listed
 from fusetune.files import expanded
 
-WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-    ".csv": lambda frame, path: frame.to_csv(path, index=False),
-    ".parquet": lambda frame, path: frame.to_parquet(path, index=False),
-    ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True, force_ascii=False),
-}
-READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # How pandas and Arrow name an index that has no name of its own.
 _NAMELESS = re.compile(r"__index_level_\d+__")
@@ -181,6 +176,11 @@ def read_table(source: Any) -> Table:
     table = Table(frame, name, root, index, blanks is not None, said, problems)
     refuse_objects(frame, name)
     return table
+
+
+def read_index(source: Any) -> pd.Index | None:
+    """Return the index that answers to a table go back to, None where it has none."""
+    return source.index if isinstance(source, pd.DataFrame) else None
 
 
 def _header(name: object) -> str:

@@ -17,8 +17,8 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from fusetune.data.cells import CellInput
+from fusetune.data.choices import Kind
 from fusetune.data.infer import column_notes, spelling_notes
-from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
 from fusetune.data.words import day_order, days, finite_numbers
 from fusetune.doctor.examined import FOLDS, Codes, Examined, Names

@@ -15,8 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fusetune.data.carried import are_pictures
+from fusetune.data.choices import Kind
 from fusetune.data.imprint import content_of
-from fusetune.data.kinds import Kind
 from fusetune.data.paths import FRAME
 from fusetune.data.spelling import as_words
 from fusetune.data.split import PARTS

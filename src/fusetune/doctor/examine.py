@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput, Keeper
-from fusetune.data.kinds import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.split import Split
 from fusetune.data.table import Table
@@ -91,7 +91,7 @@ def examine(
     pictures = [look_at_pictures(examined, reader, keeper) for reader in readers]
     if keeper is not None:
         keeper.cache.flush()
-    with bar("checking", _STEPS) as progress:
+    with bar("checking", _STEPS, "texts") as progress:
         texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
         progress.advance(note="copies")
         copies = find_copies(examined, pictures, texts)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.kinds import CELL_KINDS, Kind
+from fusetune.data.choices import CELL_KINDS, Kind
 from fusetune.data.schema import Role, Schema
 from fusetune.data.spelling import as_words
 from fusetune.data.split import Rows, Split, part_codes, seeded_order

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.vectors import VectorInput
 from fusetune.doctor.columns import cell_matrix
 from fusetune.doctor.examined import Codes, Examined

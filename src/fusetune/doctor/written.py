@@ -7,7 +7,7 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.words import day_order, is_words, open_order
 from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding, Severity

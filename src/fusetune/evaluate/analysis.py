@@ -103,7 +103,7 @@ def row_shares(probe: Probe) -> dict[str, FloatArray]:
     if len(probe.outputs.present) > MOST:
         return {}
     few = modalities.subset_probabilities(probe)
-    decided = few[frozenset(probe.outputs.present)].argmax(axis=1)
+    decided = probe.decide(few[frozenset(probe.outputs.present)])
     return modalities.shapley({kept: p[np.arange(len(p)), decided] for kept, p in few.items()})
 
 

@@ -40,7 +40,7 @@ def explain_row(
         classes: Class names.
     """
     p, network = probe.p[0], probe.network
-    top = int(p.argmax())
+    top = int(probe.decide(probe.p)[0])
     explanation = Explanation(
         row=name,
         decision=str(classes[top]),

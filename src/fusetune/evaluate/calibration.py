@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from fusetune.data.choices import By
 from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
+from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.intervals import Interval, plain, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, Labels
 from fusetune.evaluate.temperature import Temperature, calibrate, crossfit, softmax
@@ -84,6 +86,15 @@ class Calibration:
             raise ValueError(f"a temperature of {self.temperature}")
         if self.positive is not None and not 0 <= self.positive < classes:
             raise ValueError(f"the positive class is number {self.positive} of {classes}")
+        if self.threshold is not None:
+            known = classes == 2 and self.aim is not None and self.positive is not None
+            if not known or not 0 <= self.threshold <= math.nextafter(1.0, 2.0):
+                raise ValueError(f"a threshold of {self.threshold} for {self.aim} of {classes} classes")
+        self.conformal.check()
+
+    def rule(self, classes: Sequence[Any], by: By = "judged") -> Rule:
+        """Return how rows are decided (see `Rule.of`)."""
+        return Rule.of(classes, self.aim, self.positive, self.threshold, by)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Barber and Willett 2023, arXiv 2306.06342). Without groups this is the usual met
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Annotated, Any
@@ -23,12 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BeforeValidator
 
 from fusetune.augment.random import Moment, uniform
+from fusetune.errors import UserError
 from fusetune.evaluate.bootstrap import clusters
 from fusetune.evaluate.intervals import GroupSpread, Interval, group_spread, means, proportion
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
 METHODS = ("lac", "aps")
 COVERAGE = 0.9
+# Coverages that thresholds are learnt for; one in between takes the next higher.
+LEVELS = (*(round(0.5 + 0.01 * step, 2) for step in range(50)), 0.995, 0.999)
 OTHER = "all other patterns"
 POOLED = "all rows"
 CAVEAT = (
@@ -64,13 +67,32 @@ def quantile(values: FloatArray, groups: ArrayLike | None = None, coverage: floa
     Returns:
         The threshold, infinite where there are too few groups for the coverage: every class is then in the set.
     """
+    return quantiles(values, groups, [coverage])[0]
+
+
+def quantiles(values: FloatArray, groups: ArrayLike | None, coverages: Sequence[float]) -> list[float]:
+    """Return the `quantile` for each of several coverages."""
     if not len(values):
-        return float("inf")
+        return [float("inf")] * len(coverages)
     where = clusters(groups, len(values))
     weight = 1 / np.bincount(where.member, minlength=where.count)[where.member]
     order = np.argsort(values, kind="stable")
-    reached = np.cumsum(weight[order]) >= coverage * (where.count + 1) - 1e-9
-    return float(values[order][reached.argmax()]) if reached.any() else float("inf")
+    reached, limits = np.cumsum(weight[order]), np.append(values[order], np.inf)
+    wanted = np.asarray(coverages) * (where.count + 1) - 1e-9
+    return [float(limit) for limit in limits[np.searchsorted(reached, wanted, side="left")]]
+
+
+def level_of(coverage: float) -> int:
+    """Return the place in `LEVELS` of the least that is not below a coverage.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not LEVELS[0] <= coverage <= LEVELS[-1]:
+        raise UserError(
+            f"prediction sets hold the label with {LEVELS[0]} to {LEVELS[-1]}, and {coverage:g} is asked for"
+        )
+    return next(place for place, level in enumerate(LEVELS) if level >= coverage - 1e-9)
 
 
 def patterns(present: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
@@ -92,11 +114,46 @@ class Conformal:
         pooled: Method -> threshold.
         by_pattern: Method -> pattern -> threshold; patterns with too few calibration rows share one.
         seed: Seed of the random share of APS.
+        levels: Method -> pattern -> threshold for each of `LEVELS`; empty in models of earlier versions.
     """
 
     pooled: dict[str, Limit] = field(default_factory=dict)
     by_pattern: dict[str, dict[str, Limit]] = field(default_factory=dict)
     seed: int = 0
+    levels: dict[str, dict[str, list[Limit]]] = field(default_factory=dict)
+
+    def at(self, coverage: float, method: str = "lac") -> dict[str, float]:
+        """Return the thresholds by pattern for a coverage.
+
+        Raises:
+            UserError: If the coverage is out of range, or the model does not know thresholds for it.
+        """
+        place = level_of(coverage)
+        if self.levels:
+            return {pattern: limits[place] for pattern, limits in self.levels[method].items()}
+        if not self.by_pattern:
+            raise UserError("this model has no thresholds for prediction sets; fit it again with this version")
+        if LEVELS[place] != COVERAGE:
+            raise UserError(
+                f"this model was written by an earlier version and knows prediction sets for {COVERAGE} only; ask for "
+                "that, or fit it again"
+            )
+        return dict(self.by_pattern[method])
+
+    def check(self) -> None:
+        """Refuse thresholds that cannot have been learnt.
+
+        Raises:
+            ValueError: Naming them.
+        """
+        for method, by_pattern in self.levels.items():
+            wrong = any(len(limits) != len(LEVELS) or any(np.isnan(limits)) for limits in by_pattern.values())
+            if method not in METHODS or wrong or OTHER not in by_pattern:
+                raise ValueError(
+                    f"thresholds of prediction sets by {method!r} are not those of {len(LEVELS)} coverages"
+                )
+        if self.levels and set(self.levels) != set(METHODS):
+            raise ValueError("thresholds of prediction sets by one method of two")
 
     def sets(
         self, method: str, probabilities: FloatArray, keys: IntArray, pattern: NDArray[np.str_] | None = None
@@ -111,9 +168,25 @@ class Conformal:
         """
         limit: Any = self.pooled[method]
         if pattern is not None:
-            limits = self.by_pattern[method]
-            limit = np.array([limits.get(str(name), limits[OTHER]) for name in pattern])[:, None]
+            limit = _limits(self.by_pattern[method], pattern)
         return np.asarray(scores(method, probabilities, chance(keys, self.seed)) <= limit)
+
+
+def sets_at(
+    conformal: Conformal, coverage: float, probabilities: FloatArray, pattern: NDArray[np.str_]
+) -> NDArray[np.bool_]:
+    """Return which classes are in each row's set for any coverage, ``bool [rows, classes]``: Mondrian sets by LAC.
+
+    Raises:
+        UserError: As `Conformal.at`.
+    """
+    limit = _limits(conformal.at(coverage), pattern)
+    return np.asarray(1 - probabilities <= limit)
+
+
+def _limits(by_pattern: Mapping[str, float], pattern: NDArray[np.str_]) -> FloatArray:
+    """Return the threshold of each row, [rows, 1]."""
+    return np.array([by_pattern.get(str(name), by_pattern[OTHER]) for name in pattern])[:, None]
 
 
 def chance(keys: IntArray, seed: int) -> FloatArray:
@@ -130,7 +203,7 @@ def fit_conformal(
     seed: int = 0,
 ) -> Conformal:
     """Learn all thresholds from calibration rows, which must not have taken part in any choice."""
-    pooled, by_pattern = {}, {}
+    pooled, by_pattern, levels = {}, {}, {}
     names, counts = np.unique(pattern, return_counts=True)
     # Below 1 / (1 - coverage) rows no threshold can promise the coverage.
     own = [str(name) for name, rows in zip(names, counts, strict=True) if rows >= 1 / (1 - COVERAGE)]
@@ -139,10 +212,14 @@ def fit_conformal(
         reached = scores(method, probabilities, chance(keys, seed))[np.arange(len(labels)), labels]
         pooled[method] = quantile(reached, member)
         having = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
-        by_pattern[method] = {
-            name: quantile(reached[here], None if member is None else member[here]) for name, here in having.items()
+        limits = {
+            name: quantiles(reached[here], None if member is None else member[here], LEVELS)
+            for name, here in having.items()
         }
-    return Conformal(pooled, by_pattern, seed)
+        by_pattern[method] = {name: several[LEVELS.index(COVERAGE)] for name, several in limits.items()}
+        # Rounded up, which can only make sets larger, since they are many.
+        levels[method] = {name: [float(x) for x in np.ceil(np.array(it) * 1e9) / 1e9] for name, it in limits.items()}
+    return Conformal(pooled, by_pattern, seed, levels)
 
 
 @dataclass(frozen=True)

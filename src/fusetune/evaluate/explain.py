@@ -76,7 +76,7 @@ def effects(probe: Probe, modality: str, changed: Iterator[Any], count: int) -> 
 
     `changed` yields `count` batches of inputs of its encoders, on their device. Only these run; all else is kept.
     """
-    probabilities, decision, network = [], int(probe.p[0].argmax()), probe.network
+    probabilities, decision, network = [], int(probe.decide(probe.p)[0]), probe.network
     encoders = [e for e, owner in zip(network.encoders, network.owners, strict=True) if owner == modality]
     with torch.inference_mode(), bar(f"explaining {modality}", count) as progress:
         for inputs in changed:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fusetune.augment.random import Moment, uniform
 from fusetune.evaluate import metrics
 from fusetune.evaluate.intervals import Interval, means, proportion
-from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
 from fusetune.evaluate.temperature import softmax
 from fusetune.networks import Network, Outputs
 from fusetune.progress import track
@@ -37,12 +37,13 @@ INTERFERENCE = ("blank", "mean", "same class", "other class", "noise")
 class Probe:
     """A network and what it says of some rows as they are, to be asked again with less present or other features.
 
-    Logits are divided by the temperature.
+    Logits are divided by the temperature. `decide` says which class probabilities [rows, classes] stand for.
     """
 
     network: Network
     outputs: Outputs
     temperature: float
+    decide: Callable[[FloatArray], IntArray] = decisions
 
     @property
     def p(self) -> FloatArray:

@@ -158,7 +158,7 @@ class FeatureStore:
                 keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
                 for index, moment in enumerate(moments):
                     seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
-                    with self.runtime.fabric.autocast():
+                    with self.runtime.autocast():
                         result[index, batch] = forward(seen).float().cpu().numpy()
                     progress.advance()
         self.passes[what.name] += len(rows) * len(moments)

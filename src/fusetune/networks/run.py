@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
 from fusetune.inputs import Reader
 from fusetune.networks.base import Network, Outputs, encoded
-from fusetune.progress import bar
+from fusetune.progress import Bar, bar
 from fusetune.runtime import Runtime
 
 Change = Callable[[Any, Rows], Any]
@@ -37,6 +38,7 @@ def outputs_of(
     runtime: Runtime,
     description: str,
     batch_size: int = _BATCH,
+    watched: Bar | None = None,
 ) -> dict[str, Outputs]:
     """Return what networks say of some rows, on the CPU; with `evaluate.test_views`, see `mean_view`.
 
@@ -49,6 +51,7 @@ def outputs_of(
         runtime: Device and precision.
         description: What the progress bar says.
         batch_size: Rows per batch, which are in the order of `rows`.
+        watched: A bar that moves on by rows instead of one of its own.
     """
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     parts: dict[str, list[Outputs]] = {name: [] for name in networks}
@@ -59,7 +62,8 @@ def outputs_of(
     for network in networks.values():
         if any(module.training for module in network.modules()):
             network.eval()
-    with torch.inference_mode(), bar(description, len(batches)) as progress:
+    shown = bar(description, len(rows)) if watched is None else nullcontext(watched)
+    with torch.inference_mode(), shown as progress:
         for batch, raw in prefetch(batches, read):
             present = present_bits(sources, batch, runtime.device)
             on_device = {name: to_device(some, runtime.device) for name, some in raw.items()}
@@ -67,11 +71,11 @@ def outputs_of(
             for inputs in _views(readers, sources, batch, on_device, config, runtime):
                 memory: dict[int, Tensor] = {}
                 for name, network in networks.items():
-                    with runtime.fabric.autocast():
+                    with runtime.autocast():
                         views[name].append(network.fuse(network.encode(inputs, present, memory), present).to_cpu())
             for name, several in views.items():
                 parts[name].append(mean_view(several))
-            progress.advance()
+            progress.advance(len(batch))
     return {name: Outputs.joined(several) for name, several in parts.items()}
 
 
@@ -116,7 +120,7 @@ def changed_features(
             plain = None if raw is None else reader.plain().plain(to_device(raw, runtime.device))
             for change, several in zip(changes, parts, strict=True):
                 inputs = None if plain is None else change(plain, batch[source.present[batch]])
-                with runtime.fabric.autocast():
+                with runtime.autocast():
                     several.append(encoded(encoders, inputs, has).float().cpu())
             progress.advance()
     return [torch.cat(several) for several in parts]

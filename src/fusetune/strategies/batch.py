@@ -139,7 +139,7 @@ def plain_outputs(
     lengths = sources[names[0]].lengths if len(names) == 1 else None
     batches = ordered_batches(rows, size, lengths)
     for some, raw in prefetch(batches, lambda some: (some, read_present(sources, some))):
-        with torch.inference_mode(), ctx.runtime.fabric.autocast():
+        with torch.inference_mode(), ctx.runtime.autocast():
             inputs = {name: ctx.plain(name, own) for name, own in raw.items()}
             outputs = network(inputs, present_bits(sources, some, ctx.runtime.device)).to_float()
         yield some, outputs

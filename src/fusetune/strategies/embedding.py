@@ -104,7 +104,7 @@ class Embedded(EndToEnd):
         ctx, what = self.ctx, self.training_on(self.ctx.split.rows("train"), self.ctx.split.rows("valid"))
 
         def gradients(batch: Batch, share: float) -> float:
-            with ctx.runtime.fabric.autocast():
+            with ctx.runtime.autocast():
                 z = {name: own.float() for name, own in self.features(batch).items()}
             loss = self.contrast(z, batch.present)
             self.backward(loss * share)

@@ -127,7 +127,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
 
     def backward(self, loss: Tensor) -> None:
         """Run the backward pass of a loss."""
-        self.ctx.runtime.fabric.backward(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
 
     @property
     def heads(self) -> list[nn.Parameter]:
@@ -178,7 +178,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
         encoders |= {name: encoders[name].model_copy(update=fixed) for name in self.still}
 
         def gradients(batch: Batch, share: float) -> float:
-            with ctx.runtime.fabric.autocast():
+            with ctx.runtime.autocast():
                 z = self.features(batch)
                 kept = {name: F.dropout(own, encoders[name].dropout, self.training) for name, own in z.items()}
                 outputs = replace(self.fused(batch, kept, batch.fewer(ctx)), z=z).to_float()

@@ -52,7 +52,7 @@ class MIND(MultiLoss):
         """Return sum_m T^2 KL, each over the rows that have the modality."""
         total = outputs.f.new_zeros(())
         for name, teacher in self.teachers.items():
-            with torch.no_grad(), self.ctx.runtime.fabric.autocast():
+            with torch.no_grad(), self.ctx.runtime.autocast():
                 said = teacher.fuse(batch.features(teacher), batch.present).f_m[name].float()
             total = total + over(softened(outputs.f_m[name], said, self.settings.temperature), batch.present[name])
         return total

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from fusetune.context import Context
 from fusetune.data.cells import CellInput, CellSource
-from fusetune.data.kinds import Kind
+from fusetune.data.choices import Kind
 from fusetune.data.split import Rows
 from fusetune.data.table import read_table
 from fusetune.data.words import finite_numbers

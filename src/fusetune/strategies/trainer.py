@@ -74,9 +74,9 @@ def by_batch(ctx: Context, loss: Callable[[Batch], Tensor]) -> Callable[[Batch, 
     """Return the plain way to gradients: one loss, the mean over a batch, and one backward pass."""
 
     def gradients(batch: Batch, share: float) -> float:
-        with ctx.runtime.fabric.autocast():
+        with ctx.runtime.autocast():
             mean = loss(batch)
-        ctx.runtime.fabric.backward(mean * share)
+        (mean * share).backward()  # type: ignore[no-untyped-call]
         return float(mean.detach())
 
     return gradients

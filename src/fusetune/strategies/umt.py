@@ -49,7 +49,7 @@ class UMT(EndToEnd):
         """Return sum_m D, each over the rows that have the modality."""
         total = outputs.f.new_zeros(())
         for name, teacher in self.teachers.items():
-            with torch.no_grad(), self.ctx.runtime.fabric.autocast():
+            with torch.no_grad(), self.ctx.runtime.autocast():
                 z = batch.features(teacher)[name].float()
             has = batch.present[name]
             squares = ((outputs.z[name] - z) / self.scales[name]).square().mean(1)

@@ -99,9 +99,9 @@ def by_loss(runtime: Runtime, loss: Callable[[Rows, Any, int], Tensor]) -> Calla
     """Return the plain way to gradients: one loss, (rows, raw inputs, epoch) -> its mean, and one backward pass."""
 
     def gradients(rows: Rows, raw: Any, epoch: int, share: float) -> float:
-        with runtime.fabric.autocast():
+        with runtime.autocast():
             mean = loss(rows, raw, epoch)
-        runtime.fabric.backward(mean * share)
+        (mean * share).backward()  # type: ignore[no-untyped-call]
         return float(mean.detach())
 
     return gradients

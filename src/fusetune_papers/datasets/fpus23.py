@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,11 @@ import pandas as pd
 from fusetune.data.split import PARTS, deal, seeded_order
 from fusetune.errors import UserError, did_you_mean, listed
 from fusetune.progress import Log
+from fusetune_papers.datasets.choices import How, Missing
 from fusetune_papers.datasets.fpus23_labels import Labels, read_labels, streams_below
-from fusetune_papers.datasets.pictures import Missing, Warn, with_pictures
+from fusetune_papers.datasets.pictures import Warn, with_pictures
 from fusetune_papers.datasets.streams import read_stream
 
-How = Literal["streams", "frames", "given"]
 # Which word in a frame's labels makes a task positive. The published class is `arm`: searching for `arms`, as the
 # paper's code would for that task, finds nothing and makes every row negative.
 MATCH = {"head": "head", "abdomen": "abdomen", "arms": "arm", "legs": "leg"}

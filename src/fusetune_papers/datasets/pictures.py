@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from fusetune.errors import UserError, listed
+from fusetune_papers.datasets.choices import Missing
 
-Missing = Literal["error", "drop"]
 Warn = Callable[[str], None]
 
 

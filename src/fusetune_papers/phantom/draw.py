@@ -27,7 +27,8 @@ from fusetune_papers.datasets.cvat import Frame, write_cvat
 from fusetune_papers.datasets.fpus23 import SENTENCES
 from fusetune_papers.datasets.streams import LOCATIONS, SEEN, Stream, read_stream, stream_names
 from fusetune_papers.phantom.film import Film
-from fusetune_papers.phantom.script import Knobs, write_script
+from fusetune_papers.phantom.knobs import Knobs
+from fusetune_papers.phantom.script import write_script
 from fusetune_papers.phantom.ultrasound import Sector
 
 SOURCE = "synthetic"

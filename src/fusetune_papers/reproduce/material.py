@@ -16,14 +16,14 @@ import pandas as pd
 from fusetune.data.split import Codes
 from fusetune.data.table import Table, read_table
 from fusetune.errors import ConfigError, TableError, did_you_mean, listed
+from fusetune_papers.datasets.choices import How, Missing
 from fusetune_papers.datasets.food101 import food101_table
 from fusetune_papers.datasets.fpus23 import TASKS as FPUS23_TASKS
-from fusetune_papers.datasets.fpus23 import How, fpus23_table
+from fusetune_papers.datasets.fpus23 import fpus23_table
 from fusetune_papers.datasets.fpus23_labels import CSV_PARTS
-from fusetune_papers.datasets.pictures import Missing
 from fusetune_papers.datasets.streams import LOCATIONS
 from fusetune_papers.phantom.draw import write_phantom
-from fusetune_papers.phantom.script import Knobs
+from fusetune_papers.phantom.knobs import Knobs
 from fusetune_papers.reproduce.flaws import FOOD101, FPUS23, PHANTOM
 
 TASKS = {FPUS23: ["head"], FOOD101: ["label"], PHANTOM: list(FPUS23_TASKS)}

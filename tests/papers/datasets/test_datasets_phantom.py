@@ -19,7 +19,8 @@ from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
 from fusetune_papers.datasets.streams import LOCATIONS, Stream, read_stream, stream_names
 from fusetune_papers.phantom.draw import chosen_streams, write_phantom
 from fusetune_papers.phantom.film import Film
-from fusetune_papers.phantom.script import Knobs, Script, write_script
+from fusetune_papers.phantom.knobs import Knobs
+from fusetune_papers.phantom.script import Script, write_script
 from fusetune_papers.phantom.ultrasound import Ellipse, Machine, Sector, reflectivity, scan, scatter
 
 SMALL = Knobs(streams=10, frames=12, width=96)

@@ -1,4 +1,4 @@
-"""`fusetune evaluate` and `fusetune predict`: a trained model on another table."""
+"""`fusetune evaluate`: a trained model judged on another table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, guarded, out, write_table
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
 from fusetune.cli.outputs import refuse_loss
-from fusetune.cli.words import group_words, interval, number, without_formulas
+from fusetune.cli.words import group_words, interval, number
 from fusetune.files import written_aside
+from fusetune.progress import Steps
 
 
 @app.command(
@@ -33,8 +34,15 @@ def evaluate(
 ) -> None:
     """Judge a trained model on another labelled table, with 95 % intervals."""
     del debug
+    check_there(folder, table)
+    steps = Steps("starting up", f"reading the model {folder}", f"judging it on {Path(table).name}")
+    steps.begin()
     refuse_loss("--json", json_file, folder, table)
-    scores = fusetune.load(folder).evaluate(table, on_problem)
+    load = fusetune.load
+    steps.begin()
+    model = load(folder)
+    steps.begin()
+    scores = model.evaluate(table, on_problem)
     if json_file:
         with written_aside(json_file) as aside:
             aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
@@ -43,6 +51,10 @@ def evaluate(
         if isinstance(score, dict) and "value" in score:
             grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
     out.print(grid)
+    out.print(f"decided by {scores['rule']}", soft_wrap=True)
+    if "most_probable" in scores:
+        plain = ", ".join(f"{k.replace('_', ' ')} {v['value']:.3f}" for k, v in scores["most_probable"].items())
+        out.print(f"by the most probable class it would be: {plain}", soft_wrap=True)
     if scores["unreadable"]:
         out.print(
             f"{scores['unreadable']:,} rows have inputs that are absent, could not be read, or hold what the model "
@@ -57,46 +69,3 @@ def evaluate(
         )
     if scores["groups"] is None:
         out.print("rows are taken as independent of each other, since there is no group column")
-
-
-@app.command(
-    short_help="Predict every row of a table.",
-    epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv",
-)
-@guarded
-def predict(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
-    table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="Table with the same input columns; empty cells are allowed.")
-    ],
-    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .csv, .parquet or .jsonl.")],
-    confined: Annotated[
-        bool, typer.Option("--confined", help="Read no image outside the table's folder: for a table of a stranger.")
-    ] = False,
-    on_problem: OnProblemOption = "warn",
-    debug: Debug = False,
-) -> None:
-    """Predict every row of a table, in its order; rows that could not be read in full are marked.
-
-    In a .csv file, words that a spreadsheet would run as formulas get an apostrophe in front.
-    """
-    del debug
-    check_table_name(out_file)
-    refuse_loss("--out", out_file, folder, table)
-    model = fusetune.load(folder)
-    result = (model.confined() if confined else model).predict_table(table, on_problem)
-    formulas = 0
-    if out_file.suffix == ".csv":
-        result, formulas = without_formulas(result)
-    write_table(result, out_file)
-    marked = int((result["problem"] != "").sum())
-    out.print(
-        f"{len(result):,} rows -> {out_file}" + (f"; {marked:,} with a problem, see that column" if marked else ""),
-        soft_wrap=True,
-    )
-    if formulas:
-        out.print(
-            f"{formulas:,} cell(s) that a spreadsheet would run as formulas got an apostrophe in front; .parquet and "
-            ".jsonl files keep them as they are",
-            soft_wrap=True,
-        )

@@ -1,0 +1,202 @@
+"""From a table to what a network says of its rows: all at once for who asks for features, else piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fusetune.answers import Extras, Said, distances_of
+from fusetune.config import Config
+from fusetune.data.absent import Lacking, with_empty_columns
+from fusetune.data.choices import OnProblem
+from fusetune.data.images import ImageInput
+from fusetune.data.problems import Noted, Notes, Problems, ids_with_notes, refuse_choice
+from fusetune.data.schema import Schema
+from fusetune.data.source import Piece, Source
+from fusetune.data.split import Rows
+from fusetune.data.table import Table
+from fusetune.errors import RunError, listed
+from fusetune.evaluate.calibration import Calibration
+from fusetune.evaluate.decision import Rule
+from fusetune.evaluate.drift import Tally
+from fusetune.evaluate.reference import Reference
+from fusetune.evaluate.temperature import softmax
+from fusetune.inputs import Reader
+from fusetune.networks import Network, Outputs
+from fusetune.networks.run import outputs_of
+from fusetune.progress import Bar, bar
+from fusetune.runtime import Runtime
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A", bound="Answering")
+PIECE = 1024  # rows whose pictures, features and answers are held at a time
+
+
+def applied(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P], T]:
+    """Compute with the threads of the model's runtime within a method, and leave the caller's as they were."""
+
+    @wraps(method)
+    def run(asked: A, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with asked.runtime.applied():
+            return method(asked, *args, **kwargs)
+
+    return run
+
+
+@dataclass
+class Answering:
+    """A network with everything that it needs to read a table.
+
+    Attributes:
+        network: Encoders and what is made of their features, frozen.
+        readers: Fitted pre-processing by modality.
+        schema: The columns that it was trained on.
+        classes: The labels, in the order of the probabilities.
+        config: The configuration that it was trained with.
+        seen: Digests of the inputs of all rows that it was trained or chosen on, uint64.
+        calibration: What was learnt about it on validation rows: its temperature, prediction sets, threshold.
+        reference: What later rows and tables are compared with; None where the model keeps nothing of the kind.
+    """
+
+    network: Network
+    readers: dict[str, Reader]
+    schema: Schema
+    classes: list[Any]
+    config: Config
+    runtime: Runtime
+    seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    calibration: Calibration = field(default_factory=Calibration)
+    reference: Reference | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """How rows are decided: by the threshold for `evaluate.aim` where one was reached, else by probability."""
+        return self.calibration.rule(self.classes)
+
+    def bind(self, table: Table) -> dict[str, Source]:
+        """Return the sources of a table, by modality."""
+        return {name: reader.bind(table) for name, reader in self.readers.items()}
+
+    def outputs(
+        self,
+        sources: Mapping[str, Source],
+        rows: Rows,
+        description: str = "predicting",
+        watched: Bar | None = None,
+    ) -> Outputs:
+        """Return features, unimodal and fused logits of some rows, on CPU (see `networks.run.outputs_of`).
+
+        Args:
+            sources: Bound inputs by modality.
+            rows: Row positions.
+            description: What the progress bar says.
+            watched: The bar that moves on by rows; None: one of its own.
+        """
+        how: dict[str, Any] = {"config": self.config, "runtime": self.runtime, "description": description}
+        how["watched"] = watched
+        return outputs_of({"": self.network}, self.readers, sources, rows, **how)[""]
+
+    def certainty(self, outputs: Outputs, table: str, start: int = 0) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities; `start` is the number of the first row."""
+        with np.errstate(invalid="ignore"):  # of infinite logits; said better below
+            found = softmax(outputs.f.double().numpy(), self.calibration.temperature)
+        wrong = np.flatnonzero(~np.isfinite(found).all(1))
+        if len(wrong):
+            raise RunError(
+                f"{table}: the model gives no finite probability for row(s) {listed(wrong + start)}; look for absurd "
+                "numbers there, or predict the other rows alone"
+            )
+        return found
+
+    def answers(self, table: Table, on_problem: OnProblem) -> Answers:
+        """Predict a table at once, for who asks for its features; see `said` for the other way."""
+        read, lacking = self.read(table)
+        sources = self.bind(read)
+        problems = Problems.of(read, self.schema.modalities(), sources, lacking)
+        problems.tell(read, on_problem, listing=False)
+        outputs = self.outputs(sources, np.arange(len(read)))
+        found, digests = self.certainty(outputs, read.name), row_digests(sources, len(read))
+        return Answers(outputs, found, problems.rows, digests, read, sources)
+
+    def said(
+        self,
+        table: Table,
+        on_problem: OnProblem,
+        extras: Extras | None = None,
+        tally: Tally | None = None,
+        *,
+        listing: bool = False,
+    ) -> Iterator[Said]:
+        """Predict a table piece by piece, and say at the end what of it could not be used; see `Problems.tell`.
+
+        Cells are bound at once, since how a column is written shows in the whole of it; pictures piece by piece.
+        """
+        extras = Extras() if extras is None else extras
+        ids, notes = ids_with_notes(table, self.schema.named("id"))
+        refuse_choice(on_problem)
+        table, lacking = self.read(table)
+        with self.runtime.applied():
+            pictures = {name for name, reader in self.readers.items() if isinstance(reader.fitted, ImageInput)}
+            bound = {name: reader.bind(table) for name, reader in self.readers.items() if name not in pictures}
+        modalities, rule = self.schema.modalities(), self.calibration.rule(self.classes, extras.by)
+        likeness = {} if self.reference is None or not (extras.unlike or tally) else self.reference.likeness
+        notes_of: dict[str, list[Notes]] = {name: [] for name in self.readers}
+        with bar("predicting", len(table)) as progress:
+            for start in range(0, len(table), PIECE):
+                stop = min(start + PIECE, len(table))
+                some = replace(table.take(np.arange(start, stop)), index=None)
+                with self.runtime.applied():
+                    sources: dict[str, Source] = {
+                        name: reader.bind(some) if name in pictures else Piece.of(bound[name], start, stop)
+                        for name, reader in self.readers.items()
+                    }
+                    problems = Problems.of(some, modalities, sources, lacking, start)
+                    if on_problem == "raise":
+                        problems.tell(table, on_problem, listing=listing)
+                    outputs = self.outputs(sources, np.arange(len(some)), watched=progress)
+                    p = self.certainty(outputs, table.name, start)
+                    distances = distances_of(outputs, likeness)
+                for name, source in sources.items():
+                    notes_of[name].append(Noted(source.present.copy(), dict(source.problems), dict(source.unseen)))
+                decided = rule.decide(p)
+                if tally is not None:
+                    new = ~np.isin(row_digests(sources, len(some)), self.seen)
+                    here = {name: new & outputs.present[name].numpy() for name in distances}
+                    tally.add(decided, {name: far[here[name]] for name, far in distances.items()})
+                yield Said(ids.iloc[start:stop].reset_index(drop=True), p, decided, outputs, problems.rows, distances)
+        joined = {name: Noted.joined(several) for name, several in notes_of.items()}
+        Problems.of(table, modalities, joined, lacking).tell(
+            table, on_problem, listing=listing, notes=notes if listing else ()
+        )
+
+    def read(self, table: Table) -> tuple[Table, Lacking]:
+        """Return a table as the schema wants it, and what it lacks."""
+        table, lacking = with_empty_columns(table, self.schema)
+        self.schema.check(table)
+        return self.schema.read(table), lacking
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of a table: outputs, probabilities, per row what is wrong and a digest of its inputs; both."""
+
+    outputs: Outputs
+    probabilities: npt.NDArray[np.float64]
+    problems: list[str]
+    digests: npt.NDArray[np.uint64]
+    table: Table
+    sources: dict[str, Source]
+
+
+def row_digests(sources: Mapping[str, Source], rows: int) -> npt.NDArray[np.uint64]:
+    """Return a digest of all inputs of each row: equal inputs, equal digests."""
+    digests = np.zeros(rows, dtype=np.uint64)
+    for source in sources.values():
+        digests = digests * np.uint64(0x9E3779B97F4A7C15) + np.where(source.present, source.digests, np.uint64(0))
+    return digests

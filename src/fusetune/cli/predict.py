@@ -1,0 +1,152 @@
+"""`fusetune predict`: what a trained model says of every row of a table."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import fusetune
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, check_there, guarded, out
+from fusetune.cli.outputs import refuse_loss
+from fusetune.cli.words import without_formulas
+from fusetune.data.choices import By
+from fusetune.errors import UserError
+from fusetune.files import written_aside
+from fusetune.progress import Steps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@app.command(
+    short_help="Predict every row of a table.",
+    epilog="Example:  fusetune predict runs/scans new_patients.csv --out predictions.csv --sets 0.9 --unlike",
+)
+@guarded
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
+    table: Annotated[
+        str,
+        typer.Argument(metavar="TABLE", help="Table with the same input columns; empty and lacking ones are allowed."),
+    ],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write: .csv, .parquet or .jsonl.")],
+    sets: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Also a set of classes per row that holds the label of so many new rows, such as 0.9 (0.5 to 0.999).",
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            metavar="M", help="Also how far each row is from another decision, and mark those closer than M (0 to 1)."
+        ),
+    ] = None,
+    unlike: Annotated[
+        bool, typer.Option("--unlike", help="Also how unlike the training rows each row is, by input.")
+    ] = False,
+    drift_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--drift",
+            metavar="FILE",
+            help="Compare the whole table with the training part; the figures go here (JSON).",
+        ),
+    ] = None,
+    by: Annotated[
+        By, typer.Option(help="Follow the threshold for evaluate.aim, if there is one, or the most probable class.")
+    ] = "judged",
+    confined: Annotated[
+        bool, typer.Option("--confined", help="Read no image outside the table's folder: for a table of a stranger.")
+    ] = False,
+    on_problem: OnProblemOption = "warn",
+    debug: Debug = False,
+) -> None:
+    """Predict every row of a table, in its order; rows that could not be read in full are marked.
+
+    In a .csv file, words that a spreadsheet would run as formulas get an apostrophe in front.
+    """
+    del debug
+    check_table_name(out_file)
+    if drift_file is not None and drift_file.expanduser().absolute() == out_file.expanduser().absolute():
+        raise UserError("--out and --drift name the same file; give each its own")
+    check_there(folder, table)
+    steps = Steps("starting up", f"reading the model {folder}", f"predicting the rows of {Path(table).name}")
+    steps.begin()
+    from fusetune.data.table import read_table
+    from fusetune.data.written import rows_written
+
+    load = fusetune.load
+    steps.begin()
+    model = load(folder)
+    model = model.confined() if confined else model
+    tally = model.tally() if drift_file else None
+    steps.begin()
+    data = read_table(table)
+    for option, path in (("--out", out_file), ("--drift", drift_file)):
+        refuse_loss(option, path, folder, table, table=data)
+    counts = _Counts()
+    with ExitStack() as stack:  # neither file is there before both are complete
+        write = stack.enter_context(rows_written(out_file))
+        for piece in model.predict_pieces(
+            data, on_problem, by=by, sets=sets, margin=margin, unlike=unlike, tally=tally
+        ):
+            write(counts.add(piece, out_file.suffix == ".csv"))
+        drift = None if tally is None else model.drift_of(tally, data)
+        if drift is not None and drift_file is not None:
+            aside = stack.enter_context(written_aside(drift_file))
+            text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            aside.write_text(text, encoding="utf-8")
+    out.print(
+        f"{counts.rows:,} rows -> {out_file}"
+        + (f"; {counts.marked:,} with a problem, see that column" if counts.marked else ""),
+        soft_wrap=True,
+    )
+    out.print(f"decided by {model.calibration.rule(model.classes, by).words}", soft_wrap=True)
+    for line in [*counts.lines(), *([] if drift is None else drift.lines())]:
+        out.print(line, soft_wrap=True)
+
+
+class _Counts:
+    """What is counted while rows are written."""
+
+    def __init__(self) -> None:
+        self.rows = self.marked = self.formulas = 0
+        self.found: dict[str, int] = {}
+
+    def add(self, piece: pd.DataFrame, tame: bool) -> pd.DataFrame:
+        """Count some rows, and return them as they are written."""
+        self.rows += len(piece)
+        self.marked += int((piece["problem"] != "").sum())
+        if "set_size" in piece:
+            sizes = piece["set_size"]
+            self._more("sets of one class", int((sizes == 1).sum()))
+            self._more("empty sets (no class is as likely as it should be)", int((sizes == 0).sum()))
+            classes = sum(1 for name in piece.columns if name.startswith("p("))
+            self._more("sets of every class (too little is known)", int((sizes == classes).sum()))
+        if "abstain" in piece:
+            self._more("rows closer to another decision than the margin: abstain", int(piece["abstain"].sum()))
+        if "unlike" in piece:
+            self._more("rows unlike the training rows in some input", int((piece["unlike"] != "").sum()))
+        if tame:
+            piece, changed = without_formulas(piece)
+            self.formulas += changed
+        return piece
+
+    def _more(self, what: str, count: int) -> None:
+        self.found[what] = self.found.get(what, 0) + count
+
+    def lines(self) -> list[str]:
+        """Return what is said of them."""
+        said = [f"{count:,} {what}" for what, count in self.found.items()]
+        if self.formulas:
+            said.append(
+                f"{self.formulas:,} cell(s) that a spreadsheet would run as formulas got an apostrophe in front; "
+                ".parquet and .jsonl files keep them as they are"
+            )
+        return said

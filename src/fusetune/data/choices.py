@@ -1,0 +1,29 @@
+"""Words that users choose among: kinds of columns, what becomes of cells of no use, endings of files.
+
+The command line names them in its help, so this file imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+OnProblem = Literal["warn", "raise", "mask"]
+By = Literal["judged", "most-probable"]  # how rows are decided
+READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+WRITTEN = (".csv", ".parquet", ".jsonl")
+
+
+class Kind(StrEnum):
+    """What the values of a column are."""
+
+    IMAGE = "image"
+    TEXT = "text"
+    NUMBER = "number"
+    CATEGORY = "category"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    VECTOR = "vector"
+
+
+CELL_KINDS = (Kind.NUMBER, Kind.CATEGORY, Kind.BOOLEAN, Kind.DATE)

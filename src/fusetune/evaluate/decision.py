@@ -1,0 +1,76 @@
+"""From probabilities to one class: the one place where a model's threshold is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusetune.data.choices import By
+from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
+
+# Metrics of `metrics.score` that hang on the decision and not on the probabilities.
+DECIDED = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How rows are decided.
+
+    Attributes:
+        positive: Index of the positive class of two, where there is a threshold.
+        threshold: Probability of the positive class from which a row is called so; None: the most probable class.
+        words: The rule in a sentence without a full stop.
+    """
+
+    positive: int | None
+    threshold: float | None
+    words: str
+
+    @classmethod
+    def of(
+        cls,
+        classes: Sequence[Any],
+        aim: str | None,
+        positive: int | None,
+        threshold: float | None,
+        by: By = "judged",
+    ) -> Rule:
+        """Return the rule of a model: its threshold where one was learnt and is wanted, else the most probable class.
+
+        Args:
+            classes: Class names.
+            aim: What the threshold was chosen for, or None.
+            positive: Index of the positive class.
+            threshold: What was chosen; None: no aim, or out of reach.
+            by: `judged`: as the aim says; `most-probable`: whatever it says.
+        """
+        plain = "the most probable class"
+        if aim is None or positive is None:
+            return cls(None, None, plain)
+        if by == "most-probable":
+            return cls(None, None, f"{plain}; the threshold for {aim} is not followed")
+        if threshold is None:
+            return cls(None, None, f"{plain}, since no threshold reached {aim} on the validation rows")
+        return cls(positive, threshold, f"'{classes[positive]}' from a probability of {threshold:.4g}, for {aim}")
+
+    def decide(self, probabilities: FloatArray) -> IntArray:
+        """Return the class of each row, ``int [rows]``, for probabilities ``float [rows, classes]``."""
+        if self.threshold is None or self.positive is None:
+            return decisions(probabilities)
+        called = probabilities[:, self.positive] >= self.threshold
+        return np.asarray(np.where(called, self.positive, 1 - self.positive))
+
+    def margin(self, probabilities: FloatArray) -> FloatArray:
+        """Return how far each row is from another decision, ``float [rows]`` from 0 to 1.
+
+        That is the distance of the two largest probabilities, or of the positive class's from the threshold.
+        """
+        if self.threshold is not None and self.positive is not None:
+            return np.asarray(np.abs(probabilities[:, self.positive] - self.threshold))
+        if probabilities.shape[1] < 2:
+            return np.ones(len(probabilities))
+        best = np.partition(probabilities, -2, axis=1)[:, -2:]
+        return np.asarray(best[:, 1] - best[:, 0])
