@@ -9,7 +9,21 @@ import sys
 import warnings
 from io import TextIOWrapper
 
-from fusetune.cli import augment, check, compare, data, diagnose, evaluate, explain, export, fit, guide, predict, show
+from fusetune.cli import (
+    augment,
+    check,
+    compare,
+    data,
+    demo,
+    diagnose,
+    evaluate,
+    explain,
+    export,
+    fit,
+    guide,
+    predict,
+    show,
+)
 from fusetune.cli.added import add_commands
 from fusetune.cli.frame import app
 from fusetune.progress import lines_at_intervals, visible
@@ -19,6 +33,7 @@ __all__ = [
     "check",
     "compare",
     "data",
+    "demo",
     "diagnose",
     "evaluate",
     "explain",

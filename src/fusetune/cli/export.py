@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.export import export_run
+from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
 
 
 @app.command(
@@ -45,6 +44,10 @@ def export(
     An ONNX export is compared with the model on every pattern of missing inputs before it appears.
     """
     del debug
+    check_there(folder)
+    starting("export: read the model, and write it for another place")
+    from fusetune.export import export_run
+
     done = export_run(folder, to, out_folder, push=push, say=lambda text: out.print(text, soft_wrap=True))
     if done.difference is not None:
         out.print(f"largest difference of a probability from the model: {done.difference:.1e}")

@@ -10,9 +10,9 @@ from fusetune.bundle import load_bundle
 from fusetune.bundle.contents import MANIFEST
 from fusetune.errors import UserError
 from fusetune.files import expanded
-from fusetune.folder import MODEL, is_finished, is_run
+from fusetune.folder import MODEL
 from fusetune.model import Model
-from fusetune.record import METRICS, Record, read_metrics
+from fusetune.record import METRICS, Record, is_finished, is_run, read_metrics
 
 
 @dataclass(frozen=True)
