@@ -85,7 +85,7 @@ class Model:
 
     @_applied
     def predict(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.Series:
-        """Return the most probable label per row, in the table's order.
+        """Return the most probable label per row, in the table's order; of gathered rows one for each id.
 
         Args:
             table: A file (see `fit`), or a DataFrame, whose relative paths start from the working folder.
@@ -99,7 +99,7 @@ class Model:
             TableError: If a row has a problem and `on_problem` is `raise`.
             RunError: If the model gives no finite probability for a row.
         """
-        data = read_table(table)
+        data = self._taken(table)
         top = self._answers(data, on_problem).probabilities.argmax(1)
         return pd.Series([self.classes[i] for i in top], name="prediction", index=data.index)
 
@@ -109,7 +109,7 @@ class Model:
 
         Arguments and errors are those of `predict`.
         """
-        data = read_table(table)
+        data = self._taken(table)
         probabilities = self._answers(data, on_problem).probabilities
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)
 
@@ -124,7 +124,7 @@ class Model:
 
         Arguments and errors are those of `predict`, but only columns of which most cells are of no use are warned of.
         """
-        data = read_table(table)
+        data = self._taken(table)
         ids, notes = ids_with_notes(data, self.schema.named("id"))
         answers = self._answers(data, on_problem, listing=True, notes=notes)
         result = pd.DataFrame(
@@ -242,7 +242,7 @@ class Model:
             TableError: If there is no such row, or more than one.
             SchemaError: If an input column is missing or of another kind.
         """
-        data = read_table(table)
+        data = self._taken(table)
         place = self._place(data, str(row))
         data, lacking = self._read(data)
         one = replace(data.take(np.array([place])), index=None)
@@ -292,7 +292,7 @@ class Model:
 
     def _asked(self, table: str | Path | pd.DataFrame, on_problem: OnProblem) -> tuple[Asked, _Answers]:
         """Return the rows of a labelled table, and what the model answers."""
-        data = self.schema.read(read_table(table))
+        data = self.schema.read(self._taken(table))
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(data, str(label), self.classes)
         ids, _ = ids_with_notes(data, self.schema.named("id"))
@@ -309,7 +309,7 @@ class Model:
             theirs = [word_of(name) for name in other.classes]
             if sorted(theirs) != sorted(words):
                 raise UserError(f"a model to compare with knows the classes {listed(theirs)}, this one {listed(words)}")
-            answers = other._answers(read_table(table), on_problem)
+            answers = other._answers(other._taken(table), on_problem)
             if seen := int(np.isin(answers.digests[judged.where], other.seen).sum()):
                 warnings.warn(
                     f"a model to compare with was made from {seen:,} of the judged rows: it seems better than it is",
@@ -346,6 +346,13 @@ class Model:
         outputs = self.outputs(sources, np.arange(len(read)))
         found, digests = self._certainty(outputs, read.name), row_digests(sources, len(read))
         return _Answers(outputs, found, problems.rows, digests, read, sources)
+
+    def _taken(self, table: str | Path | pd.DataFrame) -> Table:
+        """Return a table, its rows gathered where the model has learnt from rows that were."""
+        data = read_table(table)
+        if self.schema.gather is not None:
+            self.schema.check(self._with_empty_inputs(data)[0])
+        return self.schema.gathered(data)
 
     def _read(self, table: Table) -> tuple[Table, list[str]]:
         """Return a table as the schema wants it, and the inputs that it lacks as a whole."""

@@ -18,9 +18,10 @@ from fusetune.augment.own import Own, chosen, try_out
 from fusetune.augment.safety import check_policy
 from fusetune.config import Config
 from fusetune.context import Context
-from fusetune.data.images import ImageSource, Reading, raise_for_problems
+from fusetune.data.bags import BagSource, pictures_of
+from fusetune.data.images import Reading, raise_for_problems
 from fusetune.data.infer import column_notes, spelling_notes
-from fusetune.data.schema import Schema
+from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.spelling import as_words, spellings, word_of
 from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_split
@@ -170,7 +171,7 @@ def prepare(
     for name, modality in modalities.items():
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table, reading)
-        _report_source(name, sources[name], split.ids, config, log)
+        _report_source(modality, sources[name], split.ids, config, log)
     augments = {name: readers[name].augment(config, sources[name], train, own) for name in modalities}
     encodings = {name: readers[name].encoding(augment, config) for name, augment in augments.items()}
     if not config.store.folder and cache_is_temporary():
@@ -223,18 +224,24 @@ def image_folder(config: Config) -> Path | None:
     return expanded(config.store.folder) / "images" if config.store.folder else default_folder().with_name("images")
 
 
-def _report_source(name: str, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
+def _report_source(modality: Modality, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
+    name, pictures = modality.name, pictures_of(source)
     if source.problems:
         listing = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
         what = f"{len(source.problems):,} rows have cells in '{name}' that were not used"
-        if isinstance(source, ImageSource):
+        if pictures is not None:
             if config.data.unreadable == "error":
-                raise_for_problems(source, ids)
+                raise_for_problems(source, ids, column=name)
             what = f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent"
+            if isinstance(source, BagSource):
+                what = f"{len(source.problems):,} rows have unreadable images in '{name}' that count as absent"
         log.warn(f"{what}: {listing}")
-    if isinstance(source, ImageSource):
-        log.say(f"  {source.describe()}")
-        if (several := source.note()) is not None:
+    if isinstance(source, BagSource):
+        pool = getattr(config, modality.kind).several.pool
+        log.say(f"  {name}: {source.describe(modality.kind)}, pooled by {pool}")
+    if pictures is not None:
+        log.say(f"  {pictures.describe()}")
+        if (several := pictures.note()) is not None:
             log.warn(several)
     if not source.present.any():
         raise TableError(f"input '{name}' is empty in every row; leave it out with --inputs")

@@ -9,7 +9,19 @@ import typer
 
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
+from fusetune.cli.options import (
+    Gather,
+    Group,
+    Inputs,
+    Kinds,
+    RowId,
+    Sets,
+    ShareColumns,
+    SplitColumn,
+    TableFile,
+    Vectors,
+    column_roles,
+)
 from fusetune.cli.words import gain_grid, guide_lines, verdicts
 
 
@@ -28,6 +40,8 @@ def fit(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
+    share: ShareColumns = None,
+    gather: Gather = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +94,7 @@ def fit(
     run = fusetune.fit(
         table,
         label,
-        **column_roles(inputs, kind, vectors, group, split, row_id),
+        **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
         preset=preset,
         minutes=minutes,
         seed=seed,

@@ -12,7 +12,19 @@ from rich.text import Text
 
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
+from fusetune.cli.options import (
+    Gather,
+    Group,
+    Inputs,
+    Kinds,
+    RowId,
+    Sets,
+    ShareColumns,
+    SplitColumn,
+    TableFile,
+    Vectors,
+    column_roles,
+)
 from fusetune.cli.outputs import refuse_loss
 from fusetune.evaluate.intervals import Interval
 from fusetune.files import written_aside
@@ -33,6 +45,8 @@ def guide(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
+    share: ShareColumns = None,
+    gather: Gather = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, folds and heads.")] = None,
     delta: Annotated[float, typer.Option(metavar="NATS", help="The least difference of NLL that counts.")] = DELTA,
     lazy: Annotated[
@@ -62,7 +76,7 @@ def guide(
     told = fusetune.guide(
         table,
         label,
-        **column_roles(inputs, kind, vectors, group, split, row_id),
+        **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
         seed=seed,
         delta=delta,
         lazy=lazy,

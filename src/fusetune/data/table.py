@@ -57,6 +57,7 @@ class Table:
         spelled: Do its words come from a file that holds nothing but words?
         blanks: Column -> words such as NA that were read as an empty cell, by row.
         problems: What is wrong with cells, by row.
+        unit: What a row is, in words.
     """
 
     frame: pd.DataFrame
@@ -66,6 +67,7 @@ class Table:
     spelled: bool = False
     blanks: Blanks = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
+    unit: str = "table row"
 
     def __len__(self) -> int:
         return len(self.frame)
