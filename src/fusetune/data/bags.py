@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
+from fusetune.data import carried
 from fusetune.data.images import ImageSource
 from fusetune.data.several import Elements, Places
 from fusetune.data.source import Bag, Source
 from fusetune.data.split import Rows
+from fusetune.errors import clipped
 
-_SHOWN = 3
+_SHOWN, _LETTERS = 3, 80
 _GOLDEN, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 
@@ -31,6 +34,8 @@ class BagSource:
         index: The element at each place, int64 [places], ordered by row, then by content.
         row: The row of each place, int64 [places], ascending.
         offsets: Where each row's places start, int64 [rows + 1].
+        apart: Which row has which elements, as the table has them.
+        origin: The place in `apart` of each place, int64 [places].
         truncated: How many texts were cut.
     """
 
@@ -40,6 +45,8 @@ class BagSource:
     offsets: Places
     present: npt.NDArray[np.bool_]
     digests: npt.NDArray[np.uint64]
+    apart: Elements
+    origin: Places
     truncated: int = 0
     problems: dict[int, str] = field(default_factory=dict)
     unseen: dict[int, str] = field(default_factory=dict)
@@ -53,15 +60,14 @@ class BagSource:
             elements: What was read of them.
         """
         there = elements.present[apart.index] if len(apart.index) else np.zeros(0, dtype=bool)
-        index, row = apart.index[there], apart.row[there]
-        order = np.lexsort((elements.digests[index], row))
-        index, row = index[order], row[order]
+        origin = np.flatnonzero(there)
+        origin = origin[np.lexsort((elements.digests[apart.index[origin]], apart.row[origin]))]
+        index, row = apart.index[origin], apart.row[origin]
         counts = np.bincount(row, minlength=apart.rows)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         digests = _row_digests(elements.digests[index], row, offsets)
-        source = cls(elements, index, row, offsets, counts > 0, digests, getattr(elements, "truncated", 0))
-        source.problems = _problems(apart, elements.problems)
-        return source
+        cut, problems = getattr(elements, "truncated", 0), _problems(apart, elements.problems)
+        return cls(elements, index, row, offsets, counts > 0, digests, apart, origin, cut, problems)
 
     @property
     def counts(self) -> Places:
@@ -103,6 +109,24 @@ class BagSource:
         assert not isinstance(read, Bag)
         rank = torch.from_numpy(places - self.offsets[owner])
         return Bag(read, torch.arange(len(places)), torch.from_numpy(row), rank, len(rows))
+
+    def told(self, row: int) -> list[tuple[int, str]]:
+        """Return, for each place of a row, its number among all places as the table has them, and what to call it."""
+        found = []
+        for place in range(self.offsets[row], self.offsets[row + 1]):
+            origin = int(self.origin[place])
+            words = clipped(str(carried.names(self._cell(place)).iloc[0]), _LETTERS)
+            found.append((origin, ": ".join(filter(None, [self.apart.names[origin], words]))))
+        return found
+
+    def text_of(self, place: int) -> str:
+        """Return the text at a place."""
+        return str(self._cell(place).iloc[0])
+
+    def _cell(self, place: int) -> pd.Series:
+        """Return the cell of the element at a place, as a column of one row."""
+        at = int(self.index[place])
+        return self.apart.table.frame.iloc[at : at + 1, -1]
 
     def describe(self, what: str) -> str:
         """Return one line about how many elements the rows have, which are called `what`."""
