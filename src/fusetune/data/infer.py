@@ -10,14 +10,14 @@ from fnmatch import fnmatchcase
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
-from fusetune.data.gather import gathered
 from fusetune.data.kinds import Kind, infer_kind
 from fusetune.data.paths import lead_to_pictures
 from fusetune.data.roles import Roles
-from fusetune.data.schema import SEVERAL_KINDS, Column, Role, Schema
-from fusetune.data.several import holds_lists, holds_several
+from fusetune.data.schema import Column, Role, Schema
+from fusetune.data.several import holds_lists
 from fusetune.data.spelling import as_words, examples, spellings
-from fusetune.data.table import Table, repeated
+from fusetune.data.table import Table
+from fusetune.data.together import refuse_gathering, refuse_sharing, with_several
 from fusetune.data.words import is_words, numeric
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 
@@ -66,7 +66,7 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
             uses, or what is shared is not all pictures or all texts.
     """
     if roles.gather is not None:
-        _refuse_gathering(table, roles)
+        refuse_gathering(table, roles)
     shared = roles.shared()
     if roles.inputs is not None:
         roles = replace(roles, inputs=[*roles.inputs, *(name for names in shared.values() for name in names)])
@@ -98,60 +98,10 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
                 why = "the files that the values name are pictures"
                 column = Column(name=name, kind=Kind.IMAGE, role=role, reason=why)
             role_of[name] = column.role
-            column = _with_several(column, table, roles.gather)
+            column = with_several(column, table, roles.gather)
         columns.append(column)
-    _refuse_sharing(shared, columns)
+    refuse_sharing(shared, columns)
     return Schema(columns=columns, vectors=vectors, shared=shared, gather=roles.gather)
-
-
-def _with_several(column: Column, table: Table, gather: str | None) -> Column:
-    """Say of a column of pictures or texts whether a row can have several of them, in its cells or by gathering."""
-    if column.kind not in SEVERAL_KINDS or column.role != "input":
-        return column
-    cells, reason = table.frame[column.name], column.reason
-    inside = holds_several(cells, column.kind is Kind.IMAGE, table.root)
-    reason += "; several in a cell" if inside and not holds_lists(cells) else ""
-    if gather is not None:
-        alone = gathered(table, gather, {column.name: column.kind is Kind.IMAGE}, ())
-        inside = holds_several(alone.frame[column.name], column.kind is Kind.IMAGE, table.root)
-        reason += f"; gathered by '{gather}'"
-    return column.model_copy(update={"several": inside, "reason": reason})
-
-
-def _refuse_gathering(table: Table, roles: Roles) -> None:
-    """Refuse a column that gathers rows and has another role too."""
-    table.column(str(roles.gather))
-    others = {"--label": roles.label, "--group": roles.group, "--split": roles.split}
-    for option, name in others.items():
-        if name == roles.gather:
-            raise SchemaError(
-                f"--gather {name}: rows with the same '{name}' become one row, so that {option} {name} has nothing "
-                "left to say; name another column, or leave one of the two out"
-            )
-    if roles.row_id not in (None, roles.gather):
-        raise SchemaError(f"--gather {roles.gather} names the rows that are made; leave out --id {roles.row_id}")
-
-
-def _refuse_sharing(shared: Mapping[str, list[str]], columns: list[Column]) -> None:
-    """Refuse inputs that cannot share an encoder."""
-    found = {column.name: column for column in columns}
-    for names in shared.values():
-        if twice := repeated(names):
-            raise SchemaError(f"--share {listed(names)}: {listed(twice)} is named twice")
-        for name in names:
-            column = found[name]
-            if column.role != "input":
-                raise SchemaError(
-                    f"--share: column '{name}' is no input ({column.reason}), and cannot share an encoder"
-                )
-            if column.kind not in SEVERAL_KINDS or column.kind is not found[names[0]].kind:
-                raise SchemaError(
-                    f"--share {listed(names)}: '{name}' is a column of kind {column.kind}, and '{names[0]}' of kind "
-                    f"{found[names[0]].kind}; one encoder reads pictures only, or texts only (if a guess is wrong: "
-                    "--kind COLUMN=image)"
-                )
-    if twice := repeated(name for names in shared.values() for name in names):
-        raise SchemaError(f"--share names column(s) {listed(twice)} twice")
 
 
 def _leads_to_pictures(column: Column, table: Table, confined: bool) -> bool:

@@ -148,6 +148,7 @@ class Elements:
         table: A row for each element.
         index: Which element is at each place, int64 [places]; those of a row lie side by side, in the table's order.
         row: The row of each place, int64 [places], ascending.
+        part: The number of the place in its cell, from 0, int64 [places].
         names: What to call each place within its row, in messages.
         rows: How many rows the table has.
     """
@@ -155,6 +156,7 @@ class Elements:
     table: Table
     index: Places
     row: Places
+    part: Places
     names: list[str]
     rows: int
 
@@ -173,7 +175,7 @@ class Elements:
         values: list[Any] = []
         first: list[int] = []
         seen: dict[Any, int] = {}
-        index, row, names = list[int](), list[int](), list[str]()
+        index, row, part, names = list[int](), list[int](), list[int](), list[str]()
         said = [table.column(one).tolist() for one in beside]
         for at, cells in enumerate(zip(*(table.column(column) for column in columns), strict=True)):
             for column, cell in zip(columns, cells, strict=True):
@@ -187,13 +189,15 @@ class Elements:
                         first.append(at)
                     index.append(element)
                     row.append(at)
+                    part.append(place)
                     called = [column] if len(columns) > 1 else []
                     names.append(", ".join(called + ([f"{what} {place + 1} of {len(cell)}"] if many else [])))
         words = all(isinstance(value, str) for value in values)
         series = pd.Series(_objects(values), dtype="str" if words else object)
         frame = table.frame[beside].iloc[first].reset_index(drop=True)
         apart = Table(with_columns(frame, {name: series}), table.name, table.root, unit=what)
-        return cls(apart, np.array(index, np.int64), np.array(row, np.int64), names, len(table))
+        elements, owners, numbers = (np.array(some, dtype=np.int64) for some in (index, row, part))
+        return cls(apart, elements, owners, numbers, names, len(table))
 
     def of_rows(self, rows: Places) -> Places:
         """Return the elements of some rows, each once, ascending."""

@@ -68,7 +68,7 @@ class RowOfElements:
         return [Effect(name + more, float(one)) for name, more, one in zip(names, told, lost, strict=True)]
 
     def changing(self, place: int) -> Callable[[Any], Bag]:
-        """Return what makes, of changed inputs of one element, a bag with a row for each change; after `leaving_out`."""
+        """Return what makes a bag with a row for each change of one element's inputs; after `leaving_out`."""
         count, places = len(self.bag), torch.arange(len(self.bag.index), device=self.bag.index.device)
 
         def changed(inputs: Any) -> Bag:
