@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,7 @@ def prepare(
         log.warn(f"{note.kind}: {note.what}; {note.remedy}")
     train = split.rows("train")
     modalities, pristine = schema.modalities(), {}
+    _check_several(modalities.values(), config, log)
     readers: dict[str, Reader] = {}
     sources: dict[str, Source] = {}
     reading = reading_of(config)
@@ -210,6 +211,30 @@ def prepare(
         key=_key(config, split, sources.values(), labels, None if units is groups or units is split.ids else units),
         resume=resume,
     )
+
+
+def _check_several(modalities: Iterable[Modality], config: Config, log: Log) -> None:
+    """Refuse settings that rows with several elements cannot follow, and say what becomes of others."""
+    for modality in modalities:
+        if not modality.several:
+            continue
+        name, kind = modality.name, modality.kind
+        section = config.image if kind == "image" else config.text
+        if section.train.mix.kind == "cutmix":
+            raise ConfigError(
+                f"{kind}.train.mix.kind cutmix pastes rectangles of one picture into another, and '{name}' has any "
+                "number of pictures in a row; use mixup"
+            )
+        if section.several.pool == "attention" and config.strategy.level == "features":
+            raise ConfigError(
+                f"{kind}.several.pool attention is trained with the encoder, and with strategy.level features no "
+                "encoder is trained; use mean or max"
+            )
+        if section.several.pool == "attention" and not section.train.epochs:
+            log.warn(
+                f"{name}: attention is trained with the encoder, and {kind}.train.epochs is 0: wherever the strategy "
+                "does not train it otherwise, it is the mean"
+            )
 
 
 def reading_of(config: Config) -> Reading:

@@ -71,7 +71,7 @@ def holds_several(cells: pd.Series, pictures: bool, root: Path) -> bool:
     """Return whether some cell of a column of pictures or texts holds several of them, or could."""
     if holds_lists(cells):
         return True
-    words = pd.Series([cell for cell in cells.dropna().unique() if isinstance(cell, str)], dtype="str")
+    words = pd.Series([cell for cell in cells if isinstance(cell, str)], dtype="str").drop_duplicates()
     if any(written_list(word) is not None for word in words[words.str.strip().str.startswith("[")]):
         return True
     return pictures and any(len(separated(word, root)) > 1 for word in words[words.str.contains(SEPARATOR)])
@@ -116,10 +116,10 @@ def as_lists(table: Table, name: str, pictures: bool) -> pd.Series:
             f"column '{name}' of {table.name} holds lists within lists in row(s) {listed(wrong)}; put everything that "
             "belongs to a row into one list"
         )
-    return pd.Series(_objects(found), index=table.frame.index)
+    return pd.Series(as_objects(found), index=table.frame.index)
 
 
-def _objects(values: Sequence[Any]) -> npt.NDArray[np.object_]:
+def as_objects(values: Sequence[Any]) -> npt.NDArray[np.object_]:
     """Return values as an array of objects, whatever they are."""
     objects = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
@@ -193,7 +193,7 @@ class Elements:
                     called = [column] if len(columns) > 1 else []
                     names.append(", ".join(called + ([f"{what} {place + 1} of {len(cell)}"] if many else [])))
         words = all(isinstance(value, str) for value in values)
-        series = pd.Series(_objects(values), dtype="str" if words else object)
+        series = pd.Series(as_objects(values), dtype="str" if words else object)
         frame = table.frame[beside].iloc[first].reset_index(drop=True)
         apart = Table(with_columns(frame, {name: series}), table.name, table.root, unit=what)
         elements, owners, numbers = (np.array(some, dtype=np.int64) for some in (index, row, part))
@@ -211,7 +211,7 @@ def without_parts(cells: pd.Series, gone: Iterable[tuple[int, int]]) -> pd.Serie
         parts = [None if at == place else part for at, part in enumerate(changed[row])]
         changed[row] = tuple(parts)
     empty = [cell is not None and all(map(is_absent, cell)) for cell in changed]
-    return pd.Series(_objects([None if bare else cell for cell, bare in zip(changed, empty, strict=True)]))
+    return pd.Series(as_objects([None if bare else cell for cell, bare in zip(changed, empty, strict=True)]))
 
 
 def _is_file(root: Path, words: str) -> bool:

@@ -53,7 +53,12 @@ def refuse_sharing(shared: Mapping[str, list[str]], columns: list[Column]) -> No
                 raise SchemaError(
                     f"--share: column '{name}' is no input ({column.reason}), and cannot share an encoder"
                 )
-            if column.kind not in SEVERAL_KINDS or column.kind is not found[names[0]].kind:
+            if column.kind not in SEVERAL_KINDS:
+                raise SchemaError(
+                    f"--share {listed(names)}: '{name}' is a column of kind {column.kind}; pictures or texts can share "
+                    "an encoder (if the guess is wrong: --kind COLUMN=image)"
+                )
+            if column.kind is not found[names[0]].kind:
                 raise SchemaError(
                     f"--share {listed(names)}: '{name}' is a column of kind {column.kind}, and '{names[0]}' of kind "
                     f"{found[names[0]].kind}; one encoder reads pictures only, or texts only (if a guess is wrong: "

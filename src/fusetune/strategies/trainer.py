@@ -18,6 +18,7 @@ from fusetune.data.batch import shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Bagged, Encoder
 from fusetune.encoders.lora import add_lora, merge_lora
+from fusetune.errors import ConfigError
 from fusetune.files import cleaned
 from fusetune.networks import Network
 from fusetune.process import Draws
@@ -88,6 +89,9 @@ def run_training(ctx: Context, what: Training) -> None:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
     """
     names, network, loop = list(what.encoders), what.network, what.loop
+    inputs = [ctx.modalities[name] for name in names]
+    if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
+        raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
     lengths = ctx.sources[names[0]].lengths if len(names) == 1 else None
     encoders = dict(network.members)
     with Draws(ctx.config.seed, "adapters", what.stage):
