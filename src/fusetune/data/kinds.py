@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_absent, is_picture
 from fusetune.data.paths import image_share, looks_like_paths
-from fusetune.data.several import holds_lists, is_list, parts_of, written_list
+from fusetune.data.several import are_parts, holds_lists, is_list, is_part, parts_of, written_list
 from fusetune.data.split import PART_WORDS
 from fusetune.data.words import (
     CODE,
@@ -105,7 +104,7 @@ def _infer_lists(values: pd.Series) -> tuple[Kind, str, bool]:
 def _infer_parts(values: pd.Series) -> tuple[Kind, str, bool] | None:
     """Return the kind of what lists hold, single cells beside them too, where these are words or pictures."""
     first = next((part for value in values if is_list(value) for part in value if not is_absent(part)), "")
-    if not _is_part(first):  # vectors, all of whose numbers need no look
+    if not is_part(first):  # vectors, all of whose numbers need no look
         return None
     try:
         cells = [parts_of(value, pictures=False) for value in values]
@@ -114,7 +113,7 @@ def _infer_parts(values: pd.Series) -> tuple[Kind, str, bool] | None:
     parts = pd.Series([part for cell in cells for part in cell if not is_absent(part)], dtype=object)
     if parts.empty:
         return Kind.CATEGORY, "empty in every row", False
-    if not all(map(_is_part, parts)):
+    if not all(map(is_part, parts)):
         return None
     sizes = [sum(not is_absent(part) for part in cell) for cell in cells]
     many = f"lists of {min(sizes)} to {max(sizes)}"
@@ -126,11 +125,6 @@ def _infer_parts(values: pd.Series) -> tuple[Kind, str, bool] | None:
     if kind is Kind.TEXT:
         return kind, f"{many} texts: {reason}", useful
     return kind, f"{many} words ({reason}); if each is a text, say so: --kind COLUMN=text", False
-
-
-def _is_part(value: object) -> bool:
-    """Return whether something is one of several pictures or texts."""
-    return isinstance(value, str | PathLike) or is_picture(value)
 
 
 def _is_vector(value: Sequence[object]) -> bool:
@@ -204,8 +198,9 @@ def fits(series: pd.Series, kind: Kind, several: bool = False) -> bool:
     if values.empty:
         return True
     if several and kind in (Kind.IMAGE, Kind.TEXT) and holds_lists(values):
-        parts = [part for value in values for part in (value if is_list(value) else [value]) if not is_absent(part)]
-        return _most(np.array([_is_part(part) or is_list(part) for part in parts], dtype=bool))
+        cells = [value if is_list(value) else [value] for value in values]
+        pictures = any(is_picture(part) for parts in cells for part in parts)
+        return (kind is Kind.IMAGE) if pictures else _most(np.array(list(map(are_parts, cells))))
     numeric, times = pd.api.types.is_numeric_dtype(series), pd.api.types.is_datetime64_any_dtype(series)
     if are_pictures(values):
         return kind is Kind.IMAGE

@@ -136,9 +136,8 @@ class Schema(BaseModel):
         if not modalities:
             raise SchemaError("no column is left as an input; name some with --inputs")
         if twice := repeated(m.name for m in modalities):
-            raise SchemaError(
-                f"two inputs are called {listed(sorted(twice))}; rename a column, a vector or what is shared"
-            )
+            more = ", or what is shared" if self.shared else ""
+            raise SchemaError(f"two inputs are called {listed(sorted(twice))}; rename a column or a vector group{more}")
         return {m.name: m for m in modalities}
 
     def kind_of(self, name: str) -> Kind:

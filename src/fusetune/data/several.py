@@ -10,6 +10,7 @@ import ast
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def is_list(value: object) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0 and not is_picture(value)
     return isinstance(value, list | tuple)
+
+
+def is_part(value: object) -> bool:
+    """Return whether something is a picture, a path or a text, of which a cell can hold several."""
+    return isinstance(value, str | PathLike) or is_picture(value)
+
+
+def are_parts(cell: Any) -> bool:
+    """Return whether a list holds pictures, paths or texts and nothing else, empty places aside."""
+    return all(is_part(part) or is_absent(part) for part in cell)
 
 
 def holds_lists(cells: pd.Series) -> bool:
@@ -69,7 +80,7 @@ def written_list(words: str) -> list[Any] | None:
 
 def holds_several(cells: pd.Series, pictures: bool, root: Path) -> bool:
     """Return whether some cell of a column of pictures or texts holds several of them, or could."""
-    if holds_lists(cells):
+    if cells.dtype == object and any(is_list(cell) and are_parts(cell) for cell in cells):
         return True
     words = pd.Series([cell for cell in cells if isinstance(cell, str)], dtype="str").drop_duplicates()
     if any(written_list(word) is not None for word in words[words.str.strip().str.startswith("[")]):
