@@ -230,7 +230,7 @@ def test_what_differs_within_an_id_is_refused_with_id_and_column(name: str) -> N
     frame = LONG.copy()
     frame.loc[3, name] = 8.0 if name == "age" else "u"
     schema = infer_schema(read_table(frame), roles())
-    with pytest.raises(TableError, match=f"rows of 'a' are gathered into one, .* in column '{name}'"):
+    with pytest.raises(TableError, match=rf"rows of 'a' are gathered into one, .* in column '{name}'"):
         schema.read(read_table(frame))
 
 
@@ -239,7 +239,7 @@ def test_splits_and_groups_must_be_the_same_within_an_id() -> None:
         frame = LONG.assign(more=["train", "test", "train", "test", "train", "test"])
         infer_schema(read_table(frame), roles(**{role: "more"})).read(read_table(frame))
         frame.loc[0, "more"] = "test"
-        with pytest.raises(TableError, match="rows of 'b' .* in column 'more'"):
+        with pytest.raises(TableError, match=r"rows of 'b' .* in column 'more'"):
             infer_schema(read_table(frame), roles(**{role: "more"})).read(read_table(frame))
 
 

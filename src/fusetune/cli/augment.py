@@ -18,12 +18,14 @@ from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_layer
 from fusetune.config.tree import OWN
+from fusetune.data.carried import is_absent
 from fusetune.data.cells import CellInput
 from fusetune.data.images import ImageSource, raise_for_problems
 from fusetune.data.kinds import CELL_KINDS, Kind, infer_kind
-from fusetune.data.schema import Column, Schema
+from fusetune.data.schema import SEVERAL_KINDS, Column, Schema
+from fusetune.data.several import as_lists, holds_several
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, read_table, row_keys
+from fusetune.data.table import Table, read_table, row_keys, with_columns
 from fusetune.data.tokens import TextInput
 from fusetune.errors import UserError, did_you_mean
 from fusetune.files import written_aside
@@ -73,7 +75,7 @@ def augment(
     if out_file.suffix.lower() != ".png":
         raise UserError(f"--out {out_file}: the name must end in .png")
     config = Config.build(_policy(policy), {"image": {"size": size, "encode_size": size}})
-    data = read_table(table)
+    data = _first_of_several(read_table(table))
     refuse_loss("--out", out_file, table, table=data)
     names = _columns(data, image, text, commas(columns))
     chosen = np.unique(np.linspace(0, len(data) - 1, min(rows, len(data))).round().astype(np.int64))
@@ -95,6 +97,17 @@ def _policy(name: str) -> dict[str, Any]:
         )
     layer = read_layer(Path(name))
     return layer if set(layer) & set(Config.model_fields) else {"image": {"augment": layer}}
+
+
+def _first_of_several(table: Table) -> Table:
+    """Return a table in which cells that hold several pictures or texts hold the first of them."""
+    first = {}
+    for name in table.frame.columns:
+        kind, _, _ = infer_kind(table.column(name))
+        if kind in SEVERAL_KINDS and holds_several(table.column(name), kind is Kind.IMAGE, table.root):
+            lists = as_lists(table, name, kind is Kind.IMAGE)
+            first[name] = lists.map(lambda cell: next(one for one in cell if not is_absent(one)), na_action="ignore")
+    return replace(table, frame=with_columns(table.frame, first))
 
 
 def _columns(table: Table, image: str | None, text: str | None, cells: list[str] | None) -> dict[str, list[str]]:

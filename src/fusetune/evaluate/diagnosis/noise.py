@@ -93,7 +93,11 @@ def noisy_pixels(pictures: Any, rows: Rows, *, keys: Mapping[int, int], deviatio
         deviation: Of the noise.
         seed: Of the noise.
     """
-    own = torch.tensor([keys[int(row)] for row in rows], dtype=torch.int64, device=pictures.device)
+    own = torch.tensor(
+        [keys[int(row)] for row in rows],
+        dtype=torch.int64,
+        device=(pictures.row if isinstance(pictures, Bag) else pictures).device,
+    )
     if isinstance(pictures, Bag):
         return _noisy_bag(pictures, each_key(own[pictures.row], pictures.rank), deviation, seed)
     return _noisy(pictures, own, deviation, seed)
