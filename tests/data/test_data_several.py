@@ -18,7 +18,7 @@ from fusetune.data.infer import infer_schema
 from fusetune.data.kinds import Kind, fits
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
-from fusetune.data.several import Elements, parts_of, separated, written_list
+from fusetune.data.several import Elements, parts_of, separated, without_parts, written_list
 from fusetune.data.table import Table, read_table
 from fusetune.errors import SchemaError, TableError
 
@@ -275,3 +275,16 @@ def test_pictures_and_texts_cannot_share_an_encoder() -> None:
     frame = pd.DataFrame({"a": ["1.png"] * 6, "t": [f"some words about {i} things" for i in range(6)], "y": [0, 1] * 3})
     with pytest.raises(SchemaError, match="'t' is a column of kind text, and 'a' of kind image"):
         infer_schema(read_table(frame), Roles("y", share=["a", "t"]))
+
+
+def test_a_text_in_brackets_among_others_is_a_text() -> None:
+    texts = [f"a comment about thing number {i}" for i in range(19)]
+    assert not column(labelled([*texts, "['quoted']"])).several
+    assert column(labelled([f"['{text}', 'and more words on it']" for text in [*texts, "one"]])).several
+
+
+def test_parts_that_were_taken_out_before_stay_out() -> None:
+    cells = pd.Series([("a.png", "b.png"), ("c.png",), None], dtype=object)
+    once = without_parts(cells, [(0, 1), (1, 0)])
+    assert once.tolist() == [("a.png", None), None, None]
+    assert without_parts(once, [(1, 0), (0, 0)]).tolist() == [None, None, None]

@@ -126,7 +126,7 @@ class BagSource:
     def _cell(self, place: int) -> pd.Series:
         """Return the cell of the element at a place, as a column of one row."""
         at = int(self.index[place])
-        return self.apart.table.frame.iloc[at : at + 1, -1]
+        return self.apart.table.frame.iloc[at : at + 1, -1]  # what is said beside the elements stands before them
 
     def describe(self, what: str) -> str:
         """Return one line about how many elements the rows have, which are called `what`."""
@@ -134,10 +134,9 @@ class BagSource:
         most, mean = int(counts.max(initial=0)), float(counts.mean()) if len(counts) else 0.0
         repeated = len(self.index) - len(np.unique(self.elements.digests[self.index]))
         again = f"; {repeated:,} of them are copies of another, and encoded once" if repeated else ""
-        return (
-            f"{len(self.index):,} {what}s in {len(counts):,} rows, {int(counts.min(initial=most))} to {most} in a row "
-            f"({mean:.1f} on average){again}"
-        )
+        least = int(counts.min(initial=most))
+        each = f"{most} in each row" if least == most else f"{least} to {most} in a row ({mean:.1f} on average)"
+        return f"{len(self.index):,} {what}s in {len(counts):,} rows, {each}{again}"
 
 
 def pictures_of(source: Source) -> ImageSource | None:

@@ -24,6 +24,8 @@ from fusetune.data.table import Table, with_columns
 from fusetune.errors import TableError, clipped, listed
 
 SEPARATOR = ";"
+# The share of texts that must be lists which were written down, where they are to be read as such.
+_MOST = 0.9
 Places = npt.NDArray[np.int64]
 
 
@@ -83,7 +85,9 @@ def holds_several(cells: pd.Series, pictures: bool, root: Path) -> bool:
     if cells.dtype == object and any(is_list(cell) and are_parts(cell) for cell in cells):
         return True
     words = pd.Series([cell for cell in cells if isinstance(cell, str)], dtype="str").drop_duplicates()
-    if any(written_list(word) is not None for word in words[words.str.strip().str.startswith("[")]):
+    written = words.map(lambda word: written_list(word) is not None).astype(bool)
+    # A text in brackets among others is a text; a path in brackets is none.
+    if (pictures and written.any()) or (len(words) and written.mean() >= _MOST):
         return True
     return pictures and any(len(separated(word, root)) > 1 for word in words[words.str.contains(SEPARATOR)])
 
@@ -219,8 +223,8 @@ def without_parts(cells: pd.Series, gone: Iterable[tuple[int, int]]) -> pd.Serie
     """Return a column of lists in which some parts are empty, each named by row and place in its list."""
     changed = cells.tolist()
     for row, place in gone:
-        parts = [None if at == place else part for at, part in enumerate(changed[row])]
-        changed[row] = tuple(parts)
+        # Nothing may be left in the cell, if a place was named before.
+        changed[row] = tuple(None if at == place else part for at, part in enumerate(changed[row] or ()))
     empty = [cell is not None and all(map(is_absent, cell)) for cell in changed]
     return pd.Series(as_objects([None if bare else cell for cell, bare in zip(changed, empty, strict=True)]))
 

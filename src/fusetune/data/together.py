@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fusetune.data.gather import gathered
 from fusetune.data.kinds import Kind
@@ -21,7 +22,8 @@ def with_several(column: Column, table: Table, gather: str | None) -> Column:
     inside = holds_several(cells, column.kind is Kind.IMAGE, table.root)
     reason += "; several in a cell" if inside and not holds_lists(cells) else ""
     if gather is not None:
-        alone = gathered(table, gather, {column.name: column.kind is Kind.IMAGE}, ())
+        both = replace(table, frame=table.frame[[gather, column.name]])
+        alone = gathered(both, gather, {column.name: column.kind is Kind.IMAGE}, ())
         inside = holds_several(alone.frame[column.name], column.kind is Kind.IMAGE, table.root)
         reason += f"; gathered by '{gather}'"
     return column.model_copy(update={"several": inside, "reason": reason})

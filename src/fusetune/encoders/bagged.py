@@ -100,7 +100,8 @@ class Bagged(Encoder):
         pieces = [slice(start, start + size) for start in range(0, len(inputs), size)]
         if len(pieces) < 2 or not torch.is_grad_enabled():
             return torch.cat([self.base(inputs.seen(piece)) for piece in pieces])
-        # What lies between inputs and features is made again in the backward pass, piece by piece.
+        # What lies between inputs and features is made again in the backward pass, piece by piece. Batch norm that is
+        # trained sees each piece as a batch, twice.
         return torch.cat([checkpoint(self.base, inputs.seen(piece), use_reentrant=False) for piece in pieces])
 
 
