@@ -256,7 +256,7 @@ def _train(count: int, read: Callable[[Any], Tensor], seen: Callable[[Any, Tenso
     task = Task(
         name="stage U",
         batches=lambda epoch: shuffled_batches(np.arange(count), _BATCH, 0, epoch),
-        read=read,
+        read=lambda rows, epoch: read(rows),
         gradients=by_loss(runtime, loss),
         validate=lambda: (1.0, 0.0),
         set_training=lambda: None,

@@ -52,6 +52,7 @@ def fresh_context(
     vectors = vectors or ({"genes": "v_*"} if "genes" in inputs else None)
     table = read_table(frame)
     schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
+    table = schema.read(table)
     classes = class_list(table, "organ")
     labels = encode_labels(table, "organ", classes)
     split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)

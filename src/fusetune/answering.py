@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fusetune.answers import Extras, Said, distances_of
 from fusetune.config import Config
@@ -19,7 +21,7 @@ from fusetune.data.problems import Noted, Notes, Problems, ids_with_notes, refus
 from fusetune.data.schema import Schema
 from fusetune.data.source import Piece, Source
 from fusetune.data.split import Rows
-from fusetune.data.table import Table
+from fusetune.data.table import Table, read_table
 from fusetune.errors import RunError, listed
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.decision import Rule
@@ -174,6 +176,13 @@ class Answering:
         Problems.of(table, modalities, joined, lacking).tell(
             table, on_problem, listing=listing, notes=notes if listing else ()
         )
+
+    def taken(self, table: str | Path | pd.DataFrame | Table) -> Table:
+        """Return a table, its rows gathered where the model has learnt from rows that were."""
+        data = table if isinstance(table, Table) else read_table(table)
+        if self.schema.gather is not None:
+            self.schema.check(with_empty_columns(data, self.schema)[0])
+        return self.schema.gathered(data)
 
     def read(self, table: Table) -> tuple[Table, Lacking]:
         """Return a table as the schema wants it, and what it lacks."""

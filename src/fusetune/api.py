@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from fusetune.arguments import gather
+from fusetune.arguments import gather as gather_settings
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
-from fusetune.data.roles import Roles
+from fusetune.data.roles import Roles, Share
 from fusetune.data.table import read_table
 from fusetune.doctor.findings import Finding, by_severity
 from fusetune.errors import UserError
@@ -34,7 +34,7 @@ from fusetune.folder import (
     warn_of_earlier,
 )
 from fusetune.guidance import DELTA, Guidance, guided
-from fusetune.inputs import image_input
+from fusetune.inputs import Reader, picture_input
 from fusetune.intake import (
     Intake,
     announce,
@@ -119,6 +119,8 @@ def fit(
     group: str | None = None,
     split: str | None = None,
     row_id: str | None = None,
+    share: Share | None = None,
+    gather: str | None = None,
     preset: str | None = None,
     minutes: float | None = None,
     seed: int | None = None,
@@ -141,6 +143,9 @@ def fit(
         group: Column whose rows belong together (patient, video): never on both sides of the split.
         split: Column that says train, valid (or val, dev) or test.
         row_id: Column that names rows; default: one that looks like an id, else the row number.
+        share: Columns of pictures, or of texts, that are one input with one encoder: ``["front", "back"]``, or by the
+            input's name ``{"views": ["front", "back"]}``.
+        gather: Column of ids of a long table: rows with the same id become one row, with all their pictures and texts.
         preset: quick (encoders as they were pretrained), good (default; fine-tuned where that pays), best (the same
             with more folds and views) or paper (the published settings).
         minutes: How long the run may take; default: 3 for quick, 20 for good. What would be too late is left out, and
@@ -162,9 +167,9 @@ def fit(
         RunError: If something fails while running.
     """
     started = time.perf_counter()
-    settings, own = gather(preset, seed, strategy, augment, config, sets, minutes)
+    settings, own = gather_settings(preset, seed, strategy, augment, config, sets, minutes)
     data = read_table(table)
-    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
     folder = find_folder(out, data, label, resume)
     log = Log(folder / LOG, quiet)
     log.plan(*_STEPS)
@@ -191,6 +196,8 @@ def guide(
     group: str | None = None,
     split: str | None = None,
     row_id: str | None = None,
+    share: Share | None = None,
+    gather: str | None = None,
     seed: int | None = None,
     delta: float = DELTA,
     lazy: bool = True,
@@ -212,6 +219,8 @@ def guide(
         group: As `fit` takes it.
         split: As `fit` takes it.
         row_id: As `fit` takes it.
+        share: As `fit` takes it.
+        gather: As `fit` takes it.
         seed: Decides split, folds and heads.
         delta: The least difference of NLL that counts, in nats.
         lazy: Where the answer is teacher or frozen_fusion, train small networks jointly to tell which.
@@ -225,9 +234,9 @@ def guide(
     """
     if not delta > 0:
         raise UserError(f"delta is {delta:g}, and must be above 0 nats: no interval lies below nothing")
-    settings, own = gather(None, seed, None, None, config, sets)
+    settings, own = gather_settings(None, seed, None, None, config, sets)
     data = read_table(table)
-    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
     log = Log(None, quiet)
     intake = take_in(data, label, schema, settings, None)
     warn_of_reading(log, data)
@@ -351,9 +360,9 @@ def _finished(folder: Path, intake: Intake, settings: Config, log: Log) -> Run:
         train, reading = intake.split.rows("train"), reading_of(settings)
         # As the run read them, which may be what it had tried.
         sources = {
-            name: image_input(model.config, modality.columns[0])
-            .fit_extent(intake.table, train)
-            .bind(intake.table, reading)
+            name: Reader(modality, picture_input(modality, intake.table, train, model.config)).bind(
+                intake.table, reading
+            )
             for name, modality in intake.schema.modalities().items()
             if modality.kind == "image"
         }

@@ -20,12 +20,15 @@ import torch
 from torch import Tensor
 
 from fusetune.augment import Augment
+from fusetune.augment.bags import drawn_places
 from fusetune.augment.random import Moment
-from fusetune.config import Config, TrainConfig
+from fusetune.config import Config, SeveralConfig, TrainConfig
+from fusetune.data.bags import BagSource
 from fusetune.data.schema import Modality
 from fusetune.data.source import Inputs, Source, to_device
 from fusetune.data.split import Rows, Split
-from fusetune.encoders import Encoder
+from fusetune.encoders import Bagged, Encoder
+from fusetune.features.bags import encode_bags
 from fusetune.features.store import Array, Encoding, FeatureStore
 from fusetune.inputs import Reader
 from fusetune.progress import Log
@@ -201,6 +204,28 @@ class Context:
         """Return the keys of some rows on the device, int64 [rows]."""
         return torch.from_numpy(self.keys[rows]).to(self.runtime.device)
 
+    def read(self, names: Sequence[str], rows: Rows, epoch: int) -> dict[str, Any]:
+        """Return raw inputs for training, by modality, of the rows that have it; what none has is left out.
+
+        Of rows with many elements some are drawn, others in each epoch (`image.several.most`).
+        """
+        found: dict[str, Any] = {}
+        for name in names:
+            source = self.sources[name]
+            if not len(have := rows[source.present[rows]]):
+                continue
+            if isinstance(source, BagSource):
+                places = drawn_places(source, have, self.keys, self.moment(epoch), self.several(name).most)
+                found[name] = source.read_places(places, have)
+            else:
+                found[name] = source.read(have)
+        return found
+
+    def several(self, name: str) -> SeveralConfig:
+        """Return the settings of a modality that has several elements in a row."""
+        section: SeveralConfig = getattr(self.config, self.modalities[name].kind).several
+        return section
+
     def augmented(self, name: str, raw: Inputs, rows: Rows, epoch: int, views: int = 1) -> Any:
         """Return a modality's inputs on the device, freshly augmented: all rows of the first view, then the next."""
         moments = [self.moment(epoch, view) for view in range(views)]
@@ -213,6 +238,8 @@ class Context:
             return np.broadcast_to(plain, (len(views), *plain.shape[1:]))
         batch_size = max(32, self.settings(name).batch_size)
         what = Encoding(name, encoder, self.sources[name], self.encodings[name], self.keys, batch_size)
+        if isinstance(encoder, Bagged) and isinstance(what.source, BagSource):
+            return encode_bags(self.store, what, encoder, what.source, rows, views)
         return self.store.encode(what, rows, views)
 
     def views(self) -> list[Moment]:

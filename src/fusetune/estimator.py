@@ -34,7 +34,7 @@ from fusetune.config.checks import DEFAULTS
 from fusetune.data.choices import OnProblem
 from fusetune.data.infer import infer_schema
 from fusetune.data.labels import encode_labels
-from fusetune.data.roles import Roles
+from fusetune.data.roles import Roles, Share
 from fusetune.data.split import make_split
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import copy_numbers
@@ -64,6 +64,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
         vectors: Name -> pattern of number columns that form one vector.
         group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
+        share: Columns of pictures, or of texts, that are one input with one encoder, as for `fusetune.fit`. (Rows are
+            not gathered: scikit-learn wants an answer for each row of `X`. Lists in cells are read.)
         preset: quick, good (default), best or paper, as `fit` takes it.
         seed: Decides folds, augmentation and training.
         strategy: How the model is fitted, as for `fusetune.fit`.
@@ -86,6 +88,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         kinds: Mapping[str, str] | None = None,
         vectors: Mapping[str, str] | None = None,
         group: str | None = None,
+        share: Share | None = None,
         preset: str | None = None,
         seed: int | None = None,
         strategy: str | Mapping[str, Any] | None = None,
@@ -95,7 +98,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         verbose: bool = False,
         on_problem: OnProblem = "warn",
     ) -> None:
-        self.inputs, self.kinds, self.vectors, self.group = inputs, kinds, vectors, group
+        self.inputs, self.kinds, self.vectors, self.group, self.share = inputs, kinds, vectors, group, share
         self.preset, self.seed, self.strategy = preset, seed, strategy
         self.augment, self.config, self.sets = augment, config, sets
         self.verbose, self.on_problem = verbose, on_problem
@@ -147,7 +150,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
         schema = infer_schema(
             table,
-            Roles(label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group),
+            Roles(
+                label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group, share=self.share
+            ),
             config.data.outside == "refuse",
         )
         table = schema.read(table)
@@ -195,7 +200,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files = state.pop(_FILES, None)
-        super().__setstate__({"on_problem": "warn", **state})  # pickles are older than this argument
+        super().__setstate__({"on_problem": "warn", "share": None, **state})  # pickles are older than this argument
         if files is not None:
             with TemporaryDirectory() as folder:
                 for name, content in files.items():

@@ -239,4 +239,7 @@ def _untrained(folder: Path, names: set[str]) -> bool:
 
 def _roles(schema: Schema) -> dict[str, str]:
     roles = {column.name: f"{column.role}, {column.kind}" for column in schema.columns}
+    roles |= {column.name: f"{roles[column.name]}, several in a row" for column in schema.columns if column.several}
+    roles |= {} if schema.gather is None else {schema.gather: "rows are gathered by it"}
+    roles |= {f"shared {name}": listed(columns) for name, columns in schema.shared.items()}
     return roles | {f"vector {name}": listed(columns) for name, columns in schema.vectors.items()}

@@ -18,21 +18,25 @@ from pydantic import Field, TypeAdapter
 from tokenizers import Tokenizer
 
 from fusetune.augment import Augment
+from fusetune.augment.bags import BagAugment
 from fusetune.augment.cell_noise import CellAugment, Season, VectorAugment
 from fusetune.augment.image import ImageAugment
 from fusetune.augment.own import Own, OwnAugment, chosen
 from fusetune.augment.token_noise import TextAugment
 from fusetune.config import ColumnPolicy, Config, ImagePolicy, TextPolicy
+from fusetune.data.bags import BagSource
 from fusetune.data.cells import CellInput
 from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput, Reading
 from fusetune.data.schema import Modality, Schema
+from fusetune.data.several import Elements
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
 from fusetune.data.tokens import TextInput
 from fusetune.data.vectors import VectorInput
 from fusetune.encoders import (
+    Bagged,
     CellIdentity,
     ColumnsMLP,
     Encoder,
@@ -55,6 +59,7 @@ from fusetune.progress import Log
 
 # Pixels; what a configuration may ask for as `image.size`, seen larger as `image.encode_size` is by default.
 _LARGEST_SIDE = 2 * 4096
+_WHAT = {"image": "picture", "text": "text"}
 Fitted = ImageInput | TextInput | CellInput | VectorInput
 
 
@@ -74,29 +79,39 @@ class Reader:
 
     def bind(self, table: Table, reading: Reading | None = None) -> Source:
         """Return the modality's source for a table; `reading` says how images are read."""
+        if self.modality.several:
+            apart = elements_of(self.modality, self.fitted, table)
+            return BagSource.of(apart, self._bound(apart.table, reading))
+        return self._bound(table, reading)
+
+    def _bound(self, table: Table, reading: Reading | None) -> Source:
         return self.fitted.bind(table, reading) if isinstance(self.fitted, ImageInput) else self.fitted.bind(table)
 
     def plain(self) -> Augment:
         """Return the augmentation that does nothing, for prediction."""
         match self.modality.kind:
             case "image":
-                return ImageAugment(ImagePolicy(), self.size or 0)
+                return self._each(ImageAugment(ImagePolicy(), self.size or 0))
             case "text":
-                return TextAugment(TextPolicy(drop=0), (), 0)
+                return self._each(TextAugment(TextPolicy(drop=0), (), 0))
             case "columns":
                 return CellAugment(ColumnPolicy(corrupt=0), {})
             case _:
                 return VectorAugment(ColumnPolicy(corrupt=0), torch.empty(0))
+
+    def _each(self, augment: Augment) -> Augment:
+        """Return an augmentation as one of every element of a row, where rows have several."""
+        return BagAugment(augment) if self.modality.several else augment
 
     def augment(self, config: Config, source: Source, train: Rows, own: Own | None = None) -> Augment:
         """Return the augmentation that the configuration asks for; `own` is a callable given from Python."""
         match self.fitted:
             case ImageInput():
                 if (call := chosen(config.image.augment, own)) is not None:
-                    return OwnAugment(call, config.image.size)
-                return ImageAugment(config.image.policy, config.image.size)
+                    return self._each(OwnAugment(call, config.image.size))
+                return self._each(ImageAugment(config.image.policy, config.image.size))
             case TextInput() as text:
-                return _text_augment(text, config.text.augment)
+                return self._each(_text_augment(text, config.text.augment))
             case CellInput() as cells:
                 return _cell_augment(cells, config.columns.augment, source.read(train))  # type: ignore[arg-type]
             case _:
@@ -111,14 +126,16 @@ class Reader:
         """
         match self.fitted:
             case ImageInput() if config.image.policy != ImagePolicy():
-                return ImageAugment(config.image.policy, self.size or 0)
+                return self._each(ImageAugment(config.image.policy, self.size or 0))
             case TextInput() as text if config.text.augment != TextPolicy(drop=0):
-                return _text_augment(text, config.text.augment)
+                return self._each(_text_augment(text, config.text.augment))
             case _:
                 return None
 
     def encoding(self, augment: Augment, config: Config) -> Augment:
         """Return the augmentation for stored features and prediction: for images, at their own size."""
+        if isinstance(augment, BagAugment):
+            return BagAugment(self.encoding(augment.one, config))
         if isinstance(augment, ImageAugment | OwnAugment):
             return replace(augment, size=config.image.encode_side)
         return augment
@@ -163,7 +180,9 @@ class Reader:
         if (size := facts["size"]) is not None and not (type(size) is int and 0 < size <= _LARGEST_SIDE):
             raise ValueError(f"{folder}: images of {size!r:.40} pixels a side")
         reader = cls(modality, fitted, size)
-        if reader.columns != modality.columns:
+        if reader.columns != modality.columns or (
+            isinstance(fitted, ImageInput | TextInput) and fitted.column != modality.name
+        ):
             raise ValueError(f"{folder} reads {listed(reader.columns)}, and not {listed(modality.columns)}")
         return reader
 
@@ -175,6 +194,8 @@ class Reader:
                 return tuple(cells.kinds)
             case VectorInput() as vector:
                 return tuple(vector.columns)
+            case _ if self.modality.several:
+                return self.modality.columns
             case one:
                 return (one.column,)
 
@@ -184,6 +205,9 @@ class Reader:
         Raises:
             ValueError: Saying what does not fit.
         """
+        if encoder.takes_several != self.modality.several:
+            one, other = ("any number of elements", "one") if self.modality.several else ("one element", "several")
+            raise ValueError(f"'{self.modality.name}' has {one} in a row, and its encoder takes {other}")
         encoder = encoder.bottom
         has = encoder.arguments
         match self.fitted:
@@ -250,7 +274,30 @@ def prepare_modality(
     """
     # Encoders that start from random weights must start from the same ones in every run and after a resume.
     with Draws(config.seed, "encoder", modality.name):
-        return _prepared(modality, table, schema, train, config, log)
+        reader, encoder = _prepared(modality, table, schema, train, config, log)
+        return reader, _pooled(modality, encoder, config)
+
+
+def _pooled(modality: Modality, encoder: Encoder, config: Config) -> Encoder:
+    """Return an encoder as one of rows, where these have several elements."""
+    if not modality.several:
+        return encoder
+    return Bagged.of(encoder, (config.image if modality.kind == "image" else config.text).several.pool)
+
+
+def elements_of(modality: Modality, fitted: Fitted, table: Table) -> Elements:
+    """Return the elements of a table's rows, of a modality with several in a row."""
+    beside = [fitted.spacing] if isinstance(fitted, ImageInput) and fitted.spacing is not None else []
+    return Elements.of(table, modality.columns, modality.name, beside, _WHAT[modality.kind])
+
+
+def picture_input(modality: Modality, table: Table, train: Rows, config: Config) -> ImageInput:
+    """Return the pre-processing of a modality of pictures, fitted on training rows."""
+    plain = image_input(config, modality.name)
+    if not modality.several:
+        return plain.fit_extent(table, train)
+    apart = elements_of(modality, plain, table)
+    return plain.fit_extent(apart.table, apart.of_rows(train))
 
 
 def _prepared(
@@ -274,8 +321,7 @@ def _prepared(
 
 def _prepare_image(modality: Modality, table: Table, train: Rows, config: Config, log: Log) -> tuple[Reader, Encoder]:
     encoder = _image_encoder(config, log)
-    fitted = image_input(config, modality.columns[0]).fit_extent(table, train)
-    return Reader(modality, fitted, config.image.encode_side), encoder
+    return Reader(modality, picture_input(modality, table, train, config), config.image.encode_side), encoder
 
 
 def _image_encoder(config: Config, log: Log) -> ImageEncoder:
@@ -300,10 +346,15 @@ def image_input(config: Config, column: str) -> ImageInput:
 
 
 def _prepare_text(modality: Modality, table: Table, train: Rows, config: Config, log: Log) -> tuple[Reader, Encoder]:
-    column = modality.columns[0]
+    column = modality.name
     name, tokenizer = _text_encoder_name(config, log), None
     if name in UNTRAINED:
-        texts = table.column(column).iloc[train].dropna().astype("str").tolist()
+        if modality.several:
+            apart = Elements.of(table, modality.columns, column, (), _WHAT["text"])
+            cells = apart.table.column(column).iloc[apart.index[np.isin(apart.row, train)]]
+        else:
+            cells = table.column(column).iloc[train]
+        texts = cells.dropna().astype("str").tolist()
         tokenizer = train_tokenizer(texts) if name == "builtin" else train_word_tokenizer(texts)
     encoder, tokenizer = _text_encoder(name, tokenizer, config)
     return Reader(modality, TextInput(column, tokenizer, special_ids(tokenizer).pad, config.text.max_tokens)), encoder
@@ -337,10 +388,11 @@ def before_training(reader: Reader, config: Config) -> Encoder:
     with Draws(config.seed, "encoder", reader.modality.name):
         match reader.fitted:
             case ImageInput():
-                return _image_encoder(config, log)
+                return _pooled(reader.modality, _image_encoder(config, log), config)
             case TextInput() as text:
                 name = _text_encoder_name(config, log)
-                return _text_encoder(name, text.tokenizer if name in UNTRAINED else None, config)[0]
+                encoder = _text_encoder(name, text.tokenizer if name in UNTRAINED else None, config)[0]
+                return _pooled(reader.modality, encoder, config)
             case CellInput() as cells:
                 return CellIdentity(len(cells.numbers), cells.cardinalities)
             case vector:

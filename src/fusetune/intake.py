@@ -18,14 +18,15 @@ import pandas as pd
 
 from fusetune.config import Config
 from fusetune.context import Context
+from fusetune.data.bags import pictures_of
 from fusetune.data.cache import PixelCache
 from fusetune.data.choices import Kind
-from fusetune.data.images import ImageSource, Keeper
+from fusetune.data.images import Keeper
 from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema
 from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
-from fusetune.data.schema import Schema
+from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, row_keys
@@ -111,8 +112,10 @@ def schema_of(table: Table, roles: Roles, config: Config) -> Schema:
     edited = config.data.schema_file
     if not edited:
         return infer_schema(table, roles, config.data.outside == "refuse")
-    if roles.inputs is not None or roles.kinds or roles.vectors:
-        raise UserError(f"{edited} says which columns are used and what they are; leave out inputs, kinds and vectors")
+    if roles.inputs is not None or roles.kinds or roles.vectors or roles.share or roles.gather:
+        raise UserError(
+            f"{edited} says which columns are used and what they are; leave out inputs, kinds, vectors, share, gather"
+        )
     schema = Schema.load(Path(edited))
     schema.check(table)
     for role, name in roles.named().items():
@@ -152,7 +155,7 @@ def rows_hash(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
 
 def picture_hashes(sources: Mapping[str, Source]) -> dict[str, str]:
     """Return a hash of the content of each image column."""
-    images = {name: source.digests for name, source in sources.items() if isinstance(source, ImageSource)}
+    images = {name: source.digests for name, source in sources.items() if pictures_of(source) is not None}
     return {name: hashlib.sha256(digests.tobytes()).hexdigest() for name, digests in images.items()}
 
 
@@ -180,11 +183,22 @@ def warn_of_reading(log: Log, table: Table) -> None:
 def announce(log: Log, schema: Schema) -> None:
     """Say what the inputs are, and which columns were left out."""
     for name, modality in schema.modalities().items():
-        cells = f" ({listed(modality.columns, 8)})" if modality.kind == "columns" else ""
-        log.say(f"  input {name}: {modality.kind}{cells}")
+        log.say(f"  input {name}: {modality.kind}{_said(modality, schema)}")
     for column in schema.columns:
         if column.role == "unused" and not column.reason.startswith("not chosen"):
             log.say(f"  left out {column.name}: {column.reason}")
+
+
+def _said(modality: Modality, schema: Schema) -> str:
+    """Return what is to be said of an input beside its kind: its columns, or why a row can have several of it."""
+    if modality.kind == "columns":
+        return f" ({listed(modality.columns, 8)})"
+    if not modality.several:
+        return ""
+    if len(modality.columns) > 1:
+        return f", any number in a row (one encoder for {listed(modality.columns, 8)})"
+    reason = next(column.reason for column in schema.columns if column.name == modality.columns[0])
+    return f", any number in a row ({reason})"
 
 
 def warn_about_parts(ctx: Context) -> None:

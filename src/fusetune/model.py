@@ -23,7 +23,7 @@ from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
 from fusetune.data.spelling import word_of
 from fusetune.data.split import group_words
-from fusetune.data.table import Table, read_index, read_table, row_keys
+from fusetune.data.table import Table, read_index, row_keys
 from fusetune.errors import InputWarning, SchemaError, TableError, UserError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
@@ -57,7 +57,7 @@ class Model(Answering):
         return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen, calibration)
 
     def predict(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.Series:
-        """Return the label of each row as `rule` decides it, in the table's order.
+        """Return the label of each row as `rule` decides it, in the table's order; of gathered rows one for each id.
 
         Args:
             table: A file (see `fit`), or a DataFrame, whose relative paths start from the working folder.
@@ -71,7 +71,7 @@ class Model(Answering):
             TableError: If a row has a problem and `on_problem` is `raise`.
             RunError: If the model gives no finite probability for a row.
         """
-        data = read_table(table)
+        data = self.taken(table)
         decided = np.concatenate([piece.decided for piece in self.said(data, on_problem)])
         return pd.Series([self.classes[i] for i in decided], name="prediction", index=data.index)
 
@@ -80,7 +80,7 @@ class Model(Answering):
 
         Arguments and errors are those of `predict`.
         """
-        data = read_table(table)
+        data = self.taken(table)
         probabilities = np.concatenate([piece.p for piece in self.said(data, on_problem)])
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)
 
@@ -119,7 +119,7 @@ class Model(Answering):
         """
         pieces = list(self.predict_pieces(table, on_problem, by=by, sets=sets, margin=margin, unlike=unlike))
         whole = pd.concat(pieces, ignore_index=True)
-        index = read_index(table)
+        index = None if self.schema.gather is not None else read_index(table)
         return whole if index is None else whole.set_axis(index)
 
     def predict_pieces(
@@ -148,7 +148,7 @@ class Model(Answering):
         """
         extras = Extras(by, sets, margin, unlike)
         extras.check(self.calibration, self.reference)
-        data = table if isinstance(table, Table) else read_table(table)
+        data = self.taken(table)
         likeness = {} if self.reference is None else self.reference.likeness
         for said in self.said(data, on_problem, extras, tally, listing=True):
             yield as_table(said, self.classes, self.calibration, extras, likeness)
@@ -161,7 +161,7 @@ class Model(Answering):
         Raises:
             UserError: If the model keeps nothing of its training part.
         """
-        tally, data = self.tally(), read_table(table)
+        tally, data = self.tally(), self.taken(table)
         for _ in self.said(data, on_problem, tally=tally):
             pass
         return self.drift_of(tally, data)
@@ -176,7 +176,7 @@ class Model(Answering):
         """Return the drift of a table of which all rows were predicted."""
         if self.reference is None:
             raise UserError(NO_REFERENCE)
-        data, _ = self.read(table)
+        data, _ = self.read(self.taken(table))
         return tally.drift(data, self.schema, self.reference.profile, self.reference.likeness)
 
     @applied
@@ -292,7 +292,7 @@ class Model(Answering):
             TableError: If there is no such row, or more than one.
             SchemaError: If an input column is missing or of another kind.
         """
-        data = read_table(table)
+        data = self.taken(table)
         place = self._place(data, str(row))
         data, lacking = self.read(data)
         one = replace(data.take(np.array([place])), index=None)
@@ -315,7 +315,7 @@ class Model(Answering):
 
     def _asked(self, table: str | Path | pd.DataFrame, on_problem: OnProblem) -> tuple[Asked, Answers]:
         """Return the rows of a labelled table, and what the model answers."""
-        data = self.schema.read(read_table(table))
+        data = self.schema.read(self.taken(table))
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = encode_labels(data, str(label), self.classes)
         ids, _ = ids_with_notes(data, self.schema.named("id"))
@@ -332,7 +332,7 @@ class Model(Answering):
             theirs = [word_of(name) for name in other.classes]
             if sorted(theirs) != sorted(words):
                 raise UserError(f"a model to compare with knows the classes {listed(theirs)}, this one {listed(words)}")
-            answers = other.answers(read_table(table), on_problem)
+            answers = other.answers(other.taken(table), on_problem)
             if seen := int(np.isin(answers.digests[judged.where], other.seen).sum()):
                 warnings.warn(
                     f"a model to compare with was made from {seen:,} of the judged rows: it seems better than it is",

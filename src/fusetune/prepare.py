@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from fusetune.augment.own import Own, chosen, try_out
 from fusetune.augment.safety import check_policy
 from fusetune.config import Config
 from fusetune.context import Context
-from fusetune.data.images import ImageSource, Reading, raise_for_problems
+from fusetune.data.bags import BagSource, pictures_of
+from fusetune.data.images import Reading, raise_for_problems
 from fusetune.data.infer import column_notes, spelling_notes
-from fusetune.data.schema import Schema
+from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.spelling import as_words, spellings, word_of
 from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_split
@@ -164,13 +165,14 @@ def prepare(
         log.warn(f"{note.kind}: {note.what}; {note.remedy}")
     train = split.rows("train")
     modalities, pristine = schema.modalities(), {}
+    _check_several(modalities.values(), config, log)
     readers: dict[str, Reader] = {}
     sources: dict[str, Source] = {}
     reading = reading_of(config)
     for name, modality in modalities.items():
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table, reading)
-        _report_source(name, sources[name], split.ids, config, log)
+        _report_source(modality, sources[name], split.ids, config, log)
     augments = {name: readers[name].augment(config, sources[name], train, own) for name in modalities}
     encodings = {name: readers[name].encoding(augment, config) for name, augment in augments.items()}
     if not config.store.folder and cache_is_temporary():
@@ -211,6 +213,30 @@ def prepare(
     )
 
 
+def _check_several(modalities: Iterable[Modality], config: Config, log: Log) -> None:
+    """Refuse settings that rows with several elements cannot follow, and say what becomes of others."""
+    for modality in modalities:
+        if not modality.several:
+            continue
+        name, kind = modality.name, modality.kind
+        section = config.image if kind == "image" else config.text
+        if section.train.mix.kind == "cutmix":
+            raise ConfigError(
+                f"{kind}.train.mix.kind cutmix pastes rectangles of one picture into another, and '{name}' has any "
+                "number of pictures in a row; use mixup"
+            )
+        if section.several.pool == "attention" and config.strategy.level == "features":
+            raise ConfigError(
+                f"{kind}.several.pool attention is trained with the encoder, and with strategy.level features no "
+                "encoder is trained; use mean or max"
+            )
+        if section.several.pool == "attention" and not section.train.epochs:
+            log.warn(
+                f"{name}: attention is trained with the encoder, and {kind}.train.epochs is 0: wherever the strategy "
+                "does not train it otherwise, it is the mean"
+            )
+
+
 def reading_of(config: Config) -> Reading:
     """Return how images are read."""
     return Reading(config.data.workers, image_folder(config), config.store.images_gb)
@@ -223,18 +249,24 @@ def image_folder(config: Config) -> Path | None:
     return expanded(config.store.folder) / "images" if config.store.folder else default_folder().with_name("images")
 
 
-def _report_source(name: str, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
+def _report_source(modality: Modality, source: Source, ids: pd.Series, config: Config, log: Log) -> None:
+    name, pictures = modality.name, pictures_of(source)
     if source.problems:
         listing = listed(f"{ids.iloc[row]} ({text})" for row, text in source.problems.items())
         what = f"{len(source.problems):,} rows have cells in '{name}' that were not used"
-        if isinstance(source, ImageSource):
+        if pictures is not None:
             if config.data.unreadable == "error":
-                raise_for_problems(source, ids)
+                raise_for_problems(source, ids, column=name)
             what = f"{len(source.problems):,} unreadable image(s) in '{name}' count as absent"
+            if isinstance(source, BagSource):
+                what = f"{len(source.problems):,} rows have unreadable images in '{name}' that count as absent"
         log.warn(f"{what}: {listing}")
-    if isinstance(source, ImageSource):
-        log.say(f"  {source.describe()}")
-        if (several := source.note()) is not None:
+    if isinstance(source, BagSource):
+        pool = getattr(config, modality.kind).several.pool
+        log.say(f"  {name}: {source.describe(modality.kind)}, pooled by {pool}")
+    if pictures is not None:
+        log.say(f"  {pictures.describe()}")
+        if (several := pictures.note()) is not None:
             log.warn(several)
     if not source.present.any():
         raise TableError(f"input '{name}' is empty in every row; leave it out with --inputs")

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from fusetune.augment.bags import BagAugment
 from fusetune.augment.sheet import small_sheet
 from fusetune.context import Context, Cost
+from fusetune.data.bags import pictures_of
 from fusetune.data.choices import Kind
-from fusetune.data.images import ImageSource
 from fusetune.data.schema import Schema
-from fusetune.data.split import PARTS
+from fusetune.data.several import in_words
+from fusetune.data.source import Bag, Source
+from fusetune.data.split import PARTS, Rows
 from fusetune.data.table import Table
 from fusetune.doctor.findings import Finding
 from fusetune.evaluate.explain import Pixels
@@ -130,9 +134,12 @@ def _sheets(ctx: Context) -> dict[str, Pixels]:
         if modality.kind != "image" or not len(rows) or not has_training(ctx.settings(name), ctx.pristine[name]):
             continue
         pictures: Any = ctx.sources[name].read(rows)
+        augment, keys = ctx.augments[name], torch.from_numpy(ctx.keys[rows])
+        if isinstance(pictures, Bag) and isinstance(augment, BagAugment):  # the first picture of each row
+            pictures, augment = pictures.elements[pictures.rank == 0], augment.one
         # One view per epoch: those that training drew.
         moments = [ctx.moment(epoch, 0) for epoch in range(_SHEET_EPOCHS)]
-        sheets[name] = small_sheet(ctx.augments[name], pictures, torch.from_numpy(ctx.keys[rows]), moments)
+        sheets[name] = small_sheet(augment, pictures, keys, moments)
     return sheets
 
 
@@ -174,9 +181,9 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
         probability=float(p[decided]),
         label_probability=float(p[label]),
         pictures={
-            name: source.read(ctx.split.rows("test")[at : at + 1])[0].permute(1, 2, 0).numpy()
+            name: _first_picture(source, ctx.split.rows("test")[at : at + 1]).permute(1, 2, 0).numpy()
             for name, source in ctx.sources.items()
-            if isinstance(source, ImageSource) and source.present[row]
+            if pictures_of(source) is not None and source.present[row]
         },
         words={name: _short(cells[name].iloc[row]) for name in cells.columns},
         shares={name: float(share[at]) for name, share in judged.shares.items()},
@@ -184,8 +191,17 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
     )
 
 
+def _first_picture(source: Source, row: Rows) -> Tensor:
+    """Return the picture of a row, of several the first in the order of their content, uint8 [3, side, side]."""
+    read: Any = source.read(row)
+    pixels: Tensor = (read.elements if isinstance(read, Bag) else read)[0]
+    return pixels
+
+
 def _short(value: Any) -> str:
     """Return a cell's text, cut where it is long."""
+    if isinstance(value, tuple):
+        value = in_words(value)
     if pd.isna(value):
         return "missing"
     text = str(value)

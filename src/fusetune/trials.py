@@ -20,6 +20,7 @@ from fusetune.augment.safety import sizes_of_pixels
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.schema import Modality, Schema
+from fusetune.data.source import Bag
 from fusetune.errors import UserError
 from fusetune.evaluate.metrics import nll_rows
 from fusetune.evaluate.temperature import softmax
@@ -102,7 +103,8 @@ def _edges(ctx: Context) -> dict[str, int]:
         return {}
     name = next(name for name, modality in ctx.modalities.items() if modality.kind == "image")
     source, train = ctx.sources[name], ctx.split.rows("train")
-    pixels: Any = source.read(train[source.present[train]][:_LOOKED_AT])
+    read: Any = source.read(train[source.present[train]][:_LOOKED_AT])
+    pixels = read.elements if isinstance(read, Bag) else read
     borders = torch.cat([pixels[:, 0].flatten(), pixels[:, -1].flatten()])
     return {"background": 0} if float(borders.float().median()) < _DARK else {}
 

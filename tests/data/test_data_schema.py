@@ -89,7 +89,7 @@ def test_kinds_are_inferred_with_the_reason(values: Any, kind: str, reason: str)
         ([f"x{i}" for i in range(40)], "every value differs"),
         (["train", "val", "Test", "dev"] * 10, "parts of a split: name it with --split"),
         ([[1], [1, 2], [1, 2, 3]] * 13, "lists of different lengths (1 to 3)"),
-        ([["a", "b"]] * 40, "lists of something other than numbers"),
+        ([["a", "b"]] * 40, "lists of 2 to 2 words"),
         ([[[1, 2], [3, 4]]] * 40, "lists of something other than numbers"),
         ([[1, 2], "a"] * 20, "lists beside single values"),
         ([1 + 2j] * 20 + [3j] * 20, "complex numbers"),

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from fusetune.data.cells import CellInput
+from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput
-from fusetune.data.kinds import Kind
 from fusetune.data.square import resize
 from fusetune.data.table import Table, read_table
 from fusetune.data.vectors import VectorInput

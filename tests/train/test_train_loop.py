@@ -78,7 +78,7 @@ def make_task(model: Net, validate: Callable[[], tuple[float, float]] | None = N
         with torch.inference_mode():
             return float(F.cross_entropy(model(x), y)), 0.0
 
-    facts = {"gradients": gradients, "read": lambda rows: None, "row_name": lambda row: f"row-{row}"} | more
+    facts = {"gradients": gradients, "read": lambda rows, epoch: None, "row_name": lambda row: f"row-{row}"} | more
     return Task("net", batches, validate=validate or judge, set_training=model.train, **facts)
 
 

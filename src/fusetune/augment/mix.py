@@ -3,7 +3,8 @@
 MixUp (arXiv 1710.09412) takes weighted means, CutMix (arXiv 1905.04899) pastes a rectangle of the partner's picture.
 Mixing some modalities and the label but not the others would teach that a label can disagree with what it labels; here
 all of them are read from one `Mixing`. Pictures, numbers and vectors are mixed as inputs. Texts are mixed where they
-are vectors, at the output of their encoder (Guo et al. 2019, arXiv 1905.08941): ids have no means.
+are vectors, at the output of their encoder (Guo et al. 2019, arXiv 1905.08941): ids have no means. So are rows that
+have several pictures or texts.
 
 A partner can only be another row of the batch, so it depends on which rows the batch has, but on nothing else: not on
 their order, the device or the number of workers. Batches are a function of (seed, epoch), and so is a run's mixing.
@@ -25,8 +26,10 @@ from torch.nn import functional as F
 from fusetune.augment.random import Moment, integers, uniform
 from fusetune.config import MixPolicy
 
+# Rows with several elements, of whatever kind.
+BAG = "bag"
 # Kinds of input that are mixed at the output of their encoder.
-EMBEDDED = ("text",)
+EMBEDDED = ("text", BAG)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,16 @@ def _quantiles() -> Tensor:
     return (math.sqrt(2) * torch.erfinv(2 * middles - 1)).to(torch.float32)
 
 
+def each_key(keys: Tensor, rank: Tensor) -> Tensor:
+    """Return a key for each of several things of a row: that of the row for the first, others for the next ones.
+
+    Args:
+        keys: Row keys, int64 [things].
+        rank: Number of the thing in its row, from 0, int64 [things].
+    """
+    return torch.where(rank == 0, keys, _mix(keys ^ _mix(rank * _GOLDEN)))
+
+
 def _bits(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:
     state = _mix((_start(moment, keys) ^ crc32(operation.encode())) + _GOLDEN)
     counter = torch.arange(1, draws + 1, device=keys.device, dtype=torch.int64) * _GOLDEN

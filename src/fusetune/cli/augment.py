@@ -58,10 +58,10 @@ def augment(
     config = Config.build(_policy(policy), {"image": {"size": size, "encode_size": size}})
     check_there(table)
     starting(f"augment: draw what {policy} does to rows of {table}")
-    from fusetune.cli.contact import sheet_of
+    from fusetune.cli.contact import first_of_several, sheet_of
     from fusetune.data.table import read_table
 
-    data = read_table(table)
+    data = first_of_several(read_table(table))
     refuse_loss("--out", out_file, table, table=data)
     sheet, drawn = sheet_of(data, (image, text, commas(columns)), config, rows=rows, views=views, seed=seed, size=size)
     with written_aside(out_file) as aside:

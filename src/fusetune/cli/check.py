@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusetune.cli.frame import Debug, app, check_there, guarded, out
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, TableFile, Vectors, column_roles
+from fusetune.cli.options import (
+    Gather,
+    Group,
+    Inputs,
+    Kinds,
+    RowId,
+    Sets,
+    ShareColumns,
+    SplitColumn,
+    TableFile,
+    Vectors,
+    column_roles,
+)
 from fusetune.cli.outputs import refuse_loss
 from fusetune.config import Config
 from fusetune.errors import UserError, listed
@@ -37,6 +49,8 @@ def check(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
+    share: ShareColumns = None,
+    gather: Gather = None,
     set_: Sets = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all findings, with all row ids.")
@@ -77,7 +91,7 @@ def check(
         data,
         Roles(
             label,
-            **column_roles(inputs, kind, vectors, group, split, row_id),
+            **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
         ),
         settings.data.outside == "refuse",
     )

@@ -11,7 +11,18 @@ from rich.text import Text
 
 import fusetune
 from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
-from fusetune.cli.options import Group, Inputs, Kinds, RowId, Sets, SplitColumn, Vectors, column_roles
+from fusetune.cli.options import (
+    Gather,
+    Group,
+    Inputs,
+    Kinds,
+    RowId,
+    Sets,
+    ShareColumns,
+    SplitColumn,
+    Vectors,
+    column_roles,
+)
 from fusetune.cli.words import commas, group_words, interval, number
 from fusetune.errors import UserError
 from fusetune.files import expanded
@@ -80,6 +91,8 @@ def compare(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
+    share: ShareColumns = None,
+    gather: Gather = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="As for `fusetune fit`: quick, good (default), best or paper.")
     ] = None,
@@ -133,7 +146,7 @@ def compare(
             minutes=minutes,
             epochs=epochs,
             jobs=jobs,
-            **column_roles(inputs, kind, vectors, group, split, row_id),
+            **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
             preset=preset,
             seed=seed,
             config=config,

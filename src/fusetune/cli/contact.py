@@ -13,19 +13,32 @@ from PIL import Image
 from fusetune.augment.random import Moment
 from fusetune.augment.sheet import Cell, column_cells, draw_sheet, image_cells, text_cells
 from fusetune.config import Config
+from fusetune.data.carried import is_absent
 from fusetune.data.cells import CellInput
 from fusetune.data.choices import CELL_KINDS, Kind
 from fusetune.data.images import ImageSource, raise_for_problems
 from fusetune.data.kinds import infer_kind
-from fusetune.data.schema import Column, Schema
+from fusetune.data.schema import SEVERAL_KINDS, Column, Schema
+from fusetune.data.several import as_lists, holds_several
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, row_keys
+from fusetune.data.table import Table, row_keys, with_columns
 from fusetune.data.tokens import TextInput
 from fusetune.errors import UserError
 from fusetune.inputs import prepare_modality
 from fusetune.progress import Log
 
 _CELLS = 6
+
+
+def first_of_several(table: Table) -> Table:
+    """Return a table in which cells that hold several pictures or texts hold the first of them."""
+    first = {}
+    for name in table.frame.columns:
+        kind, _, _ = infer_kind(table.column(name))
+        if kind in SEVERAL_KINDS and holds_several(table.column(name), kind is Kind.IMAGE, table.root):
+            lists = as_lists(table, name, kind is Kind.IMAGE)
+            first[name] = lists.map(lambda cell: next(one for one in cell if not is_absent(one)), na_action="ignore")
+    return replace(table, frame=with_columns(table.frame, first))
 
 
 def sheet_of(

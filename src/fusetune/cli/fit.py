@@ -10,11 +10,13 @@ import typer
 import fusetune
 from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
 from fusetune.cli.options import (
+    Gather,
     Group,
     Inputs,
     Kinds,
     RowId,
     Sets,
+    ShareColumns,
     SplitColumn,
     TableFile,
     Vectors,
@@ -39,6 +41,8 @@ def fit(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
+    share: ShareColumns = None,
+    gather: Gather = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +98,7 @@ def fit(
     run = fusetune.fit(
         table,
         label,
-        **column_roles(inputs, kind, vectors, group, split, row_id),
+        **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
         preset=preset,
         minutes=minutes,
         seed=seed,

@@ -13,11 +13,13 @@ from rich.text import Text
 import fusetune
 from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
 from fusetune.cli.options import (
+    Gather,
     Group,
     Inputs,
     Kinds,
     RowId,
     Sets,
+    ShareColumns,
     SplitColumn,
     TableFile,
     Vectors,
@@ -46,6 +48,8 @@ def guide(
     group: Group = None,
     split: SplitColumn = None,
     row_id: RowId = None,
+    share: ShareColumns = None,
+    gather: Gather = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, folds and heads.")] = None,
     delta: Annotated[
         float | None, typer.Option(metavar="NATS", help="The least difference of NLL that counts. Default: 0.01.")
@@ -83,7 +87,7 @@ def guide(
     told = fusetune.guide(
         table,
         label,
-        **column_roles(inputs, kind, vectors, group, split, row_id),
+        **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
         seed=seed,
         **least,
         lazy=lazy,

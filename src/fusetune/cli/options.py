@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fusetune.cli.words import commas, pairs
+from fusetune.cli.words import commas, pairs, shares
 from fusetune.config import Config
 from fusetune.data.choices import Kind
 
@@ -40,6 +40,22 @@ Group = Annotated[
 ]
 SplitColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with train / valid (val, dev) / test.")]
 RowId = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column that names the rows.")]
+ShareColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share",
+        metavar="[NAME=]COLUMN,...",
+        help="Columns of pictures, or of texts, that are one input with one encoder, such as 'front,back' or "
+        "'views=front,back' (repeatable).",
+    ),
+]
+Gather = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of ids of a long table: rows with the same id become one row, with all their pictures and texts.",
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
@@ -58,6 +74,8 @@ def column_roles(
     group: str | None,
     split: str | None,
     row_id: str | None,
+    share: list[str] | None = None,
+    gather: str | None = None,
 ) -> dict[str, Any]:
     """Return what the options say of a table's columns, as the functions of the library take it."""
     return {
@@ -67,4 +85,6 @@ def column_roles(
         "group": group,
         "split": split,
         "row_id": row_id,
+        "share": shares(share),
+        "gather": gather,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table as Grid
 from rich.text import Text
 
+from fusetune.data.choices import JOIN
 from fusetune.errors import UserError
 from fusetune.progress import visible
 
@@ -35,6 +36,26 @@ def pairs(items: list[str] | None, option: str, example: str) -> dict[str, str]:
             raise UserError(f"{option} {item}: write it as {example}")
         pairs[name] = value
     return pairs
+
+
+def shares(items: list[str] | None) -> dict[str, list[str]] | None:
+    """Return [NAME=]COLUMN,... options as columns by the name of what they share, or None where none was given.
+
+    Raises:
+        UserError: If two have one name.
+    """
+    if not items:
+        return None
+    found: dict[str, list[str]] = {}
+    for item in items:
+        name, sign, rest = item.partition("=")
+        named = bool(sign) and "," not in name and bool(rest)
+        columns = commas(rest if named else item) or []
+        name = name.strip() if named else JOIN.join(columns)
+        if name in found:
+            raise UserError(f"--share {item}: two inputs would be called '{name}'; write it as NAME=COLUMN,COLUMN")
+        found[name] = columns
+    return found
 
 
 def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:

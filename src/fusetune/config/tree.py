@@ -88,6 +88,17 @@ def _no_pictures(train: TrainConfig) -> TrainConfig:
 PlainTrainConfig = Annotated[TrainConfig, AfterValidator(_no_pictures)]
 
 
+class SeveralConfig(Section):
+    """Rows with several pictures, or several texts: what becomes of them."""
+
+    pool: Literal["mean", "max", "attention"] = Field(
+        "mean", description="the vector of a row from those of its elements; attention is trained with the encoder"
+    )
+    most: int = Field(
+        4, ge=1, le=4096, description="elements of a row in a training batch: of more, some are drawn in each epoch"
+    )
+
+
 class ImageConfig(Section):
     """Image inputs."""
 
@@ -121,6 +132,7 @@ class ImageConfig(Section):
     augment: ImagePolicy | str = Field(
         "light", description="a policy or its name, or import:package.module:name for a callable of your own"
     )
+    several: SeveralConfig = SeveralConfig()
     # All blocks at a high rate and few pixels: on a CPU this reached lower NLL in the same time than half of the blocks
     # at 224 pixels (medpix2, hc18).
     train: TrainConfig = TrainConfig(
@@ -174,6 +186,7 @@ class TextConfig(Section):
         description="let the head also read a classifier on the words themselves (TF-IDF), where that lowers its "
         "NLL on rows it has not seen; with crossfit.how=k",
     )
+    several: SeveralConfig = SeveralConfig()
     train: PlainTrainConfig = TrainConfig(epochs=3, lr=2e-5, head_lr=2e-4, layer_decay=0.9, label_smoothing=0.05)
 
 

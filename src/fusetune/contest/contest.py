@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from fusetune.arguments import gather
+from fusetune.arguments import gather as gather_settings
 from fusetune.config import Config
 from fusetune.contest import place as places
 from fusetune.contest.kept import Fit, Job, Kept, Plan
@@ -34,7 +34,7 @@ from fusetune.contest.runs import stand_runs
 from fusetune.contest.tuning import make_file
 from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
 from fusetune.context import Context
-from fusetune.data.roles import Roles
+from fusetune.data.roles import Roles, Share
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table, read_table
 from fusetune.errors import ConfigError, RunError, UserError, listed
@@ -109,6 +109,8 @@ def compare(
     group: str | None = None,
     split: str | None = None,
     row_id: str | None = None,
+    share: Share | None = None,
+    gather: str | None = None,
     preset: str | None = None,
     seed: int | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
@@ -137,6 +139,8 @@ def compare(
         group: Column whose rows belong together: never on both sides of the split.
         split: Column that says train, valid or test.
         row_id: Column that names rows.
+        share: Columns that are one input with one encoder, as for `fit`.
+        gather: Column of ids of a long table, as for `fit`.
         preset: quick, good (default), best or paper, as `fit` takes it.
         seed: The first seed, which also decides the split.
         config: Settings of all strategies: a `Config`, a mapping or a YAML file.
@@ -157,7 +161,7 @@ def compare(
         raise UserError(f"{what} is a run, not a table; name two or more runs to compare them, or give the table")
     if label is None:
         raise UserError("label is missing: the column to predict")
-    settings, _ = gather(preset, seed, None, None, config, sets)
+    settings, _ = gather_settings(preset, seed, None, None, config, sets)
     rules = rules_of(strategies, seeds, settings.seed, level, trials, budget, minutes, epochs)
     if settings.strategy.model_extra:
         raise ConfigError(
@@ -168,7 +172,7 @@ def compare(
         raise ConfigError(f"jobs: must be 1 or more, got {jobs}")
     settings = _for_contest(settings, rules)
     data = read_table(what)
-    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id), settings)
+    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
     folder = places.find_place(out, data, label, resume)
     log = Log(places.log_of(folder), quiet)
     intake = take_in(data, label, schema, settings, None)

@@ -19,6 +19,8 @@ R = TypeVar("R")
 _BUCKET = 16
 # Batches prepared ahead: one would do if all took alike; the second covers for one that took longer.
 AHEAD = 2
+# Elements in a batch of rows that have several, for each row that it could have.
+_ELEMENTS = 8
 
 
 def shuffled_batches(
@@ -46,10 +48,30 @@ def shuffled_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def ordered_batches(rows: Rows, size: int, lengths: npt.NDArray[np.int64] | None = None) -> list[Rows]:
-    """Divide rows into batches without shuffling, by length where lengths are given."""
+def ordered_batches(
+    rows: Rows,
+    size: int,
+    lengths: npt.NDArray[np.int64] | None = None,
+    counts: npt.NDArray[np.int64] | None = None,
+) -> list[Rows]:
+    """Divide rows into batches without shuffling, by length where lengths are given.
+
+    Args:
+        rows: Row positions.
+        size: Most rows in a batch.
+        lengths: Cost per row of the table.
+        counts: Elements per row of the table; a batch has few rows where these have many (`_ELEMENTS`).
+    """
     order = rows if lengths is None else rows[np.argsort(lengths[rows], kind="stable")]
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    if counts is None:
+        return [order[i : i + size] for i in range(0, len(order), size)]
+    starts, taken = [0], 0
+    for place, count in enumerate(counts[order].tolist()):
+        if place - starts[-1] == size or (place > starts[-1] and taken + count > _ELEMENTS * size):
+            starts.append(place)
+            taken = 0
+        taken += count
+    return [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True) if start < end]
 
 
 def prefetch(items: Sequence[T], prepare: Callable[[T], R], ahead: int = AHEAD) -> Iterator[R]:

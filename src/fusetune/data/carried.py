@@ -83,17 +83,24 @@ def refuse_objects(frame: pd.DataFrame, table: str) -> None:
         fitting: tuple[Any, ...] = (*_SCALARS, *_LISTS)
         if are_pictures(cells):
             fitting = (str, PathLike, *_BYTES)
-        wrong = [
-            row
-            for row, value in enumerate(cells)
-            if not (isinstance(value, fitting) or is_picture(value) or _is_missing(value))
-        ]
+        wrong = [row for row, value in enumerate(cells) if not _fits(value, fitting)]
         if wrong:
             kind = type(cells.iloc[wrong[0]]).__name__
             raise TableError(
                 f"column '{name}' of {table} holds {kind} in row(s) {listed(wrong)}; make words or numbers of them, or "
                 f"leave the column out. Cells that are pictures can be {_WHAT}"
             )
+
+
+def _fits(value: Any, fitting: tuple[Any, ...]) -> bool:
+    if isinstance(value, fitting) or is_picture(value) or _is_missing(value):
+        return True
+    # Several pictures in one cell.
+    return (
+        isinstance(value, _LISTS)
+        and not (isinstance(value, np.ndarray) and not value.ndim)
+        and all(_fits(part, fitting) for part in value)
+    )
 
 
 def _is_missing(value: Any) -> bool:

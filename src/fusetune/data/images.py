@@ -26,6 +26,7 @@ from fusetune.data import carried
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
 from fusetune.data.decode import Picture, is_one_of_several, is_shortage, load_pixels, opened, scale_of
+from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.spread import Pixels
 from fusetune.data.square import Fit, to_scale, to_square
@@ -292,7 +293,7 @@ class ImageSource:
                 self.present[row] = False
                 self.problems[row] = f"{self.paths.iloc[row]}: {error}"
             except Exception as error:  # a thread must not end without telling at which row
-                name = f"{self.paths.iloc[row]} (column '{self.settings.column}', table row {row})"
+                name = f"{self.paths.iloc[row]} (column '{self.settings.column}', {self.table.unit} {row})"
                 if is_shortage(error):
                     raise ShortageError(f"reading {name} failed: {error or 'memory is short'}; {_FEWER}") from error
                 raise RunError(f"reading {name} failed: {type(error).__name__}: {error}") from error
@@ -340,7 +341,7 @@ class ImageSource:
         if square is not None:
             return square
         spacing = float(self.spacings[row])
-        name = f"{self.paths.iloc[row]} (table row {row})"
+        name = f"{self.paths.iloc[row]} ({self.table.unit} {row})"
         try:
             encoded = self.settings.fetch(self.cells.iloc[row], self.table.root)
             square = self.settings.square(encoded, spacing)
@@ -351,13 +352,14 @@ class ImageSource:
         return square
 
 
-def raise_for_problems(source: ImageSource, ids: pd.Series, remedy: str = _REMEDY) -> None:
+def raise_for_problems(source: Source, ids: pd.Series, remedy: str = _REMEDY, column: str | None = None) -> None:
     """Refuse a table with unreadable images.
 
     Args:
         source: What was read.
         ids: Row ids.
         remedy: What the user can do.
+        column: What to call the column; default: by its name.
 
     Raises:
         ImageError: Naming the rows and paths.
@@ -365,7 +367,8 @@ def raise_for_problems(source: ImageSource, ids: pd.Series, remedy: str = _REMED
     count = len(source.problems)
     if not count:
         return
-    lines = [f"{count:,} image(s) of column '{source.settings.column}' cannot be read:"]
+    column = source.settings.column if column is None and isinstance(source, ImageSource) else column
+    lines = [f"{count:,} image(s) of column '{column}' cannot be read:"]
     lines += [f"  - row {ids.iloc[row]}: {text}" for row, text in list(source.problems.items())[:10]]
     lines += [f"  - and {count - 10:,} more"] if count > 10 else []
     raise ImageError("\n".join([*lines, remedy]))

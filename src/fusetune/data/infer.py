@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
 from fusetune.data.choices import Kind
-from fusetune.data.kinds import infer_kind, is_list
+from fusetune.data.kinds import infer_kind
 from fusetune.data.paths import lead_to_pictures
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Column, Role, Schema
+from fusetune.data.several import holds_lists
 from fusetune.data.spelling import as_words, examples, spellings
 from fusetune.data.table import Table
+from fusetune.data.together import refuse_gathering, refuse_sharing, with_several
 from fusetune.data.words import is_words, numeric
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 
@@ -61,13 +63,18 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
 
     Raises:
         TableError: If a named column does not exist or a kind is unknown.
-        SchemaError: If a vector group has no columns or holds something other than numbers, or a column would have
-            two uses.
+        SchemaError: If a vector group has no columns or holds something other than numbers, a column would have two
+            uses, or what is shared is not all pictures or all texts.
     """
+    if roles.gather is not None:
+        refuse_gathering(table, roles)
+    shared = roles.shared()
+    if roles.inputs is not None:
+        roles = replace(roles, inputs=[*roles.inputs, *(name for names in shared.values() for name in names)])
     kinds = {name: _kind(name, kind) for name, kind in (roles.kinds or {}).items()}
     vectors = {name: _matching(table, name, pattern) for name, pattern in (roles.vectors or {}).items()}
     inputs = None if roles.inputs is None else {name for name in roles.inputs if name not in vectors}
-    for name in [*kinds, *sorted(inputs or ())]:
+    for name in [*kinds, *sorted(inputs or ()), *(name for names in shared.values() for name in names)]:
         table.column(name)
     role_of = _role_of(table, roles)
     members = _members(vectors, role_of)
@@ -92,8 +99,10 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
                 why = "the files that the values name are pictures"
                 column = Column(name=name, kind=Kind.IMAGE, role=role, reason=why)
             role_of[name] = column.role
+            column = with_several(column, table, roles.gather)
         columns.append(column)
-    return Schema(columns=columns, vectors=vectors)
+    refuse_sharing(shared, columns)
+    return Schema(columns=columns, vectors=vectors, shared=shared, gather=roles.gather)
 
 
 def _leads_to_pictures(column: Column, table: Table, confined: bool) -> bool:
@@ -213,7 +222,7 @@ def _identifying(series: pd.Series, name: str, kind: Kind, labels: pd.Series | N
 
 def _plain_words(series: pd.Series) -> pd.Series | None:
     """Return a column's cells as words, or None where some cells hold several values."""
-    if series.dtype == object and series.map(is_list).any():
+    if holds_lists(series):
         return None
     return as_words(series)
 

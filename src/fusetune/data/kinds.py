@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.carried import are_pictures, is_picture
+from fusetune.data.carried import are_pictures, is_absent, is_picture
 from fusetune.data.choices import Kind
 from fusetune.data.paths import image_share, looks_like_paths
+from fusetune.data.several import are_parts, holds_lists, is_list, is_part, parts_of, written_list
 from fusetune.data.split import PART_WORDS
 from fusetune.data.words import (
     CODE,
@@ -47,7 +48,7 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
         return Kind.IMAGE, "the cells are pictures", True
     if is_words(values) and are_vectors(values.drop_duplicates().head(_SAMPLE)):
         values = values.map(spelled_vector).astype(object)
-    if is_list(values.iloc[0]):
+    if holds_lists(values):
         return _infer_lists(values)
     if is_words(series) and (numbers := numeric(values)) is not None:
         series = values = numbers
@@ -66,11 +67,6 @@ def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
     return _infer_strings(values.map(str).astype("str"))
 
 
-def is_list(value: object) -> bool:
-    """Return whether a cell holds several values."""
-    return isinstance(value, (list, tuple, np.ndarray)) and not is_picture(value)
-
-
 def _unless_constant(values: pd.Series, kind: Kind, reason: str) -> tuple[Kind, str, bool]:
     if values.nunique() == 1:
         return kind, f"the same {kind} in every row ({values.iloc[0]})", False
@@ -78,6 +74,8 @@ def _unless_constant(values: pd.Series, kind: Kind, reason: str) -> tuple[Kind, 
 
 
 def _infer_lists(values: pd.Series) -> tuple[Kind, str, bool]:
+    if (found := _infer_parts(values)) is not None:
+        return found
     sizes = {len(value) if is_list(value) and np.ndim(value) else -1 for value in values}
     if -1 in sizes:
         return Kind.CATEGORY, "lists beside single values, which no input can hold", False
@@ -86,6 +84,32 @@ def _infer_lists(values: pd.Series) -> tuple[Kind, str, bool]:
     if not all(_is_vector(value) for value in values):
         return Kind.VECTOR, "lists of something other than numbers, which no input can hold", False
     return Kind.VECTOR, f"lists of {min(sizes)} numbers", min(sizes) > 0
+
+
+def _infer_parts(values: pd.Series) -> tuple[Kind, str, bool] | None:
+    """Return the kind of what lists hold, single cells beside them too, where these are words or pictures."""
+    first = next((part for value in values if is_list(value) for part in value if not is_absent(part)), "")
+    if not is_part(first):  # vectors, all of whose numbers need no look
+        return None
+    try:
+        cells = [parts_of(value, pictures=False) for value in values]
+    except ValueError:
+        return None
+    parts = pd.Series([part for cell in cells for part in cell if not is_absent(part)], dtype=object)
+    if parts.empty:
+        return Kind.CATEGORY, "empty in every row", False
+    if not all(map(is_part, parts)):
+        return None
+    sizes = [sum(not is_absent(part) for part in cell) for cell in cells]
+    many = f"lists of {min(sizes)} to {max(sizes)}"
+    if are_pictures(parts):
+        return Kind.IMAGE, f"{many} pictures", True
+    kind, reason, useful = _infer_strings(parts.map(str).astype("str"))
+    if kind is Kind.IMAGE:
+        return kind, f"{many} paths, of which {reason}", useful
+    if kind is Kind.TEXT:
+        return kind, f"{many} texts: {reason}", useful
+    return kind, f"{many} words ({reason}); if each is a text, say so: --kind COLUMN=text", False
 
 
 def _is_vector(value: Sequence[object]) -> bool:
@@ -116,6 +140,8 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
         unclear = day_order(values) is None and open_order(values).any()
         note = "; no row tells whether the day or the month comes first, so the month does" if unclear else ""
         return Kind.DATE, _with_rest(sample, dates, "dates") + note, True
+    if sample.map(lambda word: written_list(word) is not None).mean() >= 0.9:
+        return _infer_lists(values.map(written_list))
     if sample.str.fullmatch(_NESTED).mean() >= 0.9:
         seen = f"lists or objects written as words, such as {sample.iloc[0][:40]}"
         return Kind.CATEGORY, f"{seen}: give each part (a path, a number) a column of its own, or name the kind", False
@@ -145,15 +171,25 @@ def _most(fitting: npt.NDArray[np.bool_]) -> bool:
     return len(fitting) == 1 or bool(fitting.mean() >= 0.5)
 
 
-def fits(series: pd.Series, kind: Kind) -> bool:
-    """Return whether at least half of a column's values can be read as a kind; absent ones do not count."""
+def fits(series: pd.Series, kind: Kind, several: bool = False) -> bool:
+    """Return whether at least half of a column's values can be read as a kind; absent ones do not count.
+
+    Args:
+        series: The column.
+        kind: The kind.
+        several: May cells be lists of pictures or texts?
+    """
     values = present(series)
     if values.empty:
         return True
+    if several and kind in (Kind.IMAGE, Kind.TEXT) and holds_lists(values):
+        cells = [value if is_list(value) else [value] for value in values]
+        pictures = any(is_picture(part) for parts in cells for part in parts)
+        return (kind is Kind.IMAGE) if pictures else _most(np.array(list(map(are_parts, cells))))
     numeric, times = pd.api.types.is_numeric_dtype(series), pd.api.types.is_datetime64_any_dtype(series)
     if are_pictures(values):
         return kind is Kind.IMAGE
-    lists = is_list(values.iloc[0])
+    lists = values.dtype == object and bool(values.map(is_list).mean() > 0.5)
     match kind:
         case Kind.NUMBER:
             truths = pd.api.types.is_bool_dtype(series)  # in a text file, True is no number either

@@ -47,17 +47,22 @@ _FILE = (
     r"(?i:[^\s/\\][^/\\\n]*\.(?:heic|heif|ico|svg|psd|eps|pdf|raw|dng|cr2|nef|tga|exr|hdr|nii|nrrd|mha|mhd|npy|npz|h5"
     r"|hdf5?|mat|mp4|avi|mov|mkv|webm|wav|mp3|flac|csv|tsv|txt|json|xml|html?|docx?|xlsx?|zip|tar|gz|7z|svs|ndpi|czi))"
 )
+_BEHIND = re.compile(r"[?#].*$")  # what follows the path of an address
 _PATH = re.compile(rf"\s*[\"']?(?:{_ADDRESS}|{_FOLDERS}|{_FILE})[\"']?\s*")
 _LOOKED_AT, _SAMPLE = 5, 2000
 
 
+def names_picture(word: str) -> bool:
+    """Return whether a word is a picture or names one: by the suffix of its path, whatever follows it."""
+    path = FRAME.sub("", word.strip().strip("\"'"))
+    path = _BEHIND.sub("", path) if "://" in path else path
+    inside = DATA_ADDRESS.match(word) or BASE64.fullmatch(word)
+    return inside is not None or path.lower().endswith(IMAGE_SUFFIXES)
+
+
 def image_share(words: pd.Series) -> float:
-    """Return the share of words that are pictures or name some: by the suffix of their path, whatever follows it."""
-    paths = words.str.strip().str.strip("\"'").str.replace(FRAME, "", regex=True)
-    addresses = paths.str.contains("://", regex=False)
-    paths = paths.where(~addresses, paths.str.replace(r"[?#].*$", "", regex=True))
-    inside = words.str.match(DATA_ADDRESS) | words.str.fullmatch(BASE64)
-    return float((paths.str.lower().str.endswith(IMAGE_SUFFIXES) | inside).mean())
+    """Return the share of words that are pictures or name some."""
+    return float(words.map(names_picture).mean())
 
 
 def looks_like_paths(words: pd.Series) -> str | None:

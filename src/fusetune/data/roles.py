@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fusetune.data.choices import JOIN
 from fusetune.data.schema import Role
+from fusetune.errors import SchemaError, listed
+
+Share = Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Roles:
         group: Column whose rows belong together (patient, video).
         split: Column that says train, valid or test.
         row_id: Column that identifies rows; default: a column named like an id with unique values.
+        share: Columns of pictures (or of texts) that are one input with one encoder: a list of names, several such
+            lists, or such lists by the input's name. They are always used.
+        gather: Column of ids: rows with the same one become one row, with all their pictures and texts.
     """
 
     label: str | None = None
@@ -29,10 +36,33 @@ class Roles:
     group: str | None = None
     split: str | None = None
     row_id: str | None = None
+    share: Share | None = None
+    gather: str | None = None
 
     def named(self) -> dict[Role, str]:
-        """Return the column of each role that one column has."""
+        """Return the column of each role that one column has; gathered rows are named by what gathers them."""
         columns: dict[Role, str | None] = {
-            "label": self.label, "group": self.group, "split": self.split, "id": self.row_id,
+            "label": self.label, "group": self.group, "split": self.split, "id": self.row_id or self.gather,
         }  # fmt: skip
         return {role: name for role, name in columns.items() if name is not None}
+
+    def shared(self) -> dict[str, list[str]]:
+        """Return the columns of each shared input by its name: one that was given, or those of the columns in a row.
+
+        Raises:
+            SchemaError: If there are not two columns.
+        """
+        if self.share is None:
+            return {}
+        if isinstance(self.share, str):
+            raise SchemaError(f"share is '{self.share}', but must be a list of columns")
+        if isinstance(self.share, Mapping):
+            found = {name: list(columns) for name, columns in self.share.items()}
+        else:
+            names = [one for one in self.share if isinstance(one, str)]
+            lists = [names] if names else [list(one) for one in self.share]
+            found = {JOIN.join(columns): columns for columns in lists}
+        for columns in found.values():
+            if len(columns) < 2:
+                raise SchemaError(f"--share {listed(columns)}: name two columns or more, separated by commas")
+        return found

@@ -1,7 +1,7 @@
 """What each column is: its kind and role, editable, and checked at prediction.
 
-Columns become modalities. Every image column and every text column is a modality of its own; numbers, categories,
-booleans and dates together are the modality `columns`; each group of vector columns is one more.
+Columns become modalities. Every image column and every text column is a modality of its own, unless several share one;
+numbers, categories, booleans and dates together are the modality `columns`; each group of vector columns is one more.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fusetune.data.choices import CELL_KINDS, Kind
+from fusetune.data.gather import gathered
 from fusetune.data.kinds import fits
+from fusetune.data.several import as_lists
 from fusetune.data.table import Table, repeated, with_columns
 from fusetune.data.words import are_durations, is_words, numeric, spelled_vector, typed
 from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
 COLUMNS = "columns"
+# Kinds of which a row can have any number.
+SEVERAL_KINDS = (Kind.IMAGE, Kind.TEXT)
 Role = Literal["input", "label", "group", "split", "id", "unused"]
 
 
@@ -35,31 +39,48 @@ def free_name(name: str, taken: Iterable[object]) -> str:
 
 
 class Column(BaseModel):
-    """One column's kind, role, and why."""
+    """One column's kind, role, and why; with `several`, a cell can hold any number of pictures or texts."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
     kind: Kind
     role: Role
     reason: str
+    several: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.several and self.kind not in SEVERAL_KINDS:
+            raise ValueError(f"column '{self.name}' is a {self.kind}, of which a cell cannot hold several")
+        return self
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One input of the model: an encoder's worth of columns."""
+    """One input of the model: an encoder's worth of columns; with `several`, a row has any number of elements."""
 
     name: str
     kind: Literal["image", "text", "columns", "vector"]
     columns: tuple[str, ...]
+    several: bool = False
 
 
 class Schema(BaseModel):
-    """The columns of a table as the model uses them (`schema.json`)."""
+    """The columns of a table as the model uses them (`schema.json`).
+
+    Attributes:
+        columns: Each column.
+        vectors: Number columns that form one vector, by its name.
+        shared: Columns of pictures, or of texts, that are one input with one encoder, by its name.
+        gather: Column of ids: rows with the same one are one row.
+    """
 
     model_config = ConfigDict(extra="forbid")
     version: Literal[1] = 1
     columns: list[Column]
     vectors: dict[str, list[str]] = {}
+    shared: dict[str, list[str]] = {}
+    gather: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -73,6 +94,14 @@ class Schema(BaseModel):
         absent = {name for group in self.vectors.values() for name in group} - set(names)
         if absent:
             raise ValueError(f"vectors name column(s) {listed(sorted(absent))}, which are not described")
+        for name, group in self.shared.items():
+            kinds = {c.kind for c in self.columns if c.name in group}
+            if set(group) - set(names) or len(kinds) != 1 or not kinds <= set(SEVERAL_KINDS) or repeated(group):
+                raise ValueError(f"shared '{name}' must name columns of pictures only, or of texts only, each once")
+        if twice := repeated(name for group in self.shared.values() for name in group):
+            raise ValueError(f"column(s) {listed(sorted(twice))} are shared twice")
+        if self.gather is not None and self.gather not in names:
+            raise ValueError(f"rows are gathered by column '{self.gather}', which is not described")
         return self
 
     def named(self, role: Role) -> str | None:
@@ -92,20 +121,24 @@ class Schema(BaseModel):
         Raises:
             SchemaError: If no column is an input.
         """
-        grouped = {name for columns in self.vectors.values() for name in columns}
+        grouped = {name for groups in (self.vectors, self.shared) for columns in groups.values() for name in columns}
         single = [c for c in self.inputs if c.name not in grouped]
-        modalities = [Modality(c.name, "image", (c.name,)) for c in single if c.kind is Kind.IMAGE]
-        modalities += [Modality(c.name, "text", (c.name,)) for c in single if c.kind is Kind.TEXT]
+        modalities = []
+        for kind in ("image", "text"):
+            modalities += [Modality(c.name, kind, (c.name,), c.several) for c in single if c.kind == kind]
+            shared = {name: tuple(columns) for name, columns in self.shared.items() if self.kind_of(columns[0]) == kind}
+            modalities += [Modality(name, kind, columns, True) for name, columns in shared.items()]
         cells = tuple(c.name for c in single if c.kind in CELL_KINDS)
         if cells:
-            taken = {c.name for c in single if c.kind not in CELL_KINDS} | set(self.vectors)
+            taken = {c.name for c in single if c.kind not in CELL_KINDS} | set(self.vectors) | set(self.shared)
             modalities.append(Modality(free_name(COLUMNS, taken), "columns", cells))
         modalities += [Modality(c.name, "vector", (c.name,)) for c in single if c.kind is Kind.VECTOR]
         modalities += [Modality(name, "vector", tuple(columns)) for name, columns in self.vectors.items()]
         if not modalities:
             raise SchemaError("no column is left as an input; name some with --inputs")
         if twice := repeated(m.name for m in modalities):
-            raise SchemaError(f"two inputs are called {listed(sorted(twice))}; rename a column or a vector group")
+            more = ", or what is shared" if self.shared else ""
+            raise SchemaError(f"two inputs are called {listed(sorted(twice))}; rename a column or a vector group{more}")
         return {m.name: m for m in modalities}
 
     def kind_of(self, name: str) -> Kind:
@@ -119,34 +152,57 @@ class Schema(BaseModel):
             SchemaError: Naming every missing column and every column whose values are of another kind.
         """
         problems, described = [], {column.name for column in self.columns}
+        if self.gather is not None and self.gather not in table.frame.columns:
+            problems.append(f"column '{self.gather}' is missing: rows with the same value in it are one row")
         for column in self.inputs:
             if column.name not in table.frame.columns:
                 others = [name for name in table.frame.columns if name not in described]
                 problems.append(f"column '{column.name}' is missing{did_you_mean(column.name, others)}")
-            elif not fits(table.frame[column.name], column.kind):
+            elif not fits(table.frame[column.name], column.kind, column.several or self.gather is not None):
                 values = listed(str(value)[:40] for value in table.frame[column.name].dropna().head(3))
                 problems.append(f"column '{column.name}' must be {column.kind} but holds values such as {values}")
         if problems:
             listing = "\n".join(f"  - {p}" for p in problems)
             raise SchemaError(f"{table.name} does not fit the model:\n{listing}")
 
-    def read(self, table: Table) -> Table:
-        """Return a table with the words of text files typed as the kinds of their columns ask.
+    def gathered(self, table: Table) -> Table:
+        """Return a table whose rows with the same id are one row, where the schema asks for it (`gather`).
 
-        Numbers become numbers where all cells are some; names (categories, labels, ids, groups) and texts stay words,
-        whatever they look like. Labels become numbers or truth values where each prints back as it is written.
+        Raises:
+            TableError: If an id is missing, or a column that is used has several values for one id.
+        """
+        if self.gather is None or self.gather not in table.frame.columns:
+            return table
+        inputs = [c for c in self.columns if c.role == "input" and c.name in table.frame.columns]
+        lists = {c.name: c.kind is Kind.IMAGE for c in inputs if c.kind in SEVERAL_KINDS}
+        used = {c.name for c in self.columns if c.role != "unused"} - lists.keys() - {self.gather}
+        return gathered(table, self.gather, lists, used)
+
+    def read(self, table: Table) -> Table:
+        """Return a table with the words of text files typed as the kinds of their columns ask, and its rows gathered.
+
+        Where cells can hold several pictures or texts, each becomes a tuple. Numbers become numbers where all cells are
+        some; names (categories, labels, ids, groups) and texts stay words, whatever they look like. Labels become
+        numbers or truth values where each prints back as it is written.
         """
         vectors = {name for group in self.vectors.values() for name in group}
+        table = self.gathered(table)
         columns = {}
         for column in self.columns:
-            if column.name in table.frame.columns:
+            if column.several and column.role == "input" and column.name in table.frame.columns:
+                columns[column.name] = as_lists(table, column.name, column.kind is Kind.IMAGE)
+            elif column.name in table.frame.columns:
                 kind = Kind.NUMBER if column.name in vectors else column.kind
                 columns[column.name] = _read(table, column.name, column.role, kind)
         return replace(table, frame=with_columns(table.frame, columns))
 
     def save(self, path: Path) -> None:
         """Write the schema as readable JSON."""
-        write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        facts = self.model_dump(mode="json", exclude={"shared", "gather"})
+        # What a table does not need is not written, so that its file is that of earlier versions.
+        facts["columns"] = [c.model_dump(mode="json", exclude_defaults=not c.several) for c in self.columns]
+        facts |= {name: value for name, value in (("shared", self.shared), ("gather", self.gather)) if value}
+        write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -6,7 +6,8 @@ random happens here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -17,8 +18,48 @@ from torch import Tensor
 
 from fusetune.data.split import Rows
 
-Inputs = Tensor | dict[str, Tensor]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bag:
+    """Inputs of rows that have any number of elements each: pictures or texts.
+
+    Attributes:
+        elements: Inputs of the elements, first dimension = elements.
+        index: The element at each place, int64 [places].
+        row: The row of each place, int64 [places], ascending; every row has a place.
+        rank: The number of each place in its row when all of the row's places are there, int64 [places].
+        count: How many rows there are.
+        see: What is still to be done to elements before an encoder takes them; it is done to a few at a time.
+        known: Features of the elements by encoder (its `id`), where these are encoded once for several bags.
+    """
+
+    elements: Any
+    index: Tensor
+    row: Tensor
+    rank: Tensor
+    count: int
+    see: Callable[[Any], Any] | None = None
+    known: dict[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of elements."""
+        own = self.elements
+        return len(own if isinstance(own, Tensor) else next(iter(own.values())))
+
+    def seen(self, some: slice | Tensor) -> Any:
+        """Return what an encoder takes of some elements, by slice or number."""
+        elements = _each(self.elements, lambda tensor: tensor[some])
+        return elements if self.see is None else self.see(elements)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Bag:
+        """Return the bag with a change of every tensor, such as a move to a device."""
+        index, row, rank = change(self.index), change(self.row), change(self.rank)
+        return replace(self, elements=_each(self.elements, change), index=index, row=row, rank=rank)
+
+
+Inputs = Tensor | dict[str, Tensor] | Bag
 
 
 class Source(Protocol):
@@ -81,9 +122,14 @@ def row_digests(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     """Move inputs to a device; from pinned memory the program goes on while they are copied."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+    moved: Inputs = _each(inputs, lambda tensor: tensor.to(device, non_blocking=True))
+    return moved
+
+
+def _each(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(inputs, Bag):
+        return inputs.each(change)
+    return change(inputs) if isinstance(inputs, Tensor) else {name: change(own) for name, own in inputs.items()}
 
 
 def pinned(batch: T) -> T:
@@ -95,6 +141,8 @@ def _pinned(batch: Any) -> Any:
     match batch:
         case Tensor():
             return batch.pin_memory()
+        case Bag():
+            return batch.each(Tensor.pin_memory)
         case dict():
             return {name: _pinned(value) for name, value in batch.items()}
         case tuple():

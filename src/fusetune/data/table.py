@@ -52,6 +52,7 @@ class Table:
         spelled: Do its words come from a file that holds nothing but words?
         blanks: Column -> words such as NA that were read as an empty cell, by row.
         problems: What is wrong with cells, by row.
+        unit: What a row is, in words.
     """
 
     frame: pd.DataFrame
@@ -61,6 +62,7 @@ class Table:
     spelled: bool = False
     blanks: Blanks = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
+    unit: str = "table row"
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -12,12 +12,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fusetune.data.several import holds_lists, is_list
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
 from fusetune.errors import BundleError
 from fusetune.progress import track
 
 _CHUNK = 1000
+_LIST = "a list, where the model has learnt from one text a row"
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class TextInput:
     def bind(self, table: Table) -> TextSource:
         """Tokenise a table's texts. Empty and missing texts count as absent."""
         texts = table.column(self.column)
-        clean = texts.astype("str").where(texts.notna(), "").str.strip()
+        lists = texts.map(is_list).to_numpy(dtype=bool) if holds_lists(texts) else np.zeros(len(texts), dtype=bool)
+        clean = texts.astype("str").where(texts.notna() & ~lists, "").str.strip()
         present = (clean.str.len() > 0).to_numpy(dtype=bool)
         tokenizer = self._cutting
         lengths, digests = np.zeros(len(clean), np.int64), np.zeros(len(clean), np.uint64)
-        pieces, truncated = [], 0
+        pieces, truncated = [np.zeros(0, np.int32)], 0
         for start in track(range(0, len(clean), _CHUNK), f"tokenising {self.column}"):
             encoded = tokenizer.encode_batch_fast(clean.iloc[start : start + _CHUNK].tolist())
             truncated += sum(bool(text.overflowing) for text in encoded)
@@ -54,7 +57,8 @@ class TextInput:
             lengths[start : start + _CHUNK] = list(map(len, ids))
             pieces.append(np.concatenate(ids))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated)
+        problems = dict.fromkeys(np.flatnonzero(lists).tolist(), _LIST)
+        return TextSource(np.concatenate(pieces), offsets, self.pad, present, digests, truncated, problems)
 
     @cached_property
     def _cutting(self) -> Tokenizer:

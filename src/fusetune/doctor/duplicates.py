@@ -5,6 +5,7 @@ A split that is made afterwards keeps rows together that are equal in every inpu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fusetune.doctor.examined import Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import Hashes, Pairs, column_hashes, combined, equal_sets, near_pairs
 from fusetune.doctor.images import Pictures
+from fusetune.doctor.several import apart, row_hashes, sharing_same
 from fusetune.doctor.texts import Texts, look_at_texts
 
 Set = npt.NDArray[np.int64]
@@ -64,8 +66,8 @@ def find_copies(examined: Examined, pictures: list[Pictures], texts: list[Texts]
     """Find all copies; nothing here depends on the split."""
     return {
         "duplicate_rows": {(): _equal_rows(examined, pictures, texts)},
-        "duplicate_images": {(p.column,): equal_sets(p.pixels, p.usable) for p in pictures},
-        "near_duplicate_images": {(p.column,): _near_sets(p) for p in pictures},
+        "duplicate_images": {(p.column,): p.equal() for p in pictures},
+        "near_duplicate_images": {(p.column,): p.sets_of(_near_sets) for p in pictures},
         "duplicate_texts": {(t.column,): equal_sets(t.hashes, t.words >= _WORDS) for t in texts},
         _EQUAL: {(): _equal_inputs(examined, [p.contents for p in pictures], texts)},
     }
@@ -74,11 +76,18 @@ def find_copies(examined: Examined, pictures: list[Pictures], texts: list[Texts]
 def find_plain_copies(examined: Examined) -> Copies:
     """Find rows that are equal in every input or share a picture's file, without decoding any picture."""
     texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
-    files = {name: _file_hashes(examined, name) for name in examined.columns(Kind.IMAGE)}
-    return {
-        "duplicate_images": {(name,): equal_sets(hashes, _there(examined, name)) for name, hashes in files.items()},
-        _EQUAL: {(): _equal_inputs(examined, list(files.values()), texts)},
-    }
+    files: dict[str, Hashes] = {}
+    sets: dict[Names, list[Set]] = {}
+    for name in examined.columns(Kind.IMAGE):
+        if name in examined.several:
+            places = apart(examined, name)
+            each = replace(examined, table=places.table)
+            hashes = _file_hashes(each, name)
+            files[name], sets[(name,)] = row_hashes(places, hashes), sharing_same(places, hashes, _there(each, name))
+        else:
+            files[name] = _file_hashes(examined, name)
+            sets[(name,)] = equal_sets(files[name], _there(examined, name))
+    return {"duplicate_images": sets, _EQUAL: {(): _equal_inputs(examined, list(files.values()), texts)}}
 
 
 def numbered(copies: Copies, rows: int) -> Codes:

@@ -25,9 +25,10 @@ from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding, by_severity
 from fusetune.doctor.groups import group_findings, group_findings_across
 from fusetune.doctor.hashes import SIDE
-from fusetune.doctor.images import Pictures, look_at_pictures, picture_findings
+from fusetune.doctor.images import Pictures
 from fusetune.doctor.labels import label_findings
 from fusetune.doctor.leaks import neighbour_findings
+from fusetune.doctor.several import look_at_rows, rows_findings
 from fusetune.doctor.sketch import Features, sketch
 from fusetune.doctor.texts import look_at_texts, text_findings
 from fusetune.doctor.written import written_findings
@@ -88,14 +89,14 @@ def examine(
     examined = Examined.of(table, schema)
     limits: dict[str, Any] = {"pixel_limit": pixel_limit, "allow_remote": allow_remote, "outside": outside}
     readers = [ImageInput(column=name, size=SIDE, fit="stretch", **limits) for name in examined.columns(Kind.IMAGE)]
-    pictures = [look_at_pictures(examined, reader, keeper) for reader in readers]
+    pictures = [look_at_rows(examined, reader, keeper) for reader in readers]
     if keeper is not None:
         keeper.cache.flush()
     with bar("checking", _STEPS, "texts") as progress:
         texts = [look_at_texts(examined, name) for name in examined.columns(Kind.TEXT)]
         progress.advance(note="copies")
         copies = find_copies(examined, pictures, texts)
-        findings = [finding for column in pictures for finding in picture_findings(examined, column)]
+        findings = [finding for column in pictures for finding in rows_findings(examined, column)]
         findings += [finding for column in texts for finding in text_findings(examined, column)]
         findings += [*group_findings(examined), *copy_findings(examined, copies)]
         progress.advance(note="columns")

@@ -13,9 +13,10 @@ import pandas as pd
 
 from fusetune.data.choices import CELL_KINDS, Kind
 from fusetune.data.schema import Role, Schema
+from fusetune.data.several import joined_words
 from fusetune.data.spelling import as_words
 from fusetune.data.split import Rows, Split, part_codes, seeded_order
-from fusetune.data.table import Table
+from fusetune.data.table import Table, with_columns
 from fusetune.doctor.findings import Finding, Severity
 
 # Models of the doctor are fitted on at most this many rows: enough for shares to be right to within a point (a
@@ -39,6 +40,8 @@ class Examined:
         classes: Names of the classes.
         groups: Group index per row, -1 where missing; None without a group column.
         parts: Index into `PARTS` per row, -1 where unknown; None without a split.
+        several: Columns of which a cell holds several pictures. Several texts are one here, one after the other.
+        given: The table with its texts as they were, where it was made by `of`.
     """
 
     table: Table
@@ -48,6 +51,8 @@ class Examined:
     classes: tuple[str, ...]
     groups: Codes | None
     parts: Codes | None
+    several: frozenset[str] = frozenset()
+    given: Table | None = None
 
     @classmethod
     def of(cls, table: Table, schema: Schema) -> Examined:
@@ -60,7 +65,11 @@ class Examined:
         labels, classes = (None, ()) if label is None else _codes(table.column(label))
         groups = None if group is None else _codes(table.column(group))[0]
         parts = None if split is None else part_codes(table.column(split))
-        return cls(table, schema, table.ids(schema.named("id")), labels, classes, groups, parts)
+        lists = {c.name: c.kind for c in schema.inputs if c.several}
+        texts = {name: joined_words(table.column(name)) for name, kind in lists.items() if kind is Kind.TEXT}
+        plain = replace(table, frame=with_columns(table.frame, texts))
+        several = frozenset(lists) - frozenset(texts)
+        return cls(plain, schema, table.ids(schema.named("id")), labels, classes, groups, parts, several, table)
 
     def with_split(self, split: Split) -> Examined:
         """Return the table with a split that was made; rows that it does not know are in no part."""

@@ -6,6 +6,7 @@ that the memory for 100,000 pictures is 60 MB. Pictures above the limit of pixel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -23,7 +24,7 @@ from fusetune.data.paths import FRAME
 from fusetune.data.workers import choose_workers
 from fusetune.doctor.examined import Examined
 from fusetune.doctor.findings import Finding, Severity
-from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash
+from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash, equal_sets
 from fusetune.errors import ImageError, ShortageError
 from fusetune.progress import bar
 
@@ -36,8 +37,8 @@ _FLAT = 1.0
 # What Pillow, libjpeg and pydicom say of a file that ends too early.
 _TOO_SHORT = ("truncated", "premature end", "less than expected")
 _SMALLER = "make the pictures smaller, or raise data.pixel_limit if they are meant to be so large"
-_FRAMES = "their first frame or page is read (of a DICOM file the middle one): name another, '#frame=2' after the path"
-_REMEDIES: dict[str, tuple[Severity, str]] = {
+FRAMES = "their first frame or page is read (of a DICOM file the middle one): name another, '#frame=2' after the path"
+REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_missing": ("error", "correct the paths (they start at the table's folder), or empty the cells"),
     "image_empty": ("error", "the files have no bytes: copy them again, or empty the cells"),
     "image_unreadable": ("error", "replace the files, or empty the cells; data.unreadable=mask trains without them"),
@@ -47,8 +48,8 @@ _REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
 }
 _OF_MANY_CAUSES = ("image_missing", "image_unreadable")
-_STATES = ("absent", "fine", *_REMEDIES)
-_BROKEN = [state for state, (severity, _) in _REMEDIES.items() if severity == "error"]
+_STATES = ("absent", "fine", *REMEDIES)
+_BROKEN = [state for state, (severity, _) in REMEDIES.items() if severity == "error"]
 
 
 @dataclass(eq=False)
@@ -85,6 +86,14 @@ class Pictures:
     def usable(self) -> npt.NDArray[np.bool_]:
         """Rows whose picture could be decoded and shows something."""
         return self.having("fine")
+
+    def equal(self) -> list[npt.NDArray[np.int64]]:
+        """Return sets of rows with the same picture, pixel for pixel."""
+        return equal_sets(self.pixels, self.usable)
+
+    def sets_of(self, alike: Callable[[Pictures], list[npt.NDArray[np.int64]]]) -> list[npt.NDArray[np.int64]]:
+        """Return the sets of rows that something finds among the pictures."""
+        return alike(self)
 
     def look(self, row: int, reader: ImageInput, root: Path, keeper: Keeper | None) -> None:
         """Open the picture of one row."""
@@ -162,11 +171,11 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     """Return one finding per kind of trouble with the files."""
     findings, total = [], int((pictures.status > 0).sum())
     what = f"of {total:,} pictures in '{pictures.column}'"
-    for kind, (severity, remedy) in _REMEDIES.items():
+    for kind, (severity, remedy) in REMEDIES.items():
         rows = np.flatnonzero(pictures.having(kind))
         files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
         first = f". The first is {next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
         findings += examined.about(kind, severity, what, remedy + first, rows, (pictures.column,), files=files)
     rows = np.flatnonzero(pictures.several)
     files = {examined.ids[row]: str(pictures.paths[row]) for row in rows[:20]}
-    return findings + examined.about("image_frames", "warn", what, _FRAMES, rows, (pictures.column,), files=files)
+    return findings + examined.about("image_frames", "warn", what, FRAMES, rows, (pictures.column,), files=files)

@@ -12,7 +12,8 @@ import pandas as pd
 
 from fusetune.config.checks import Action
 from fusetune.data.schema import Schema
-from fusetune.data.table import Table
+from fusetune.data.several import without_parts
+from fusetune.data.table import Table, with_columns
 from fusetune.doctor.duplicates import spare
 from fusetune.doctor.examine import Examination
 from fusetune.doctor.findings import Finding
@@ -66,7 +67,8 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
     findings = [finding for finding in examination.findings if finding.severity != "info"]
     refuse(findings, policy)
     examined = examination.examined
-    frame, schema = examined.table.frame, examined.schema
+    table = examined.table if examined.given is None else examined.given
+    frame, schema = table.frame, examined.schema
     gone = np.zeros(len(examined.ids), dtype=bool)
     dropped: dict[str, list[str]] = {}
     masked: dict[str, list[str]] = {}
@@ -80,6 +82,13 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
             gone[rows] = True
             dropped.setdefault(kind, []).extend(examined.names(rows))
             lines.append(f"dropped {len(rows):,} row(s) {why}")
+        elif action == "mask" and (places := finding.evidence.get("places")) and finding.kind.startswith("image_"):
+            (name,) = finding.columns
+            at = pd.Index(examined.ids).get_indexer(pd.Index([row for row, _ in places])).tolist()
+            lost = [(row, place) for row, (_, place) in zip(at, places, strict=True)]
+            frame = with_columns(frame, {name: without_parts(frame[name], lost)})
+            masked.setdefault(kind, []).extend(finding.rows)
+            lines.append(f"left out {len(places):,} picture(s) {why}")
         elif action == "mask" and len(rows):
             hidden = np.isin(np.arange(len(frame)), rows)
             frame = frame.copy(deep=False)
@@ -92,7 +101,7 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
             lines.append(f"left out {listed(finding.columns)} {why}")
     if gone.all():
         raise TableError("doctor.policy drops every row; choose keep or mask for some kinds")
-    kept = replace(examined.table, frame=frame).take(~gone)
+    kept = replace(table, frame=frame).take(~gone)
     return Treatment(kept, schema, dropped, masked, lines)
 
 

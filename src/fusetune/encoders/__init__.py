@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspect import isabstract
 from typing import Any
 
+from fusetune.encoders.bagged import Bagged
 from fusetune.encoders.base import Encoder, ImageEncoder
 from fusetune.encoders.branched import Branched
 from fusetune.encoders.causal import CausalText
@@ -27,6 +28,7 @@ from fusetune.errors import BundleError
 
 __all__ = [
     "Averaged",
+    "Bagged",
     "Branched",
     "CausalText",
     "CellIdentity",
@@ -67,6 +69,8 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 def is_pretrained(encoder: Encoder) -> bool:
     """Return whether an encoder starts from weights that were trained on other data."""
+    if isinstance(encoder, Bagged):
+        return is_pretrained(encoder.base)
     return isinstance(encoder, (EfficientNetLite, TransformersImage, TimmImage, TransformersText, CausalText))
 
 

@@ -44,13 +44,22 @@ class Encoder(nn.Module, ABC):
         """Return the features, shape ``[batch, dim]``, float32."""
 
     def blocks(self) -> list[list[nn.Parameter]]:
-        """Return the parameters in blocks ordered from input to output, every parameter exactly once."""
+        """Return the parameters in blocks ordered from input to output, each once, but for those that are `fresh`."""
         return numbered_blocks(self)
+
+    def fresh(self) -> list[nn.Parameter]:
+        """Return parameters that are no part of a block, since they begin from nothing whatever the rest is."""
+        return []
 
     @property
     def bottom(self) -> Encoder:
         """The encoder that takes what is read from the table: this one, unless it stands on another."""
         return self
+
+    @property
+    def takes_several(self) -> bool:
+        """Does it take bags of elements (`Bag`), from which it makes one vector for each row?"""
+        return False
 
     def describe(self) -> dict[str, Any]:
         """Return the JSON description from which `build_encoder` rebuilds the architecture with random weights."""

@@ -41,6 +41,15 @@ class Branched(Encoder):
         """The encoder that takes what is read from the table."""
         return self.specific.bottom
 
+    @property
+    def takes_several(self) -> bool:
+        """Do the branches take bags of elements?"""
+        return self.specific.takes_several
+
+    def fresh(self) -> list[nn.Parameter]:
+        """Return what the branches begin from nothing."""
+        return [*self.specific.fresh(), *self.common.fresh()]
+
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the blocks of both branches pair by pair, then what is on top of them."""
         pairs = zip(self.specific.blocks(), self.common.blocks(), strict=True)

@@ -42,6 +42,11 @@ class Stacked(Encoder):
         """The encoder that takes what is read from the table."""
         return self.base.bottom
 
+    @property
+    def takes_several(self) -> bool:
+        """Does `base` take bags of elements?"""
+        return self.base.takes_several
+
     def forward(self, inputs: Any) -> Tensor:
         """Encode what `base` takes to ``[batch, top.dim]``."""
         features: Tensor = self.top((self.base(inputs) - self.mean) / self.std)
@@ -77,6 +82,11 @@ class Averaged(Encoder):
     def bottom(self) -> Encoder:
         """One of the encoders that take what is read from the table."""
         return self._first.bottom
+
+    @property
+    def takes_several(self) -> bool:
+        """Do they take bags of elements?"""
+        return self._first.takes_several
 
     def forward(self, inputs: Any) -> Tensor:
         """Encode what each of the encoders takes to ``[batch, dim]``."""

@@ -7,17 +7,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from fusetune.data.bags import BagSource
 from fusetune.data.cells import CellInput
-from fusetune.data.source import Source, to_device
+from fusetune.data.source import Bag, Source, to_device
 from fusetune.data.table import Table
 from fusetune.data.tokens import TextInput
 from fusetune.evaluate.analysis import row_shares, without_inputs
+from fusetune.evaluate.elements import RowOfElements
 from fusetune.evaluate.explain import Effect, Explanation, cells, dimensions, occlusion, words
 from fusetune.evaluate.modalities import Probe
 from fusetune.inputs import Reader
+
+# Of a row with several pictures or texts, so many are looked into.
+_STRONGEST = 3
 
 
 def explain_row(
@@ -53,13 +59,38 @@ def explain_row(
     for modality, reader in readers.items():
         if modality in explanation.absent or modality not in network.owners:
             continue
-        inputs = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), network.device))
+        inputs: Any = reader.plain().plain(to_device(sources[modality].read(np.arange(1)), network.device))
+        if isinstance(inputs, Bag):
+            _explain_elements(explanation, probe, reader, sources[modality], inputs)
+            continue
         if reader.modality.kind == "image":
             explanation.pictures[modality] = _pixels(inputs)
             explanation.maps[modality] = occlusion(probe, modality, inputs)
         else:
             explanation.effects[modality] = _effects(probe, reader, inputs, table)
     return explanation
+
+
+def _explain_elements(explanation: Explanation, probe: Probe, reader: Reader, source: Source, bag: Bag) -> None:
+    """Add the effect of each element of the row, and what the strongest ones are made of."""
+    modality, fitted = reader.modality.name, reader.fitted
+    assert isinstance(source, BagSource)
+    row, told = RowOfElements(probe, modality, bag), source.told(0)
+    lost = row.leaving_out()
+    said = row.named([name for _, name in told], lost)
+    # As the row has them, whatever order they were put in.
+    explanation.effects[modality] = [said[at] for at in sorted(range(len(said)), key=lambda at: told[at][0])]
+    strongest = np.argsort(-np.abs(lost), kind="stable")[:_STRONGEST]
+    with torch.inference_mode():
+        for place in sorted(strongest.tolist(), key=lambda at: told[at][0]):
+            title, wrap = f"{modality}: {told[place][1]}", row.changing(place)
+            one = bag.seen(bag.index[place : place + 1])
+            if reader.modality.kind == "image":
+                explanation.pictures[title] = _pixels(one)
+                explanation.maps[title] = occlusion(probe, modality, one, wrap)
+            elif isinstance(fitted, TextInput):
+                text = source.text_of(place)
+                explanation.effects[title] = words(probe, modality, one, word_tokens(fitted, text), wrap)
 
 
 def _effects(probe: Probe, reader: Reader, inputs: Any, table: Table) -> list[Effect]:

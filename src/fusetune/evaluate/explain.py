@@ -54,9 +54,10 @@ class Explanation:
         shares: Modality -> exact Shapley share; shares and prior sum to the probability. Absent modalities have 0.
         probabilities: Class -> probability.
         absent: Modalities that the row lacks.
-        pictures: Image modality -> what the encoder sees, uint8 [side, side, 3].
+        pictures: Image modality -> what the encoder sees, uint8 [side, side, 3]. Of rows with several pictures, the
+            strongest ones are there by their names.
         maps: Image modality -> mean effect of the windows over each pixel, float [side, side].
-        effects: Other modality -> effects of its words, cells or dimensions.
+        effects: Other modality -> effects of its words, cells or dimensions, or of the elements of a row with several.
     """
 
     row: str
@@ -87,11 +88,16 @@ def effects(probe: Probe, modality: str, changed: Iterator[Any], count: int) -> 
     return np.asarray(probe.p[0, decision] - np.concatenate(probabilities))
 
 
-def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
+def _as_it_is(inputs: Any) -> Any:
+    return inputs
+
+
+def occlusion(probe: Probe, modality: str, image: Tensor, wrap: Callable[[Any], Any] = _as_it_is) -> FloatArray:
     """Return the occlusion map of one image ``[1, 3, side, side]``, as the encoder sees it.
 
     Windows of a fifth of the side take the image's mean colour, one at a time. The map holds the mean effect of the
-    windows that cover each pixel, ``float [side, side]``.
+    windows that cover each pixel, ``float [side, side]``. `wrap` makes what the modality's encoders take of the images,
+    where these take more than that.
     """
     side = image.shape[-1]
     window = max(1, round(_WINDOW * side))
@@ -105,7 +111,7 @@ def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
             copies[at, :, top : top + window, left : left + window] = colour[0]
         return copies
 
-    losses = effects(probe, modality, *_batches(covered, corners))
+    losses = effects(probe, modality, *batches(lambda some: wrap(covered(some)), corners))
     total, times = np.zeros((side, side)), np.zeros((side, side))
     for (top, left), effect in zip(corners, losses, strict=True):
         total[top : top + window, left : left + window] += effect
@@ -114,9 +120,16 @@ def occlusion(probe: Probe, modality: str, image: Tensor) -> FloatArray:
 
 
 def words(
-    probe: Probe, modality: str, inputs: Mapping[str, Tensor], named: Sequence[tuple[str, Sequence[int]]]
+    probe: Probe,
+    modality: str,
+    inputs: Mapping[str, Tensor],
+    named: Sequence[tuple[str, Sequence[int]]],
+    wrap: Callable[[Any], Any] = _as_it_is,
 ) -> list[Effect]:
-    """Return the effect of leaving out each word; words come with the positions of their tokens ``[1, tokens]``."""
+    """Return the effect of leaving out each word; words come with the positions of their tokens ``[1, tokens]``.
+
+    `wrap` is as for `occlusion`.
+    """
     ids, mask = inputs["ids"], inputs["mask"]
 
     def without(some: Sequence[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
@@ -129,7 +142,7 @@ def words(
 
     if not named:
         return []
-    losses = effects(probe, modality, *_batches(without, named))
+    losses = effects(probe, modality, *batches(lambda some: wrap(without(some)), named))
     return [Effect(word, float(effect)) for (word, _), effect in zip(named, losses, strict=True)]
 
 
@@ -176,11 +189,11 @@ def dimensions(probe: Probe, modality: str, vector: Tensor, names: Sequence[str]
         copies[torch.arange(len(some)), torch.tensor(some)] = 0.0
         return copies
 
-    losses = effects(probe, modality, *_batches(typical, range(vector.shape[1])))
+    losses = effects(probe, modality, *batches(typical, range(vector.shape[1])))
     return [Effect(name, float(effect)) for name, effect in zip(names, losses, strict=True)]
 
 
-def _batches(change: Callable[[Any], Any], items: Sequence[Any]) -> tuple[Iterator[Any], int]:
+def batches(change: Callable[[Any], Any], items: Sequence[Any]) -> tuple[Iterator[Any], int]:
     """Return batches of changed inputs, and their number."""
     starts = range(0, len(items), _BATCH)
     return (change(items[start : start + _BATCH]) for start in starts), len(starts)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fusetune.augment import Augment
 from fusetune.augment.random import Moment
+from fusetune.data.bags import element_counts
 from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
@@ -151,7 +152,9 @@ class FeatureStore:
         result = np.zeros((len(moments), len(rows), what.encoder.dim), dtype=np.float32)
         forward = self._forward(what, rows, len(moments))
         lengths = None if what.source.lengths is None else what.source.lengths[rows]
-        batches = ordered_batches(np.arange(len(rows)), what.batch_size, lengths)
+        counts = element_counts([what.source])
+        counts = None if counts is None else counts[rows]
+        batches = ordered_batches(np.arange(len(rows)), what.batch_size, lengths, counts)
         with torch.inference_mode(), bar(f"encoding {what.name}", len(batches) * len(moments)) as progress:
             for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)

@@ -52,7 +52,8 @@ class Folds:
 
 def has_training(settings: TrainConfig, encoder: Encoder) -> bool:
     """Return whether fine-tuning would change anything."""
-    return settings.epochs > 0 and settings.freeze < 1 and any(True for _ in encoder.parameters())
+    moves = (settings.freeze < 1 and any(True for _ in encoder.parameters())) or bool(encoder.fresh())
+    return settings.epochs > 0 and moves
 
 
 def make_folds(ctx: Context) -> Folds:

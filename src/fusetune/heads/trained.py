@@ -81,7 +81,7 @@ def _fit_network(
     task = Task(
         name=f"head ({head.kind})",
         batches=lambda epoch: shuffled_batches(rows, settings.batch_size, seed, epoch),
-        read=lambda at: at,
+        read=lambda at, epoch: at,
         gradients=by_loss(runtime, loss),
         validate=validate,
         set_training=head.train,

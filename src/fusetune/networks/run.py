@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fusetune.augment.random import Moment
 from fusetune.config import Config
-from fusetune.data.batch import prefetch
+from fusetune.data.bags import element_counts
+from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
@@ -53,7 +54,7 @@ def outputs_of(
         batch_size: Rows per batch, which are in the order of `rows`.
         watched: A bar that moves on by rows instead of one of its own.
     """
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    batches = ordered_batches(rows, batch_size, counts=element_counts(sources.values()))
     parts: dict[str, list[Outputs]] = {name: [] for name in networks}
 
     def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -107,7 +108,7 @@ def changed_features(
     Returns:
         One tensor per change, float32 [rows, dim], zero where the modality is absent.
     """
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    batches = ordered_batches(rows, batch_size, counts=element_counts([source]))
     parts: list[list[Tensor]] = [[torch.zeros(0, sum(one.dim for one in encoders))] for _ in changes]
 
     def read(batch: Rows) -> tuple[Rows, Any]:

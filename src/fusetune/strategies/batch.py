@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusetune.augment.mix import EMBEDDED, Mixing, mix_batch, plain_loss
+from fusetune.augment.mix import BAG, EMBEDDED, Mixing, mix_batch, plain_loss
 from fusetune.augment.random import Moment
 from fusetune.config import StageConfig
 from fusetune.context import Context
+from fusetune.data.bags import element_counts
 from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.split import Rows
 from fusetune.heads.base import drop_modalities
@@ -120,7 +121,7 @@ def draw_batch(
         for name in names if name in raw
     }  # fmt: skip
     views = {name: bits.repeat(loop.repeats) for name, bits in present.items()}
-    kinds = {name: ctx.modalities[name].kind for name in names}
+    kinds: dict[str, str] = {name: BAG if ctx.modalities[name].several else ctx.modalities[name].kind for name in names}
     moments = [ctx.moment(epoch, view) for view in range(loop.repeats)]
     inputs, mixing = mix_batch(inputs, kinds, present, ctx.row_keys(rows), moments, loop.mix)
     unmixed = frozenset(name for name, kind in kinds.items() if kind in EMBEDDED)
@@ -137,7 +138,7 @@ def plain_outputs(
     """
     sources = {name: ctx.sources[name] for name in names}
     lengths = sources[names[0]].lengths if len(names) == 1 else None
-    batches = ordered_batches(rows, size, lengths)
+    batches = ordered_batches(rows, size, lengths, element_counts(sources.values()))
     for some, raw in prefetch(batches, lambda some: (some, read_present(sources, some))):
         with torch.inference_mode(), ctx.runtime.autocast():
             inputs = {name: ctx.plain(name, own) for name, own in raw.items()}

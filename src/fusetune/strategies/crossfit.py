@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusetune.augment.bags import BagAugment
 from fusetune.augment.token_noise import TextAugment
 from fusetune.context import Context
+from fusetune.data.bags import BagSource
 from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.data.tokens import TextSource
-from fusetune.encoders import Encoder, WordCounts, is_pretrained
+from fusetune.encoders import Bagged, Encoder, WordCounts, is_pretrained
 from fusetune.encoders.layers import blank_linear
 from fusetune.features.store import Array
 from fusetune.heads.base import PRETRAINED, WORDS
@@ -261,12 +263,15 @@ def words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
 
 def _words_block(ctx: Context, name: str, folds: Folds) -> Block | None:
     source, augment = ctx.sources[name], ctx.augments[name]
+    have = folds.rows[source.present[folds.rows]]
+    if isinstance(source, BagSource) and isinstance(augment, BagAugment):
+        have, source, augment = source.index[source.places(have)], source.elements, augment.one
     assert isinstance(source, TextSource)
     assert isinstance(augment, TextAugment)
-    texts = [source.text(row) for row in folds.rows[source.present[folds.rows]]]
-    encoder = WordCounts.fit(texts, augment.special).to(ctx.runtime.device)
-    if not encoder.dim:
+    counts_of = WordCounts.fit([source.text(text) for text in have], augment.special)
+    if not counts_of.dim:
         return None
+    encoder = (Bagged.of(counts_of, "mean") if ctx.modalities[name].several else counts_of).to(ctx.runtime.device)
     with ctx.log.timed(ctx.seconds, "stage_u"):
         counts = ctx.encode(name, encoder, folds.rows)
         network, held = solve_crossed(ctx, name, encoder, counts, folds.rows, folds.head, words=True)

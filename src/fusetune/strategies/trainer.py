@@ -12,20 +12,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fusetune.config import EncoderConfig, StageConfig
+from fusetune.config import EncoderConfig, StageConfig, TrainConfig
 from fusetune.context import Context
 from fusetune.data.batch import shuffled_batches
 from fusetune.data.split import Rows
-from fusetune.encoders import Encoder
+from fusetune.encoders import Bagged, Encoder
 from fusetune.encoders.lora import add_lora, merge_lora
+from fusetune.errors import ConfigError
 from fusetune.files import cleaned
 from fusetune.networks import Network
-from fusetune.networks.run import read_present
 from fusetune.process import Draws
 from fusetune.strategies.batch import Batch, draw_batch, validate
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Keep, Task, train
-from fusetune.train.optim import encoder_groups
+from fusetune.train.optim import encoder_groups, weight_groups
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -89,8 +89,10 @@ def run_training(ctx: Context, what: Training) -> None:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
     """
     names, network, loop = list(what.encoders), what.network, what.loop
-    sources = {name: ctx.sources[name] for name in names}
-    lengths = sources[names[0]].lengths if len(names) == 1 else None
+    inputs = [ctx.modalities[name] for name in names]
+    if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
+        raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
+    lengths = ctx.sources[names[0]].lengths if len(names) == 1 else None
     encoders = dict(network.members)
     with Draws(ctx.config.seed, "adapters", what.stage):
         opened = [(name, group) for name in names for group in _opened(encoders[name], what.encoders[name])]
@@ -103,7 +105,7 @@ def run_training(ctx: Context, what: Training) -> None:
     task = Task(
         name=what.stage,
         batches=lambda epoch: shuffled_batches(what.rows, loop.batch_size, ctx.config.seed, epoch, lengths),
-        read=lambda rows: read_present(sources, rows),
+        read=lambda rows, epoch: ctx.read(names, rows, what.drawn(epoch)),
         gradients=gradients,
         validate=lambda: validate(ctx, network, names, what.held, max(32, loop.batch_size)),
         set_training=lambda: _set_training(what, encoders),
@@ -119,7 +121,7 @@ def run_training(ctx: Context, what: Training) -> None:
     )  # fmt: skip
     for name, settings in what.encoders.items():
         if settings.lora_rank:
-            merge_lora(encoders[name])
+            merge_lora(_adapted(encoders[name]))
         ctx.trained_rows[name] += ctx.histories[what.stage].rows_seen
     freeze(what.module)
 
@@ -127,8 +129,16 @@ def run_training(ctx: Context, what: Training) -> None:
 def _opened(encoder: Encoder, settings: EncoderConfig) -> list[dict[str, object]]:
     """Make an encoder ready for training and return its parameter groups."""
     if settings.lora_rank:
-        add_lora(encoder, settings.lora_rank, alpha=2.0 * settings.lora_rank)
-    return encoder_groups(encoder.blocks(), settings)
+        add_lora(_adapted(encoder), settings.lora_rank, alpha=2.0 * settings.lora_rank)
+    # What begins from nothing learns at the rate of the classifier, where that has one of its own.
+    rate = settings.head_lr if isinstance(settings, TrainConfig) else settings.lr
+    fresh = weight_groups(encoder.fresh(), rate, settings.weight_decay)
+    return encoder_groups(encoder.blocks(), settings) + fresh
+
+
+def _adapted(encoder: Encoder) -> Encoder:
+    """Return the part of an encoder that low-rank adapters stand beside."""
+    return encoder.base if isinstance(encoder, Bagged) else encoder
 
 
 def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:

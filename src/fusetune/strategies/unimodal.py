@@ -111,11 +111,11 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
 
 def _seconds_a_row(ctx: Context, name: str, rows: Rows, settings: TrainConfig) -> float:
     """Return how long an encoder takes for one of the rows; not through the store, which may have them."""
-    encoder, source = ctx.frozen_encoder(name), ctx.sources[name]
+    encoder = ctx.frozen_encoder(name)
 
     def run(batch: Rows) -> None:
         with torch.inference_mode():
-            encoder(ctx.augmented(name, source.read(batch), batch, 0))
+            encoder(ctx.augmented(name, ctx.read([name], batch, 0)[name], batch, 0))
 
     timed = rows[:: max(1, len(rows) // _TIMED)]
     batches = [timed[at : at + settings.batch_size] for at in range(0, len(timed), settings.batch_size)]

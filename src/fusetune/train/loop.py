@@ -71,7 +71,7 @@ class Task:
     Attributes:
         name: For progress and messages.
         batches: epoch -> row positions of each batch.
-        read: Row positions -> raw inputs on CPU; runs in another thread, ahead of use.
+        read: (row positions, epoch) -> raw inputs on CPU; runs in another thread, ahead of use.
         gradients: (rows, raw inputs, epoch, share) -> mean loss of the batch; adds `share` times the loss's gradient to
             every `.grad`, or to whatever `before_step` makes gradients from.
         validate: () -> (NLL, accuracy) on the validation part.
@@ -85,7 +85,7 @@ class Task:
 
     name: str
     batches: Callable[[int], Sequence[Rows]]
-    read: Callable[[Rows], Any]
+    read: Callable[[Rows, int], Any]
     gradients: Callable[[Rows, Any, int, float], float]
     validate: Callable[[], tuple[float, float]]
     set_training: Callable[[], object]
@@ -220,7 +220,7 @@ def _run_epoch(
     total, count, pending = 0.0, 0, []
     optimiser.zero_grad(set_to_none=True)
     with bar(f"{task.name}, epoch {epoch + 1}/{settings.epochs}", len(batches)) as progress:
-        for index, (rows, raw) in enumerate(prefetch(batches, lambda rows: (rows, task.read(rows)))):
+        for index, (rows, raw) in enumerate(prefetch(batches, lambda rows: (rows, task.read(rows, epoch)))):
             pending.append(rows)
             first = index - index % settings.accumulate
             with draws:

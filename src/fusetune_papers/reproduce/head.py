@@ -165,7 +165,7 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
     task = Task(
         name=f"head ({recipe.title})",
         batches=lambda epoch: shuffled_batches(rows, settings.batch_size, lab.seed, _HEAD_EPOCH + epoch),
-        read=lambda batch: batch,
+        read=lambda batch, epoch: batch,
         gradients=by_loss(run.runtime, loss),
         validate=validate,
         set_training=lambda: None,

@@ -22,9 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusetune.augment.random import Moment, normal, uniform
+from fusetune.augment.random import Moment, each_key, normal, uniform
 from fusetune.data.images import ImageInput
 from fusetune.data.schema import free_name
+from fusetune.data.several import as_objects
+from fusetune.data.source import Bag
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, with_columns
 from fusetune.data.tokens import TextInput
@@ -69,8 +71,10 @@ def noisy_features(model: Diagnosed, name: str, asked: Asked, seed: int) -> list
         case TextInput():
             found = [z]
             for level in LEVELS[1:]:
-                fewer = fewer_words(asked.table, fitted.column, asked.where, asked.judged.keys, WORDS * level, seed)
-                found += model.encode(name, asked, [as_it_is], what, source=fitted.bind(fewer))
+                fewer = asked.table
+                for column in model.readers[name].columns:
+                    fewer = fewer_words(fewer, column, asked.where, asked.judged.keys, WORDS * level, seed)
+                found += model.encode(name, asked, [as_it_is], what, source=model.readers[name].bind(fewer))
             return found
         case _:
             has = asked.has(name)
@@ -79,19 +83,39 @@ def noisy_features(model: Diagnosed, name: str, asked: Asked, seed: int) -> list
             return [z, *(z + FEATURES * level * spread * drawn for level in LEVELS[1:])]
 
 
-def noisy_pixels(pictures: Tensor, rows: Rows, *, keys: Mapping[int, int], deviation: float, seed: int) -> Tensor:
+def noisy_pixels(pictures: Any, rows: Rows, *, keys: Mapping[int, int], deviation: float, seed: int) -> Any:
     """Return pictures with Gaussian noise, cut to 0..1.
 
     Args:
-        pictures: float32 [rows, 3, side, side] in 0..1.
+        pictures: float32 [rows, 3, side, side] in 0..1, or a bag of such pictures.
         rows: Their positions in the table.
         keys: Row key by position.
         deviation: Of the noise.
         seed: Of the noise.
     """
-    own = torch.tensor([keys[int(row)] for row in rows], dtype=torch.int64, device=pictures.device)
-    drawn = normal(Moment(seed), own, "pixel noise", pictures[0].numel()).view(pictures.shape)
+    own = torch.tensor(
+        [keys[int(row)] for row in rows],
+        dtype=torch.int64,
+        device=(pictures.row if isinstance(pictures, Bag) else pictures).device,
+    )
+    if isinstance(pictures, Bag):
+        return _noisy_bag(pictures, each_key(own[pictures.row], pictures.rank), deviation, seed)
+    return _noisy(pictures, own, deviation, seed)
+
+
+def _noisy(pictures: Tensor, keys: Tensor, deviation: float, seed: int) -> Tensor:
+    drawn = normal(Moment(seed), keys, "pixel noise", pictures[0].numel()).view(pictures.shape)
     return (pictures + deviation * drawn).clamp(0, 1)
+
+
+def _noisy_bag(bag: Bag, keys: Tensor, deviation: float, seed: int) -> Bag:
+    """Return a bag of elements that stand at one place each, made noisy as they are read; `keys` are theirs."""
+
+    def noisy(some: dict[str, Tensor]) -> Tensor:
+        seen = some["pixels"] if bag.see is None else bag.see(some["pixels"])
+        return _noisy(seen, some["keys"], deviation, seed)
+
+    return replace(bag, elements={"pixels": bag.elements, "keys": keys}, see=noisy)
 
 
 def fewer_words(table: Table, column: str, rows: Rows, keys: IntArray, share: float, seed: int) -> Table:
@@ -108,10 +132,20 @@ def fewer_words(table: Table, column: str, rows: Rows, keys: IntArray, share: fl
         seed: Of what is left out.
     """
     cells: list[Any] = table.column(column).astype(object).tolist()
+
+    def fewer(text: Any, key: Tensor) -> Any:
+        words = text.split() if isinstance(text, str) else []
+        if not words:
+            return text
+        chance = uniform(Moment(seed), key[None], "word noise", len(words))[0].numpy()
+        stays = (chance >= share) | (np.arange(len(words)) == chance.argmax())
+        return " ".join(word for word, kept in zip(words, stays, strict=True) if kept)
+
     for row, key in zip(rows.tolist(), torch.from_numpy(np.asarray(keys)), strict=True):
-        words = cells[row].split() if isinstance(cells[row], str) else []
-        if words:
-            chance = uniform(Moment(seed), key[None], "word noise", len(words))[0].numpy()
-            stays = (chance >= share) | (np.arange(len(words)) == chance.argmax())
-            cells[row] = " ".join(word for word, kept in zip(words, stays, strict=True) if kept)
-    return replace(table, frame=with_columns(table.frame, {column: cells}))
+        cell = cells[row]
+        if isinstance(cell, tuple):  # several texts
+            own = each_key(key.repeat(len(cell)), torch.arange(len(cell)))
+            cells[row] = tuple(map(fewer, cell, own))
+        else:
+            cells[row] = fewer(cell, key)
+    return replace(table, frame=with_columns(table.frame, {column: as_objects(cells)}))
