@@ -165,7 +165,7 @@ def report_findings(examination: Examination, treatment: Treatment, log: Log, fo
         log.warn(line)
     for finding in examination.findings:
         if finding.severity == "error":
-            log.warn(f"{finding.kind}: {finding.evidence['what']}; {finding.remedy}")
+            log.warn(f"{finding.kind} ({finding.certainty}): {finding.evidence['what']}; {finding.remedy}")
     tally = counts(examination.findings)
     log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 

@@ -63,6 +63,7 @@ class Pictures:
     hashes: Hashes  # difference hashes
     thumbs: npt.NDArray[np.uint8]  # grey values [rows, 24, 24]
     several: npt.NDArray[np.bool_]  # files with more frames or pages than the one that is read
+    sides: npt.NDArray[np.int32]  # width and height [rows, 2], 0 where unknown
     problems: dict[int, str] = field(default_factory=dict)
 
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
@@ -93,6 +94,7 @@ class Pictures:
             encoded = reader.fetch(self.cells.iloc[row], root)
             with opened(encoded, reader.pixel_limit) as picture:
                 width, height = picture.size
+                self.sides[row] = width, height
                 self.several[row] = encoded.frame is None and has_more(picture)
                 pixels = reader.loaded(picture, encoded) if keeper is None else keeper.load(picture, encoded, reader)
                 square = reader.shaped(pixels)
@@ -126,7 +128,8 @@ def look_at_pictures(examined: Examined, reader: ImageInput, keeper: Keeper | No
     paths = carried.names(cells).str.strip()
     hashes, thumbs = np.zeros((2, len(paths)), dtype=np.uint64), np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8)
     status, several = np.zeros(len(paths), dtype=np.uint8), np.zeros(len(paths), dtype=bool)
-    pictures = Pictures(reader.column, cells, paths, status, hashes[0], hashes[1], thumbs, several)
+    sides = np.zeros((len(paths), 2), dtype=np.int32)
+    pictures = Pictures(reader.column, cells, paths, status, hashes[0], hashes[1], thumbs, several, sides)
     present = np.flatnonzero(has_picture(cells))
     threads = choose_workers(None, paths.iloc[present])[0]
     with bar(f"looking at {reader.column}", len(present)) as progress, ThreadPoolExecutor(threads) as pool:
