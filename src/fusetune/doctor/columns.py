@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from fusetune.data.kinds import Kind
 from fusetune.data.schema import Column
 from fusetune.data.words import day_order, days, finite_numbers
 from fusetune.doctor.examined import FOLDS, Codes, Examined, Names
-from fusetune.doctor.findings import Finding, Severity
+from fusetune.doctor.findings import CERTAINTIES, Certainty, Finding, Severity
 from fusetune.doctor.groups import constant_accuracy, majority_accuracy
 from fusetune.process import without_warnings
 
@@ -155,7 +156,7 @@ def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
         f"{best.column} predicts the label best of all columns alone: {round(best.accuracy, 4):.1%} cross-validated, "
     )
     what += f"{best.fitted:.1%} on the same rows (always the same: {majority:.1%})"
-    evidence = {
+    evidence: dict[str, Any] = {
         "majority": majority,
         "columns": {s.column: {"cross_validated": round(s.accuracy, 4), "fitted": s.fitted} for s in scores},
         "together": None if together is None else round(together, 4),
@@ -175,9 +176,12 @@ def _giving(examined: Examined, columns: Names, accuracy: float) -> list[Finding
     who = f"'{columns[0]}' alone predicts" if one else f"{len(columns)} columns together predict"
     what = f"{who} {round(accuracy, 4):.1%} of the labels (always the same: {majority:.1%})"
     remedy = "ask when the column is filled in: if after the label is known, leave it out"
-    kind, severity = "column_gives_label" if one else "columns_give_label", "error" if lift >= _CERTAIN else "warn"
-    evidence = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
-    return [examined.finding(kind, severity, what, remedy, (), columns, **evidence)]  # type: ignore[arg-type]
+    kind = "column_gives_label" if one else "columns_give_label"
+    severity: Severity = "error" if lift >= _CERTAIN else "warn"
+    # Many honest columns together may tell what none of them was made to tell.
+    sure: Certainty = CERTAINTIES[(1 if one else 2) + (lift < _CERTAIN)]
+    evidence: dict[str, Any] = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
+    return [examined.finding(kind, severity, what, remedy, (), columns, certainty=sure, **evidence)]
 
 
 def _together(examined: Examined, names: Sequence[str]) -> float | None:

@@ -34,7 +34,7 @@ _WORDS = 5
 _COARSE = 0.05
 # Rows that are equal in every input, of whatever kind: no finding, but kept together. And all that is.
 _EQUAL = "equal_inputs"
-_TOGETHER = (_EQUAL, "duplicate_rows", "duplicate_images", "near_duplicate_images")
+_TOGETHER = (_EQUAL, "duplicate_rows", "duplicate_images", "near_duplicate_images", "similar_images")
 # Sets of rows that evidence spells out, and those whose parts or labels it does; `rows` always holds every one.
 _SETS, _DETAILS = 100, 20
 _DIFFER = " and differ in other inputs"

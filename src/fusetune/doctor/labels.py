@@ -132,10 +132,8 @@ def label_findings(examined: Examined, features: Features) -> list[Finding]:
         what = f"{len(likely):,} of {checked:,} labels are likely to be wrong, {evidence['likely_and_right']:.0f} of "
         what += f"these by mistake; in all, {noise.share:.1%} [{noise.low:.1%}, {high:.1%}] are{more}; {agrees}"
     else:
-        what = (
-            f"no label is shown to be wrong, and at most {evidence['at_most']:,} of {checked:,} can be (95 %) beyond "
-        )
-        what += f"what is merely hard; the {len(possible):,} most doubted ones are listed; {agrees}"
+        what = f"no label is shown to be wrong, and at most {evidence['at_most']:,} of {checked:,} can be (95 %); "
+        what += f"the {len(possible):,} most doubted ones are listed; {agrees}"
     what += f"; too rare to be judged: {listed(missed)}" if missed else ""
     rows, column = doubts.rows[suspects], examined.column_of("label")
     if len(likely):

@@ -1,7 +1,8 @@
 """Pictures that are alike but not equal: one picture saved twice, or two things that look the same?
 
-Candidates are pairs whose difference hashes agree in all but 4 of 64 bits and whose thumbnails correlate. Both come from
-pictures pressed into a square, so that two leaves of different shapes may pass. A pair is taken for one picture only if
+Candidates are pairs whose difference hashes agree in all but 4 of 64 bits and whose thumbnails correlate. Both come
+from pictures pressed into a square, so that two leaves of different shapes may pass. A pair is taken for one picture
+only if
 
 - width and height have the same ratio, as they have after any resizing;
 - what is left of one thumbnail after the other, shifted and scaled to it, is at most 3 grey values: saving again at
