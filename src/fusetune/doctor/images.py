@@ -167,9 +167,10 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     what = f"of {total:,} pictures in '{pictures.column}'"
     for kind, (severity, remedy) in _REMEDIES.items():
         rows = np.flatnonzero(pictures.having(kind))
+        leave = "; or leave the column out with --inputs" if len(rows) == total and kind in _BROKEN else ""
         files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
         first = f". The first is {next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
-        findings += examined.about(kind, severity, what, remedy + first, rows, (pictures.column,), files=files)
+        findings += examined.about(kind, severity, what, remedy + leave + first, rows, (pictures.column,), files=files)
     rows = np.flatnonzero(pictures.several)
     files = {examined.ids[row]: str(pictures.paths[row]) for row in rows[:20]}
     return findings + examined.about("image_frames", "warn", what, _FRAMES, rows, (pictures.column,), files=files)
