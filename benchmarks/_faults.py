@@ -174,7 +174,7 @@ def _near_copies(made: Planted, train: Iterator[int], folder: Path) -> None:
         frame.at[test, "image"] = str(folder / f"near-{test}.jpg")
         # One specimen has one label; pictures of different classes are only called similar.
         for name in ("label", "region_code"):
-            frame.at[test, name] = frame.at[row, name]
+            frame.loc[test, name] = frame.loc[row, name]
         made.faults.setdefault(kind, []).append(str(frame.at[test, "id"]))
         # All pictures of that patient may be alike.
         made.innocent.setdefault(kind, set()).update(frame.loc[frame["uid"] == frame.at[row, "uid"], "id"])

@@ -4,7 +4,8 @@ Beside `fusetune check` stands confident learning by cleanlab on the same featur
 Real tables have wrong labels of their own, so that precision is a lower bound on them.
 
 Expected before it was run: no likely error on hc18's quartiles, which are right by construction, and on generated
-tables; at 3 % planted errors precision above .8, and recall as good as before where the model agrees with 90 % of the labels.
+tables; at 3 % planted errors precision above .8, and recall as good as before where the model agrees with 90 % of the
+labels.
 """
 
 from __future__ import annotations
