@@ -38,7 +38,7 @@ def test_inputs_may_be_patterns() -> None:
     frame = table_of(lab_a=rows[:, 0], lab_b=rows[:, 1], **{"lab_*": rows[:, 2]}, age=rows[:, 3])
     table = read_table(frame)
     named = [c.name for c in infer_schema(table, Roles("y", inputs=["lab_?", "age"])).inputs]
-    assert named == ["lab_a", "lab_b", "age"]
+    assert named == ["lab_a", "lab_b", "lab_*", "age"]
     literal = [c.name for c in infer_schema(table, Roles("y", inputs=["lab_*"])).inputs]
     assert literal == ["lab_*"], "a column of that very name is meant"
     everything = [c.name for c in infer_schema(table, Roles("y", inputs=["*a*"], group="age")).inputs]

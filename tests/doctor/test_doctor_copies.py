@@ -185,7 +185,7 @@ def test_pictures_that_are_equal_or_nearly_so(
     frame = with_pictures(plain_table(), tmp_path)
     i, j = of_parts(frame, *parts)
     with Image.open(tmp_path / f"scan-{i}.png") as picture:
-        copy = picture.resize((108, 108), Image.Resampling.BILINEAR) if near else picture.copy()
+        copy = picture.resize((144, 144), Image.Resampling.BICUBIC) if near else picture.copy()
     copy.save(tmp_path / f"scan-{j}.png", compress_level=1)
     frame.loc[j, "organ"] = frame.at[i, "organ"]
     if groups == "same":
