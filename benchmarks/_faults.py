@@ -172,6 +172,9 @@ def _near_copies(made: Planted, train: Iterator[int], folder: Path) -> None:
             smaller = picture.convert("RGB").resize((picture.width * 4 // 5, picture.height * 4 // 5))
         smaller.save(folder / f"near-{test}.jpg", quality=70)
         frame.at[test, "image"] = str(folder / f"near-{test}.jpg")
+        # One specimen has one label; pictures of different classes are only called similar.
+        frame.at[test, "label"] = str(frame.at[row, "label"])
+        frame.at[test, "region_code"] = int(frame["region_code"].iloc[row])
         made.faults.setdefault(kind, []).append(str(frame.at[test, "id"]))
         # All pictures of that patient may be alike.
         made.innocent.setdefault(kind, set()).update(frame.loc[frame["uid"] == frame.at[row, "uid"], "id"])

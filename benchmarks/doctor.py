@@ -1,4 +1,4 @@
-"""Does `fusetune check` find what is wrong? Forty faults in a copy of medpix2, and two splits of fpus23.
+"""Does `fusetune check` find what is wrong? Forty faults in a copy of medpix2, two splits of fpus23, and wrong labels.
 
 Prediction, written before the first measurement: every fault of a file, a copy, a group or a column is found, and 5 of
 6 swapped labels are named; no false alarm of severity error; all swapped labels are in the first tenth when rows are
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _faults import false_alarms, found_of, plant
+from _labels import label_errors
 
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.examine import Examination, examine
-from fusetune.doctor.labels import doubt, margins
+from fusetune.doctor.labels import doubt
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 _LIMIT = 200_000_000
@@ -31,7 +32,10 @@ _LIMIT = 200_000_000
 
 def main() -> None:
     args = _arguments()
-    result = {"faults": faults(args.quick, args.seed), "frames": frames(), "quick": args.quick}
+    result: dict[str, Any] = {"quick": args.quick}
+    if not args.labels:
+        result |= {"faults": faults(args.quick, args.seed), "frames": frames()}
+    result["labels"] = label_errors(args.labels or None, args.seed)
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
@@ -39,6 +43,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="a third of the patients")
+    parser.add_argument("--labels", metavar="TABLE", nargs="+", help="only label errors, of these tables")
     parser.add_argument("--seed", type=int, default=0, help="decides where the faults are planted")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     return parser.parse_args()
@@ -62,7 +67,7 @@ def faults(quick: bool, seed: int) -> dict[str, Any]:
     alarms = false_alarms(planted, examination.findings)
     print(f"found {counts['found']} of {counts['planted']}; false alarms of severity error: {len(alarms)} {alarms[:5]}")
     places = ", ".join(f"{rank:.1%}" for rank in ranks)
-    listed = f"{doubted['confident']} labels by confident learning and {doubted['count'] - doubted['confident']} more"
+    listed = f"{doubted['likely']} labels as likely errors and {doubted['possible']} as possible ones"
     print(f"the list of doubted labels names {listed}")
     print(f"swapped labels rank at {places}; {len(planted.frame)} rows, {seconds:.1f} s")
     return {**counts, "per_kind": {k: len(v) for k, v in matches.items()}, "false_alarms": alarms, "ranks": ranks}
@@ -78,7 +83,7 @@ def label_ranks(examination: Examination, names: list[str]) -> list[float]:
     """Return where rows stand when all are ranked by doubt, as a share of all rows."""
     doubts = doubt(examination.examined, examination.features)
     assert doubts is not None
-    order = examination.examined.ids.iloc[doubts.rows[np.argsort(-margins(doubts))]].tolist()
+    order = examination.examined.ids.iloc[doubts.rows[doubts.order]].tolist()
     return [(order.index(name) + 1) / len(order) for name in names]
 
 

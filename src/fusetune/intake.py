@@ -28,12 +28,13 @@ from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
+from fusetune.data.spelling import as_words
 from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, row_keys
 from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import counts
 from fusetune.doctor.treat import Treatment, refuse, treat
-from fusetune.errors import UserError, listed
+from fusetune.errors import TableError, UserError, listed
 from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import refuse_other_run
@@ -81,6 +82,7 @@ class Intake:
 def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> Intake:
     """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
     data = schema.read(data)
+    _refuse_unlabelled(data, label, settings)
     # Pictures count by their content, wherever they lie.
     pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
     used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
@@ -101,6 +103,21 @@ def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: 
         examination.check_split(split)
         refuse(examination.findings, settings.doctor.policy)
     return Intake(table, label, schema, classes, labels, split, copies, examination, treatment, made_from, before)
+
+
+def _refuse_unlabelled(table: Table, label: str, config: Config) -> None:
+    """Refuse rows without a label before any picture is read, unless the policy leaves them out.
+
+    Raises:
+        TableError: Naming the rows and both remedies.
+    """
+    missing = np.flatnonzero(as_words(table.column(label)).isna().to_numpy())
+    if len(missing) and not (config.doctor.check and config.doctor.policy["label_missing"] == "drop"):
+        raise TableError(
+            f"label column '{label}' of {table.name} is empty in {len(missing):,} of {len(table):,} row(s), "
+            f"{listed(missing)}{table.empty(label)}; fill it in, or leave these rows out with "
+            "--set doctor.policy.label_missing=drop"
+        )
 
 
 def schema_of(table: Table, roles: Roles, config: Config) -> Schema:
@@ -167,8 +184,10 @@ def report_findings(examination: Examination, treatment: Treatment, log: Log, fo
     for line in treatment.lines:
         log.warn(line)
     for finding in examination.findings:
-        if finding.severity == "error":
-            log.warn(f"{finding.kind}: {finding.evidence['what']}; {finding.remedy}")
+        # A leak is said even where it is not certain: nobody looks for it in a list of columns.
+        leak = finding.severity == "warn" and finding.kind.endswith(("gives_label", "give_label"))
+        if finding.severity == "error" or leak:
+            log.warn(f"{finding.kind}: {finding.evidence['what']} ({finding.certainty}); {finding.remedy}")
     tally = counts(examination.findings)
     log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 

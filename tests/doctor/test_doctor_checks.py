@@ -21,9 +21,9 @@ from fusetune.doctor.columns import crossed_accuracy
 from fusetune.doctor.duplicates import spare
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.examined import Examined
-from fusetune.doctor.findings import Finding, counts
+from fusetune.doctor.findings import CERTAINTIES, INFERRED, Finding, counts
 from fusetune.doctor.groups import constant_accuracy
-from fusetune.doctor.labels import doubt, margins, ranked_suspects, with_group
+from fusetune.doctor.labels import doubt, group_shares
 from fusetune.doctor.leaks import nearest_agreement
 from fusetune.doctor.treat import treat
 from fusetune.errors import TableError
@@ -62,7 +62,7 @@ def test_planted_faults_are_found(shared_data: Callable[[str], Path], tmp_path: 
     assert false_alarms(planted, examination.findings) == []
     doubts = doubt(examination.examined, examination.features)
     assert doubts is not None
-    order = examination.examined.ids.iloc[doubts.rows[np.argsort(-margins(doubts))]].tolist()
+    order = examination.examined.ids.iloc[doubts.rows[doubts.order]].tolist()
     assert max(order.index(name) for name in planted.faults["label_errors"]) < 0.1 * len(order)
 
 
@@ -192,21 +192,9 @@ def test_equally_near_rows_share_the_vote() -> None:
     assert same.tolist() == [0.25]
 
 
-def test_confident_learning_by_its_definition() -> None:
-    generator = np.random.default_rng(3)
-    labels = generator.integers(0, 3, 400)
-    probabilities = generator.dirichlet(np.ones(3), 400) * 0.6
-    probabilities[np.arange(400), labels] += 0.4
-    labels[:10] = (labels[:10] + 1) % 3
-    threshold = np.array([probabilities[labels == k, k].mean() for k in range(3)])
-    above = np.where(probabilities >= threshold, probabilities, -1)
-    off = (above.max(1) >= 0) & (above.argmax(1) != labels) & (probabilities.argmax(1) != labels)
-    assert set(ranked_suspects(labels, probabilities).tolist()) == set(np.flatnonzero(off).tolist())
-
-
 def test_the_rest_of_the_group_is_evidence() -> None:
     labels, groups = np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1])
-    result = with_group(np.full((4, 2), 0.5), labels, groups)
+    result = group_shares(labels, groups)
     # Row 2: the others of its group say 0 twice, and one row more is shared by the classes' shares of a half each.
     assert result[2].tolist() == pytest.approx([2.5 / 3, 0.5 / 3])
     assert result[3].tolist() == pytest.approx([0.5, 0.5])
@@ -234,9 +222,17 @@ def test_findings_are_plain_json_values() -> None:
     finding = Finding("image_tiny", "warn", ("a", "b"), ("scan",), {"what": "two"}, "look")
     assert finding.as_dict() == {
         "kind": "image_tiny", "severity": "warn", "rows": ["a", "b"], "columns": ["scan"],
-        "evidence": {"what": "two"}, "remedy": "look",
+        "evidence": {"what": "two"}, "remedy": "look", "certainty": "sure",
     }  # fmt: skip
     assert counts([finding]) == {"error": 0, "warn": 1, "info": 0}
+
+
+def test_kinds_that_infer_are_documented_with_their_certainty() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    assert INFERRED.keys() <= ACTIONS.keys()
+    assert {*INFERRED.values(), "sure"} == {*CERTAINTIES}
+    scale = [line.split("**")[1] for line in page.splitlines() if line.startswith("- **")]
+    assert scale == list(CERTAINTIES)
 
 
 def test_every_kind_is_documented_with_its_policies() -> None:

@@ -202,3 +202,18 @@ def test_a_finding_about_rows_is_checked_as_strictly_as_it_reads() -> None:
     finding = Finding("text_empty", "warn", ("a", "a"), ("note",), {"what": "1 x", "count": 1}, "look")
     with pytest.raises(AssertionError, match="twice"):
         check(finding, "warn", {"a"}, ("note",), "look")
+
+
+@pytest.mark.parametrize(("place", "told"), [("first", True), ("last", True), ("middle", False)])
+def test_a_text_that_begins_or_ends_with_the_label_is_a_leak(place: str, told: bool) -> None:
+    frame = plain_table(300)
+    words = frame["note"].str.split().str[:4].str.join(" ")
+    frame["note"] = {
+        "first": frame["organ"] + " " + words,
+        "last": words + " " + frame["organ"],
+        "middle": words + " " + frame["organ"] + " " + words,
+    }[place]
+    examination = look(frame, inputs=["note", "age"], kinds={"note": "text"})
+    assert columns_of(examination, "text_gives_label") == ({("error", "note")} if told else set())
+    if told:
+        assert named(examination, "text_gives_label").certainty == "very likely"

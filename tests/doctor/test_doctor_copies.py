@@ -185,8 +185,9 @@ def test_pictures_that_are_equal_or_nearly_so(
     frame = with_pictures(plain_table(), tmp_path)
     i, j = of_parts(frame, *parts)
     with Image.open(tmp_path / f"scan-{i}.png") as picture:
-        copy = picture.resize((90, 80), Image.Resampling.BILINEAR) if near else picture.copy()
+        copy = picture.resize((144, 144), Image.Resampling.BICUBIC) if near else picture.copy()
     copy.save(tmp_path / f"scan-{j}.png", compress_level=1)
+    frame.loc[j, "organ"] = frame.at[i, "organ"]
     if groups == "same":
         frame.loc[j, "patient"] = frame.at[i, "patient"]
     examination = look(frame, tmp_path, inputs=INPUTS)
@@ -243,19 +244,26 @@ def test_broken_files_and_blank_pictures_are_no_copies(tmp_path: Path) -> None:
     assert not any("duplicate" in kind for kind in kinds(look(frame, tmp_path, inputs=INPUTS)))
 
 
-def pictures(thumbs: np.ndarray[Any, Any], hashes: list[int]) -> Pictures:
+def pictures(thumbs: np.ndarray[Any, Any], hashes: list[int], sides: list[tuple[int, int]] | None = None) -> Pictures:
     """Return pictures without any file, none equal to another."""
     count = len(hashes)
     paths = pd.Series(["x"] * count, dtype="str")
     return Pictures(
         "scan", paths, paths, np.ones(count, np.uint8), np.arange(count, dtype=np.uint64),
         np.array(hashes, dtype=np.uint64), thumbs, np.zeros(count, dtype=bool),
+        np.full((count, 2), 400, dtype=np.int32) if sides is None else np.array(sides, dtype=np.int32),
     )  # fmt: skip
 
 
-def near(seen: Pictures) -> list[list[int]]:
-    subject = look(plain_table(len(seen.hashes))).examined
-    return [rows.tolist() for rows in find_copies(subject, [seen], [])["near_duplicate_images"]["scan",]]
+def other_organ(frame: pd.DataFrame, row: int) -> str:
+    return next(name for name in ("heart", "liver") if name != frame.at[row, "organ"])
+
+
+def near(seen: Pictures, kind: str = "near_duplicate_images", organs: str = "heart") -> list[list[int]]:
+    names = organs.split(",")
+    frame = plain_table(len(seen.hashes))
+    subject = look(frame.assign(organ=[names[row % len(names)] for row in range(len(frame))])).examined
+    return [rows.tolist() for rows in find_copies(subject, [seen], [])[kind]["scan",]]
 
 
 HASH = 0x0F0F_3C3C_5A5A_9696
@@ -269,16 +277,80 @@ def test_hashes_may_differ_in_four_bits(bits: int, alike: bool) -> None:
     assert near(pictures(thumbs, [HASH, other, *far])) == ([[0, 1]] if alike else [])
 
 
-@pytest.mark.parametrize(("correlation", "alike"), [(0.985, True), (0.975, False)])
-def test_thumbnails_must_agree_too(correlation: float, alike: bool) -> None:
+def correlated(correlation: float, contrast: float) -> np.ndarray[Any, Any]:
+    """Return two thumbnails with a correlation, whose grey values spread by `contrast`."""
     generator = np.random.default_rng(0)
     one, noise = np.linalg.qr(generator.normal(size=(576, 3)) - [[0, 0, 0]])[0].T[:2]
     one, noise = one - one.mean(), noise - noise.mean()
     other = correlation * one / np.linalg.norm(one) + np.sqrt(1 - correlation**2) * noise / np.linalg.norm(noise)
     both = np.stack([one / np.linalg.norm(one), other])
-    thumbs = (128 + 700 * both).round().clip(0, 255).astype(np.uint8).reshape(2, 24, 24)
+    return (128 + 24 * contrast * both).round().clip(0, 255).astype(np.uint8).reshape(2, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("correlation", "contrast", "copies", "similar"),
+    # What is left of one picture after the other: .17, .13 and .06 times the contrast.
+    [(0.985, 15, True, False), (0.985, 29, False, True), (0.975, 15, False, False), (0.998, 40, True, False)],
+)
+def test_thumbnails_must_agree_too(correlation: float, contrast: float, copies: bool, similar: bool) -> None:
+    thumbs = correlated(correlation, contrast)
     assert np.corrcoef(thumbs.reshape(2, -1))[0, 1] == pytest.approx(correlation, abs=0.003)
-    assert near(pictures(thumbs, [HASH, HASH])) == ([[0, 1]] if alike else [])
+    assert near(pictures(thumbs, [HASH, HASH])) == ([[0, 1]] if copies else [])
+    assert near(pictures(thumbs, [HASH, HASH]), "similar_images") == ([[0, 1]] if similar else [])
+
+
+@pytest.mark.parametrize(
+    ("sides", "copies"),
+    [
+        ([(400, 300), (200, 150)], True),
+        ([(401, 300), (133, 100)], True),  # rounded
+        ([(400, 300), (300, 400)], False),
+        ([(400, 300), (400, 320)], False),
+    ],
+)
+def test_pictures_of_another_shape_are_only_similar(sides: list[tuple[int, int]], copies: bool) -> None:
+    thumbs = np.repeat(squares(1)[:, 24:48, 24:48], 2, 0)
+    assert near(pictures(thumbs, [HASH, HASH], sides)) == ([[0, 1]] if copies else [])
+    assert near(pictures(thumbs, [HASH, HASH], sides), "similar_images") == ([] if copies else [[0, 1]])
+
+
+def test_pictures_of_other_classes_are_only_similar() -> None:
+    thumbs = np.repeat(squares(1)[:, 24:48, 24:48], 2, 0)
+    assert near(pictures(thumbs, [HASH, HASH]), organs="heart,liver") == []
+    assert near(pictures(thumbs, [HASH, HASH]), "similar_images", "heart,liver") == [[0, 1]]
+
+
+def leaf(width: int, height: int, lobes: int) -> Image.Image:
+    """Return the silhouette of a leaf, dark on white: how long it is and how many lobes it has tell its kind."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    edge = 0.8 + 0.1 * np.cos(lobes * np.arctan2(y, x))
+    return Image.fromarray(np.where(np.hypot(x, y) < edge, 30, 255).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("one_class", [False, True])
+def test_leaves_of_different_shape_are_no_leak(one_class: bool, tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(), tmp_path)
+    train, test = of_parts(frame, "train", "test")
+    leaf(200, 300, 5).save(tmp_path / f"scan-{train}.png")
+    leaf(310, 300, 5).save(tmp_path / f"scan-{test}.png")
+    frame.loc[test, "organ"] = frame.at[train, "organ"] if one_class else other_organ(frame, train)
+    examination = look(frame, tmp_path, inputs=INPUTS)
+    assert "near_duplicate_images_across_parts" not in kinds(examination)
+    finding = named(examination, "similar_images_across_parts")
+    assert (finding.severity, finding.certainty) == ("warn", "possible")
+    assert set(finding.rows) == {f"r{train:03d}", f"r{test:03d}"}
+    assert "seen the answer" not in finding.remedy
+
+
+def test_one_picture_saved_twice_is_very_likely_a_leak(tmp_path: Path) -> None:
+    frame = with_pictures(plain_table(), tmp_path)
+    train, test = of_parts(frame, "train", "test")
+    leaf(200, 300, 5).save(tmp_path / f"scan-{train}.png")
+    leaf(200, 300, 5).resize((140, 210)).save(tmp_path / f"scan-{test}.png")
+    frame.loc[test, "organ"] = frame.at[train, "organ"]
+    finding = named(look(frame, tmp_path, inputs=INPUTS), "near_duplicate_images_across_parts")
+    assert (finding.severity, finding.certainty) == ("error", "very likely")
+    assert "seen the answer" in finding.remedy
 
 
 @pytest.mark.parametrize(("ones", "alike"), [(5, False), (6, True), (58, True), (59, False)])

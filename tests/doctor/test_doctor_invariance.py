@@ -96,7 +96,7 @@ def test_findings_are_json_with_rows_that_exist(frame: pd.DataFrame, folder: Pat
     for finding in findings:
         plain = finding.as_dict()
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-        assert plain.keys() == {"kind", "severity", "rows", "columns", "evidence", "remedy"}
+        assert plain.keys() == {"kind", "severity", "rows", "columns", "evidence", "remedy", "certainty"}
         assert finding.kind in ACTIONS
         assert set(finding.rows) <= set(frame["id"])
         assert set(finding.columns) <= set(frame.columns)

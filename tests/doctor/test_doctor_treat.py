@@ -124,8 +124,8 @@ def test_refusing_names_every_reason_and_only_those() -> None:
         refuse(findings, policy)
     assert str(caught.value).splitlines() == [
         "the table was refused, as doctor.policy asks:",
-        "  - image_empty: 2 pictures (rows a, b); copy again",
-        "  - column_constant: 1 column; leave out",
+        "  - image_empty: 2 pictures (rows a, b) (sure); copy again",
+        "  - column_constant: 1 column (sure); leave out",
     ]
     refuse(findings, kept(text_missing="error"))
 

@@ -119,7 +119,7 @@ def check(
 
 
 def _print(finding: Finding) -> None:
-    out.print(f"{finding.severity:5} {finding.kind}", style=_STYLES[finding.severity])
+    out.print(f"{finding.severity:5} {finding.kind} ({finding.certainty})", style=_STYLES[finding.severity])
     rows = f" (rows {listed(finding.rows)})" if finding.rows else ""
     out.print(f"      {finding.evidence['what']}{rows}", soft_wrap=True)
     if finding.severity != "info":

@@ -17,8 +17,8 @@ Inputs = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN,...",
-        help="Columns to use, separated by commas (a name with a comma in double quotes). Default: all but label, "
-        "group, split and ids.",
+        help="Columns to use, separated by commas (a name with a comma in double quotes), or patterns such as lab_*. "
+        "Default: all but label, group, split and ids.",
     ),
 ]
 Kinds = Annotated[

@@ -43,7 +43,10 @@ _MEMORY = 6 * 2**30
 # can have millions of rows.
 _PIECE, _WINDOW = 16, 4096
 _GREY = 127
-_REMEDY = "Repair the files or empty the cells; data.unreadable=mask trains with these images marked as absent."
+_REMEDY = (
+    "Repair the files or empty the cells; data.unreadable=mask trains with these images marked as absent, and --inputs "
+    "without the column leaves it out."
+)
 # The reason for the number of batches that are prepared ahead of use.
 _WHY = " (one waits while another is made)"
 _FEWER = "close other programs, lower data.workers, or refuse large images with data.pixel_limit"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
@@ -19,7 +20,7 @@ from fusetune.data.several import holds_lists
 from fusetune.data.spelling import as_words, examples, spellings
 from fusetune.data.table import Table
 from fusetune.data.together import refuse_gathering, refuse_sharing, with_several
-from fusetune.data.words import is_words, numeric
+from fusetune.data.words import finite_numbers, is_words, numeric
 from fusetune.errors import SchemaError, TableError, did_you_mean, listed
 
 # The words of a name: PatientID, patientId, patient-id, "Patient ID" and patient.id are all (patient, id).
@@ -44,6 +45,10 @@ _MANY, _FEW = 20, 5
 # By chance alone, all rows of each value have one label less often than this.
 _CHANCE = 1e-3
 _UNIQUE = "named like an id, all values differ"
+# Numbers that name a place: neighbours in number are no neighbours in anything else.
+_PLACES = frozenset(["zip", "zipcode", "zips", "postcode", "postalcode", "plz", "fips", "areacode"])
+_PLACE_PAIRS = frozenset([("zip", "code"), ("post", "code"), ("postal", "code"), ("area", "code"), ("country", "code"),
+                          ("state", "code"), ("region", "code"), ("county", "code")])  # fmt: skip
 _ADVICE = "if its rows belong together, name it with --group; if it says something about a new row, with --inputs"
 _ONE = "are spelt in several ways and count as one", "nothing, if they mean the same"
 _ALIKE = "differ only in capital letters or spaces and count as several", "make them one if they mean the same"
@@ -73,7 +78,10 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
         roles = replace(roles, inputs=[*roles.inputs, *(name for names in shared.values() for name in names)])
     kinds = {name: _kind(name, kind) for name, kind in (roles.kinds or {}).items()}
     vectors = {name: _matching(table, name, pattern) for name, pattern in (roles.vectors or {}).items()}
-    inputs = None if roles.inputs is None else {name for name in roles.inputs if name not in vectors}
+    chosen = None if roles.inputs is None else [name for name in roles.inputs if name not in vectors]
+    inputs = (
+        None if chosen is None else _chosen(table, chosen, roles, {it for names in vectors.values() for it in names})
+    )
     for name in [*kinds, *sorted(inputs or ()), *(name for names in shared.values() for name in names)]:
         table.column(name)
     role_of = _role_of(table, roles)
@@ -168,6 +176,8 @@ def _infer_column(
     identifying = _identifying(series, name, kind, labels) if asked is None else ""
     if asked is None and kind is Kind.NUMBER and usable and named_like_id(name):
         kind, reason = Kind.CATEGORY, "named like an id, so its numbers are names"
+    elif asked is None and kind is Kind.NUMBER and usable and _names_places(series, name):
+        kind, reason = Kind.CATEGORY, "named like an area code, so its numbers are names"
     role: Role = "input" if usable else "unused"
     if inputs is not None:
         if name in inputs:
@@ -188,6 +198,16 @@ def named_like_id(name: str) -> bool:
     words = _name_words(name)
     first = len(words) == 2 and words[0] in _ID_WORDS and words[1] in _THINGS
     return first or bool(_INDEX_NAME.fullmatch(name.strip())) or not _ID_WORDS.isdisjoint(words[-1:])
+
+
+def _names_places(series: pd.Series, name: str) -> bool:
+    """Return whether a column of numbers is named like codes of areas, and holds whole numbers as those are."""
+    words = _name_words(name)
+    if _PLACES.isdisjoint(words[-1:]) and tuple(words[-2:]) not in _PLACE_PAIRS:
+        return False
+    numbers = finite_numbers(series)
+    numbers = numbers[np.isfinite(numbers)]
+    return bool(len(numbers) and (numbers >= 0).all() and (numbers < 1e10).all() and (numbers % 1 == 0).all())
 
 
 def _name_words(name: str) -> list[str]:
@@ -323,6 +343,21 @@ def looks_like(words: pd.Series, kind: Kind) -> tuple[str, str] | None:
         if share >= 0.9:
             return f"{share:.0%} of its values look like {what}, such as {listed(values.str.slice(0, 40), 2)}", advice
     return None
+
+
+def _chosen(table: Table, names: Sequence[str], roles: Roles, members: set[str]) -> set[str]:
+    """Return the columns that names and patterns choose; a pattern chooses no column that has a use already."""
+    columns = {str(name) for name in table.frame.columns}
+    taken, chosen = {*roles.named().values(), *members}, set()
+    for name in names:
+        if name in columns or not any(sign in name for sign in "*?["):
+            chosen.add(name)
+            continue
+        matches = {column for column in columns - taken if fnmatchcase(column, name)}
+        if not matches:
+            raise SchemaError(f"--inputs {name}: no column of {table.name} that is free matches '{name}'")
+        chosen |= matches
+    return chosen
 
 
 def _kind(name: str, kind: str) -> Kind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,10 @@ from fusetune.data.cells import CellInput
 from fusetune.data.choices import Kind
 from fusetune.data.infer import column_notes, spelling_notes
 from fusetune.data.schema import Column
+from fusetune.data.spelling import as_words
 from fusetune.data.words import day_order, days, finite_numbers
 from fusetune.doctor.examined import FOLDS, Codes, Examined, Names
-from fusetune.doctor.findings import Finding, Severity
+from fusetune.doctor.findings import CERTAINTIES, Certainty, Finding, Severity
 from fusetune.doctor.groups import constant_accuracy, majority_accuracy
 from fusetune.process import without_warnings
 
@@ -32,6 +34,7 @@ _VALUES = 1_000
 # The share of the rows that the majority class gets wrong, and the column right. Honest columns stay far below: the
 # position of the probe, almost an answer to what a scan shows, reaches .67 on 15,113 ultrasound frames.
 _SUSPICIOUS, _CERTAIN = 0.9, 0.98
+_ASK = "ask when the column is filled in: if after the label is known, leave it out"
 # Of a column that names rows, nearly every value differs.
 _DISTINCT = 0.95
 # So few rows differ in many columns.
@@ -143,19 +146,22 @@ def crossed_accuracy(codes: Codes, labels: Codes, folds: Codes) -> float:
 
 def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     """Return findings about columns that give the label away, and the scores of all."""
-    if examined.labels is None or not scores:
+    if examined.labels is None or len(examined.classes) < 2:
         return []
     findings = [it for score in scores for it in _giving(examined, (score.column,), score.accuracy)]
+    findings += _beginnings(examined)
     telling = {name for finding in findings for name in finding.columns}
     rest = tuple(name for name in examined.cells if name not in telling)
     together = _together(examined, rest) if len(rest) > 1 else None
     findings += [] if together is None else _giving(examined, rest, together)
+    if not scores:
+        return findings
     best, majority = scores[0], majority_accuracy(examined.labels)
     what = (
         f"{best.column} predicts the label best of all columns alone: {round(best.accuracy, 4):.1%} cross-validated, "
     )
     what += f"{best.fitted:.1%} on the same rows (always the same: {majority:.1%})"
-    evidence = {
+    evidence: dict[str, Any] = {
         "majority": majority,
         "columns": {s.column: {"cross_validated": round(s.accuracy, 4), "fitted": s.fitted} for s in scores},
         "together": None if together is None else round(together, 4),
@@ -163,6 +169,31 @@ def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     remedy = "nothing: the scores of the columns without picture and text, to compare the model with"
     columns = tuple(score.column for score in scores)
     return [*findings, examined.finding("column_scores", "info", what, remedy, (), columns, **evidence)]
+
+
+def _beginnings(examined: Examined) -> list[Finding]:
+    """Return findings about texts and categories whose first or last word is nearly the label."""
+    assert examined.labels is not None
+    some, findings = examined.labels >= 0, []
+    labels, folds, majority = examined.labels[some], examined.folds[some], majority_accuracy(examined.labels)
+    for name in examined.columns(Kind.TEXT, Kind.CATEGORY):
+        words = as_words(examined.table.column(name)).fillna("").str.lower().str.split()
+        if not words.map(len).gt(1).any():
+            continue  # such a column is scored as it is
+        for which, place in (("first", 0), ("last", -1)):
+            codes = _binned(words.str[place].astype("str"), Kind.CATEGORY)[some]
+            accuracy = crossed_accuracy(codes, labels, folds)
+            lift = round((accuracy - majority) / max(1 - majority, 1e-9), 4)
+            if lift >= _SUSPICIOUS:
+                what = f"the {which} word of '{name}' alone predicts {accuracy:.1%} of the labels "
+                what += f"(always the same: {majority:.1%})"
+                evidence: dict[str, Any] = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
+                severity: Severity = "error" if lift >= _CERTAIN else "warn"
+                sure: Certainty = "very likely" if lift >= _CERTAIN else "likely"
+                found = ("text_gives_label", severity, what, _ASK, (), (name,))
+                findings.append(examined.finding(*found, certainty=sure, **evidence))
+                break
+    return findings
 
 
 def _giving(examined: Examined, columns: Names, accuracy: float) -> list[Finding]:
@@ -174,10 +205,13 @@ def _giving(examined: Examined, columns: Names, accuracy: float) -> list[Finding
         return []
     who = f"'{columns[0]}' alone predicts" if one else f"{len(columns)} columns together predict"
     what = f"{who} {round(accuracy, 4):.1%} of the labels (always the same: {majority:.1%})"
-    remedy = "ask when the column is filled in: if after the label is known, leave it out"
-    kind, severity = "column_gives_label" if one else "columns_give_label", "error" if lift >= _CERTAIN else "warn"
-    evidence = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
-    return [examined.finding(kind, severity, what, remedy, (), columns, **evidence)]  # type: ignore[arg-type]
+    remedy = _ASK
+    kind = "column_gives_label" if one else "columns_give_label"
+    severity: Severity = "error" if lift >= _CERTAIN else "warn"
+    # Many honest columns together may tell what none of them was made to tell.
+    sure: Certainty = CERTAINTIES[(1 if one else 2) + (lift < _CERTAIN)]
+    evidence: dict[str, Any] = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
+    return [examined.finding(kind, severity, what, remedy, (), columns, certainty=sure, **evidence)]
 
 
 def _together(examined: Examined, names: Sequence[str]) -> float | None:

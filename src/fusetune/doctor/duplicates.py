@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fusetune.data.carried import are_pictures
 from fusetune.data.choices import Kind
@@ -24,50 +22,55 @@ from fusetune.data.split import PARTS
 from fusetune.data.words import finite_numbers
 from fusetune.doctor.examined import Codes, Examined, Names
 from fusetune.doctor.findings import Finding, Severity
-from fusetune.doctor.hashes import Hashes, Pairs, column_hashes, combined, equal_sets, near_pairs
+from fusetune.doctor.hashes import Hashes, column_hashes, combined, equal_sets
 from fusetune.doctor.images import Pictures
+from fusetune.doctor.near import Set, linked, near_sets
 from fusetune.doctor.several import apart, row_hashes, sharing_same
 from fusetune.doctor.texts import Texts, look_at_texts
 
-Set = npt.NDArray[np.int64]
 # Kind of finding -> columns -> sets of rows that are copies of each other there; whole rows have no column.
 Copies = dict[str, dict[Names, list[Set]]]
-# Thumbnails of a picture and of its re-encoded or resized copy correlate above .99; on medical scans of different
-# people, whose difference hashes agree by chance of anatomy, they stayed below .97.
-_ALIKE = 0.98
-# A hash with few ones or zeros is that of an almost flat picture: such hashes agree without the pictures doing so.
-_PLAIN = 6
 # Shorter texts ("chest pain", "red shoes") are the same in many rows without being copies of one another.
 _WORDS = 5
 # With more repeats than this, cells are so coarse that rows agree by chance: (age, sex) alone makes no copy.
 _COARSE = 0.05
-_CHUNK = 50_000
 # Rows that are equal in every input, of whatever kind: no finding, but kept together. And all that is.
 _EQUAL = "equal_inputs"
-_TOGETHER = (_EQUAL, "duplicate_rows", "duplicate_images", "near_duplicate_images")
+_TOGETHER = (_EQUAL, "duplicate_rows", "duplicate_images", "near_duplicate_images", "similar_images")
 # Sets of rows that evidence spells out, and those whose parts or labels it does; `rows` always holds every one.
 _SETS, _DETAILS = 100, 20
 _DIFFER = " and differ in other inputs"
 _UNFAIR = "the model has seen the answer: drop one side, or put both on the same side of the split"
+_SIMILAR = "look at them: if they show the same thing, put both on the same side of the split; else leave them"
 _OFTEN = "keep one of each; otherwise it counts more than once, and a split by row puts it on both sides"
 
 
 # What is said of a kind everywhere, and added of rows in one part that are no copies in whole; severity and remedy
-# there; and severity across parts.
-_FAMILIES: dict[str, tuple[str, str, Severity, str, Severity]] = {
-    "duplicate_rows": ("rows are equal in every input", "", "warn", _OFTEN, "error"),
-    "duplicate_images": ("rows share a picture in '{}', pixel for pixel,", _DIFFER, "warn", _OFTEN, "error"),
-    "near_duplicate_images": ("rows have almost the same picture in '{}'", "", "warn", _OFTEN, "error"),
-    "duplicate_texts": ("rows share their text in '{}'", _DIFFER, "info", "look at the examples", "warn"),
+# there; and severity and remedy across parts.
+_FAMILIES: dict[str, tuple[str, str, Severity, str, Severity, str]] = {
+    "duplicate_rows": ("rows are equal in every input", "", "warn", _OFTEN, "error", _UNFAIR),
+    "duplicate_images": ("rows share a picture in '{}', pixel for pixel,", _DIFFER, "warn", _OFTEN, "error", _UNFAIR),
+    "near_duplicate_images": ("rows have almost the same picture in '{}'", "", "warn", _OFTEN, "error", _UNFAIR),
+    "similar_images": (
+        "rows have similar pictures in '{}'",
+        "",
+        "info",
+        _SIMILAR,
+        "warn",
+        _SIMILAR,
+    ),
+    "duplicate_texts": ("rows share their text in '{}'", _DIFFER, "info", "look at the examples", "warn", _UNFAIR),
 }
 
 
 def find_copies(examined: Examined, pictures: list[Pictures], texts: list[Texts]) -> Copies:
     """Find all copies; nothing here depends on the split."""
+    near = {(p.column,): p.alike(near_sets, examined.labels) for p in pictures}
     return {
         "duplicate_rows": {(): _equal_rows(examined, pictures, texts)},
         "duplicate_images": {(p.column,): p.equal() for p in pictures},
-        "near_duplicate_images": {(p.column,): p.sets_of(_near_sets) for p in pictures},
+        "near_duplicate_images": {column: sets for column, (sets, _) in near.items()},
+        "similar_images": {column: sets for column, (_, sets) in near.items()},
         "duplicate_texts": {(t.column,): equal_sets(t.hashes, t.words >= _WORDS) for t in texts},
         _EQUAL: {(): _equal_inputs(examined, [p.contents for p in pictures], texts)},
     }
@@ -96,7 +99,7 @@ def numbered(copies: Copies, rows: int) -> Codes:
     numbers = np.full(rows, -1, dtype=np.int64)
     if sets:
         pairs = np.concatenate([np.stack([np.full(len(rest := members[1:]), members[0]), rest], 1) for members in sets])
-        for number, members in enumerate(_linked(pairs, rows)):
+        for number, members in enumerate(linked(pairs, rows)):
             numbers[members] = number
     return numbers
 
@@ -200,38 +203,6 @@ def _equal_rows(examined: Examined, pictures: list[Pictures], texts: list[Texts]
     return sets if rich or sum(len(rows) - 1 for rows in sets) <= _COARSE * len(table) else []
 
 
-def _near_sets(pictures: Pictures) -> list[Set]:
-    """Return sets of pictures that are alike but not equal, linked through pairs whose thumbnails agree as well."""
-    ones = np.bitwise_count(pictures.hashes)
-    rows = np.flatnonzero(pictures.usable & (ones >= _PLAIN) & (ones <= 64 - _PLAIN))
-    # One row for each of equal pictures, so that copies do not multiply the pairs.
-    _, first = np.unique(pictures.pixels[rows], return_index=True)
-    rows = rows[np.sort(first)]
-    pairs = rows[near_pairs(pictures.hashes[rows])]
-    return _linked(pairs[_alike(pictures.thumbs, pairs)], len(pictures.hashes))
-
-
-def _alike(thumbs: npt.NDArray[np.uint8], pairs: Pairs) -> npt.NDArray[np.bool_]:
-    alike = np.zeros(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
-        sides = [thumbs[chunk[:, side]].reshape(len(chunk), -1).astype(np.float32) for side in (0, 1)]
-        left, right = (side - side.mean(1, keepdims=True) for side in sides)
-        scale = np.sqrt((left**2).sum(1) * (right**2).sum(1))
-        alike[start : start + len(chunk)] = (left * right).sum(1) >= _ALIKE * np.maximum(scale, 1e-9)
-    return alike
-
-
-def _linked(pairs: Pairs, rows: int) -> list[Set]:
-    if not len(pairs):
-        return []
-    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(rows, rows))
-    names = connected_components(graph, directed=False)[1].astype(np.uint64)
-    use = np.zeros(rows, dtype=bool)
-    use[pairs.ravel()] = True
-    return equal_sets(names, use)
-
-
 def copy_findings(examined: Examined, copies: Copies) -> list[Finding]:
     """Return findings about copies within a part, or anywhere while there is no split."""
     findings = []
@@ -247,12 +218,12 @@ def copy_findings_across(examined: Examined, copies: Copies) -> list[Finding]:
     """Return findings about copies that are on both sides of the split."""
     parts, findings = examined.parts, []
     assert parts is not None  # callers ask only where there is a split
-    for kind, (shared, _, _, _, severity) in _FAMILIES.items():
+    for kind, (shared, _, _, _, severity, remedy) in _FAMILIES.items():
         for columns, sets in _telling(copies, kind).items():
             inside = [rows[parts[rows] >= 0] for rows in sets]
             apart = [rows for rows in inside if len(np.unique(parts[rows])) > 1]
             what = f"{shared.format(*columns)} and are in different parts"
-            across = _about(examined, apart, f"{kind}_across_parts", columns, what, severity, _UNFAIR)
+            across = _about(examined, apart, f"{kind}_across_parts", columns, what, severity, remedy)
             for finding in across:
                 finding.evidence["parts"] = [[PARTS[parts[row]] for row in rows] for rows in apart[:_DETAILS]]
             findings += across
@@ -260,7 +231,7 @@ def copy_findings_across(examined: Examined, copies: Copies) -> list[Finding]:
 
 
 def _within(examined: Examined, sets: list[Set], kind: str, columns: Names) -> list[Finding]:
-    parts, groups, (shared, beyond, severity, remedy, _) = examined.parts, examined.groups, _FAMILIES[kind]
+    parts, groups, (shared, beyond, severity, remedy, *_) = examined.parts, examined.groups, _FAMILIES[kind]
     what = shared.format(*columns) + beyond
     if parts is not None:
         sets = [some for rows in sets for code in (-1, 0, 1, 2) if len(some := rows[parts[rows] == code]) > 1]

@@ -104,7 +104,7 @@ def examine(
         leaks = leak_findings(examined, score_columns(examined))
         progress.advance(note="labels")
         # A column that holds the label would vouch for every label, wrong ones included.
-        telling = frozenset(name for leak in leaks if leak.kind == "column_gives_label" for name in leak.columns)
+        telling = frozenset(name for leak in leaks if leak.kind.endswith("_gives_label") for name in leak.columns)
         features = sketch(examined, pictures, telling)
         findings += [*leaks, *label_findings(examined, features)]
         progress.advance(note="split")

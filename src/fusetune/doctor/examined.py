@@ -17,7 +17,7 @@ from fusetune.data.several import joined_words
 from fusetune.data.spelling import as_words
 from fusetune.data.split import Rows, Split, part_codes, seeded_order
 from fusetune.data.table import Table, with_columns
-from fusetune.doctor.findings import Finding, Severity
+from fusetune.doctor.findings import INFERRED, Certainty, Finding, Severity
 
 # Models of the doctor are fitted on at most this many rows: enough for shares to be right to within a point (a
 # standard error below .4 %), and the work no longer grows with the table.
@@ -81,10 +81,23 @@ class Examined:
         return tuple(self.ids.iloc[np.asarray(rows, dtype=np.int64)].tolist())
 
     def finding(
-        self, kind: str, severity: Severity, what: str, remedy: str, rows: Any, columns: Names, /, **evidence: Any
+        self,
+        kind: str,
+        severity: Severity,
+        what: str,
+        remedy: str,
+        rows: Any,
+        columns: Names,
+        /,
+        certainty: Certainty | None = None,
+        **evidence: Any,
     ) -> Finding:
-        """Return a finding about rows, which are positions here; `what` says it in one sentence."""
-        return Finding(kind, severity, self.names(rows), columns, {"what": what, **evidence}, remedy)
+        """Return a finding about rows, which are positions here; `what` says it in one sentence.
+
+        Without a `certainty` it is that of its kind: sure, unless the kind infers something.
+        """
+        certainty = certainty or INFERRED.get(kind, "sure")
+        return Finding(kind, severity, self.names(rows), columns, {"what": what, **evidence}, remedy, certainty)
 
     def about(
         self, kind: str, severity: Severity, what: str, remedy: str, rows: Any, columns: Names, /, **evidence: Any

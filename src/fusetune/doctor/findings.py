@@ -8,6 +8,27 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warn", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
+# How sure a finding is that what it says is so. sure: read off the table or its files, it cannot be otherwise; very
+# likely: such a finding is wrong less than once in twenty times; likely: right more often than wrong; possible: worth a
+# look, and often nothing.
+Certainty = Literal["sure", "very likely", "likely", "possible"]
+CERTAINTIES: tuple[Certainty, ...] = ("sure", "very likely", "likely", "possible")
+# Kinds that infer something which they did not read; whoever finds them may know better in a single case.
+INFERRED: dict[str, Certainty] = {
+    "near_duplicate_images": "very likely",
+    "near_duplicate_images_across_parts": "very likely",
+    "similar_images": "possible",
+    "similar_images_across_parts": "possible",
+    "neighbours_across_parts": "very likely",
+    "column_gives_label": "very likely",
+    "columns_give_label": "likely",
+    "text_gives_label": "very likely",
+    "column_like_id": "likely",
+    "numbers_as_words": "very likely",
+    "column_by_heart": "likely",
+    "column_looks_otherwise": "likely",
+    "label_errors": "likely",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +42,7 @@ class Finding:
         columns: The columns it is about.
         evidence: Numbers and examples behind it, as plain JSON values; `what` says it in one sentence.
         remedy: What to do.
+        certainty: How sure it is that what the finding says is so, a word of `CERTAINTIES`.
     """
 
     kind: str
@@ -29,6 +51,7 @@ class Finding:
     columns: tuple[str, ...]
     evidence: dict[str, Any]
     remedy: str
+    certainty: Certainty = "sure"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""

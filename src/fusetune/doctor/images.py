@@ -22,12 +22,13 @@ from fusetune.data.decode import has_more, is_shortage, opened
 from fusetune.data.images import ImageInput, Keeper, has_picture
 from fusetune.data.paths import FRAME
 from fusetune.data.workers import choose_workers
-from fusetune.doctor.examined import Examined
+from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash, equal_sets
 from fusetune.errors import ImageError, ShortageError
 from fusetune.progress import bar
 
+Sets = list[npt.NDArray[np.int64]]
 THUMB = 24
 _CHUNK = 256
 # Encoders cut pictures into patches of 16 pixels: below that, nothing is left to see but a colour.
@@ -64,6 +65,7 @@ class Pictures:
     hashes: Hashes  # difference hashes
     thumbs: npt.NDArray[np.uint8]  # grey values [rows, 24, 24]
     several: npt.NDArray[np.bool_]  # files with more frames or pages than the one that is read
+    sides: npt.NDArray[np.int32]  # width and height [rows, 2], 0 where unknown
     problems: dict[int, str] = field(default_factory=dict)
 
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
@@ -91,9 +93,11 @@ class Pictures:
         """Return sets of rows with the same picture, pixel for pixel."""
         return equal_sets(self.pixels, self.usable)
 
-    def sets_of(self, alike: Callable[[Pictures], list[npt.NDArray[np.int64]]]) -> list[npt.NDArray[np.int64]]:
-        """Return the sets of rows that something finds among the pictures."""
-        return alike(self)
+    def alike(
+        self, find: Callable[[Pictures, Codes | None], tuple[Sets, Sets]], labels: Codes | None
+    ) -> tuple[Sets, Sets]:
+        """Return the sets of rows that something finds among the pictures, given the label of each row, -1 unknown."""
+        return find(self, labels)
 
     def look(self, row: int, reader: ImageInput, root: Path, keeper: Keeper | None) -> None:
         """Open the picture of one row."""
@@ -102,6 +106,7 @@ class Pictures:
             encoded = reader.fetch(self.cells.iloc[row], root)
             with opened(encoded, reader.pixel_limit) as picture:
                 width, height = picture.size
+                self.sides[row] = width, height
                 self.several[row] = encoded.frame is None and has_more(picture)
                 pixels = reader.loaded(picture, encoded) if keeper is None else keeper.load(picture, encoded, reader)
                 square = reader.shaped(pixels)
@@ -135,7 +140,8 @@ def look_at_pictures(examined: Examined, reader: ImageInput, keeper: Keeper | No
     paths = carried.names(cells).str.strip()
     hashes, thumbs = np.zeros((2, len(paths)), dtype=np.uint64), np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8)
     status, several = np.zeros(len(paths), dtype=np.uint8), np.zeros(len(paths), dtype=bool)
-    pictures = Pictures(reader.column, cells, paths, status, hashes[0], hashes[1], thumbs, several)
+    sides = np.zeros((len(paths), 2), dtype=np.int32)
+    pictures = Pictures(reader.column, cells, paths, status, hashes[0], hashes[1], thumbs, several, sides)
     present = np.flatnonzero(has_picture(cells))
     threads = choose_workers(None, paths.iloc[present])[0]
     with bar(f"looking at {reader.column}", len(present)) as progress, ThreadPoolExecutor(threads) as pool:
@@ -173,9 +179,10 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
     what = f"of {total:,} pictures in '{pictures.column}'"
     for kind, (severity, remedy) in REMEDIES.items():
         rows = np.flatnonzero(pictures.having(kind))
+        leave = "; or leave the column out with --inputs" if len(rows) == total and kind in _BROKEN else ""
         files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
         first = f". The first is {next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
-        findings += examined.about(kind, severity, what, remedy + first, rows, (pictures.column,), files=files)
+        findings += examined.about(kind, severity, what, remedy + leave + first, rows, (pictures.column,), files=files)
     rows = np.flatnonzero(pictures.several)
     files = {examined.ids[row]: str(pictures.paths[row]) for row in rows[:20]}
     return findings + examined.about("image_frames", "warn", what, FRAMES, rows, (pictures.column,), files=files)

@@ -1,125 +1,165 @@
-"""Likely label errors: rows whose label a cross-fitted model finds less likely than confident learning expects.
+"""Likely label errors: rows whose label is improbable where the model is sure, and how many there can be.
 
-Confident learning (Northcutt et al., arXiv 1911.00068) through cleanlab: a row is suspected where another class is more
-likely than that class usually is for its own rows. The model is a logistic regression on cheap features, fitted on the
-other folds, whole groups at a time, so that a group cannot vouch for its own labels by its looks. Its probabilities
-are multiplied by the share of each label in the rest of the row's group, where there is one. How often the two together
-agree with the labels stands beside the suspects, since they are worth as much as that.
+Three cross-fitted opinions are pooled: a logistic regression and a forest on cheap features, fitted on the other folds,
+whole groups at a time, so that a group cannot vouch for its own labels by its looks; and the share of each label in the
+rest of the row's group, where there is one. `noise` estimates from them what share of the labels is wrong. A label is
+likely to be wrong where an error explains it better than an exception does, and only where errors are shown at all; so
+the list cannot be longer than the model's own error can carry. The forest is there because a linear model takes rows
+for errors that are merely bent: on quartiles of a curved number it named 100 of 3,000, with the forest none.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cleanlab.filter import find_label_issues
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from fusetune.doctor.examined import Codes, Examined
-from fusetune.doctor.findings import Finding, Severity
+from fusetune.doctor.findings import Finding
+from fusetune.doctor.noise import Noise, estimate
 from fusetune.doctor.sketch import Features
+from fusetune.errors import listed
 from fusetune.process import without_warnings
 
 Probabilities = npt.NDArray[np.float64]
-# With fewer rows per class than folds, some models never see the class.
-_FEWEST = 5
+# With fewer rows per class than folds, some models never see the class. Of classes that are rare beside the others,
+# models are wrongly sure: their rows were named on tables that are right by construction.
+_FEWEST, _ENOUGH, _RARE = 5, 50, 0.2
 # Blocks of features have unit variance in sum. Of 0.3 to 30, this had the lowest cross-fitted NLL on 2,050 scans.
 _INVERSE_PENALTY = 1.0
-# Besides those that confident learning names, at most a tenth of the rows is listed: nobody looks through more.
+# The forest learns from so many rows at most, or it would take longer than everything else.
+_TREES, _LEAF, _ROWS = 60, 3, 5_000
+# What a class that no leaf has seen may be: class shares count as much as one in so many trees.
+_SMOOTH = 20
+# At most a tenth of the rows is listed: nobody looks through more.
 _LISTED = 10
+# Where more than this share of labels could be wrong, the model knows too little to name any.
+_TELLING = 0.2
 _REMEDY = "look at the first rows of the list; correct labels that are wrong, leave the others"
 
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """How likely each label of some rows is, of those classes (`names`, as indices) that have enough rows.
+    """What a model thinks of the labels of some rows, of those classes (`names`, as indices) that have enough rows.
 
-    `rows` are positions in the table, `labels` are indices into `names`, `probabilities` are [rows, names].
+    `rows` are positions in the table, `labels` are indices into `names`, `noise` is about these rows and classes.
     """
 
     rows: Codes
     names: Codes
     labels: Codes
-    probabilities: Probabilities
+    noise: Noise
+
+    @property
+    def agreement(self) -> float:
+        """The share of the labels that the model finds likeliest."""
+        return float((self.noise.clean.argmax(1) == self.labels).mean())
+
+    @property
+    def order(self) -> Codes:
+        """Positions in `rows`, the most doubted label first."""
+        return np.argsort(-self.noise.wrong, kind="stable").astype(np.int64)
+
+    def likely(self) -> Codes:
+        """Return positions of labels that are more probably wrong than right, if errors are shown."""
+        chance = self.noise.chance(self.noise.share) if self.noise.shown else np.zeros(len(self.rows))
+        return self.order[chance[self.order] > 0.5]
+
+    def possible(self) -> Codes:
+        """Return positions of labels that would be likely to be wrong at the upper bound, as many as it allows."""
+        if self.noise.high > _TELLING and not self.noise.shown:
+            return np.empty(0, dtype=np.int64)
+        most = min(math.ceil(self.noise.high * len(self.rows)), len(self.rows) // _LISTED)
+        first = self.order[: max(most, len(self.likely()))]
+        return np.setdiff1d(first[self.noise.chance(self.noise.high)[first] > 0.5], self.likely(), assume_unique=True)
 
 
 def doubt(examined: Examined, features: Features) -> Doubt | None:
-    """Return how likely each label of the sample is by features [sample, width]; None where nothing can be compared."""
+    """Return what a model on features [sample, width] thinks of the sample's labels; None where it cannot compare."""
     if examined.labels is None or not features.shape[1]:
         return None
-    frequent = np.flatnonzero(np.bincount(examined.labels + 1, minlength=len(examined.classes) + 1)[1:] >= _FEWEST)
-    inside = np.isin(examined.labels[examined.sample], frequent)
+    counts = np.bincount(examined.labels[examined.sample] + 1, minlength=len(examined.classes) + 1)[1:]
+    least = max(_FEWEST, min(_ENOUGH, _RARE * counts.sum() / max(1, (counts >= _FEWEST).sum())))
+    inside = np.isin(examined.labels[examined.sample], np.flatnonzero(counts >= least))
     rows = examined.sample[inside]
     names, labels = np.unique(examined.labels[rows], return_inverse=True)
     if len(names) < 2:
         return None
-    probabilities = crossed_probabilities(features[inside], labels, examined.folds[rows])
+    folds, known = examined.folds[rows], features[inside]
+    models = [crossed_probabilities(known, labels, folds), forest_probabilities(known, labels, folds)]
     if examined.groups is not None:
-        probabilities = with_group(probabilities, labels, examined.units[rows])
-    return Doubt(rows, names, labels, probabilities)
+        models.append(group_shares(labels, examined.units[rows]))
+    noise = estimate(labels, [np.log(np.maximum(model, 1e-12)) for model in models], examined.units[rows])
+    return Doubt(rows, names, labels, noise)
 
 
 def label_findings(examined: Examined, features: Features) -> list[Finding]:
-    """Return the finding about likely label errors: those of confident learning first, then other doubted labels."""
+    """Return the finding about label errors: likely ones first, then possible ones, each the most doubted first."""
     doubts = doubt(examined, features)
     if doubts is None:
         return []
-    confident, margin = ranked_suspects(doubts.labels, doubts.probabilities), margins(doubts)
-    more = np.argsort(-margin, kind="stable")[: len(margin) // _LISTED]
-    more = more[(margin[more] > 0) & ~np.isin(more, confident)]
-    suspects = np.concatenate([confident, more])
+    noise, likely, possible = doubts.noise, doubts.likely(), doubts.possible()
+    possible = possible[np.argsort(-noise.wrong[possible], kind="stable")]
+    suspects, checked = np.concatenate([likely, possible]), len(doubts.rows)
     if not len(suspects):
         return []
-    accuracy = float((doubts.probabilities.argmax(1) == doubts.labels).mean())
-    what = f"{len(confident):,} of {len(doubts.rows):,} labels are likely to be wrong by confident learning, and "
-    what += f"{len(more):,} more are listed since another class is likelier; the model agrees with {accuracy:.1%}"
-    evidence = {
+    # A model that disagrees with a tenth of the labels cannot carry that more of them are wrong.
+    high = min(noise.high, max(noise.share, 1 - doubts.agreement))
+    chances = noise.chance(noise.share if noise.shown else high)
+    missed = [examined.classes[k] for k in range(len(examined.classes)) if k not in doubts.names]
+    evidence: dict[str, Any] = {
         "count": len(suspects),
-        "confident": len(confident),
-        "checked": len(doubts.rows),
-        "model_accuracy": round(accuracy, 4),
-        "suspects": [_suspect(examined, doubts, int(place)) for place in suspects[:100]],
+        "likely": len(likely),
+        "possible": len(possible),
+        "likely_and_right": round(float((1 - chances[likely]).sum()), 1),
+        "checked": checked,
+        "share": round(noise.share if noise.shown else 0.0, 4),
+        "interval": [round(noise.low if noise.shown else 0.0, 4), round(high, 4)],
+        "at_most": math.ceil(high * checked),
+        "model_accuracy": round(doubts.agreement, 4),
+        "classes_too_rare": missed,
+        "suspects": [_suspect(examined, doubts, chances, int(place)) for place in suspects[:100]],
     }
-    severity: Severity = "warn" if len(confident) else "info"
+    agrees = f"the model agrees with {doubts.agreement:.1%}"
+    more = f"; {len(possible):,} more are possible" if len(possible) and len(likely) else ""
+    if len(likely):
+        what = f"{len(likely):,} of {checked:,} labels are likely to be wrong, {evidence['likely_and_right']:.0f} of "
+        what += f"these by mistake; in all, {noise.share:.1%} [{noise.low:.1%}, {high:.1%}] are{more}; {agrees}"
+    else:
+        what = f"no label is shown to be wrong, and at most {evidence['at_most']:,} of {checked:,} can be (95 %); "
+        what += f"the {len(possible):,} most doubted ones are listed; {agrees}"
+    what += f"; too rare to be judged: {listed(missed)}" if missed else ""
     rows, column = doubts.rows[suspects], examined.column_of("label")
-    return [examined.finding("label_errors", severity, what, _REMEDY, rows, column, **evidence)]
+    if len(likely):
+        return [examined.finding("label_errors", "warn", what, _REMEDY, rows, column, certainty="likely", **evidence)]
+    remedy = "nothing must be done; who has time looks at the first rows of the list"
+    return [examined.finding("label_errors", "info", what, remedy, rows, column, certainty="possible", **evidence)]
 
 
-def _suspect(examined: Examined, doubts: Doubt, place: int) -> dict[str, str | float]:
-    chances, label = doubts.probabilities[place], doubts.labels[place]
-    stated, likely = (examined.classes[doubts.names[k]] for k in (label, chances.argmax()))
-    p_label, p_likely = round(float(chances[label]), 4), round(float(chances.max()), 4)
-    row = examined.ids.iloc[doubts.rows[place]]
-    return {"row": row, "label": stated, "likely": likely, "p_label": p_label, "p_likely": p_likely}
+def _suspect(examined: Examined, doubts: Doubt, chances: Probabilities, place: int) -> dict[str, str | float]:
+    clean, label = doubts.noise.clean[place], doubts.labels[place]
+    stated, likely = (examined.classes[doubts.names[k]] for k in (label, clean.argmax()))
+    p_label, p_likely = round(float(clean[label]), 4), round(float(clean.max()), 4)
+    row, p_wrong = examined.ids.iloc[doubts.rows[place]], round(float(chances[place]), 4)
+    return {
+        "row": row, "label": stated, "likely": likely, "p_label": p_label, "p_likely": p_likely, "p_wrong": p_wrong,
+    }  # fmt: skip
 
 
-def margins(doubts: Doubt) -> Probabilities:
-    """Return by how much another class is likelier than the label, -1 to 1 per row: the rank of suspicion."""
-    own = np.eye(len(doubts.names), dtype=bool)[doubts.labels]
-    return np.asarray(np.where(own, 0, doubts.probabilities).max(1) - doubts.probabilities[own])
-
-
-def ranked_suspects(labels: Codes, probabilities: Probabilities) -> Codes:
-    """Return positions of likely label errors by confident learning, the largest margin for another class first."""
-    how = {"filter_by": "confident_learning", "return_indices_ranked_by": "normalized_margin", "n_jobs": 1}
-    return np.asarray(find_label_issues(labels, probabilities, **how), dtype=np.int64)
-
-
-def with_group(probabilities: Probabilities, labels: Codes, groups: Codes) -> Probabilities:
-    """Multiply by the share of each class among the other rows of the group; overall shares count as one more row.
-
-    On 2,050 scans of 671 patients with 20 wrong labels, it brings 19 to 20 of them into the first tenth, instead of 12.
-    """
-    classes = probabilities.shape[1]
+def group_shares(labels: Codes, groups: Codes) -> Probabilities:
+    """Return the share of each class among the other rows of the group; overall shares count as one more row."""
     _, place = np.unique(groups, return_inverse=True)
-    own = np.eye(classes)[labels]
-    counts = np.zeros((int(place.max()) + 1, classes))
+    own = np.eye(int(labels.max()) + 1)[labels]
+    counts = np.zeros((int(place.max()) + 1, own.shape[1]))
     np.add.at(counts, (place, labels), 1)
     others = counts[place] - own + own.mean(0)
-    weighed = probabilities * others / others.sum(1, keepdims=True)
-    return np.asarray(weighed / weighed.sum(1, keepdims=True))
+    return np.asarray(others / others.sum(1, keepdims=True))
 
 
 def crossed_probabilities(features: Features, labels: Codes, folds: Codes) -> Probabilities:
@@ -140,3 +180,19 @@ def crossed_probabilities(features: Features, labels: Codes, folds: Codes) -> Pr
             model.fit(features[~inside], labels[~inside])
         chances[np.ix_(inside, seen)] = model.predict_proba(features[inside])
     return np.asarray(chances / chances.sum(1, keepdims=True))
+
+
+def forest_probabilities(features: Features, labels: Codes, folds: Codes) -> Probabilities:
+    """Return what a forest says of each row that saw none of its fold, mixed with class shares, [rows, classes]."""
+    shares = np.bincount(labels) / len(labels)
+    chances = np.tile(shares, (len(labels), 1))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        rows = np.flatnonzero(~inside)
+        if not len(rows):
+            continue
+        rows = rows[np.random.default_rng(0).permutation(len(rows))[:_ROWS]]
+        model = RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, random_state=0, n_jobs=1)
+        model.fit(features[rows], labels[rows])
+        chances[np.ix_(inside, model.classes_)] = model.predict_proba(features[inside])
+    return np.asarray((_SMOOTH * chances + shares) / (_SMOOTH + 1))

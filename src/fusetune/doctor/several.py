@@ -14,10 +14,10 @@ import pandas as pd
 
 from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.several import Elements, Places
-from fusetune.doctor.examined import Examined
+from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding
 from fusetune.doctor.hashes import Hashes, combined, equal_sets
-from fusetune.doctor.images import FRAMES, REMEDIES, Pictures, look_at_pictures, picture_findings
+from fusetune.doctor.images import FRAMES, REMEDIES, Pictures, Sets, look_at_pictures, picture_findings
 
 _SHOWN = 20
 
@@ -50,10 +50,14 @@ class SeveralPictures(Pictures):
         assert self.elements is not None and self.places is not None
         return sharing_same(self.places, self.elements.pixels, self.elements.usable)
 
-    def sets_of(self, alike: Callable[[Pictures], list[Places]]) -> list[Places]:
+    def alike(
+        self, find: Callable[[Pictures, Codes | None], tuple[Sets, Sets]], labels: Codes | None
+    ) -> tuple[Sets, Sets]:
         """Return sets of rows that have pictures of one set, from the sets that there are among the pictures."""
         assert self.elements is not None and self.places is not None
-        return sharing(self.places, alike(self.elements))
+        own = None if labels is None else _labels_of(self.places, labels, len(self.elements.status))
+        first, second = find(self.elements, own)
+        return sharing(self.places, first), sharing(self.places, second)
 
 
 def look_at_rows(examined: Examined, reader: ImageInput, keeper: Keeper | None) -> Pictures:
@@ -77,7 +81,7 @@ def look_at_rows(examined: Examined, reader: ImageInput, keeper: Keeper | None) 
     several = np.bincount(places.row[each.several[places.index]], minlength=rows) > 0
     return SeveralPictures(
         reader.column, examined.table.column(reader.column), names, status, pixels, pixels, mean, several,
-        elements=each, places=places,
+        np.zeros((rows, 2), dtype=np.int32), elements=each, places=places,
     )  # fmt: skip
 
 
@@ -114,6 +118,14 @@ def _about(
     parts = [[examined.ids[places.row[place]], int(places.part[place])] for place in at]
     told = f"{remedy}. The first is row {first[0]}, {first[1]}"
     return examined.about(kind, severity, what, told, rows, (pictures.column,), files=files, places=parts)  # type: ignore[arg-type]
+
+
+def _labels_of(places: Elements, labels: Codes, count: int) -> Codes:
+    """Return the label of each element, -1 where its rows have several or none is known."""
+    least, most = np.full(count, np.iinfo(np.int64).max), np.full(count, -1, dtype=np.int64)
+    np.minimum.at(least, places.index, labels[places.row])
+    np.maximum.at(most, places.index, labels[places.row])
+    return np.where(least == most, most, -1)
 
 
 def sharing(places: Elements, sets: list[Places]) -> list[Places]:

@@ -30,7 +30,7 @@ def sketch(examined: Examined, pictures: Sequence[Pictures], without: frozenset[
     """Return features of the rows in `examined.sample`, float32 [sample, width]; columns in `without` do not enter."""
     rows = examined.sample
     blocks = [block for seen in pictures for block in _picture_blocks(seen, rows)]
-    blocks += [_text_block(examined, column, rows) for column in examined.columns(Kind.TEXT)]
+    blocks += [_text_block(examined, column, rows) for column in examined.columns(Kind.TEXT) if column not in without]
     names = [name for name in examined.cells if name not in without]
     blocks += [_scaled(cell_matrix(examined, names, rows))] if names else []
     blocks += [_vector_block(examined, names, rows) for names in examined.vectors]

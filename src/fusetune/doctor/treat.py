@@ -50,7 +50,8 @@ def refuse(findings: list[Finding], policy: Mapping[str, Action]) -> None:
         TableError: Naming each such finding, its first rows and the remedy.
     """
     lines = [
-        f"\n  - {f.kind}: {f.evidence['what']}{f' (rows {listed(f.rows)})' if f.rows else ''}; {f.remedy}"
+        f"\n  - {f.kind}: {f.evidence['what']}{f' (rows {listed(f.rows)})' if f.rows else ''} "
+        f"({f.certainty}); {f.remedy}"
         for f in findings
         if policy[f.kind] == "error" and f.severity != "info"
     ]
