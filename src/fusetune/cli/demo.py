@@ -26,6 +26,7 @@ def demo(
     preset: Annotated[
         str, typer.Option("--preset", metavar="NAME", help="As of `fit`; good also fine-tunes where that pays.")
     ] = "quick",
+    minutes: Annotated[float | None, typer.Option(metavar="N", help="As of `fit`.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -39,7 +40,13 @@ def demo(
 
     table = write_emoji(folder / "emoji")
     run = fusetune.fit(
-        table, "category", inputs=list(_INPUTS), preset=preset, out=folder / "run", resume=resume or run_of(folder)
+        table,
+        "category",
+        inputs=list(_INPUTS),
+        preset=preset,
+        minutes=minutes,
+        out=folder / "run",
+        resume=resume or run_of(folder),
     )
     out.print(gain_grid(run.metrics))
     out.print(f"report  {run.report}", soft_wrap=True)
