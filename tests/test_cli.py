@@ -38,6 +38,8 @@ COMMANDS = [
     ["show"],
     ["data"],
     ["data", "stamps"],
+    ["data", "emoji"],
+    ["demo"],
 ]
 
 
