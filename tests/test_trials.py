@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from tiny import settings
 
 import fusetune
 from fusetune import trials
+from fusetune.config import Config
 
 ROWS = 120
 
@@ -36,13 +39,15 @@ def discs(folder: Path, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def fit(folder: Path, table: Path, resume: bool = False, **more: Any) -> Any:
+def fit(
+    folder: Path, table: Path, resume: bool = False, inputs: tuple[str, ...] = ("scan", "pixel_size"), **more: Any
+) -> Any:
     how = (
         settings(folder / "store", views=1, image__size=64, crossfit__how="k", train__epochs=0) | {"tries": True} | more
     )
     how["evaluate"] = {"resamples": 100, "baselines": False}
     how["image"] = {name: value for name, value in how["image"].items() if name != "encode_size"}
-    given: dict[str, Any] = {"inputs": ["scan", "pixel_size"], "row_id": "id", "quiet": True, "resume": resume}
+    given: dict[str, Any] = {"inputs": list(inputs), "row_id": "id", "quiet": True, "resume": resume}
     return fusetune.fit(table, "size", config=how, out=folder / "run", **given)
 
 
@@ -73,7 +78,10 @@ def test_a_column_that_only_sounds_so_is_left_alone(tmp_path: Path) -> None:
     frame["pixel_size"] = np.random.default_rng(1).permutation(frame["pixel_size"])
     frame.to_csv(tmp_path / "data" / "table.csv", index=False)
     run = fit(tmp_path, tmp_path / "data" / "table.csv")
-    assert [one["kept"] for one in events(tmp_path, "tried")] == [False, False]
+    # Square pictures are the same with edges, so that this is not tried.
+    assert [(one["settings"].split("=")[0], one["kept"]) for one in events(tmp_path, "tried")] == [
+        ("image.spacing", False)
+    ]
     assert run.model.config.image.spacing is None
     assert run.model.config.image.fit == "stretch"
 
@@ -112,6 +120,32 @@ def test_a_suggestion_that_cannot_be_followed_is_no_error_of_the_run(tmp_path: P
     frame.loc[[3, 50], "pixel_size"] = None
     frame.to_csv(tmp_path / "data" / "table.csv", index=False)
     run = fit(tmp_path, tmp_path / "data" / "table.csv")
-    assert [one["settings"].split("=")[0] for one in events(tmp_path, "tried")] == ["image.fit"]
+    assert events(tmp_path, "tried") == []
     assert run.model.config.image.spacing is None
     assert any("sounds like the size of a pixel" in text for text in run.metrics["warnings"])
+
+
+def framed(border: int, inside: int) -> Any:
+    """Stand in for a run with one picture of 20 pixels that is of one grey value inside, and of another at its edge."""
+    pixels = torch.full((1, 3, 20, 20), inside, dtype=torch.uint8)
+    for side in (pixels[:, :, 0], pixels[:, :, -1], pixels[:, :, :, 0], pixels[:, :, :, -1]):
+        side.fill_(border)
+    source = SimpleNamespace(present=np.ones(1, dtype=bool), read=lambda rows: pixels[rows])
+    return SimpleNamespace(
+        config=Config(), modalities={"scan": SimpleNamespace(kind="image")}, sources={"scan": source},
+        split=SimpleNamespace(rows=lambda part: np.arange(1)),
+    )  # fmt: skip
+
+
+def test_the_background_is_that_of_borders_not_of_whole_pictures() -> None:
+    assert trials._edges(framed(border=5, inside=250)) == {"background": 0}
+    assert trials._edges(framed(border=250, inside=5)) == {}
+
+
+def test_square_pictures_are_not_tried_with_edges(tmp_path: Path) -> None:
+    discs(tmp_path / "data")
+    table = pd.read_csv(tmp_path / "data" / "table.csv").drop(columns="pixel_size")
+    table.to_csv(tmp_path / "data" / "plain.csv", index=False)
+    fit(tmp_path, tmp_path / "data" / "plain.csv", inputs=("scan",))
+    assert events(tmp_path, "tried") == []
+    assert len(events(tmp_path, "not tried")) == 1

@@ -19,6 +19,7 @@ import torch
 from fusetune.augment.safety import sizes_of_pixels
 from fusetune.config import Config
 from fusetune.context import Context
+from fusetune.data.bags import pictures_of
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Bag
 from fusetune.errors import UserError
@@ -105,8 +106,22 @@ def _edges(ctx: Context) -> dict[str, int]:
     source, train = ctx.sources[name], ctx.split.rows("train")
     read: Any = source.read(train[source.present[train]][:_LOOKED_AT])
     pixels = read.elements if isinstance(read, Bag) else read
-    borders = torch.cat([pixels[:, 0].flatten(), pixels[:, -1].flatten()])
+    sides = (pixels[:, :, 0], pixels[:, :, -1], pixels[:, :, :, 0], pixels[:, :, :, -1])
+    borders = torch.cat([side.flatten() for side in sides])
     return {"background": 0} if float(borders.float().median()) < _DARK else {}
+
+
+def _same_pictures(one: Context, other: Context) -> bool:
+    """Are pictures the same under two settings, as square ones are with and without edges?"""
+    for name in one.sources:
+        first, second = pictures_of(one.sources[name]), pictures_of(other.sources[name])
+        if first is None or second is None:
+            continue
+        rows = np.flatnonzero(first.present & second.present)
+        some = rows[:: max(1, len(rows) // _LOOKED_AT)]
+        if not torch.equal(torch.as_tensor(first.read(some)), torch.as_tensor(second.read(some))):
+            return False
+    return True
 
 
 def tried(
@@ -150,6 +165,9 @@ def tried(
         try:
             changed = Config.build(config, dict(suggestion.sets))
             ctx = make(changed, Log(quiet=True), ())
+            if _same_pictures(best, ctx):
+                log.record("not tried", settings=suggestion.words, because="pictures are the same either way")
+                continue
             after = LinearProbe.fit(ctx, NoSettings())
         except UserError as error:  # a cell without a size, say: the run itself goes on without
             log.say(f"  not tried: {suggestion.words} ({error})")
