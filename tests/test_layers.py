@@ -19,14 +19,14 @@ ORDER = (
     "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "trials",
     "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "answering",
     "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "track", "estimator", "export", "api", "contest",
+    "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {
     LIBRARY: {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)}
     | {
         "datasets": {"errors", "files", "progress", "data", "datasets"},
-        "__init__": {"api", "config", "contest", "estimator", "export", "guidance", "model", "version"},
+        "__init__": {"api", "config", "contest", "estimator", "export", "guidance", "model", "run", "version"},
         "cli": {*ORDER, "datasets", "cli", "__init__"},
         "__main__": {"cli"},
     },

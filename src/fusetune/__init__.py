@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fusetune.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fusetune.api import Run, fit, guide, load
+    from fusetune.api import fit, guide, load
     from fusetune.config import Config
     from fusetune.contest import Contest, compare
     from fusetune.estimator import FusionClassifier
     from fusetune.export import Exported, export_run
     from fusetune.guidance import Guidance
     from fusetune.model import Model
+    from fusetune.run import Run
 
 __all__ = [
     "Config",
@@ -40,7 +41,7 @@ _HOMES = {
     "export_run": "export",
     "Guidance": "guidance",
     "Model": "model",
-    "Run": "api",
+    "Run": "run",
     "compare": "contest",
     "fit": "api",
     "guide": "api",

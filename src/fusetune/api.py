@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.record import END, METRICS, START, Record, is_finished, read_metrics, text_hash
 from fusetune.report.page import write_report
+from fusetune.run import Run
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
 from fusetune.strategies.level import at_level, grounded
@@ -78,26 +79,6 @@ _STEPS = (
 )
 # Of `minutes`, what may be over when training ends: heads, the judge and the report need the rest.
 _TRAINED = 0.75
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: Where its files are.
-        model: The trained model.
-        metrics: The content of `metrics.json`.
-    """
-
-    folder: Path
-    model: Model
-    metrics: dict[str, Any]
-
-    @property
-    def report(self) -> Path:
-        """Path of the HTML report."""
-        return self.folder / "report.html"
 
 
 def load(path: str | Path) -> Model:

@@ -42,7 +42,7 @@ from fusetune.networks import EnsembleNetwork, Network, Outputs
 from fusetune.runtime import find_runtime
 
 
-@dataclass
+@dataclass(repr=False)
 class Model(Answering):
     """A fused classifier with everything that it needs to read a table.
 
@@ -178,6 +178,11 @@ class Model(Answering):
             raise UserError(NO_REFERENCE)
         data, _ = self.read(self.taken(table))
         return tally.drift(data, self.schema, self.reference.profile, self.reference.likeness)
+
+    def __repr__(self) -> str:
+        inputs = [f"{name} ({modality.kind})" for name, modality in self.schema.modalities().items()]
+        classes = listed([str(name) for name in self.classes])
+        return f"Model({self.schema.named('label')}: {classes}; from {listed(inputs)}; {self.config.strategy.name}; decides by {self.rule.words})"
 
     @applied
     def evaluate(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> dict[str, Any]:

@@ -156,7 +156,8 @@ def read_table(source: Any) -> Table:
 
     Args:
         source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), or a table in memory:
-            a DataFrame, or any that offers the Arrow interface (pyarrow, polars, DuckDB). A named index is a column.
+            a DataFrame, any that offers the Arrow interface (pyarrow, polars, DuckDB), a dict of one row, a dict of
+            columns that are lists of one length, or a list of dicts, one a row. A named index is a column.
 
     Raises:
         TableError: If the file is missing, empty, of an unknown format or malformed.
@@ -191,10 +192,22 @@ def _header(name: object) -> str:
 
 
 def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
+    if isinstance(source, Mapping):
+        # Lists are columns; where a cell holds a list, rows are given one by one.
+        several = [isinstance(value, list | tuple | np.ndarray | pd.Series) for value in source.values()]
+        if any(several) and not all(several):
+            raise TableError(
+                "a dict is one row, or columns that are lists; of one row with a list in a cell write [row], which is "
+                "a list of rows"
+            )
+        source = [source] if not any(several) else _columns(source)
+    if isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
+        source = pd.DataFrame([dict(row) for row in source])
     if not isinstance(source, pd.DataFrame):
         if not hasattr(source, "__arrow_c_stream__"):
             raise TableError(
-                f"a table cannot be a {type(source).__name__}; give a path, or a pandas, polars or Arrow table"
+                f"a table cannot be a {type(source).__name__}; give a path, a pandas, polars or Arrow table, or a list "
+                "of dicts"
             )
         try:
             return _from_arrow(pa.table(source)), None
@@ -210,6 +223,13 @@ def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
     named = [name for name in source.index.names if name is not None and name not in source.columns]
     levels = source.index.to_frame()[named]
     return pd.concat([levels, source], axis=1) if named else source, source.index
+
+
+def _columns(columns: Mapping[Any, Any]) -> pd.DataFrame:
+    lengths = {str(name): len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise TableError(f"columns of a dict must have one length; these have {lengths}")
+    return pd.DataFrame({name: list(cells) for name, cells in columns.items()})
 
 
 def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:
