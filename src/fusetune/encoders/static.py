@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.encoders.base import Encoder
+from fusetune.encoders.packages import TEXT_PACKAGES
 from fusetune.encoders.pooling import masked_mean
-from fusetune.encoders.pretrained import side_file
+from fusetune.encoders.pretrained import files_of, side_file
 from fusetune.errors import WeightsError
 
 # What the matrix is called: by model2vec, by sentence-transformers.
@@ -142,7 +143,9 @@ def read_static(
     path = side_file(source, f"{found.place}model.safetensors", allow_download=allow_download)
     if path is None:
         raise WeightsError(f"'{name}' holds no {found.place}model.safetensors with the vectors of its tokens.")
-    vectors = _vectors(load_file(path), name)
+    with files_of(name, TEXT_PACKAGES):
+        tensors = load_file(path)
+    vectors = _vectors(tensors, name)
     described = json.loads(tokenizer.to_str())
     described["post_processor"] = None
     tokenizer = Tokenizer.from_str(json.dumps(described))
