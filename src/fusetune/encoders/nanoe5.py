@@ -135,7 +135,8 @@ def _tokenizer(cursor: _Cursor) -> Tokenizer:
     )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL_TOKENS])
-    # Without the "query: " that the model's card asks for: nothing was gained by it (`benchmarks/text_encoders.py`).
+    # Without the "query: " that the model's card asks for, as in the hub's own tokenizer; to see what it does:
+    # `benchmarks/text_encoders.py --prefix "query: "`.
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", begin), ("</s>", end)]
     )
