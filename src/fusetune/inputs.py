@@ -50,7 +50,7 @@ from fusetune.encoders import (
     train_tokenizer,
     train_word_tokenizer,
 )
-from fusetune.encoders.pretrained import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
+from fusetune.encoders.packages import IMAGE_PACKAGES, TEXT_PACKAGES, package_weights
 from fusetune.encoders.sentence import UNTRAINED, read_tokenizer, text_limits
 from fusetune.errors import WeightsError, listed
 from fusetune.files import parse_json, write_text
@@ -372,6 +372,7 @@ def _text_encoder(name: str, tokenizer: Tokenizer | None, config: Config) -> tup
         allow_download=config.allow_download,
         pooling=text.pooling,
         tokenizer=tokenizer,
+        train_vectors=text.train_vectors,
     )
 
 

@@ -22,7 +22,7 @@ from fusetune.encoders import (
     build_encoder,
     load_image_encoder,
 )
-from fusetune.encoders.pretrained import IMAGE_PACKAGES, package_weights
+from fusetune.encoders.packages import IMAGE_PACKAGES, package_weights
 from fusetune.encoders.vision import pixel_statistics, preferred_size
 from fusetune.errors import WeightsError
 

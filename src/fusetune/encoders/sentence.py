@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fusetune.encoders.base import Encoder
 from fusetune.encoders.causal import CausalText
 from fusetune.encoders.layers import PreNormBlock
+from fusetune.encoders.packages import TEXT_PACKAGES
 from fusetune.encoders.pooling import attended, masked_mean
 from fusetune.encoders.pretrained import (
-    TEXT_PACKAGES,
     build_backbone,
     config_json,
     files_of,
@@ -29,6 +29,7 @@ from fusetune.encoders.pretrained import (
     transformers,
 )
 from fusetune.encoders.shallow import ShallowText
+from fusetune.encoders.static import StaticText, read_static, static_folder
 from fusetune.encoders.words import WordCounts
 from fusetune.errors import ConfigError, WeightsError
 
@@ -130,31 +131,44 @@ def load_text_encoder(
     allow_download: bool = False,
     pooling: Pooling = "mean",
     tokenizer: Tokenizer | None = None,
+    train_vectors: bool = False,
 ) -> tuple[Encoder, Tokenizer]:
     """Return a text encoder with its pretrained weights, and its tokenizer without truncation and padding.
 
     Args:
-        name: ``builtin`` or ``shallow`` (random weights), ``all-MiniLM-L6-v2`` (installed package), a local folder or
-            a hub id.
+        name: ``builtin`` or ``shallow`` (random weights), one of `TEXT_PACKAGES`, a local folder or a hub id.
         max_tokens: Longest text in tokens that will be encoded, special tokens included.
         allow_download: Whether weights that are not on this machine may be fetched from a model hub.
         pooling: ``mean`` over the tokens or ``cls`` for the first token; for causal language models ``last`` for the
-            last token or ``flat`` for all `max_tokens` positions. Networks with random weights know only ``mean``.
+            last token or ``flat`` for all `max_tokens` positions. Networks with random weights and static encoders
+            know only ``mean``.
         tokenizer: For networks with random weights: what was made from the training texts by `train_tokenizer`, or for
             ``shallow`` by `train_word_tokenizer`.
+        train_vectors: Whether fine-tuning may change the token vectors of a static encoder.
 
     Raises:
         WeightsError: The weights are not on this machine and may not be fetched, or do not fit the network.
-        ConfigError: `max_tokens` is more than the network has positions for, or a network with random weights got no
-            tokenizer.
+        ConfigError: `max_tokens` is more than the network has positions for, a network with random weights got no
+            tokenizer, or `pooling` or `train_vectors` is nothing that the encoder knows.
     """
     if name in UNTRAINED:
+        if train_vectors:
+            raise ConfigError(f"text.train_vectors: the text encoder '{name}' is always trained.")
         if tokenizer is None:
             maker = "train_tokenizer" if name == "builtin" else "train_word_tokenizer"
             raise ConfigError(f"The text encoder '{name}' needs a tokenizer: train one with {maker}(texts).")
         size = tokenizer.get_vocab_size()
         return (SmallTextTransformer(size, max_tokens) if name == "builtin" else ShallowText(size)), tokenizer
     source = locate(name, TEXT_PACKAGES, allow_download=allow_download)
+    if (found := static_folder(source, allow_download=allow_download)) is not None:
+        if pooling != "mean":
+            raise ConfigError(f"text.pooling={pooling}: '{name}' has one vector per token and knows only their mean.")
+        plain = _load_tokenizer(source, name, found.place, allow_download=allow_download)
+        return read_static(source, name, found, plain, trained=train_vectors, allow_download=allow_download)
+    if train_vectors:
+        raise ConfigError(
+            f"text.train_vectors is for encoders of nothing but token vectors, such as wordllama; '{name}' is none."
+        )
     backbone = load_backbone(source, name, TEXT_PACKAGES, allow_download=allow_download)
     _check_network(backbone, name, max_tokens)
     tokens = _load_tokenizer(source, name, allow_download=allow_download)
@@ -199,6 +213,8 @@ def text_limits(encoder: Encoder) -> tuple[int | None, int | None]:
             ids = int(table.num_embeddings)
             fixed = encoder.max_tokens if isinstance(encoder, CausalText) and encoder.pooling == "flat" else None
             return ids, _most_tokens(encoder.network) if fixed is None else fixed
+        case StaticText():
+            return len(encoder.vectors), None
         case WordCounts():
             return None, None
         case _:
@@ -211,8 +227,8 @@ def _is_normalised(source: str, *, allow_download: bool) -> bool:
     return file is not None and b"Normalize" in file.read_bytes()
 
 
-def _load_tokenizer(source: str, name: str, *, allow_download: bool) -> Tokenizer:
-    file = side_file(source, "tokenizer.json", allow_download=allow_download)
+def _load_tokenizer(source: str, name: str, place: str = "", *, allow_download: bool) -> Tokenizer:
+    file = side_file(source, f"{place}tokenizer.json", allow_download=allow_download)
     if file is not None:
         with files_of(name, TEXT_PACKAGES):
             tokenizer = read_tokenizer(file.read_bytes())

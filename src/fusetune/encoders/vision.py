@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders.base import ImageEncoder, takes_argument
+from fusetune.encoders.packages import IMAGE_PACKAGES
 from fusetune.encoders.pretrained import (
-    IMAGE_PACKAGES,
     build_backbone,
     config_json,
     files_of,
