@@ -182,7 +182,8 @@ class Model(Answering):
     def __repr__(self) -> str:
         inputs = [f"{name} ({modality.kind})" for name, modality in self.schema.modalities().items()]
         classes = listed([str(name) for name in self.classes])
-        return f"Model({self.schema.named('label')}: {classes}; from {listed(inputs)}; {self.config.strategy.name}; decides by {self.rule.words})"
+        how = f"{self.config.strategy.name}; decides by {self.rule.words}"
+        return f"Model({self.schema.named('label')}: {classes}; from {listed(inputs)}; {how})"
 
     @applied
     def evaluate(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> dict[str, Any]:
