@@ -18,35 +18,16 @@ class Counts:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "fusetune_requests", "Requests, by route and status.", ["route", "status"], registry=self.registry
-        )
+        ours, live = self.registry, "livesum"
+        self._requests = Counter("fusetune_requests", "Replies.", ["route", "status"], registry=ours)
         self._seconds = Histogram(
-            "fusetune_request_seconds",
-            "Seconds from a request to its reply.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
+            "fusetune_request_seconds", "Seconds from a request to its reply.", ["route"], buckets=_SECONDS, registry=ours
         )
-        self._rows = Counter("fusetune_rows", "Rows that were predicted.", registry=self.registry)
-        self._batches = Histogram(
-            "fusetune_batch_rows", "Rows that went through the network together.", buckets=_ROWS, registry=self.registry
-        )
-        self._waiting = Gauge(
-            "fusetune_rows_waiting",
-            "Rows that wait for the network.",
-            multiprocess_mode="livesum",
-            registry=self.registry,
-        )
-        self._inside = Gauge(
-            "fusetune_requests_inside",
-            "Requests at work or waiting.",
-            multiprocess_mode="livesum",
-            registry=self.registry,
-        )
-        self._loads = Counter(
-            "fusetune_model_loads", "Times that a model was read, by outcome.", ["outcome"], registry=self.registry
-        )
+        self._rows = Counter("fusetune_rows", "Rows that were predicted.", registry=ours)
+        self._batches = Histogram("fusetune_batch_rows", "Rows of one pass.", buckets=_ROWS, registry=ours)
+        self._waiting = Gauge("fusetune_rows_waiting", "Rows that wait.", multiprocess_mode=live, registry=ours)
+        self._inside = Gauge("fusetune_requests_inside", "Requests at work.", multiprocess_mode=live, registry=ours)
+        self._loads = Counter("fusetune_model_loads", "Models that were read.", ["outcome"], registry=ours)
         if SHARED not in os.environ:
             ProcessCollector(registry=self.registry)
 

@@ -17,7 +17,7 @@ from fusetune.errors import clipped
 from fusetune.serve.options import Options
 from fusetune.serve.refusal import RefusedError
 
-_PIECE = 2**16
+_PIECE, _SHORTEST = 2**16, 64
 _WEB = ("http://", "https://")
 _WAYS = "send its bytes as a file of a multipart request, or in base64 (a data: address or plain)"
 
@@ -77,7 +77,9 @@ def _of_words(words: str, uploads: Mapping[str, bytes], options: Options, place:
         if not head[0].rstrip(",").lower().endswith(";base64"):
             return unquote_to_bytes(rest)
         return _decoded(unquote_to_bytes(rest), place)
-    # Base64 of a picture is long; anything short that is no base64 is a path or a name, which is never looked at.
+    # The base64 of a picture is long: what is short is a path or a name, which is never looked at.
+    if len(words) < _SHORTEST:
+        raise _no_picture(words, place)
     return _decoded(words.encode("utf-8", "replace"), place)
 
 
@@ -86,10 +88,12 @@ def _decoded(words: bytes, place: str) -> bytes:
     try:
         return base64.b64decode(words + b"=" * (-len(words) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        shown = clipped(words.decode("utf-8", "replace"), 40)
-        raise RefusedError(
-            422, f"{place}: '{shown}' is no picture in base64, and files of this machine are not read; {_WAYS}"
-        ) from error
+        raise _no_picture(words.decode("utf-8", "replace"), place) from error
+
+
+def _no_picture(words: str, place: str) -> RefusedError:
+    why = "is no picture in base64, and files of this machine are not read"
+    return RefusedError(422, f"{place}: '{clipped(words, 40)}' {why}; {_WAYS}")
 
 
 def fetched(address: str, options: Options, place: str) -> bytes:
