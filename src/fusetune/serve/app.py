@@ -18,7 +18,7 @@ from fusetune.serve.batcher import Batcher
 from fusetune.serve.counts import Counts
 from fusetune.serve.current import Current, Served, read_served
 from fusetune.serve.desk import Desk
-from fusetune.serve.gate import Door, Gate
+from fusetune.serve.gate import FAILED, Door, Gate
 from fusetune.serve.leaving import drained
 from fusetune.serve.options import ENVIRONMENT, Options
 from fusetune.serve.refusal import RefusedError
@@ -59,7 +59,7 @@ def create(options: Options, served: Served | None = None) -> ASGIApp:
     )  # fmt: skip
     for routes in (state_routes, model_routes, v2_routes, page_routes):
         app.include_router(routes(desk))
-    for kind in (RefusedError, UserError, HTTPException, RequestValidationError):
+    for kind in (RefusedError, UserError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _said)
     return Gate(app, options, door, counts)
 
@@ -81,4 +81,8 @@ async def _said(_: Request, error: Exception) -> JSONResponse:
             status, reason, headers = error.status_code, str(error.detail), dict(error.headers or {})
         case RequestValidationError():
             reason = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        case UserError():
+            pass
+        case _:  # which is logged where it is raised again
+            status, reason = 500, FAILED
     return JSONResponse({"error": clipped(reason, 2000)}, status, headers)

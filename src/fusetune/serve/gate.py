@@ -19,6 +19,7 @@ from fusetune.serve.refusal import RefusedError, busy
 _log = logging.getLogger("fusetune.serve")
 _ALWAYS = ("/health", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready")
 _BODIES = 8  # of the largest size, that may be in memory at once
+FAILED = "something failed that should not; the log of the server says what"
 _SWALLOWED = 4  # as often the largest size is read and dropped, so that who sends too much can read why not
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -92,7 +93,7 @@ class Gate:
             await visit.refuse(busy(late) if visit.complete else RefusedError(408, slow))
         except Exception:
             _log.exception("a request failed")
-            await visit.refuse(RefusedError(500, "something failed that should not; the server's log says what"))
+            await visit.refuse(RefusedError(500, FAILED))
 
 
 class _Visit:
