@@ -7,19 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from fusetune.data.choices import Kind
 from fusetune.data.schema import Schema
 from fusetune.errors import clipped
-from fusetune.serve.options import Options
+from fusetune.serve.multipart import Part, parts_of
 from fusetune.serve.refusal import RefusedError
 from fusetune.serve.rows import Asked
 
 _PLACE = re.compile(r"(.+)\[(\d{1,6})\]", re.DOTALL)
-_FIELDS = 2_000
 ROWS = "rows"
 
 
@@ -69,7 +66,7 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def form_of(request: Request, schema: Schema, options: Options) -> Asked:
+def form_of(content: bytes, content_type: str, schema: Schema) -> Asked:
     """Return the rows of a multipart form.
 
     A part `rows` holds the JSON list of rows; without it each part is a cell of one row. A file is the picture of the
@@ -79,27 +76,23 @@ async def form_of(request: Request, schema: Schema, options: Options) -> Asked:
     Raises:
         RefusedError: If the form cannot be read, or a part cannot be placed.
     """
-    try:
-        form = await request.form(max_files=options.rows * 8, max_fields=_FIELDS, max_part_size=options.body)
-    except HTTPException as error:
-        raise RefusedError(400, f"the form cannot be read: {error.detail}") from error
-    except (ValueError, KeyError, AssertionError) as error:  # what a broken form makes of its parser
-        raise RefusedError(
-            400, f"the form cannot be read: {clipped(str(error) or type(error).__name__, 100)}"
-        ) from error
     words: dict[str, str] = {}
     files: dict[str, bytes] = {}
-    try:
-        for name, part in form.multi_items():
-            if name in words or name in files:
-                raise RefusedError(422, f"the form has two parts called '{clipped(name, 60)}'")
-            if isinstance(part, UploadFile):
-                files[name] = await part.read()
-            else:
-                words[name] = part
-    finally:
-        await form.close()
+    for part in parts_of(content, content_type):
+        if part.name in words or part.name in files:
+            raise RefusedError(422, f"the form has two parts called '{clipped(part.name, 60)}'")
+        if part.file:
+            files[part.name] = part.content
+        else:
+            words[part.name] = _word(part)
     return _arranged(words, files, schema)
+
+
+def _word(part: Part) -> str:
+    try:
+        return part.content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(400, f"the part '{clipped(part.name, 60)}' is not UTF-8 (byte {error.start})") from error
 
 
 def _arranged(words: Mapping[str, str], files: Mapping[str, bytes], schema: Schema) -> Asked:

@@ -116,7 +116,7 @@ async def _frame(desk: Desk, request: Request, served: Served) -> pd.DataFrame:
     """
     schema, options, kind = served.model.schema, desk.options, media_type(request)
     if kind == _FORM:
-        asked = await form_of(request, schema, options)
+        asked = await desk.read(form_of, await request.body(), request.headers["content-type"], schema)
     elif kind == _JSON:
         asked = await desk.read(asked_in, await request.body())
     else:
