@@ -1,69 +1,20 @@
-"""A small model with every kind of input, made once, and an application that serves it."""
+"""A small model, made once, another one, and an application that serves the first."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
-import uvicorn
+from serving import Made, fitted, with_more
 from starlette.testclient import TestClient
-from tiny import settings, tiny_table
+from tiny import tiny_table
 
 import fusetune
 from fusetune.bundle import save_bundle
 from fusetune.serve.app import create
 from fusetune.serve.options import Options
-from fusetune.serve.server import listening
-
-KEY = "a key of the tests"
-
-
-@dataclass
-class Made:
-    """A model's folder, rows that it was not trained on, and the folder of their pictures."""
-
-    folder: Path
-    rows: pd.DataFrame
-    pictures: Path
-    model: fusetune.Model
-
-    def bytes_of(self, row: int) -> bytes:
-        return (self.pictures / str(self.rows["scan"].iloc[row])).read_bytes()
-
-    def cells(self, row: int) -> dict[str, Any]:
-        """Return a row as JSON without its picture."""
-        line = self.rows.iloc[row]
-        found: dict[str, Any] = {"case_id": line["case_id"], "note": line["note"], "age": float(line["age"])}
-        found |= {"site": line["site"], "seen_on": line["seen_on"], "urgent": bool(line["urgent"])}
-        return found | {f"v_{i}": float(line[f"v_{i}"]) for i in range(4)}
-
-    def table(self, rows: list[int]) -> pd.DataFrame:
-        """Return rows as a table whose pictures are files of this machine."""
-        some = self.rows.iloc[rows].reset_index(drop=True)
-        return some.assign(scan=[str(self.pictures / name) for name in some["scan"]])
-
-
-def with_more(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add a column of dates and one of truth values."""
-    days = pd.to_datetime("2024-01-01") + pd.to_timedelta((frame["age"] * 7).round().astype(int), unit="D")
-    return frame.assign(seen_on=days.dt.strftime("%Y-%m-%d"), urgent=frame["age"] > 50)
-
-
-def fitted(folder: Path, seed: int = 0, classes: tuple[str, ...] = ("heart", "liver", "lung")) -> fusetune.Model:
-    """Fit a small model on a tiny table."""
-    frame = with_more(tiny_table(folder / "data", rows=240, seed=seed, classes=classes))
-    frame.to_csv(folder / "data" / "table.csv", index=False)
-    given = settings(folder / "store", views=1, evaluate__baselines=False, train__epochs=1)
-    how: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "row_id": "case_id"}
-    table = folder / "data" / "table.csv"
-    return fusetune.fit(table, "organ", config=given, out=folder / "run", quiet=True, **how).model
 
 
 @pytest.fixture(scope="session")
@@ -77,8 +28,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="session")
 def other(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of another model: the same, less sure of itself."""
-    from dataclasses import replace
-
     folder = tmp_path_factory.mktemp("other") / "model"
     softer = replace(made.model.calibration, temperature=made.model.calibration.temperature * 3)
     save_bundle(replace(made.model, calibration=softer), folder)
@@ -90,22 +39,3 @@ def client(made: Made) -> Iterator[TestClient]:
     """An application without a key or allowed hosts."""
     with TestClient(create(Options(folder=str(made.folder), body=2**21, rows=64, pixels=1_000_000))) as found:
         yield found
-
-
-@contextmanager
-def running(app: Any) -> Iterator[str]:
-    """Serve an application on a free port of this machine from another thread; the value is its address."""
-    opened = listening("127.0.0.1", 0)
-    config = uvicorn.Config(app, http="h11", ws="none", lifespan="on", log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    try:
-        yield f"127.0.0.1:{opened.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()

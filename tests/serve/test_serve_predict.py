@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Made
+from serving import Made
 from starlette.testclient import TestClient
 
 from fusetune.serve import batcher, current

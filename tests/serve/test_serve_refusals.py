@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from _requests import malformed
-from conftest import KEY, Made
+from serving import KEY, Made
 from PIL import Image
 from starlette.testclient import TestClient
 

@@ -189,6 +189,7 @@ function showAnswer(reply) {
     fact("Like the rows that the model knows?", row.unlike ? `unlike them: ${row.unlike}` : "yes, nothing stands out", Boolean(row.unlike));
     if (far.length) fact("Rows of the test part that were as far", far.map(([name, share]) => `${name} ${percent(share)}`).join(", "));
   }
+  if (!model.unlike) fact("Like the rows that the model knows?", "not known: this model keeps nothing of its training rows");
   if (row.margin !== undefined) fact("Distance from another decision", percent(row.margin));
   if (row.problem) fact("Not all could be used", row.problem, true);
   at("facts").replaceChildren(...facts);
@@ -231,7 +232,7 @@ function showReasons(reply) {
   }
   for (const [name, effects] of Object.entries(reply.effects)) {
     if (!effects.length) continue;
-    const rows = effects.map((one) => [one.name, one.effect]).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1])).slice(0, 20);
+    const rows = effects.map((one) => [one.name, one.effect]).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1])).slice(0, 12);
     const cells = effects[0].typical !== null;
     const table = effectTable(cells ? "What each cell adds, against its being missing" : "What each part adds, the strongest first", "Part", rows);
     const texts = model.columns.some((column) => column.name === name && column.kind === "text");
