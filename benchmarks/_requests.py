@@ -106,7 +106,14 @@ def _twice(generator: Any, picture: bytes, columns: Sequence[str]) -> Request:
 
 
 def _path(generator: Any, picture: bytes, columns: Sequence[str]) -> Request:
-    paths = ["/etc/passwd", "../" * 9 + "etc/passwd", "file:///etc/passwd", "C:\\x.png", "\\\\host\\x.png", "a.png\0.jpg"]
+    paths = [
+        "/etc/passwd",
+        "../" * 9 + "etc/passwd",
+        "file:///etc/passwd",
+        "C:\\x.png",
+        "\\\\host\\x.png",
+        "a.png\0.jpg",
+    ]
     paths += ["http://127.0.0.1/a.png", "https://169.254.169.254/latest", "upload:none", "zip://a.png::/tmp/a.zip"]
     return Request("a path", _body({"scan": paths[int(generator.integers(len(paths)))]}))
 
@@ -141,7 +148,9 @@ def _binary_tensors(generator: Any, picture: bytes, columns: Sequence[str]) -> R
     tensor = {"name": "scan", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
     head = json.dumps({"inputs": [tensor]}).encode()
     length = {"Inference-Header-Content-Length": str(len(head) + int(generator.integers(-3, 4)))}
-    return Request("binary tensors", head + _noisy(generator, int(generator.integers(0, 40))), INFER, headers=JSON | length)
+    return Request(
+        "binary tensors", head + _noisy(generator, int(generator.integers(0, 40))), INFER, headers=JSON | length
+    )
 
 
 def _option(generator: Any, picture: bytes, columns: Sequence[str]) -> Request:

@@ -88,7 +88,9 @@ def test_what_is_left_out_is_missing(client: TestClient, made: Made, left_out: l
     assert nulls.json()["rows"][0]["probabilities"] == reply["probabilities"]
 
 
-def test_many_at_once_get_what_each_alone_would(client: TestClient, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_at_once_get_what_each_alone_would(
+    client: TestClient, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = []
     together = batcher.together
 
@@ -184,7 +186,9 @@ def test_the_description_says_what_may_be_asked(client: TestClient, made: Made) 
     (site,) = [column for column in told["columns"] if column["name"] == "site"]
     assert sorted(site["choices"]) == ["site 0", "site 1", "site 2"]
     api = client.get("/openapi.json").json()
-    assert {"/v1/predict", "/v1/explain", "/health", "/ready", "/metrics", "/v2/models/{model}/infer"} <= set(api["paths"])
+    assert {"/v1/predict", "/v1/explain", "/health", "/ready", "/metrics", "/v2/models/{model}/infer"} <= set(
+        api["paths"]
+    )
     page = client.get("/docs")
     assert page.status_code == 200
     assert all(path in page.text for path in api["paths"])

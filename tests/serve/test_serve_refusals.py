@@ -141,7 +141,11 @@ def test_a_file_of_this_machine_is_never_opened(
         ({}, b"{}", 415),
         ({"content-type": "multipart/form-data"}, b"x", 400),
         ({"content-type": "multipart/form-data; boundary=x"}, b"--y\r\n\r\n", 400),
-        ({"content-type": "multipart/form-data; boundary=x"}, b"--x\r\nContent-Disposition: nothing\r\n\r\na\r\n--x--", 400),
+        (
+            {"content-type": "multipart/form-data; boundary=x"},
+            b"--x\r\nContent-Disposition: nothing\r\n\r\na\r\n--x--",
+            400,
+        ),
         (JSON, b"\xff\xfe{", 400),
         (JSON | {"content-length": "99999999999"}, b"{}", 413),
         (JSON, b" " * (2**21 + 1), 413),
@@ -229,7 +233,13 @@ def test_without_the_key_nothing_is_told(made: Made) -> None:
             ("POST", "/v1/predict"), ("POST", "/v1/explain"), ("POST", "/v1/reload"), ("GET", "/v1/model"),
             ("GET", "/metrics"), ("GET", "/v2/models/scans"), ("POST", "/v2/models/scans/infer"),
         ]  # fmt: skip
-        wrong = [{}, {"x-api-key": ""}, {"x-api-key": KEY + "x"}, {"authorization": KEY}, {"authorization": f"Basic {KEY}"}]
+        wrong = [
+            {},
+            {"x-api-key": ""},
+            {"x-api-key": KEY + "x"},
+            {"authorization": KEY},
+            {"authorization": f"Basic {KEY}"},
+        ]
         for method, path in asked:
             for headers in (*wrong, {"x-api-key": "schlüssel".encode()}):
                 reply = client.request(method, path, headers=headers)  # type: ignore[arg-type]

@@ -130,9 +130,7 @@ def test_models_are_not_mixed_in_a_batch(made: Made, other: Path) -> None:
     assert left == [jobs[1], jobs[2]]
 
 
-def test_a_watched_folder_changes_the_model(
-    folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_watched_folder_changes_the_model(folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(current, "_EVERY", 0.05)
     with TestClient(create(Options(folder=str(folder), key=KEY, watch=True))) as client:
         before = told(client)["model"]["version"]
@@ -143,7 +141,9 @@ def test_a_watched_folder_changes_the_model(
         until(lambda: told(client)["model"]["version"] != before)
 
 
-def test_other_workers_hear_the_bell(folder: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_workers_hear_the_bell(
+    folder: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(current, "_EVERY", 0.05)
     options = Options(folder=str(folder), key=KEY, bell=str(tmp_path / "bell"))
     with TestClient(create(options)) as one, TestClient(create(options)) as two:

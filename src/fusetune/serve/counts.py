@@ -21,7 +21,11 @@ class Counts:
         ours, live = self.registry, "livesum"
         self._requests = Counter("fusetune_requests", "Replies.", ["route", "status"], registry=ours)
         self._seconds = Histogram(
-            "fusetune_request_seconds", "Seconds from a request to its reply.", ["route"], buckets=_SECONDS, registry=ours
+            "fusetune_request_seconds",
+            "Seconds from a request to its reply.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=ours,
         )
         self._rows = Counter("fusetune_rows", "Rows that were predicted.", registry=ours)
         self._batches = Histogram("fusetune_batch_rows", "Rows of one pass.", buckets=_ROWS, registry=ours)
