@@ -36,8 +36,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from _requests import malformed
+from PIL import Image
 
 import fusetune
 

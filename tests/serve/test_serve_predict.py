@@ -7,6 +7,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from serving import Made
 from starlette.testclient import TestClient
 
+import fusetune
 from fusetune.serve import batcher, current
 from fusetune.serve.app import create
 from fusetune.serve.options import Options
@@ -238,3 +240,34 @@ def test_reading_happens_beside_the_loop(made: Made) -> None:
             assert client.get("/health").status_code == 200
             go_on.set()
             assert asked.result().status_code == 200
+
+
+def test_several_pictures_and_texts_of_a_row(tmp_path: Path) -> None:
+    """Rows with any number of elements go through the network beside others, as each alone would."""
+    from tiny import settings, tiny_table
+
+    frame = tiny_table(tmp_path / "data")
+    pairs = [[frame["scan"].iloc[row], frame["scan"].iloc[row ^ 1]][: 1 + row % 2] for row in range(len(frame))]
+    frame["scan"] = [[str(tmp_path / "data" / name) for name in pair] for pair in pairs]
+    frame["note"] = [[note, note[::-1]][: 1 + row % 2] for row, note in enumerate(frame["note"])]
+    kept = frame[["scan", "note", "age", "part", "organ"]]
+    given = settings(tmp_path / "store", views=1, evaluate__baselines=False, train__epochs=1)
+    model = fusetune.fit(kept, "organ", config=given, split="part", out=tmp_path / "run", quiet=True).model
+    told = [model.predict_table(kept.iloc[[row]]).iloc[0] for row in range(12)]
+    with (
+        TestClient(create(Options(folder=str(tmp_path / "run"), gather=100))) as client,
+        ThreadPoolExecutor(12) as pool,
+    ):
+
+        def ask(row: int) -> dict[str, Any]:
+            pictures = [base64.b64encode(Path(path).read_bytes()).decode() for path in kept["scan"].iloc[row]]
+            cells = {"scan": pictures, "note": kept["note"].iloc[row], "age": float(kept["age"].iloc[row])}
+            reply = client.post("/v1/predict", json={"rows": [cells]})
+            assert reply.status_code == 200, reply.text
+            return dict(reply.json()["rows"][0])
+
+        replies = list(pool.map(ask, range(12)))
+        for cells in ({"scan": ["/etc/passwd"]}, {"scan": "['/etc/passwd']"}, {"note": [None]}, {"note": [["a"]]}):
+            assert client.post("/v1/predict", json={"rows": [cells]}).status_code == 422
+    for row, reply in enumerate(replies):
+        assert reply["probability"] == pytest.approx(told[row]["probability"], abs=1e-5)

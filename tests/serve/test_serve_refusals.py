@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from _requests import malformed
-from serving import KEY, Made
 from PIL import Image
+from serving import KEY, Made
 from starlette.testclient import TestClient
 
 from fusetune.serve import batcher

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fusetune.data.problems import Problems, ids_with_notes
-from fusetune.data.source import Inputs, Source
+from fusetune.data.source import Bag, Inputs, Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, read_table
 from fusetune.errors import listed
@@ -73,7 +73,7 @@ def prepared(served: Served, frame: pd.DataFrame, refuse: bool) -> Prepared:
         UserError: If a column is of another kind than the model's.
     """
     model = served.model
-    table = replace(read_table(frame), name="the request")
+    table = model.taken(replace(read_table(frame), name="the request"))
     ids, _ = ids_with_notes(table, model.schema.named("id"))
     table, _ = model.read(table)
     sources = model.bind(table)
@@ -114,11 +114,26 @@ class Joined:
             here = rows[(rows >= start) & (rows < stop)]
             if len(here):
                 found.append(part.read(here - start))
-        if len(found) == 1:
-            return found[0]
-        if isinstance(found[0], Tensor):
-            return torch.cat(found)  # type: ignore[arg-type]
-        return {name: _stacked([some[name] for some in found]) for name in found[0]}  # type: ignore[index]
+        return found[0] if len(found) == 1 else _one_after_the_other(found)
+
+
+def _one_after_the_other(parts: Sequence[Any]) -> Any:
+    """Put raw inputs of several requests one after the other."""
+    first = parts[0]
+    if isinstance(first, Bag):
+        elements = np.cumsum([0, *(len(part.index) for part in parts)]).tolist()
+        rows = np.cumsum([0, *(part.count for part in parts)]).tolist()
+        # What `read` gives has a place for each element, in their order.
+        return Bag(
+            _one_after_the_other([part.elements for part in parts]),
+            torch.cat([part.index + start for part, start in zip(parts, elements, strict=False)]),
+            torch.cat([part.row + start for part, start in zip(parts, rows, strict=False)]),
+            torch.cat([part.rank for part in parts]),
+            rows[-1],
+        )
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    return {name: _stacked([part[name] for part in parts]) for name in first}
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

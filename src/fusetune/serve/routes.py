@@ -133,13 +133,15 @@ async def answered(desk: Desk, rows: Prepared, extras: Extras) -> pd.DataFrame:
 async def _explained(desk: Desk, served: Served, frame: pd.DataFrame, form: str) -> Response:
     if desk.explanations > _EXPLAINED:
         raise busy(f"{_EXPLAINED} explanations are waiting; try again later")
-    name = served.model.schema.named("id")
+    schema = served.model.schema
+    name = schema.named("id") if schema.gather is None else None
     one = frame.drop(columns=[name] if name in frame else [])
+    row = "0" if schema.gather is None else str(frame[schema.gather].iloc[0])
 
     loop = asyncio.get_running_loop()
     desk.explanations += 1
     try:
-        explanation = await loop.run_in_executor(desk.explaining, served.model.explain, one, "0", "mask")
+        explanation = await loop.run_in_executor(desk.explaining, served.model.explain, one, row, "mask")
     finally:
         desk.explanations -= 1
     if form == "json":

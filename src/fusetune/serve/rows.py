@@ -16,7 +16,7 @@ from fusetune.serve.options import Options
 from fusetune.serve.pictures import picture
 from fusetune.serve.refusal import RefusedError
 
-_LONGEST_LIST, _LARGEST = 100_000, 2**63
+_LONGEST_LIST, _LARGEST, _MOST_PARTS = 100_000, 2**63, 1000
 Row = Mapping[str, Any]
 
 
@@ -45,9 +45,13 @@ def frame_of(asked: Asked, schema: Schema, options: Options) -> pd.DataFrame:
         {
             column.name: _cells(column, asked, schema, options)
             for column in schema.columns
-            if column.role == "input" or (column.role == "id" and any(column.name in row for row in asked.rows))
+            if column.role == "input" or column.name == schema.gather or _is_id(column, asked)
         }
     )
+
+
+def _is_id(column: Column, asked: Asked) -> bool:
+    return column.role == "id" and any(column.name in row for row in asked.rows)
 
 
 def _check_names(number: int, row: Any, known: Mapping[str, Column]) -> None:
@@ -71,13 +75,27 @@ def _cells(column: Column, asked: Asked, schema: Schema, options: Options) -> pd
     cells = []
     for number, row in enumerate(asked.rows):
         place, value = f"row {number}, column '{column.name}'", row.get(column.name)
-        if column.role == "id":
+        if column.name == schema.gather:  # rows without a name are not gathered
+            cells.append(f"row {number}" if value is None else str(_word(value, place, "a name")))
+        elif column.role == "id":
             cells.append(_word(value, place, "an id"))
+        elif column.several and isinstance(value, list):
+            cells.append([_part(one, kind, asked, options, place) for one in value[:_MOST_PARTS]])
+            if len(value) > _MOST_PARTS:
+                raise RefusedError(422, f"{place}: {len(value):,} parts are more than {_MOST_PARTS:,}")
         elif kind is Kind.IMAGE:
             cells.append(picture(value, asked.uploads, options, place))
         else:
             cells.append(_cell(value, kind, place))
     return _series(cells, kind)
+
+
+def _part(value: Any, kind: Kind, asked: Asked, options: Options, place: str) -> Any:
+    """Return one of the pictures or texts of a cell."""
+    found = picture(value, asked.uploads, options, place) if kind is Kind.IMAGE else _cell(value, kind, place)
+    if found is None:
+        raise RefusedError(422, f"{place} holds nothing at one place of its list")
+    return found
 
 
 def _series(cells: Sequence[Any], kind: Kind) -> pd.Series:
