@@ -10,7 +10,8 @@
 4. Stop: all clients ask, and SIGTERM comes. A request counts as lost if a connection was made for it, and no complete
    answer came; a connection that is refused was never accepted. The exit code must be 0.
 
-Memory is that of the server's processes (resident, from /proc), after each step. Ends with exit code 1 where an answer
+Memory is that of the server's processes (resident, from /proc), after each step; so are the seconds of the
+processor that a request took. Ends with exit code 1 where an answer
 was wrong, lost or missing; times are only printed, as they are those of the machine.
 """
 
@@ -81,7 +82,8 @@ def _arguments() -> argparse.Namespace:
 
 def _fitted(folder: Path, quick: bool) -> tuple[Path, Path]:
     """Fit a model on picture and history of medpix2, or, in the quick form, a small one on pictures made up here."""
-    table, how = folder / "table.csv", {"out": folder / "run", "quiet": True}
+    how: dict[str, Any] = {"out": folder / "run", "quiet": True}
+    table = folder / "table.csv"
     if quick:
         draw = np.random.default_rng(0)
         rows = []
@@ -145,6 +147,18 @@ class Server:
 
     process: subprocess.Popen[str]
     port: int
+
+    def seconds(self) -> float:
+        """Return the seconds of the processor that the process and its children took so far."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                pid, rest = int(stat.parent.name), stat.read_text().rsplit(") ", 1)[1].split()
+            except OSError:
+                continue
+            if self.process.pid in (pid, int(rest[1])):
+                ticks += int(rest[11]) + int(rest[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> int:
         """Return the resident MiB of the process and its children."""
@@ -287,14 +301,20 @@ def _malformed(server: Server, asked: Asked, count: int) -> dict[str, Any]:
     return {"requests": count, "statuses": found, "not refused": len(bad), "such as": bad[:3]}
 
 
+def _load(server: Server, asked: Asked, clients: int, requests: int) -> dict[str, Any]:
+    began, spent = time.perf_counter(), server.seconds()
+    facts = _crowd(server, asked, clients, requests, lambda: None).facts()
+    each = (server.seconds() - spent) / max(1, requests) * 1000
+    rate = requests / (time.perf_counter() - began)
+    return facts | {"clients": clients, "per second": round(rate, 1), "CPU ms of a request": round(each, 1)}
+
+
 def _steps(server: Server, asked: Asked, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"memory MiB": {"at first": server.memory()}}
     memory = found["memory MiB"]
-    found["latency"] = _crowd(server, asked, 1, args.single, lambda: None).facts()
+    found["latency"] = _load(server, asked, 1, args.single)
     memory["after latency"] = server.memory()
-    started = time.perf_counter()
-    found["load"] = _crowd(server, asked, args.clients, args.requests, lambda: None).facts()
-    found["load"] |= {"clients": args.clients, "per second": round(args.requests / (time.perf_counter() - started), 1)}
+    found["load"] = _load(server, asked, args.clients, args.requests)
     memory["after load"] = server.memory()
     found["malformed"] = _malformed(server, asked, args.malformed)
     memory["after malformed"] = server.memory()

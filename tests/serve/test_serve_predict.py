@@ -233,13 +233,13 @@ def test_reading_happens_beside_the_loop(made: Made) -> None:
             return read(self, table)
 
     model = Slow(**{name: getattr(served.model, name) for name in served.model.__dataclass_fields__})
-    with TestClient(create(Options(folder=str(made.folder)), replace(served, model=model))) as client:
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(client.post, "/v1/predict", json={"rows": [{"note": "bile"}]})
-            assert begun.wait(20)
-            assert client.get("/health").status_code == 200
-            go_on.set()
-            assert asked.result().status_code == 200
+    app = create(Options(folder=str(made.folder)), replace(served, model=model))
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post, "/v1/predict", json={"rows": [{"note": "bile"}]})
+        assert begun.wait(20)
+        assert client.get("/health").status_code == 200
+        go_on.set()
+        assert asked.result().status_code == 200
 
 
 def test_several_pictures_and_texts_of_a_row(tmp_path: Path) -> None:

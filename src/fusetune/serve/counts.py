@@ -18,7 +18,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ours, live = self.registry, "livesum"
+        ours = self.registry
         self._requests = Counter("fusetune_requests", "Replies.", ["route", "status"], registry=ours)
         self._seconds = Histogram(
             "fusetune_request_seconds",
@@ -29,8 +29,10 @@ class Counts:
         )
         self._rows = Counter("fusetune_rows", "Rows that were predicted.", registry=ours)
         self._batches = Histogram("fusetune_batch_rows", "Rows of one pass.", buckets=_ROWS, registry=ours)
-        self._waiting = Gauge("fusetune_rows_waiting", "Rows that wait.", multiprocess_mode=live, registry=ours)
-        self._inside = Gauge("fusetune_requests_inside", "Requests at work.", multiprocess_mode=live, registry=ours)
+        self._waiting = Gauge("fusetune_rows_waiting", "Rows that wait.", multiprocess_mode="livesum", registry=ours)
+        self._inside = Gauge(
+            "fusetune_requests_inside", "Requests at work.", multiprocess_mode="livesum", registry=ours
+        )
         self._loads = Counter("fusetune_model_loads", "Models that were read.", ["outcome"], registry=ours)
         if SHARED not in os.environ:
             ProcessCollector(registry=self.registry)

@@ -72,7 +72,7 @@ def _check_names(number: int, row: Any, known: Mapping[str, Column]) -> None:
 def _cells(column: Column, asked: Asked, schema: Schema, options: Options) -> pd.Series:
     grouped = {name for group in schema.vectors.values() for name in group}
     kind = Kind.NUMBER if column.name in grouped else column.kind
-    cells = []
+    cells: list[Any] = []
     for number, row in enumerate(asked.rows):
         place, value = f"row {number}, column '{column.name}'", row.get(column.name)
         if column.name == schema.gather:  # rows without a name are not gathered

@@ -127,6 +127,8 @@ def single_columns(model: Model) -> list[Column]:
 
 def _column(column: Column, model: Model) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": column.name, "kind": str(column.kind)}
+    if column.several:
+        facts["several"] = True  # a cell may be a list of pictures or texts
     for reader in model.readers.values():
         match reader.fitted:
             case CellInput() as cells if column.name in cells.kinds:
