@@ -25,6 +25,16 @@ _BACKLOG = 2048
 _SLOWEST = 60  # seconds after which a worker process that says nothing is replaced
 
 
+class _Workers(Multiprocess):
+    """The processes of a server; this one keeps no connection that the others no longer take."""
+
+    def handle_term(self) -> None:
+        """Let all of them leave."""
+        for opened in self.sockets:
+            opened.close()
+        super().handle_term()
+
+
 def listening(host: str, port: int) -> socket.socket:
     """Return a socket on which connections come in.
 
@@ -65,7 +75,7 @@ def run(options: Options, opened: socket.socket, workers: int, access_log: bool)
     del served
     with tempfile.TemporaryDirectory(prefix="fusetune-serve-") as shared, _told(options, Path(shared)):
         config = _config("fusetune.serve.app:from_environment", options, access_log, workers)
-        supervisor = Multiprocess(config, sockets=[opened])
+        supervisor = _Workers(config, sockets=[opened])
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             raise RunError("a worker process could not be started; see above, or try --workers 1")
