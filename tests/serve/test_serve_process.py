@@ -20,6 +20,7 @@ import pytest
 from serving import KEY, Made
 
 from fusetune.cli import main
+from fusetune.serve.server import listening
 
 BODY = json.dumps({"rows": [{"note": "bile", "age": 50}]})
 HEADERS = {"content-type": "application/json", "x-api-key": KEY}
@@ -163,6 +164,13 @@ def test_two_workers_share_a_port_and_a_reload_and_end_together(made: Made) -> N
     assert set(statuses) == {200}
     with pytest.raises(OSError):
         ask(port, "GET", "/health")
+
+
+def test_replies_do_not_wait_for_acknowledgements() -> None:
+    with listening("127.0.0.1", 0) as opened, socket.create_connection(opened.getsockname()):
+        taken, _ = opened.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_ctrl_c_ends_as_elsewhere(made: Made) -> None:
