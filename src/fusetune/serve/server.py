@@ -47,7 +47,7 @@ def listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:
         said = getattr(error, "strerror", None) or str(error)
         raise UserError(f"cannot listen on {host}, port {port}: {said}; choose another --port or --host") from error
-    # Connections inherit it. asyncio sets it only where a socket names its protocol, and without it the second packet of
+    # Connections inherit it. asyncio sets it only for sockets that name their protocol; without it the second packet of
     # each reply waits 40 ms for the client's acknowledgement of the first.
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return opened
