@@ -19,7 +19,7 @@ ORDER = (
     "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "trials",
     "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "answering",
     "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest",
+    "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {

@@ -6,40 +6,24 @@ Needs Chromium with its driver, and the axe-core that axe-playwright-python carr
 from __future__ import annotations
 
 import base64
-import json
-import shutil
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import opened_browser, requests, serious
 from made_up import explanation, result
 from test_report_page import SECTIONS
 
 from fusetune.report.explanation import render_explanation
 from fusetune.report.page import render
 
-AXE = "axe_playwright_python"
-SERIOUS = ("serious", "critical")
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("chromium or chromedriver is not installed")
-    options = selenium.ChromeOptions()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = selenium.Chrome(options=options, service=selenium.ChromeService(executable_path=driver))
-    yield found
-    found.quit()
+    with opened_browser() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +38,6 @@ def page(browser: Any, address: str) -> Any:
     requests(browser)  # those of earlier pages
     browser.get(address)
     return browser
-
-
-def requests(browser: Any) -> list[str]:
-    """Return the addresses that pages asked for since the last call."""
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
 def test_it_opens_from_disk_without_error_or_request(page: Any) -> None:
@@ -142,23 +120,6 @@ def test_the_keyboard_reaches_links_buttons_and_scrolled_tables(page: Any) -> No
         outline = "const e = document.activeElement; return e === document.body || getComputedStyle(e).outlineStyle"
         assert page.execute_script(outline) != "none"
     assert {"A", "BUTTON", "SELECT", "SUMMARY", "DIV"} <= reached
-
-
-def serious(browser: Any, scheme: str) -> list[tuple[str, str, int]]:
-    """Return what axe-core calls serious on the page as it is, with all details open."""
-    package = find_spec(AXE)  # not imported: it would ask for playwright
-    if package is None or package.origin is None:
-        pytest.skip("axe-playwright-python is not installed (`make env` does)")
-    axe = Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8")
-    colours = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": colours})
-    # Through the protocol: the page's own policy does not let it in.
-    browser.execute_cdp_cmd("Runtime.evaluate", {"expression": axe})
-    browser.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-    asked = {"expression": "axe.run().then(r => JSON.stringify(r.violations))", "awaitPromise": True}
-    found = json.loads(browser.execute_cdp_cmd("Runtime.evaluate", asked)["result"]["value"])
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    return [(v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found if v["impact"] in SERIOUS]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -22,6 +22,7 @@ from fusetune.cli import (
     fit,
     guide,
     predict,
+    serve,
     show,
 )
 from fusetune.cli.added import add_commands
@@ -42,6 +43,7 @@ __all__ = [
     "guide",
     "main",
     "predict",
+    "serve",
     "show",
 ]
 

@@ -26,8 +26,10 @@ _WORDS = (
 def environment() -> Environment:
     """Return the environment of all pages, whose templates are compiled once; every value is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        # Other packages name their templates with the package.
+        loader=FileSystemLoader([_HERE, _HERE.parent]),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters.update({words.__name__: words for words in _WORDS}, data_uri=data_uri)
     return environment
 
