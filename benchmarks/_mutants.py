@@ -470,8 +470,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/model.py",
         "the model knows no row that it was made from",
-        "schema, ctx.classes, ctx.config, ctx.runtime, seen)",
-        "schema, ctx.classes, ctx.config, ctx.runtime)",
+        "ctx.runtime, seen, calibration)",
+        "ctx.runtime, np.zeros(0, np.uint64), calibration)",
         ("tests/test_judge.py",),
     ),
     Mutant(
@@ -532,7 +532,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "    where = clusters(None, len(values))\n",
     ),
     _temperature("a few right rows make certainty endless", " + log_t**2 / (2 * _SPREAD**2)", ""),
-    _conformal("the new row is not counted", "coverage * (where.count + 1)", "coverage * where.count"),
+    _conformal(
+        "the new row is not counted", "np.asarray(coverages) * (where.count + 1)", "np.asarray(coverages) * where.count"
+    ),
     _conformal(
         "large groups weigh more",
         "weight = 1 / np.bincount(where.member, minlength=where.count)[where.member]",
@@ -543,7 +545,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "{name: pattern == name for name in own} |",
         '{name: pattern != "" for name in own} |',
     ),
-    _conformal("sets by pattern use the common threshold", "limits.get(str(name), limits[OTHER]) for", "limit for"),
+    _conformal(
+        "sets by pattern use the common threshold",
+        "by_pattern.get(str(name), by_pattern[OTHER]) for",
+        "by_pattern[OTHER] for",
+    ),
     _conformal("patterns of few rows promise what they cannot keep", "if rows >= 1 / (1 - COVERAGE)]", "]"),
     _conformal("a class's own probability counts in full", "above + chance[:, None] * ordered", "above + ordered"),
     _threshold("the threshold gives up most of the other rate", "max(reached) if rate in", "min(reached) if rate in"),

@@ -9,7 +9,7 @@ _PIXELS = "        pixels = reader.loaded(picture, encoded)\n"
 
 DOCTOR: tuple[Mutant, ...] = (
     Mutant(
-        "src/fusetune/doctor/duplicates.py",
+        "src/fusetune/doctor/near.py",
         "strangers whose thumbnails correlate less than .98 count as near copies",
         "_ALIKE = 0.98",
         "_ALIKE = 0.9",

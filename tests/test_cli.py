@@ -556,7 +556,7 @@ def test_check_finds_what_is_wrong_and_says_so_by_its_exit_code(ask: Any, made: 
     assert "image_missing" in broken.out
     assert "case-003" in broken.out
     findings = json.loads(files["--json"].read_text())["findings"]
-    assert all(list(f) == ["kind", "severity", "rows", "columns", "evidence", "remedy"] for f in findings)
+    assert all(list(f) == ["kind", "severity", "rows", "columns", "evidence", "remedy", "certainty"] for f in findings)
     assert [f["rows"] for f in findings if f["kind"] == "image_missing"] == [["case-003"]]
     page = files["--html"].read_text()
     assert "case-003" in page

@@ -133,7 +133,7 @@ def test_a_model_leaves_the_process_as_it_was(table: pd.DataFrame, tmp_path: Pat
         "predict_proba": lambda: model.predict_proba(table),
         "evaluate": lambda: model.evaluate(table),
         "explain": lambda: model.explain(table, "case-003"),
-        "confined": lambda: model.confined().predict_table(table.drop(columns="scan")),
+        "confined": lambda: model.confined().predict_table(table.drop(columns="scan"), "mask"),
     }
     for ask in asked.values():
         with untouched():

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusetune.data.absent import Lacking
 from fusetune.data.cells import CellSource
 from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Modality
@@ -137,7 +138,7 @@ def test_a_single_picture_that_is_lost_says_nothing_of_its_table() -> None:
 
 
 def test_problems_can_be_refused_and_name_their_rows() -> None:
-    found = problems({1: "age: 'x' is no number"}, lacking=["note"], start=7)
+    found = problems({1: "age: 'x' is no number"}, lacking=Lacking(("note",)), start=7)
     assert found.rows[1] == "note: not in the table; columns: age: 'x' is no number"
     for listing in (True, False):
         with pytest.raises(TableError, match=r"(?s)4 of 4 rows.*age: 1 of 4 cells, row\(s\) 8: .*note: not in the"):

@@ -142,5 +142,8 @@ def test_the_overlay_is_blue_for_and_ochre_against() -> None:
     shaded = overlay(grey, np.array([[1.0, -1.0], [0.0, 0.0]]))
     assert shaded[0, 0, 2] > shaded[0, 0, 0]
     assert shaded[0, 1, 0] > shaded[0, 1, 2]
-    assert (shaded[1] == 100).all()
-    assert (overlay(grey, np.zeros((2, 2))) == 100).all()
+    # What has no effect stays grey, lighter than it was so that colours show.
+    assert (shaded[1] == 154).all()
+    assert (overlay(grey, np.zeros((2, 2))) == 154).all()
+    weak = overlay(grey, np.array([[1.0, 0.25], [0.0, 0.0]]))
+    assert weak[0, 1, 2] > 154 > weak[0, 1, 0]

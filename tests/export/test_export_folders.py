@@ -23,7 +23,7 @@ from tiny import no_network
 
 import fusetune
 from fusetune import cli
-from fusetune.errors import BundleError, RunError, UserError
+from fusetune.errors import BundleError, InputWarning, RunError, UserError
 from fusetune.export import export_run
 from fusetune.export import place as places
 
@@ -64,7 +64,8 @@ def test_mlflow_loads_it_and_predicts_the_same(
     frame["scan"] = [str(made[1].parent / file) if isinstance(file, str) else None for file in frame["scan"]]
     found, expected = model.predict(frame), made[0].model.predict_table(frame)
     pd.testing.assert_frame_equal(found, expected)
-    one = model.predict(frame[["age", "site", "seen", "urgent"]].iloc[[3]])  # whole inputs may lack
+    with pytest.warns(InputWarning, match="scan: not in the table"):
+        one = model.predict(frame[["age", "site", "seen", "urgent"]].iloc[[3]])  # whole inputs may lack
     assert one["prediction"].tolist()[0] in fusetune.load(made[0].folder).classes
     assert not any(path.suffix in (".pkl", ".pickle") for path in export.rglob("*"))
     assert str(tmp_path) not in (export / "MLmodel").read_text("utf-8")
@@ -232,7 +233,7 @@ def test_wrong_words_are_refused_with_nothing_written(
     run, out = made[0].folder, tmp_path / "out"
     for words, message in (
         ((run, "--to", "onxx", "--out", out), "--to onxx: there is no such export, did you mean 'onnx'?"),
-        ((tmp_path / "none", "--to", "dir", "--out", out), "there is no folder"),
+        ((tmp_path / "none", "--to", "dir", "--out", out), "there is no file or folder"),
         ((made[1].parent, "--to", "dir", "--out", out), "is no run and no model"),
         ((run, "--to", "dir", "--push", "a/b", "--out", out), "--push a/b goes with --to hub"),
         ((run, "--to", "hub", "--push", "name", "--out", out), "--push name: write it as OWNER/NAME"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from typing import Any
@@ -134,3 +136,19 @@ def test_a_classifier_of_another_width_is_refused() -> None:
     file = skops.io.dumps(LogisticRegression().fit([[0.0], [1.0]], [0, 1]))
     with pytest.raises(ValueError, match="reads 1 features, and there are 3"):
         loaded(file, 3)
+
+
+def test_the_same_fit_is_the_same_file_in_every_process() -> None:
+    script = (
+        "import hashlib, numpy as np\n"
+        "from sklearn.ensemble import ExtraTreesClassifier\n"
+        "from fusetune.heads.classifier import dumped\n"
+        "rows = np.random.default_rng(0).random((30, 4))\n"
+        "fitted = ExtraTreesClassifier(5, random_state=0).fit(rows, np.arange(30) % 3)\n"
+        "print(hashlib.sha256(dumped(fitted)).hexdigest())"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", more + script], capture_output=True, text=True, check=True).stdout
+        for more in ("", "waste = [object() for _ in range(99999)]; import os\n")
+    }
+    assert len(told) == 1

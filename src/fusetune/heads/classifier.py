@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -161,9 +163,38 @@ def dumped(estimator: Any) -> bytes:
     Raises:
         ValueError: Naming the types that are not scikit-learn's.
     """
-    file: bytes = _skops().dumps(estimator)
+    file = _settled(_skops().dumps(estimator))
     _trusted(file)
     return file
+
+
+def _settled(file: bytes) -> bytes:
+    """Return the same file whenever it is written: skops names objects and their files by where they lie in memory."""
+    numbers, files = dict[int, int](), dict[str, str]()
+
+    def settle(node: Any) -> Any:
+        if isinstance(node, list):
+            return [settle(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        if "__id__" in node:
+            # Which equal words and small numbers are one object differs between processes: each has a number here.
+            own = len(numbers) if node.get("__loader__") == "JsonNode" else numbers.get(node["__id__"], len(numbers))
+            numbers[-len(numbers) - 1 if node.get("__loader__") == "JsonNode" else node["__id__"]] = own
+            node = {**node, "__id__": own}
+        if "file" in node and isinstance(node["file"], str):
+            new = files.setdefault(node["file"], f"{len(files)}{Path(node['file']).suffix}")
+            node = {**node, "file": new}
+        return {name: settle(one) for name, one in node.items()}
+
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        schema = json.dumps(settle(json.loads(archive.read("schema.json"))), indent=1)
+        settled = io.BytesIO()
+        with zipfile.ZipFile(settled, "w") as new:
+            new.writestr(zipfile.ZipInfo("schema.json"), schema)
+            for name, other in files.items():
+                new.writestr(zipfile.ZipInfo(other), archive.read(name))
+    return settled.getvalue()
 
 
 def loaded(file: bytes, features: int | None = None) -> Any:

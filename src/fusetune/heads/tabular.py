@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fusetune.heads.base import Head, HeadData
 
+_ROUNDING = 1e-5  # singular values below this share of the largest
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -71,8 +73,10 @@ class TabularHead(Head):
             if name in self.reduced and present[name].any():
                 rows = torch.from_numpy(z[name][present[name]].astype(np.float64))
                 mean = rows.mean(0)
-                _, _, axes = torch.linalg.svd(rows - mean, full_matrices=False)
-                found = axes[: self.reduced[name]].T
+                _, sizes, axes = torch.linalg.svd(rows - mean, full_matrices=False)
+                # Of fewer rows than components the rest is rounding: a learner would split by what no new row repeats.
+                some = slice(0, self.reduced[name])
+                found = axes[some].T * (sizes[some] > _ROUNDING * sizes[0])
                 # Of two directions that an axis can have, the one whose largest weight is positive.
                 found = found * torch.sign(found.gather(0, found.abs().argmax(0, keepdim=True)))
                 self.get_buffer(f"mean_{index}").copy_(mean)
