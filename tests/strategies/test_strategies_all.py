@@ -26,7 +26,11 @@ from fusetune.train import loop
 HOW: dict[str, Any] = {"inputs": ["scan", "note", "age", "site"], "group": "patient", "split": "part", "quiet": True}
 LOOP = {"epochs": 3, "batch_size": 8, "patience": 0, "head_lr": 0.02}
 # Pre-training goes the same way with every epoch.
-SHORT: dict[str, dict[str, Any]] = {"tip": {"pretrain_epochs": 2}}
+SHORT: dict[str, dict[str, Any]] = {
+    "tip": {"pretrain_epochs": 2},
+    # Not random trees: their thresholds lie anywhere, also between features that differ by rounding alone.
+    "classifier": {"classifier": "sklearn.linear_model.LogisticRegression"},
+}
 # These train on pictures and texts themselves; all others here on stored features, since the code is the same.
 WHOLE = ("two-stage", "ume", "umt", "joint", "multi-loss", "ogm-ge", "mmpareto", "linear-probe", "alone", "majority")
 
