@@ -10,7 +10,7 @@ from documents import ROOT, blocks, commands, run_commands, run_python, scans
 
 __all__ = ["scans"]
 README = ROOT / "README.md"
-COMMANDS = ["check", "augment", "fit", "show", "evaluate", "predict", "explain"]
+COMMANDS = ["check", "augment", "fit", "show", "evaluate", "predict", "explain", "export"]
 
 
 def test_commands_of_the_readme_work(scans: Path) -> None:
