@@ -149,3 +149,23 @@ def test_square_pictures_are_not_tried_with_edges(tmp_path: Path) -> None:
     fit(tmp_path, tmp_path / "data" / "plain.csv", inputs=("scan",))
     assert events(tmp_path, "tried") == []
     assert len(events(tmp_path, "not tried")) == 1
+
+
+def test_a_run_that_goes_on_decides_about_trials_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    discs(tmp_path / "data")
+    table = tmp_path / "data" / "table.csv"
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as short, pytest.raises(KeyboardInterrupt):
+        short.setattr(trials, "_SHARE", 0.0)  # there is no time
+        short.setattr("fusetune.strategies.two_stage.TwoStage.fit", stopped)
+        fit(tmp_path, table, minutes=60)
+    run = fit(tmp_path, table, resume=True, minutes=60)
+    assert events(tmp_path, "tried") == []
+    assert run.model.config.image.spacing is None
+    other = tmp_path / "other"
+    other.mkdir()
+    discs(other / "data")
+    assert fit(other, other / "data" / "table.csv", minutes=60).model.config.image.spacing == "pixel_size"

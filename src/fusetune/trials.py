@@ -6,6 +6,7 @@ row on rows that the head did not learn from. A suggestion is followed where it 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from fusetune.data.source import Bag
 from fusetune.errors import UserError
 from fusetune.evaluate.metrics import nll_rows
 from fusetune.evaluate.temperature import softmax
+from fusetune.files import write_text
 from fusetune.progress import Log
 from fusetune.strategies.base import Fitted, NoSettings
 from fusetune.strategies.linear_probe import LinearProbe
@@ -34,6 +36,7 @@ _SURE = 1.645
 # Each trial reads and encodes all pictures once more; of the time of a run, they may take a share together.
 _SHARE = 0.25
 _MOST = {"quick": 5_000, "good": 20_000}
+_UNTRIED = "untried.json"  # among the files of an unfinished run: for what there was no time
 _LOOKED_AT, _DARK = 200, 64  # pictures whose borders are looked at, and what is dark
 
 
@@ -153,11 +156,15 @@ def tried(
     started = time.monotonic()
     best = make(config, Log(quiet=True), ())
     before = LinearProbe.fit(best, NoSettings())
+    asked = [best.key, config.preset, config.minutes]
+    known, untried = _untried(best, asked), list[str]()
     # What is offered depends on what was kept before.
     for plain in (one for offer in (_sizes, _shapes) for one in offer(config, schema)):
         suggestion = replace(plain, sets={"image": {**plain.sets["image"], **_edges(best)}})
         took = (time.monotonic() - started) / (1 + len(trials))
-        if took * (2 + len(trials)) > _SHARE * left:
+        late = took * (2 + len(trials)) > _SHARE * left if known is None else suggestion.words in known
+        if late:
+            untried.append(suggestion.words)
             log.say(
                 f"  not tried: {suggestion.words} (it would take about {took:.0f} s; more minutes leave time for it)"
             )
@@ -184,7 +191,18 @@ def tried(
         log.record("tried", settings=suggestion.words, **facts)
         if trial.kept:
             config, best, before = changed, ctx, after
+    if best.folder is not None:
+        write_text(best.folder / _UNTRIED, json.dumps({"asked": asked, "untried": untried}))
     return make(config, log, settled), trials
+
+
+def _untried(ctx: Context, asked: list[Any]) -> list[str] | None:
+    """Return what an earlier start of this run had no time to try, so that it goes on with the same settings."""
+    kept = None if ctx.folder is None else ctx.folder / _UNTRIED
+    if kept is None or not kept.exists():
+        return None
+    found: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+    return list(found["untried"]) if found["asked"] == asked else None
 
 
 def with_trials(fitted: Fitted, trials: Sequence[Trial], modalities: Mapping[str, Modality]) -> Fitted:

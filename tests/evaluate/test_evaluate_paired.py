@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fusetune.evaluate import holm, mcnemar, permutation_test
+from fusetune.evaluate import holm, mcnemar, paired, permutation_test
 
 
 def test_permutation_equals_trying_every_swap() -> None:
@@ -68,3 +68,11 @@ def test_p_values_under_the_null_are_uniform_or_cautious() -> None:
     assert np.mean(np.array(continuous) <= 0.5) == pytest.approx(0.5, abs=0.075)
     assert np.mean(np.array(rows) <= 0.05) <= 0.06  # an exact test of whole numbers is cautious
     assert np.mean(np.array(naive) <= 0.05) > 0.12  # rows that are not independent, taken as if they were
+
+
+def test_of_many_groups_the_total_is_as_good_as_normal(monkeypatch: pytest.MonkeyPatch) -> None:
+    difference = np.random.default_rng(0).exponential(1.0, 6000) - 0.985
+    many = permutation_test(difference)
+    monkeypatch.setattr(paired, "_MANY", 10**9)
+    assert 0.01 < many < 0.9
+    assert many == pytest.approx(permutation_test(difference), abs=0.02)

@@ -6,6 +6,7 @@ Needs Chromium with its driver, and the axe-core that axe-playwright-python carr
 from __future__ import annotations
 
 import base64
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from browsing import opened_browser, requests, serious
-from made_up import explanation, result
+from made_up import explanation, mistakes, result
 from test_report_page import SECTIONS
 
 from fusetune.report.explanation import render_explanation
@@ -155,6 +156,15 @@ def test_it_prints(page: Any) -> None:
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert width <= 672
+
+
+def test_paper_takes_two_pages(browser: Any, tmp_path: Path) -> None:
+    case = dataclasses.replace(mistakes()[0], words=dict.fromkeys(("history", "findings", "plan"), "a word " * 40))
+    long = dict.fromkeys(("A usual right answer", "Its least sure answer", "Its surest mistake"), case)
+    warnings = ["A warning of some length, with a column, a number of rows and a remedy. " * 3] * 4
+    (tmp_path / "long.html").write_text(render(result(8, rows=300, examples=long, warnings=warnings)), encoding="utf-8")
+    page = browser
+    page.get((tmp_path / "long.html").as_uri())
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") == 2  # what a reader needs; the rest where it was opened

@@ -27,26 +27,22 @@ def demo(
         str, typer.Option("--preset", metavar="NAME", help="As of `fit`; good also fine-tunes where that pays.")
     ] = "quick",
     minutes: Annotated[float | None, typer.Option(metavar="N", help="As of `fit`.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write a small real table, train on it and judge the model: emoji, each a picture with a name, in 7 categories.
 
-    Nothing is downloaded. Encoders come from the packages of pretrained weights.
+    Nothing is downloaded. Encoders come from the packages of pretrained weights. The same command goes on with a run
+    that was stopped.
     """
     del debug
     starting("demo: write a table of emoji, and train on it")
     from fusetune.datasets.emoji import write_emoji
 
     table = write_emoji(folder / "emoji")
+    # A run that was stopped goes on; one that is finished is shown.
+    begun = (folder / "run" / "run.json").exists()
     run = fusetune.fit(
-        table,
-        "category",
-        inputs=list(_INPUTS),
-        preset=preset,
-        minutes=minutes,
-        out=folder / "run",
-        resume=resume or run_of(folder),
+        table, "category", inputs=list(_INPUTS), preset=preset, minutes=minutes, out=folder / "run", resume=begun
     )
     out.print(gain_grid(run.metrics))
     out.print(f"report  {run.report}", soft_wrap=True)
@@ -54,8 +50,3 @@ def demo(
     out.print("  fusetune fit TABLE --label COLUMN --group COLUMN")
     out.print("What the model says of new rows:")
     out.print(f"  fusetune predict {run.folder} {table} --out predictions.csv --sets 0.9", soft_wrap=True)
-
-
-def run_of(folder: Path) -> bool:
-    """Is there a run to go on with?"""
-    return (folder / "run" / "run.json").exists()

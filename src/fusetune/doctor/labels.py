@@ -5,7 +5,7 @@ whole groups at a time, so that a group cannot vouch for its own labels by its l
 rest of the row's group, where there is one. `noise` estimates from them what share of the labels is wrong. A label is
 likely to be wrong where an error explains it better than an exception does, and only where errors are shown at all; so
 the list cannot be longer than the model's own error can carry. The forest is there because a linear model takes rows
-for errors that are merely bent: on quartiles of a curved number it named 100 of 3,000, with the forest none.
+for errors that are merely bent.
 """
 
 from __future__ import annotations

@@ -36,8 +36,7 @@ _CELLS = 400_000
 # 95 % of a chi-squared variable with one degree of freedom.
 _INTERVAL = 3.84
 # What the likelihood ratio must exceed (by chance once in twenty tables, with the share on its boundary), and the
-# standard errors by which the mean advantage per unit must differ from none. On a dozen tables that are
-# right by construction and that models fit badly, the latter reached 1.4; tables of heavy tails can exceed it.
+# standard errors by which the mean advantage per unit must differ from none.
 _TEST, _VUONG = 2.71, 1.645
 _HALVINGS = 12
 

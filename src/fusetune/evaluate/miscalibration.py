@@ -1,8 +1,8 @@
 """Is stated certainty off, or does chance alone make it look so?
 
-The expected calibration error is a sum of absolute gaps, which chance inflates: with 200 rows, a model whose certainty
-is exactly right shows .07 or more. Here the squared gap of each bin is freed of what chance puts in (Kumar, Liang and
-Ma, NeurIPS 2019, arXiv 1909.10155, eq. 8, with sums over groups in the place of rows):
+The expected calibration error is a sum of absolute gaps, which chance inflates: with few rows, a model whose certainty
+is exactly right seems to be off by points. Here the squared gap of each bin is freed of what chance puts in, as in the
+debiased estimator of Kumar, Liang and Ma (NeurIPS 2019, arXiv 1909.10155), with sums over groups in the place of rows:
 
     CE^2 = sum_b (S_b^2 - sum_g R_gb^2) G_b / (G_b - 1) / (n n_b)
     S_b = sum_g R_gb,  R_gb = sum_{i in g, b} (right_i - p_i)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import json
 import warnings
 import zipfile
@@ -75,9 +76,7 @@ class ClassifierHead(TabularHead):
 
     def holding(self, files: Sequence[bytes]) -> Self:
         """Return a head that reads the same table with these classifiers."""
-        new = type(self)(self.dims, self.classes, **(self.arguments | {"sizes": list(map(len, files))}))
-        for name, buffer in self.named_buffers():
-            new.get_buffer(name).copy_(buffer)
+        new = self.remade(sizes=list(map(len, files)))
         for at, file in enumerate(files):
             new.get_buffer(f"classifier_{at}").copy_(torch.frombuffer(bytearray(file), dtype=torch.uint8))
         return new
@@ -170,21 +169,20 @@ def dumped(estimator: Any) -> bytes:
 
 def _settled(file: bytes) -> bytes:
     """Return the same file whenever it is written: skops names objects and their files by where they lie in memory."""
-    numbers, files = dict[int, int](), dict[str, str]()
+    count, numbers, files = itertools.count(), dict[int, int](), dict[str, str]()
 
     def settle(node: Any) -> Any:
         if isinstance(node, list):
             return [settle(one) for one in node]
         if not isinstance(node, dict):
             return node
+        node = dict(node)
         if "__id__" in node:
-            # Which equal words and small numbers are one object differs between processes: each has a number here.
-            own = len(numbers) if node.get("__loader__") == "JsonNode" else numbers.get(node["__id__"], len(numbers))
-            numbers[-len(numbers) - 1 if node.get("__loader__") == "JsonNode" else node["__id__"]] = own
-            node = {**node, "__id__": own}
-        if "file" in node and isinstance(node["file"], str):
-            new = files.setdefault(node["file"], f"{len(files)}{Path(node['file']).suffix}")
-            node = {**node, "file": new}
+            # Which equal words and small numbers are one object differs between processes: each is one of its own here.
+            shared = node.get("__loader__") != "JsonNode"
+            node["__id__"] = numbers.setdefault(node["__id__"], next(count)) if shared else next(count)
+        if isinstance(node.get("file"), str):
+            node["file"] = files.setdefault(node["file"], f"{len(files)}{Path(node['file']).suffix}")
         return {name: settle(one) for name, one in node.items()}
 
     with zipfile.ZipFile(io.BytesIO(file)) as archive:

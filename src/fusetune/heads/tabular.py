@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,14 @@ class TabularHead(Head):
                 at += numbers + codes
             else:
                 at += self.reduced.get(name, dim)
+
+    def remade(self, **arguments: Any) -> Self:
+        """Return a head that reads the same table, with other arguments of its own."""
+        new = type(self)(self.dims, self.classes, **(self.arguments | arguments))
+        for name, buffer in self.named_buffers():
+            if name.startswith(("mean", "scale", "projection")):
+                new.get_buffer(name).copy_(buffer)
+        return new
 
     def tabulated(self, data: HeadData) -> npt.NDArray[np.float64]:
         """Learn the reduction from rows, labels apart, and return their table, [rows, features]."""

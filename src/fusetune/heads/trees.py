@@ -118,11 +118,9 @@ class TreesHead(TabularHead):
 
     def planted(self, forest: Forest) -> Self:
         """Return a head that reads the same features with these trees."""
-        sizes = {"trees": len(forest.roots), "nodes": len(forest.feature), "codes": len(forest.codes)}
-        new = type(self)(self.dims, self.classes, **(self.arguments | sizes | {"depth": forest.depth}))
-        for name, buffer in self.named_buffers():
-            if name.startswith(("mean", "scale", "projection")):
-                new.get_buffer(name).copy_(buffer)
+        new = self.remade(
+            trees=len(forest.roots), nodes=len(forest.feature), codes=len(forest.codes), depth=forest.depth
+        )  # fmt: skip
         for name in ("feature", "subset", "size", "unknown", "left", "right", "threshold", "value", "codes", "roots"):
             buffer = new.get_buffer(name)
             buffer.copy_(torch.tensor(getattr(forest, name), dtype=buffer.dtype))

@@ -177,14 +177,14 @@ def _imported(address: str) -> type[Strategy]:
 
 
 def _explained(item: Any, strategy: type[Strategy]) -> str:
-    where = ".".join(map(str, item["loc"]))
+    where = ".".join(["strategy", *map(str, item["loc"])])
     if item["type"] == "extra_forbidden":
         fields = list(strategy.Settings.model_fields)
         return (
-            f"strategy.{where}: the strategy '{strategy.name}' has no such setting{did_you_mean(where, fields)}; "
+            f"{where}: the strategy '{strategy.name}' has no such setting{did_you_mean(str(item['loc'][-1]), fields)}; "
             + (f"it has {listed(fields, 40)}" if fields else "it has none")
         )
-    return f"strategy.{where}: {item['msg'].removeprefix('Value error, ')} (got {shown(item['input'])})"
+    return f"{where}: {item['msg'].removeprefix('Value error, ')} (got {shown(item['input'])})"
 
 
 __all__ = ["IMPORT", "STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of", "unread"]
