@@ -240,7 +240,7 @@ def test_the_card_names_warnings_and_small_classes() -> None:
     card = Page(
         render(given)[render(given).index('<section id="card"') :].split('<details id="statisticians"')[0]
     ).words()
-    assert "7 images could not be read" in card
+    assert "1 warning at the top of this page." in card
     assert "Fewer than 10 test rows are of class class 1, class 2" in card
 
 

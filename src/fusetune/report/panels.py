@@ -83,8 +83,12 @@ def selective_words(curve: RiskCoverage | None) -> list[tuple[float, Interval]]:
 
 
 def limits(result: Result) -> list[str]:
-    """Return what the model card names as limits: warnings, classes of few rows, what certainty was not checked on."""
-    sentences = list(result.warnings)
+    """Return what the model card names as limits: classes of few rows, the worst one, what was not checked.
+
+    Warnings stand above it on the page, which is all that the card is part of.
+    """
+    count = len(result.warnings)
+    sentences = [f"{count} warning{'' if count == 1 else 's'} at the top of this page."] if count else []
     classes, lows = result.data.classes, result.judged.analysis.worst_group
     counts = np.bincount(result.judged.labels["test"], minlength=len(classes))
     few = [name for name, rows in zip(classes, counts, strict=True) if rows < _FEW_ROWS]
