@@ -186,11 +186,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.nll(start), held",
         "self.nll([solution] * len(start)), held",
     ),
-    _solver("a fold's solution sees its own fold", "near, rows=~held)", "near, rows=None)"),
+    _solver(
+        "a fold's solution sees its own fold",
+        "start, without=self.held)",
+        "start, without=[held & False for held in self.held])",
+    ),
     _solver(
         "a row is spoken of by the mean over all folds",
-        "self.problem.valid_logits(solution)[held]",
-        "np.mean([self.problem.valid_logits(s) for s in solutions], 0)[held]",
+        "self.problem.valid_logits(solution, self.folds)",
+        "self.problem.valid_logits(solution, (self.folds + 1) % len(self.held))",
     ),
     _solver(
         "rows with a modality taken away weigh 1",
@@ -199,7 +203,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _solver("whole rows weigh 1 beside them", "[data.weights * (1 - dropped) / views]", "[data.weights / views]"),
     _solver("candidates are left that were not what was chosen from", "        tried = []  #", "        pass  #"),
-    _newton("the tolerance does not follow the penalty", "np.where(ridge > 0, ridge, curvature)", "curvature + ridge"),
+    _newton(
+        "the tolerance does not follow the penalty", "torch.where(ridge > 0, ridge, curvature)", "curvature + ridge"
+    ),
+    _newton("steps are corrected by what nobody measured", "torch.where(length > 0, 1 / length, 0.0)", "length"),
     _path("the path ends where it was said to end, best or not", "_FURTHER = 8", "_FURTHER = 0"),
     _path("nobody hears that the NLL still falls", "if _gains(way)", "if False"),
     _context("groups weigh as much as they have rows", 'self.config.data.group_weights == "equal"', "False"),

@@ -7,8 +7,8 @@ pictures of 96 pixels for as many epochs as `--epochs` says: two cores allow no 
 Expected before it was run: nothing beats both the calibrated ensemble and plain fusion at a corrected p below .05 on
 more than one of the four sets; methods that balance modalities differ from joint training by less than seeds do; and
 what scores rows by their own confidence (qmf) has the best NLL of the late fusions. End to end: two-stage and the
-ensemble, which tune each encoder alone, lead on all three sets of pictures, since a thousand rows tune no encoder jointly
-in a few epochs; no method of balancing is shown to be better than joint training.
+ensemble, which tune each encoder alone, lead on all three sets of pictures, since a thousand rows tune no encoder
+jointly in a few epochs; no method of balancing is shown to be better than joint training.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def main() -> None:
         sets += _SMALL if args.level == "encoders" else ()
         contest = fusetune.compare(
             table, case.label, **case.options, sets=sets, strategies=names if names == "all" else names.split(","),
-            seeds=1 if args.quick else args.seeds, level=args.level, jobs=args.jobs, epochs=args.epochs, out=out, resume=out.exists(),
+            seeds=1 if args.quick else args.seeds, level=args.level, jobs=args.jobs, epochs=args.epochs, out=out,
+            resume=out.exists(),
         )  # fmt: skip
         show(name, contest)
         if args.write:

@@ -26,6 +26,8 @@ from fusetune.progress import Log
 PRETRAINED = " as pretrained"
 WORDS = " words"
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class HeadData:
@@ -38,6 +40,7 @@ class HeadData:
         weights: Loss weight, float [rows].
         keys: Row keys, int64 [rows].
         owners: The modality of each block; of blocks that are not named, it is the one of that name.
+        device: Where what is solved on them is solved; features stay where they are.
     """
 
     z: dict[str, Array]
@@ -46,13 +49,15 @@ class HeadData:
     weights: npt.NDArray[np.float64]
     keys: npt.NDArray[np.int64]
     owners: Mapping[str, str] = field(default_factory=dict)
+    device: torch.device = CPU
 
     @classmethod
     def of(cls, ctx: Context, z: Mapping[str, Array], rows: Rows, owners: Mapping[str, str] | None = None) -> HeadData:
         """Put labels, weights and what is absent beside blocks of features, [views, rows, dim]."""
         owners = owners or {}
         present = {block: ctx.sources[owners.get(block, block)].present[rows] for block in z}
-        return cls(dict(z), present, ctx.labels[rows], ctx.row_weights(rows), ctx.keys[rows], owners)
+        labels, device = ctx.labels[rows], ctx.runtime.device
+        return cls(dict(z), present, labels, ctx.row_weights(rows), ctx.keys[rows], owners, device)
 
     def some(self, rows: npt.NDArray[Any]) -> HeadData:
         """Keep some rows, by position or mask."""
@@ -97,13 +102,13 @@ class Head(nn.Module):
         for index, (name, dim) in enumerate(self.dims.items()):
             if name not in data.z:
                 continue
-            rows = data.z[name][:, data.present[name]].reshape(-1, dim).astype(np.float64)
-            if not len(rows):
+            if not data.present[name].any():
                 continue
-            std = rows.std(0) if each else np.full(dim, float(np.sqrt(rows.var(0).mean())))
+            mean, variance = _mean_and_variance(data.z[name], data.present[name])
+            std = np.sqrt(variance) if each else np.full(dim, float(np.sqrt(variance.mean())))
             # A feature that hardly varies in training must not explode on the first row where it does.
             floor = max(1e-3 * float(np.median(std[std > 0])) if (std > 0).any() else 1.0, 1e-12)
-            self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(rows.mean(0)))
+            self.get_buffer(f"mean_{index}").copy_(torch.from_numpy(mean))
             self.get_buffer(f"scale_{index}").copy_(torch.from_numpy(1 / (np.maximum(std, floor) * dim**0.5)))
 
     def take_scale(self, head: Head) -> None:
@@ -149,6 +154,15 @@ class Head(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Return what `build_head` needs to make this head again."""
         return {"kind": self.kind, "dims": self.dims, "classes": self.classes, **self.arguments}
+
+
+def _mean_and_variance(z: Array, present: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return mean and variance of each feature [dim] over the present rows of all views, read in pieces."""
+    pieces = [(view, rows) for view in z for rows in np.array_split(np.flatnonzero(present), -(-len(present) // 4096))]
+    count = len(z) * int(present.sum())
+    with np.errstate(invalid="ignore"):  # who reads the features says which of them are not finite
+        mean = sum(view[rows].astype(np.float64).sum(0) for view, rows in pieces) / count
+        return mean, sum(((view[rows].astype(np.float64) - mean) ** 2).sum(0) for view, rows in pieces) / count
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Multinomial logistic regression with an L2 penalty, solved by Newton's method, conjugate gradients inside.
+"""Multinomial logistic regression with an L2 penalty by Newton's method, for several problems on the same rows at once.
+
+The problems (the folds of a cross-validation) differ in the weights that they give to rows. Rows are read in pieces, so
+that they need not fit into memory, once per step for all problems. What a step needs of second order is taken from a
+sample of the rows where there are many: it only says where to go. The gradient, and so the solution, is that of all
+rows, its products summed in float64; float32 inside a piece is used only as long as the solution is still far away.
 
 When to stop: over the weights, the objective is strongly convex by the penalty, so that they are at most |gradient| /
 penalty from the solution. A limit on the gradient alone thus means less and less as the penalty falls, until nothing
@@ -8,133 +13,237 @@ their size, whatever the penalty. Biases are not penalised: their gradient is di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from scipy.linalg import eigh, qr
+import torch
+from torch import Tensor
 
-Matrix = npt.NDArray[np.float64]
+from fusetune.heads.turned import Rows
 
 _STEPS = 100
 _HALVINGS = 30
 _FORCING = 0.1  # how much of the gradient a step of Newton's leaves, in the norm of the preconditioner
-_FLOOR = 1e-10  # of |weights| and of curvatures: where no feature tells anything, the weights are zero
+_FLOOR = 1e-10  # of curvatures
+_FLAT = 1e-8  # of |weights|: where no feature tells anything, they are zero
 _ROUNDING = 1e-13  # by which a sum over rows may come out higher than it is, relative
+_PAIRS = 10  # steps that are remembered
+_LOOSE = 1e-2  # how near float32 is taken
+_NEVER = -1e30  # logit of a class that a problem does not have; finite, since rows of no weight may be of it
 
 
-@dataclass(frozen=True)
-class Turned:
-    """Features, centred and turned to the axes of their covariance, where the Hessian is nearly diagonal.
-
-    A penalty on the squared length of the weights does not notice the turn. With fewer rows than features, weights lie
-    in the span of the rows: there are never more axes than rows.
+class Problems(NamedTuple):
+    """Classifications of the same rows, with other weights.
 
     Attributes:
-        x: [rows, axes + 1], the last column 1, for the biases.
-        mean: Of the features as they were, [features].
-        axes: [features, axes], orthonormal.
-        spread: Variance along each axis, [axes].
+        y: Class of each row, int64 [rows].
+        w: Weight of each row in each problem, float64 [rows, problems], each column of sum 1.
+        known: The classes of each problem, bool [problems, classes]; rows of others have no weight in it.
     """
 
-    x: Matrix
-    mean: Matrix
-    axes: Matrix
-    spread: Matrix
-
-    @classmethod
-    def of(cls, x: Matrix, w: Matrix) -> Turned:
-        """Turn features [rows, features], which are overwritten, of rows with weights [rows]."""
-        w, span = w / w.sum(), None
-        mean = w @ x
-        x -= mean
-        if x.shape[0] < x.shape[1]:
-            span, lower = qr(x.T, mode="economic")
-            x = lower.T
-        scaled = x * np.sqrt(w)[:, None]
-        spread, axes = eigh(scaled.T @ scaled)
-        turned = np.ones((len(x), len(spread) + 1))
-        np.matmul(x, axes, out=turned[:, :-1])
-        return cls(turned, mean, axes if span is None else span @ axes, np.maximum(spread, 0.0))
-
-    def there(self, coef: Matrix, bias: Matrix) -> Matrix:
-        """Return weights [classes, features] and biases [classes] in these coordinates, [axes + 1, classes]."""
-        return np.concatenate([self.axes.T @ coef.T, (bias + coef @ self.mean)[None]])
-
-    def back(self, weights: Matrix) -> tuple[Matrix, Matrix]:
-        """Undo `there`."""
-        coef = (self.axes @ weights[:-1]).T
-        return coef, weights[-1] - coef @ self.mean
+    y: Tensor
+    w: Tensor
+    known: Tensor
 
 
-def minimise(
-    x: Matrix, y: npt.NDArray[np.int64], w: Matrix, spread: Matrix, penalty: float, start: Matrix, tolerance: float
-) -> tuple[Matrix, bool]:
-    """Minimise sum_i w_i CE(x_i W, y_i) / sum_i w_i + penalty / 2 * |W without its last row|^2.
+class _Place(NamedTuple):
+    """Where problems are: the objective [problems], its gradient, the biases' curvature [problems, classes]."""
+
+    value: Tensor
+    gradient: Tensor
+    curvature: Tensor
+
+
+def minimise(rows: Rows, problems: Problems, penalty: float, start: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Minimise sum_i w_ip CE(x_i W_p, y_i) + penalty / 2 * |W_p without its last row|^2, for each problem p.
 
     Args:
-        x: Turned features, [rows, axes + 1]; `spread` may be that of more rows than these.
-        y: Classes, [rows].
-        w: Weight of each row, [rows].
-        spread: Variance along each axis: with it, conjugate gradients need few steps.
+        rows: Features.
+        problems: Classes and weights.
         penalty: Of the squared weights, above 0.
-        start: W to start from, [axes + 1, classes].
+        start: W to start from, float64 [axes + 1, problems, classes]; zero in classes that a problem does not have.
         tolerance: How far the weights may be from the solution, relative to their size.
 
     Returns:
-        W, and whether it is as near as it should be.
+        W, and whether each problem is as near as it should be, bool [problems].
     """
-    w, onehot = (w / w.sum())[:, None], np.eye(start.shape[1])[y]
-    ridge = np.append(np.full(len(spread), penalty), 0.0)[:, None]
-    spread = np.append(spread, 1.0)[:, None]
+    if rows.sample is None:
+        return _descend(rows, problems, penalty, start, tolerance, torch.float64)
+    weights, reached = _descend(rows, problems, penalty, start, max(tolerance, _LOOSE), torch.float32)
+    if tolerance >= _LOOSE and reached.all():
+        return weights, reached
+    return _descend(rows, problems, penalty, weights, tolerance, torch.float64)
 
-    def judge(weights: Matrix) -> tuple[float, Matrix]:
-        z = x @ weights
-        z -= z.max(1, keepdims=True)
-        chances = np.exp(z)
-        total = chances.sum(1, keepdims=True)
-        loss = (w * (np.log(total) - (z * onehot).sum(1, keepdims=True))).sum()
-        return float(loss + (ridge * weights**2).sum() / 2), chances / total
 
-    weights, (value, chances) = start, judge(start)
+def _descend(
+    rows: Rows, problems: Problems, penalty: float, start: Tensor, tolerance: float, precision: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    near = rows.near
+    ridge = torch.cat([torch.full_like(near.spread, penalty), torch.zeros(1).to(near.spread)])[:, None, None]
+    spread = torch.cat([near.spread, torch.ones(1).to(near.spread)])[:, None, None]
+    reached = torch.zeros(start.shape[1], dtype=torch.bool, device=start.device)
+    weights, going = start.clone(), torch.arange(start.shape[1], device=start.device)
+    place = _judge(rows, problems, going, weights, ridge, precision)
+    past = _Past(0 if rows.sample is None or len(rows.sample) == len(problems.y) else _PAIRS)
     for _ in range(_STEPS):
-        gradient = x.T @ (w * (chances - onehot)) + ridge * weights
-        curvature = np.maximum((w * chances * (1 - chances)).sum(0), _FLOOR)
-        least = np.where(ridge > 0, ridge, curvature)
-        limit = tolerance * max(float(np.linalg.norm(weights[:-1])), _FLOOR)
-        if np.linalg.norm(gradient / least) <= limit:
-            return weights, True
-        step = _newton_step(x, w, chances, ridge, spread * curvature + ridge, gradient, least * limit / 2)
-        slope = float((gradient * step).sum())
-        for share in 0.5 ** np.arange(_HALVINGS):
-            lower, there = judge(weights + share * step)
-            if lower <= value + 1e-4 * share * slope + _ROUNDING * value:
+        curvature = place.curvature.clamp_min(_FLOOR)
+        least = torch.where(ridge > 0, ridge, curvature)
+        size = weights[:-1, going].square().sum((0, 2)).sqrt()
+        limit = tolerance * size.clamp_min(_FLAT)
+        done = (place.gradient / least).square().sum((0, 2)).sqrt() <= limit
+        reached[going[done]] = True
+        if done.all():
+            break
+        if done.any():
+            going, limit = going[~done], limit[~done]
+            place = _Place(place.value[~done], place.gradient[:, ~done], place.curvature[~done])
+            curvature, least = curvature[~done], least[:, ~done]
+
+        model = _Model(rows, problems, going, weights[:, going], ridge, spread * curvature + ridge)
+        step = past.corrected(place.gradient, going, partial(model.step, limit=least * limit[:, None] / 2))
+        before, gradient = weights.clone(), place.gradient
+        place, moved = _search(rows, problems, going, weights, step, place, ridge, precision)
+        past.add(going, weights - before, place.gradient - gradient)
+        if not moved.all():
+            going = going[moved]
+            place = _Place(place.value[moved], place.gradient[:, moved], place.curvature[moved])
+            if not len(going):
                 break
-        else:
-            break
-        weights, value, chances = weights + share * step, lower, there
-    return weights, False
+    return weights, reached
 
 
-def _newton_step(
-    x: Matrix, w: Matrix, chances: Matrix, ridge: Matrix, near: Matrix, gradient: Matrix, limit: Matrix
-) -> Matrix:
-    """Solve Hessian * step = -gradient, until little is left of it or, in units of `limit`, less than 1.
+class _Past:
+    """What the last steps have shown of the Hessian, by which steps on a sample of the rows are corrected (L-BFGS).
 
-    `near` is a diagonal that resembles the Hessian.
+    Where features are many, the Hessian of a sample is wrong by a factor in some directions: steps on it alone need to
+    be halved, and come near a solution slowly.
+
+    Args:
+        size: How many steps are remembered.
     """
-    step, left = np.zeros_like(gradient), -gradient
-    way = left / near
-    size = float((left * way).sum())
-    enough = _FORCING**2 * size
-    for _ in range(_STEPS):
-        change = x @ way
-        change -= (chances * change).sum(1, keepdims=True)
-        bent = x.T @ (w * chances * change) + ridge * way
-        length = size / float((way * bent).sum())
-        step, left = step + length * way, left - length * bent
-        before, size = size, float((left * left / near).sum())
-        if size <= enough or np.linalg.norm(left / limit) <= 1:
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, going: Tensor, step: Tensor, bend: Tensor) -> None:
+        """Remember a step, [axes + 1, all problems, classes], and by how much the gradient of some changed."""
+        if not self.size:
+            return
+        whole = torch.zeros_like(step)
+        whole[:, going] = bend
+        length = (step * whole).sum((0, 2))
+        # A problem that did not move, or along which rounding is all that is seen, is left out.
+        self.pairs.append((step, whole, torch.where(length > 0, 1 / length, 0.0)))
+        self.pairs = self.pairs[-self.size :]
+
+    def corrected(self, gradient: Tensor, going: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the step for a gradient, where `solve` gives it by the sample alone."""
+        left, shares = gradient, []
+        pairs = [(step[:, going], bend[:, going], inverse[going]) for step, bend, inverse in self.pairs]
+        for step, bend, inverse in reversed(pairs):
+            shares.append(inverse * (step * left).sum((0, 2)))
+            left = left - shares[-1][:, None] * bend
+        way = solve(left)
+        for (step, bend, inverse), share in zip(pairs, reversed(shares), strict=True):
+            way = way - (share + inverse * (bend * way).sum((0, 2)))[:, None] * step
+        return way
+
+
+def _search(
+    rows: Rows, problems: Problems, going: Tensor, weights: Tensor, step: Tensor, place: _Place, ridge: Tensor,
+    precision: torch.dtype,
+) -> tuple[_Place, Tensor]:  # fmt: skip
+    """Halve the step of each problem until its objective falls; move its weights there, and say which moved."""
+    slope = (place.gradient * step).sum((0, 2))
+    share = torch.ones_like(slope)
+    value, gradient, curvature = (part.clone() for part in place)
+    left = torch.arange(len(going), device=going.device)
+    # Sums of float32 products are wrong by more.
+    slack = (_ROUNDING if precision == torch.float64 else 1e-7) * place.value
+    for _ in range(_HALVINGS):
+        trial = weights[:, going[left]] + share[left, None] * step[:, left]
+        there = _judge(rows, problems, going[left], trial, ridge, precision)
+        falls = there.value <= place.value[left] + 1e-4 * share[left] * slope[left] + slack[left]
+        moved = left[falls]
+        weights[:, going[moved]] = trial[:, falls]
+        value[moved], curvature[moved] = there.value[falls], there.curvature[falls]
+        gradient[:, moved] = there.gradient[:, falls]
+        left = left[~falls]
+        if not len(left):
             break
-        way = left / near + size / before * way
-    return step
+        share[left] /= 2
+    stays = torch.ones(len(going), dtype=torch.bool, device=going.device)
+    stays[left] = False
+    return _Place(value, gradient, curvature), stays
+
+
+def _judge(
+    rows: Rows, problems: Problems, going: Tensor, weights: Tensor, ridge: Tensor, precision: torch.dtype
+) -> _Place:
+    """Return the objective of some problems and what it changes by, in one reading of the rows."""
+    y, known = problems.y, problems.known[going]
+    inner = rows.enter(weights).flatten(1).to(precision)
+    value = (ridge * weights.square()).sum((0, 2)) / 2
+    gradient, curvature = torch.zeros(inner.shape).to(weights), torch.zeros_like(known, dtype=weights.dtype)
+    for where, x in rows.pieces(precision):
+        z = (x @ inner).view(-1, *known.shape).masked_fill_(~known, _NEVER)
+        w, own = problems.w[where][:, going].to(precision), y[where][:, None, None].expand(-1, len(known), 1)
+        total = z.logsumexp(2)
+        value += (w * (total - z.gather(2, own)[..., 0])).sum(0, dtype=torch.float64)
+        error = z.sub_(total[..., None]).exp_()
+        curvature += torch.einsum("np,npc->pc", w, error - error.square())
+        error.scatter_add_(2, own, -torch.ones_like(error[..., :1])).mul_(w[..., None])
+        gradient += x.T @ error.flatten(1)
+    return _Place(value, rows.leave(gradient.view(-1, *known.shape)) + ridge * weights, curvature)
+
+
+class _Model:
+    """The Hessian of some problems at some weights, over the rows that second order is taken from.
+
+    Args:
+        rows: Their sample is what is read.
+        problems: All problems.
+        going: Which of them.
+        weights: Of these, [axes + 1, these, classes].
+        ridge: Penalty of each weight, [axes + 1, 1, 1].
+        like: A diagonal that resembles the Hessian, [axes + 1, these, classes].
+    """
+
+    def __init__(
+        self, rows: Rows, problems: Problems, going: Tensor, weights: Tensor, ridge: Tensor, like: Tensor
+    ) -> None:
+        self.x, self.ridge, self.like = rows.near.x, ridge, like
+        known = problems.known[going]
+        w = problems.w[:, going] if rows.sample is None else problems.w[rows.sample][:, going]
+        self.w = (w / w.sum(0)).to(self.x.dtype)[..., None]
+        chances = (self.x @ weights.flatten(1).to(self.x.dtype)).view(-1, *known.shape)
+        self.chances = chances.masked_fill_(~known, _NEVER).softmax(2)
+
+    def times(self, way: Tensor) -> Tensor:
+        """Return the product of the Hessian and a direction, [axes + 1, these, classes]."""
+        change = (self.x @ way.flatten(1).to(self.x.dtype)).view(-1, *way.shape[1:])
+        change -= (self.chances * change).sum(2, keepdim=True)
+        change *= self.w * self.chances
+        return (self.x.T @ change.flatten(1)).to(way).view(way.shape) + self.ridge * way
+
+    def step(self, gradient: Tensor, limit: Tensor) -> Tensor:
+        """Solve Hessian * step = -gradient by conjugate gradients.
+
+        They end where little is left of the gradient or, in units of `limit`, less than 1.
+        """
+        left = -gradient
+        step, way = torch.zeros_like(gradient), left / self.like
+        size = (left * way).sum((0, 2))
+        enough, goes_on = _FORCING**2 * size, size > 0
+        for _ in range(_STEPS):
+            bent = self.times(way)
+            length = torch.where(goes_on, size / (way * bent).sum((0, 2)), 0.0)[:, None]
+            step, left = step + length * way, left - length * bent
+            before, size = size, (left * left / self.like).sum((0, 2))
+            goes_on &= (size > enough) & ((left / limit).square().sum((0, 2)) > 1)
+            if not goes_on.any():
+                break
+            way = torch.where(goes_on[:, None], left / self.like + (size / before)[:, None] * way, 0.0)
+        return step

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
+from torch import Tensor
 from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
-from fusetune.errors import TableError
-from fusetune.heads.base import Head, HeadData, HeadFit, drop_modalities
+from fusetune.heads.base import HeadData, HeadFit, drop_modalities
+from fusetune.heads.design import Design
 from fusetune.heads.linear import LinearHead
-from fusetune.heads.newton import Turned, minimise
+from fusetune.heads.newton import Problems, minimise
 from fusetune.heads.path import Step, walk
+from fusetune.heads.turned import Rows, rows_of
 
 # How far weights may be from the solution, relative to their size: while a penalty is chosen; in the head that is kept.
-_ROUGH, _FINE = 1e-2, 1e-5
+_ROUGH, _FINE = 1e-2, 1e-6
 _ABSENT = -30.0  # bias of a class that no row has
 _WIDEST = 1e3  # factor on a block's penalty
 
@@ -88,27 +91,43 @@ def _fit(problem: _SetAside, config: HeadConfig, names: list[str]) -> HeadFit:
 def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
     """Ridge regression on one-hot labels with a temperature: closed form, a preview within a second."""
     problem = _Problem(data, valid, config, classes, seed)
-    turned, w = problem.turned(np.ones(len(data.z))), problem.w / problem.w.sum()
-    onehot = np.eye(classes)[problem.y]
-    share = w @ onehot
+    rows, problems = problem.turned(np.ones(len(data.z))), problem.problems(None)
+    onehot = F.one_hot(problems.y, classes).double()
+    share = problems.w[:, 0] @ onehot
+    mean, gram, moment = _moments(rows, problems.w, onehot - share)
+    spread, axes = torch.linalg.eigh(gram)
 
     def solve(penalty: float, _: Step | None) -> Step:
-        weights = turned.x[:, :-1].T @ (w[:, None] * (onehot - share)) / (turned.spread + penalty)[:, None]
-        coef, bias = turned.back(np.concatenate([weights, share[None]]))
-        sharp = fit_temperature(problem.valid_logits((coef, bias)), problem.valid_y)
-        logits = problem.valid_logits((coef / sharp, bias / sharp))
-        return Step(penalty, nll_of(logits, problem.valid_y), logits, (coef / sharp, bias / sharp, sharp))
+        inner = axes @ ((axes.T @ moment) / (spread.clamp_min(0.0) + penalty)[:, None])
+        weights = rows.leave(torch.cat([inner, (share - mean @ inner)[None]]))
+        coef, bias = rows.near.back(weights[:, None])
+        sharp = fit_temperature(problem.valid_logits(Solution(coef, bias)), problem.valid_y)
+        solution = Solution(coef / sharp, bias / sharp)
+        logits = problem.valid_logits(solution)
+        return Step(penalty, nll_of(logits, problem.valid_y), logits, (solution, sharp))
 
     steps, best, choice, doubts = walk(config.penalties, solve)
-    *solution, sharp = best.solution
+    solution, sharp = best.solution
     return HeadFit(
-        problem.head((solution[0], solution[1])),
+        problem.head(solution),
         best.nll,
         f"{choice}, temperature {sharp:.2g}",
         [(step.penalty, step.nll) for step in steps],
         tried=[step.logits for step in steps],
         doubts=doubts,
     )
+
+
+def _moments(rows: Rows, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of the features, their covariance with each other, and with targets [rows, classes]."""
+    mean: Tensor | float = 0.0
+    gram: Tensor | float = 0.0
+    moment: Tensor | float = 0.0
+    for where, x in rows.pieces(torch.float64):
+        weighted = x[:, :-1] * w[where]
+        mean, gram, moment = mean + weighted.sum(0), gram + weighted.T @ x[:, :-1], moment + weighted.T @ target[where]
+    assert isinstance(mean, Tensor) and isinstance(gram, Tensor) and isinstance(moment, Tensor)
+    return mean, gram - torch.outer(mean, mean), moment
 
 
 def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
@@ -120,7 +139,15 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> 
     return float(np.exp(best.x))
 
 
-Solution = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+class Solution(NamedTuple):
+    """Weights [problems, classes, features + absence bits] and biases [problems, classes], float64."""
+
+    coef: Tensor
+    bias: Tensor
+
+    def problem(self, index: int) -> Solution:
+        """Return one of the problems alone."""
+        return Solution(self.coef[index : index + 1], self.bias[index : index + 1])
 
 
 class _Problem:
@@ -132,24 +159,29 @@ class _Problem:
         self.names, self.classes, self.rows = list(data.z), classes, len(data.labels)
         self.layout = LinearHead({name: z.shape[-1] for name, z in data.z.items()}, classes)
         self.layout.fit_scale(data, each)
-        views, dropped = (
-            next(iter(data.z.values())).shape[0],
-            config.modality_dropout if len({data.owners.get(block, block) for block in data.z}) > 1 else 0.0,
-        )
-        parts = [_design(self.layout, data, view, data.present) for view in range(views)]
+        views = next(iter(data.z.values())).shape[0]
+        several = len({data.owners.get(block, block) for block in data.z}) > 1
+        dropped = config.modality_dropout if several else 0.0
+        copies: list[tuple[int, dict[str, npt.NDArray[np.bool_]]]] = [(view, data.present) for view in range(views)]
         weights = [data.weights * (1 - dropped) / views] * views
         if dropped:
             kept = drop_modalities(data.present, torch.from_numpy(data.keys), Moment(seed), 1.0, data.owners)
-            parts.append(_design(self.layout, data, 0, kept))
+            copies.append((0, kept))
             weights.append(data.weights * dropped)
-        self.x, self.w = np.concatenate(parts), np.concatenate(weights)
-        self.y = np.tile(data.labels, len(parts))
-        self.valid_x, self.valid_y = _design(self.layout, valid, 0, valid.present), valid.labels
-        self._turned: tuple[npt.NDArray[Any], Turned] | None = None
+        # Where there is no float64 (Apple's GPUs), the processor solves.
+        self.device = data.device if data.device.type == "cuda" else torch.device("cpu")
+        scales = self.layout.to(self.device)
+        self.design = Design(scales, data, copies, self.device)
+        self.valid = Design(scales, valid, [(0, valid.present)], self.device)
+        self.w, self.y = np.concatenate(weights), np.tile(data.labels, len(copies))
+        self.valid_y = valid.labels
+        self._read: tuple[npt.NDArray[Any], Rows] | None = None
         self.solved = self.short = 0
 
-    def zero(self) -> Solution:
-        return np.zeros((self.classes, self.x.shape[1])), np.zeros(self.classes)
+    def zero(self, problems: int = 1) -> Solution:
+        """Return where nothing is known of the classes."""
+        blank = torch.zeros(problems, self.classes, self.design.width + 1, dtype=torch.float64, device=self.device)
+        return Solution(blank[..., :-1], blank[..., -1])
 
     def solve(
         self,
@@ -158,39 +190,50 @@ class _Problem:
         start: Solution,
         *,
         fine: bool = False,
-        rows: npt.NDArray[np.bool_] | None = None,
+        without: Sequence[npt.NDArray[np.bool_]] | None = None,
     ) -> Solution:
         """Minimise mean NLL + penalty / 2 * sum_block factor_block |W_block|^2, starting from a near solution.
 
         Args:
             penalty: Of the squared weights.
             factors: Per block, on the penalty.
-            start: Where to start.
+            start: Where to start, for each problem.
             fine: As the head that is kept; otherwise roughly.
-            rows: Which of the rows count; default: all.
+            without: For each problem, which rows do not count; default: one problem, and all rows count.
         """
-        some = slice(None) if rows is None else np.tile(rows, len(self.y) // self.rows)
-        turned, scale = self.turned(factors), self._scale(factors)
-        present, y = np.unique(self.y[some], return_inverse=True)
-        if (start[1][present] <= _ABSENT).any():  # where a fold lacks a class, its solution is no place to start from
-            start = self.zero()
-        near = turned.there(start[0][present] / scale, start[1][present])
-        tolerance = _FINE if fine else _ROUGH
-        weights, reached = minimise(turned.x[some], y, self.w[some], turned.spread, penalty, near, tolerance)
-        self.solved, self.short = self.solved + 1, self.short + (not reached)
-        coef, bias = np.zeros((self.classes, self.x.shape[1])), np.full(self.classes, _ABSENT)
-        coef[present], bias[present] = turned.back(weights)
-        return coef * scale, bias
+        rows, scale = self.turned(factors), self._scale(factors)
+        problems = self.problems(without)
+        # Where a fold lacks a class, its solution is no place to start from.
+        lacks = ((start.bias <= _ABSENT) & problems.known).any(1)
+        known = (problems.known & ~lacks[:, None])[..., None]
+        near = rows.near.there(torch.where(known, start.coef, 0.0) / scale, torch.where(known[..., 0], start.bias, 0.0))
+        weights, reached = minimise(rows, problems, penalty, near, _FINE if fine else _ROUGH)
+        self.solved, self.short = self.solved + len(reached), self.short + int((~reached).sum())
+        coef, bias = rows.near.back(weights)
+        return Solution(
+            torch.where(problems.known[..., None], coef * scale, 0.0), torch.where(problems.known, bias, _ABSENT)
+        )
 
-    def turned(self, factors: npt.NDArray[Any]) -> Turned:
-        """Return the features as they are solved on; those of the last factors are kept."""
-        if self._turned is None or not np.array_equal(self._turned[0], factors):
-            self._turned = factors, Turned.of(self.x * self._scale(factors), self.w)
-        return self._turned[1]
+    def problems(self, without: Sequence[npt.NDArray[np.bool_]] | None) -> Problems:
+        """Return one problem for each mask of rows that do not count, or one in which all rows count."""
+        copies = len(self.y) // self.rows
+        counts = [np.ones(self.rows, bool)] if without is None else [~held for held in without]
+        kept = np.stack([np.tile(one, copies) for one in counts], 1)
+        w = np.where(kept, self.w[:, None], 0.0)
+        known = np.stack([np.bincount(self.y[one], minlength=self.classes) > 0 for one in kept.T])
+        return Problems(*(torch.from_numpy(part).to(self.device) for part in (self.y, w / w.sum(0), known)))
 
-    def _scale(self, factors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    def turned(self, factors: npt.NDArray[Any]) -> Rows:
+        """Return the rows as they are solved on; those of the last factors are kept."""
+        if self._read is None or not np.array_equal(self._read[0], factors):
+            w = torch.from_numpy(self.w).to(self.device)
+            self._read = factors, rows_of(self.design, self._scale(factors), w)
+        return self._read[1]
+
+    def _scale(self, factors: npt.NDArray[Any]) -> Tensor:
         # A penalty of its own per block is the same as one penalty after scaling the block's columns.
-        return np.repeat([*(1 / np.sqrt(factors)), 1.0], [*self.layout.dims.values(), len(self.names)])
+        widths = [*self.layout.dims.values(), len(self.names)]
+        return torch.from_numpy(np.repeat([*(1 / np.sqrt(factors)), 1.0], widths)).to(self.device)
 
     def doubts(self) -> list[str]:
         """Say how many solutions fell short of what they should reach."""
@@ -199,63 +242,71 @@ class _Problem:
         what = f"{self.short} of {self.solved} solutions of the linear classifier fell short of convergence"
         return [f"{what}, so that the choice of the penalty is less sure"]
 
-    def valid_logits(self, solution: Solution) -> npt.NDArray[np.float64]:
-        return np.asarray(self.valid_x @ solution[0].T + solution[1])
+    def valid_logits(self, solution: Solution, which: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.float64]:
+        """Return what is said of the rows that choices are made on, [rows, classes].
+
+        Args:
+            solution: Of one or more problems.
+            which: For each row, the problem that is asked; default: the first.
+        """
+        logits = torch.zeros(len(self.valid), self.classes, dtype=torch.float64, device=self.device)
+        for where, x in self.valid.pieces():
+            said = torch.tensordot(x.double(), solution.coef, ([1], [2])) + solution.bias
+            own = said[:, 0] if which is None else said[torch.arange(len(x)), torch.from_numpy(which[where])]
+            logits[where] = own
+        return logits.cpu().numpy()
 
     def head(self, solution: Solution) -> LinearHead:
-        self.layout.linear.weight.data.copy_(torch.from_numpy(solution[0]))
-        self.layout.linear.bias.data.copy_(torch.from_numpy(solution[1]))
-        return self.layout
+        """Return the head of a single problem."""
+        self.layout.linear.weight.data.copy_(solution.coef[0])
+        self.layout.linear.bias.data.copy_(solution.bias[0])
+        return self.layout.to("cpu")
 
 
 class _SetAside:
-    """Choices are made on rows that were set aside; a solution is a list of one."""
+    """Choices are made on rows that were set aside, by one solution."""
 
     def __init__(self, problem: _Problem) -> None:
         self.problem = problem
 
-    def zero(self) -> list[Solution]:
-        return [self.problem.zero()]
+    def zero(self) -> Solution:
+        return self.problem.zero()
 
-    def solve(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> list[Solution]:
-        return [self.problem.solve(penalty, factors, start[0])]
+    def solve(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> Solution:
+        return self.problem.solve(penalty, factors, start)
 
-    def logits(self, solutions: list[Solution]) -> npt.NDArray[np.float64]:
+    def logits(self, solution: Solution) -> npt.NDArray[np.float64]:
         """Return the logits of the rows that choices are made on."""
-        return self.problem.valid_logits(solutions[0])
+        return self.problem.valid_logits(solution)
 
-    def nll(self, solutions: list[Solution]) -> float:
-        return nll_of(self.logits(solutions), self.problem.valid_y)
+    def nll(self, solution: Solution) -> float:
+        return nll_of(self.logits(solution), self.problem.valid_y)
 
-    def finish(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> HeadFit:
-        solution = self.problem.solve(penalty, factors, start[0], fine=True)
-        return HeadFit(self.problem.head(solution), self.nll([solution]))
+    def finish(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> HeadFit:
+        solution = self.problem.solve(penalty, factors, start, fine=True)
+        return HeadFit(self.problem.head(solution), self.nll(solution))
 
 
 class _Crossed(_SetAside):
-    """Choices are made by cross-validation; a solution has one part per fold, solved without that fold."""
+    """Choices are made by cross-validation; there is one problem per fold, solved without that fold."""
 
     def __init__(self, problem: _Problem, folds: npt.NDArray[np.int64]) -> None:
         super().__init__(problem)
-        self.held = [folds == fold for fold in np.unique(folds)]
+        names, self.folds = np.unique(folds, return_inverse=True)
+        self.held = [self.folds == fold for fold in range(len(names))]
 
-    def zero(self) -> list[Solution]:
-        return [self.problem.zero() for _ in self.held]
+    def zero(self) -> Solution:
+        return self.problem.zero(len(self.held))
 
-    def solve(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> list[Solution]:
-        return [
-            self.problem.solve(penalty, factors, near, rows=~held) for near, held in zip(start, self.held, strict=True)
-        ]
+    def solve(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> Solution:
+        return self.problem.solve(penalty, factors, start, without=self.held)
 
-    def logits(self, solutions: list[Solution]) -> npt.NDArray[np.float64]:
-        """Return what each row was given by the part that did not see it, [rows, classes]."""
-        logits = np.zeros((self.problem.rows, self.problem.classes))
-        for solution, held in zip(solutions, self.held, strict=True):
-            logits[held] = self.problem.valid_logits(solution)[held]
-        return logits
+    def logits(self, solution: Solution) -> npt.NDArray[np.float64]:
+        """Return what each row was given by the problem that did not see it, [rows, classes]."""
+        return self.problem.valid_logits(solution, self.folds)
 
-    def finish(self, penalty: float, factors: npt.NDArray[Any], start: list[Solution]) -> HeadFit:
-        solution = self.problem.solve(penalty, factors, start[0], fine=True)
+    def finish(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> HeadFit:
+        solution = self.problem.solve(penalty, factors, start.problem(0), fine=True)
         return HeadFit(self.problem.head(solution), self.nll(start), held=self.logits(start))
 
 
@@ -264,23 +315,9 @@ def nll_of(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
     return float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 
-def _design(head: Head, data: HeadData, view: int, present: dict[str, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
-    z = {name: torch.from_numpy(np.array(block[view])) for name, block in data.z.items()}
-    has = {name: torch.from_numpy(bits) for name, bits in present.items()}
-    blocks = head.blocks(z, has)
-    for name, block in zip(head.dims, blocks, strict=True):
-        if not torch.isfinite(block).all():
-            modality = data.owners.get(name, name)
-            raise TableError(
-                f"the features of the input '{modality}' are not finite numbers; look for extreme or broken values "
-                "in it, or leave it out with --inputs"
-            )
-    return torch.cat([*blocks, head.absent(has)], 1).float().numpy()
-
-
 def _blockwise(
-    problem: _SetAside, penalty: float, nll: float, solution: list[Solution]
-) -> tuple[float, list[Solution], npt.NDArray[Any]]:
+    problem: _SetAside, penalty: float, nll: float, solution: Solution
+) -> tuple[float, Solution, npt.NDArray[Any]]:
     factors = np.ones(len(problem.problem.names))
     for block in range(len(factors)):
         for step in (4.0, 0.25):
