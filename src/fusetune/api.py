@@ -19,7 +19,7 @@ from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
 from fusetune.data.table import read_table
-from fusetune.doctor.findings import Finding, by_severity
+from fusetune.doctor.exhibits import Exhibit, exhibits
 from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.folder import (
@@ -67,6 +67,8 @@ from fusetune.version import VERSION
 
 # What a run spends on saying what the data ask for: nothing on fewer groups, which would decide nothing, and no more
 # than on so many rows. The command `guide` has no such limits.
+# Sets of rows that the report shows of a finding; findings.html shows more.
+_SETS = 3
 _GUIDED = {"least": 100, "most": 5000}
 
 
@@ -310,9 +312,9 @@ def _seal(folder: Path, record: Record, metrics: dict[str, Any]) -> None:
     discard(folder / STAGES)
 
 
-def _found(intake: Intake) -> list[Finding]:
-    """Return what the doctor found, errors first."""
-    return [] if intake.examination is None else by_severity(intake.examination.findings)
+def _found(intake: Intake) -> list[Exhibit]:
+    """Return what the doctor found with the rows to show of it, errors first."""
+    return [] if intake.examination is None else exhibits(intake.examination, _SETS)
 
 
 def _begin(intake: Intake, settings: Config, folder: Path, log: Log) -> Record:

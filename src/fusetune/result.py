@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fusetune.context import Cost
 from fusetune.data.schema import free_name
-from fusetune.doctor.findings import Finding
+from fusetune.doctor.exhibits import Exhibit
 from fusetune.evaluate.analysis import Analysis
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.explain import Pixels
@@ -59,7 +59,7 @@ class Data:
     """What the model was made from and judged on: rows, groups and rows per class by part, the split, the columns.
 
     `groups` and `group_column` are None when the rows are not grouped. `classes` come in the order of the probability
-    columns, and `findings`, what is wrong with the table, with errors first.
+    columns, and `findings`, what is wrong with the table and what is shown of it, with errors first.
     """
 
     rows: dict[str, int]
@@ -71,7 +71,7 @@ class Data:
     class_counts: dict[str, list[int]]
     inputs: list[Column]
     left_out: list[Column]
-    findings: Sequence[Finding]
+    findings: Sequence[Exhibit]
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Result:
         Names of classes and columns stay, as do all numbers.
         """
         told = f"{len(self.warnings)} of the run; the file log.jsonl beside the report has them, with what they quote."
-        findings = [replace(one, rows=(), evidence={"rows": len(one.rows)}) for one in self.data.findings]
+        findings = [one.redacted() for one in self.data.findings]
         lows = self.judged.analysis.worst_group
         unnamed = None if lows is None or lows.group is None else replace(lows.group, name="left out")
         analysis = replace(

@@ -22,11 +22,10 @@ from fusetune.context import Context, Cost
 from fusetune.data.bags import pictures_of
 from fusetune.data.choices import Kind
 from fusetune.data.schema import Schema
-from fusetune.data.several import in_words
 from fusetune.data.source import Bag, Source
 from fusetune.data.split import PARTS, Rows
 from fusetune.data.table import Table
-from fusetune.doctor.findings import Finding
+from fusetune.doctor.exhibits import Exhibit, in_short
 from fusetune.evaluate.explain import Pixels
 from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
@@ -40,7 +39,6 @@ _PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "pillow
 _PAPER_EPOCHS = 5
 _SHEET_ROWS = _SHEET_EPOCHS = 4
 _MISTAKES = 24
-_LETTERS = 280
 
 
 def summarise(
@@ -49,7 +47,7 @@ def summarise(
     schema: Schema,
     fitted: Fitted,
     judged: Judgement,
-    findings: Sequence[Finding],
+    findings: Sequence[Exhibit],
     rows_hash: str,
     guidance: Guidance | None = None,
 ) -> Result:
@@ -82,7 +80,7 @@ def summarise(
     )
 
 
-def _data(ctx: Context, schema: Schema, findings: Sequence[Finding]) -> Data:
+def _data(ctx: Context, schema: Schema, findings: Sequence[Exhibit]) -> Data:
     rows = {part: ctx.split.rows(part) for part in PARTS}
     owner = {column: m.name for m in schema.modalities().values() for column in m.columns}
     used = [c for c in schema.columns if c.role in ("input", "unused")]
@@ -185,7 +183,7 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
             for name, source in ctx.sources.items()
             if pictures_of(source) is not None and source.present[row]
         },
-        words={name: _short(cells[name].iloc[row]) for name in cells.columns},
+        words={name: in_short(cells[name].iloc[row]) for name in cells.columns},
         shares={name: float(share[at]) for name, share in judged.shares.items()},
         prior=float(judged.prior[at, decided]),
     )
@@ -196,16 +194,6 @@ def _first_picture(source: Source, row: Rows) -> Tensor:
     read: Any = source.read(row)
     pixels: Tensor = (read.elements if isinstance(read, Bag) else read)[0]
     return pixels
-
-
-def _short(value: Any) -> str:
-    """Return a cell's text, cut where it is long."""
-    if isinstance(value, tuple):
-        value = in_words(value)
-    if pd.isna(value):
-        return "missing"
-    text = str(value)
-    return text if len(text) <= _LETTERS else text[: _LETTERS - 1].rstrip() + "…"
 
 
 def _versions() -> dict[str, str]:

@@ -72,7 +72,7 @@ def test_a_broken_file_is_found_and_no_other(
     examination = look(frame, tmp_path, inputs=INPUTS)
     finding = named(examination, kind)
     check(finding, severity, {"r004", "r011"}, ("scan",), remedy)
-    assert finding.evidence["what"] == "2 of 20 pictures in 'scan'"
+    assert finding.evidence["what"] == "2 of 20 pictures in 'scan': smaller than 16 pixels on a side"
     assert finding.evidence["files"].keys() == {"r004", "r011"}
     text = finding.evidence["files"]["r011"]
     assert text.startswith("scan-11.png: ")
@@ -137,7 +137,7 @@ def test_cells_without_a_picture_are_no_fault(tmp_path: Path) -> None:
     frame.loc[4, "scan"] = "  scan-4.png "
     (tmp_path / "scan-5.png").unlink()
     examination = look(frame, tmp_path, inputs=INPUTS, kinds={"scan": "image"})
-    assert named(examination, "image_missing").evidence["what"] == "1 of 17 pictures in 'scan'"
+    assert named(examination, "image_missing").evidence["what"] == "1 of 17 pictures in 'scan': no such file"
     assert examination.pictures[0].usable.sum() == 16
 
 

@@ -56,8 +56,11 @@ def check(
         Path | None, typer.Option("--json", metavar="FILE", help="Write all findings, with all row ids.")
     ] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, with thumbnails.")
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page to look at, with pictures and texts.")
     ] = None,
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Leave ids, texts and pictures of rows out of the page, to hand it on.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -68,6 +71,8 @@ def check(
     """
     del debug
     check_there(table)
+    if redact and html_file is None:
+        raise UserError("--redact is about the page: add --html FILE")
     settings = Config.build(sets=set_ or ())
     steps = Steps(
         "starting up",
@@ -110,7 +115,7 @@ def check(
             aside.write_text(json.dumps(listing, indent=1, ensure_ascii=False), encoding="utf-8")
     if html_file:
         with written_aside(html_file) as aside:
-            aside.write_text(render_checks(examination), encoding="utf-8")
+            aside.write_text(render_checks(examination, redact=redact), encoding="utf-8")
     for finding in examination.findings:
         _print(finding)
     tally = counts(examination.findings)

@@ -209,7 +209,7 @@ def _giving(examined: Examined, columns: Names, accuracy: float) -> list[Finding
     kind = "column_gives_label" if one else "columns_give_label"
     severity: Severity = "error" if lift >= _CERTAIN else "warn"
     # Many honest columns together may tell what none of them was made to tell.
-    sure: Certainty = CERTAINTIES[(1 if one else 2) + (lift < _CERTAIN)]
+    sure: Certainty = tuple(CERTAINTIES)[(1 if one else 2) + (lift < _CERTAIN)]
     evidence: dict[str, Any] = {"accuracy": round(accuracy, 4), "majority": majority, "lift": lift}
     return [examined.finding(kind, severity, what, remedy, (), columns, certainty=sure, **evidence)]
 

@@ -47,6 +47,7 @@ class Examination:
         pictures: One entry per image column.
         copies: Rows that are copies of each other.
         features: Cheap features of the sampled rows.
+        readers: How the pictures of each column were read.
     """
 
     examined: Examined
@@ -54,6 +55,7 @@ class Examination:
     pictures: list[Pictures]
     copies: Copies
     features: Features
+    readers: dict[str, ImageInput]
 
     def check_split(self, split: Split | None = None) -> None:
         """Add what can only be said about a split: the table's own, or one that was made after it was looked at."""
@@ -108,7 +110,9 @@ def examine(
         features = sketch(examined, pictures, telling)
         findings += [*leaks, *label_findings(examined, features)]
         progress.advance(note="split")
-        examination = Examination(examined, by_severity(findings), pictures, copies, features)
+        examination = Examination(
+            examined, by_severity(findings), pictures, copies, features, {one.column: one for one in readers}
+        )
         if examined.parts is not None:
             examination.check_split()
     return examination

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from fusetune.doctor.reasons import WHY
 
 Severity = Literal["error", "warn", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warn", "info")
-# How sure a finding is that what it says is so. sure: read off the table or its files, it cannot be otherwise; very
-# likely: such a finding is wrong less than once in twenty times; likely: right more often than wrong; possible: worth a
-# look, and often nothing.
+# How sure a finding is that what it says is so, and what that means.
 Certainty = Literal["sure", "very likely", "likely", "possible"]
-CERTAINTIES: tuple[Certainty, ...] = ("sure", "very likely", "likely", "possible")
+CERTAINTIES: dict[Certainty, str] = {
+    "sure": "read off the table or its files, it cannot be otherwise",
+    "very likely": "such a finding is wrong less than once in twenty times",
+    "likely": "such a finding is right more often than wrong",
+    "possible": "worth a look, and often nothing",
+}
+# What begins the example that a remedy ends with.
+FIRST = ". The first is "
 # Kinds that infer something which they did not read; whoever finds them may know better in a single case.
 INFERRED: dict[str, Certainty] = {
     "near_duplicate_images": "very likely",
@@ -56,6 +63,16 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
         return asdict(self) | {"rows": list(self.rows), "columns": list(self.columns)}
+
+    @property
+    def why(self) -> str:
+        """Why it matters, in a sentence; nothing of a kind that is not known."""
+        return WHY.get(self.kind, "")
+
+    def redacted(self) -> Finding:
+        """Return the same without ids and examples: how many rows of which columns, and what to do."""
+        about = f"{len(self.rows):,} row{'' if len(self.rows) == 1 else 's'}; what it says of them is left out here"
+        return replace(self, rows=(), evidence={"what": about}, remedy=self.remedy.partition(FIRST)[0])
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:

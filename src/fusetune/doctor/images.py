@@ -23,7 +23,7 @@ from fusetune.data.images import ImageInput, Keeper, has_picture
 from fusetune.data.paths import FRAME
 from fusetune.data.workers import choose_workers
 from fusetune.doctor.examined import Codes, Examined
-from fusetune.doctor.findings import Finding, Severity
+from fusetune.doctor.findings import FIRST, Finding, Severity
 from fusetune.doctor.hashes import SIDE, Hashes, column_hashes, difference_hash, equal_sets
 from fusetune.errors import ImageError, ShortageError
 from fusetune.progress import bar
@@ -47,6 +47,16 @@ REMEDIES: dict[str, tuple[Severity, str]] = {
     "image_enormous": ("error", _SMALLER),
     "image_tiny": ("warn", "look at the pictures: placeholders and icons should be empty cells"),
     "image_blank": ("warn", "look at the pictures: one colour says nothing; empty the cells if they are placeholders"),
+}
+SAID = {
+    "image_missing": "no such file",
+    "image_empty": "no bytes in the file",
+    "image_unreadable": "cannot be read",
+    "image_truncated": "the file ends too early",
+    "image_enormous": "more pixels than data.pixel_limit",
+    "image_tiny": f"smaller than {_TINY} pixels on a side",
+    "image_blank": "nothing but one colour",
+    "image_frames": "several frames or pages, of which one is read",
 }
 _OF_MANY_CAUSES = ("image_missing", "image_unreadable")
 _STATES = ("absent", "fine", *REMEDIES)
@@ -181,8 +191,10 @@ def picture_findings(examined: Examined, pictures: Pictures) -> list[Finding]:
         rows = np.flatnonzero(pictures.having(kind))
         leave = "; or leave the column out with --inputs" if len(rows) == total and kind in _BROKEN else ""
         files = {examined.ids[row]: f"{pictures.paths[row]}: {pictures.problems[row]}" for row in rows[:20]}
-        first = f". The first is {next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
-        findings += examined.about(kind, severity, what, remedy + leave + first, rows, (pictures.column,), files=files)
+        first = f"{FIRST}{next(iter(files.values()))}" if files and kind in _OF_MANY_CAUSES else ""
+        told, todo = f"{what}: {SAID[kind]}", remedy + leave + first
+        findings += examined.about(kind, severity, told, todo, rows, (pictures.column,), files=files)
     rows = np.flatnonzero(pictures.several)
     files = {examined.ids[row]: str(pictures.paths[row]) for row in rows[:20]}
-    return findings + examined.about("image_frames", "warn", what, FRAMES, rows, (pictures.column,), files=files)
+    told = f"{what}: {SAID['image_frames']}"
+    return findings + examined.about("image_frames", "warn", told, FRAMES, rows, (pictures.column,), files=files)

@@ -15,9 +15,9 @@ import pandas as pd
 from fusetune.data.images import ImageInput, Keeper
 from fusetune.data.several import Elements, Places
 from fusetune.doctor.examined import Codes, Examined
-from fusetune.doctor.findings import Finding
+from fusetune.doctor.findings import FIRST, Finding
 from fusetune.doctor.hashes import Hashes, combined, equal_sets
-from fusetune.doctor.images import FRAMES, REMEDIES, Pictures, Sets, look_at_pictures, picture_findings
+from fusetune.doctor.images import FRAMES, REMEDIES, SAID, Pictures, Sets, look_at_pictures, picture_findings
 
 _SHOWN = 20
 
@@ -108,7 +108,7 @@ def _about(
         return []
     rows = np.unique(places.row[at])
     total = int((np.bincount(places.row, minlength=places.rows) > 0).sum())
-    what = f"of {total:,} rows have {len(at):,} such pictures in '{pictures.column}'"
+    what = f"of {total:,} rows have {len(at):,} such pictures in '{pictures.column}': {SAID[kind]}"
     files: dict[str, str] = {}
     for place in at[:_SHOWN]:
         element, name = int(places.index[place]), examined.ids[places.row[place]]
@@ -116,7 +116,7 @@ def _about(
         files[name] = "; ".join(filter(None, [files.get(name), ": ".join(map(str, said))]))
     first = next(iter(files.items()))
     parts = [[examined.ids[places.row[place]], int(places.part[place])] for place in at]
-    told = f"{remedy}. The first is row {first[0]}, {first[1]}"
+    told = f"{remedy}{FIRST}row {first[0]}, {first[1]}"
     return examined.about(kind, severity, what, told, rows, (pictures.column,), files=files, places=parts)  # type: ignore[arg-type]
 
 

@@ -22,6 +22,7 @@ from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import IntArray
 from fusetune.files import write_text
 from fusetune.report import panels, plots, prose
+from fusetune.report.found import found
 from fusetune.report.template import page, script, style
 from fusetune.result import Result
 from fusetune.strategies import WHOLE
@@ -103,6 +104,7 @@ def _context(result: Result) -> dict[str, Any]:
         "answer": prose.answer(result),
         "verdict": prose.verdict(result),
         "certainty": prose.certainty(result),
+        "found": found(result.data.findings),
         "first": first,
         "first_axis": panels.accuracy_axis(row.accuracy for row in first),
         "recalls": recalls,
