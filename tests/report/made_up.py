@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fusetune.context import Cost
+from fusetune.doctor.exhibits import Exhibit, Shown
 from fusetune.doctor.findings import Finding
 from fusetune.evaluate import Interval, metrics
 from fusetune.evaluate.analysis import Analysis
@@ -31,6 +32,23 @@ FINDING = Finding(
     ("picture",),
     {"what": "Six pairs of pictures are nearly equal.", "pairs": 6},
     "Look at them.",
+)
+EXHIBIT = Exhibit(
+    FINDING,
+    [
+        [
+            Shown(
+                str(row),
+                "class 1",
+                "in the test part",
+                {"picture": np.full((9, 12, 3), 90, np.uint8)},
+                {"note": "beats"},
+            )
+            for row in (0, 1)
+        ]
+    ],
+    [3],
+    5,
 )
 
 
@@ -109,7 +127,7 @@ def result(classes: int = 3, rows: int = 60, strategy: str = "two-stage", **chan
             inputs=[
                 Column("picture", "image", "image", "paths of images"), Column("note", "text", "text", "many words"),
             ],
-            left_out=[Column("patient", "category", "", "names the group")], findings=[FINDING],
+            left_out=[Column("patient", "category", "", "names the group")], findings=[EXHIBIT],
         ),
         method=Method(
             name=how.name, title=how.title, paper=how.paper, settings=how.Settings().model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""The doctor's page: what was found is on it, escaped, with thumbnails where pictures are meant, and no address."""
+"""The doctor's page: what was found is on it as sentences, escaped, with pictures where they are meant."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import pytest
 from PIL import Image
 from tiny import tiny_table
 
+from fusetune.config.checks import ACTIONS
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import Table
 from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.exhibits import SIDE, exhibits
 from fusetune.doctor.findings import Finding
+from fusetune.doctor.images import SAID
+from fusetune.doctor.reasons import WHY
 from fusetune.report.checks import render_checks, write_checks
 
 ODD = "<b>odd & id</b>"
@@ -41,8 +45,8 @@ def examination(tmp_path_factory: pytest.TempPathFactory) -> Examination:
 def test_every_finding_is_on_the_page(examination: Examination) -> None:
     page = render_checks(examination, ["dropped 1 row(s)"])
     for finding in examination.findings:
-        assert finding.kind.replace("_", " ") in page
-        assert finding.remedy.replace("'", "&#39;") in page
+        assert finding.kind.replace("_", " ").capitalize() in page
+        assert finding.remedy[1:].replace("'", "&#39;") in page
     assert "scans.csv" in page
     assert "97" in page
     assert "dropped 1 row(s)" in page
@@ -55,17 +59,89 @@ def test_values_are_escaped(examination: Examination) -> None:
     assert "&lt;b&gt;odd &amp; id&lt;/b&gt;" in page
 
 
-def test_thumbnails_are_those_of_the_rows(examination: Examination) -> None:
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def pictures_of(page: str) -> list[Image.Image]:
+    codes = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page)
+    return [Image.open(io.BytesIO(base64.b64decode(code))) for code in codes]
+
+
+def test_pictures_are_those_of_the_rows_side_by_side(examination: Examination) -> None:
+    (finding,) = (one for one in examination.findings if one.kind == "duplicate_rows_across_parts")
+    (pair,) = (one.sets[0] for one in exhibits(examination) if one.finding is finding)
+    assert [row.row for row in pair] == list(finding.rows) == ["case-000", ODD]
+    root, frame = examination.examined.table.root, examination.examined.table.frame
+    original = pixels_of(root / frame["scan"].iloc[0])
+    for row, part in zip(pair, finding.evidence["parts"][0], strict=True):
+        assert np.array_equal(row.pictures["scan"], original), "small pictures are shown as they are"
+        assert row.note == f"in the {part} part"
+        assert row.label == frame["organ"].iloc[0]
+        assert row.words == {"note": frame["note"].iloc[0], "age": str(frame["age"].iloc[0])}
     page = render_checks(examination)
-    codes = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
-    assert codes
-    (pictures,) = examination.pictures
-    expected = Image.fromarray(np.asarray(pictures.thumbs[0])).resize((72, 72), Image.Resampling.BICUBIC)
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(code)))) for code in codes]
-    assert sum(np.array_equal(image, np.asarray(expected)) for image in images) >= 2, "row 0 and its copy"
+    start = page.index("Duplicate rows across parts")
+    assert len(pictures_of(page[start : page.index("</section>", start)])) == 2
 
 
-def test_only_findings_about_pictures_have_thumbnails(examination: Examination) -> None:
+def test_a_large_picture_is_shown_at_a_size_by_which_it_can_be_judged(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path)
+    for row in (0, 1):
+        Image.effect_noise((900, 600), 50).convert("RGB").save(tmp_path / frame["scan"].iloc[row])
+    table = Table(frame, "t", tmp_path)
+    examination = examine(
+        table, infer_schema(table, Roles("organ", inputs=["scan"], row_id="case_id")), pixel_limit=10**6
+    )
+    rows = tuple(frame["case_id"].iloc[:3])
+    examination.findings = [Finding("image_tiny", "warn", rows, ("scan",), {"what": "x"}, "y")]
+    (tmp_path / frame["scan"].iloc[1]).unlink()
+    (one,) = exhibits(examination)
+    shapes = [some[0].pictures["scan"].shape for some in one.sets]
+    # A file that is gone since is shown as its thumbnail.
+    assert shapes[:2] == [(213, SIDE, 3), (SIDE // 2, SIDE // 2, 3)]
+    assert shapes[2] == pixels_of(tmp_path / frame["scan"].iloc[2]).shape
+
+
+def test_suspected_labels_say_what_is_given_and_what_expected(examination: Examination) -> None:
+    suspect = {
+        "row": "case-003",
+        "label": "heart",
+        "likely": "lung",
+        "p_label": 0.02,
+        "p_likely": 0.999,
+        "p_wrong": 0.8,
+    }
+    before = examination.findings
+    evidence = {
+        "what": "1 of 97 labels is likely to be wrong",
+        "likely": 1,
+        "suspects": [suspect],
+        "other": {"a": [0.5]},
+    }
+    examination.findings = [Finding("label_errors", "warn", ("case-003",), ("organ",), evidence, "look", "likely")]
+    try:
+        page = render_checks(examination)
+        hidden = render_checks(examination, ["dropped case-003"], redact=True)
+    finally:
+        examination.findings = before
+    assert "expected lung (over 99%), not this label (2%); the label is wrong with a probability of 80%" in page
+    assert "1 of 97 labels is likely to be wrong." in page
+    assert WHY["label_errors"] in page
+    assert "Likely: such a finding is right more often than wrong." in page
+    assert "{" not in page[page.index("<body>") :], "no dictionaries"
+    assert len(pictures_of(page)) == 1
+    for secret in ("case-003", "data:image", "over 99%", "97 labels"):
+        assert secret not in hidden
+    assert "1 row; what it says of them is left out here." in hidden
+
+
+def test_every_kind_says_why_it_matters() -> None:
+    assert set(WHY) == set(ACTIONS)
+    assert set(SAID) == {kind for kind in ACTIONS if kind.startswith("image_")}
+
+
+def test_only_findings_about_pictures_have_pictures(examination: Examination) -> None:
     before = examination.findings
     examination.findings = [Finding("text_empty", "warn", ("case-003",), ("note",), {"what": "x", "count": 1}, "y")]
     try:
@@ -76,7 +152,7 @@ def test_only_findings_about_pictures_have_thumbnails(examination: Examination) 
     assert "data:image" not in page
 
 
-def test_thumbnails_are_of_the_column_that_is_meant(tmp_path: Path) -> None:
+def test_pictures_are_of_the_column_that_is_meant(tmp_path: Path) -> None:
     frame = tiny_table(tmp_path)
     frame["slide"] = frame["scan"].iloc[::-1].to_numpy()
     table = Table(frame, "t", tmp_path)
@@ -86,7 +162,7 @@ def test_thumbnails_are_of_the_column_that_is_meant(tmp_path: Path) -> None:
     pages = {}
     for column in ("scan", "slide"):
         both.findings = [Finding("image_blank", "warn", ("case-003",), (column,), {"what": "x", "count": 1}, "y")]
-        pages[column] = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", render_checks(both))
+        pages[column] = [picture.tobytes() for picture in pictures_of(render_checks(both))]
     assert len(pages["scan"]) == len(pages["slide"]) == 1
     assert pages["scan"] != pages["slide"]
 

@@ -16,7 +16,8 @@ import pytest
 from made_up import BARE, changed, comparison, epochs, mistakes, result
 
 from fusetune.context import Cost
-from fusetune.doctor.findings import Finding
+from fusetune.doctor.exhibits import Exhibit, Shown
+from fusetune.doctor.findings import FIRST, Finding
 from fusetune.evaluate import Interval
 from fusetune.evaluate.analysis import Analysis
 from fusetune.evaluate.selective import Recall
@@ -128,7 +129,12 @@ def test_text_from_the_user_is_escaped_everywhere() -> None:
                 shares={NASTY: 1},
             )
         ],
-        findings=[Finding(NASTY, "error", (NASTY,), (NASTY,), {NASTY: NASTY}, NASTY)],
+        findings=[
+            Exhibit(
+                Finding(NASTY, "error", (NASTY,), (NASTY,), {NASTY: NASTY, "what": NASTY}, NASTY),
+                [[Shown(NASTY, NASTY, NASTY, {NASTY: np.zeros((2, 2, 3), np.uint8)}, {NASTY: NASTY})]], [1],
+            )
+        ],
     )  # fmt: skip
     html = render(nasty)
     assert html.count("<script") == html.count("</script") == 1
@@ -210,11 +216,14 @@ def test_findings_come_with_sentence_rows_and_remedy() -> None:
     html = render(result())
     section = Page(html[html.index('<section id="findings"') : html.index('<section id="data"')]).words()
     for text in (
-        "near duplicate",
+        "Near duplicate",
         "Six pairs of pictures",
-        "pairs: 6",
-        "12\N{NO-BREAK SPACE}rows: 0, 1,",
-        "Look at them",
+        "pairs 6",
+        "12\N{NO-BREAK SPACE}rows 0, 1,",
+        "Look at them. Sure: read off the table or its files, it cannot be otherwise.",
+        "Row 0 class 1 in the test part note beats Row 1 class 1",
+        "and 1 row more like them",
+        "5 more sets of rows like these",
     ):
         assert text.replace("\N{NO-BREAK SPACE}", " ") in section
 
@@ -332,9 +341,12 @@ def test_a_redacted_report_shows_nothing_of_a_row() -> None:
     case = dataclasses.replace(
         mistakes()[0], row="secret-id", group="secret-group", words={"note": "secret-text"},
     )  # fmt: skip
-    finding = Finding("near_duplicate", "warn", ("secret-id",), ("picture",), {"what": "secret-cell"}, "Look at them.")
+    told = f"Look at them{FIRST}secret.png"
+    finding = Finding("near_duplicate", "warn", ("secret-id",), ("picture",), {"what": "secret-cell"}, told)
+    row = Shown("secret-id", "class 1", "secret", {"picture": np.zeros((2, 2, 3), np.uint8)}, {"note": "secret"})
     whole = result(
-        mistakes=[case], examples={"Its surest mistake": case}, findings=[finding], warnings=["row secret-id is odd"],
+        mistakes=[case], examples={"Its surest mistake": case}, findings=[Exhibit(finding, [[row]], [1])],
+        warnings=["row secret-id is odd"],
         command="fusetune fit secret.csv",
     )  # fmt: skip
     lows = whole.judged.analysis.worst_group

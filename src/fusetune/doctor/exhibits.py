@@ -26,7 +26,7 @@ from fusetune.errors import FusetuneError
 
 Pixels = npt.NDArray[np.uint8]
 # The longer side of a picture as it is shown, in pixels.
-SIDE = 240
+SIDE = 320
 # Sets of rows that are shown of a finding, rows of a set, and pictures of a row.
 SETS, MEMBERS, PICTURES = 6, 4, 3
 # Decoding a larger picture, only to show it, takes seconds.
@@ -95,18 +95,25 @@ def _exhibit(examination: Examination, finding: Finding, most: int, look: _Look)
 def _notes(finding: Finding, sets: list[list[str]]) -> dict[str, str]:
     """Return what the evidence says of single rows."""
     evidence = finding.evidence
-    notes = {item["row"]: _suspicion(item) for item in evidence.get("suspects", [])}
+    errors = evidence.get("likely", 0) > 0
+    notes = {item["row"]: _suspicion(item, errors) for item in evidence.get("suspects", [])}
     notes |= evidence.get("files", {})
     for members, parts in zip(sets, evidence.get("parts", []), strict=False):
         notes |= {row: f"in the {part} part" for row, part in zip(members, parts, strict=True)}
     return notes
 
 
-def _suspicion(item: dict[str, Any]) -> str:
+def _suspicion(item: dict[str, Any], shown: bool) -> str:
+    """Return what is expected of a label; where no error is shown, the chance of one is that at the upper bound."""
+    chance = f"{'' if shown else 'at most '}{_percent(item['p_wrong'])}"
     return (
-        f"labelled {item['label']} ({item['p_label']:.0%}); expected {item['likely']} ({item['p_likely']:.0%}): "
-        f"the label is wrong with a probability of {item['p_wrong']:.0%}"
+        f"expected {item['likely']} ({_percent(item['p_likely'])}), not this label ({_percent(item['p_label'])}); "
+        f"the label is wrong with a probability of {chance}"
     )
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if share < 0.01 else "over 99%" if share > 0.99 else f"{share:.0%}"
 
 
 @dataclass
