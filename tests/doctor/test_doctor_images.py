@@ -72,7 +72,7 @@ def test_a_broken_file_is_found_and_no_other(
     examination = look(frame, tmp_path, inputs=INPUTS)
     finding = named(examination, kind)
     check(finding, severity, {"r004", "r011"}, ("scan",), remedy)
-    assert finding.evidence["what"] == "2 of 20 pictures in 'scan': smaller than 16 pixels on a side"
+    assert finding.evidence["what"] == f"2 of 20 pictures in 'scan': {looking.SAID[kind]}"
     assert finding.evidence["files"].keys() == {"r004", "r011"}
     text = finding.evidence["files"]["r011"]
     assert text.startswith("scan-11.png: ")
