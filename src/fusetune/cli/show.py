@@ -1,7 +1,8 @@
-"""`fusetune show`: the results of a run, every setting with its default and what it means, or every strategy."""
+"""`fusetune show`: the results of a run, every setting with its default and meaning, every strategy, or a schema."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +26,10 @@ def show(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="DIR|config|strategies",
+            metavar="DIR|config|strategies|schema",
             help="A run folder, or the word `config` for all settings and defaults, or `strategies` for all ways to "
-            "make a model and the settings of each.",
+            "make a model and the settings of each, or `schema` for the JSON Schema by which an editor checks a file "
+            "for --config.",
         ),
     ],
     name: Annotated[
@@ -35,7 +37,7 @@ def show(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Print the results of a run, every setting with its default, or every strategy."""
+    """Print the results of a run, every setting with its default, every strategy, or a schema for editors."""
     del debug
     if name is not None and what != "strategies":
         raise UserError(f"'{name}': only `show strategies NAME` takes a second word")
@@ -45,13 +47,17 @@ def show(
         out.print(_explained(Config().to_yaml(), Config), end="", soft_wrap=True)
     elif what == "strategies":
         _strategies()
+    elif what == "schema":
+        from fusetune.settings import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=1, ensure_ascii=False))
     else:
         _results(Path(what))
 
 
 def _results(folder: Path) -> None:
     if not is_finished(folder):
-        hint = did_you_mean(str(folder), ["config", "strategies"])
+        hint = did_you_mean(str(folder), ["config", "strategies", "schema"])
         raise UserError(f"{folder} is no finished run: {folder / METRICS} is missing{hint}")
     metrics = read_metrics(folder)
     try:
@@ -68,22 +74,19 @@ def _results(folder: Path) -> None:
 
 def _strategies() -> None:
     """Print a table of all strategies, then the settings of each as they are written in a configuration."""
+    from fusetune.settings import based_on
     from fusetune.strategies import STRATEGIES
 
     grid = Grid("name", "the model is called", "where it comes from")
-    owners: dict[type[BaseModel], str] = {}
     for name, strategy in STRATEGIES.items():
         grid.add_row(*map(Text, (name, f"the {strategy.title} model", strategy.paper)))
-        owners.setdefault(strategy.Settings, name)
     out.print(grid)
     out.print("Their own settings, as a configuration holds them:", soft_wrap=True)
     for name, strategy in STRATEGIES.items():
-        own = strategy.Settings
         # Strategies build on each other: what the list says of another one is not said again.
-        sections = [kind for kind in own.__mro__ if issubclass(kind, BaseModel)]
-        bases = [kind for kind in sections if owners.get(kind, name) != name and kind.model_fields]
-        values = own().model_dump(mode="json", exclude={field for kind in bases for field in kind.model_fields})
-        more = f"the settings of {owners[bases[0]]}" if bases else "" if values else "no settings"
+        own, base = strategy.Settings, based_on(name)
+        values = own().model_dump(mode="json", exclude=set(STRATEGIES[base].Settings.model_fields) if base else None)
+        more = f"the settings of {base}" if base else "" if values else "no settings"
         text = yaml.safe_dump({"strategy": {"name": name, **values}}, sort_keys=False)
         out.print("\n" + _explained(text, own, 1) + (f"  # {more}\n" if more else ""), end="", soft_wrap=True)
 

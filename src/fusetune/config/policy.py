@@ -31,8 +31,8 @@ class ImagePolicy(Section):
     translate: float = Field(0.0, ge=0, le=1, description="largest shift as a share of the side")
     shear: float = Field(0.0, ge=0, lt=1, description="largest slant along either axis, as its tangent")
     crop: float = Field(1.0, ge=0.05, description="side of a randomly placed crop as a share of the picture's side")
-    flip_horizontal: Probability = Field(0.0, ge=0, le=1)
-    flip_vertical: Probability = Field(0.0, ge=0, le=1)
+    flip_horizontal: Probability = Field(0.0, ge=0, le=1, description="probability that left and right change places")
+    flip_vertical: Probability = Field(0.0, ge=0, le=1, description="probability that top and bottom change places")
     border: Literal["edge", "constant", "reflect"] = Field(
         "edge", description="what lies outside the picture: its edge repeated, one grey value, or its mirror image"
     )

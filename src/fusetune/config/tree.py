@@ -62,7 +62,7 @@ class EncoderConfig(Section):
     """How an encoder is fine-tuned, alone or with others: rates, decay, and which of its weights move."""
 
     lr: float = Field(3e-4, gt=0, description="learning rate of the last block of the encoder")
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW, decoupled; of SGD, an L2 penalty")
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate per block towards the input")
     freeze: float = Field(0.0, ge=0, le=1, description="share of the encoder's blocks, from the input, that stay fixed")
     lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank instead of the weights; 0: off")
@@ -202,8 +202,10 @@ class TextConfig(Section):
 class ColumnsConfig(Section):
     """Numbers, categories, booleans and dates, taken together as one modality."""
 
-    encoder: Literal["mlp", "ft-transformer"] = "mlp"
-    width: int = Field(64, ge=4, le=1024)
+    encoder: Literal["mlp", "ft-transformer"] = Field(
+        "mlp", description="dense layers, or a transformer with a token per column (arXiv 2106.11959)"
+    )
+    width: int = Field(64, ge=4, le=1024, description="units of a layer, numbers of a token")
     augment: ColumnPolicy = ColumnPolicy()
     train: PlainTrainConfig = TrainConfig(epochs=40, batch_size=128, lr=1e-3, head_lr=1e-3, patience=8)
 
@@ -211,8 +213,8 @@ class ColumnsConfig(Section):
 class VectorConfig(Section):
     """Ready-made vectors."""
 
-    encoder: Literal["identity", "mlp"] = "identity"
-    width: int = Field(128, ge=4, le=4096)
+    encoder: Literal["identity", "mlp"] = Field("identity", description="the vector as it is, or dense layers on it")
+    width: int = Field(128, ge=4, le=4096, description="units of a layer, for mlp")
     augment: ColumnPolicy = ColumnPolicy(corrupt=0.1)
     train: PlainTrainConfig = TrainConfig(epochs=40, batch_size=64, lr=1e-3, head_lr=1e-3, patience=8)
 
@@ -228,7 +230,9 @@ class DataConfig(Section):
     """What is read from the table, and what happens to rows that cannot be used."""
 
     schema_file: str | None = Field(None, description="an edited schema.json that replaces the inferred one")
-    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="balanced: every class counts alike when classifiers are fitted; or a weight per class"
+    )
     group_weights: Literal["equal", "none"] = Field(
         "equal", description="equal: every group (patient) counts alike when classifiers are fitted, however many rows"
     )
@@ -251,7 +255,9 @@ class DataConfig(Section):
 class SplitConfig(Section):
     """How rows are divided into train, valid and test."""
 
-    how: Literal["auto", "given", "stratified", "grouped", "time", "kfold"] = "auto"
+    how: Literal["auto", "given", "stratified", "grouped", "time", "kfold"] = Field(
+        "auto", description="auto: as the split column says, else whole groups where there are some, else by class"
+    )
     fractions: tuple[float, float, float] = Field((0.7, 0.15, 0.15), description="train, valid, test")
     time: str | None = Field(None, description="date or number column: the newest rows become the test part")
     folds: int = Field(5, ge=3, le=100, description="for kfold")
@@ -301,13 +307,15 @@ class HeadTrainConfig(LoopConfig):
     warmup: float = Field(0.05, ge=0, le=1, description="share of the steps with linearly rising learning rate")
     patience: int = Field(12, ge=0, description="epochs without better validation NLL before stopping; 0: never stop")
     lr: float = Field(1e-2, gt=0, description="learning rate")
-    weight_decay: float = Field(0.02, ge=0)
+    weight_decay: float = Field(0.02, ge=0, description="of AdamW, decoupled; of SGD, an L2 penalty")
 
 
 class HeadConfig(Section):
     """The classifier on the concatenated features (stage M)."""
 
-    kind: Literal["logistic", "ridge", "mlp", "gated", "bilinear", "transformer"] = "logistic"
+    kind: Literal["logistic", "ridge", "mlp", "gated", "bilinear", "transformer"] = Field(
+        "logistic", description="logistic and ridge are solved to convergence, the others are trained"
+    )
     inputs: Literal["features", "logits"] = Field(
         "features", description="what the head reads: encoder features, or each modality's own class scores"
     )
@@ -408,8 +416,8 @@ class Tree(Section):
         description="how long a run may take: what would be too late is left out, and encoders are fine-tuned in fewer "
         "epochs; default: 3 for quick and 20 for good where several ways to fit are weighed, else no limit",
     )
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    seed: int = Field(0, ge=0, description="of everything random: split, augmentation, first weights, order of rows")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the first GPU, else the CPU")
     precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else 32")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores")
     allow_download: bool = Field(False, description="may weights be fetched from a model hub?")

@@ -24,23 +24,13 @@ from fusetune.files import write_text
 from fusetune.report import panels, plots, prose
 from fusetune.report.found import found
 from fusetune.report.template import page, script, style
+from fusetune.report.terms import SCORES, TERMS
 from fusetune.result import Result
 from fusetune.strategies import WHOLE
 
 MANY_CLASSES = 20  # more do not fit a matrix on a page: the most frequent confusions are listed instead
 _FIRST = 15
 
-_SCORES = {
-    "accuracy": ("Accuracy", "share of rows decided correctly"),
-    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes: each class counts the same"),
-    "macro_f1": ("Macro F1", "mean F1 of the classes"),
-    "auroc": ("AUROC", "how well probabilities rank a class against the rest; 0.5 is chance"),
-    "auprc": ("AUPRC", "the same from precision and recall; chance is the share of the class"),
-    "nll": ("NLL", "negative log-likelihood in nats; lower is better, certain errors cost most"),
-    "brier": ("Brier score", "squared distance of the probabilities to the label, 0 to 2; lower is better"),
-    "ece": ("ECE", "mean distance between stated certainty and accuracy; lower is better"),
-    "classwise_ece": ("Class-wise ECE", "the same for the probabilities of every class; lower is better"),
-}
 _SHARES = {"accuracy", "balanced_accuracy"}
 
 _STAGES = {
@@ -117,7 +107,7 @@ def _context(result: Result) -> dict[str, Any]:
         "selective": panels.selective(judged.analysis.risk_coverage),
         "selective_words": panels.selective_words(judged.analysis.risk_coverage),
         "limits": panels.limits(result),
-        "names": {key: name for key, (name, _) in _SCORES.items()},
+        "names": {key: name for key, (name, _) in SCORES.items()},
         "scores": _scores(result),
         "classes": classes if few else sorted(classes, key=lambda row: (row.rows == 0, row.f1, row.name)),
         "first_classes": len(classes) if few else _FIRST,
@@ -137,6 +127,7 @@ def _context(result: Result) -> dict[str, Any]:
             for best in (training.best_epochs.get(name),)
         ],
         "whole": WHOLE,
+        "terms": TERMS,
         "stage_names": stages,
         "stages": [(stages.get(key, key), value) for key, value in training.seconds.items() if key != "total"],
         "config": _yaml(result.origin.config),
@@ -178,7 +169,7 @@ def _scores(result: Result) -> list[dict[str, Any]]:
     for key, interval in result.judged.test.items():
         top = key.removeprefix("top_")
         others = (f"Top {top}", f"share of rows whose label is among the {top} likeliest classes")
-        name, meaning = _SCORES.get(key, others)
-        share, valid = key in _SHARES or key not in _SCORES, result.judged.valid.get(key)
+        name, meaning = SCORES.get(key, others)
+        share, valid = key in _SHARES or key not in SCORES, result.judged.valid.get(key)
         rows.append({"name": name, "meaning": meaning, "share": share, "test": interval, "valid": valid})
     return rows
