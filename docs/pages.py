@@ -1,7 +1,7 @@
 """Pages made when the site is built, each from what says it already.
 
-A page per command from its own help, the cards of strategies, settings from the classes that check them with a schema for
-editors, the glossary from the words of ARCHITECTURE.md and of the report, and two pages from the top of the project.
+A page per command from its own help, the cards of strategies, settings from the classes that check them with a schema
+for editors, the glossary from the words of ARCHITECTURE.md and of the report, two pages from the top of the project.
 """
 
 from __future__ import annotations
@@ -61,13 +61,14 @@ def _cards() -> str:
 
 _SETTINGS = """# Settings
 
-Every setting, read off the classes that check it. A setting is given as `--set image.size=224`, in a YAML file for `--config`,
-or from Python (`fit(..., config={"image": {"size": 224}})`, `fit(..., sets=["image.size=224"])`; `FusionClassifier` takes
-`sets` as well). Later layers win: defaults, the preset, files, `--set`. `fusetune show config` prints the same as YAML.
+Every setting, read off the classes that check it. A setting is given as `--set image.size=224`, in a YAML file for
+`--config`, or from Python (`fit(..., config={"image": {"size": 224}})`, `fit(..., sets=["image.size=224"])`;
+`FusionClassifier` takes `sets` as well). Later layers win: defaults, the preset, files, `--set`. `fusetune show config`
+prints the same as YAML.
 
 An editor that knows JSON Schema (draft 2020-12) checks such a file while it is written:
-[fusetune.schema.json](fusetune.schema.json), which `fusetune show schema` prints. With the YAML extension of VS Code, or any
-other editor with yaml-language-server, its first line is
+[fusetune.schema.json](fusetune.schema.json), which `fusetune show schema` prints. With the YAML extension of VS Code, or
+any other editor with yaml-language-server, its first line is
 
 ```yaml
 # yaml-language-server: $schema=fusetune.schema.json

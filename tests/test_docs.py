@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +41,56 @@ def test_commands_of_the_pages_work(page: Path, scans: Path) -> None:
 @pytest.mark.parametrize("page", CODED, ids=names(CODED))
 def test_python_of_the_pages_works(page: Path, scans: Path) -> None:
     assert all(run_python_here(code, scans) for code in blocks(page, "python"))
+    for line in [
+        line for block in blocks(page, "text") for line in block.splitlines() if line.startswith("python run.py")
+    ]:
+        # What an export ships, in the folder that the page's code has made.
+        words = [sys.executable, *line.split(" > ")[0].split()[1:]]
+        done = subprocess.run(words, cwd=scans / "scans-onnx", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 1 + 9
+
+
+def test_pages_on_using_a_model_are_run() -> None:
+    """Serve, export and predict: what is shown of them is run here or in tests/serve."""
+    run = {*names(RUN), *names(CODED), *(f"how-to/{name}" for name in SERVER)}
+    assert {"how-to/serve.md", "how-to/predict.md", "export.md"} <= run
+
+
+def test_the_feature_table_counts_right_and_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "features.md").read_text("utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row[0].removeprefix("| ")) for row in rows] == list(range(1, 46))
+    assert all(len(row) == 7 and row[6].removesuffix("|").strip() for row in rows)
+    counts = Counter(row[5] for row in rows)
+    head = re.search(r"\*\*(\d+) of 45 yes, (\d+) in part, (\d+) no\.\*\*", page)
+    assert head
+    assert [int(number) for number in head.groups()] == [counts["yes"], counts["part"], counts["no"]]
+    assert counts["yes"] >= 32
+    assert sum(counts.values()) == 45
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page):
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8"), f"{path}::{name}"
+    for row in rows:
+        assert row[5] != "yes" or re.search(r"`(tests/|src/|fusetune )|\]\(", row[6]), f"no evidence in {row[:2]}"
+
+
+def test_pages_that_are_made_hold_what_they_are_made_of() -> None:
+    found = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "pages.py")
+    assert found
+    assert found.loader
+    pages = importlib.util.module_from_spec(found)
+    found.loader.exec_module(pages)
+    settings, glossary = pages.settings_page(), pages.glossary_page()
+    for words in (
+        "| `size` | whole number ≥ 16 and ≤ 4096 | `160`; paper: `224` |", "image `0.001`, text `2e-05`",
+        "## `image.train`, `text.train`, `columns.train`, `vector.train`", "### umt", "| scan | `rotate=15.0`",
+    ):  # fmt: skip
+        assert words in settings, words
+    for words in ("| NLL |", "| AUROC |", "| very likely |", "| modality | one named input", "| bag |"):
+        assert words in glossary, words
+    for page in (settings, glossary):
+        lines = [line for line in page.splitlines() if line.startswith("|")]
+        assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 5) for line in lines)
 
 
 def test_every_option_that_the_pages_name_exists() -> None:

@@ -16,8 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
-    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "settings", "trials",
-    "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "answering",
+    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
+    "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "answering",
     "model", "judge", "summary",
     "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 from documents import ROOT, SHORT, blocks, run_python_here, scans
 from serving import Made, running
 
@@ -131,3 +132,40 @@ def test_the_page_files_are_in_the_package() -> None:
     package = ROOT / "src" / "fusetune"
     packed = {path for pattern in data["fusetune"] for path in package.glob(pattern)}
     assert {path for path in (package / "serve").iterdir() if path.suffix in (".html", ".css", ".js")} <= packed
+
+
+def test_the_manifest_and_the_proxy_of_the_page_fit_the_server(made: Made) -> None:
+    page = ROOT / "docs" / "how-to" / "deploy.md"
+    (manifest,) = blocks(page, "yaml")
+    deployment, service = yaml.safe_load_all(manifest)
+    assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
+    assert (service["apiVersion"], service["kind"]) == ("v1", "Service")
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    pod = template["spec"]
+    (container,) = pod["containers"]
+    group: Any = typer.main.get_command(app)
+    options = group.commands["serve"].make_context("serve", list(container["args"])).params
+    (port,) = container["ports"]
+    assert (options["host"], options["port"]) == ("0.0.0.0", port["containerPort"])
+    assert pod["terminationGracePeriodSeconds"] > options["timeout"] + options["drain"]
+    assert f" {pod['securityContext']['runAsUser']} " in next(rest for rest in of("RUN") if rest.startswith("useradd"))
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"]
+    assert mount["mountPath"] == str(options["folder"])
+    assert [one["name"] for one in container["env"]] == ["FUSETUNE_API_KEY"]
+    assert service["spec"]["ports"][0]["targetPort"] == port["name"]
+    served: Any = create(Options(folder=str(made.folder)))
+    paths = {route.path for route in served.app.routes}
+    probes = {name: container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert {probe["port"] for probe in probes.values()} == {port["name"]}
+    named = set(re.findall(r"`(?:POST )?(/[\w/]+)`", page.read_text(encoding="utf-8")))
+    assert {probe["path"] for probe in probes.values()} | named <= paths
+    assert probes["readinessProbe"]["path"] == "/ready"
+    (proxy,) = blocks(page, "nginx")
+    assert proxy.count("{") == proxy.count("}")
+    assert all(line.strip().endswith(("{", "}", ";")) for line in proxy.splitlines())
+    default = group.commands["serve"].make_context("serve", ["model"]).params
+    assert re.search(r"client_max_body_size (\d+)m;", proxy)[1] == str(default["max_body"])  # type: ignore[index]
+    assert int(re.search(r"proxy_read_timeout (\d+)s;", proxy)[1]) > default["timeout"]  # type: ignore[index]
