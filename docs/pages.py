@@ -67,8 +67,8 @@ Every setting, read off the classes that check it. A setting is given as `--set 
 prints the same as YAML.
 
 An editor that knows JSON Schema (draft 2020-12) checks such a file while it is written:
-[fusetune.schema.json](fusetune.schema.json), which `fusetune show schema` prints. With the YAML extension of VS Code, or
-any other editor with yaml-language-server, its first line is
+[fusetune.schema.json](fusetune.schema.json), which `fusetune show schema` prints. With the YAML extension of VS Code or
+any editor with yaml-language-server, its first line is
 
 ```yaml
 # yaml-language-server: $schema=fusetune.schema.json

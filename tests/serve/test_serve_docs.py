@@ -157,7 +157,7 @@ def test_the_manifest_and_the_proxy_of_the_page_fit_the_server(made: Made) -> No
     assert [one["name"] for one in container["env"]] == ["FUSETUNE_API_KEY"]
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     served: Any = create(Options(folder=str(made.folder)))
-    paths = {route.path for route in served.app.routes}
+    paths = set(served.app.openapi()["paths"])
     probes = {name: container[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {probe["port"] for probe in probes.values()} == {port["name"]}
     named = set(re.findall(r"`(?:POST )?(/[\w/]+)`", page.read_text(encoding="utf-8")))

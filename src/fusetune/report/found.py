@@ -30,7 +30,7 @@ class Found:
         sure: How sure that is, as a sentence.
         remedy: What to do, as a sentence.
         facts: The rest of the evidence: name and value, values of several things by name.
-        ids: Ids of rows, as many as fit, and how many more there are.
+        ids: Ids of rows where not all of them are shown, as many as fit, and how many more there are.
     """
 
     shown: Exhibit
@@ -49,7 +49,8 @@ def found(shown: Iterable[Exhibit]) -> list[Found]:
 
 def _found(shown: Exhibit) -> Found:
     finding = shown.finding
-    rows = list(finding.rows)
+    seen = {row.row for members in shown.sets for row in members}
+    rows = list(finding.rows) if set(finding.rows) - seen else []
     return Found(
         shown,
         _sentence(str(finding.kind).replace("_", " ")).removesuffix("."),
