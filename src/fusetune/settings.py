@@ -200,7 +200,7 @@ def allowed(schema: Json) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(allowed(one) for one in schema["anyOf"]))
     if "enum" in schema or "const" in schema:
-        return ", ".join(str(value) for value in schema.get("enum", [schema.get("const")]))
+        return ", ".join(map(str, schema["enum"] if "enum" in schema else [schema["const"]]))
     kind = schema.get("type", "any")
     if kind == "array":
         inner = schema.get("prefixItems") or [schema.get("items", {})]
@@ -210,7 +210,7 @@ def allowed(schema: Json) -> str:
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     told = [f"{sign} {schema[key]:g}" for key, sign in limits.items() if key in schema]
     words = {"integer": "whole number", "boolean": "true, false", "string": "text", "null": "none"}.get(kind, kind)
-    return " ".join([words, " and ".join(told)]).strip()
+    return f"{words} {' and '.join(told)}".strip()
 
 
 def strategy_settings(name: str) -> tuple[str | None, tuple[Setting, ...]]:

@@ -1,7 +1,7 @@
 """What a page shows of a finding: a few of its rows, those that belong together side by side.
 
 Pictures are opened once more, since the examination keeps of each a thumbnail by which nobody could judge. What is too
-large for that, or cannot be had again, is shown as its thumbnail.
+large for that, comes over a network or cannot be had again, is shown as its thumbnail.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fusetune.errors import FusetuneError
 Pixels = npt.NDArray[np.uint8]
 # The longer side of a picture as it is shown, in pixels.
 SIDE = 320
-# Sets of rows that are shown of a finding, rows of a set, and pictures of a row.
-SETS, MEMBERS, PICTURES = 6, 4, 3
-# Decoding a larger picture, only to show it, takes seconds.
-_MOST_PIXELS = 40_000_000
+# Sets of rows that are shown of a finding, rows of a set, pictures of a row, and its cells (texts come first).
+SETS, MEMBERS, PICTURES, CELLS = 6, 4, 3, 12
+# Decoding larger pictures, only to show them, takes seconds.
+_MOST_PIXELS = 25_000_000
 _LETTERS = 280
 # Beginnings of kinds whose rows are looked at as a whole: with label, pictures and texts. Of others, the column counts.
 _WHOLE = ("duplicate", "near_duplicate", "similar", "conflicting", "label_errors", "image_")
@@ -79,17 +79,17 @@ class Exhibit:
 def exhibits(examination: Examination, most: int = SETS) -> list[Exhibit]:
     """Return every finding with up to `most` sets of its rows, in the order of the findings."""
     look = _Look(examination)
-    return [_exhibit(examination, finding, most, look) for finding in examination.findings]
+    return [_exhibit(finding, most, look) for finding in examination.findings]
 
 
-def _exhibit(examination: Examination, finding: Finding, most: int, look: _Look) -> Exhibit:
+def _exhibit(finding: Finding, most: int, look: _Look) -> Exhibit:
     evidence = finding.evidence
-    sets = evidence.get("sets") or [[row] for row in finding.rows]
+    sets = (evidence.get("sets") or [[row] for row in finding.rows[:most]])[:most]
     notes = _notes(finding, sets)
     whole = finding.kind.startswith(_WHOLE)
-    shown = [[look.row(row, finding, notes.get(row, ""), whole) for row in some[:MEMBERS]] for some in sets[:most]]
-    total = int(evidence.get("set_count", len(sets)))
-    return Exhibit(finding, shown, [len(some) for some in sets[:most]], total - len(shown))
+    shown = [[look.row(row, finding, notes.get(row, ""), whole) for row in some[:MEMBERS]] for some in sets]
+    total = int(evidence.get("set_count", len(finding.rows)))
+    return Exhibit(finding, shown, [len(some) for some in sets], total - len(shown))
 
 
 def _notes(finding: Finding, sets: list[list[str]]) -> dict[str, str]:
@@ -128,9 +128,8 @@ class _Look:
         self.places = pd.Index(examined.ids)
         pictured = {pictures.column for pictures in self.examination.pictures}
         vectors = {name for names in examined.vectors for name in names}
-        self.readable = [
-            c.name for c in examined.schema.inputs if c.kind is not Kind.VECTOR and c.name not in pictured | vectors
-        ]
+        plain = [c for c in examined.schema.inputs if c.kind is not Kind.VECTOR and c.name not in pictured | vectors]
+        self.readable = [c.name for c in sorted(plain, key=lambda c: c.kind is not Kind.TEXT)]
 
     def row(self, row: str, finding: Finding, note: str, whole: bool) -> Shown:
         """Return a row: as a whole, or what it says in the finding's columns."""
@@ -140,7 +139,9 @@ class _Look:
         if whole and examined.labels is not None and examined.labels[at] >= 0:
             label = examined.classes[examined.labels[at]]
         columns = [name for name in finding.columns if name in self.readable]
-        columns = (columns or self.readable) if whole else [name for name in finding.columns if name in frame.columns]
+        columns = (
+            (columns or self.readable[:CELLS]) if whole else [name for name in finding.columns if name in frame.columns]
+        )
         words = {name: in_short(frame[name].iloc[at]) for name in columns}
         return Shown(row, label, note, dict(self._pictures(at, finding.columns)) if whole else {}, words)
 
@@ -166,7 +167,8 @@ class _Look:
     def _opened(self, pictures: Pictures, at: int) -> Pixels | None:
         if not pictures.having("fine", "image_tiny", "image_blank")[at]:
             return None
-        if pictures.sides[at].prod(dtype=np.int64) <= _MOST_PIXELS:
+        far = "://" in str(pictures.paths.iloc[at])
+        if not far and pictures.sides[at].prod(dtype=np.int64) <= _MOST_PIXELS:
             reader, root = self.examination.readers[pictures.column], self.examination.examined.table.root
             try:
                 encoded = reader.fetch(pictures.cells.iloc[at], root)
