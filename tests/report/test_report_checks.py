@@ -22,6 +22,7 @@ from fusetune.doctor.exhibits import SIDE, exhibits
 from fusetune.doctor.findings import Finding
 from fusetune.doctor.images import SAID
 from fusetune.doctor.reasons import WHY
+from fusetune.doctor.several import SeveralPictures
 from fusetune.report.checks import render_checks, write_checks
 
 ODD = "<b>odd & id</b>"
@@ -101,6 +102,24 @@ def test_a_large_picture_is_shown_at_a_size_by_which_it_can_be_judged(tmp_path: 
     # A file that is gone since is shown as its thumbnail.
     assert shapes[:2] == [(213, SIDE, 3), (SIDE // 2, SIDE // 2, 3)]
     assert shapes[2] == pixels_of(tmp_path / frame["scan"].iloc[2]).shape
+
+
+def test_rows_with_several_pictures_show_each_and_far_ones_are_not_fetched_again(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path).head(12)
+    frame["scan"] = [list(pair) for pair in zip(frame["scan"], frame["scan"].iloc[::-1], strict=True)]
+    table = Table(frame, "t", tmp_path)
+    schema = infer_schema(table, Roles("organ", inputs=["scan", "note"], row_id="case_id"))
+    examination = examine(schema.read(table), schema, pixel_limit=10**6)
+    examination.findings = [Finding("image_tiny", "warn", ("case-000",), ("scan",), {"what": "x"}, "y")]
+    near = exhibits(examination)[0].sets[0][0]
+    assert list(near.pictures) == ["scan, 1", "scan, 2"]
+    assert near.words.keys() == {"note"}
+    (pictures,) = examination.pictures
+    assert isinstance(pictures, SeveralPictures)
+    assert pictures.elements is not None
+    pictures.elements.paths[:] = "https://example.org/a.png"
+    far = exhibits(examination)[0].sets[0][0]
+    assert {picture.shape for picture in far.pictures.values()} == {(SIDE // 2, SIDE // 2, 3)}
 
 
 def test_suspected_labels_say_what_is_given_and_what_expected(examination: Examination) -> None:
