@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, check_there, guarded, out
+from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.given import check_table
 from fusetune.cli.options import (
     Gather,
     Group,
@@ -67,7 +68,7 @@ def check(
     finding is the setting doctor.policy.
     """
     del debug
-    check_there(table)
+    check_table(table)
     settings = Config.build(sets=set_ or ())
     steps = Steps(
         "starting up",
