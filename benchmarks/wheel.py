@@ -2,8 +2,8 @@
 
 Builds the wheel, makes a new environment in a temporary folder, installs the wheel in it with the pins of
 `constraints.txt` and the extra `weights`, and runs `fusetune --version`, `fusetune doctor` and `fusetune demo` to the
-finished report: in an empty folder, without variables that lead to other code, with a cache of its own. Any file of this
-source tree that a Python of that environment opens ends it with an error. Packages come from where pip is configured to
+finished report: in an empty folder, without variables that lead to other code, with a cache of its own. Any file of
+this source tree that a Python of that environment opens ends it with an error. Packages come from where pip is set to
 look; `--extra-index-url https://download.pytorch.org/whl/cpu` is the line for a Linux machine without a GPU, and an
 environment that got GPU libraries is reported as a failure.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
+_PARTS = ("pyproject.toml", "README.md", "LICENSE", "src")
 _MB = 1e6
 # Written into the environment: Python imports it at every start, so that it sees what all commands open.
 _GUARD = """
@@ -69,9 +71,16 @@ class Steps:
 
 
 def build(to: Path, source: Path = ROOT) -> Path:
-    """Build the wheel with the setuptools of this environment and return its path; raises as `subprocess.run` does."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", str(to), str(source)], check=True)
+    """Build the wheel with the setuptools of this environment and return its path; the source tree stays as it is.
+
+    Raises:
+        CalledProcessError: If it cannot be built.
+    """
+    with TemporaryDirectory(prefix="fusetune-source-") as name:  # setuptools leaves a folder, and takes files from it
+        for part in _PARTS:
+            (shutil.copytree if (source / part).is_dir() else shutil.copy)(source / part, Path(name) / part)
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*pip, "--wheel-dir", str(to), name], check=True)
     (wheel,) = to.glob("fusetune-*.whl")
     return wheel
 

@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
     """
     path = expanded(path)
     aside = _aside(path)
+    made: list[Path] = []  # folders for it, which go again if there is nothing to put into them
     try:
+        made += [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         if aside.is_dir():
@@ -64,6 +66,7 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
             with aside.open("rb") as file:
                 os.fsync(file.fileno())
             aside.replace(path)
+        made.clear()
     except WriteError as error:
         if error.place is not None and not error.place.is_relative_to(aside):
             raise  # of another file, written within the block
@@ -72,6 +75,9 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
         raise cannot_write(path, error) from error
     finally:
         _discard(aside)
+        for folder in made:
+            with suppress(OSError):  # it is there no more, or something else is in it by now
+                folder.rmdir()
 
 
 def cannot_write(path: Path, error: OSError) -> WriteError:

@@ -90,7 +90,7 @@ def _print_error(error: Exception) -> None:
 
 
 class Commands(TyperGroup):
-    """The group of all commands: complaints about arguments are text that helps, and a closed output ends it quietly."""
+    """The group of all commands: complaints about arguments help and are text, and a closed output ends it quietly."""
 
     def make_context(self, *args: Any, **how: Any) -> Any:
         """Read the arguments."""

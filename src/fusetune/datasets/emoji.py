@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fusetune.datasets.folder import README, check_free, finished
+from fusetune.datasets.folder import README, check_free, finished, make_parents
 from fusetune.progress import console
 
 TABLE = "emoji.csv"
@@ -55,7 +55,7 @@ def write_emoji(out: Path) -> Path:
         return out / TABLE
     check_free(out)
     rows = pd.read_parquet(io.BytesIO((files(__package__) / "emoji.parquet").read_bytes()))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out)
     with TemporaryDirectory(prefix=".emoji-", dir=out.parent) as scratch:
         made = Path(scratch) / "finished"
         (made / "pictures").mkdir(parents=True)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from fusetune.datasets.debian import check_tools, download_package, unpack_package
-from fusetune.datasets.folder import check_free, finished
+from fusetune.datasets.folder import check_free, finished, make_parents
 from fusetune.errors import UserError
 from fusetune.progress import console
 
@@ -102,7 +102,7 @@ def fetch_stamps(out: Path, archive: Path | None = None) -> Path:
     check_free(out)
     _check_archive(archive)
     check_tools("dpkg-deb", *([] if archive else ["apt-get"]))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out)
     with TemporaryDirectory(prefix=".stamps-", dir=out.parent) as scratch:
         package = archive or download_package(PACKAGE, Path(scratch))
         unpack_package(package, Path(scratch) / "tree")
