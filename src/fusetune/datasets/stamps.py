@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from fusetune.datasets.debian import check_tools, download_package, unpack_package
 from fusetune.datasets.folder import check_free, finished, make_parents
 from fusetune.errors import UserError
+from fusetune.files import rename_folder
 from fusetune.progress import console
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -108,7 +109,7 @@ def fetch_stamps(out: Path, archive: Path | None = None) -> Path:
         unpack_package(package, Path(scratch) / "tree")
         root = _stamps_root(Path(scratch) / "tree", package)
         stamps = read_stamps(root)
-        write_stamps(stamps, root, Path(scratch) / "finished").rename(out)
+        rename_folder(write_stamps(stamps, root, Path(scratch) / "finished"), out)
     categories = len({stamp.category for stamp in stamps})
     line = f"Wrote {len(stamps)} stamps in {categories} categories to {out / TABLE}"
     console.print(line, markup=False, soft_wrap=True)
