@@ -72,7 +72,7 @@ def _take_no_more(server: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> No
     second later, and is refused.
     """
     for listener in server.servers:
-        copies = [opened.dup() for opened in listener.sockets]
+        copies = [socket.socket(fileno=os.dup(opened.fileno())) for opened in listener.sockets]
         # A socket that other processes listen on as well stays open with them.
         last = [copy for copy in copies if SHARED not in os.environ and _open_no_more(copy)]
         if last:
