@@ -176,7 +176,7 @@ def _said_of_speed(facts: dict[str, Any]) -> list[str]:
         return []
     faster = "" if not facts["extras"]["onnx"]["missing"] else "; with the extra onnx about half of that on a CPU"
     return [
-        f"Speed, on {speed['device']}: {speed['pictures']:,.0f} pictures a second "
+        f"Speed, on {speed['device']} with {speed['threads']} thread(s): {speed['pictures']:,.0f} pictures a second "
         f"({speed['picture_encoder']}, 224 x 224), {speed['texts']:,.0f} texts ({speed['text_encoder']}, 32 tokens).",
         f"Reading 10,000 rows of a picture and a text once takes about {_minutes(speed['minutes'])}{faster}. "
         "--preset quick reads each row once; fine-tuning reads it dozens of times.",

@@ -69,7 +69,7 @@ def measure() -> Speed:
         batch["mask"] = torch.ones_like(batch["ids"], dtype=torch.bool)
         with runtime.autocast():
             return Speed(
-                _rate(images, pixels), _rate(words, batch), picture, text, torch.get_num_threads(), runtime.describe()
+                _rate(images, pixels), _rate(words, batch), picture, text, torch.get_num_threads(), runtime.device.type
             )
 
 
