@@ -62,7 +62,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Look for what is wrong with a table; nothing is changed.
+    """Look for what is wrong with a table; nothing is changed. At the installation looks: fusetune doctor.
 
     Exit code: 0 nothing wrong, 2 at least one error, 3 warnings under --strict. What `fit` does about each kind of
     finding is the setting doctor.policy.
