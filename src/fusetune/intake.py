@@ -34,6 +34,7 @@ from fusetune.data.table import Table, row_keys
 from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import counts
 from fusetune.doctor.treat import Treatment, refuse, treat
+from fusetune.encoders.known import check_encoders
 from fusetune.errors import TableError, UserError, listed
 from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
@@ -43,6 +44,7 @@ from fusetune.prepare import class_list, image_folder, split_rows
 from fusetune.progress import Log
 from fusetune.record import Record
 from fusetune.report.checks import write_checks
+from fusetune.runtime import find_runtime
 
 # Below this many independent units, bootstrap intervals are too uncertain to lean on.
 _FEW = 30
@@ -81,6 +83,9 @@ class Intake:
 
 def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> Intake:
     """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
+    if resumed is None:  # a finished run is shown on any machine
+        find_runtime(settings)
+        check_encoders({modality.kind for modality in schema.modalities().values()}, settings)
     data = schema.read(data)
     _refuse_unlabelled(data, label, settings)
     # Pictures count by their content, wherever they lie.

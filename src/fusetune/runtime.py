@@ -109,6 +109,15 @@ def cores() -> int:
     return max(1, math.ceil(min(allowed, _quota(_CPU_MAX))))
 
 
+def free_memory() -> int | None:
+    """Return the bytes of memory that are free, or None where the system does not say (it does on Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
 def _quota(file: Path) -> float:
     """Return the cores' worth of time that a container is given (cgroup v2), or infinity."""
     try:

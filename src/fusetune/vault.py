@@ -56,6 +56,8 @@ class Vault:
         """
         if path.exists() and not self.holds(path):
             raise FileExistsError(errno.EEXIST, "something else has this name", str(path))
+        with contextlib.suppress(OSError):  # which the next line tells
+            path.parent.mkdir(parents=True, exist_ok=True)  # it stays if this fails: others may be writing into it
         with written_aside(path, self.holds) as aside:
             aside.mkdir(parents=True)
             yield aside

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, app, guarded, out, starting
+from fusetune.cli.given import check_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import commas
 from fusetune.config import IMAGE_POLICIES, Config, read_layer
@@ -56,7 +57,7 @@ def augment(
     if out_file.suffix.lower() != ".png":
         raise UserError(f"--out {out_file}: the name must end in .png")
     config = Config.build(_policy(policy), {"image": {"size": size, "encode_size": size}})
-    check_there(table)
+    check_table(table)
     starting(f"augment: draw what {policy} does to rows of {table}")
     from fusetune.cli.contact import first_of_several, sheet_of
     from fusetune.data.table import read_table

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, check_there, guarded, out
+from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.given import check_table
 from fusetune.cli.options import (
     Gather,
     Group,
@@ -64,13 +65,13 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Look for what is wrong with a table; nothing is changed.
+    """Look for what is wrong with a table; nothing is changed. At the installation looks: fusetune doctor.
 
     Exit code: 0 nothing wrong, 2 at least one error, 3 warnings under --strict. What `fit` does about each kind of
     finding is the setting doctor.policy.
     """
     del debug
-    check_there(table)
+    check_table(table)
     if redact and html_file is None:
         raise UserError("--redact is about the page: add --html FILE")
     settings = Config.build(sets=set_ or ())

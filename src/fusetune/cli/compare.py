@@ -10,7 +10,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, app, guarded, out, starting
+from fusetune.cli.given import check_table, check_there
 from fusetune.cli.options import (
     Gather,
     Group,
@@ -126,6 +127,8 @@ def compare(
     """
     del debug
     check_there(what, *(others or ()), config)
+    if not others and not is_run(expanded(what)):
+        check_table(what)
     starting(
         f"compare: {what}" + (f" and {len(others)} more, side by side" if others else ", one strategy after another")
     )

@@ -12,7 +12,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.given import check_model, check_model_and_table, check_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import group_words
 from fusetune.errors import UserError
@@ -69,7 +70,11 @@ def diagnose(
     """
     del debug
     others = alone or []
-    check_there(folder, table, train, *others)
+    check_model_and_table(folder, table)
+    if train is not None:
+        check_table(train)
+    for other in others:
+        check_model(other)
     steps = Steps("starting up", f"reading the model {folder}", "asking what its accuracy hangs on")
     steps.begin()
     outputs = {"--json": json_file, "--out": out_file, "--masks": masks}

@@ -11,7 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.given import check_model_and_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import group_words, interval, number
 from fusetune.files import written_aside
@@ -34,7 +35,7 @@ def evaluate(
 ) -> None:
     """Judge a trained model on another labelled table, with 95 % intervals."""
     del debug
-    check_there(folder, table)
+    check_model_and_table(folder, table)
     steps = Steps("starting up", f"reading the model {folder}", f"judging it on {Path(table).name}")
     steps.begin()
     refuse_loss("--json", json_file, folder, table)

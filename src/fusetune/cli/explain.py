@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_there, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
+from fusetune.cli.given import check_model_and_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.files import written_aside
 from fusetune.progress import Steps
@@ -31,7 +32,7 @@ def explain(
 ) -> None:
     """Show why one row is decided as it is: shares of the inputs, an image map, words and cells."""
     del debug
-    check_there(folder, table)
+    check_model_and_table(folder, table)
     steps = Steps("starting up", f"reading the model {folder}", "explaining row " + row)
     steps.begin()
     from fusetune.report.explanation import render_explanation

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, app, guarded, out, starting
+from fusetune.cli.given import check_model
 
 
 @app.command(
@@ -44,7 +45,7 @@ def export(
     An ONNX export is compared with the model on every pattern of missing inputs before it appears.
     """
     del debug
-    check_there(folder)
+    check_model(folder)
     starting("export: read the model, and write it for another place")
     from fusetune.export import export_run
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, app, guarded, out, starting
+from fusetune.cli.given import check_table, check_there
 from fusetune.cli.options import (
     Gather,
     Group,
@@ -92,7 +93,8 @@ def fit(
     from). Nothing else that lies there is touched.
     """
     del debug
-    check_there(table, config)
+    check_table(table)
+    check_there(config)
     check_settings(set_)
     starting(f"fit: train and judge a classifier on {table}")
     run = fusetune.fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 INTERRUPTED = 130  # as shells say of what Ctrl-C ended
 _CLOSED = 128 + 13  # as of a program that SIGPIPE ended
+_NO_CHOICE = re.compile(r"'([^']*)' is not one of (.*)")  # as Typer complains of a word that an option does not take
+_MOST = 3  # options that are offered instead of one that there is not
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 OnProblemOption = Annotated[
     OnProblem,
@@ -87,7 +90,7 @@ def _print_error(error: Exception) -> None:
 
 
 class Commands(TyperGroup):
-    """The group of all commands: complaints about arguments are shown as text, and a closed output ends it quietly."""
+    """The group of all commands: complaints about arguments help and are text, and a closed output ends it quietly."""
 
     def make_context(self, *args: Any, **how: Any) -> Any:
         """Read the arguments."""
@@ -108,8 +111,19 @@ def _as_text() -> Iterator[None]:
         raise typer.Exit(_CLOSED) from None
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):
-            error.message = visible(message)  # type: ignore[attr-defined]
+            error.message = visible(message + _meant(error, message))  # type: ignore[attr-defined]
         raise
+
+
+def _meant(error: Any, message: str) -> str:
+    """Return which word a complaint's user may have meant, as `Did you mean '--label'?`."""
+    if options := getattr(error, "possibilities", None):
+        error.possibilities = None  # which would be listed without a word
+        return f". Did you mean {' or '.join(repr(option) for option in sorted(options)[:_MOST])}?"
+    words = _NO_CHOICE.search(message)
+    if words is None:
+        return ""
+    return did_you_mean(words[1], re.findall(r"'([^']*)'", words[2])).replace(", did", " Did")
 
 
 app = typer.Typer(
@@ -119,7 +133,7 @@ app = typer.Typer(
     "Each modality's encoder is fine-tuned alone, then one head is fitted on all features (arXiv 2505.06592).",
     epilog="Start with:  fusetune fit table.csv --label diagnosis --group patient",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -155,26 +169,6 @@ def check_table_name(path: Path) -> None:
     """Refuse a name of a table to write that does not say which format is meant."""
     if path.suffix not in WRITTEN:
         raise UserError(f"--out {path}: the name must end in {listed(WRITTEN)}")
-
-
-def check_there(*paths: Path | str | None) -> None:
-    """Refuse files and folders to read that are not there, before anything that takes time is imported."""
-    for path in paths:
-        if path is None:
-            continue
-        try:
-            there = Path(path).expanduser().exists()
-        except (OSError, ValueError, RuntimeError):  # what it cannot be is said by who reads it
-            continue
-        if not there:
-            raise UserError(f"there is no file or folder {path}{_near(Path(path))}")
-
-
-def _near(path: Path) -> str:
-    try:
-        return did_you_mean(path.name, [other.name for other in path.expanduser().absolute().parent.iterdir()])
-    except (OSError, RuntimeError):
-        return ""
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -11,7 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import fusetune
-from fusetune.cli.frame import Debug, app, check_there, guarded, out, starting
+from fusetune.cli.frame import Debug, app, guarded, out, starting
+from fusetune.cli.given import check_table, check_there
 from fusetune.cli.options import (
     Gather,
     Group,
@@ -77,7 +78,8 @@ def guide(
     Nothing is fine-tuned, and the test part stays shut.
     """
     del debug
-    check_there(table, config)
+    check_table(table)
+    check_there(config)
     check_settings(set_)
     starting(f"guide: what kind of fusion does {table} ask for?")
     refuse_loss("--json", json_file, table)

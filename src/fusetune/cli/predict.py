@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import fusetune
-from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, check_there, guarded, out
+from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, guarded, out
+from fusetune.cli.given import check_model_and_table
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import without_formulas
 from fusetune.data.choices import By
@@ -75,7 +76,7 @@ def predict(
     check_table_name(out_file)
     if drift_file is not None and drift_file.expanduser().absolute() == out_file.expanduser().absolute():
         raise UserError("--out and --drift name the same file; give each its own")
-    check_there(folder, table)
+    check_model_and_table(folder, table)
     steps = Steps("starting up", f"reading the model {folder}", f"predicting the rows of {Path(table).name}")
     steps.begin()
     from fusetune.data.table import read_table

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from fusetune.cli.frame import Debug, app, check_there, guarded, out
+from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.given import check_model
 from fusetune.errors import UserError
 from fusetune.progress import Steps
 from fusetune.progress import console as errors
@@ -71,7 +72,7 @@ def serve(
 ) -> None:
     """Serve a model: a page at /, predictions at /v1/predict, their description at /docs."""
     del debug
-    check_there(folder)
+    check_model(folder)
     if missing := [package for package in _NEEDED if find_spec(package) is None]:
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'fusetune[serve]'")
     if api_key is not None and len(api_key) < 8:

@@ -14,6 +14,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fusetune.cli.frame import Debug, app, guarded, out
+from fusetune.cli.given import check_model
 from fusetune.cli.words import gain_grid, guide_lines, verdicts
 from fusetune.config import Config
 from fusetune.errors import UserError, did_you_mean, listed
@@ -56,6 +57,8 @@ def show(
 
 
 def _results(folder: Path) -> None:
+    if folder.expanduser().exists():
+        check_model(folder)
     if not is_finished(folder):
         hint = did_you_mean(str(folder), ["config", "strategies", "schema"])
         raise UserError(f"{folder} is no finished run: {folder / METRICS} is missing{hint}")

@@ -7,6 +7,7 @@ each kind keeps its own measured defaults.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -234,7 +235,10 @@ def _explain(item: Any) -> str:
         return f"{'.'.join([*above, key])}: unknown setting{did_you_mean(key, _known_keys(above))}"
     message = item["msg"].removeprefix("Value error, ")
     value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
-    return f"{where}: {message[0].lower()}{message[1:]}{value}"
+    # The words that a setting takes, as pydantic writes them.
+    known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
+    meant = did_you_mean(str(item["input"]), known)
+    return f"{where}: {message[0].lower()}{message[1:]}{value}{meant}"
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
 from fusetune.contest.kept import Job
 from fusetune.contest.work import Workplace, in_words
-from fusetune.runtime import cores
+from fusetune.runtime import cores, free_memory
 
 # Called when a job has ended: the job, and why it failed, or nothing.
 Told = Callable[[Job, str], None]
@@ -65,20 +64,11 @@ def worker_count(asked: int | None, device: str) -> tuple[int, str]:
         return asked, "as asked"
     if device != "cpu":
         return 1, "one for the device"
-    there, free, peak = cores(), _free_memory(), _peak_memory()
+    there, free, peak = cores(), free_memory(), _peak_memory()
     if free is None or peak is None:
         return there, "the number of cores"
     fit = max(1, int(free / (_ROOM * peak)))
     return (there, "the number of cores") if fit >= there else (fit, "as many as memory has room for")
-
-
-def _free_memory() -> int | None:
-    """Return the bytes that are free, or None where nobody says."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
-    except (OSError, ValueError, StopIteration):
-        return None
 
 
 def _peak_memory() -> int | None:

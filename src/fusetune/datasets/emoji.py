@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fusetune.datasets.folder import README, check_free, finished
+from fusetune.datasets.folder import README, check_free, finished, make_parents
+from fusetune.files import rename_folder
 from fusetune.progress import console
 
 TABLE = "emoji.csv"
@@ -55,7 +56,7 @@ def write_emoji(out: Path) -> Path:
         return out / TABLE
     check_free(out)
     rows = pd.read_parquet(io.BytesIO((files(__package__) / "emoji.parquet").read_bytes()))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out)
     with TemporaryDirectory(prefix=".emoji-", dir=out.parent) as scratch:
         made = Path(scratch) / "finished"
         (made / "pictures").mkdir(parents=True)
@@ -64,6 +65,6 @@ def write_emoji(out: Path) -> Path:
         paths = [f"pictures/{name}.webp" for name in rows["id"]]
         rows.assign(picture=paths).to_csv(made / TABLE, index=False, lineterminator="\n")
         (made / README).write_text(TEXT, encoding="utf-8")
-        made.rename(out)
+        rename_folder(made, out)
     console.print(f"Wrote {len(rows)} emoji to {out / TABLE}", markup=False, soft_wrap=True)
     return out / TABLE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusetune.errors import UserError
+from fusetune.files import cannot_write
 
 README = "README.txt"
 
@@ -23,3 +24,15 @@ def check_free(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists and was not made by this command, so it stays as it is. Name another folder.")
+
+
+def make_parents(out: Path) -> None:
+    """Make the folders that `out` will lie in.
+
+    Raises:
+        WriteError: If there can be none.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error

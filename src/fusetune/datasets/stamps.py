@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from fusetune.datasets.debian import check_tools, download_package, unpack_package
-from fusetune.datasets.folder import check_free, finished
+from fusetune.datasets.folder import check_free, finished, make_parents
 from fusetune.errors import UserError
+from fusetune.files import rename_folder
 from fusetune.progress import console
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -102,13 +103,13 @@ def fetch_stamps(out: Path, archive: Path | None = None) -> Path:
     check_free(out)
     _check_archive(archive)
     check_tools("dpkg-deb", *([] if archive else ["apt-get"]))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out)
     with TemporaryDirectory(prefix=".stamps-", dir=out.parent) as scratch:
         package = archive or download_package(PACKAGE, Path(scratch))
         unpack_package(package, Path(scratch) / "tree")
         root = _stamps_root(Path(scratch) / "tree", package)
         stamps = read_stamps(root)
-        write_stamps(stamps, root, Path(scratch) / "finished").rename(out)
+        rename_folder(write_stamps(stamps, root, Path(scratch) / "finished"), out)
     categories = len({stamp.category for stamp in stamps})
     line = f"Wrote {len(stamps)} stamps in {categories} categories to {out / TABLE}"
     console.print(line, markup=False, soft_wrap=True)

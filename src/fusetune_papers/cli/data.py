@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fusetune.cli.frame import Debug, check_table_name, check_there, data_app, guarded, out, starting, write_table
+from fusetune.cli.frame import Debug, check_table_name, data_app, guarded, out, starting, write_table
+from fusetune.cli.given import check_there
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import pairs
 from fusetune_papers.datasets.choices import PACKAGE, How, Missing
