@@ -84,7 +84,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        inputs: Iterable[str] | None = None,
+        inputs: str | Iterable[str] | None = None,
         kinds: Mapping[str, str] | None = None,
         vectors: Mapping[str, str] | None = None,
         group: str | None = None,
@@ -94,7 +94,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         strategy: str | Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
         config: Config | Mapping[str, Any] | str | Path | None = None,
-        sets: Iterable[str] = (),
+        sets: str | Iterable[str] = (),
         verbose: bool = False,
         on_problem: OnProblem = "warn",
     ) -> None:
