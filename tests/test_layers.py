@@ -15,9 +15,9 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
-    "errors", "version", "files", "vault", "progress", "display", "config", "process", "runtime", "data", "augment", "encoders",
-    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies", "trials",
-    "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space", "answering",
+    "errors", "version", "files", "vault", "progress", "display", "config", "process", "runtime", "data", "augment",
+    "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
+    "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space", "answering",
     "model", "judge", "summary",
     "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip

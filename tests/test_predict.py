@@ -254,6 +254,10 @@ def change(folder: Path, file: str, content: bytes, facts_of: Any = lambda facts
         ("reference.safetensors", lambda text: text[: len(text) // 2]),
         ("reference.safetensors", lambda text: text.replace(b"0.mean", b"9.mean")),
         ("reference.safetensors", lambda text: text[:-400] + b"\xff" * 400),
+        ("neighbours.json", lambda text: text.replace(b'"case-', b'7, "case-', 1)),
+        ("neighbours.json", lambda text: text.replace(b'"0"', b'"9"')),
+        ("neighbours.json", lambda text: b"{}"),
+        ("neighbours.json", lambda text: b"[]"),
     ],
 )
 def test_a_damaged_reference_is_no_model(made: Made, tmp_path: Path, file: str, harm: Any) -> None:
