@@ -107,6 +107,24 @@ class Contest:
             rows.append({"strategy": one["name"], **scores, **more, "errors": "; ".join(one["errors"].values())})
         return pd.DataFrame(rows).set_index("strategy")
 
+    def paired(self) -> pd.DataFrame:
+        """Return each strategy against each rival on the same rows and seeds; differences are its own less the rival's.
+
+        Columns: rows gained and lost (means over seeds), the differences of accuracy and NLL with the bounds of their
+        95 % intervals, p-values of both after Holm's correction, and the verdict on decisions.
+        """
+        rows = []
+        for one in self.summary["paired"]:
+            differences = {
+                f"{score}{end}": one[score][key]
+                for score in ("accuracy", "nll")
+                for end, key in (("", "value"), (" low", "low"), (" high", "high"))
+            }
+            counts = {name: one[name] for name in ("gained", "lost")}
+            tests = {"p accuracy": one["p_holm"], "p nll": one["p_nll_holm"], "verdict": one["verdict"]}
+            rows.append({"strategy": one["name"], "against": one["against"], **counts, **differences, **tests})
+        return pd.DataFrame(rows).set_index(["strategy", "against"])
+
     def show(self) -> None:
         """Show the report: in a notebook below the cell; else print its path, and on a desktop open it in a browser.
 
