@@ -175,6 +175,7 @@ def test_drift_is_found_where_it_is(made: Made) -> None:
     few = made.model.drift(made.fresh.head(6))
     assert few.shifts == []
     assert "too few to be compared" in few.lines()[-1]
+    assert repr(few).startswith("Drift(6 rows: ") and "too few" in few._repr_html_()
 
 
 def test_rows_that_the_model_was_made_from_do_not_count_as_near(made: Made) -> None:
