@@ -19,14 +19,26 @@ ORDER = (
     "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
     "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space", "answering",
     "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest", "serve",
+    "bundle", "record", "folder", "intake", "checking",
+    "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {
     LIBRARY: {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)}
     | {
         "datasets": {"errors", "files", "progress", "data", "datasets"},
-        "__init__": {"api", "config", "contest", "estimator", "export", "guidance", "model", "run", "version"},
+        "__init__": {
+            "api",
+            "checking",
+            "config",
+            "contest",
+            "estimator",
+            "export",
+            "guidance",
+            "model",
+            "run",
+            "version",
+        },
         "cli": {*ORDER, "datasets", "cli", "__init__"},
         "__main__": {"cli"},
     },

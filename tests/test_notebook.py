@@ -118,6 +118,17 @@ def test_tables_of_other_libraries_are_tables(run: fusetune.Run, table: pd.DataF
         model.predict(pl.DataFrame(table)["age"])  # type: ignore[arg-type]
 
 
+def test_a_table_is_checked_from_python(table: pd.DataFrame, tmp_path: Path) -> None:
+    copied = pl.concat([pl.DataFrame(table), pl.DataFrame(table.iloc[[3]].assign(case_id="case-<b>"))])
+    found = fusetune.check(copied.lazy(), "organ", inputs=["age", "note"], group="patient")
+    assert "duplicate_rows" in found.table()["kind"].tolist()
+    (copies,) = [one for one in found.findings if one.kind == "duplicate_rows"]
+    assert set(copies.rows) == {"case-003", "case-<b>"}
+    assert repr(found) == f"Checked(the DataFrame: {found.words})"
+    assert "duplicate_rows" in found._repr_html_() and "<b>case" not in found._repr_html_()
+    assert "case-&lt;b&gt;" in found.save(tmp_path / "checks.html").read_text("utf-8")
+
+
 def test_pictures_in_tables_of_polars_and_in_a_dict_are_cells() -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     frame = read_table(pl.DataFrame({"scan": [Image.fromarray(pixels), None], "age": [1, None]})).frame
