@@ -108,7 +108,7 @@ def check(
         row_id: As `fit` takes it.
         share: As `fit` takes it.
         gather: As `fit` takes it.
-        config: As `fit` takes it.
+        config: A `Config`, a mapping or a YAML file.
         sets: As `fit` takes it.
 
     Raises:

@@ -69,7 +69,7 @@ def show_file(path: Path, name: str) -> None:
 
 
 def _opened(path: Path, name: str) -> None:
-    print(f"{name}: {path}")
+    print(f"{visible(name)}: {path}")
     # Without a screen, a browser for terminals would take the terminal over.
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open(path.resolve().as_uri())
@@ -83,8 +83,8 @@ def _in_notebook(page: str, name: str) -> bool:
         return False
     # In a frame, so that the page's style and the notebook's leave each other alone; nothing in it may run.
     frame = (
-        f'<iframe title="{escape(name)}" srcdoc="{escape(page)}" sandbox="" '
+        f'<iframe title="{_words(name)}" srcdoc="{escape(page)}" sandbox="" '
         f'style="width:100%;height:{_HEIGHT}px;border:1px solid #8886"></iframe>'
     )
-    shell.display_pub.publish({"text/html": frame, "text/plain": name})
+    shell.display_pub.publish({"text/html": frame, "text/plain": visible(name)})
     return True

@@ -77,6 +77,7 @@ class Table:
         blanks: Column -> words such as NA that were read as an empty cell, by row.
         problems: What is wrong with cells, by row.
         unit: What a row is, in words.
+        numbers: What each row's number was before others were left out, int64 [rows]; None: none were.
     """
 
     frame: pd.DataFrame
@@ -87,6 +88,7 @@ class Table:
     blanks: Blanks = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     unit: str = "table row"
+    numbers: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -133,7 +135,8 @@ class Table:
             TableError: If the column has missing or repeated values, or values that are no words or numbers.
         """
         if column is None:
-            return pd.Series(np.arange(len(self)), name="row_id").astype("str")
+            numbers = np.arange(len(self)) if self.numbers is None else self.numbers
+            return pd.Series(numbers, name="row_id").astype("str")
         values = self.names(column)
         _refuse_odd_ids(values, self.name)
         ids = printed(values).rename("row_id")
@@ -157,7 +160,8 @@ class Table:
         problems = {int(number[row]): text for row, text in self.problems.items() if row in number.index}
         index = None if self.index is None else self.index[places]
         frame = self.frame.iloc[places].reset_index(drop=True)
-        return replace(self, frame=frame, index=index, blanks=blanks, problems=problems)
+        numbers = None if self.numbers is None else self.numbers[places]
+        return replace(self, frame=frame, index=index, blanks=blanks, problems=problems, numbers=numbers)
 
 
 def _refuse_odd_ids(values: pd.Series, table: str) -> None:
@@ -246,7 +250,7 @@ def _from_other(source: Any) -> pd.DataFrame:
     # Of columns of Python objects, such as PIL pictures, polars hands out addresses in memory.
     schema = getattr(source, "schema", None)
     kinds: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
-    objects = [name for name, kind in kinds.items() if str(kind) == "Object"]
+    objects = [name for name, dtype in kinds.items() if str(dtype) == "Object"]
     try:
         frame = _from_arrow(pa.table(source.drop(objects) if objects else source))
     except (pa.ArrowException, TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 from fusetune.display import card, show_page
 from fusetune.evaluate.explain import Explanation
 from fusetune.files import expanded, written_aside
+from fusetune.progress import visible
 from fusetune.report.explanation import overlay, render_explanation
 from fusetune.report.template import data_uri
 
@@ -60,7 +61,7 @@ class Explained(Explanation):
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {100 * share:+.1f}" for name, share in self.shares.items())
         shown = f"; {shares} points" if shares else ""
-        return f"Explanation(row {self.row}: {self.decision} {self.probability:.1%}{shown})"
+        return visible(f"Explanation(row {self.row}: {self.decision} {self.probability:.1%}{shown})")
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the decision, what each input adds, its strongest parts, its pictures."""
@@ -72,7 +73,7 @@ class Explained(Explanation):
             parts = ", ".join(f"{effect.name} {100 * effect.effect:+.1f}" for effect in strongest)
             facts[name] = f"{words} ({parts})" if parts else words
         pictures = "".join(
-            f'<img src="{data_uri(overlay(pixels, self.maps[name]), _SIDE)}" alt="{escape(name)}, shaded by effect">'
+            f'<img src="{data_uri(overlay(pixels, self.maps[name]), _SIDE)}" alt="{escape(visible(name))}, by effect">'
             for name, pixels in self.pictures.items()
             if name in self.maps and np.isfinite(self.maps[name]).all()
         )
