@@ -431,6 +431,14 @@ def test_finished_runs_are_compared_on_the_same_rows(table: Path, run: Path, tmp
     assert {(one["name"], one["against"]) for one in contest.summary["paired"]} == {("one", "two"), ("two", "one")}
     for name in ("results.csv", "summary.json", "report.html", "results.tex"):
         assert (tmp_path / "out" / name).exists()
+    held, both = contest.table(), contest.paired()
+    assert held["nll"].is_monotonic_increasing and set(held.index) == {"one", "two"}
+    assert held.loc["one", "accuracy"] == pytest.approx(metrics["one"]["test"]["accuracy"]["value"])
+    assert both.loc[("one", "two"), "nll"] == pytest.approx(held.loc["one", "nll"] - held.loc["two", "nll"])
+    assert "\n" not in repr(contest) and f"lowest NLL: {held.index[0]}" in repr(contest)
+    assert "12" in contest._repr_html_() and "<table" in contest._repr_html_()
+    with pytest.raises(UserError, match="compare\\(runs, out=FOLDER\\)"):
+        fusetune.compare([run, other], quiet=True).show()
     told = CliRunner().invoke(app, ["compare", str(run), str(other)])
     assert told.exit_code == 0, told.output
     assert "test part: 12 rows in 6 groups" in told.output

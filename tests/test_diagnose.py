@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def whole(made: Made) -> Any:
     return fusetune.load(made.folder / "run").diagnose(
-        made.table, alone=[fusetune.load(made.folder / "ume")], split=made.folder / "run" / "split.parquet"
+        made.table, alone=fusetune.load(made.folder / "ume"), split=made.folder / "run" / "split.parquet"
     )
 
 
@@ -157,6 +158,8 @@ def test_a_model_on_stored_features_is_diagnosed_from_pictures_and_texts(made: M
         name: ["before training"] for name in ("scan", "note", "columns", "genes")
     }
     assert found.noise[0].points[0].nll.value != found.noise[0].points[-1].nll.value
+    assert "right on 12 rows" in repr(found) and "\n" not in repr(found)
+    assert all(escape(name) in found._repr_html_() for name, _ in found.shares())
 
 
 def test_new_rows_alone_have_no_probes_unless_training_rows_are_given(made: Made) -> None:

@@ -244,6 +244,8 @@ def test_a_table_is_guided_without_its_test_part(monkeypatch: pytest.MonkeyPatch
     assert set(facts["d1"]) == {"value", "low", "high"}
     assert (facts["n"], facts["groups"]) == (told.rows, told.groups)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert repr(told).startswith("Guidance(interaction: ") and told.next in repr(told)
+    assert "NLL of b alone" in told._repr_html_() and f"in {told.groups} groups" in told._repr_html_()
     assert guide(frame, group="group").as_dict() == facts
     assert guide(frame, group="group", seed=3).as_dict() != facts
 

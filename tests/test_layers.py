@@ -15,18 +15,30 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
-    "errors", "version", "files", "vault", "progress", "config", "process", "runtime", "data", "augment", "encoders",
-    "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
-    "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "answering",
-    "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "track", "estimator", "export", "run", "api", "contest", "serve",
+    "errors", "version", "files", "vault", "progress", "display", "config", "process", "runtime", "data", "augment",
+    "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
+    "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space",
+    "answering", "model", "judge", "summary",
+    "bundle", "record", "folder", "intake", "checking",
+    "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {
     LIBRARY: {layer: set(ORDER[: place + 1]) for place, layer in enumerate(ORDER)}
     | {
         "datasets": {"errors", "files", "progress", "data", "datasets"},
-        "__init__": {"api", "config", "contest", "estimator", "export", "guidance", "model", "run", "version"},
+        "__init__": {
+            "api",
+            "checking",
+            "config",
+            "contest",
+            "estimator",
+            "export",
+            "guidance",
+            "model",
+            "run",
+            "version",
+        },
         "cli": {*ORDER, "datasets", "cli", "__init__"},
         "__main__": {"cli"},
     },

@@ -175,6 +175,7 @@ def test_drift_is_found_where_it_is(made: Made) -> None:
     few = made.model.drift(made.fresh.head(6))
     assert few.shifts == []
     assert "too few to be compared" in few.lines()[-1]
+    assert repr(few).startswith("Drift(6 rows: ") and "too few" in few._repr_html_()
 
 
 def test_rows_that_the_model_was_made_from_do_not_count_as_near(made: Made) -> None:
@@ -254,6 +255,10 @@ def change(folder: Path, file: str, content: bytes, facts_of: Any = lambda facts
         ("reference.safetensors", lambda text: text[: len(text) // 2]),
         ("reference.safetensors", lambda text: text.replace(b"0.mean", b"9.mean")),
         ("reference.safetensors", lambda text: text[:-400] + b"\xff" * 400),
+        ("neighbours.json", lambda text: text.replace(b'"case-', b'7, "case-', 1)),
+        ("neighbours.json", lambda text: text.replace(b'"0"', b'"9"')),
+        ("neighbours.json", lambda text: b"{}"),
+        ("neighbours.json", lambda text: b"[]"),
     ],
 )
 def test_a_damaged_reference_is_no_model(made: Made, tmp_path: Path, file: str, harm: Any) -> None:

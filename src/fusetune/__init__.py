@@ -10,6 +10,7 @@ from fusetune.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from fusetune.api import fit, guide, load
+    from fusetune.checking import check
     from fusetune.config import Config
     from fusetune.contest import Contest, compare
     from fusetune.estimator import FusionClassifier
@@ -27,6 +28,7 @@ __all__ = [
     "Model",
     "Run",
     "__version__",
+    "check",
     "compare",
     "export_run",
     "fit",
@@ -42,6 +44,7 @@ _HOMES = {
     "Guidance": "guidance",
     "Model": "model",
     "Run": "run",
+    "check": "checking",
     "compare": "contest",
     "fit": "api",
     "guide": "api",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from fusetune.answers import Extras, Said, distances_of
 from fusetune.config import Config
@@ -21,7 +19,7 @@ from fusetune.data.problems import Noted, Notes, Problems, ids_with_notes, refus
 from fusetune.data.schema import Schema
 from fusetune.data.source import Piece, Source
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, read_table
+from fusetune.data.table import Table, TableLike, read_table
 from fusetune.errors import RunError, listed
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.decision import Rule
@@ -177,7 +175,7 @@ class Answering:
             table, on_problem, listing=listing, notes=notes if listing else ()
         )
 
-    def taken(self, table: str | Path | pd.DataFrame | Table) -> Table:
+    def taken(self, table: TableLike | Table) -> Table:
         """Return a table, its rows gathered where the model has learnt from rows that were."""
         data = table if isinstance(table, Table) else read_table(table)
         if self.schema.gather is not None:

@@ -10,15 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from fusetune.arguments import gather as gather_settings
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
-from fusetune.data.table import read_table
+from fusetune.data.table import TableLike, read_table
 from fusetune.doctor.exhibits import Exhibit, exhibits
 from fusetune.errors import UserError
 from fusetune.files import write_text
@@ -93,10 +91,10 @@ def load(path: str | Path) -> Model:
 
 
 def fit(
-    table: str | Path | pd.DataFrame,
+    table: TableLike,
     label: str,
     *,
-    inputs: Iterable[str] | None = None,
+    inputs: str | Iterable[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     vectors: Mapping[str, str] | None = None,
     group: str | None = None,
@@ -110,7 +108,7 @@ def fit(
     strategy: str | Mapping[str, Any] | None = None,
     augment: Mapping[str, Any] | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
-    sets: Iterable[str] = (),
+    sets: str | Iterable[str] = (),
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -118,9 +116,11 @@ def fit(
     """Train, judge and save a classifier.
 
     Args:
-        table: CSV, Parquet or JSON Lines file, or a DataFrame.
+        table: CSV, Parquet or JSON Lines file, or a table in memory: of pandas, polars (also a `LazyFrame`), pyarrow or
+            DuckDB, a dict of columns, or a list of dicts. Cells can be pictures: PIL pictures, arrays, bytes of files.
         label: Column to predict.
-        inputs: Columns to use; default: all that are not label, group, split or an id.
+        inputs: Columns to use, or patterns such as ``lab_*``; a word alone is one of them. Default: all that are not
+            label, group, split or an id.
         kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
         vectors: Name -> pattern of number columns that form one vector, such as ``{"mrna": "mrna__*"}``.
         group: Column whose rows belong together (patient, video): never on both sides of the split.
@@ -140,7 +140,7 @@ def fit(
             kornia or albumentations transform; `fusetune.augment.own.Own` says what else it may take.
         config: A `Config`, a mapping or a YAML file. A file named by the environment variable FUSETUNE_CONFIG comes
             below it: your own defaults.
-        sets: Overrides such as ``"image.train.epochs=3"``.
+        sets: One override such as ``"image.train.epochs=3"``, or several.
         out: Folder for the results; default: `runs/<table>-<label>`.
         resume: Continue a run that was stopped.
         quiet: Print nothing.
@@ -170,10 +170,10 @@ def fit(
 
 
 def guide(
-    table: str | Path | pd.DataFrame,
+    table: TableLike,
     label: str,
     *,
-    inputs: Iterable[str] | None = None,
+    inputs: str | Iterable[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     vectors: Mapping[str, str] | None = None,
     group: str | None = None,
@@ -185,7 +185,7 @@ def guide(
     delta: float = DELTA,
     lazy: bool = True,
     config: Config | Mapping[str, Any] | str | Path | None = None,
-    sets: Iterable[str] = (),
+    sets: str | Iterable[str] = (),
     quiet: bool = False,
 ) -> Guidance:
     """Say what kind of fusion a table asks for; nothing is written, and the test part stays shut.
@@ -194,7 +194,7 @@ def guide(
     cross-fitted on features of the encoders as they were pretrained, and compared on rows that they did not learn from.
 
     Args:
-        table: CSV, Parquet or JSON Lines file, or a DataFrame.
+        table: As `fit` takes it.
         label: Column to predict.
         inputs: As `fit` takes it.
         kinds: As `fit` takes it.

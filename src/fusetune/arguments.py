@@ -19,7 +19,7 @@ def gather(
     strategy: str | Mapping[str, Any] | None,
     augment: Mapping[str, Any] | None,
     config: Config | Mapping[str, Any] | str | Path | None,
-    sets: Iterable[str],
+    sets: str | Iterable[str],
     minutes: float | None = None,
 ) -> tuple[Config, Own | None]:
     """Return the settings, above those of FUSETUNE_CONFIG, and the augmentation where it is a callable.

@@ -105,6 +105,12 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f", did you mean '{match[0]}'?" if match else ""
 
 
+def as_list(word: str, words: Iterable[str]) -> str:
+    """Return how to write a list of names that were written as one word with commas, or an empty string."""
+    known, parts = set(words), [part.strip() for part in word.split(",")]
+    return f", in Python write a list: {parts}" if len(parts) > 1 and known.issuperset(parts) else ""
+
+
 def listed(items: Iterable[object], most: int = 5) -> str:
     """Return the first few items separated by commas, and how many more there are."""
     values = [str(item) for item in items]

@@ -56,8 +56,9 @@ _MODEL, _FILES = "model_", "_bundle"
 class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier on images, text and table columns.
 
-    `X` is a DataFrame; columns of an array are called x0, x1 and so on. With `crossfit.how=k` (the default) every row
-    is learnt from; otherwise `split.fractions` says how many rows choices are made on.
+    `X` is a DataFrame of pandas or polars, or a table of pyarrow; columns of an array are called x0, x1 and so on. With
+    `crossfit.how=k` (the default) every row is learnt from; otherwise `split.fractions` says how many rows choices are
+    made on.
 
     Args:
         inputs: Columns to use; default: all but the group and ids.
@@ -84,7 +85,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        inputs: Iterable[str] | None = None,
+        inputs: str | Iterable[str] | None = None,
         kinds: Mapping[str, str] | None = None,
         vectors: Mapping[str, str] | None = None,
         group: str | None = None,
@@ -94,7 +95,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         strategy: str | Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
         config: Config | Mapping[str, Any] | str | Path | None = None,
-        sets: Iterable[str] = (),
+        sets: str | Iterable[str] = (),
         verbose: bool = False,
         on_problem: OnProblem = "warn",
     ) -> None:
@@ -107,7 +108,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train on all rows.
 
         Args:
-            X: DataFrame or array [rows, columns].
+            X: Table or array [rows, columns].
             y: Labels [rows].
 
         Raises:
@@ -179,6 +180,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:
         """Check names and shape as scikit-learn does, and return a DataFrame with a name for each column."""
+        if not isinstance(X, pd.DataFrame) and hasattr(X, "__arrow_c_stream__"):  # of polars or pyarrow
+            with _as_value_errors():
+                X = read_table(X).frame
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, skip_check_array=True, reset=reset)
             frame = X

@@ -122,7 +122,8 @@ def reference_of(
     if not most or not len(rows):
         return None
     learnt = ctx.split.rows("train")
-    train = model.outputs(ctx.sources, some_rows(learnt, ctx.keys, most), "features of training rows")
+    kept = some_rows(learnt, ctx.keys, most)
+    train, names = model.outputs(ctx.sources, kept, "features of training rows"), ctx.ids.iloc[kept].to_numpy()
     widths = {name: z.shape[1] for name, z in train.z.items()}
     if outputs is None or {name: z.shape[1] for name, z in outputs.z.items()} != widths:
         outputs = model.outputs(ctx.sources, rows, "features of held-out rows")
@@ -132,15 +133,15 @@ def reference_of(
     profile = Profile.learn(
         table.take(learnt), model.schema, model.rule.decide(p), ctx.labels[rows], len(model.classes), count
     )
-    likeness = {}
+    likeness, ids = {}, {}
     for name in train.z:
         has, known = held.present[name].numpy(), train.present[name].numpy()
         there = None if groups is None else groups[has]
         unit = ctx.modalities[name].kind in ("image", "text")
         one = Likeness.learn(train.z[name].numpy()[known], held.z[name].numpy()[has], there, unit=unit)
         if one is not None:
-            likeness[name] = one
-    return Reference(profile, likeness)
+            likeness[name], ids[name] = one, names[known].tolist()
+    return Reference(profile, likeness, {} if ctx.config.redact else ids)
 
 
 def calibrate(ctx: Context, fitted: Fitted) -> Calibration:

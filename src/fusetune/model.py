@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
 from fusetune.data.spelling import word_of
 from fusetune.data.split import group_words
-from fusetune.data.table import Table, read_index, row_keys
+from fusetune.data.table import Table, TableLike, read_index, row_keys
+from fusetune.display import card
 from fusetune.errors import InputWarning, SchemaError, TableError, UserError, did_you_mean, listed
 from fusetune.evaluate import score_with_intervals
 from fusetune.evaluate.analysis import analyse
@@ -32,14 +34,16 @@ from fusetune.evaluate.calibration import Calibration, Judged
 from fusetune.evaluate.decision import DECIDED
 from fusetune.evaluate.diagnosis import Asked, Diagnosed, Diagnosis, Wanted, diagnose, divided
 from fusetune.evaluate.drift import Drift, Tally
-from fusetune.evaluate.explain import Explanation
 from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.reference import Reference
 from fusetune.evaluate.temperature import softmax
 from fusetune.files import expanded
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Network, Outputs
+from fusetune.report.explained import Explained
 from fusetune.runtime import find_runtime
+from fusetune.space import check_neighbours, features_of, neighbours_of
+from fusetune.version import VERSION
 
 
 @dataclass(repr=False)
@@ -56,11 +60,11 @@ class Model(Answering):
         seen = np.unique(row_digests(ctx.sources, len(ctx.ids))[learnt])
         return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen, calibration)
 
-    def predict(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.Series:
+    def predict(self, table: TableLike, on_problem: OnProblem = "warn") -> pd.Series:
         """Return the label of each row as `rule` decides it, in the table's order; of gathered rows one for each id.
 
         Args:
-            table: A file (see `fit`), or a DataFrame, whose relative paths start from the working folder.
+            table: A file (see `fit`), or a table in memory, whose relative paths start from the working folder.
             on_problem: What becomes of cells that cannot be used, such as unreadable pictures or numbers that are none.
                 They count as absent, as do columns that the table lacks. `warn`: an `InputWarning` counts them;
                 `raise`: they are an error; `mask`: nothing is said.
@@ -75,7 +79,7 @@ class Model(Answering):
         decided = np.concatenate([piece.decided for piece in self.said(data, on_problem)])
         return pd.Series([self.classes[i] for i in decided], name="prediction", index=data.index)
 
-    def predict_proba(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> pd.DataFrame:
+    def predict_proba(self, table: TableLike, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
 
         Arguments and errors are those of `predict`.
@@ -86,7 +90,7 @@ class Model(Answering):
 
     def predict_table(
         self,
-        table: str | Path | pd.DataFrame,
+        table: TableLike,
         on_problem: OnProblem = "warn",
         *,
         by: By = "judged",
@@ -124,7 +128,7 @@ class Model(Answering):
 
     def predict_pieces(
         self,
-        table: str | Path | pd.DataFrame | Table,
+        table: TableLike | Table,
         on_problem: OnProblem = "warn",
         *,
         by: By = "judged",
@@ -153,7 +157,47 @@ class Model(Answering):
         for said in self.said(data, on_problem, extras, tally, listing=True):
             yield as_table(said, self.classes, self.calibration, extras, likeness)
 
-    def drift(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> Drift:
+    def features(self, table: TableLike, on_problem: OnProblem = "warn") -> dict[str, pd.DataFrame]:
+        """Return what the model's encoders say of each row: the features that its head decides by.
+
+        Args:
+            table: As for `predict`.
+            on_problem: As for `predict`.
+
+        Returns:
+            Input -> a DataFrame of float32 [rows, dim], with the table's order and index and columns `<input>_0`,
+            `<input>_1` and so on: the features of all encoders of the input side by side, as they are after
+            fine-tuning, not scaled. NaN where a row lacks the input. Random views at prediction are left out.
+
+        Raises:
+            TableError: And other errors, as for `predict`.
+        """
+        data = self.taken(table)
+        return features_of(self.said(data, on_problem), data.index)
+
+    def neighbours(self, table: TableLike, count: int = 5, on_problem: OnProblem = "warn") -> pd.DataFrame:
+        """Return the training rows that are nearest to each row, by input.
+
+        They are looked up among those that the model keeps (`evaluate.reference`, 300 of the training part by default),
+        in the features of its encoders, each divided by its deviation and projected as for
+        `predict_table(unlike=True)`. A training row that is among these finds itself, at a distance of about 0.
+
+        Args:
+            table: As for `predict`.
+            count: How many, per row and input.
+            on_problem: As for `predict`.
+
+        Returns:
+            A line per row, input that the row has, and neighbour, the nearest first: row_id, input, rank (from 1),
+            neighbour (the training row's id, a word), distance (comparable within an input).
+
+        Raises:
+            UserError: If the model keeps no ids of training rows, or fewer than `count`; others as for `predict`.
+        """
+        reference = check_neighbours(self.reference, count)
+        return neighbours_of(self.said(self.taken(table), on_problem), reference, count)
+
+    def drift(self, table: TableLike, on_problem: OnProblem = "warn") -> Drift:
         """Return how a whole table differs from the training part: by column, by modality and in what is decided.
 
         Arguments and errors are those of `predict`.
@@ -185,8 +229,20 @@ class Model(Answering):
         how = f"{self.config.strategy.name}; decides by {self.rule.words}"
         return f"Model({self.schema.named('label')}: {classes}; from {listed(inputs)}; {how})"
 
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: what it predicts, from what, and by which rule."""
+        facts = {
+            "classes": listed([str(name) for name in self.classes], 12),
+            "strategy": self.config.strategy.name,
+            "decides by": self.rule.words,
+        }
+        for name, modality in self.schema.modalities().items():
+            of = "" if modality.columns == (name,) else f": {listed(modality.columns, 8)}"
+            facts[f"input {name}"] = f"{modality.kind}{of}"
+        return card(f"Model of {self.schema.named('label')}", facts)
+
     @applied
-    def evaluate(self, table: str | Path | pd.DataFrame, on_problem: OnProblem = "warn") -> dict[str, Any]:
+    def evaluate(self, table: TableLike, on_problem: OnProblem = "warn") -> dict[str, Any]:
         """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
 
         Returns:
@@ -224,11 +280,11 @@ class Model(Answering):
     @applied
     def diagnose(
         self,
-        table: str | Path | pd.DataFrame,
+        table: TableLike,
         on_problem: OnProblem = "warn",
         *,
-        train: str | Path | pd.DataFrame | None = None,
-        alone: Sequence[Model] = (),
+        train: TableLike | None = None,
+        alone: Model | Sequence[Model] = (),
         split: str | Path | None = None,
         masks: str | Path | None = None,
     ) -> Diagnosis:
@@ -254,6 +310,7 @@ class Model(Answering):
             SchemaError: If an input column is missing or of another kind.
             UserError: If a model of `alone` has other classes, or says nothing of one input alone.
         """
+        others = [alone] if isinstance(alone, Model) else alone
         asked, answers = self._asked(table, on_problem)
         known = np.isin(answers.digests, self.seen)
         judged, training = (asked, None) if known.all() else (asked.some(~known), asked.some(known))
@@ -279,19 +336,21 @@ class Model(Answering):
             parts = divided(training, self.schema, None if split is None else Path(split), self.config.seed)
         wanted = Wanted(
             self.config, self.calibration.conformal, self.classes, self.config.strategy.name,
-            ids.iloc[judged.where].fillna("").tolist(), self._alone(alone, judged, table, on_problem),
+            ids.iloc[judged.where].fillna("").tolist(), self._alone(others, judged, table, on_problem),
             None if masks is None else expanded(masks),
         )  # fmt: skip
         model = Diagnosed(self.network, self.readers, self.calibration.temperature, self.runtime)
         return diagnose(model, judged, parts, wanted, seen=int(known.sum()), judged_seen=bool(known.all()))
 
     @applied
-    def explain(self, table: str | Path | pd.DataFrame, row: str, on_problem: OnProblem = "warn") -> Explanation:
+    def explain(self, table: TableLike, row: str | int | None = None, on_problem: OnProblem = "warn") -> Explained:
         """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
+
+        `show()` of what is returned shows it as a page, `save(path)` writes that.
 
         Args:
             table: The table, as for `predict`.
-            row: The row's id, or its number where the table has no ids.
+            row: The row's id, or its number where the table has no ids; may be left out of a table of one row.
             on_problem: What becomes of cells of this row that cannot be used, as for `predict`.
 
         Raises:
@@ -299,7 +358,7 @@ class Model(Answering):
             SchemaError: If an input column is missing or of another kind.
         """
         data = self.taken(table)
-        place = self._place(data, str(row))
+        place, name = self._place(data, None if row is None else str(row))
         data, lacking = self.read(data)
         one = replace(data.take(np.array([place])), index=None)
         sources = self.bind(one)
@@ -307,7 +366,11 @@ class Model(Answering):
         outputs = self.outputs(sources, np.arange(1))
         self.certainty(outputs, one.name, place)  # refuses what is not finite
         probe = Probe(self.network, outputs, self.calibration.temperature, self.rule.decide)
-        return explain_row(probe, self.readers, sources, one, name=str(row), classes=self.classes)
+        explanation = explain_row(probe, self.readers, sources, one, name=name, classes=self.classes)
+        facts = {"Model": f"{self.schema.named('label')} by {self.config.strategy.name}", "Table": data.name}
+        return Explained.of(
+            explanation, facts | {"Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by fusetune {VERSION}"}
+        )
 
     def confined(self) -> Model:
         """Return the same model, reading no image but files within a table's folder: for tables of strangers."""
@@ -319,7 +382,7 @@ class Model(Answering):
         }
         return replace(self, readers=readers)
 
-    def _asked(self, table: str | Path | pd.DataFrame, on_problem: OnProblem) -> tuple[Asked, Answers]:
+    def _asked(self, table: TableLike, on_problem: OnProblem) -> tuple[Asked, Answers]:
         """Return the rows of a labelled table, and what the model answers."""
         data = self.schema.read(self.taken(table))
         label, group = self.schema.named("label"), self.schema.named("group")
@@ -364,15 +427,19 @@ class Model(Answering):
             "ensemble of such (strategies alone and ume)"
         )
 
-    def _place(self, table: Table, row: str) -> int:
-        """Return the position of the row of this id."""
+    def _place(self, table: Table, row: str | None) -> tuple[int, str]:
+        """Return the position of the row of this id, and the id; None stands for the only row."""
         ids, _ = ids_with_notes(table, self.schema.named("id"))
+        if row is None:
+            if len(table) > 1:
+                raise UserError(f"{table.name} has {len(table):,} rows: say which one to explain, by its id")
+            return 0, str(ids.fillna("").iloc[0])
         places = np.flatnonzero((ids == row).to_numpy(dtype=bool, na_value=False))
         if not len(places):
             raise TableError(f"{table.name} has no row '{row}'{did_you_mean(row, ids.dropna().tolist())}")
         if len(places) > 1:
             raise TableError(f"'{row}' is the id of rows {listed(places)} of {table.name}; leave one of them in")
-        return int(places[0])
+        return int(places[0]), row
 
 
 def _keys(ids: pd.Series, digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from fusetune.display import show_file
 from fusetune.model import Model
+from fusetune.progress import visible
 
 
 @dataclass(repr=False)
@@ -87,4 +89,12 @@ class Run:
     def _repr_html_(self) -> str:
         """Return what notebooks show: the answer and the gain table."""
         table = self.gain()[["accuracy", "accuracy low", "accuracy high", "nll"]]
-        return f"<pre>{escape(self.summary())}</pre>{table.round(3).to_html()}"
+        return f"<pre>{escape(visible(self.summary()))}</pre>{table.round(3).to_html()}"
+
+    def show(self) -> None:
+        """Show the report: in a notebook below the cell; else print its path, and on a desktop open it in a browser.
+
+        Raises:
+            UserError: If it is not there any more.
+        """
+        show_file(self.report, "report")

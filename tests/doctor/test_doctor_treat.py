@@ -16,7 +16,7 @@ from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.doctor.duplicates import spare
-from fusetune.doctor.examine import Examination, examine
+from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import Finding
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.errors import TableError
@@ -202,3 +202,23 @@ def test_the_users_own_index_goes_with_the_rows() -> None:
     assert treated.index is not None
     assert treated.index.tolist() == [f"mine {row}" for row in range(20) if row != 4]
     assert treated.frame.index.tolist() == list(range(19))
+
+
+def test_without_ids_rows_keep_their_numbers_and_their_copies() -> None:
+    frame = pd.DataFrame({"note": [f"note number {row} is long" for row in range(40)], "kind": list("ab") * 20})
+    frame = pd.concat([frame.iloc[[5]], frame, frame.iloc[[9]].assign(kind="a")], ignore_index=True)
+    table = read_table(frame)
+    schema = infer_schema(table, Roles("kind", inputs=["note"]))
+    examination = examine(schema.read(table), schema, pixel_limit=10**6)
+    left = treat(examination, DEFAULTS)
+    (gone,) = (rows for kind, rows in left.dropped.items() if kind == "duplicate_rows")
+    ids = left.table.ids(None)
+    assert sorted([*ids.astype(int), *map(int, gone)]) == list(range(len(frame))) and gone
+    for row, number in enumerate(ids.astype(int)):
+        assert left.table.frame["note"][row] == frame["note"][number]
+    numbers = copy_numbers(left.table, left.schema, examination)
+    (pair,) = (
+        np.flatnonzero(numbers == number) for number in set(numbers[numbers >= 0]) if (numbers == number).sum() > 1
+    )
+    assert set(ids.iloc[pair]) == {"10", "41"}  # the same words with another label
+    assert left.table.take(np.array([3, 1])).ids(None).tolist() == ids.iloc[[3, 1]].tolist()

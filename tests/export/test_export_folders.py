@@ -88,6 +88,8 @@ def test_a_hub_folder_has_a_card_of_what_was_judged(
     export = export_run(made[0].folder, "hub", tmp_path / "hub").folder
     assert not sent  # never by default
     same(fusetune.load(export).predict_table(made[1]), made)
+    assert b"case-0" in (made[0].folder / "model" / "neighbours.json").read_bytes()
+    assert not any(b"case-0" in path.read_bytes() for path in export.rglob("*") if path.is_file())
     card = huggingface_hub.ModelCard.load(export / "README.md")
     metrics = made[0].metrics
     told = {one.metric_type: one.metric_value for one in card.data.eval_results}

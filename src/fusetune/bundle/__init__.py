@@ -22,7 +22,7 @@ from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, RunError, ShortageError, listed, shown
 from fusetune.evaluate.calibration import Calibration
-from fusetune.evaluate.reference import ARRAYS, COUNTS, Reference
+from fusetune.evaluate.reference import ARRAYS, COUNTS, IDS, Reference
 from fusetune.files import expanded, facts_hash, file_hash, names_in, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
@@ -30,10 +30,11 @@ from fusetune.networks import FusionNetwork, Network
 from fusetune.process import Draws
 from fusetune.version import VERSION
 
-FORMAT = 3  # since 3, what later rows are compared with may be there too
-_READABLE = (1, 2, 3)
+# Since 3, what later rows are compared with may be there too; since 4, the ids of the training rows among that.
+FORMAT = 4
+_READABLE = (1, 2, 3, 4)
 _LONGEST_REASON = 300
-_REFERENCE = {ARRAYS, COUNTS}
+_REFERENCE = {ARRAYS, COUNTS}  # both or neither; IDS only beside them
 _WEIGHTS, _SEEN, _SCHEMA, _CONFIG = "weights.safetensors", "seen.safetensors", "schema.json", "config.yaml"
 
 
@@ -166,9 +167,10 @@ def _load(path: Path) -> Model:
 
 def _reference(contents: Contents, network: Network, schema: Schema, readers: Mapping[str, Reader]) -> Reference | None:
     """Return what later rows are compared with, where the model has it."""
-    if not contents.digests.keys() & _REFERENCE:
+    there = contents.digests.keys() & {*_REFERENCE, IDS}
+    if not there:
         return None
-    files = {name: contents.read(name) for name in _REFERENCE}
+    files = {name: contents.read(name) for name in there | _REFERENCE}
     dims = {name: sum(encoder.dim for encoder in network.of(name)) for name in readers}
     return Reference.read(files, dims, [column.name for column in schema.inputs], network.classes)
 
@@ -200,7 +202,8 @@ def _refuse_strangers(contents: Contents, manifest: Manifest) -> None:
         raise BundleError(f"{contents.folder / MANIFEST} does not list {listed(sorted(absent))}")
     for name in manifest.files:
         located(contents.folder, name)
-    known = needed | {f"{where}/tokenizer.json" for where in folders} | (_REFERENCE if manifest.format >= 3 else set())
+    known = needed | {f"{where}/tokenizer.json" for where in folders}
+    known |= (_REFERENCE if manifest.format >= 3 else set()) | ({IDS} if manifest.format >= 4 else set())
     if more := manifest.files.keys() - known:
         raise BundleError(
             f"{contents.folder / MANIFEST} lists {listed(sorted(more))}, which no model of this format has; "

@@ -82,45 +82,30 @@ def check(
         "writing the findings",
     )
     steps.begin()
-    from fusetune.data.infer import infer_schema
+    from fusetune.checking import checked
     from fusetune.data.roles import Roles
     from fusetune.data.table import read_table
-    from fusetune.doctor.examine import examine
     from fusetune.doctor.findings import counts
-    from fusetune.report.checks import render_checks
 
     steps.begin()
     data = read_table(table)
     for option, file in (("--json", json_file), ("--html", html_file)):
         refuse_loss(option, file, table, table=data)
-    schema = infer_schema(
-        data,
-        Roles(
-            label,
-            **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
-        ),
-        settings.data.outside == "refuse",
-    )
+    roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather))
     steps.begin()
-    examination = examine(
-        schema.read(data),
-        schema,
-        pixel_limit=settings.data.pixel_limit,
-        allow_remote=settings.allow_download,
-        outside=settings.data.outside,
-    )
+    found = checked(data, roles, settings)
     steps.begin()
     if json_file:
         with written_aside(json_file) as aside:
-            listing = {"findings": [finding.as_dict() for finding in examination.findings]}
+            listing = {"findings": [finding.as_dict() for finding in found.findings]}
             aside.write_text(json.dumps(listing, indent=1, ensure_ascii=False), encoding="utf-8")
     if html_file:
         with written_aside(html_file) as aside:
-            aside.write_text(render_checks(examination, redact=redact), encoding="utf-8")
-    for finding in examination.findings:
+            aside.write_text(found.html(redact=redact), encoding="utf-8")
+    for finding in found.findings:
         _print(finding)
-    tally = counts(examination.findings)
-    out.print(f"{tally['error']} error(s), {tally['warn']} warning(s), {tally['info']} note(s)")
+    tally = counts(found.findings)
+    out.print(found.words)
     raise typer.Exit(UserError.exit_code if tally["error"] else _WARNED if strict and tally["warn"] else 0)
 
 

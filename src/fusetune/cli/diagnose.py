@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,6 @@ from fusetune.progress import Steps
 from fusetune.record import Record, is_run
 
 if TYPE_CHECKING:
-    from fusetune.evaluate import Interval
     from fusetune.evaluate.diagnosis import Diagnosis
 
 _SPLIT = "split.parquet"
@@ -120,7 +118,7 @@ def _say(diagnosis: Diagnosis) -> None:
     """Print the most telling numbers, and what the numbers are not."""
     title = f"{diagnosis.rows:,} rows" + group_words(diagnosis.groups)
     grid = Grid("accuracy", "value", "95 % interval", title=title)
-    for name, share in _shares(diagnosis):
+    for name, share in diagnosis.shares():
         bounds = f"{share.low:.1%} to {share.high:.1%}" if share.bounded else "-"
         grid.add_row(Text(name), f"{share.value:.1%}", bounds)
     out.print(grid)
@@ -131,24 +129,3 @@ def _say(diagnosis: Diagnosis) -> None:
         lines.append("rows are taken as independent of each other, since there is no group column")
     for line in [*lines, *diagnosis.notes]:
         out.print(line, soft_wrap=True)
-
-
-def _shares(diagnosis: Diagnosis) -> Iterator[tuple[str, Interval]]:
-    yield "as they are", diagnosis.scores["accuracy"]
-    for row in diagnosis.laziness:
-        yield f"probe on {row.modality}", row.accuracy
-        yield from ((f"  lazier than {other.name} by", other.laziness) for other in row.references)
-    yield from (("inputs missing, mean over rates", curve.area) for curve in diagnosis.missing)
-    cells = diagnosis.incomplete.curves if diagnosis.incomplete else []
-    yield from ((f"cells missing ({curve.name}), mean", curve.area) for curve in cells)
-    yield from ((f"noise on {curve.name}, mean", curve.area) for curve in diagnosis.noise)
-    for curve in diagnosis.attack.curves if diagnosis.attack else []:
-        yield f"attack on {curve.name}, radius {curve.points[-1].level:g}", curve.points[-1].accuracy
-    for one in diagnosis.interference:
-        if one.kind == "other class":
-            yield f"harm by another class's {one.modality}", one.harm
-    for certainty in diagnosis.certainty:
-        lost = "nothing" if certainty.lost is None else certainty.lost
-        for sets in certainty.sets:
-            if (sets.method, sets.mondrian) == ("lac", False):
-                yield f"coverage, {lost} lost ({sets.target:.0%})", sets.coverage

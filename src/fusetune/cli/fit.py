@@ -81,7 +81,10 @@ def fit(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder for the results. Default: runs/<table>-<label>.")
     ] = None,
     redact: Annotated[
-        bool, typer.Option("--redact", help="Leave ids, texts and pictures of rows out of report.html, to hand it on.")
+        bool,
+        typer.Option(
+            "--redact", help="Leave ids, texts and pictures of rows out of report.html, and ids out of model/."
+        ),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     debug: Debug = False,

@@ -16,14 +16,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fusetune.config.items import as_items
 from fusetune.config.policy import IMAGE_POLICIES
 from fusetune.config.presets import PRESETS
 from fusetune.config.tree import KINDS, TrainConfig, Tree
 from fusetune.config.yaml12 import explain_yaml, read_yaml, write_yaml
-from fusetune.errors import ConfigError, did_you_mean, shown
+from fusetune.errors import ConfigError, did_you_mean, listed, shown
 
 _LONGEST = 1 << 20  # bytes of a YAML file; the longest that fusetune writes have some thousand
 _MOST_PROBLEMS = 50
+_SHOWN = 10
 
 
 class Config(Tree):
@@ -37,7 +39,7 @@ class Config(Tree):
     def build(
         cls,
         *layers: Config | Mapping[str, Any] | str | Path | None,
-        sets: Iterable[str] = (),
+        sets: str | Iterable[str] = (),
     ) -> Config:
         """Combine layers into a checked configuration; later layers win.
 
@@ -50,7 +52,7 @@ class Config(Tree):
         """
         problems: list[str] = []
         plain = [_renamed(read_layer(layer)) for layer in layers if layer is not None]
-        plain.append(_renamed(_from_sets(sets, problems)))
+        plain.append(_renamed(_from_sets(as_items(sets), problems)))
         preset = next((layer["preset"] for layer in reversed(plain) if "preset" in layer), "good")
         # A complete configuration, such as a run's config.yaml, leaves a preset nothing to decide.
         problems += [
@@ -73,6 +75,11 @@ class Config(Tree):
             listing = "\n".join(f"  - {problem}" for problem in each[:_MOST_PROBLEMS])
             raise ConfigError(f"the configuration has {len(each)} problem(s):\n{listing}")
         return config
+
+    def __repr__(self) -> str:
+        usual = type(self).build({"preset": self.preset}).leaves()
+        others = [f"{name}={value!r}" for name, value in self.leaves().items() if usual.get(name) != value]
+        return f"Config({listed([f'preset={self.preset!r}', *sorted(set(others))], _SHOWN)})"
 
     def to_yaml(self) -> str:
         """Return the whole tree as YAML, readable by `Config.build`."""

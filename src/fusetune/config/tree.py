@@ -426,7 +426,9 @@ class Tree(Section):
         True, description="try what columns suggest (the size of a pixel, pictures with edges or stretched) beforehand"
     )
     redact: bool = Field(
-        False, description="leave ids, texts, pictures and warnings that may quote them out of the report"
+        False,
+        description="leave ids, texts, pictures and warnings that may quote them out of the report, and the ids of "
+        "training rows out of the model",
     )
     views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
     track: Literal["none", "mlflow", "tensorboard"] = Field("none", description="who else is told how the run goes")

@@ -36,7 +36,8 @@ from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
 from fusetune.data.split import PARTS
-from fusetune.data.table import Table, read_table
+from fusetune.data.table import Table, TableLike, read_table
+from fusetune.display import card, show_file
 from fusetune.errors import ConfigError, RunError, UserError, listed
 from fusetune.evaluate import score
 from fusetune.evaluate.metrics import FloatArray
@@ -67,11 +68,10 @@ from fusetune.strategies.level import refuse_views
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
 
-TableLike = str | Path | pd.DataFrame
 RunsLike = Sequence[str | Path]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Contest:
     """A finished comparison.
 
@@ -90,6 +90,67 @@ class Contest:
         """Path of the HTML report."""
         return None if self.folder is None else self.folder / places.REPORT
 
+    def table(self) -> pd.DataFrame:
+        """Return how each strategy fared over its seeds, the lowest NLL first.
+
+        Columns: accuracy and NLL of the test rows with the bounds of their 95 % intervals, rank by NLL, seeds that
+        ended well, mean seconds, and why others failed.
+        """
+        rows = []
+        for one in self.summary["strategies"]:
+            scores = {
+                f"{score}{end}": one[score][key]
+                for score in ("accuracy", "nll")
+                for end, key in (("", "value"), (" low", "low"), (" high", "high"))
+            }
+            more = {"rank": one["rank"]["value"], "seeds": one["seeds"], "seconds": one["seconds"]}
+            rows.append({"strategy": one["name"], **scores, **more, "errors": "; ".join(one["errors"].values())})
+        return pd.DataFrame(rows).set_index("strategy")
+
+    def paired(self) -> pd.DataFrame:
+        """Return each strategy against each rival on the same rows and seeds; differences are its own less the rival's.
+
+        Columns: rows gained and lost (means over seeds), the differences of accuracy and NLL with the bounds of their
+        95 % intervals, p-values of both after Holm's correction, and the verdict on decisions.
+        """
+        rows = []
+        for one in self.summary["paired"]:
+            differences = {
+                f"{score}{end}": one[score][key]
+                for score in ("accuracy", "nll")
+                for end, key in (("", "value"), (" low", "low"), (" high", "high"))
+            }
+            counts = {name: one[name] for name in ("gained", "lost")}
+            tests = {"p accuracy": one["p_holm"], "p nll": one["p_nll_holm"], "verdict": one["verdict"]}
+            rows.append({"strategy": one["name"], "against": one["against"], **counts, **differences, **tests})
+        return pd.DataFrame(rows).set_index(["strategy", "against"])
+
+    def show(self) -> None:
+        """Show the report: in a notebook below the cell; else print its path, and on a desktop open it in a browser.
+
+        Raises:
+            UserError: If none was written, or it is not there any more.
+        """
+        if self.report is None:
+            raise UserError(
+                "runs that are compared without a folder have no report; give one: compare(runs, out=FOLDER)"
+            )
+        show_file(self.report, "report")
+
+    def __repr__(self) -> str:
+        best = next((one for one in self.summary["strategies"] if one["nll"]["value"] is not None), None)
+        led = f", lowest NLL: {best['name']} ({best['nll']['value']:.3f})" if best else ""
+        where = "" if self.folder is None else f"{str(self.folder)!r}, "
+        rows = f"{self.summary['test']['rows']:,} test rows"
+        return f"Contest({where}{len(self.summary['strategies'])} strategies on {rows}{led})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: what was compared, and how each fared."""
+        test, protocol = self.summary["test"], self.summary["protocol"]
+        facts = {"test rows": f"{test['rows']:,}", "level": protocol["level"], "seeds": len(protocol["seeds"])}
+        shown = self.table()[["accuracy", "accuracy low", "accuracy high", "nll", "nll low", "nll high", "seconds"]]
+        return card(self.summary["title"], facts, shown.round(3).to_html())
+
 
 def compare(
     what: TableLike | RunsLike,
@@ -103,7 +164,7 @@ def compare(
     minutes: float | None = None,
     epochs: int | None = None,
     jobs: int | None = None,
-    inputs: Iterable[str] | None = None,
+    inputs: str | Iterable[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     vectors: Mapping[str, str] | None = None,
     group: str | None = None,
@@ -114,7 +175,7 @@ def compare(
     preset: str | None = None,
     seed: int | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
-    sets: Iterable[str] = (),
+    sets: str | Iterable[str] = (),
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -153,7 +214,7 @@ def compare(
         UserError: If the table, the runs or the arguments cannot be used.
         RunError: If no strategy could be fitted.
     """
-    if isinstance(what, list | tuple):
+    if isinstance(what, list | tuple) and all(isinstance(one, str | Path) for one in what):
         if label is not None:
             raise UserError("runs know their label; leave out label, or give one table in place of runs")
         return _compare_runs([Path(one) for one in what], out, quiet)

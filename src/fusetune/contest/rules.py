@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast, get_args
 
 from fusetune.config import Config
+from fusetune.config.items import as_items
 from fusetune.config.tree import KINDS, StrategyConfig
-from fusetune.errors import ConfigError, UserError, did_you_mean, listed
+from fusetune.errors import ConfigError, UserError, as_list, did_you_mean, listed
 from fusetune.strategies import IMPORT, STRATEGIES, Strategy, strategy_of
 
 Level = Literal["features", "encoders"]
@@ -84,7 +85,7 @@ def rules_of(
         wrong.append(f"minutes: must be above 0, got {minutes}")
     if budget == "seconds" and minutes is None:
         wrong.append("budget seconds needs minutes: how long one fit of one strategy may train")
-    names = [strategies] if isinstance(strategies, str) else list(strategies)
+    names = as_items(strategies)
     chosen = list(STRATEGIES) if names == [ALL] else list(dict.fromkeys(names))
     own = [name for name in chosen if name.startswith(IMPORT)]
     for name in own:
@@ -93,7 +94,7 @@ def rules_of(
         except ConfigError as error:
             wrong.append(str(error))
     if unknown := [name for name in chosen if name not in (*STRATEGIES, *own)]:
-        said = ", ".join(f"'{name}'{did_you_mean(name, STRATEGIES)}" for name in unknown)
+        said = ", ".join(f"'{name}'{as_list(name, STRATEGIES) or did_you_mean(name, STRATEGIES)}" for name in unknown)
         wrong.append(f"strategies: there is no {said}; known: {listed(STRATEGIES, 99)}, or all")
     if not chosen:
         wrong.append(f"strategies: none is named; known: {listed(STRATEGIES, 99)}, or all")

@@ -80,6 +80,12 @@ def refuse_objects(frame: pd.DataFrame, table: str) -> None:
     for name, cells in frame.items():
         if cells.dtype != object:
             continue
+        shapeless = [row for row, value in enumerate(cells) if _is_shapeless(value)]
+        if shapeless:
+            raise TableError(
+                f"column '{name}' of {table}, row(s) {listed(shapeless)}: {_no_picture(cells.iloc[shapeless[0]])}; of "
+                "several pictures in a cell make a list, list(array)"
+            )
         fitting: tuple[Any, ...] = (*_SCALARS, *_LISTS)
         if are_pictures(cells):
             fitting = (str, PathLike, *_BYTES)
@@ -101,6 +107,16 @@ def _fits(value: Any, fitting: tuple[Any, ...]) -> bool:
         and not (isinstance(value, np.ndarray) and not value.ndim)
         and all(_fits(part, fitting) for part in value)
     )
+
+
+def _is_shapeless(value: object) -> bool:
+    """Return whether an array of several dimensions is neither a picture nor a stack of coloured ones.
+
+    Taken row by row, one with its channels first would be three grey pictures.
+    """
+    if not isinstance(value, np.ndarray) or value.ndim < 2 or value.dtype == object:
+        return False
+    return not (is_picture(value) or (value.ndim == 4 and len(value) and is_picture(value[0])))
 
 
 def _is_missing(value: Any) -> bool:
@@ -201,12 +217,7 @@ def _as_file(picture: Image.Image) -> bytes:
 
 def _of_array(array: npt.NDArray[Any]) -> bytes:
     if not is_picture(array):
-        ahead = array.ndim == 3 and array.shape[0] in (3, 4)
-        first = " (channels come last: array.transpose(1, 2, 0))" if ahead else ""
-        raise ImageError(
-            f"an array of shape {array.shape} and type {array.dtype} is no picture{first}; it takes [height, width] or "
-            "[height, width, 3 or 4] of uint8, of uint16, or of floats from 0 to 1"
-        )
+        raise ImageError(_no_picture(array))
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if array.dtype == np.uint16:
         ordered = array if array.ndim == 2 else array[..., [2, 1, 0, 3][: array.shape[2]]]
@@ -215,6 +226,15 @@ def _of_array(array: npt.NDArray[Any]) -> bytes:
             raise ImageError(f"an array of shape {array.shape} cannot be written as a picture")
         return file.tobytes()
     return _as_file(Image.fromarray(np.ascontiguousarray(_bytes(array))))
+
+
+def _no_picture(array: npt.NDArray[Any]) -> str:
+    ahead = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+    first = " (channels come last: array.transpose(1, 2, 0))" if ahead else ""
+    return (
+        f"an array of shape {array.shape} and type {array.dtype} is no picture{first}; it takes [height, width] or "
+        "[height, width, 3 or 4] of uint8, of uint16, or of floats from 0 to 1"
+    )
 
 
 def _bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fusetune.config.items import as_items
 from fusetune.data.choices import JOIN
 from fusetune.data.schema import Role
-from fusetune.errors import SchemaError, listed
+from fusetune.errors import SchemaError, listed, shown
 
-Share = Sequence[str] | Sequence[Sequence[str]] | Mapping[str, Sequence[str]]
+Share = str | Sequence[str] | Sequence[Sequence[str]] | Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Roles:
 
     Attributes:
         label: Column to predict.
-        inputs: Columns to use; default: all that are not label, group, split or an id. Vector groups are always used.
+        inputs: Columns to use, a word being one; default: all that are not label, group, split or an id. Vector groups
+            are always used.
         kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
         vectors: Name -> pattern such as ``{"mrna": "mrna__*"}``: number columns that together form one vector.
         group: Column whose rows belong together (patient, video).
@@ -30,7 +32,7 @@ class Roles:
     """
 
     label: str | None = None
-    inputs: Iterable[str] | None = None
+    inputs: str | Iterable[str] | None = None
     kinds: Mapping[str, str] | None = None
     vectors: Mapping[str, str] | None = None
     group: str | None = None
@@ -38,6 +40,14 @@ class Roles:
     row_id: str | None = None
     share: Share | None = None
     gather: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.inputs is not None:  # a generator can be read once only
+            object.__setattr__(self, "inputs", tuple(as_items(self.inputs)))
+        for name, example in (("kinds", {"age": "number"}), ("vectors", {"mrna": "mrna__*"})):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, Mapping):
+                raise SchemaError(f"{name} is {shown(given)}, but must be a dict such as {example}")
 
     def named(self) -> dict[Role, str]:
         """Return the column of each role that one column has; gathered rows are named by what gathers them."""
@@ -54,13 +64,14 @@ class Roles:
         """
         if self.share is None:
             return {}
-        if isinstance(self.share, str):
-            raise SchemaError(f"share is '{self.share}', but must be a list of columns")
         if isinstance(self.share, Mapping):
-            found = {name: list(columns) for name, columns in self.share.items()}
+            found = {name: as_items(columns) for name, columns in self.share.items()}
         else:
-            names = [one for one in self.share if isinstance(one, str)]
-            lists = [names] if names else [list(one) for one in self.share]
+            given = [self.share] if isinstance(self.share, str) else list(self.share)
+            names = [one for one in given if isinstance(one, str)]
+            if names and len(names) < len(given):
+                raise SchemaError(f"share is {shown(given)}: give the columns of one input, or a list for each input")
+            lists = [names] if names else [list(one) for one in given]
             found = {JOIN.join(columns): columns for columns in lists}
         for columns in found.values():
             if len(columns) < 2:

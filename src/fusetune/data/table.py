@@ -12,12 +12,12 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from numbers import Number
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -26,18 +26,42 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fusetune.data.carried import refuse_objects
+from fusetune.data.carried import is_picture, refuse_objects
 from fusetune.data.choices import READERS
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
 from fusetune.data.spelling import as_words, printed, tidy
 from fusetune.data.words import is_words
-from fusetune.errors import TableError, did_you_mean, listed
+from fusetune.errors import TableError, as_list, did_you_mean, listed
 from fusetune.files import expanded
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # How pandas and Arrow name an index that has no name of its own.
 _NAMELESS = re.compile(r"__index_level_\d+__")
 Blanks = Mapping[str, pd.Series]
+
+
+class ArrowTable(Protocol):
+    """A table that offers the Arrow interface, such as those of pyarrow, polars and DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the table as a stream of Arrow."""
+        ...
+
+
+class Query(Protocol):
+    """What becomes such a table when it is run, such as a LazyFrame of polars."""
+
+    def collect(self) -> Any:
+        """Return the table."""
+        ...
+
+    def collect_schema(self) -> Any:
+        """Return its columns."""
+        ...
+
+
+# What is taken for a table wherever one is asked for; `read_table` says more.
+TableLike = str | Path | pd.DataFrame | ArrowTable | Query | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +77,7 @@ class Table:
         blanks: Column -> words such as NA that were read as an empty cell, by row.
         problems: What is wrong with cells, by row.
         unit: What a row is, in words.
+        numbers: What each row's number was before others were left out, int64 [rows]; None: none were.
     """
 
     frame: pd.DataFrame
@@ -63,6 +88,7 @@ class Table:
     blanks: Blanks = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
     unit: str = "table row"
+    numbers: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -74,7 +100,7 @@ class Table:
             TableError: If there is no such column.
         """
         if name not in self.frame.columns.tolist():  # an index of words refuses to look for half a character
-            near = did_you_mean(name, self.frame.columns)
+            near = as_list(name, self.frame.columns) or did_you_mean(name, self.frame.columns)
             raise TableError(
                 f"{self.name} has no column '{name}'; its columns are {listed(self.frame.columns, 12)}{near}"
             )
@@ -109,7 +135,8 @@ class Table:
             TableError: If the column has missing or repeated values, or values that are no words or numbers.
         """
         if column is None:
-            return pd.Series(np.arange(len(self)), name="row_id").astype("str")
+            numbers = np.arange(len(self)) if self.numbers is None else self.numbers
+            return pd.Series(numbers, name="row_id").astype("str")
         values = self.names(column)
         _refuse_odd_ids(values, self.name)
         ids = printed(values).rename("row_id")
@@ -133,7 +160,8 @@ class Table:
         problems = {int(number[row]): text for row, text in self.problems.items() if row in number.index}
         index = None if self.index is None else self.index[places]
         frame = self.frame.iloc[places].reset_index(drop=True)
-        return replace(self, frame=frame, index=index, blanks=blanks, problems=problems)
+        numbers = None if self.numbers is None else self.numbers[places]
+        return replace(self, frame=frame, index=index, blanks=blanks, problems=problems, numbers=numbers)
 
 
 def _refuse_odd_ids(values: pd.Series, table: str) -> None:
@@ -156,8 +184,9 @@ def read_table(source: Any) -> Table:
 
     Args:
         source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), or a table in memory:
-            a DataFrame, any that offers the Arrow interface (pyarrow, polars, DuckDB), a dict of one row, a dict of
-            columns that are lists of one length, or a list of dicts, one a row. A named index is a column.
+            a DataFrame, any that offers the Arrow interface (pyarrow, polars, DuckDB), a `LazyFrame` of polars, a dict
+            of one row, a dict of columns that are lists of one length, or a list of dicts, one a row. A named index is
+            a column.
 
     Raises:
         TableError: If the file is missing, empty, of an unknown format or malformed.
@@ -193,28 +222,11 @@ def _header(name: object) -> str:
 
 def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
     if isinstance(source, Mapping):
-        # Lists are columns; where a cell holds a list, rows are given one by one.
-        several = [isinstance(value, list | tuple | np.ndarray | pd.Series) for value in source.values()]
-        if any(several) and not all(several):
-            raise TableError(
-                "a dict is one row, or columns that are lists; of one row with a list in a cell write [row], which is "
-                "a list of rows"
-            )
-        source = [source] if not any(several) else _columns(source)
+        source = _from_dict(source)
     if isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
         source = pd.DataFrame([dict(row) for row in source])
     if not isinstance(source, pd.DataFrame):
-        if not hasattr(source, "__arrow_c_stream__"):
-            raise TableError(
-                f"a table cannot be a {type(source).__name__}; give a path, a pandas, polars or Arrow table, or a list "
-                "of dicts"
-            )
-        try:
-            return _from_arrow(pa.table(source)), None
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise TableError(
-                f"a {type(source).__name__} is no table ({error}); give a DataFrame, of one row frame.iloc[[0]]"
-            ) from error
+        return _from_other(source), None
     if isinstance(source.columns, pd.MultiIndex):
         raise TableError(
             "the DataFrame's columns have several levels; give each one name: "
@@ -223,6 +235,51 @@ def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
     named = [name for name in source.index.names if name is not None and name not in source.columns]
     levels = source.index.to_frame()[named]
     return pd.concat([levels, source], axis=1) if named else source, source.index
+
+
+def _from_other(source: Any) -> pd.DataFrame:
+    """Return a table of another library, which is asked for the Arrow interface, not for its name."""
+    kind = type(source).__name__
+    if hasattr(source, "collect") and hasattr(source, "collect_schema"):  # a query of polars that was not run yet
+        source = source.collect()
+    if not hasattr(source, "__arrow_c_stream__"):
+        raise TableError(
+            f"a table cannot be a {kind}; give a path, a pandas, polars or Arrow table, a dict of columns, or a list "
+            "of dicts"
+        )
+    # Of columns of Python objects, such as PIL pictures, polars hands out addresses in memory.
+    schema = getattr(source, "schema", None)
+    kinds: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
+    objects = [name for name, dtype in kinds.items() if str(dtype) == "Object"]
+    try:
+        frame = _from_arrow(pa.table(source.drop(objects) if objects else source))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise TableError(f"a {kind} is no table ({error}); give a DataFrame, of one row frame.iloc[[0]]") from error
+    cells = {name: pd.Series(source[name].to_list(), dtype=object) for name in objects}
+    return with_columns(frame, cells)[list(kinds)] if objects else frame
+
+
+def _from_dict(source: Mapping[Any, Any]) -> list[Any] | pd.DataFrame:
+    """Return a dict as rows or columns: lists are columns, and so are arrays unless all else says that it is one row.
+
+    Raises:
+        TableError: If it may be either.
+    """
+    lists = [isinstance(value, list | tuple | pd.Series | np.ndarray) for value in source.values()]
+    # An array of two dimensions or more may be the picture of one row, or a column of arrays.
+    either = {str(name): value for name, value in source.items() if isinstance(value, np.ndarray) and is_picture(value)}
+    if any(lists) and not all(lists) and sum(lists) > len(either):
+        raise TableError(
+            "a dict is one row, or columns that are lists; of one row with a list in a cell write [row], which is "
+            "a list of rows"
+        )
+    if all(lists) and either and sum(lists) == len(either):
+        name, value = next(iter(either.items()))
+        raise TableError(
+            f"'{name}' is an array of shape {value.shape}: the picture of one row, or a column of {len(value)} arrays? "
+            f"Write [row] for the former, and {{'{name}': list(array)}} for the latter"
+        )
+    return _columns(source) if all(lists) and lists else [source]
 
 
 def _columns(columns: Mapping[Any, Any]) -> pd.DataFrame:

@@ -102,7 +102,8 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
             lines.append(f"left out {listed(finding.columns)} {why}")
     if gone.all():
         raise TableError("doctor.policy drops every row; choose keep or mask for some kinds")
-    kept = replace(table, frame=frame).take(~gone)
+    # Without ids, rows are called by their numbers in the table as it was given, also where some of it is left out.
+    kept = replace(table, frame=frame, numbers=np.arange(len(frame))).take(~gone)
     return Treatment(kept, schema, dropped, masked, lines)
 
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 from scipy.stats import chi2_contingency, fisher_exact, kstwobign
@@ -26,6 +27,7 @@ from scipy.stats import chi2_contingency, fisher_exact, kstwobign
 from fusetune.data.choices import Kind
 from fusetune.data.schema import Schema
 from fusetune.data.table import Table
+from fusetune.display import card
 from fusetune.evaluate.likeness import Likeness
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.paired import holm
@@ -64,7 +66,7 @@ class Shift:
         return self.p_holm < SIGNIFICANT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Drift:
     """How a table differs from the training part.
 
@@ -92,6 +94,24 @@ class Drift:
         for facts_of, shift in zip(facts["shifts"], self.shifts, strict=True):
             facts_of["shown"] = shift.shown
         return facts
+
+    def table(self) -> pd.DataFrame:
+        """Return all comparisons, the least likely by chance first: kind, name, size, p, p_holm, shown, words."""
+        return pd.DataFrame([{**asdict(shift), "shown": shift.shown} for shift in self.shifts])
+
+    def __repr__(self) -> str:
+        return f"Drift({self.rows:,} rows: {self._first})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the sentences, and the comparisons that show a difference."""
+        facts = {"rows": f"{self.rows:,}", "groups": "-" if self.groups is None else f"{self.groups:,}"}
+        shown = [shift for shift in self.shifts if shift.shown][:_TOLD]
+        facts |= {f"{shift.kind} {shift.name}": shift.words for shift in shown}
+        return card(f"Drift: {self._first}", facts)
+
+    @property
+    def _first(self) -> str:
+        return (self.lines() or ["nothing was compared"])[0].removeprefix("drift: ")
 
     def lines(self) -> list[str]:
         """Return what is to be said, in sentences without full stops."""

@@ -14,6 +14,7 @@ not that its answer is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -98,13 +99,32 @@ class Likeness:
 
     def distances(self, features: FloatArray) -> NDArray[np.float32]:
         """Return the mean distance to the nearest training rows, float32 [rows], for features [rows, dim]."""
-        found = []
+        found = [
+            np.sqrt(np.partition(squares, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]).mean(1)
+            for squares in self._squares(features)
+        ]
+        return np.concatenate(found or [np.zeros(0)]).astype(np.float32)
+
+    def nearest(self, features: FloatArray, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the nearest training rows of each row, and how far they are, both [rows, count], the nearest first.
+
+        Args:
+            features: Of the rows, [rows, dim].
+            count: At most the number of training rows. Of equally near ones the first are taken.
+        """
+        places, far = [np.zeros((0, count), np.int64)], [np.zeros((0, count), np.float32)]
+        for squares in self._squares(features):
+            order = np.argsort(squares, axis=1, kind="stable")[:, :count]
+            places.append(order)
+            far.append(np.sqrt(np.take_along_axis(squares, order, 1)).astype(np.float32))
+        return np.concatenate(places), np.concatenate(far)
+
+    def _squares(self, features: FloatArray) -> Iterator[FloatArray]:
+        """Yield squared distances to all training rows, some rows at a time."""
         for start in range(0, len(features), _AT_ONCE):
             some = self._projected(features[start : start + _AT_ONCE]).astype(np.float64)
             squares = (some**2).sum(1)[:, None] - 2 * some @ self.rows.T.astype(np.float64) + (self.rows**2).sum(1)
-            nearest = np.partition(np.maximum(squares, 0), NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-            found.append(np.sqrt(nearest).mean(1))
-        return np.concatenate(found or [np.zeros(0)]).astype(np.float32)
+            yield np.maximum(squares, 0)
 
     def shares(self, distances: NDArray[np.float32]) -> FloatArray:
         """Return the share of held-out rows (groups alike) at least as far away, the row itself among them."""

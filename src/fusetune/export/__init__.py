@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fusetune.bundle import save_bundle
 from fusetune.errors import UserError, did_you_mean, listed
 from fusetune.export import flavour, hub
 from fusetune.export.card import card_text, hub_card, usage_text
@@ -145,6 +146,9 @@ def _mlflow(origin: Origin, model: Model, folder: Path, facts: dict[str, Any], s
 def _hub(origin: Origin, model: Model, folder: Path, facts: dict[str, Any], say: Callable[[str], None]) -> None:
     say("copying the model, writing its card")
     _copied(origin, folder)
+    if model.reference is not None and model.reference.ids:  # ids of training rows are for those who have the table
+        say("leaving out the ids of training rows")
+        save_bundle(replace(model, reference=model.reference.without_ids()), folder / MODEL)
     load = 'from huggingface_hub import snapshot_download\n\nmodel = fusetune.load(snapshot_download("OWNER/NAME"))'
     assert origin.metrics is not None
     write_text(folder / _README, hub_card(origin, model, origin.metrics, usage_text(origin, model, load)))

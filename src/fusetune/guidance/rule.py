@@ -24,6 +24,7 @@ import numpy as np
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
+from fusetune.display import card
 from fusetune.errors import TableError, listed
 from fusetune.evaluate.intervals import Interval, means, plain
 from fusetune.guidance.crossed import crossed_losses, steps
@@ -74,7 +75,7 @@ class Evidence:
     form: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Guidance:
     """What kind of fusion the data ask for, and why.
 
@@ -146,6 +147,20 @@ class Guidance:
         if self.decision == "interaction" and self.evidence is not None:
             return f"--preset quick --strategy two-stage --set head.kind={self.evidence.form}"
         return _NEXT[self.decision]
+
+    def __repr__(self) -> str:
+        return f"Guidance({self.decision}: {self.sentence} Next: fusetune fit {self.next})"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the answer, the differences behind it, and what to run next."""
+        facts: dict[str, object] = {"why": self.sentence, "next": f"fusetune fit {self.next}"}
+        if self.evidence is not None:
+            facts |= {
+                "ensemble less additive head": f"{_bounds(self.d1)} nats",
+                "additive head less one with interactions": f"{_bounds(self.d2)} nats",
+            }
+            facts |= {f"NLL of {name} alone": f"{loss.value:.3f}" for name, loss in self.evidence.alone.items()}
+        return card(f"Fusion that the data ask for: {self.decision}", facts | {"judged": self._amount})
 
     @property
     def _amount(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 
 from fusetune.config import Config
 from fusetune.data.cells import CellInput
+from fusetune.display import card
 from fusetune.errors import TableError
 from fusetune.evaluate import modalities
 from fusetune.evaluate.conformal import Conformal
@@ -58,7 +59,7 @@ class Wanted:
     masks: Path | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """Everything that was asked of a model; empty or None where it cannot be answered, and `notes` say why.
 
@@ -109,6 +110,39 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values: an interval is ``{"value", "low", "high"}``."""
         return dict(plain(self))
+
+    def shares(self) -> Iterator[tuple[str, Interval]]:
+        """Yield the most telling shares, by what they are of."""
+        yield "as they are", self.scores["accuracy"]
+        for row in self.laziness:
+            yield f"probe on {row.modality}", row.accuracy
+            yield from ((f"  lazier than {other.name} by", other.laziness) for other in row.references)
+        yield from (("inputs missing, mean over rates", curve.area) for curve in self.missing)
+        cells = self.incomplete.curves if self.incomplete else []
+        yield from ((f"cells missing ({curve.name}), mean", curve.area) for curve in cells)
+        yield from ((f"noise on {curve.name}, mean", curve.area) for curve in self.noise)
+        for curve in self.attack.curves if self.attack else []:
+            yield f"attack on {curve.name}, radius {curve.points[-1].level:g}", curve.points[-1].accuracy
+        for one in self.interference:
+            if one.kind == "other class":
+                yield f"harm by another class's {one.modality}", one.harm
+        for one_lost in self.certainty:
+            lost = "nothing" if one_lost.lost is None else one_lost.lost
+            for sets in one_lost.sets:
+                if (sets.method, sets.mondrian) == ("lac", False):
+                    yield f"coverage, {lost} lost ({sets.target:.0%})", sets.coverage
+
+    def __repr__(self) -> str:
+        accuracy = self.scores["accuracy"].value
+        return f"Diagnosis({self.strategy}: {accuracy:.1%} right on {self.rows:,} rows; as_dict() has the rest)"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: accuracy as it is and without each thing that was taken away, with intervals."""
+        facts = {
+            name: f"{share.value:.1%}" + (f" ({share.low:.1%} to {share.high:.1%})" if share.bounded else "")
+            for name, share in self.shares()
+        }
+        return card(f"What {self.strategy} hangs on: {self.rows:,} rows", facts | dict.fromkeys(self.notes, ""))
 
 
 def diagnose(
