@@ -61,7 +61,7 @@ def judged(name: str, most: int) -> dict[str, Any]:
     part = next((column for column in ("split", "part") if column in frame), None)
     frame = frame[frame[part] != "test"] if part else frame
     frame = frame[frame[label].notna()].sample(frac=1, random_state=0).head(most).reset_index(drop=True)
-    numbers = numbers or [column for column in frame if "__" in column]
+    numbers = numbers or [column for column in map(str, frame) if "__" in column]
     y = frame[label].astype("category").cat.codes.to_numpy(np.int64)
     groups = frame[group].to_numpy() if group else np.arange(len(frame))
     folds = list(StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0).split(frame, y, groups))
@@ -131,7 +131,7 @@ def trees(x: Matrix, codes: Any, y: Any, new: Matrix, new_codes: Any, groups: An
             table[~aside], y[~aside], eval_set=[(table[aside], y[aside])], categorical_feature=cells,
             callbacks=[lightgbm.early_stopping(usual.stop_after, verbose=False)],
         )  # fmt: skip
-        return _spread(model.predict_proba(np.concatenate([new, new_codes], 1)), model.classes_, y)
+        return _spread(np.asarray(model.predict_proba(np.concatenate([new, new_codes], 1))), model.classes_, y)
 
 
 def tabm(x: Matrix, codes: Any, y: Any, new: Matrix, new_codes: Any, groups: Any) -> Matrix:

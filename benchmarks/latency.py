@@ -1,4 +1,4 @@
-"""What one row costs: a saved model and its ONNX export side by side, one thread, each in processes of its own.
+"""What one row costs: a saved model, the same accelerated, and its ONNX export, one thread, each in its own process.
 
 Load, first and warm prediction of one row, 200 rows in one call (seconds of the processor; of warm rows the median of
 a round; the best of three rounds that take turns, since other work on a machine only adds), peak memory of the
@@ -34,7 +34,7 @@ import pandas as pd
 from PIL import Image
 
 _DATA = Path(os.environ.get("FUSETUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-_SIDES = ("model", "ONNX")
+_SIDES = ("model", "accelerated", "ONNX")
 _PARTS = ("import", "load", "first row", "warm row", "200 rows")
 _INPUTS = ["image", "history", "age", "sex"]
 
@@ -48,7 +48,7 @@ def main() -> None:
         run, table = (Path(args.run), Path(args.table)) if args.run else _fitted(Path(folder), args.quick)
         rows = Path(folder) / "rows.csv"
         _rows(table, rows)
-        homes = {"model": run / "model", "ONNX": _exported(run, Path(folder) / "onnx")}
+        homes = dict.fromkeys(_SIDES[:2], run / "model") | {"ONNX": _exported(run, Path(folder) / "onnx")}
         found = _raced(homes, rows, rounds=1 if args.quick else 3, warm=5 if args.quick else 30)
         facts = {side: {**found[side], "bytes": _bytes(home)} for side, home in homes.items()}
         _show(facts)
@@ -140,7 +140,7 @@ def _raced(homes: dict[str, Path], rows: Path, rounds: int, warm: int) -> dict[s
 
 def _measured(side: str, home: Path, rows: Path, warm: int) -> dict[str, Any]:
     """Measure one side in this process, which has imported neither library yet."""
-    predict_one, predict_all, seconds = (_model if side == "model" else _runner)(home, rows)
+    predict_one, predict_all, seconds = _runner(home, rows) if side == "ONNX" else _model(home, rows, side != "model")
     seconds["first row"], _ = _timed(predict_one)
     seconds["warm row"] = statistics.median(_timed(predict_one)[0] for _ in range(warm))
     seconds["200 rows"], probabilities = _timed(predict_all)
@@ -151,7 +151,7 @@ def _measured(side: str, home: Path, rows: Path, warm: int) -> dict[str, Any]:
 Predict = Callable[[], Any]
 
 
-def _model(home: Path, rows: Path) -> tuple[Predict, Predict, dict[str, float]]:
+def _model(home: Path, rows: Path, accelerated: bool) -> tuple[Predict, Predict, dict[str, float]]:
     def load_library() -> Any:
         import fusetune  # noqa: PLC0415
 
@@ -160,6 +160,8 @@ def _model(home: Path, rows: Path) -> tuple[Predict, Predict, dict[str, float]]:
     seconds: dict[str, float] = {}
     seconds["import"], library = _timed(load_library)
     seconds["load"], model = _timed(lambda: library.load(home))
+    if accelerated:
+        seconds["load"] += _timed(model.accelerate)[0]
     frame = pd.read_csv(rows)
     one = frame.iloc[[3]]
     return (
@@ -198,14 +200,18 @@ def _bytes(folder: Path) -> int:
 
 
 def _show(facts: dict[str, dict[str, Any]]) -> None:
-    model, onnx = (facts[side] for side in _SIDES)
-    print(f"{'':12s} {'model':>10s} {'ONNX':>10s} {'ratio':>7s}")
-    for part in _PARTS:
-        print(f"{part:12s} {model[part]:8.3f} s {onnx[part]:8.3f} s {onnx[part] / model[part]:7.2f}")
-    for part in ("memory", "bytes"):
-        one, other = (side[part] / 2**20 for side in (model, onnx))
-        print(f"{part:12s} {one:6.0f} MiB {other:6.0f} MiB {other / one:7.2f}")
-    print(f"largest difference of a probability: {_difference(model['probabilities'], onnx['probabilities']):.1e}")
+    model = facts["model"]
+    print(f"{'':12s}" + "".join(f" {side:>14s} {'ratio':>7s}" for side in facts))
+    for part in (*_PARTS, "memory", "bytes"):
+        unit, size = ("s  ", 1.0) if part in _PARTS else ("MiB", float(2**20))
+        cells = [
+            f" {one[part] / size:10.3f} {unit} {one[part] / max(model[part], 1e-9):7.2f}" for one in facts.values()
+        ]
+        print(f"{part:12s}" + "".join(cells))
+    for side, one in facts.items():
+        if side != "model":
+            print(f"largest difference of a probability, {side}: "
+                  f"{_difference(model['probabilities'], one['probabilities']):.1e}")  # fmt: skip
 
 
 def _difference(one: Any, other: Any) -> float:

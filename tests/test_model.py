@@ -21,6 +21,7 @@ from fusetune.data.schema import Column
 from fusetune.data.table import read_table
 from fusetune.errors import ImageError, InputWarning, RunError, SchemaError, SplitError, TableError
 from fusetune.evaluate.temperature import softmax
+from fusetune.features.onnx import OnnxError
 from fusetune.model import Model
 from fusetune.networks import Outputs
 
@@ -442,3 +443,49 @@ def test_cells_and_vectors_are_not_drawn_at_prediction(made: tuple[Model, pd.Dat
     frame = made[1].copy()
     frame[["scan", "note"]] = None
     np.testing.assert_array_equal(told(with_views(made, 3), frame)[SHARES], told(made, frame)[SHARES])
+
+
+def test_accelerated_it_says_the_same(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    """Whatever is missing; ONNX Runtime does the work, and never where a gradient is asked for."""
+    _, frame, folder = made
+    model = fusetune.load(folder.parent / "run")
+    absolute = frame.head(6).assign(scan=[str(folder / name) for name in frame["scan"].head(6)])
+    rows = [absolute.assign(**dict.fromkeys(gone, "")) for gone in ([], ["scan"], ["note"], ["scan", "note"])]
+    before = [model.predict_proba(some, "mask") for some in rows]
+    assert model.accelerate() == {}
+    dear = [encoder for name, encoder in model.network.members if name in ("scan", "note")]
+    heavy = {encoder for encoder in dear if any(True for _ in encoder.parameters())}
+    assert len(heavy) == 2
+    assert set(model.network.engines) == heavy
+    for some, was in zip(rows, before, strict=True):
+        np.testing.assert_allclose(model.predict_proba(some, "mask"), was, rtol=0, atol=1e-4)
+    asked: list[Any] = []
+    model.network.engines = dict.fromkeys(heavy, asked.append)
+    with pytest.raises(AttributeError):  # of None, so that they are what is asked
+        model.predict_proba(absolute, "mask")
+    image = next(encoder for name, encoder in model.network.members if name == "scan")
+    present = {name: torch.zeros(1, dtype=torch.bool) for name in model.readers} | {"scan": torch.ones(1).bool()}
+    pixels = torch.zeros(1, 3, 16, 16)
+    with torch.enable_grad():
+        z = model.network.encode({"scan": pixels}, present)["scan"]
+    assert torch.equal(z[:, : image.dim], image(pixels))
+    assert len(asked) == 1
+
+
+def test_what_cannot_be_accelerated_stays_and_is_said(
+    made: tuple[Model, pd.DataFrame, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, frame, folder = made
+    model = fusetune.load(folder.parent / "run")
+    absolute = frame.head(6).assign(scan=[str(folder / name) for name in frame["scan"].head(6)])
+    before = model.predict_proba(absolute, "mask")
+
+    def fails(*_: Any) -> None:
+        raise OnnxError("this encoder differs")
+
+    monkeypatch.setattr("fusetune.realtime.OnnxEncoder", fails)
+    assert set(model.accelerate().values()) == {"this encoder differs"}
+    assert not model.network.engines
+    pd.testing.assert_frame_equal(model.predict_proba(absolute, "mask"), before)
+    monkeypatch.setattr("fusetune.realtime.onnx_available", lambda: False)
+    assert model.accelerate() == {}

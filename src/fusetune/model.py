@@ -40,6 +40,7 @@ from fusetune.evaluate.temperature import softmax
 from fusetune.files import expanded
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Network, Outputs
+from fusetune.realtime import accelerate, some_row
 from fusetune.report.explained import Explained
 from fusetune.runtime import find_runtime
 from fusetune.space import check_neighbours, features_of, neighbours_of
@@ -156,6 +157,17 @@ class Model(Answering):
         likeness = {} if self.reference is None else self.reference.likeness
         for said in self.said(data, on_problem, extras, tally, listing=True):
             yield as_table(said, self.classes, self.calibration, extras, likeness)
+
+    def accelerate(self) -> dict[str, str]:
+        """Let ONNX Runtime do what pretrained encoders do, where it is installed: rows are answered in half the time.
+
+        It takes seconds, which pay for who asks for few rows at a time, as `fusetune serve` does. On the CPU only.
+        Probabilities may differ in the fifth digit.
+
+        Returns:
+            Why an encoder was left as it was, by input; empty where none was.
+        """
+        return accelerate(self, lambda: self.predict_proba(some_row(self.schema), "mask"))
 
     def features(self, table: TableLike, on_problem: OnProblem = "warn") -> dict[str, pd.DataFrame]:
         """Return what the model's encoders say of each row: the features that its head decides by.

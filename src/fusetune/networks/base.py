@@ -7,7 +7,7 @@ can be asked again, with less present or other features, without encoding anythi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -80,6 +80,8 @@ class Network(nn.Module, ABC):
         # Modality names may hold dots, which module names may not: modules are kept by position.
         self.encoders = nn.ModuleList(encoders)
         self.owners, self.classes = list(owners), classes
+        # What runs an encoder in its place where no gradient is wanted.
+        self.engines: Mapping[Encoder, Callable[[Any], Tensor]] = {}
 
     @abstractmethod
     def fuse(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Outputs:
@@ -109,9 +111,11 @@ class Network(nn.Module, ABC):
             Features by modality, [rows, dim], those of all its encoders side by side; zero where absent.
         """
         memory = {} if memory is None else memory
+        engines = {} if torch.is_grad_enabled() else self.engines
         for name, encoder in self.members:
             if id(encoder) not in memory:
-                memory[id(encoder)] = encoded([encoder], inputs.get(name), present[name])
+                forward = engines.get(encoder, encoder)
+                memory[id(encoder)] = _features(encoder, inputs.get(name), present[name], forward)
         return {
             name: torch.cat([memory[id(encoder)] for encoder in self.of(name)], 1)
             for name in dict.fromkeys(self.owners)
@@ -168,12 +172,13 @@ def encoded(encoders: Sequence[Encoder], inputs: Any, has: Tensor) -> Tensor:
     return torch.cat([_features(encoder, inputs, has) for encoder in encoders], 1)
 
 
-def _features(encoder: Encoder, inputs: Any, has: Tensor) -> Tensor:
+def _features(encoder: Encoder, inputs: Any, has: Tensor, forward: Callable[[Any], Tensor] | None = None) -> Tensor:
+    forward = encoder if forward is None else forward
     if bool(has.all()) and len(has):
-        return encoder(inputs).float()  # type: ignore[no-any-return]
+        return forward(inputs).float()
     z = torch.zeros(len(has), encoder.dim, device=has.device)
     if bool(has.any()):
-        z[has] = encoder(inputs).float()
+        z[has] = forward(inputs).float()
     return z
 
 

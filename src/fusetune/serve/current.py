@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,17 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from PIL import Image
-
 from fusetune.bundle import load_bundle
 from fusetune.bundle.contents import MANIFEST
-from fusetune.data.choices import Kind
 from fusetune.data.images import ImageInput
 from fusetune.errors import BundleError, FusetuneError
 from fusetune.files import expanded
 from fusetune.model import Model
+from fusetune.realtime import some_row
 from fusetune.serve.options import Options
 
 _log = logging.getLogger("fusetune.serve")
@@ -64,7 +59,9 @@ def read_served(options: Options) -> Served:
     }
     model = replace(model, readers=readers, runtime=replace(model.runtime, threads=options.threads))
     try:
-        model.predict_proba(_some_row(model), "mask")
+        for name, reason in model.accelerate().items():
+            _log.info("input %s is encoded by PyTorch: %s", name, reason)
+        model.predict_proba(some_row(model.schema), "mask")
     except FusetuneError as error:
         raise BundleError(f"the model of {folder} cannot answer: {error}") from error
     return Served(model, before[:12], datetime.now(UTC).isoformat(timespec="seconds"))
@@ -86,19 +83,6 @@ def _digest(folder: Path) -> str:
         return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
         raise BundleError(f"{folder} holds no model ({error.strerror})") from error
-
-
-def _some_row(model: Model) -> pd.DataFrame:
-    """Return a row with a grey picture and a word; its cells are missing."""
-    grey = io.BytesIO()
-    Image.new("RGB", (64, 64), (127, 127, 127)).save(grey, "PNG")
-    grouped = {name for group in model.schema.vectors.values() for name in group}
-    content: dict[str, Any] = {}
-    for column in model.schema.inputs:
-        kind = Kind.NUMBER if column.name in grouped else column.kind
-        blank = {Kind.IMAGE: grey.getvalue(), Kind.TEXT: "word", Kind.NUMBER: np.nan, Kind.CATEGORY: ""}
-        content[column.name] = pd.Series([blank.get(kind)], dtype=None if kind in blank else "str")
-    return pd.DataFrame(content)
 
 
 class Current:
