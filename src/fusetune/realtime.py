@@ -69,13 +69,14 @@ def accelerate(answering: Answering, ask: Callable[[], Any]) -> dict[str, str]:
 
 
 def some_row(schema: Schema) -> pd.DataFrame:
-    """Return a row with a grey picture and a word; its cells are missing."""
-    grey = io.BytesIO()
-    Image.new("RGB", (64, 64), (127, 127, 127)).save(grey, "PNG")
+    """Return a row with a picture of noise and a few words; its cells are missing."""
+    noise = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(noise, "PNG")
     grouped = {name for group in schema.vectors.values() for name in group}
     content: dict[str, Any] = {}
     for column in schema.inputs:
         kind = Kind.NUMBER if column.name in grouped else column.kind
-        blank = {Kind.IMAGE: grey.getvalue(), Kind.TEXT: "word", Kind.NUMBER: np.nan, Kind.CATEGORY: ""}
+        blank = {Kind.IMAGE: noise.getvalue(), Kind.TEXT: "a few words", Kind.NUMBER: np.nan, Kind.CATEGORY: ""}
         content[column.name] = pd.Series([blank.get(kind)], dtype=None if kind in blank else "str")
     return pd.DataFrame(content)
