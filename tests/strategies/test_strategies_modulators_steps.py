@@ -174,6 +174,18 @@ def test_agm_remembers_the_mean_of_all_steps_and_a_checkpoint_holds_it(two: Cont
     assert {"usual", "steps"} <= set(method.state_dict())
 
 
+@pytest.mark.parametrize(("scale", "given", "bound"), [("gradient", None, 10), ("update", None, 2), ("update", 3.0, 3)])
+def test_agm_bounds_a_step_more_than_a_gradient(two: Context, scale: Any, given: float | None, bound: float) -> None:
+    method = begun(AGM, two, scale=scale, bound=given)
+    method.usual += torch.tensor([0.0, 9.0])  # the first was much better than the second, and now is much worse
+    method.steps += 1
+    method.scores += torch.tensor([9.0, 0.0])
+    method.seen += 1
+    k = method.factors(method.scores)
+    assert float(k.max()) == pytest.approx(np.exp(bound))
+    assert bool(method.scaled(k)) == (scale == "update")
+
+
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_iemf_hurries_the_head_alone(ctx: Context, variant: Any) -> None:
     batch, method = first(ctx), begun(IEMF, ctx, scale="gradient", variant=variant, first_epoch=1)

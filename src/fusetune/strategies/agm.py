@@ -14,6 +14,8 @@ that adds up, as the head here is, these are the Shapley values with an equal sh
 The head is linear: what enters m_m reaches encoder m and the head's weights on its features. The constants that stand
 for what is absent, and the bias, keep their gradients. Removed are modalities by their mask; publication and released
 code put zeros into the encoders. The running mean is that of all steps before; the first step is modulated by nothing.
+Where factors scale steps and not gradients (`scale`), the bound is 2 by default: e^10 times the step of an adaptive
+optimiser throws an encoder out of all that it knew, after which the losses, and with them the factors, grow further.
 (A port in BalanceBenchmark has both ratios upside down, and slows down who is behind.)
 """
 
@@ -32,6 +34,7 @@ from fusetune.networks import Outputs
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.modulated import Modulated, ModulatedSettings, linear_head, others_of
 
+_STEPS_BOUND = 2.0  # a step of at most seven times its length
 _LARGEST = 80.0  # logarithm of a ratio that float32 can hold
 
 
@@ -40,7 +43,10 @@ class AGMSettings(ModulatedSettings):
 
     alpha: float = Field(1.0, ge=0, description="strength of the modulation")
     bound: float | None = Field(
-        None, ge=0, description="largest tau - r; default: 10 with two modalities, 7 with more, as in the released code"
+        None,
+        ge=0,
+        description="largest tau - r; default: where gradients are scaled, 10 with two modalities and 7 with more, as "
+        "in the released code; where steps are, 2",
     )
 
 
@@ -78,7 +84,7 @@ class AGM(Modulated):
         means, usual, steps = self.means, self.get_buffer("usual"), self.get_buffer("steps")
         bound = self.settings.bound
         if bound is None:
-            bound = 10.0 if len(scores) == 2 else 7.0
+            bound = _STEPS_BOUND if self.scales_steps else 10.0 if len(scores) == 2 else 7.0
         k = coefficients(means, usual if steps else means, self.settings.alpha, bound)
         steps += 1
         usual += (means - usual) / steps

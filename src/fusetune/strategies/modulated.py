@@ -95,10 +95,15 @@ class Modulated(Watched):
         self.forget()
         return self.scaled(k)
 
+    @property
+    def scales_steps(self) -> bool:
+        """Are steps scaled, and not gradients?"""
+        how = self.settings.scale
+        return bool(how == "update" or (how == "auto" and self.settings.optimiser != "sgd"))
+
     def scaled(self, k: Tensor) -> Mapping[str, float]:
         """Scale the gradients of the parts by k, [parts], or return by how much their steps are to be scaled."""
-        how = self.settings.scale
-        if how == "update" or (how == "auto" and self.settings.optimiser != "sgd"):
+        if self.scales_steps:
             return {name: float(one) for one, (name, _) in zip(k, self.parts, strict=True)}
         for one, (_, part) in zip(k, self.parts, strict=True):
             for p in part.parameters():
