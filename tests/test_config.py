@@ -31,7 +31,7 @@ def test_all_problems_are_named_at_once_with_hints() -> None:
     expected = [
         "--set seed: write it as KEY=VALUE, for example --set train.epochs=3",
         "train.epoch: unknown setting, did you mean 'epochs'?",
-        "preset: input should be 'quick', 'good', 'best' or 'paper' (got 'god')",
+        "preset: input should be 'quick', 'good', 'best' or 'paper' (got 'god'), did you mean 'good'?",
         "views: input should be greater than or equal to 1 (got 0)",
         "split: fractions must be three positive numbers that sum to 1",
         "image.sise: unknown setting, did you mean 'size'?",

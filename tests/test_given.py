@@ -109,7 +109,9 @@ def test_a_slip_is_told_what_was_meant_and_leaves_nothing_behind(
 def test_help_is_short_too_and_shells_complete(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in ([], ["fit"], ["data"], ["data", "emoji"]):
         assert ask(*command, "-h") == ask(*command, "--help")
-    code, out, _ = ask("--show-completion", "bash")
+    # The shell is the process above this one, which may be none.
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
+    code, out, _ = ask("--show-completion")
     assert (code, "_FUSETUNE_COMPLETE=complete_bash" in out) == (0, True)
     for words, found in (("fusetune pre", ["predict"]), ("fusetune fit --str", ["--strategy"])):
         monkeypatch.setenv("_FUSETUNE_COMPLETE", "complete_bash")

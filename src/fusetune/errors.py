@@ -101,7 +101,8 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the only word that begins so, else the closest, or an empty string."""
     known = list(words)
     begun = [one for one in known if len(word) > 1 and one.startswith(word)]
-    match = begun if len(begun) == 1 else get_close_matches(word, known, n=1, cutoff=0.6)
+    near = len(word) <= 2 * max(map(len, known), default=0)  # else nothing is close, and looking would take long
+    match = begun if len(begun) == 1 else get_close_matches(word, known, n=1, cutoff=0.6) if near else []
     return f", did you mean '{match[0]}'?" if match else ""
 
 

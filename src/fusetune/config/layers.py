@@ -244,7 +244,7 @@ def _explain(item: Any) -> str:
     value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
     # The words that a setting takes, as pydantic writes them.
     known = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else []
-    meant = did_you_mean(str(item["input"]), known)
+    meant = did_you_mean(item["input"], known) if known and isinstance(item["input"], str) else ""
     return f"{where}: {message[0].lower()}{message[1:]}{value}{meant}"
 
 
