@@ -116,6 +116,7 @@ def session(path: Path) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only
+    options.enable_mem_pattern = False  # one is kept for each shape, and texts come in every length
     # Threads that wait for work by spinning take a core from who reads the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
