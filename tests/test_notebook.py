@@ -38,7 +38,8 @@ def run(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> fusetu
     folder = tmp_path_factory.mktemp("run")
     return fusetune.fit(
         pl.DataFrame(table).lazy(), "organ", group="patient", split="part", inputs=INPUTS,
-        config=settings(folder / "store", train__epochs=0, views=1), out=folder / "run", quiet=True,
+        config=settings(folder / "store", train__epochs=0, views=1, evaluate__neighbours=True), out=folder / "run",
+        quiet=True,
     )  # fmt: skip
 
 
@@ -267,12 +268,15 @@ def test_features_are_what_the_head_reads_and_neighbours_are_the_nearest_of_them
             model.neighbours(frame, count)
 
 
-def test_a_redacted_model_knows_no_id(table: pd.DataFrame, tmp_path: Path) -> None:
+@pytest.mark.parametrize("redact", ["true", "false"])
+def test_a_model_knows_no_id_unless_it_may(redact: str, table: pd.DataFrame, tmp_path: Path) -> None:
     how: dict[str, Any] = {"group": "patient", "split": "part", "inputs": "age", "quiet": True, "out": tmp_path / "run"}
     how["config"] = settings(tmp_path / "store", train__epochs=0, views=1, evaluate__baselines=False)
-    model = fusetune.fit(table, "organ", sets="redact=true", **how).model
+    model = fusetune.fit(table, "organ", sets=f"redact={redact}", **how).model
     files = [path for path in (tmp_path / "run" / "model").rglob("*") if path.is_file()]
     assert files and not any(b"case-0" in path.read_bytes() for path in files)
     assert model.predict_table(table, unlike=True)["as_far(columns)"].notna().all()
-    with pytest.raises(UserError, match=r"does not keep the ids .* redact=true"):
+    with pytest.raises(UserError, match=r"does not keep the ids .* evaluate.neighbours=true"):
         model.neighbours(table)
+    with pytest.raises(ConfigError, match=r"evaluate.neighbours .* redact"):
+        fusetune.Config.build(sets=["redact=true", "evaluate.neighbours=true"])

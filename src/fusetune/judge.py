@@ -141,7 +141,7 @@ def reference_of(
         one = Likeness.learn(train.z[name].numpy()[known], held.z[name].numpy()[has], there, unit=unit)
         if one is not None:
             likeness[name], ids[name] = one, names[known].tolist()
-    return Reference(profile, likeness, {} if ctx.config.redact else ids)
+    return Reference(profile, likeness, ids if ctx.config.evaluate.neighbours else {})
 
 
 def calibrate(ctx: Context, fitted: Fitted) -> Calibration:

@@ -13,8 +13,8 @@ from fusetune.errors import UserError, listed
 from fusetune.evaluate.reference import Reference
 
 NO_IDS = (
-    "this model does not keep the ids of training rows: it was written by an earlier version, with redact=true, with "
-    "evaluate.reference=0, or without rows that it was not trained on; fit it again for that"
+    "this model does not keep the ids of training rows, which may name people: fit it with evaluate.neighbours=true "
+    "(and neither redact=true nor evaluate.reference=0, on a table with rows to spare for validation)"
 )
 
 

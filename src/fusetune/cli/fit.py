@@ -82,9 +82,7 @@ def fit(
     ] = None,
     redact: Annotated[
         bool,
-        typer.Option(
-            "--redact", help="Leave ids, texts and pictures of rows out of report.html, and ids out of model/."
-        ),
+        typer.Option("--redact", help="Leave ids, texts and pictures of rows out of report.html."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     debug: Debug = False,

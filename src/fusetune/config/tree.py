@@ -383,6 +383,9 @@ class EvaluateConfig(Section):
         le=5000,
         description="training rows whose features go with the model, to say of others how unlike; 0: none",
     )
+    neighbours: bool = Field(
+        False, description="let the ids of these rows go with the model, for Model.neighbours; ids may name people"
+    )
 
 
 class DoctorConfig(Section):
@@ -427,8 +430,7 @@ class Tree(Section):
     )
     redact: bool = Field(
         False,
-        description="leave ids, texts, pictures and warnings that may quote them out of the report, and the ids of "
-        "training rows out of the model",
+        description="leave ids, texts, pictures and warnings that may quote them out of the report",
     )
     views: int = Field(4, ge=1, description="augmented views per training row in the feature store")
     track: Literal["none", "mlflow", "tensorboard"] = Field("none", description="who else is told how the run goes")
@@ -449,3 +451,11 @@ class Tree(Section):
     head: HeadConfig = HeadConfig()
     store: StoreConfig = StoreConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _ids_in_one_way(self) -> Self:
+        if self.redact and self.evaluate.neighbours:
+            raise ValueError(
+                "evaluate.neighbours keeps ids of rows in the model, and redact leaves them out; choose one"
+            )
+        return self
