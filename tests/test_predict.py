@@ -49,7 +49,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     frame = tiny_table(folder / "data", rows=240, classes=("ill", "well"))
     frame["age"] = np.random.default_rng(1).normal(50, 9, len(frame)).round(1)
     frame.to_csv(table, index=False)
-    given = settings(folder / "store", views=1, evaluate__aim="sensitivity >= 0.95", evaluate__positive="ill")
+    aim = {"evaluate__aim": "sensitivity >= 0.95", "evaluate__positive": "ill", "evaluate__neighbours": True}
+    given = settings(folder / "store", views=1, **aim)
     how: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
     sets = ["evaluate.baselines=false", "train.epochs=1"]
     run = fusetune.fit(table, "organ", config=given, sets=sets, out=folder / "run", **how)

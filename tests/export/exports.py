@@ -27,7 +27,9 @@ def fitted(folder: Path, strategy: Any = None, **more: Any) -> fusetune.Run:
         frame.loc[row, column] = None
     table = folder / "data" / "table.csv"
     frame.to_csv(table, index=False)
-    given = settings(folder / "store", views=1, train__epochs=1, **more) | {"doctor": {"check": False}}
+    given = settings(folder / "store", views=1, train__epochs=1, evaluate__neighbours=True, **more) | {
+        "doctor": {"check": False}
+    }
     given |= {"strategy": strategy or {"name": "weighted-ensemble", "candidates": ["ume", "trees"]}}
     how: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "row_id": "case_id"}
     return fusetune.fit(table, LABEL, config=given, out=folder / "run", quiet=True, **how)
