@@ -12,10 +12,9 @@ Three measurements, all in one run:
 Features are made up (centres of classes in 64 directions, noise, unequal scales), since no table that big is at hand;
 their scale is chosen so that the best penalty lies within the path.
 
-Prediction, written before the first run at full size (a run with 60,000 x 256 and 20 classes had been 3.7 times as fast
-as the solver before this one): 5 times scikit-learn's speed for one penalty, since it needs about a hundred passes in
-which ours needs 20; the whole choice in a quarter of an hour on two cores; seconds in proportion to rows above 100,000;
-3 GB.
+Prediction, written before the first run at full size: 5 times scikit-learn's speed for one penalty, since it needs
+about a hundred passes in which ours needs 20; the whole choice in a quarter of an hour on two cores; seconds in
+proportion to rows above 100,000; 3 GB.
 """
 
 from __future__ import annotations

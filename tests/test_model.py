@@ -487,5 +487,9 @@ def test_what_cannot_be_accelerated_stays_and_is_said(
     assert set(model.accelerate().values()) == {"this encoder differs"}
     assert not model.network.engines
     pd.testing.assert_frame_equal(model.predict_proba(absolute, "mask"), before)
+    monkeypatch.setattr(
+        "fusetune.model.some_row", lambda schema: pd.DataFrame({"scan": [None], "note": ["some words"]})
+    )
+    assert model.accelerate() == {"scan": "no example of its input can be made", "note": "this encoder differs"}
     monkeypatch.setattr("fusetune.realtime.onnx_available", lambda: False)
     assert model.accelerate() == {}

@@ -59,6 +59,9 @@ def accelerate(answering: Answering, ask: Callable[[], Any]) -> dict[str, str]:
     left: dict[str, str] = {}
     found: dict[Encoder, Callable[[Any], Tensor]] = {}
     for encoder, one in watched.items():
+        if not one.given:  # such as of a picture whose size of a pixel stands in a column, which no example fills
+            left[heavy[encoder]] = "no example of its input can be made"
+            continue
         try:
             with runtime.applied():
                 found[encoder] = OnnxEncoder(encoder, one.given[0])
