@@ -12,6 +12,7 @@ import webbrowser
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from fusetune.errors import UserError
 from fusetune.files import written_aside
@@ -28,6 +29,12 @@ def card(title: str, facts: Mapping[str, object], table: str = "") -> str:
         for name, value in facts.items()
     )
     return f"<div><b>{_words(title)}</b><table>{rows}</table>{table}</div>"
+
+
+def with_bounds(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return accuracy and NLL of a row, each with the bounds of its interval beside it, as columns of a table."""
+    ends = (("", "value"), (" low", "low"), (" high", "high"))
+    return {f"{score}{end}": row[score][key] for score in ("accuracy", "nll") for end, key in ends}
 
 
 def _words(value: object) -> str:

@@ -59,7 +59,7 @@ def accelerate(answering: Answering, ask: Callable[[], Any]) -> dict[str, str]:
     left: dict[str, str] = {}
     found: dict[Encoder, Callable[[Any], Tensor]] = {}
     for encoder, one in watched.items():
-        if not one.given:  # such as of a picture whose size of a pixel stands in a column, which no example fills
+        if not one.given:  # the example was no good to whoever reads it
             left[heavy[encoder]] = "no example of its input can be made"
             continue
         try:
@@ -72,7 +72,10 @@ def accelerate(answering: Answering, ask: Callable[[], Any]) -> dict[str, str]:
 
 
 def some_row(schema: Schema) -> pd.DataFrame:
-    """Return a row with a picture of noise and a few words; its cells are missing."""
+    """Return a row with a picture of noise and a few words; numbers are 1, other cells are missing.
+
+    A picture may need one of the numbers: the size of its pixels.
+    """
     noise = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(noise, "PNG")
@@ -80,6 +83,6 @@ def some_row(schema: Schema) -> pd.DataFrame:
     content: dict[str, Any] = {}
     for column in schema.inputs:
         kind = Kind.NUMBER if column.name in grouped else column.kind
-        blank = {Kind.IMAGE: noise.getvalue(), Kind.TEXT: "a few words", Kind.NUMBER: np.nan, Kind.CATEGORY: ""}
+        blank = {Kind.IMAGE: noise.getvalue(), Kind.TEXT: "a few words", Kind.NUMBER: 1.0, Kind.CATEGORY: ""}
         content[column.name] = pd.Series([blank.get(kind)], dtype=None if kind in blank else "str")
     return pd.DataFrame(content)

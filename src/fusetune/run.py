@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from fusetune.display import show_file
+from fusetune.display import show_file, with_bounds
 from fusetune.model import Model
 from fusetune.progress import visible
 
@@ -38,14 +38,10 @@ class Run:
 
         Columns: accuracy and NLL with the bounds of their 95 % intervals, NLL on validation rows, and what it is.
         """
-        rows = []
-        for row in self.metrics["gain"]:
-            scores = {
-                f"{score}{end}": row[score][key]
-                for score in ("accuracy", "nll")
-                for end, key in (("", "value"), (" low", "low"), (" high", "high"))
-            }
-            rows.append({"model": row["name"], **scores, "validation nll": row["valid_nll"], "what": row["note"]})
+        rows = [
+            {"model": row["name"], **with_bounds(row), "validation nll": row["valid_nll"], "what": row["note"]}
+            for row in self.metrics["gain"]
+        ]
         return pd.DataFrame(rows).set_index("model")
 
     def confusion(self) -> pd.DataFrame:

@@ -37,7 +37,7 @@ from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table, TableLike, read_table
-from fusetune.display import card, show_file
+from fusetune.display import card, show_file, with_bounds
 from fusetune.errors import ConfigError, RunError, UserError, listed
 from fusetune.evaluate import score
 from fusetune.evaluate.metrics import FloatArray
@@ -98,13 +98,10 @@ class Contest:
         """
         rows = []
         for one in self.summary["strategies"]:
-            scores = {
-                f"{score}{end}": one[score][key]
-                for score in ("accuracy", "nll")
-                for end, key in (("", "value"), (" low", "low"), (" high", "high"))
-            }
             more = {"rank": one["rank"]["value"], "seeds": one["seeds"], "seconds": one["seconds"]}
-            rows.append({"strategy": one["name"], **scores, **more, "errors": "; ".join(one["errors"].values())})
+            rows.append(
+                {"strategy": one["name"], **with_bounds(one), **more, "errors": "; ".join(one["errors"].values())}
+            )
         return pd.DataFrame(rows).set_index("strategy")
 
     def paired(self) -> pd.DataFrame:
@@ -115,14 +112,9 @@ class Contest:
         """
         rows = []
         for one in self.summary["paired"]:
-            differences = {
-                f"{score}{end}": one[score][key]
-                for score in ("accuracy", "nll")
-                for end, key in (("", "value"), (" low", "low"), (" high", "high"))
-            }
             counts = {name: one[name] for name in ("gained", "lost")}
             tests = {"p accuracy": one["p_holm"], "p nll": one["p_nll_holm"], "verdict": one["verdict"]}
-            rows.append({"strategy": one["name"], "against": one["against"], **counts, **differences, **tests})
+            rows.append({"strategy": one["name"], "against": one["against"], **counts, **with_bounds(one), **tests})
         return pd.DataFrame(rows).set_index(["strategy", "against"])
 
     def show(self) -> None:
