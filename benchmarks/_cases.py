@@ -20,18 +20,18 @@ import numpy.typing as npt
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.infer import infer_schema
-from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Schema
 from fusetune.data.split import PART_WORDS, Rows
 from fusetune.data.table import Table, read_table
 from fusetune.errors import UserError
 from fusetune.evaluate.temperature import softmax
-from fusetune.prepare import class_list, prepare, split_rows
+from fusetune.prepare import prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
 from fusetune.strategies.base import held_by
+from fusetune.targets import Classification
 
 DATA = Path(os.environ.get("FUSETUNE_DATA", "../shared/data"))
 
@@ -152,12 +152,10 @@ def prepared(table: Table, label: str, options: dict[str, Any], config: Config) 
     """
     schema = infer_schema(table, Roles(label, **options))
     table = schema.read(table)
-    classes = class_list(table, label)
-    labels = encode_labels(table, label, classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    split, target, labels = split_rows(table, schema, Classification.learn(table, label), config)
     runtime, log = start_runtime(config), Log(None, quiet=True)
     with TemporaryDirectory() as folder:
-        ctx = prepare(table, schema, split, labels, classes, config, runtime, log, Path(folder), False)
+        ctx = prepare(table, schema, split, target, labels, config, runtime, log, Path(folder), False)
         yield ctx, schema
 
 

@@ -38,7 +38,8 @@ import torch
 from fusetune.config import HeadConfig
 from fusetune.heads.base import Head, HeadData, logits_of
 from fusetune.heads.linear import LinearHead
-from fusetune.heads.solver import fit_crossed, fit_logistic, nll_of
+from fusetune.heads.solver import fit_crossed, fit_logistic
+from fusetune.targets import Classification
 
 _LATENT, _FOLDS, _PENALTY = 64, 5, 1e-3
 
@@ -141,7 +142,7 @@ def _cost(head: Head, data: HeadData) -> float:
     for view in z:
         for rows in np.array_split(np.arange(len(view)), -(-len(view) // 10_000)):
             some = replace(data.some(rows), z={"z": view[None, rows]})
-            total += nll_of(logits_of(head, some).double().numpy(), some.labels) * len(rows)
+            total += Classification.nll(logits_of(head, some).double().numpy(), some.labels) * len(rows)
     squares = float(_linear(head).weight.detach().double().square().sum())
     return total / float(z.shape[0] * z.shape[1]) + _PENALTY / 2 * squares
 

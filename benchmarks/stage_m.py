@@ -31,17 +31,17 @@ from fusetune.config import IMAGE_POLICIES, Config
 from fusetune.context import Context
 from fusetune.data.batch import ordered_batches, shuffled_batches
 from fusetune.data.infer import infer_schema
-from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.split import Rows
 from fusetune.data.table import read_table
 from fusetune.encoders import Encoder
 from fusetune.heads.base import HeadData
 from fusetune.heads.trained import fit_head
-from fusetune.prepare import class_list, prepare, split_rows
+from fusetune.prepare import prepare, split_rows
 from fusetune.progress import Log, bar
 from fusetune.runtime import start_runtime
 from fusetune.strategies.unimodal import fine_tune
+from fusetune.targets import Classification
 
 _EPOCHS, _BATCH, _RATE, _MOMENTUM = 5, 20, 5e-4, 0.9
 
@@ -106,11 +106,9 @@ def _context(args: argparse.Namespace, folder: Path) -> Context:
         },
         {"train": {"epochs": 0}, "store": {"folder": str(folder / "store")}},
     )
-    classes = class_list(table, label)
-    labels = encode_labels(table, label, classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    split, target, labels = split_rows(table, schema, Classification.learn(table, label), config)
     runtime = start_runtime(config)
-    return prepare(table, schema, split, labels, classes, config, runtime, Log(None, quiet=True), folder, False)
+    return prepare(table, schema, split, target, labels, config, runtime, Log(None, quiet=True), folder, False)
 
 
 def _encoder(ctx: Context, run: str | None) -> Encoder:

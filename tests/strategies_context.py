@@ -16,15 +16,15 @@ from tiny import settings
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.infer import infer_schema
-from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.networks.run import read_present
-from fusetune.prepare import class_list, prepare, split_rows
+from fusetune.prepare import prepare, split_rows
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies.batch import Batch, draw_batch
 from fusetune.strategies.end_to_end import EndToEnd
+from fusetune.targets import Classification
 
 _MADE: dict[bytes, Context] = {}
 
@@ -53,11 +53,9 @@ def fresh_context(
     table = read_table(frame)
     schema = infer_schema(table, Roles("organ", inputs=inputs, vectors=vectors, group="patient", split="part"))
     table = schema.read(table)
-    classes = class_list(table, "organ")
-    labels = encode_labels(table, "organ", classes)
-    split = split_rows(table, schema, table.ids(schema.named("id")), labels, config, None)
+    split, target, labels = split_rows(table, schema, Classification.learn(table, "organ"), config)
     runtime = start_runtime(config)
-    return prepare(table, schema, split, labels, classes, config, runtime, Log(quiet=True), folder / "stages", False)
+    return prepare(table, schema, split, target, labels, config, runtime, Log(quiet=True), folder / "stages", False)
 
 
 def anew(ctx: Context, folder: Path | None) -> Context:

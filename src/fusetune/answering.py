@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fusetune.answers import Extras, Said, distances_of
 from fusetune.config import Config
 from fusetune.data.absent import Lacking, with_empty_columns
-from fusetune.data.choices import OnProblem
+from fusetune.data.choices import By, OnProblem
 from fusetune.data.images import ImageInput
 from fusetune.data.problems import Noted, Notes, Problems, ids_with_notes, refuse_choice
 from fusetune.data.schema import Schema
@@ -24,13 +24,14 @@ from fusetune.errors import RunError, listed
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.drift import Tally
+from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.evaluate.reference import Reference
-from fusetune.evaluate.temperature import softmax
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
 from fusetune.progress import Bar, bar
 from fusetune.runtime import Runtime
+from fusetune.targets import Target
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Answering:
         network: Encoders and what is made of their features, frozen.
         readers: Fitted pre-processing by modality.
         schema: The columns that it was trained on.
-        classes: The labels, in the order of the probabilities.
+        target: What is predicted.
         config: The configuration that it was trained with.
         seen: Digests of the inputs of all rows that it was trained or chosen on, uint64.
         calibration: What was learnt about it on validation rows: its temperature, prediction sets, threshold.
@@ -67,7 +68,7 @@ class Answering:
     network: Network
     readers: dict[str, Reader]
     schema: Schema
-    classes: list[Any]
+    target: Target
     config: Config
     runtime: Runtime
     seen: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
@@ -75,9 +76,23 @@ class Answering:
     reference: Reference | None = None
 
     @property
+    def classes(self) -> list[Any]:
+        """The labels, in the order of the probabilities; of a number, its name."""
+        return self.target.names
+
+    @property
+    def measure(self) -> Measure[Any]:
+        """How its answers are made and judged."""
+        return measure_of(self.target)
+
+    @property
     def rule(self) -> Rule:
         """How rows are decided: by the threshold for `evaluate.aim` where one was reached, else by probability."""
-        return self.calibration.rule(self.classes)
+        return self.rule_by("judged")
+
+    def rule_by(self, by: By) -> Rule:
+        """Return how rows are decided, by the threshold or whatever it says."""
+        return self.calibration.rule(self.classes, by, self.measure.rule)
 
     def bind(self, table: Table) -> dict[str, Source]:
         """Return the sources of a table, by modality."""
@@ -99,20 +114,20 @@ class Answering:
             watched: The bar that moves on by rows; None: one of its own.
         """
         how: dict[str, Any] = {"config": self.config, "runtime": self.runtime, "description": description}
-        how["watched"] = watched
+        how |= {"watched": watched, "target": type(self.target)}
         return outputs_of({"": self.network}, self.readers, sources, rows, **how)[""]
 
     def certainty(self, outputs: Outputs, table: str, start: int = 0) -> npt.NDArray[np.float64]:
         """Return calibrated probabilities; `start` is the number of the first row."""
         with np.errstate(invalid="ignore"):  # of infinite logits; said better below
-            found = softmax(outputs.f.double().numpy(), self.calibration.temperature)
+            found = self.measure.say(outputs.f.double().numpy(), self.calibration.temperature)
         wrong = np.flatnonzero(~np.isfinite(found).all(1))
         if len(wrong):
             raise RunError(
-                f"{table}: the model gives no finite probability for row(s) {listed(wrong + start)}; look for absurd "
+                f"{table}: the model gives no finite answer for row(s) {listed(wrong + start)}; look for absurd "
                 "numbers there, or predict the other rows alone"
             )
-        return found
+        return np.asarray(found, dtype=np.float64)
 
     def answers(self, table: Table, on_problem: OnProblem) -> Answers:
         """Predict a table at once, for who asks for its features; see `said` for the other way."""
@@ -144,7 +159,7 @@ class Answering:
         with self.runtime.applied():
             pictures = {name for name, reader in self.readers.items() if isinstance(reader.fitted, ImageInput)}
             bound = {name: reader.bind(table) for name, reader in self.readers.items() if name not in pictures}
-        modalities, rule = self.schema.modalities(), self.calibration.rule(self.classes, extras.by)
+        modalities, rule = self.schema.modalities(), self.rule_by(extras.by)
         likeness = {} if self.reference is None or not (extras.unlike or tally) else self.reference.likeness
         notes_of: dict[str, list[Notes]] = {name: [] for name in self.readers}
         with bar("predicting", len(table)) as progress:

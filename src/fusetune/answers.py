@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from fusetune.data.choices import By
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.calibration import Calibration
-from fusetune.evaluate.conformal import patterns, sets_at
+from fusetune.evaluate.conformal import patterns
 from fusetune.evaluate.likeness import Likeness
+from fusetune.evaluate.measures import Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reference import Reference
 from fusetune.networks import Outputs
@@ -43,7 +43,7 @@ class Extras:
     margin: float | None = None
     unlike: bool = False
 
-    def check(self, calibration: Calibration, reference: Reference | None) -> None:
+    def check(self, calibration: Calibration, reference: Reference | None, measure: Measure[Any]) -> None:
         """Refuse what makes no sense, or what a model cannot give, before anything is read.
 
         Raises:
@@ -51,10 +51,12 @@ class Extras:
         """
         if self.by not in get_args(By):
             raise UserError(f"rows are decided by '{self.by}', but must be by one of {listed(get_args(By))}")
+        if self.margin is not None and not measure.decides:
+            raise UserError(f"a margin is the distance of a row from another class, and the answer is {measure.rule}")
         if self.margin is not None and not 0 <= self.margin <= 1:
             raise UserError(f"a margin of {self.margin:g} is no distance of two probabilities: 0 to 1")
         if self.sets is not None:
-            calibration.conformal.at(self.sets)
+            measure.check_coverage(self.sets, calibration.conformal, calibration.reaches)
         if self.unlike and (reference is None or not reference.likeness):
             raise UserError(NO_REFERENCE)
 
@@ -91,25 +93,21 @@ def distances_of(outputs: Outputs, likeness: Mapping[str, Likeness]) -> dict[str
 
 
 def as_table(
-    said: Said, classes: Sequence[Any], calibration: Calibration, extras: Extras, likeness: Mapping[str, Likeness]
+    said: Said, measure: Measure[Any], calibration: Calibration, extras: Extras, likeness: Mapping[str, Likeness]
 ) -> pd.DataFrame:
     """Return one line per row; see `Model.predict_table` for the columns."""
-    rows = np.arange(len(said.p))
     columns: dict[str, Any] = {
         "row_id": said.ids.to_numpy(),
-        "prediction": [classes[i] for i in said.decided],
-        "probability": said.p[rows, said.decided],
+        "prediction": measure.answers(said.p, said.decided),
+        **measure.beside(said.p, said.decided),
     }
     if extras.margin is not None:
-        columns["margin"] = calibration.rule(classes, extras.by).margin(said.p)
+        columns["margin"] = calibration.rule(measure.target.names, extras.by).margin(said.p)
         columns["abstain"] = columns["margin"] < extras.margin
     if extras.sets is not None:
-        within = sets_at(calibration.conformal, extras.sets, said.p, _pattern(said.outputs))
-        columns["set"] = [
-            json.dumps([classes[i] for i in np.flatnonzero(row).tolist()], ensure_ascii=False) for row in within
-        ]
-        columns["set_size"] = within.sum(1)
-    shares = pd.DataFrame(said.p, columns=[f"p({label})" for label in classes])
+        pattern = _pattern(said.outputs)
+        columns |= measure.held(extras.sets, said.p, pattern, calibration.conformal, calibration.reaches)
+    shares = measure.shares(said.p)
     more: dict[str, Any] = {}
     if extras.unlike:
         far = {name: _shares(one, said.distances[name]) for name, one in likeness.items()}

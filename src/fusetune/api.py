@@ -31,7 +31,7 @@ from fusetune.folder import (
     sweep_folder,
     warn_of_earlier,
 )
-from fusetune.guidance import DELTA, Guidance, guided
+from fusetune.guidance import DELTA, GUIDED, Guidance, guided, refuse_guide
 from fusetune.inputs import Reader, picture_input
 from fusetune.intake import (
     Intake,
@@ -227,7 +227,8 @@ def guide(
         log.warn(line)
     with threads_restored():
         runtime = start_runtime(settings)
-        taken = (intake.table, intake.schema, intake.split, intake.labels, intake.classes)
+        taken = (intake.table, intake.schema, intake.split, intake.target, intake.labels)
+        refuse_guide(intake.schema.target)
         ctx = prepare(*taken, settings, runtime, log, None, False, own, intake.copies)
         return guided(ctx, delta=delta, lazy=lazy)
 
@@ -235,7 +236,7 @@ def guide(
 def _fit(
     intake: Intake, settings: Config, own: Own | None, folder: Path, resume: bool, log: Log, started: float
 ) -> Run:
-    data, label, schema, classes, rows = intake.table, intake.label, intake.schema, intake.classes, intake.split
+    data, label, schema, target, rows = intake.table, intake.label, intake.schema, intake.target, intake.split
     record = _begin(intake, settings, folder, log)
     runtime = start_runtime(settings)
     earlier, minutes = log.spent(), _minutes(settings)
@@ -245,13 +246,16 @@ def _fit(
         return math.inf if minutes is None else 60 * minutes - earlier - (time.perf_counter() - started)
 
     log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash)
-    log.say(f"fusetune {VERSION}: {data.name} -> {label} ({len(classes)} classes) on {runtime.describe()}")
+    log.say(f"fusetune {VERSION}: {data.name} -> {label} ({target.describe()}) on {runtime.describe()}")
+    if schema.target != "classification":
+        reason = next(column.reason for column in schema.columns if column.role == "label")
+        log.say(f"  {reason}; --set target=classification, multilabel or regression says otherwise")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
     announce(log, schema)
 
     def make(config: Config, told: Log, settled: Sequence[str] = ()) -> Context:
         return prepare(
-            data, schema, rows, intake.labels, classes, config, runtime, told, folder / STAGES, resume, own,
+            data, schema, rows, target, intake.labels, config, runtime, told, folder / STAGES, resume, own,
             intake.copies, settled,
         )  # fmt: skip
 
@@ -274,7 +278,8 @@ def _fit(
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
     guidance = None
-    if settings.evaluate.baselines and len(ctx.modalities) > 1 and time.monotonic() < ctx.deadline:
+    asked = settings.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
+    if asked and time.monotonic() < ctx.deadline:
         with log.timed(ctx.seconds, "guide"):
             guidance = guided(ctx, lazy=False, **_GUIDED)
         log.record("guide", **guidance.as_dict())
@@ -292,7 +297,8 @@ def _fit(
     write_report(folder / "report.html", result.redacted() if settings.redact else result)
     metrics = result.metrics()
     _seal(folder, record, metrics)
-    log.record("done", seconds=ctx.seconds["total"], accuracy=judged.test["accuracy"].value)
+    score = judged.measure.score
+    log.record("done", seconds=ctx.seconds["total"], **{score: judged.test[score].value})
     return Run(folder, model, metrics)
 
 

@@ -33,6 +33,7 @@ from fusetune.features.store import Array, Encoding, FeatureStore
 from fusetune.inputs import Reader
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
+from fusetune.targets import Target, Truth
 from fusetune.train.loop import History
 
 T = TypeVar("T")
@@ -75,9 +76,9 @@ class Context:
         augments: What may happen to them in training, by modality.
         encodings: What may happen to them when features are stored and predictions made, by modality.
         pristine: Each modality's encoder before any training; copied, never trained.
-        labels: Class index per row, int64 [rows].
-        classes: The labels that the indices stand for.
-        class_weights: Loss weight per class, float32 [classes], mean 1 over the training rows.
+        target: What is predicted.
+        labels: Each row's label as the target encodes it: of classes their index, int64 [rows].
+        label_weights: What each row weighs in losses by its label, float64 [rows], mean 1 over the training rows.
         keys: Row key per row, int64 [rows].
         ids: Row id per row.
         groups: Group per row, in tidy words, if rows are grouped.
@@ -102,9 +103,9 @@ class Context:
     encodings: dict[str, Augment]
     pristine: dict[str, Encoder]
     split: Split
-    labels: npt.NDArray[np.int64]
-    classes: list[Any]
-    class_weights: Tensor
+    target: Target
+    labels: Truth
+    label_weights: npt.NDArray[np.float64]
     keys: npt.NDArray[np.int64]
     ids: pd.Series
     groups: pd.Series | None
@@ -247,17 +248,22 @@ class Context:
         return [self.moment(_HEAD_EPOCH, view) for view in range(self.config.views)]
 
     def row_weights(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return loss weights with mean 1: the class weight, and with `data.group_weights` each group counts alike.
+        """Return loss weights with mean 1: the label's, and with `data.group_weights` each group counts alike.
 
         A patient with twenty images would otherwise weigh as much as twenty patients.
         """
-        weights = self.class_weights.double().numpy()[self.labels[rows]]
+        weights = self.label_weights[rows]
         if self.groups is not None and self.config.data.group_weights == "equal":
             names = self.groups.iloc[rows]
             weights = weights / names.map(names.value_counts()).to_numpy(dtype=np.float64)
         scaled: npt.NDArray[np.float64] = weights / weights.mean()
         return scaled
 
+    @property
+    def classes(self) -> list[Any]:
+        """What the numbers that a network says of a row stand for."""
+        return self.target.names
+
     def targets(self, rows: Rows) -> Tensor:
-        """Return class indices on the device, int64 [rows]."""
-        return torch.from_numpy(self.labels[rows]).to(self.runtime.device)
+        """Return labels on the device as losses take them: class indices, int64 [rows]."""
+        return self.target.tensor(self.labels[rows]).to(self.runtime.device)

@@ -33,20 +33,19 @@ from fusetune.config import Config
 from fusetune.config.checks import DEFAULTS
 from fusetune.data.choices import OnProblem
 from fusetune.data.infer import infer_schema
-from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles, Share
-from fusetune.data.split import make_split
-from fusetune.data.table import read_table
+from fusetune.data.table import Table, read_table
 from fusetune.doctor.examine import copy_numbers
 from fusetune.errors import BundleError, ConfigError, UserError
 from fusetune.judge import calibrate, reference_of
 from fusetune.model import Model
-from fusetune.prepare import class_list, prepare
+from fusetune.prepare import prepare, split_rows
 from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies import strategy_of
 from fusetune.strategies.level import at_level, grounded
+from fusetune.targets import Classification, Target
 
 _LABEL = "label"
 # Fields of a fitted estimator that a pickle holds in another form: the model as the files of its bundle.
@@ -157,18 +156,17 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             config.data.outside == "refuse",
         )
         table = schema.read(table)
-        classes = class_list(table, label, least=1)  # rows of a class may lie in other folds
-        codes, ids = encode_labels(table, label, classes), table.ids(schema.named("id"))
-        groups = None if self.group is None else table.column(self.group)
+        target = self._target(table, label)
         train, valid, _ = config.split.fractions
-        share = valid / (train + valid)
+        # No row is kept for a test, which scikit-learn's users make themselves.
+        whole = config.split.model_copy(update={"fractions": (train / (train + valid), valid / (train + valid), 0.0)})
         copies = copy_numbers(table, schema)
-        split = make_split(
-            ids, codes, groups=groups, copies=copies, classes=classes, fractions=(1 - share, share, 0), seed=config.seed
+        split, target, labels = split_rows(
+            table, schema, target, config.model_copy(update={"split": whole}), copies=copies
         )
         log = Log(quiet=not self.verbose)
         runtime = start_runtime(config)
-        ctx = prepare(table, schema, split, codes, classes, config, runtime, log, folder, False, own, copies)
+        ctx = prepare(table, schema, split, target, labels, config, runtime, log, folder, False, own, copies)
         strategy, own_settings = strategy_of(config)
         read, ctx = ctx, at_level(ctx)
         fitted = strategy.fit(ctx, own_settings)
@@ -177,6 +175,10 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unseen = split.rows("valid")
         model.reference = None if len(fitted.rows) > len(unseen) else reference_of(model, read, table, unseen)
         return model, log.warnings
+
+    def _target(self, table: Table, label: str) -> Target:
+        """Return what is predicted."""
+        return Classification.learn(table, label, least=1)  # rows of a class may lie in other folds
 
     def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:
         """Check names and shape as scikit-learn does, and return a DataFrame with a name for each column."""

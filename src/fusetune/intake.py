@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ from fusetune.data.choices import Kind
 from fusetune.data.images import Keeper
 from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema
-from fusetune.data.labels import encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
@@ -40,11 +38,14 @@ from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import refuse_other_run
 from fusetune.inputs import image_input
-from fusetune.prepare import class_list, image_folder, split_rows
+from fusetune.prepare import image_folder, split_rows
 from fusetune.progress import Log
 from fusetune.record import Record
 from fusetune.report.checks import write_checks
 from fusetune.runtime import find_runtime
+from fusetune.strategies import refuse_target, strategy_of
+from fusetune.targets import Classification, Target, Truth
+from fusetune.targets.choose import kind_of, learn_target
 
 # Below this many independent units, bootstrap intervals are too uncertain to lean on.
 _FEW = 30
@@ -58,8 +59,8 @@ class Intake:
         table: The table after the doctor's treatment.
         label: The column to predict.
         schema: Its columns.
-        classes: The labels.
-        labels: Class index per row, int64 [rows].
+        target: What is predicted.
+        labels: Each row's label as the target encodes it: class index, int64 [rows].
         split: Which row is in which part.
         copies: Number of the set of copies that each row belongs to, as `copy_numbers` returns it.
         examination: What the doctor found; None where it was not asked.
@@ -71,8 +72,8 @@ class Intake:
     table: Table
     label: str
     schema: Schema
-    classes: list[Any]
-    labels: npt.NDArray[np.int64]
+    target: Target
+    labels: Truth
     split: Split
     copies: npt.NDArray[np.int64]
     examination: Examination | None
@@ -88,6 +89,8 @@ def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: 
         check_encoders({modality.kind for modality in schema.modalities().values()}, settings)
     data = schema.read(data)
     _refuse_unlabelled(data, label, settings)
+    strategy, _ = strategy_of(settings)
+    refuse_target(strategy, schema.target)
     # Pictures count by their content, wherever they lie.
     pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
     used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
@@ -95,19 +98,19 @@ def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: 
     columns = imprint(data, used)
     examination, treatment = _doctor(data, schema, settings)
     table, schema = treatment.table, treatment.schema
-    classes = class_list(table, label)
-    positive_class(settings.evaluate.aim, settings.evaluate.positive, classes)  # a wrong aim must not cost a run
-    labels = encode_labels(table, label, classes)
-    ids = table.ids(schema.named("id"))
+    target = learn_target(schema.target, table, label)
+    # A wrong aim must not cost a run.
+    positive_class(settings.evaluate.aim, settings.evaluate.positive, target.names)
+    labels, ids = target.encode(table, label), table.ids(schema.named("id"))
     made_from = Record(len(data), rows_hash(ids, labels), columns)
     before = None if resumed is None else refuse_other_run(resumed, settings, schema, made_from)
     copies = copy_numbers(table, schema, examination)
     saved = None if resumed is None else resumed / "split.parquet"
-    split = split_rows(table, schema, ids, labels, settings, saved, classes=classes, copies=copies)
+    split, target, labels = split_rows(table, schema, target, settings, saved, copies)
     if examination is not None and examination.examined.parts is None:
         examination.check_split(split)
         refuse(examination.findings, settings.doctor.policy)
-    return Intake(table, label, schema, classes, labels, split, copies, examination, treatment, made_from, before)
+    return Intake(table, label, schema, target, labels, split, copies, examination, treatment, made_from, before)
 
 
 def _refuse_unlabelled(table: Table, label: str, config: Config) -> None:
@@ -133,7 +136,7 @@ def schema_of(table: Table, roles: Roles, config: Config) -> Schema:
     """
     edited = config.data.schema_file
     if not edited:
-        return infer_schema(table, roles, config.data.outside == "refuse")
+        return with_target(infer_schema(table, roles, config.data.outside == "refuse"), table, config)
     if roles.inputs is not None or roles.kinds or roles.vectors or roles.share or roles.gather:
         raise UserError(
             f"{edited} says which columns are used and what they are; leave out inputs, kinds, vectors, share, gather"
@@ -144,6 +147,21 @@ def schema_of(table: Table, roles: Roles, config: Config) -> Schema:
         if schema.named(role) != name:
             raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")
     return schema
+
+
+def with_target(schema: Schema, table: Table, config: Config) -> Schema:
+    """Return a schema that says what kind of target the label is, and why."""
+    label = schema.named("label")
+    if label is None:
+        return schema
+    kind, reason = kind_of(schema.read(table), label) if config.target == "auto" else (config.target, "given")
+    columns = [
+        column.model_copy(update={"reason": f"{column.reason}; {kind}: {reason}"}) if column.name == label else column
+        for column in schema.columns
+    ]
+    return schema.model_copy(
+        update={"target": kind, "columns": columns if kind != Classification.kind else schema.columns}
+    )
 
 
 def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination | None, Treatment]:
@@ -170,7 +188,7 @@ def _keeper(config: Config) -> Keeper | None:
     return Keeper(settings, PixelCache(folder, settings.size, config.store.images_gb))
 
 
-def rows_hash(ids: pd.Series, labels: npt.NDArray[np.int64]) -> str:
+def rows_hash(ids: pd.Series, labels: Truth) -> str:
     """Hash which rows have which label."""
     return hashlib.sha256(row_keys(ids).tobytes() + labels.tobytes()).hexdigest()
 
@@ -228,8 +246,7 @@ def _said(modality: Modality, schema: Schema) -> str:
 def warn_about_parts(ctx: Context) -> None:
     """Say what the test part can not tell."""
     for code, part in enumerate(PARTS[1:], start=1):
-        here = set(ctx.labels[ctx.split.part == code])
-        lost = [str(name) for index, name in enumerate(ctx.classes) if index not in here]
+        lost = [str(name) for name in ctx.target.lost(ctx.labels, ctx.split.part == code)]
         if lost:
             ctx.log.warn(f"no {part} row is of class {listed(lost)}: nothing is known about it from that part")
     units = ctx.split.counts()["test"] if ctx.groups is None else int(ctx.groups[ctx.split.part == 2].nunique())

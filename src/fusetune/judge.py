@@ -16,18 +16,15 @@ import numpy.typing as npt
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
-from fusetune.evaluate import Interval, holm, mcnemar, paired_difference, permutation_test, score_with_intervals
+from fusetune.evaluate import Interval, holm, mcnemar, permutation_test
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
 from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
 from fusetune.evaluate.likeness import Likeness, some_rows
-from fusetune.evaluate.metrics import nll as mean_nll
-from fusetune.evaluate.metrics import nll_rows
-from fusetune.evaluate.miscalibration import miscalibration
+from fusetune.evaluate.measures import Measure, measure_of
+from fusetune.evaluate.metrics import IntArray
 from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.profile import Profile
 from fusetune.evaluate.reference import Reference
-from fusetune.evaluate.selective import recalls
-from fusetune.evaluate.temperature import softmax
 from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
 from fusetune.model import Model
@@ -36,8 +33,7 @@ from fusetune.networks.run import outputs_of
 from fusetune.result import Comparison, GainRow, Judgement
 from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.rivals import ALONE, IN_WORDS, MAJORITY
-
-_ALWAYS = "always answering the most frequent class"
+from fusetune.targets import Truth
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,11 @@ class _Candidate:
     fitted: Fitted
     scaled: Scaled
     outputs: Outputs
+    measure: Measure[Any]
 
     @property
     def probe(self) -> Probe:
-        return Probe(self.fitted.network, self.outputs, self.scaled.heat.value)
+        return Probe(self.fitted.network, self.outputs, self.scaled.heat.value, measure=self.measure)
 
 
 def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
@@ -71,20 +68,20 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     rows["test"] = ctx.split.rows("test")
     outputs = outputs_of(
         {name: fitted[name].network for name in names}, ctx.readers, ctx.sources, rows["test"],
-        config=ctx.config, runtime=ctx.runtime, description="judging on test rows",
+        config=ctx.config, runtime=ctx.runtime, description="judging on test rows", target=type(ctx.target),
     )  # fmt: skip
-    candidates = [_Candidate(name, fitted[name], scaled[name], outputs[name]) for name in names]
+    measure = measure_of(ctx.target)
+    candidates = [_Candidate(name, fitted[name], scaled[name], outputs[name], measure) for name in names]
     ours, test, labels = candidates[-1], _judged(ctx, outputs[chosen], rows["test"]), ctx.labels[rows["valid"]]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
-    scores = {c.name: score_with_intervals(c.probe.p, test.labels, test.groups, **how) for c in candidates}
-    valid = softmax(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
+    scores = {c.name: measure.scores(c.probe.p, test.labels, test.groups, **how) for c in candidates}
+    valid = measure.say(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
     rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != MAJORITY}
     frequent = next((c for c in candidates[:-1] if c.name == MAJORITY), None)
-    names = [str(name) for name in ctx.classes]
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
-        valid=score_with_intervals(valid, labels, _groups(ctx, rows["valid"]), **how),
+        valid=measure.scores(valid, labels, _groups(ctx, rows["valid"]), **how),
         gain=[_gain_row(c, scores[c.name], labels) for c in candidates],
         comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, labels)]),
         labels={"valid": labels, "test": test.labels},
@@ -96,10 +93,10 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         ),
         shares=row_shares(ours.probe),
         prior=without_inputs(ours.probe),
-        frequent=None if frequent is None else _compare(ours, frequent, _ALWAYS, test, how),
-        recalls=recalls(ours.probe.p, test.labels, names, test.groups),
-        miscalibration=miscalibration(ours.probe.p, test.labels, test.groups, seed=ctx.config.seed),
+        frequent=None if frequent is None else _compare(ours, frequent, measure.constant, test, how),
         outputs=ours.outputs,
+        measure=measure,
+        **measure.beyond(ours.probe.p, test.labels, test.groups, seed=ctx.config.seed),
     )
 
 
@@ -128,11 +125,9 @@ def reference_of(
     if outputs is None or {name: z.shape[1] for name, z in outputs.z.items()} != widths:
         outputs = model.outputs(ctx.sources, rows, "features of held-out rows")
     held, groups = outputs, _groups(ctx, rows)
-    p = softmax(held.f.double().numpy(), model.calibration.temperature)
+    p = measure_of(ctx.target).say(held.f.double().numpy(), model.calibration.temperature)
     count = None if groups is None else len(np.unique(groups))
-    profile = Profile.learn(
-        table.take(learnt), model.schema, model.rule.decide(p), ctx.labels[rows], len(model.classes), count
-    )
+    profile = Profile.learn(table.take(learnt), model.schema, model.rule.decide(p), *_shown(ctx, rows), count)
     likeness, ids = {}, {}
     for name in train.z:
         has, known = held.present[name].numpy(), train.present[name].numpy()
@@ -142,6 +137,11 @@ def reference_of(
         if one is not None:
             likeness[name], ids[name] = one, names[known].tolist()
     return Reference(profile, likeness, ids if ctx.config.evaluate.neighbours else {})
+
+
+def _shown(ctx: Context, rows: Rows) -> tuple[IntArray, int]:
+    """Return which of an answer's numbers is right for each row, and how many there are, where that can be said."""
+    return measure_of(ctx.target).right_at(ctx.labels[rows]), ctx.target.width
 
 
 def calibrate(ctx: Context, fitted: Fitted) -> Calibration:
@@ -167,36 +167,43 @@ def _learnt(ctx: Context, fitted: Fitted, scaled: Scaled) -> Calibration:
 
 
 def _judged(ctx: Context, outputs: Outputs, rows: Rows) -> Judged:
-    return Judged(outputs, ctx.labels[rows], ctx.keys[rows], _groups(ctx, rows))
+    return Judged(outputs, ctx.labels[rows], ctx.keys[rows], _groups(ctx, rows), measure_of(ctx.target))
 
 
 def _groups(ctx: Context, rows: Rows) -> npt.NDArray[Any] | None:
     return None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
 
 
-def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: Rows) -> GainRow:
-    valid_nll = mean_nll(candidate.scaled.p, valid_labels)
-    return GainRow(candidate.name, candidate.fitted.notes[WHOLE], scores["accuracy"], scores["nll"], valid_nll)
+def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: Truth) -> GainRow:
+    measure, note = candidate.measure, candidate.fitted.notes[WHOLE]
+    return GainRow(
+        candidate.name, note, scores[measure.score], scores[measure.loss], _valid_loss(candidate, valid_labels)
+    )
 
 
-def _rivals(candidates: list[_Candidate], valid_labels: Rows) -> list[tuple[str, _Candidate]]:
+def _valid_loss(candidate: _Candidate, labels: Truth) -> float:
+    return float(candidate.measure.lost_rows(candidate.scaled.p, labels).mean())
+
+
+def _rivals(candidates: list[_Candidate], valid_labels: Truth) -> list[tuple[str, _Candidate]]:
     """Return every single modality, the ensemble and the frozen encoders, by what they are called in a sentence."""
     single = [c for c in candidates[:-1] if c.name.endswith(ALONE)]
-    single.sort(key=lambda c: mean_nll(c.scaled.p, valid_labels))
+    single.sort(key=lambda c: _valid_loss(c, valid_labels))
     rivals = [(c.name, c) for c in single] if len(single) > 1 else []
     return rivals + [(IN_WORDS[c.name], c) for c in candidates[:-1] if c.name in IN_WORDS]
 
 
 def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: dict[str, Any]) -> Comparison:
-    p, q = ours.probe.p, other.probe.p
-    right, theirs = p.argmax(1) == test.labels, q.argmax(1) == test.labels
-    counts = mcnemar(right, theirs)
-    difference = paired_difference(p, q, test.labels, test.groups, **how)
+    p, q, measure = ours.probe.p, other.probe.p, ours.measure
+    right, theirs = measure.right_rows(p, test.labels), measure.right_rows(q, test.labels)
+    # A row is gained where the answer is more right than the other's: of classes, where only it is right.
+    counts = mcnemar(right > theirs, theirs > right)
+    sizes = measure.difference(p, q, test.labels, test.groups, **how)
     p_group = None
     if test.groups is not None:
-        p_group = permutation_test(right.astype(float) - theirs, test.groups, seed=how["seed"])
-    sizes = (difference["accuracy"], difference["nll"])
-    p_nll = permutation_test(nll_rows(p, test.labels) - nll_rows(q, test.labels), test.groups, seed=how["seed"])
+        p_group = permutation_test(right - theirs, test.groups, seed=how["seed"])
+    lost = measure.lost_rows(p, test.labels) - measure.lost_rows(q, test.labels)
+    p_nll = permutation_test(lost, test.groups, seed=how["seed"])
     return Comparison(name, counts.gained, counts.lost, counts.p, counts.p, *sizes, p_group, p_group, p_nll, p_nll)
 
 

@@ -19,7 +19,6 @@ from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.choices import By, OnProblem
 from fusetune.data.images import ImageInput
-from fusetune.data.labels import encode_labels
 from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
 from fusetune.data.spelling import word_of
@@ -44,6 +43,7 @@ from fusetune.realtime import accelerate, some_row
 from fusetune.report.explained import Explained
 from fusetune.runtime import find_runtime
 from fusetune.space import check_neighbours, features_of, neighbours_of
+from fusetune.targets import Target
 from fusetune.version import VERSION
 
 
@@ -59,7 +59,7 @@ class Model(Answering):
         """Return the model of a network that was trained in a run."""
         learnt = np.concatenate([ctx.split.rows("train"), ctx.split.rows("valid")])
         seen = np.unique(row_digests(ctx.sources, len(ctx.ids))[learnt])
-        return cls(network, ctx.readers, schema, ctx.classes, ctx.config, ctx.runtime, seen, calibration)
+        return cls(network, ctx.readers, schema, ctx.target, ctx.config, ctx.runtime, seen, calibration)
 
     def predict(self, table: TableLike, on_problem: OnProblem = "warn") -> pd.Series:
         """Return the label of each row as `rule` decides it, in the table's order; of gathered rows one for each id.
@@ -77,8 +77,8 @@ class Model(Answering):
             RunError: If the model gives no finite probability for a row.
         """
         data = self.taken(table)
-        decided = np.concatenate([piece.decided for piece in self.said(data, on_problem)])
-        return pd.Series([self.classes[i] for i in decided], name="prediction", index=data.index)
+        answers = [self.measure.answers(piece.p, piece.decided) for piece in self.said(data, on_problem)]
+        return pd.Series([one for some in answers for one in some], name="prediction", index=data.index)
 
     def predict_proba(self, table: TableLike, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
@@ -152,11 +152,11 @@ class Model(Answering):
             tally: Gathers what `drift_of` needs.
         """
         extras = Extras(by, sets, margin, unlike)
-        extras.check(self.calibration, self.reference)
+        extras.check(self.calibration, self.reference, self.measure)
         data = self.taken(table)
         likeness = {} if self.reference is None else self.reference.likeness
         for said in self.said(data, on_problem, extras, tally, listing=True):
-            yield as_table(said, self.classes, self.calibration, extras, likeness)
+            yield as_table(said, self.measure, self.calibration, extras, likeness)
 
     def accelerate(self) -> dict[str, str]:
         """Let ONNX Runtime do what pretrained encoders do, where it is installed: rows are answered in half the time.
@@ -271,7 +271,7 @@ class Model(Answering):
         asked, answers = self._asked(table, on_problem)
         rows = asked.judged
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
-        scores, rule = score_with_intervals(answers.probabilities, rows.labels, rows.groups, **how), self.rule
+        scores, rule = self.measure.scores(answers.probabilities, rows.labels, rows.groups, **how), self.rule
         plain = {name: scores[name] for name in DECIDED} if rule.threshold is not None else {}
         if plain:
             called = np.eye(len(self.classes))[rule.decide(answers.probabilities)]
@@ -286,7 +286,7 @@ class Model(Answering):
             "seen": int(np.isin(answers.digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
             **({"most_probable": {name: score.as_dict() for name, score in plain.items()}} if plain else {}),
-            **analysis.as_dict(),
+            **self.measure.named(analysis.as_dict()),
         }
 
     @applied
@@ -377,7 +377,7 @@ class Model(Answering):
         Problems.of(one, self.schema.modalities(), sources, lacking, place).tell(one, on_problem, listing=False)
         outputs = self.outputs(sources, np.arange(1))
         self.certainty(outputs, one.name, place)  # refuses what is not finite
-        probe = Probe(self.network, outputs, self.calibration.temperature, self.rule.decide)
+        probe = Probe(self.network, outputs, self.calibration.temperature, self.rule.decide, self.measure)
         explanation = explain_row(probe, self.readers, sources, one, name=name, classes=self.classes)
         facts = {"Model": f"{self.schema.named('label')} by {self.config.strategy.name}", "Table": data.name}
         return Explained.of(
@@ -398,11 +398,11 @@ class Model(Answering):
         """Return the rows of a labelled table, and what the model answers."""
         data = self.schema.read(self.taken(table))
         label, group = self.schema.named("label"), self.schema.named("group")
-        labels = encode_labels(data, str(label), self.classes)
+        labels = self.target.encode(data, str(label))
         ids, _ = ids_with_notes(data, self.schema.named("id"))
         member = group_words(data.frame[group], ids).to_numpy() if group in data.frame.columns else None
         answers = self.answers(data, on_problem)
-        judged = Judged(answers.outputs, labels, _keys(ids, answers.digests), member)
+        judged = Judged(answers.outputs, labels, _keys(ids, answers.digests), member, self.measure)
         return Asked(answers.table, answers.sources, np.arange(len(labels)), judged), answers
 
     def _alone(self, others: Sequence[Model], judged: Asked, table: Any, on_problem: OnProblem) -> dict[str, Any]:
@@ -464,7 +464,7 @@ def rebuild(
     network: Network,
     readers: dict[str, Reader],
     schema: Schema,
-    classes: list[Any],
+    target: Target,
     config: Config,
     seen: npt.NDArray[np.uint64],
     calibration: Calibration,
@@ -475,4 +475,4 @@ def rebuild(
     missing = [name for name in schema.modalities() if name not in readers]
     if missing:
         raise SchemaError(f"the model has no pre-processing for {listed(missing)}")
-    return Model(network.to(runtime.device), readers, schema, classes, config, runtime, seen, calibration, reference)
+    return Model(network.to(runtime.device), readers, schema, target, config, runtime, seen, calibration, reference)

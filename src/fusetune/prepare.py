@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from torch import Tensor
 
 from fusetune.augment.own import Own, chosen, try_out
 from fusetune.augment.safety import check_policy
@@ -23,15 +21,16 @@ from fusetune.data.images import Reading, raise_for_problems
 from fusetune.data.infer import column_notes, spelling_notes
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
-from fusetune.data.spelling import as_words, spellings, word_of
 from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_split
 from fusetune.data.table import Table, row_keys
-from fusetune.errors import ConfigError, TableError, did_you_mean, listed
+from fusetune.errors import ConfigError, TableError, listed
 from fusetune.features.store import FeatureStore, default_folder
 from fusetune.files import cache_is_temporary, expanded
 from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
+from fusetune.targets import Target, Truth
+from fusetune.targets.choose import in_units
 
 # A set of copies with more than this share of the rows is said.
 _LARGE = 0.1
@@ -41,102 +40,55 @@ NEUTRAL = dict.fromkeys(
 ) | {"data": {"workers": True}}
 
 
-def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
-    """Return the classes, sorted, as plain Python values.
+def split_rows(
+    table: Table, schema: Schema, target: Target, config: Config, saved: Path | None = None, copies: Codes | None = None
+) -> tuple[Split, Target, Truth]:
+    """Divide a table: return the saved split, if there is one, or make it (`make_split`).
 
     Args:
-        table: The table.
-        label: Its label column.
-        least: How many rows a class must have; two to train and judge.
+        table: The table, as the schema reads it.
+        schema: Its columns.
+        target: What is predicted.
+        config: How.
+        saved: File of an earlier split.
+        copies: Number of the set of copies that each row is in, -1 for none.
 
-    Raises:
-        TableError: If a label is missing, all are equal, or a class has too few rows.
+    Returns:
+        The split, the target in units of the training rows, and each row's label as that encodes it.
     """
-    series = table.column(label)
-    words = as_words(series)
-    if words.isna().any():
-        rows = listed(np.flatnonzero(words.isna().to_numpy()))
-        raise TableError(
-            f"label column '{label}' of {table.name} is empty in row(s) {rows}{table.empty(label)}; fill it in "
-            "or drop them"
-        )
-    if pd.api.types.is_datetime64_any_dtype(series):
-        raise TableError(f"label column '{label}' of {table.name} holds dates; make classes of them first")
-    counts = words.value_counts()
-    firsts = series[~words.duplicated()]
-    values = [value.item() if hasattr(value, "item") else value for value in firsts.astype(object)]
-    if len(counts) < 2:
-        raise TableError(
-            f"label column '{label}' of {table.name} is {values[0]!r} in every row: one class, nothing to learn"
-        )
-    if counts.min() < least:
-        raise TableError(
-            f"label column '{label}': {listed(counts[counts < least].index)} occur(s) in one row only, "
-            "too few to train and judge; merge or drop such classes"
-        )
-    if len(counts) > 0.5 * len(series) and len(series) > 20:
-        raise TableError(
-            f"label column '{label}' has {len(counts):,} different values in {len(series):,} rows: that is no class "
-            "label. Name another column, or make classes of the values first"
-        )
-    odd = [value for value in values if not isinstance(value, (str, int, float, bool))]
-    if odd:
-        raise TableError(
-            f"label column '{label}' holds {odd[0]!r} of type {type(odd[0]).__name__}; labels are words, numbers or "
-            "truth values: convert the column first"
-        )
-    if several := spellings(series)[0]:
-        raise TableError(
-            f"label column '{label}' holds several labels that read '{word_of(several[0][0])}' and differ in type, in "
-            f"spaces at the ends or in invisible marks only ({listed(map(repr, several[0]))}); make them one"
-        )
-    if {type(value) for value in values} > {bool}:
-        raise TableError(f"label column '{label}' holds truth values beside other labels; write all of them as words")
-    try:
-        return sorted(values)
-    except TypeError:
-        return sorted(values, key=str)
-
-
-def split_rows(
-    table: Table,
-    schema: Schema,
-    ids: pd.Series,
-    labels: npt.NDArray[np.int64],
-    config: Config,
-    saved: Path | None,
-    *,
-    classes: Sequence[Any] | None = None,
-    copies: Codes | None = None,
-) -> Split:
-    """Return the saved split, if there is one, or make it (`make_split`)."""
+    label, ids, group, part = (schema.named(role) for role in ("label", "id", "group", "split"))
+    rows, how = table.ids(ids), config.split
     if saved is not None and saved.exists():
-        return Split.load(saved, ids)
-    group, part, how = schema.named("group"), schema.named("split"), config.split
-    if part is not None and how.how not in ("auto", "given"):
-        raise ConfigError(f"column '{part}' gives the split, but split.how is '{how.how}'; leave out one of the two")
-    return make_split(
-        ids,
-        labels,
-        how=how.how,
-        groups=None if group is None else table.column(group),
-        parts=None if part is None else table.column(part),
-        times=None if how.time is None else table.column(how.time),
-        copies=copies,
-        classes=classes,
-        fractions=how.fractions,
-        folds=how.folds,
-        fold=how.fold,
-        seed=config.seed,
-    )
+        split = Split.load(saved, rows)
+    else:
+        if part is not None and how.how not in ("auto", "given"):
+            raise ConfigError(
+                f"column '{part}' gives the split, but split.how is '{how.how}'; leave out one of the two"
+            )
+        split = make_split(
+            rows,
+            target.strata(target.encode(table, str(label))),
+            how=how.how,
+            groups=None if group is None else table.column(group),
+            parts=None if part is None else table.column(part),
+            times=None if how.time is None else table.column(how.time),
+            copies=copies,
+            classes=target.strata_names,
+            fractions=how.fractions,
+            folds=how.folds,
+            fold=how.fold,
+            seed=config.seed,
+        )
+    target = in_units(target, table, str(label), split.rows("train"))
+    return split, target, target.encode(table, str(label))
 
 
 def prepare(
     table: Table,
     schema: Schema,
     split: Split,
-    labels: npt.NDArray[np.int64],
-    classes: list[Any],
+    target: Target,
+    labels: Truth,
     config: Config,
     runtime: Runtime,
     log: Log,
@@ -160,7 +112,7 @@ def prepare(
         try_out(call, config.image.size)
         if resume and not call.name:
             log.warn(f"image.augment: {call.label} has no name; nobody can tell whether the run began with it")
-    check_policy(config.image, config.image.policy if call is None else call.before, schema, log, classes, settled)
+    check_policy(config.image, config.image.policy if call is None else call.before, schema, log, target.names, settled)
     for note in [*spelling_notes(table, schema), *column_notes(table, schema)]:
         log.warn(f"{note.kind}: {note.what}; {note.remedy}")
     train = split.rows("train")
@@ -199,9 +151,9 @@ def prepare(
         encodings=encodings,
         pristine=pristine,
         split=split,
+        target=target,
         labels=labels,
-        classes=classes,
-        class_weights=_class_weights(config, classes, labels[train]),
+        label_weights=_label_weights(config, target, labels, train),
         keys=row_keys(split.ids),
         ids=split.ids,
         groups=groups,
@@ -278,29 +230,11 @@ def _report_source(modality: Modality, source: Source, ids: pd.Series, config: C
         log.say(f"  {name}: absent in {absent:,} of {len(ids):,} rows")
 
 
-def _class_weights(config: Config, classes: Sequence[Any], labels: Rows) -> Tensor:
-    """Return the loss weight per class, scaled to mean 1 over the training rows."""
-    counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
-    match config.data.class_weights:
-        case "none":
-            weights = np.ones(len(classes))
-        case "balanced":
-            weights = 1 / np.maximum(counts, 1)
-        case weight_of:
-            names = [str(name) for name in classes]
-            unknown = [name for name in weight_of if name not in names]
-            if unknown:
-                raise ConfigError(
-                    f"data.class_weights: '{unknown[0]}' is no class{did_you_mean(unknown[0], names)}; "
-                    f"the classes are {listed(names, 12)}"
-                )
-            weights = np.array([weight_of.get(name, 1.0) for name in names])
-            if not np.isfinite(weights).all() or weights.min() < 0 or not (weights * counts).sum() > 0:
-                raise ConfigError(
-                    "data.class_weights must be finite and not negative, with at least one above 0 (classes that are "
-                    f"not named get 1); got {weight_of}"
-                )
-    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+def _label_weights(config: Config, target: Target, labels: Truth, train: Rows) -> npt.NDArray[np.float64]:
+    """Return what each row weighs by its label, scaled to mean 1 over the training rows."""
+    weights = target.weights(config, labels, train)
+    scaled: npt.NDArray[np.float64] = weights / weights[train].mean()
+    return scaled
 
 
 def _report_copies(copies: Codes | None, ids: pd.Series, log: Log) -> None:
@@ -316,7 +250,7 @@ def _report_copies(copies: Codes | None, ids: pd.Series, log: Log) -> None:
         )
 
 
-def _key(config: Config, split: Split, sources: Any, labels: Rows, units: pd.Series | None) -> str:
+def _key(config: Config, split: Split, sources: Any, labels: Truth, units: pd.Series | None) -> str:
     """Hash what a training stage depends on; stage U is the same whatever strategy asks for it."""
     digest = hashlib.sha256()
     tree = config.model_dump(mode="json", exclude=NEUTRAL | {"strategy": True})

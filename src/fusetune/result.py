@@ -16,11 +16,13 @@ from fusetune.evaluate.analysis import Analysis
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.explain import Pixels
 from fusetune.evaluate.intervals import Interval, plain
-from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.measures import CLASSES, Measure
+from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.miscalibration import Miscalibration
 from fusetune.evaluate.selective import Recall
 from fusetune.guidance import Guidance
 from fusetune.networks import Outputs
+from fusetune.targets import Classification, Truth
 from fusetune.train.loop import EpochRecord
 
 SIGNIFICANT = 0.05  # p-values below this, together with an interval without zero, make a difference shown
@@ -167,6 +169,7 @@ class Judgement:
         recalls: The share of right decisions of every class on the test part.
         miscalibration: How far stated certainty is off on the test part, without what chance adds.
         outputs: What the judged model's network says of the test rows.
+        measure: How answers are judged: what `accuracy` and `nll` of the tables stand for.
     """
 
     chosen: str
@@ -174,7 +177,7 @@ class Judgement:
     valid: dict[str, Interval]
     gain: list[GainRow]
     comparisons: list[Comparison]
-    labels: Mapping[str, IntArray]
+    labels: Mapping[str, Truth]
     probabilities: Mapping[str, FloatArray]
     calibration: Calibration
     analysis: Analysis
@@ -184,6 +187,7 @@ class Judgement:
     recalls: list[Recall] = field(default_factory=list)
     miscalibration: Miscalibration | None = None
     outputs: Outputs | None = None
+    measure: Measure[Any] = CLASSES
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,9 +287,12 @@ class Result:
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
         data, method, judged, training = self.data, self.method, self.judged, self.training
+        target, named = judged.measure.target, judged.measure.named
+        kind = {} if isinstance(target, Classification) else {"target": {"kind": target.kind, **target.facts()}}
         reused = {f"{name}, reused from the store": rows for name, rows in training.reused.items()}
         values = {
             **{key: getattr(data, key) for key in ("rows", "groups", "classes")},
+            **kind,
             "seed": self.origin.seed,
             "preset": self.origin.preset,
             "strategy": {key: getattr(method, key) for key in ("name", "title", "paper", "settings")},
@@ -294,12 +301,12 @@ class Result:
             "test_opened": data.test_opened,
             "test": judged.test,
             "valid": judged.valid,
-            "gain": judged.gain,
-            "comparisons": [_told(c) for c in judged.comparisons],
-            "frequent": None if judged.frequent is None else _told(judged.frequent),
+            "gain": named(plain(judged.gain)),
+            "comparisons": named([_told(c) for c in judged.comparisons]),
+            "frequent": None if judged.frequent is None else named(_told(judged.frequent)),
             "recalls": judged.recalls,
             "miscalibration": judged.miscalibration,
-            **judged.analysis.as_dict(),
+            **named(judged.analysis.as_dict()),
             "seconds": _rounded(training.seconds),
             "encoder_passes": training.passes | reused,
             "cost": {"seconds": _rounded(method.cost.seconds), "passes": method.cost.passes},

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from fusetune.data.split import PARTS, Rows
 from fusetune.data.table import Table
 from fusetune.doctor.exhibits import Exhibit, in_short
 from fusetune.evaluate.explain import Pixels
+from fusetune.evaluate.measures import measure_of
 from fusetune.features.store import weights_hash
 from fusetune.files import written_aside
 from fusetune.guidance import Guidance
@@ -92,7 +92,7 @@ def _data(ctx: Context, schema: Schema, findings: Sequence[Exhibit]) -> Data:
         split_how=ctx.split.how,
         test_opened=ctx.split.unlocked_at,
         classes=[str(name) for name in ctx.classes],
-        class_counts={p: np.bincount(ctx.labels[rows[p]], minlength=len(ctx.classes)).tolist() for p in PARTS},
+        class_counts={part: measure_of(ctx.target).counts(ctx.labels[rows[part]]) for part in PARTS},
         inputs=[column for column in columns if column.modality],
         left_out=[column for column in columns if not column.modality],
         findings=findings,
@@ -142,42 +142,31 @@ def _sheets(ctx: Context) -> dict[str, Pixels]:
 
 
 def most_certain_mistakes(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> list[Case]:
-    """Return up to 24 wrongly decided test rows, the surest first, with the cells of the table that can be read."""
-    p, labels = judged.probabilities["test"], judged.labels["test"]
-    sure, wrong = p.max(axis=1), np.flatnonzero(p.argmax(axis=1) != labels)
-    return [case(ctx, judged, cells, at) for at in wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]]
+    """Return up to 24 wrongly decided test rows, the worst first, with the cells of the table that can be read."""
+    worst = judged.measure.mistakes(judged.probabilities["test"], judged.labels["test"])
+    return [case(ctx, judged, cells, at) for at in worst[:_MISTAKES]]
 
 
 def examples(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> dict[str, Case]:
-    """Return a right answer of middling certainty, the least sure answer and the surest mistake, by what they are."""
-    p, labels = judged.probabilities["test"], judged.labels["test"]
-    sure, right = p.max(axis=1), p.argmax(axis=1) == labels
-    found = dict[str, int]()
-    if right.any():
-        rows = np.flatnonzero(right)
-        found["A usual right answer"] = rows[np.argsort(sure[rows], kind="stable")][len(rows) // 2]
-    if len(sure):
-        found["Its least sure answer"] = int(sure.argmin())
-    if (~right).any():
-        rows = np.flatnonzero(~right)
-        found["Its surest mistake"] = rows[int(sure[rows].argmax())]
+    """Return a few telling test rows, such as a usual answer and the worst mistake, by what they are."""
     shown = dict[int, str]()
-    for why, at in found.items():
-        shown[int(at)] = f"{shown[int(at)]}, and {why.lower()}" if int(at) in shown else why
+    for why, at in judged.measure.telling(judged.probabilities["test"], judged.labels["test"]).items():
+        shown[at] = f"{shown[at]}, and {why.lower()}" if at in shown else why
     return {why: case(ctx, judged, cells, at) for at, why in shown.items()}
 
 
 def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
     """Return one test row, by its place among them, with what can be seen and read of it."""
-    row, p, label = ctx.split.rows("test")[at], judged.probabilities["test"][at], judged.labels["test"][at]
-    decided = int(p.argmax())
+    row, measure = ctx.split.rows("test")[at], judged.measure
+    p, truth = judged.probabilities["test"][at : at + 1], judged.labels["test"][at : at + 1]
+    decided = measure.decide(p)
     return Case(
         row=str(ctx.ids.iloc[row]),
         group=None if ctx.groups is None else str(ctx.groups.iloc[row]),
-        label=str(ctx.classes[label]),
-        decision=str(ctx.classes[decided]),
-        probability=float(p[decided]),
-        label_probability=float(p[label]),
+        label=measure.shown(measure.truths(truth)[0]),
+        decision=measure.shown(measure.answers(p, decided)[0]),
+        probability=float(p[0, decided[0]]),
+        label_probability=float(p[0, measure.right_at(truth)[0]]),
         pictures={
             name: _first_picture(source, ctx.split.rows("test")[at : at + 1]).permute(1, 2, 0).numpy()
             for name, source in ctx.sources.items()
@@ -185,7 +174,7 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
         },
         words={name: in_short(cells[name].iloc[row]) for name in cells.columns},
         shares={name: float(share[at]) for name, share in judged.shares.items()},
-        prior=float(judged.prior[at, decided]),
+        prior=float(judged.prior[at, decided[0]]),
     )
 
 
@@ -213,15 +202,15 @@ def _command() -> str:
 
 def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
     """Write what the judged model says of validation and test rows."""
-    frames, rule = [], judged.calibration.rule(ctx.classes)
+    frames, measure = [], judged.measure
+    rule = judged.calibration.rule(ctx.classes)
     for part, probabilities in judged.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})
         if ctx.groups is not None:
             frame["group"] = ctx.groups.iloc[rows].to_numpy()
-        frame["label"] = [str(ctx.classes[i]) for i in judged.labels[part]]
-        frame["prediction"] = [str(ctx.classes[i]) for i in rule.decide(probabilities)]
-        shares = pd.DataFrame(probabilities, columns=[f"p({name})" for name in ctx.classes])
-        frames.append(pd.concat([frame, shares], axis=1))
+        frame["label"] = measure.kept(measure.truths(judged.labels[part]))
+        frame["prediction"] = measure.kept(measure.answers(probabilities, rule.decide(probabilities)))
+        frames.append(pd.concat([frame, measure.shares(probabilities)], axis=1))
     with written_aside(path) as aside:
         pd.concat(frames, ignore_index=True).to_parquet(aside, index=False)

@@ -24,8 +24,6 @@ from fusetune.data.bags import pictures_of
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Bag
 from fusetune.errors import UserError
-from fusetune.evaluate.metrics import nll_rows
-from fusetune.evaluate.temperature import softmax
 from fusetune.files import write_text
 from fusetune.progress import Log
 from fusetune.strategies.base import Fitted, NoSettings
@@ -219,8 +217,8 @@ def with_trials(fitted: Fitted, trials: Sequence[Trial], modalities: Mapping[str
 
 def _compared(suggestion: Suggestion, ctx: Context, before: Fitted, after: Fitted) -> Trial:
     rows = np.intersect1d(before.rows, after.rows)
-    f = [fitted.held_on(rows).f.double().numpy() for fitted in (before, after)]
-    one, other = (nll_rows(softmax(logits), ctx.labels[rows]) for logits in f)
+    truth = torch.from_numpy(ctx.labels[rows])
+    one, other = (ctx.target.losses(fitted.held_on(rows).f.double(), truth).numpy() for fitted in (before, after))
     weights = ctx.row_weights(rows)
     units = np.unique(ctx.units.iloc[rows].to_numpy(), return_inverse=True)[1]
     mean, error = _mean_of_units((other - one) * weights, weights, units)

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from fusetune.data.choices import Kind
 from fusetune.data.infer import column_notes, infer_schema, looks_like, named_like_id, spelling_notes
-from fusetune.data.labels import encode_labels
+from fusetune.data.labels import class_list, encode_labels
 from fusetune.data.roles import Roles
 from fusetune.data.spelling import as_words, spellings
 from fusetune.data.split import PARTS, deal, joined, make_split, part_codes
 from fusetune.data.table import Table
 from fusetune.errors import SplitError, TableError
-from fusetune.prepare import class_list
 
 NAN = float("nan")
 

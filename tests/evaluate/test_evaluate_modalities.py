@@ -240,7 +240,7 @@ def test_rows_are_told_by_their_own_subset_however_many_modalities_there_are(man
         has = np.stack([present[name].numpy() for name in names])
         return softmax((effect * has[:, :, None]).sum(0))
 
-    told = modalities._by_pattern(masked, names, labels)
+    told = modalities._by_pattern(masked, names, labels, CLASSES)
     for draw in range(3):
         mask = missing_masks(names, np.arange(50), 0.4, draw, 0)
         right, lost = told(mask)

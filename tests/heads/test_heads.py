@@ -409,10 +409,10 @@ def test_features_and_labels_are_mixed_by_one_partner_within_one_pattern(
         shown.append({name: block.detach().clone() for name, block in z.items()} | {"has b": present["b"]})
         return forward(self, z, present)
 
-    def watched_loss(self: Mixing, *given: Any) -> torch.Tensor:
+    def watched_loss(self: Mixing, *given: Any, **more: Any) -> torch.Tensor:
         used.append(self)
         shown[-1]["rows"] = torch.arange(0)  # marks a training step
-        return loss(self, *given)
+        return loss(self, *given, **more)
 
     monkeypatch.setattr(HEADS["mlp"], "forward", watched_forward)
     monkeypatch.setattr(Mixing, "loss", watched_loss)

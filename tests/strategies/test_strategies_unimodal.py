@@ -171,11 +171,11 @@ def test_repeats_are_the_mean_over_several_views_of_rows_that_are_read_once(
 ) -> None:
     """Against a naive loop over the views; the cost counts every pass."""
     ctx = with_normed(tmp_path, vector__train__repeats=3, vector__train__epochs=1, vector__train__label_smoothing=0.1)
-    ctx.class_weights = torch.tensor([0.5, 1.0, 2.0])
+    ctx.label_weights = np.array([0.5, 1.0, 2.0])[ctx.labels]
     network = one_network(ctx, "genes", Normed(), nn.Linear(6, 3)).eval()
     batch, source = ctx.split.rows("train")[5:17], ctx.sources["genes"]
     raw, read = source.read(batch), source.read
-    weights = 2 * ctx.class_weights[ctx.targets(batch)]
+    weights = torch.from_numpy(2 * ctx.label_weights[batch]).float()
     found = stage_u_loss(
         "genes", network, draw_batch(ctx, ["genes"], batch, {"genes": raw}, weights, 4, ctx.settings("genes")), 0.0
     )
@@ -184,7 +184,7 @@ def test_repeats_are_the_mean_over_several_views_of_rows_that_are_read_once(
         seen = ctx.augments["genes"].draw(raw, torch.from_numpy(ctx.keys[batch]), Moment(0, 4, view))
         encoder, classifier = network.only
         each = F.cross_entropy(classifier(encoder(seen)), ctx.targets(batch), label_smoothing=0.1, reduction="none")
-        expected.append((each * 2 * ctx.class_weights[ctx.targets(batch)]).mean())
+        expected.append((each * weights).mean())
     torch.testing.assert_close(found, torch.stack(expected).mean())
     counted: list[int] = []
     monkeypatch.setattr(source, "read", lambda rows: counted.append(len(rows)) or read(rows))

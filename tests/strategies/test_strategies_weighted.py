@@ -21,6 +21,9 @@ from fusetune.strategies import refuse_unread, weighted
 from fusetune.strategies.base import held_by
 from fusetune.strategies.trees import Trees
 from fusetune.strategies.weighted import Weighted, WeightedSettings
+from fusetune.targets import Classification
+
+TARGET = Classification([0, 1, 2])
 
 
 def said(rows: int = 300, groups: int | None = None, seed: int = 0) -> weighted._Said:
@@ -34,7 +37,7 @@ def said(rows: int = 300, groups: int | None = None, seed: int = 0) -> weighted.
     weights = torch.rand(rows, generator=generator).double() + 0.5
     weights *= (groups or rows) / weights.sum()
     logits = torch.stack([truth, truth + 1.5 * noise[0], 3 * noise[1]]).double()
-    return weighted._Said(logits, reads, labels.numpy(), weights, torch.zeros(3).double().log_softmax(0))
+    return weighted._Said(logits, reads, labels.numpy(), weights, torch.zeros(3).double().log_softmax(0), TARGET)
 
 
 def naive(one: weighted._Said, weights: Any, heats: Any) -> list[Tensor]:

@@ -12,7 +12,7 @@ their order, the device or the number of workers. Batches are a function of (see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,13 @@ from fusetune.config import MixPolicy
 BAG = "bag"
 # Kinds of input that are mixed at the output of their encoder.
 EMBEDDED = ("text", BAG)
+# (logits, labels, label smoothing) -> the loss of each row.
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Return the cross-entropy of each row, float [rows]."""
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,9 @@ class Mixing:
         box = None if self.box is None else self.box[has]
         return Mixing(place[self.partner[has]], self.weight[has], self.cells[has], box, self.side)
 
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0, loss: Loss = cross_entropy
+    ) -> Tensor:
         """Return weight * (own label's loss) + (1 - weight) * (partner's label's loss) per row, float [rows].
 
         Each label's loss has the weight of the row that it comes from (class weights included), and label smoothing.
@@ -115,18 +124,21 @@ class Mixing:
 
         Args:
             logits: [rows, classes].
-            labels: Class index, int64 [rows].
+            labels: Class index, int64 [rows], or as another loss takes them, rows first.
             weights: Loss weight of each row, [rows].
             smoothing: Label smoothing (arXiv 1512.00567).
+            loss: Of each row, [rows], for logits, labels and smoothing.
         """
-        own = plain_loss(logits, labels, weights, smoothing)
-        theirs = plain_loss(logits, labels[self.partner], weights[self.partner], smoothing)
+        own = plain_loss(logits, labels, weights, smoothing, loss)
+        theirs = plain_loss(logits, labels[self.partner], weights[self.partner], smoothing, loss)
         return self.weight * own + (1 - self.weight) * theirs
 
 
-def plain_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the weighted cross-entropy of each row, float [rows]; arguments as in `Mixing.loss`."""
-    return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none") * weights
+def plain_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0, loss: Loss = cross_entropy
+) -> Tensor:
+    """Return the weighted loss of each row, float [rows]; arguments as in `Mixing.loss`."""
+    return loss(logits, labels, smoothing) * weights
 
 
 def draw_mixing(

@@ -28,11 +28,13 @@ from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
 from fusetune.networks import FusionNetwork, Network
 from fusetune.process import Draws
+from fusetune.targets import Classification, read_target
 from fusetune.version import VERSION
 
-# Since 3, what later rows are compared with may be there too; since 4, the ids of the training rows among that.
-FORMAT = 4
-_READABLE = (1, 2, 3, 4)
+# Since 3, what later rows are compared with may be there too; since 4, the ids of the training rows among that; since
+# 5, a target that is no class. Models of classes are written as 4, so that earlier versions read them.
+FORMAT, _CLASSES = 5, 4
+_READABLE = (1, 2, 3, 4, 5)
 _LONGEST_REASON = 300
 _REFERENCE = {ARRAYS, COUNTS}  # both or neither; IDS only beside them
 _WEIGHTS, _SEEN, _SCHEMA, _CONFIG = "weights.safetensors", "seen.safetensors", "schema.json", "config.yaml"
@@ -46,6 +48,7 @@ class Manifest(BaseModel):
         inputs: Modality -> folder of its pre-processing.
         network: What `build_network` needs.
         calibration: What `Calibration.read` needs.
+        target: Its kind and facts, where it is no class.
         files: Every other file -> its SHA-256.
     """
 
@@ -57,6 +60,7 @@ class Manifest(BaseModel):
     network: dict[str, Any]
     calibration: dict[str, Any]
     files: dict[str, str]
+    target: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -91,8 +95,9 @@ def save_bundle(model: Model, folder: Path) -> None:
             folders[name] = f"inputs/{index}"
             (aside / folders[name]).mkdir(parents=True)
             reader.save(aside / folders[name])
+        target, plain = model.target, isinstance(model.target, Classification)
         manifest = Manifest(
-            format=FORMAT,
+            format=_CLASSES if plain else FORMAT,
             fusetune=VERSION,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             classes=model.classes,
@@ -100,8 +105,9 @@ def save_bundle(model: Model, folder: Path) -> None:
             network=model.network.describe(),
             calibration=model.calibration.describe(),
             files={path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
+            target=None if plain else {"kind": target.kind, **target.facts()},
         )
-        facts = manifest.model_dump(mode="json")
+        facts = manifest.model_dump(mode="json", exclude={"target"} if plain else None)
         text = json.dumps(facts | {"checksum": facts_hash(facts)}, indent=1, ensure_ascii=False)
         write_text(aside / MANIFEST, text)
 
@@ -156,13 +162,17 @@ def _load(path: Path) -> Model:
     if network.classes != len(set(classes)) or len(classes) != len(set(classes)):
         raise ValueError(f"{len(classes)} classes are named, and the network tells {network.classes} apart")
     calibration.check(len(classes))
+    facts = dict(manifest.target or {"kind": Classification.kind})
+    target = read_target(facts.pop("kind"), list(classes), facts)
+    if target.kind != schema.target:
+        raise ValueError(f"a model of {target.kind} and columns for {schema.target}")
     if not set(network.owners) <= set(readers):
         raise ValueError(f"encoders of inputs that the model does not have: {set(network.owners) - set(readers)}")
     for owner, encoder in network.members:
         readers[owner].check(encoder)
     network.eval().requires_grad_(False)
     reference = _reference(contents, network, schema, readers)
-    return rebuild(network, readers, schema, list(classes), config, seen, calibration, reference)
+    return rebuild(network, readers, schema, target, config, seen, calibration, reference)
 
 
 def _reference(contents: Contents, network: Network, schema: Schema, readers: Mapping[str, Reader]) -> Reference | None:

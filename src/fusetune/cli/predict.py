@@ -108,7 +108,7 @@ def predict(
         + (f"; {counts.marked:,} with a problem, see that column" if counts.marked else ""),
         soft_wrap=True,
     )
-    out.print(f"decided by {model.calibration.rule(model.classes, by).words}", soft_wrap=True)
+    out.print(f"decided by {model.rule_by(by).words}", soft_wrap=True)
     for line in [*counts.lines(), *([] if drift is None else drift.lines())]:
         out.print(line, soft_wrap=True)
 

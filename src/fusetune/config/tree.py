@@ -413,6 +413,11 @@ class Tree(Section):
         description="quick: encoders as pretrained; good: fine-tuned where that pays; best: the same with more folds; "
         "paper: the published settings",
     )
+    target: Literal["auto", "classification", "multilabel", "regression"] = Field(
+        "auto",
+        description="what the label is: one class of several, any number of labels (in a list, or with ; between them) "
+        "or a number; auto: as its column looks, which is said",
+    )
     minutes: float | None = Field(
         None,
         gt=0,

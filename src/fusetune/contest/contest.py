@@ -278,7 +278,7 @@ class _Course:
             report_findings(intake.examination, intake.treatment, log, self.folder)
         log.record("start", version=VERSION, rules=rules.facts(), split=intake.split.hash)
         log.say(
-            f"fusetune {VERSION}: {self.table.name} -> {intake.label} ({len(intake.classes)} classes), "
+            f"fusetune {VERSION}: {self.table.name} -> {intake.label} ({intake.target.describe()}), "
             f"{len(rules.strategies)} strategies x {len(rules.seeds)} seed(s) at level {rules.level}"
         )
         log.say(f"  rows: {part_counts(intake.split)}  ({intake.split.how})")
@@ -431,7 +431,7 @@ class _Course:
     ) -> Contest:
         intake, rules, ctx = self.intake, self.rules, place.at(self.rules.seeds[0])
         groups = None if ctx.groups is None else ctx.groups.iloc[rows["test"]].to_numpy()
-        classes = [str(name) for name in intake.classes]
+        classes = [str(name) for name in intake.target.names]
         ground = Field(labels["test"], classes, groups, intake.schema.named("group"))
         plans = {name: place.plan_of(name) for name in rules.strategies}
         untuned = [name for name, plan in plans.items() if rules.trials and not plan.trials and not plan.error]

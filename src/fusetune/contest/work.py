@@ -79,7 +79,7 @@ class Workplace:
         if self._read is None:
             intake = self.intake
             self._read = prepare(
-                intake.table, intake.schema, intake.split, intake.labels, intake.classes, self.config,
+                intake.table, intake.schema, intake.split, intake.target, intake.labels, self.config,
                 start_runtime(self.config), Log(quiet=True), self.folder / STAGES, True, None, intake.copies,
             )  # fmt: skip
         return self._read

@@ -90,7 +90,7 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
         if name in role_of:
             raise SchemaError(f"column '{name}' is the {role_of[name]} column and cannot be an input too")
     columns = []
-    labels = None if roles.label is None else as_words(table.column(roles.label))
+    labels = None if roles.label is None else _as_labels(table.column(roles.label))
     for name in table.frame.columns:
         if name in members:
             column = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
@@ -113,6 +113,11 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
     return Schema(columns=columns, vectors=vectors, shared=shared, gather=roles.gather)
 
 
+def _as_labels(cells: pd.Series) -> pd.Series:
+    """Return labels as words, of a cell with several all of them as one."""
+    return as_words(cells.map(str).astype("str").where(cells.notna()) if holds_lists(cells) else cells)
+
+
 def _leads_to_pictures(column: Column, table: Table, confined: bool) -> bool:
     """Return whether a column of words, without the suffixes of image files, names files that are pictures."""
     words = table.frame[column.name].dropna()
@@ -128,7 +133,8 @@ def _role_of(table: Table, roles: Roles) -> dict[str, Role]:
         table.column(name)
         if name in role_of:
             raise SchemaError(f"column '{name}' cannot be both {role_of[name]} and {role}; name two columns")
-        _refuse_lists(table, name, role)
+        if role != "label":  # which may hold several labels in a cell
+            _refuse_lists(table, name, role)
         role_of[name] = role
     return role_of
 

@@ -15,7 +15,7 @@ from typing import Literal, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from fusetune.data.choices import CELL_KINDS, Kind
+from fusetune.data.choices import CELL_KINDS, Kind, TargetKind
 from fusetune.data.gather import gathered
 from fusetune.data.kinds import fits
 from fusetune.data.several import as_lists
@@ -73,6 +73,7 @@ class Schema(BaseModel):
         vectors: Number columns that form one vector, by its name.
         shared: Columns of pictures, or of texts, that are one input with one encoder, by its name.
         gather: Column of ids: rows with the same one are one row.
+        target: What is predicted; why, the label column says.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -81,6 +82,7 @@ class Schema(BaseModel):
     vectors: dict[str, list[str]] = {}
     shared: dict[str, list[str]] = {}
     gather: str | None = None
+    target: TargetKind = "classification"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -198,10 +200,11 @@ class Schema(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the schema as readable JSON."""
-        facts = self.model_dump(mode="json", exclude={"shared", "gather"})
+        facts = self.model_dump(mode="json", exclude={"shared", "gather", "target"})
         # What a table does not need is not written, so that its file is that of earlier versions.
         facts["columns"] = [c.model_dump(mode="json", exclude_defaults=not c.several) for c in self.columns]
         facts |= {name: value for name, value in (("shared", self.shared), ("gather", self.gather)) if value}
+        facts |= {"target": self.target} if self.target != "classification" else {}
         write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod

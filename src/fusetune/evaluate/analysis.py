@@ -10,11 +10,13 @@ import numpy as np
 
 from fusetune.evaluate import modalities
 from fusetune.evaluate.calibration import Calibration, Judged, TemperatureScore
-from fusetune.evaluate.conformal import Sets, judge_sets
+from fusetune.evaluate.conformal import Sets
 from fusetune.evaluate.intervals import plain
+from fusetune.evaluate.measures.labels import LabelScore
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.modalities import MOST, Masked, MisledScore, MissingScore, Probe, Share, SubsetScore
-from fusetune.evaluate.selective import RiskCoverage, Worst, risk_coverage, worst
+from fusetune.evaluate.reach import ReachScore
+from fusetune.evaluate.selective import RiskCoverage, Worst
 from fusetune.evaluate.threshold import ThresholdScore, judge_threshold
 from fusetune.networks import Network
 
@@ -33,6 +35,8 @@ class Analysis:
         worst_group: The class and the group where it is worst.
         threshold: The threshold for the aim of two classes; None without an aim.
         calibration: What the temperature changes; None where the rows are not those of the run that learnt it.
+        intervals: Of numbers: how often theirs hold the true one.
+        each: Of labels: how each of them fares.
     """
 
     subsets: list[SubsetScore] | None = None
@@ -44,14 +48,17 @@ class Analysis:
     worst_group: Worst | None = None
     threshold: ThresholdScore | None = None
     calibration: TemperatureScore | None = None
+    intervals: ReachScore | None = None
+    each: list[LabelScore] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values as `metrics.json` holds them: an interval is ``{"value", "low", "high"}``."""
         values: dict[str, Any] = plain(self)
         if values["threshold"]:
             values["threshold"] |= values["threshold"].pop("rates") or {}
-        if self.calibration is None:
-            del values["calibration"]
+        for name in ("calibration", "intervals", "each"):
+            if not values[name]:
+                del values[name]
         return values
 
 
@@ -78,19 +85,19 @@ def analyse(
         resamples: Bootstrap samples behind each interval.
         seed: Seed of resamples and masks.
     """
-    probe = Probe(network, rows.outputs, calibration.temperature)
+    measure = rows.measure
+    probe = Probe(network, rows.outputs, calibration.temperature, measure=measure)
     p, y, groups, names = probe.p, rows.labels, rows.groups, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
     few = modalities.subset_probabilities(probe) if len(names) <= MOST else None
+    sets, reaches = calibration.conformal, calibration.reaches
     return Analysis(
-        subsets=None if few is None else modalities.subset_table(few, y, groups, **how),
-        shapley=None if few is None else modalities.shapley_table(few, y, groups, **how),
-        missing=modalities.missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, **how),
+        subsets=None if few is None else modalities.subset_table(few, y, groups, measure, **how),
+        shapley=None if few is None else modalities.shapley_table(few, y, groups, measure, **how),
+        missing=modalities.missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, measure, **how),
         interference=modalities.interference_table(probe, y, groups, **how),
-        conformal=judge_sets(calibration.conformal, p, y, rows.keys, rows.pattern, groups),
-        risk_coverage=risk_coverage(p, y, groups, **how),
-        worst_group=worst(p, y, [str(name) for name in classes], groups),
         threshold=_threshold(calibration, p, rows, classes),
+        **measure.further(p, y, rows.keys, rows.pattern, groups, sets, reaches, **how),
     )
 
 

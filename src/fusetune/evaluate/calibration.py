@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fusetune.data.choices import By
-from fusetune.evaluate.conformal import Conformal, fit_conformal, patterns
+from fusetune.evaluate.conformal import Conformal, patterns
 from fusetune.evaluate.decision import Rule
-from fusetune.evaluate.intervals import Interval, plain, score_with_intervals
-from fusetune.evaluate.metrics import FloatArray, IntArray, Labels
-from fusetune.evaluate.temperature import Temperature, calibrate, crossfit, softmax
+from fusetune.evaluate.intervals import Interval, plain
+from fusetune.evaluate.measures import CLASSES, Measure
+from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.reach import Reaches
+from fusetune.evaluate.temperature import Temperature, crossfit
 from fusetune.evaluate.threshold import choose_threshold
 from fusetune.networks import Outputs
-
-_CHANGED = ("nll", "brier", "ece", "classwise_ece")  # by a temperature: it changes no decision
+from fusetune.targets import Truth
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,17 @@ class Judged:
 
     Attributes:
         outputs: What the model says about them.
-        labels: Class indices, int64 [rows].
+        labels: As the target has them: class indices, int64 [rows].
         keys: Row keys, int64 [rows].
         groups: The group of each row, or None.
+        measure: How answers are judged.
     """
 
     outputs: Outputs
-    labels: Labels
+    labels: Truth
     keys: IntArray
     groups: NDArray[Any] | None
+    measure: Measure[Any] = CLASSES
 
     @property
     def pattern(self) -> NDArray[np.str_]:
@@ -55,6 +58,7 @@ class Calibration:
         aim: What the threshold of two classes was chosen for, such as "sensitivity >= 0.9".
         positive: Index of the positive class.
         threshold: Probability of the positive class from which a row counts as positive; None: no aim, or out of reach.
+        reaches: Of the intervals around a number.
     """
 
     temperature: float = 1.0
@@ -62,10 +66,14 @@ class Calibration:
     aim: str | None = None
     positive: int | None = None
     threshold: float | None = None
+    reaches: Reaches = field(default_factory=Reaches)
 
     def describe(self) -> dict[str, Any]:
         """Return JSON values; an infinite threshold (every class is in the set) becomes None."""
-        return dict(plain(self))
+        facts = dict(plain(self))
+        if not self.reaches.levels:
+            del facts["reaches"]
+        return facts
 
     @classmethod
     def read(cls, description: Mapping[str, Any]) -> Calibration:
@@ -91,10 +99,11 @@ class Calibration:
             if not known or not 0 <= self.threshold <= math.nextafter(1.0, 2.0):
                 raise ValueError(f"a threshold of {self.threshold} for {self.aim} of {classes} classes")
         self.conformal.check()
+        self.reaches.check()
 
-    def rule(self, classes: Sequence[Any], by: By = "judged") -> Rule:
+    def rule(self, classes: Sequence[Any], by: By = "judged", plain: str = CLASSES.rule) -> Rule:
         """Return how rows are decided (see `Rule.of`)."""
-        return Rule.of(classes, self.aim, self.positive, self.threshold, by)
+        return Rule.of(classes, self.aim, self.positive, self.threshold, by, plain)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,8 @@ class Scaled:
 
     Attributes:
         heat: The temperature, and whether it is used.
-        p: Probabilities of the rows, each at the temperature that the other folds gave, ``float [rows, classes]``.
+        p: Answers for the rows, such as probabilities, each at the temperature that the other folds gave,
+            ``float [rows, classes]``.
         crossfitted: Was what is said of these rows chosen without them?
     """
 
@@ -129,14 +139,22 @@ class TemperatureScore:
     test: dict[str, dict[str, Interval]]
 
 
-def judge_temperature(scaled: Scaled, rows: Judged, used: Mapping[str, Interval], **how: int) -> TemperatureScore:
-    """Compare judged rows with and without the temperature; `used` are the scores by what the model does."""
-    heat = scaled.heat
-    other = softmax(rows.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
-    unused = score_with_intervals(other, rows.labels, rows.groups, **how)
+def judge_temperature(
+    scaled: Scaled, rows: Judged, used: Mapping[str, Interval], **how: int
+) -> TemperatureScore | None:
+    """Compare judged rows with and without the temperature; `used` are the scores by what the model does.
+
+    None where answers have no certainty that a temperature could change.
+    """
+    heat, measure = scaled.heat, rows.measure
+    if not measure.changed:
+        return None
+    other = measure.say(rows.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
+    unused = measure.scores(other, rows.labels, rows.groups, **how)
     pair = (unused, used) if heat.applied else (used, unused)
     test = {
-        when: {key: scores[key] for key in _CHANGED} for when, scores in zip(("before", "after"), pair, strict=True)
+        when: {key: scores[key] for key in measure.changed}
+        for when, scores in zip(("before", "after"), pair, strict=True)
     }
     nll = {"before": heat.before, "after": heat.after, "standard_error": heat.error}
     return TemperatureScore(heat.fitted, heat.applied, heat.rows, scaled.crossfitted, nll, test)
@@ -153,9 +171,11 @@ def scale(rows: Judged, tried: Sequence[FloatArray], folds: IntArray, *, chosen_
         chosen_elsewhere: Was the network chosen without these rows, so that candidates are not needed?
     """
     crossfitted = len(tried) > 0 and len(np.unique(folds)) > 1
-    logits = crossfit(tried, rows.labels, folds) if crossfitted else rows.outputs.f.double().numpy()
-    heat, heats = calibrate(logits, rows.labels, folds, rows.groups)
-    return Scaled(heat, softmax(logits / heats[:, None]), crossfitted or chosen_elsewhere)
+    measure, logits = rows.measure, rows.outputs.f.double().numpy()
+    if crossfitted:
+        logits = crossfit(tried, rows.labels, folds, lambda f, y: measure.lost_rows(measure.say(f), y))
+    heat, heats = measure.calibrate(logits, rows.labels, folds, rows.groups)
+    return Scaled(heat, measure.say(logits / heats[:, None]), crossfitted or chosen_elsewhere)
 
 
 def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None, seed: int) -> Calibration:
@@ -171,5 +191,5 @@ def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None
     threshold = None
     if aim is not None and positive is not None:
         threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
-    sets = fit_conformal(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
-    return Calibration(scaled.heat.value, sets, aim, positive, threshold)
+    sets, reaches = rows.measure.promise(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
+    return Calibration(scaled.heat.value, sets, aim, positive, threshold, reaches)

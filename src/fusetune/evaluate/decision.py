@@ -37,6 +37,7 @@ class Rule:
         positive: int | None,
         threshold: float | None,
         by: By = "judged",
+        plain: str = "the most probable class",
     ) -> Rule:
         """Return the rule of a model: its threshold where one was learnt and is wanted, else the most probable class.
 
@@ -46,8 +47,8 @@ class Rule:
             positive: Index of the positive class.
             threshold: What was chosen; None: no aim, or out of reach.
             by: `judged`: as the aim says; `most-probable`: whatever it says.
+            plain: How an answer is made where there is no threshold, in words.
         """
-        plain = "the most probable class"
         if aim is None or positive is None:
             return cls(None, None, plain)
         if by == "most-probable":

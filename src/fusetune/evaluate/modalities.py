@@ -17,12 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fusetune.augment.random import Moment, uniform
-from fusetune.evaluate import metrics
-from fusetune.evaluate.intervals import Interval, means, proportion
+from fusetune.evaluate.intervals import Interval, means
+from fusetune.evaluate.measures import CLASSES, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
-from fusetune.evaluate.temperature import softmax
 from fusetune.networks import Network, Outputs
 from fusetune.progress import track
+from fusetune.targets import Truth
 
 Subset = frozenset[str]
 Masked = Callable[[Mapping[str, Tensor]], FloatArray]
@@ -37,22 +37,24 @@ INTERFERENCE = ("blank", "mean", "same class", "other class", "noise")
 class Probe:
     """A network and what it says of some rows as they are, to be asked again with less present or other features.
 
-    Logits are divided by the temperature. `decide` says which class probabilities [rows, classes] stand for.
+    Logits are divided by the temperature. `decide` says which class probabilities [rows, classes] stand for, and
+    `measure` what is predicted: answers are probabilities of classes, or what else it makes of what the network says.
     """
 
     network: Network
     outputs: Outputs
     temperature: float
     decide: Callable[[FloatArray], IntArray] = decisions
+    measure: Measure[Any] = CLASSES
 
     @property
     def p(self) -> FloatArray:
-        """Probabilities of the rows as they are, ``float [rows, classes]``."""
-        return softmax(self.outputs.f.numpy(), self.temperature)
+        """Answers for the rows as they are, ``float [rows, classes]``."""
+        return self.measure.say(self.outputs.f.numpy(), self.temperature)
 
     def again(self, present: Mapping[str, Tensor], z: Mapping[str, Tensor] | None = None) -> FloatArray:
-        """Return their probabilities with this present, and other features of some modalities (`Network.again`)."""
-        return softmax(self.network.again(self.outputs, present, z).f.cpu().numpy(), self.temperature)
+        """Return their answers with this present, and other features of some modalities (`Network.again`)."""
+        return self.measure.say(self.network.again(self.outputs, present, z).f.cpu().numpy(), self.temperature)
 
 
 @dataclass(frozen=True)
@@ -127,23 +129,16 @@ def shapley(values: Mapping[frozenset[Any], Any]) -> dict[Any, Any]:
     return shares
 
 
-def scored(
-    probabilities: Iterable[FloatArray], labels: IntArray, groups: ArrayLike | None, **how: int
-) -> list[tuple[Interval, Interval]]:
-    """Return accuracy and NLL of several versions of the same rows, with intervals from the same resamples."""
-    versions = list(probabilities)
-    losses = means(np.stack([metrics.nll_rows(p, labels) for p in versions], axis=1), groups, **how)
-    return [
-        (proportion(metrics.correct_rows(p, labels), groups), loss) for p, loss in zip(versions, losses, strict=True)
-    ]
-
-
 def subset_table(
-    probabilities: Mapping[Subset, FloatArray], labels: IntArray, groups: ArrayLike | None, **how: int
+    probabilities: Mapping[Subset, FloatArray],
+    labels: Truth,
+    groups: ArrayLike | None,
+    measure: Measure[Any] = CLASSES,
+    **how: int,
 ) -> list[SubsetScore]:
     """Return accuracy and NLL of every subset with their intervals; rows that lack a modality count as they are."""
     names = dict.fromkeys(chain.from_iterable(probabilities))
-    scores = scored(probabilities.values(), labels, groups, **how)
+    scores = measure.pairs(list(probabilities.values()), labels, groups, **how)
     return [
         SubsetScore([name for name in names if name in kept], *pair)
         for kept, pair in zip(probabilities, scores, strict=True)
@@ -151,15 +146,19 @@ def subset_table(
 
 
 def shapley_table(
-    probabilities: Mapping[Subset, FloatArray], labels: IntArray, groups: ArrayLike | None, **how: int
+    probabilities: Mapping[Subset, FloatArray],
+    labels: Truth,
+    groups: ArrayLike | None,
+    measure: Measure[Any] = CLASSES,
+    **how: int,
 ) -> list[Share]:
     """Return each modality's share of accuracy gained and NLL lowered from no input to all, with intervals.
 
     Shares are means of the rows' own Shapley values, so that they sum exactly and can be resampled. A positive share of
     NLL is what the modality lowers it by.
     """
-    right = shapley({kept: metrics.correct_rows(p, labels).astype(float) for kept, p in probabilities.items()})
-    gain = shapley({kept: -metrics.nll_rows(p, labels) for kept, p in probabilities.items()})
+    right = shapley({kept: measure.right_rows(p, labels) for kept, p in probabilities.items()})
+    gain = shapley({kept: -measure.lost_rows(p, labels) for kept, p in probabilities.items()})
     shares = means(np.stack([*right.values(), *gain.values()], axis=1), groups, **how)
     return [Share(*row) for row in zip(right, shares[: len(right)], shares[len(right) :], strict=True)]
 
@@ -176,13 +175,14 @@ def missing_masks(names: Sequence[str], keys: IntArray, rate: float, draw: int, 
 def missing_table(
     methods: Mapping[str, Masked],
     names: Sequence[str],
-    labels: IntArray,
+    labels: Truth,
     keys: IntArray,
     groups: ArrayLike | None,
+    measure: Measure[Any] = CLASSES,
     **how: int,
 ) -> list[MissingScore]:
     """Return accuracy and NLL of each method at missing rates 0 to 0.9: means over 5 draws, intervals over rows."""
-    right, lost = missing_rows(methods, names, labels, keys, seed=how["seed"])
+    right, lost = missing_rows(methods, names, labels, keys, measure, seed=how["seed"])
     places = [(rate, method) for rate in RATES for method in methods]
     columns = [
         column
@@ -194,7 +194,13 @@ def missing_table(
 
 
 def missing_rows(
-    methods: Mapping[str, Masked], names: Sequence[str], labels: IntArray, keys: IntArray, *, seed: int
+    methods: Mapping[str, Masked],
+    names: Sequence[str],
+    labels: Truth,
+    keys: IntArray,
+    measure: Measure[Any] = CLASSES,
+    *,
+    seed: int,
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Return how often each row is decided rightly at each of `RATES`, and its NLL: means over 5 draws.
 
@@ -206,14 +212,14 @@ def missing_rows(
     }
     right, lost = dict[str, FloatArray](), dict[str, FloatArray]()
     for method in track(list(methods), "taking inputs away"):
-        asked = _by_pattern(methods[method], names, labels)
+        asked = _by_pattern(methods[method], names, labels, measure)
         rows = [np.mean([asked(mask) for mask in draws], axis=0) for draws in masks.values()]
         right[method], lost[method] = (np.stack([row[at] for row in rows], axis=1) for at in (0, 1))
     return right, lost
 
 
 def _by_pattern(
-    masked: Masked, names: Sequence[str], labels: IntArray
+    masked: Masked, names: Sequence[str], labels: Truth, measure: Measure[Any]
 ) -> Callable[[Mapping[str, Tensor]], tuple[FloatArray, FloatArray]]:
     """Return who says which rows are decided rightly, and their NLL, ``float [rows]`` each, with this present.
 
@@ -223,7 +229,7 @@ def _by_pattern(
 
     def judged(mask: Mapping[str, Tensor]) -> tuple[FloatArray, FloatArray]:
         p = masked(mask)
-        return metrics.correct_rows(p, labels).astype(float), metrics.nll_rows(p, labels)
+        return measure.right_rows(p, labels), measure.lost_rows(p, labels)
 
     if 2 ** len(names) >= _DRAWS * (len(RATES) - 1):
         return judged
@@ -240,7 +246,7 @@ def _by_pattern(
     return looked_up
 
 
-def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
+def interference_table(probe: Probe, labels: Truth, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
     """Return accuracy and NLL when one modality says something false while claiming to be present.
 
     It happens to features, after the encoder: all zero (blank), the mean of the rows (mean), those of a random row of
@@ -249,14 +255,13 @@ def interference_table(probe: Probe, labels: IntArray, groups: ArrayLike | None,
     places, versions = misled(probe, labels, how["seed"])
     if not places:  # a network that reads nothing
         return []
-    return [
-        MisledScore(*place, *pair) for place, pair in zip(places, scored(versions, labels, groups, **how), strict=True)
-    ]
+    scores = probe.measure.pairs(versions, labels, groups, **how)
+    return [MisledScore(*place, *pair) for place, pair in zip(places, scores, strict=True)]
 
 
-def misled(probe: Probe, labels: IntArray, seed: int) -> tuple[list[tuple[str, str]], list[FloatArray]]:
+def misled(probe: Probe, labels: Truth, seed: int) -> tuple[list[tuple[str, str]], list[FloatArray]]:
     """Return each modality and way of `interference_table`, and the probabilities then, ``float [rows, classes]``."""
-    random, versions = np.random.default_rng(seed), []
+    random, versions, labels = np.random.default_rng(seed), [], probe.measure.target.strata(labels)
     places = list(product(probe.outputs.z, INTERFERENCE))
     for name, kind in places:
         z = _disturbed(probe.outputs, name, kind, labels, random)

@@ -14,7 +14,7 @@ prior keeps T near 1 until rows say otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,15 +62,26 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def crossfit(tried: Sequence[FloatArray], labels: IntArray, folds: IntArray) -> FloatArray:
+def class_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
+    """Return the NLL of each row by its logits, ``float [rows]``."""
+    return metrics.nll_rows(softmax(logits), labels)
+
+
+def crossfit(
+    tried: Sequence[FloatArray],
+    labels: IntArray,
+    folds: IntArray,
+    losses_of: Callable[[FloatArray, IntArray], FloatArray] = class_losses,
+) -> FloatArray:
     """Return logits of each row from the candidate with the lowest NLL on the rows of all other folds.
 
     Args:
         tried: Logits ``[rows, classes]`` of each candidate.
         labels: Class indices, ``int [rows]``.
         folds: The fold of each row, at least two different ones; rows of a group share one.
+        losses_of: The loss of each row by what is said of it.
     """
-    losses = np.stack([metrics.nll_rows(softmax(own), labels) for own in tried])
+    losses = np.stack([losses_of(own, labels) for own in tried])
     logits = np.empty_like(tried[0], dtype=np.float64)
     for fold in np.unique(folds):
         here = folds == fold
@@ -107,13 +118,14 @@ def calibrate(
         here = folds == fold
         heats[here] = fit_temperature(logits[~here], labels[~here])
     scaled = metrics.nll_rows(softmax(logits / heats[:, None]), labels)
-    error = _standard_error(scaled - plain, groups)
+    error = standard_error(scaled - plain, groups)
     helps = float((scaled - plain).mean()) + error < 0
     heat = Temperature(len(labels), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
     return heat, heats if helps else np.ones(len(labels))
 
 
-def _standard_error(values: FloatArray, groups: ArrayLike | None) -> float:
+def standard_error(values: FloatArray, groups: ArrayLike | None) -> float:
+    """Return the standard error of a mean, from groups where there are groups; infinite with fewer than two."""
     where = clusters(groups, len(values))
     if where.count < 2:
         return math.inf

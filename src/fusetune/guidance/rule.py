@@ -23,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from fusetune.context import Context
+from fusetune.data.choices import TargetKind
 from fusetune.data.split import Rows
 from fusetune.display import card
-from fusetune.errors import TableError, listed
+from fusetune.errors import TableError, UserError, listed
 from fusetune.evaluate.intervals import Interval, means, plain
 from fusetune.guidance.crossed import crossed_losses, steps
 from fusetune.guidance.laziness import laziness
@@ -36,6 +37,7 @@ from fusetune.strategies.linear_probe import untrained
 
 Decision = Literal["ensemble", "teacher", "frozen_fusion", "interaction", "undecided"]
 
+GUIDED: tuple[TargetKind, ...] = ("classification",)
 DELTA = 0.01  # nats: a smaller difference is none
 _FOLDS, _FEWEST = 4, 3
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
@@ -179,6 +181,19 @@ class Guidance:
         values: dict[str, Any] = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
         values |= {"n": values.pop("rows"), "groups": self.groups if values.pop("grouped") else None}
         return values | {"sentence": self.sentence, "next": self.next, "warnings": list(WARNINGS)}
+
+
+def refuse_guide(kind: TargetKind) -> None:
+    """Refuse what the rule says nothing about.
+
+    Raises:
+        UserError: Naming it.
+    """
+    if kind not in GUIDED:
+        raise UserError(
+            f"the guide compares logits of classes, and the label is {kind}; make classes of it (such as tenths), or "
+            "let `fit` weigh all kinds of fusion, as it does for any label"
+        )
 
 
 def guided(

@@ -20,6 +20,7 @@ from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.features.store import Array
 from fusetune.progress import Log
+from fusetune.targets import Classification, Target
 
 # Endings of the blocks that a modality has beside the one of its own name: of the encoder from before fine-tuning, and
 # of a text's words. They are for readers; which modality a block belongs to is never read from its name.
@@ -36,20 +37,22 @@ class HeadData:
     Attributes:
         z: Features by block, float32 [views, rows, dim].
         present: bool [rows] by block.
-        labels: Class index, int64 [rows].
+        labels: As the target has them: class index, int64 [rows].
         weights: Loss weight, float [rows].
         keys: Row keys, int64 [rows].
         owners: The modality of each block; of blocks that are not named, it is the one of that name.
         device: Where what is solved on them is solved; features stay where they are.
+        target: What is predicted.
     """
 
     z: dict[str, Array]
     present: dict[str, npt.NDArray[np.bool_]]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     weights: npt.NDArray[np.float64]
     keys: npt.NDArray[np.int64]
     owners: Mapping[str, str] = field(default_factory=dict)
     device: torch.device = CPU
+    target: type[Target] = Classification
 
     @classmethod
     def of(cls, ctx: Context, z: Mapping[str, Array], rows: Rows, owners: Mapping[str, str] | None = None) -> HeadData:
@@ -57,7 +60,8 @@ class HeadData:
         owners = owners or {}
         present = {block: ctx.sources[owners.get(block, block)].present[rows] for block in z}
         labels, device = ctx.labels[rows], ctx.runtime.device
-        return cls(dict(z), present, labels, ctx.row_weights(rows), ctx.keys[rows], owners, device)
+        weights, target = ctx.row_weights(rows), type(ctx.target)
+        return cls(dict(z), present, labels, weights, ctx.keys[rows], owners, device, target)
 
     def some(self, rows: npt.NDArray[Any]) -> HeadData:
         """Keep some rows, by position or mask."""

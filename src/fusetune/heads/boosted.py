@@ -17,9 +17,9 @@ from pydantic import Field
 
 from fusetune.config import Section
 from fusetune.heads.base import HeadData, HeadFit
-from fusetune.heads.solver import nll_of
 from fusetune.heads.trees import Forest, TreesHead
 from fusetune.progress import bar
+from fusetune.targets import Boosted
 
 # Trees of all boosters; how far all rounds together go at least, where they are few.
 _MOST, _REACH = 50_000, 6.0
@@ -36,9 +36,10 @@ class Boosting(Section):
 
 @dataclass(frozen=True)
 class _Grower:
-    """One booster, and the rows that it is judged on."""
+    """One booster, what its trees say, and the rows that it is judged on."""
 
     booster: Any
+    says: npt.NDArray[np.float64]
     held: npt.NDArray[np.int64]
 
 
@@ -67,11 +68,17 @@ def fit_trees(
     Returns:
         The head; `held` are logits of all rows, zero where the fold is -1.
     """
-    table = blank.tabulated(data)
-    settings = _bounded(settings, blank.classes, int(folds.max()) + 1)
+    table, target = blank.tabulated(data), data.target
+    count, parts = int(folds.max()) + 1, target.boosted(data.labels, blank.classes)
+    settings = _bounded(settings, sum(len(part.says) for part in parts), count)
     growers = [
-        _Grower(_booster(blank, table, data, folds != fold, settings, seed, threads), np.flatnonzero(folds == fold))
-        for fold in range(int(folds.max()) + 1)
+        _Grower(
+            _booster(blank, table, data.weights, part, folds != fold, settings, seed, threads),
+            part.says,
+            np.flatnonzero(folds == fold),
+        )
+        for fold in range(count)
+        for part in parts
     ]
     judged, logits = np.flatnonzero(folds >= 0), np.zeros((len(folds), blank.classes))
     best, rounds, kept, path = np.inf, 0, logits, list[tuple[float, float]]()
@@ -79,8 +86,8 @@ def fit_trees(
         for step in range(settings.rounds):
             stuck = [grower.booster.update() for grower in growers]
             for grower in growers:
-                logits[grower.held] += _said(grower.booster, table[grower.held], step, blank.classes)
-            score = nll_of(logits[judged], data.labels[judged])
+                logits[grower.held] += _said(grower, table[grower.held], step)
+            score = target.nll(logits[judged], data.labels[judged])
             path.append((step + 1, score))
             if score < best:
                 best, rounds, kept = score, step + 1, logits.copy()
@@ -89,14 +96,14 @@ def fit_trees(
                 break
     forest = Forest()
     for grower in growers:
-        _plant(forest, grower.booster, rounds, blank.classes, len(growers))
-    choice = f"{rounds} rounds of trees" + (f", mean of {len(growers)} folds" if len(growers) > 1 else "")
+        _plant(forest, grower, rounds, count)
+    choice = f"{rounds} rounds of trees" + (f", mean of {count} folds" if count > 1 else "")
     return HeadFit(blank.planted(forest), best, choice, path[:: max(1, len(path) // 20)], kept)
 
 
-def _bounded(settings: Boosting, classes: int, boosters: int) -> Boosting:
-    """Return settings under which many classes make no forest of gigabytes: fewer rounds, which count for more."""
-    rounds = max(1, _MOST // (boosters * (classes if classes > 2 else 1)))
+def _bounded(settings: Boosting, trees: int, folds: int) -> Boosting:
+    """Return settings under which many trees a round make no forest of gigabytes: fewer rounds that count for more."""
+    rounds = max(1, _MOST // (folds * trees))
     if rounds >= settings.rounds:
         return settings
     return settings.model_copy(update={"rounds": rounds, "rate": max(settings.rate, min(0.3, _REACH / rounds))})
@@ -105,7 +112,8 @@ def _bounded(settings: Boosting, classes: int, boosters: int) -> Boosting:
 def _booster(
     blank: TreesHead,
     table: npt.NDArray[np.float64],
-    data: HeadData,
+    weights: npt.NDArray[np.float64],
+    part: Boosted,
     some: npt.NDArray[np.bool_],
     settings: Boosting,
     seed: int,
@@ -114,9 +122,8 @@ def _booster(
     import lightgbm  # noqa: PLC0415 - it takes half a second, which only who grows trees should wait
 
     rows = int(some.sum())
-    several = {"objective": "multiclass", "num_class": blank.classes}
     how = {
-        **(several if blank.classes > 2 else {"objective": "binary"}),
+        **part.settings,
         "learning_rate": settings.rate,
         "num_leaves": settings.leaves,
         # The library's 20 and 100 leave small tables without a single split.
@@ -135,22 +142,22 @@ def _booster(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of categories that are given as numbers, which is what codes are
         rows_of = lightgbm.Dataset(
-            table[some], data.labels[some], weight=data.weights[some], categorical_feature=blank.categories,
+            table[some], part.truth[some], weight=weights[some], categorical_feature=blank.categories,
             params={"verbosity": -1, "min_data_in_bin": 1, "feature_pre_filter": False},
         )  # fmt: skip
         return lightgbm.Booster(how, rows_of)
 
 
-def _said(booster: Any, table: npt.NDArray[np.float64], step: int, classes: int) -> npt.NDArray[np.float64]:
-    """Return what one round adds to the logits of rows, [rows, classes]."""
+def _said(grower: _Grower, table: npt.NDArray[np.float64], step: int) -> npt.NDArray[np.float64]:
+    """Return what one round adds to f of rows, [rows, width]."""
     if not len(table):
-        return np.zeros((0, classes))
-    raw = np.asarray(booster.predict(table, raw_score=True, start_iteration=step, num_iteration=1))
-    return raw if classes > 2 else np.stack([-raw / 2, raw / 2], 1)
+        return np.zeros((0, grower.says.shape[1]))
+    raw = np.asarray(grower.booster.predict(table, raw_score=True, start_iteration=step, num_iteration=1))
+    said: npt.NDArray[np.float64] = raw.reshape(len(table), -1) @ grower.says
+    return said
 
 
-def _plant(forest: Forest, booster: Any, rounds: int, classes: int, boosters: int) -> None:
-    """Add the trees of some rounds; with two classes, a tree speaks for one as much as against the other."""
-    shares = np.eye(classes) if classes > 2 else np.array([[-0.5, 0.5]])
-    for number, tree in enumerate(booster.dump_model(num_iteration=rounds)["tree_info"]):
-        forest.add(tree["tree_structure"], (shares[number % len(shares)] / boosters).tolist())
+def _plant(forest: Forest, grower: _Grower, rounds: int, folds: int) -> None:
+    """Add the trees of some rounds."""
+    for number, tree in enumerate(grower.booster.dump_model(num_iteration=rounds)["tree_info"]):
+        forest.add(tree["tree_structure"], (grower.says[number % len(grower.says)] / folds).tolist())

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from fusetune.errors import ConfigError, listed
 from fusetune.heads.base import HeadData, HeadFit
-from fusetune.heads.solver import nll_of
 from fusetune.heads.tabular import TabularHead
 from fusetune.progress import bar
 
@@ -133,7 +132,7 @@ def fit_classifier(
             steps.advance()
     judged = np.flatnonzero(folds >= 0)
     words = type(plain).__name__ + (f", mean of {len(files)} folds" if len(files) > 1 else "")
-    return HeadFit(blank.holding(files), nll_of(held[judged], data.labels[judged]), words, held=held)
+    return HeadFit(blank.holding(files), data.target.nll(held[judged], data.labels[judged]), words, held=held)
 
 
 def prepared(plain: Any, head: TabularHead, seed: int) -> Pipeline:

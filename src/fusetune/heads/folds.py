@@ -145,9 +145,9 @@ def inner_split(ctx: Context, rows: Rows, share: float) -> tuple[Rows, Rows]:
     """
     ctx.split.check(rows, "train")
     watched = _deal(ctx, rows, (1 - share, share), 4) == 1
-    lost = sorted(set(ctx.labels[rows]) - set(ctx.labels[rows][~watched]))
+    lost = ctx.target.lost(ctx.labels[rows], ~watched)
     if lost or not watched.any():
-        what = f"class '{ctx.classes[lost[0]]}' has" if lost else "there are"
+        what = f"class '{lost[0]}' has" if lost else "there are"
         raise TableError(
             f"{what} too few groups or rows in the training part to set some of them aside, as strategy "
             f"'{ctx.config.strategy.name}' must; take another strategy, or more rows"
@@ -157,15 +157,16 @@ def inner_split(ctx: Context, rows: Rows, share: float) -> tuple[Rows, Rows]:
 
 def _deal(ctx: Context, rows: Rows, shares: Sequence[float], salt: int) -> Rows:
     # Another seed than the split's own, or the folds would repeat its order.
-    return deal(ctx.ids.iloc[rows], ctx.labels[rows], ctx.units.iloc[rows], tuple(shares), ctx.config.seed + salt)
+    strata = ctx.target.strata(ctx.labels[rows])
+    return deal(ctx.ids.iloc[rows], strata, ctx.units.iloc[rows], tuple(shares), ctx.config.seed + salt)
 
 
 def _covers(ctx: Context, rows: Rows, side: npt.NDArray[np.bool_]) -> bool:
     """Return whether one side of a division has every class, and warn if not."""
-    lost = sorted(set(ctx.labels[rows]) - set(ctx.labels[rows][side]))
+    lost = ctx.target.lost(ctx.labels[rows], side)
     if lost:
         ctx.log.warn(
-            f"class '{ctx.classes[lost[0]]}' has too few groups or rows outside the test part for cross-fitting "
+            f"class '{lost[0]}' has too few groups or rows outside the test part for cross-fitting "
             f"(crossfit.how={ctx.config.crossfit.how}); the head learns from what networks say about their own "
             "training rows"
         )

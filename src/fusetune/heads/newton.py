@@ -1,4 +1,6 @@
-"""Multinomial logistic regression with an L2 penalty by Newton's method, for several problems on the same rows at once.
+"""Generalised linear models with an L2 penalty by Newton's method, for several problems on the same rows at once.
+
+Which model is said by the link: multinomial logistic regression, logistic regression for every label, least squares.
 
 The problems (the folds of a cross-validation) differ in the weights that they give to rows. Rows are read in pieces, so
 that they need not fit into memory, once per step for all problems. What a step needs of second order is taken from a
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor
 
 from fusetune.heads.turned import Rows
+from fusetune.targets.classification import Classification
+from fusetune.targets.links import Link
 
 _STEPS = 100
 _HALVINGS = 30
@@ -30,21 +34,22 @@ _FLAT = 1e-8  # of |weights|: where no feature tells anything, they are zero
 _ROUNDING = 1e-13  # by which a sum over rows may come out higher than it is, relative
 _PAIRS = 10  # steps that are remembered
 _LOOSE = 1e-2  # how near float32 is taken
-_NEVER = -1e30  # logit of a class that a problem does not have; finite, since rows of no weight may be of it
 
 
 class Problems(NamedTuple):
-    """Classifications of the same rows, with other weights.
+    """Problems on the same rows, with other weights.
 
     Attributes:
-        y: Class of each row, int64 [rows].
+        y: Label of each row as the link takes it: of classes int64 [rows].
         w: Weight of each row in each problem, float64 [rows, problems], each column of sum 1.
-        known: The classes of each problem, bool [problems, classes]; rows of others have no weight in it.
+        known: The outputs of each problem, bool [problems, outputs]; rows of other classes have no weight in it.
+        link: What makes losses of linear predictors.
     """
 
     y: Tensor
     w: Tensor
     known: Tensor
+    link: Link = Classification.link
 
 
 class _Place(NamedTuple):
@@ -56,7 +61,7 @@ class _Place(NamedTuple):
 
 
 def minimise(rows: Rows, problems: Problems, penalty: float, start: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Minimise sum_i w_ip CE(x_i W_p, y_i) + penalty / 2 * |W_p without its last row|^2, for each problem p.
+    """Minimise sum_i w_ip loss(x_i W_p, y_i) + penalty / 2 * |W_p without its last row|^2, for each problem p.
 
     Args:
         rows: Features.
@@ -188,13 +193,12 @@ def _judge(
     value = (ridge * weights.square()).sum((0, 2)) / 2
     gradient, curvature = torch.zeros(inner.shape).to(weights), torch.zeros_like(known, dtype=weights.dtype)
     for where, x in rows.pieces(precision):
-        z = (x @ inner).view(-1, *known.shape).masked_fill_(~known, _NEVER)
-        w, own = problems.w[where][:, going].to(precision), y[where][:, None, None].expand(-1, len(known), 1)
-        total = z.logsumexp(2)
-        value += (w * (total - z.gather(2, own)[..., 0])).sum(0, dtype=torch.float64)
-        error = z.sub_(total[..., None]).exp_()
-        curvature += torch.einsum("np,npc->pc", w, error - error.square())
-        error.scatter_add_(2, own, -torch.ones_like(error[..., :1])).mul_(w[..., None])
+        z = (x @ inner).view(-1, *known.shape)
+        w = problems.w[where][:, going].to(precision)
+        losses, error, spread = problems.link.judge(z, y[where], known)
+        value += (w * losses).sum(0, dtype=torch.float64)
+        curvature += torch.einsum("np,npc->pc", w, spread)
+        error = error.mul_(w[..., None])
         gradient += x.T @ error.flatten(1)
     return _Place(value, rows.leave(gradient.view(-1, *known.shape)) + ridge * weights, curvature)
 
@@ -218,14 +222,14 @@ class _Model:
         known = problems.known[going]
         w = problems.w[:, going] if rows.sample is None else problems.w[rows.sample][:, going]
         self.w = (w / w.sum(0)).to(self.x.dtype)[..., None]
-        chances = (self.x @ weights.flatten(1).to(self.x.dtype)).view(-1, *known.shape)
-        self.chances = chances.masked_fill_(~known, _NEVER).softmax(2)
+        z = (self.x @ weights.flatten(1).to(self.x.dtype)).view(-1, *known.shape)
+        y = problems.y if rows.sample is None else problems.y[rows.sample]
+        self.bend = problems.link.bend(z, y, known)
 
     def times(self, way: Tensor) -> Tensor:
         """Return the product of the Hessian and a direction, [axes + 1, these, classes]."""
         change = (self.x @ way.flatten(1).to(self.x.dtype)).view(-1, *way.shape[1:])
-        change -= (self.chances * change).sum(2, keepdim=True)
-        change *= self.w * self.chances
+        change = self.bend(change).mul_(self.w)
         return (self.x.T @ change.flatten(1)).to(way).view(way.shape) + self.ridge * way
 
     def step(self, gradient: Tensor, limit: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear heads solved to convergence: multinomial logistic regression along a penalty path, and ridge."""
+"""Linear heads solved to convergence along a penalty path, by the loss of their target; and ridge on one-hot labels."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
+from fusetune.errors import ConfigError
 from fusetune.heads.base import HeadData, HeadFit, drop_modalities
 from fusetune.heads.design import Design
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.newton import Problems, minimise
 from fusetune.heads.path import Step, walk
 from fusetune.heads.turned import Rows, rows_of
+from fusetune.targets.classification import Classification
 
 # How far weights may be from the solution, relative to their size: while a penalty is chosen; in the head that is kept.
 _ROUGH, _FINE = 1e-2, 1e-6
-_ABSENT = -30.0  # bias of a class that no row has
 _WIDEST = 1e3  # factor on a block's penalty
 
 
 def fit_logistic(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
-    """Solve multinomial logistic regression to convergence along an L2 path; the best validation NLL wins.
+    """Solve a linear head to convergence along an L2 path; the best validation NLL wins.
 
-    The objective is the weighted mean NLL + penalty / 2 * |W|^2 on standardised blocks; biases are not penalised.
+    The objective is the weighted mean loss of the target (multinomial or binary cross-entropy, half the squared error)
+    + penalty / 2 * |W|^2 on standardised blocks; biases are not penalised.
     With `blockwise`, each block's own penalty is then doubled, halved, ... as long as validation NLL falls.
     """
     return _fit(_SetAside(_Problem(data, valid, config, classes, seed)), config, list(data.z))
@@ -90,6 +92,11 @@ def _fit(problem: _SetAside, config: HeadConfig, names: list[str]) -> HeadFit:
 
 def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int, seed: int) -> HeadFit:
     """Ridge regression on one-hot labels with a temperature: closed form, a preview within a second."""
+    if not issubclass(data.target, Classification):
+        raise ConfigError(
+            f"head.kind ridge fits one-hot labels of classes, and this is {data.target.kind}: use logistic, which "
+            "solves the loss of the target"
+        )
     problem = _Problem(data, valid, config, classes, seed)
     rows, problems = problem.turned(np.ones(len(data.z))), problem.problems(None)
     onehot = F.one_hot(problems.y, classes).double()
@@ -101,10 +108,10 @@ def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int,
         inner = axes @ ((axes.T @ moment) / (spread.clamp_min(0.0) + penalty)[:, None])
         weights = rows.leave(torch.cat([inner, (share - mean @ inner)[None]]))
         coef, bias = rows.near.back(weights[:, None])
-        sharp = fit_temperature(problem.valid_logits(Solution(coef, bias)), problem.valid_y)
-        solution = Solution(coef / sharp, bias / sharp)
+        sharp = fit_temperature(problem.valid_logits(Solution(coef, bias, problems.known)), problem.valid_y)
+        solution = Solution(coef / sharp, bias / sharp, problems.known)
         logits = problem.valid_logits(solution)
-        return Step(penalty, nll_of(logits, problem.valid_y), logits, (solution, sharp))
+        return Step(penalty, Classification.nll(logits, problem.valid_y), logits, (solution, sharp))
 
     steps, best, choice, doubts = walk(config.penalties, solve)
     solution, sharp = best.solution
@@ -140,14 +147,15 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> 
 
 
 class Solution(NamedTuple):
-    """Weights [problems, classes, features + absence bits] and biases [problems, classes], float64."""
+    """Weights [problems, outputs, features + absence bits], biases and whether they are known [problems, outputs]."""
 
     coef: Tensor
     bias: Tensor
+    known: Tensor
 
     def problem(self, index: int) -> Solution:
         """Return one of the problems alone."""
-        return Solution(self.coef[index : index + 1], self.bias[index : index + 1])
+        return Solution(*(part[index : index + 1] for part in self))
 
 
 class _Problem:
@@ -173,7 +181,8 @@ class _Problem:
         scales = self.layout.to(self.device)
         self.design = Design(scales, data, copies, self.device)
         self.valid = Design(scales, valid, [(0, valid.present)], self.device)
-        self.w, self.y = np.concatenate(weights), np.tile(data.labels, len(copies))
+        self.target = data.target
+        self.w, self.y = np.concatenate(weights), np.concatenate([data.labels] * len(copies))
         self.valid_y = valid.labels
         self._read: tuple[npt.NDArray[Any], Rows] | None = None
         self.solved = self.short = 0
@@ -181,7 +190,7 @@ class _Problem:
     def zero(self, problems: int = 1) -> Solution:
         """Return where nothing is known of the classes."""
         blank = torch.zeros(problems, self.classes, self.design.width + 1, dtype=torch.float64, device=self.device)
-        return Solution(blank[..., :-1], blank[..., -1])
+        return Solution(blank[..., :-1], blank[..., -1], torch.ones_like(blank[..., -1], dtype=torch.bool))
 
     def solve(
         self,
@@ -204,14 +213,17 @@ class _Problem:
         rows, scale = self.turned(factors), self._scale(factors)
         problems = self.problems(without)
         # Where a fold lacks a class, its solution is no place to start from.
-        lacks = ((start.bias <= _ABSENT) & problems.known).any(1)
+        lacks = (~start.known & problems.known).any(1)
         known = (problems.known & ~lacks[:, None])[..., None]
         near = rows.near.there(torch.where(known, start.coef, 0.0) / scale, torch.where(known[..., 0], start.bias, 0.0))
         weights, reached = minimise(rows, problems, penalty, near, _FINE if fine else _ROUGH)
         self.solved, self.short = self.solved + len(reached), self.short + int((~reached).sum())
         coef, bias = rows.near.back(weights)
+        constant = problems.link.constant(problems.y, problems.w, self.classes)
         return Solution(
-            torch.where(problems.known[..., None], coef * scale, 0.0), torch.where(problems.known, bias, _ABSENT)
+            torch.where(problems.known[..., None], coef * scale, 0.0),
+            torch.where(problems.known, bias, constant),
+            problems.known,
         )
 
     def problems(self, without: Sequence[npt.NDArray[np.bool_]] | None) -> Problems:
@@ -220,8 +232,11 @@ class _Problem:
         counts = [np.ones(self.rows, bool)] if without is None else [~held for held in without]
         kept = np.stack([np.tile(one, copies) for one in counts], 1)
         w = np.where(kept, self.w[:, None], 0.0)
-        known = np.stack([np.bincount(self.y[one], minlength=self.classes) > 0 for one in kept.T])
-        return Problems(*(torch.from_numpy(part).to(self.device) for part in (self.y, w / w.sum(0), known)))
+        y, link = torch.from_numpy(self.y).to(self.device), self.target.link
+        weights = torch.from_numpy(w / w.sum(0)).to(self.device)
+        # A class counts as known wherever it has rows, whatever they weigh.
+        known = link.known(y, torch.from_numpy(kept.astype(np.float64)).to(self.device), self.classes)
+        return Problems(y, weights, known, link)
 
     def turned(self, factors: npt.NDArray[Any]) -> Rows:
         """Return the rows as they are solved on; those of the last factors are kept."""
@@ -280,7 +295,7 @@ class _SetAside:
         return self.problem.valid_logits(solution)
 
     def nll(self, solution: Solution) -> float:
-        return nll_of(self.logits(solution), self.problem.valid_y)
+        return self.problem.target.nll(self.logits(solution), self.problem.valid_y)
 
     def finish(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start, fine=True)
@@ -308,11 +323,6 @@ class _Crossed(_SetAside):
     def finish(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start.problem(0), fine=True)
         return HeadFit(self.problem.head(solution), self.nll(start), held=self.logits(start))
-
-
-def nll_of(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
-    """Return the mean negative log-likelihood of logits [rows, classes], in nats."""
-    return float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
 
 
 def _blockwise(

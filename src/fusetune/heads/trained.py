@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fusetune.augment.features import FeatureAugment
 from fusetune.augment.mix import draw_mixing, plain_loss
@@ -67,13 +66,13 @@ def _fit_network(
         kept = {name: torch.from_numpy(bits).to(runtime.device) for name, bits in left.items()}
         z = tensors(data, at, epoch % next(iter(data.z.values())).shape[0])
         z = {name: augments[name].draw(block, keys.to(block.device), moment) for name, block in z.items()}
-        labels = torch.from_numpy(data.labels[at]).to(runtime.device)
+        labels = data.target.tensor(data.labels[at]).to(runtime.device)
         weights = torch.from_numpy(data.weights[at]).float().to(runtime.device)
         if config.mix.kind == "off":
-            return plain_loss(head(z, kept), labels, weights).mean()
+            return plain_loss(head(z, kept), labels, weights, loss=data.target.losses).mean()
         mixing = draw_mixing(config.mix, keys.to(runtime.device), moment, present=list(kept.values()))
         logits = head({name: mixing.blend(block) for name, block in z.items()}, kept)
-        return mixing.loss(logits, labels, weights).mean()
+        return mixing.loss(logits, labels, weights, loss=data.target.losses).mean()
 
     def validate() -> tuple[float, float]:
         return _judge(head, tensors(valid, np.arange(len(valid.labels)), 0), valid)
@@ -118,5 +117,5 @@ def _judge(head: Head, z: dict[str, Tensor], data: HeadData) -> tuple[float, flo
     with torch.inference_mode():
         device = next(head.parameters()).device
         logits = head(z, {name: torch.from_numpy(bits).to(device) for name, bits in data.present.items()})
-        target = torch.from_numpy(data.labels).to(device)
-        return float(F.cross_entropy(logits, target)), float((logits.argmax(1) == target).float().mean())
+        truth = data.target.tensor(data.labels).to(device)
+        return float(data.target.losses(logits, truth).mean()), float(data.target.scores(logits, truth).mean())

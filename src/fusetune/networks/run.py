@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from fusetune.inputs import Reader
 from fusetune.networks.base import Network, Outputs, encoded
 from fusetune.progress import Bar, bar
 from fusetune.runtime import Runtime
+from fusetune.targets import Classification, Target
 
 Change = Callable[[Any, Rows], Any]
 _BATCH = 64
@@ -40,6 +41,7 @@ def outputs_of(
     description: str,
     batch_size: int = _BATCH,
     watched: Bar | None = None,
+    target: type[Target] = Classification,
 ) -> dict[str, Outputs]:
     """Return what networks say of some rows, on the CPU; with `evaluate.test_views`, see `mean_view`.
 
@@ -51,10 +53,13 @@ def outputs_of(
         config: How many views are drawn, and by which seed.
         runtime: Device and precision.
         description: What the progress bar says.
-        batch_size: Rows per batch, which are in the order of `rows`.
+        batch_size: Rows per batch; rows with texts of like length come together, since all are padded to the longest.
         watched: A bar that moves on by rows instead of one of its own.
+        target: What is predicted, which says what the mean of several views is.
     """
-    batches = ordered_batches(rows, batch_size, counts=element_counts(sources.values()))
+    several = [source.lengths for source in sources.values() if source.lengths is not None]
+    lengths = np.sum(several, axis=0) if several else None
+    batches = ordered_batches(rows, batch_size, lengths, element_counts(sources.values()))
     parts: dict[str, list[Outputs]] = {name: [] for name in networks}
 
     def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -74,10 +79,14 @@ def outputs_of(
                 for name, network in networks.items():
                     with runtime.autocast():
                         views[name].append(network.fuse(network.encode(inputs, present, memory), present).to_cpu())
-            for name, several in views.items():
-                parts[name].append(mean_view(several))
+            for name, seen in views.items():
+                parts[name].append(mean_view(seen, target))
             progress.advance(len(batch))
-    return {name: Outputs.joined(several) for name, several in parts.items()}
+    whole = {name: Outputs.joined(several) for name, several in parts.items()}
+    if lengths is None:
+        return whole
+    places = torch.from_numpy(np.argsort(np.argsort(lengths[rows], kind="stable"), kind="stable"))
+    return {name: outputs.some(places) for name, outputs in whole.items()}
 
 
 def changed_features(
@@ -138,7 +147,7 @@ def present_bits(sources: Mapping[str, Source], rows: Rows, device: torch.device
     return {name: torch.from_numpy(source.present[rows]).to(device) for name, source in sources.items()}
 
 
-def mean_view(views: Sequence[Outputs]) -> Outputs:
+def mean_view(views: Sequence[Outputs], target: type[Target] = Classification) -> Outputs:
     """Return the mean of several views' probabilities as logits, beside the features of the first view.
 
     Probabilities, not logits: p(y | x) = E_v p(y | x, v) is what a classifier of random views says about a row, and one
@@ -148,7 +157,7 @@ def mean_view(views: Sequence[Outputs]) -> Outputs:
         return views[0]
 
     def mean(logits: Sequence[Tensor]) -> Tensor:
-        return torch.logsumexp(torch.log_softmax(torch.stack(list(logits)).double(), 2), 0) - math.log(len(views))
+        return target.mean_of_views(torch.stack(list(logits)))
 
     f_m = {name: mean([view.f_m[name] for view in views]).float() for name in views[0].f_m}
     return replace(views[0], f_m=f_m, f=mean([view.f for view in views]).float())

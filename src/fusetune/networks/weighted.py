@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import fusetune.networks as known  # and it knows this one, so that kinds are looked up when they are needed
+from fusetune.data.choices import TargetKind
 from fusetune.encoders import Encoder, Identity
 from fusetune.networks.base import Network, Outputs, build_encoders
+from fusetune.targets import TARGETS, Classification, Target
 
 
 class WeightedNetwork(Network):
-    """f = sum_k a_k log softmax(f_k / T_k), over the networks k that read anything of what a row has.
+    """f = sum_k a_k s(f_k / T_k), over the networks k that read anything of what a row has; s = log softmax of classes.
 
     Where some of them do not, the weights of the others are raised so that they add up to as much. A row that none of
     them can read is given the log prior. f_m is the mean of what the networks say of modality m alone, by weight.
@@ -27,7 +29,8 @@ class WeightedNetwork(Network):
         places: For each of them, where its encoders stand among `encoders`.
         weights: a_k, not negative, one of them at least positive.
         temperatures: T_k.
-        prior: Log class frequencies, float [classes].
+        prior: What is said of a row of which nothing is known, such as log class frequencies, float [classes].
+        target: What is predicted, which says what can be summed: of labels log-odds, of a number the number itself.
     """
 
     kind = "weighted"
@@ -41,8 +44,10 @@ class WeightedNetwork(Network):
         weights: Sequence[float],
         temperatures: Sequence[float],
         prior: Tensor,
+        target: TargetKind = Classification.kind,
     ) -> None:
         super().__init__(encoders, owners, len(prior))
+        self.target = TARGETS[target]
         self.parts, self.places = nn.ModuleList(parts), [list(some) for some in places]
         self.weights, self.temperatures = list(map(float, weights)), list(map(float, temperatures))
         if not len(parts) == len(places) == len(weights) == len(temperatures) > 0:
@@ -60,7 +65,12 @@ class WeightedNetwork(Network):
 
     @classmethod
     def gathered(
-        cls, networks: Sequence[Network], weights: Sequence[float], temperatures: Sequence[float], prior: Tensor
+        cls,
+        networks: Sequence[Network],
+        weights: Sequence[float],
+        temperatures: Sequence[float],
+        prior: Tensor,
+        target: TargetKind = Classification.kind,
     ) -> Self:
         """Gather networks, whose encoders are used as they are, and kept once where several read one."""
         encoders, owners, places = list[Encoder](), list[str](), list[list[int]]()
@@ -71,7 +81,7 @@ class WeightedNetwork(Network):
                     encoders.append(encoder)
                     owners.append(owner)
                 places[-1].append(next(at for at, one in enumerate(encoders) if one is encoder))
-        return cls(encoders, owners, [_halved(one) for one in networks], places, weights, temperatures, prior)
+        return cls(encoders, owners, [_halved(one) for one in networks], places, weights, temperatures, prior, target)
 
     @property
     def networks(self) -> list[Network]:
@@ -88,7 +98,7 @@ class WeightedNetwork(Network):
             said.append(part.fuse({name: torch.cat(some, 1) for name, some in own.items()}, present))
         reads = torch.stack([torch.stack([present[name] for name in part.owners]).any(0) for part in self.networks])
         logits = torch.stack([one.f for one in said])
-        f = pooled(logits, reads, self.weights, self.temperatures, self.get_buffer("prior"))
+        f = pooled(logits, reads, self.weights, self.temperatures, self.get_buffer("prior"), self.target)
         f_m = dict[str, Tensor]()
         for name in dict.fromkeys(name for one in said for name in one.f_m):
             speak = [at for at, one in enumerate(said) if name in one.f_m]
@@ -108,6 +118,7 @@ class WeightedNetwork(Network):
             "places": self.places,
             "weights": self.weights,
             "temperatures": self.temperatures,
+            **({} if self.target is Classification else {"target": self.target.kind}),
         }
 
     @classmethod
@@ -123,6 +134,7 @@ class WeightedNetwork(Network):
             description["weights"],
             description["temperatures"],
             torch.zeros(int(description["classes"])),
+            description.get("target", Classification.kind),
         )
 
 
@@ -132,6 +144,7 @@ def pooled(
     weights: Sequence[float] | Tensor,
     temperatures: Sequence[float],
     prior: Tensor,
+    target: type[Target] = Classification,
 ) -> Tensor:
     """Return f, [rows, classes].
 
@@ -141,13 +154,14 @@ def pooled(
         weights: a_k.
         temperatures: T_k.
         prior: What a row is given that nobody reads, [classes].
+        target: What is predicted.
     """
     heats = torch.tensor(temperatures, dtype=logits.dtype, device=logits.device)[:, None, None]
     every = torch.as_tensor(weights, dtype=logits.dtype, device=logits.device)
     share = every[:, None] * reads
     total = share.sum(0)
     share = share * (every.sum() / total.clamp(min=1e-12))
-    f = (share[:, :, None] * torch.log_softmax(logits / heats, 2)).sum(0)
+    f = (share[:, :, None] * target.summable(logits / heats)).sum(0)
     return torch.where((total > 0)[:, None], f, prior.to(f))
 
 

@@ -73,7 +73,7 @@ def model_routes(desk: Desk) -> APIRouter:
         on_problem: OnFault = "raise",
     ) -> JSONResponse:
         served, extras = desk.current.served, Extras(by, sets, margin, unlike)
-        extras.check(served.model.calibration, served.model.reference)
+        extras.check(served.model.calibration, served.model.reference, served.model.measure)
         frame = await _frame(desk, request, served)
         rows = await desk.read(prepared, served, frame, on_problem == "raise")
         table = await answered(desk, rows, extras)

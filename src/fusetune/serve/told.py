@@ -41,9 +41,9 @@ def predicted(asked: Prepared, outputs: Outputs, extras: Extras) -> pd.DataFrame
         raise RefusedError(422, str(error)) from error
     likeness = {} if model.reference is None or not extras.unlike else model.reference.likeness
     distances = distances_of(outputs, likeness)
-    decided = model.calibration.rule(model.classes, extras.by).decide(p)
+    decided = model.rule_by(extras.by).decide(p)
     said = Said(asked.ids, p, decided, outputs, asked.problems, distances)
-    return as_table(said, model.classes, model.calibration, extras, likeness)
+    return as_table(said, model.measure, model.calibration, extras, likeness)
 
 
 def as_json(served: Served, table: pd.DataFrame, extras: Extras, options: Options) -> dict[str, Any]:
@@ -51,15 +51,16 @@ def as_json(served: Served, table: pd.DataFrame, extras: Extras, options: Option
     model = served.model
     return {
         "model": {"name": options.name, "version": served.version},
-        "rule": model.calibration.rule(model.classes, extras.by).words,
+        "rule": model.rule_by(extras.by).words,
         "rows": [_row(line, model.classes) for line in table.to_dict("records")],
     }
 
 
 def _row(line: dict[Any, Any], classes: Sequence[Any]) -> dict[str, Any]:
     """Return a line of the table with its probabilities, distances and set as what they are."""
-    reply = {name: line.pop(name) for name in ("row_id", "prediction", "probability")}
-    reply["probabilities"] = {str(label): line.pop(f"p({label})") for label in classes}
+    reply = {name: line.pop(name) for name in ("row_id", "prediction", "probability") if name in line}
+    if said := {str(label): line.pop(f"p({label})") for label in classes if f"p({label})" in line}:
+        reply["probabilities"] = said
     if "set" in line:
         line["set"] = json.loads(line["set"])
     far = [name for name in line if str(name).startswith("as_far(")]

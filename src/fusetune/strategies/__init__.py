@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusetune.config import Config
+from fusetune.data.choices import TargetKind
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.agm import AGM
 from fusetune.strategies.alone import Alone
@@ -136,6 +137,26 @@ def refuse_unread(config: Config) -> None:
         )
 
 
+def targets_of(strategy: type[Strategy]) -> tuple[TargetKind, ...]:
+    """Return the kinds of target that a strategy is defined for, which each says itself, whatever it is built on."""
+    own: tuple[TargetKind, ...] = vars(strategy).get("targets", Strategy.targets)
+    return own
+
+
+def refuse_target(strategy: type[Strategy], kind: TargetKind) -> None:
+    """Refuse a strategy that is not defined for what is predicted, before anything is trained.
+
+    Raises:
+        ConfigError: Naming those that are.
+    """
+    if kind not in targets_of(strategy):
+        able = [name for name, other in STRATEGIES.items() if kind in targets_of(other)]
+        raise ConfigError(
+            f"the strategy '{strategy.name}' is defined for classes, and this is {kind}; take one of "
+            f"{listed(able, len(able))}, or make classes of the labels"
+        )
+
+
 def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
     """Return the strategy that a configuration names and its checked settings.
 
@@ -187,4 +208,15 @@ def _explained(item: Any, strategy: type[Strategy]) -> str:
     return f"{where}: {item['msg'].removeprefix('Value error, ')} (got {shown(item['input'])})"
 
 
-__all__ = ["IMPORT", "STRATEGIES", "WHOLE", "Fitted", "Strategy", "refuse_unread", "strategy_of", "unread"]
+__all__ = [
+    "IMPORT",
+    "STRATEGIES",
+    "WHOLE",
+    "Fitted",
+    "Strategy",
+    "refuse_target",
+    "refuse_unread",
+    "strategy_of",
+    "targets_of",
+    "unread",
+]

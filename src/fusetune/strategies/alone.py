@@ -9,7 +9,7 @@ from pydantic import Field
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.errors import ConfigError, did_you_mean, listed
-from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_nll
+from fusetune.strategies.base import ANY_TARGET, WHOLE, Fitted, Strategy, held_nll
 from fusetune.strategies.ensemble import fit_ensemble
 
 
@@ -23,6 +23,7 @@ class Alone(Strategy):
     """Stage U of one modality; by default that of the lowest NLL on held-out rows."""
 
     name, title, paper = "alone", "single-input", "stage U of arXiv 2505.06592"
+    targets = ANY_TARGET
     cost = "the training of every encoder alone, of which one is kept"
     Settings = AloneSettings
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from fusetune.config import Section
 from fusetune.context import Context, Cost
+from fusetune.data.choices import TargetKind
 from fusetune.data.split import Rows
-from fusetune.evaluate.metrics import nll
-from fusetune.evaluate.temperature import softmax
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
 
+ANY_TARGET: Final[tuple[TargetKind, ...]] = ("classification", "multilabel", "regression")
 WHOLE: Final = None  # the key of the note on all modalities together: no input is called so
 
 
@@ -69,6 +69,7 @@ class Strategy(Protocol):
         cost: What it costs, in words, so that somebody can choose by it.
         Settings: Its own settings, a typed section.
         unread: Settings of the run that it does not read, so that they are refused where they ask for something.
+        targets: Kinds of target that it is defined for.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,8 @@ class Strategy(Protocol):
     cost: ClassVar[str] = "one training of all encoders"
     Settings: ClassVar[type[Section]] = NoSettings
     unread: ClassVar[tuple[str, ...]] = ("head.kind", "head.inputs", "head.pretrained", "head.blockwise")
+
+    targets: ClassVar[tuple[TargetKind, ...]] = ("classification",)
 
     @classmethod
     def ignored(cls, settings: Any) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ class Strategy(Protocol):
 
 def held_by(ctx: Context, network: Network, rows: Rows) -> Outputs:
     """Return what a network says of rows that it did not learn from."""
-    how: dict[str, Any] = {"config": ctx.config, "runtime": ctx.runtime}
+    how: dict[str, Any] = {"config": ctx.config, "runtime": ctx.runtime, "target": type(ctx.target)}
     return outputs_of(
         {"": network}, ctx.readers, ctx.sources, rows, **how, description="what it says of held-out rows"
     )[""]
@@ -99,4 +102,4 @@ def held_by(ctx: Context, network: Network, rows: Rows) -> Outputs:
 
 def held_nll(ctx: Context, fitted: Fitted) -> float:
     """Return the NLL of what is said of held-out rows, in nats."""
-    return nll(softmax(fitted.held.f.numpy()), ctx.labels[fitted.rows])
+    return ctx.target.nll(fitted.held.f.double().numpy(), ctx.labels[fitted.rows])

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fusetune.augment.mix import BAG, EMBEDDED, Mixing, mix_batch, plain_loss
 from fusetune.augment.random import Moment
@@ -23,6 +22,7 @@ from fusetune.data.split import Rows
 from fusetune.heads.base import drop_modalities
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import present_bits, read_present
+from fusetune.targets import Classification, Target
 
 Present = dict[str, npt.NDArray[np.bool_]]
 # (bool [rows] by modality, row keys, moment) -> what is left of it.
@@ -37,12 +37,13 @@ class Batch:
         rows: Row positions, each once.
         inputs: Encoder inputs by modality, of the rows that have it, mixed where they can be.
         present: bool [views x rows] by modality.
-        target: Class index, int64 [views x rows].
+        target: Labels as losses take them: class index, int64 [views x rows].
         weight: Loss weight, float [views x rows].
         mixing: Partner and weight of each row; None: nothing is mixed.
         smoothing: Label smoothing.
         epoch: Number of the epoch whose views it holds.
         unmixed: Modalities whose features are still to be mixed, since their inputs have no mean.
+        predicted: What is predicted.
     """
 
     rows: Rows
@@ -54,6 +55,7 @@ class Batch:
     smoothing: float
     epoch: int
     unmixed: frozenset[str]
+    predicted: type[Target] = Classification
 
     def features(self, network: Network) -> dict[str, Tensor]:
         """Run the encoders, and mix the features of those whose inputs could not be mixed, [views x rows, dim]."""
@@ -82,10 +84,9 @@ class Batch:
         }
 
     def losses(self, logits: Tensor) -> Tensor:
-        """Return the weighted cross-entropy of each row with its (mixed, smoothed) label, float [views x rows]."""
-        if self.mixing is None:
-            return plain_loss(logits, self.target, self.weight, self.smoothing)
-        return self.mixing.loss(logits, self.target, self.weight, self.smoothing)
+        """Return the weighted loss of each row with its (mixed, smoothed) label, float [views x rows]."""
+        how = (self.target, self.weight, self.smoothing, self.predicted.losses)
+        return plain_loss(logits, *how) if self.mixing is None else self.mixing.loss(logits, *how)
 
     def loss(self, logits: Tensor, has: Tensor | None = None) -> Tensor:
         """Return the mean loss over the rows, or over those where `has`; zero where there are none."""
@@ -125,8 +126,10 @@ def draw_batch(
     moments = [ctx.moment(epoch, view) for view in range(loop.repeats)]
     inputs, mixing = mix_batch(inputs, kinds, present, ctx.row_keys(rows), moments, loop.mix)
     unmixed = frozenset(name for name, kind in kinds.items() if kind in EMBEDDED)
-    target, weight = ctx.targets(rows).repeat(loop.repeats), weight.to(ctx.runtime.device).repeat(loop.repeats)
-    return Batch(rows, inputs, views, target, weight, mixing, loop.label_smoothing, epoch, unmixed)
+    target, weight = ctx.targets(rows), weight.to(ctx.runtime.device).repeat(loop.repeats)
+    target = target.repeat(loop.repeats, *[1] * (target.ndim - 1))
+    how = (loop.label_smoothing, epoch, unmixed, type(ctx.target))
+    return Batch(rows, inputs, views, target, weight, mixing, *how)
 
 
 def plain_outputs(
@@ -159,11 +162,11 @@ def judging(module: nn.Module) -> Iterator[None]:
 
 
 def validate(ctx: Context, network: Network, names: Sequence[str], rows: Rows, size: int) -> tuple[float, float]:
-    """Return NLL and accuracy of the fused logits on plain inputs of some rows, in batches of `size`."""
+    """Return mean loss and score of what is said on plain inputs of some rows, in batches of `size`."""
     network.eval()
     nll, hits = 0.0, 0.0
     for some, outputs in plain_outputs(ctx, network, names, rows, size):
         target = ctx.targets(some)
-        nll += float(F.cross_entropy(outputs.f, target, reduction="sum"))
-        hits += float((outputs.f.argmax(1) == target).sum())
+        nll += float(ctx.target.losses(outputs.f, target).sum())
+        hits += float(ctx.target.scores(outputs.f, target).sum())
     return nll / max(len(rows), 1), hits / max(len(rows), 1)

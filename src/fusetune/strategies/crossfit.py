@@ -198,9 +198,9 @@ def _stage(ctx: Context, name: str, fold: int, slower: bool = False) -> str:
 
 
 def _prior_nll(ctx: Context, rows: Rows) -> float:
-    """Return the NLL of rows by their own class frequencies."""
-    shares = np.bincount(ctx.labels[rows]) / len(rows)
-    return float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    """Return the mean loss of rows by what they are like on the whole, such as their class frequencies."""
+    prior = ctx.target.prior(ctx.labels[rows]).double().expand(len(rows), -1)
+    return float(ctx.target.losses(prior, ctx.target.tensor(ctx.labels[rows])).mean())
 
 
 def _undone(ctx: Context, name: str, folds: Folds, histories: list[History]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
-from fusetune.evaluate.temperature import fit_temperature
+from fusetune.evaluate.measures import measure_of
 from fusetune.heads.folds import make_folds, row_folds
 from fusetune.networks import EnsembleNetwork, Outputs
 from fusetune.networks.ensemble import mean_logits
@@ -37,8 +37,8 @@ def fit_ensemble(ctx: Context, names: Sequence[str], note: str | None = None) ->
     heats: dict[str, float | Tensor] = dict(temperatures)
     if several:
         dealt = row_folds(ctx, rows)
-        temperatures = {name: _temperature(f_m[name], present[name], ctx.labels[rows]) for name in names}
-        heats = {name: _crossed(f_m[name], present[name], ctx.labels[rows], dealt) for name in names}
+        temperatures = {name: _temperature(ctx, f_m[name], present[name], rows) for name in names}
+        heats = {name: _crossed(ctx, f_m[name], present[name], rows, dealt) for name in names}
     network = gathered(parts, prior, temperatures).to(ctx.runtime.device)
     freeze(network)
     z = {name: torch.from_numpy(np.array(part.block.z)) for name, part in parts.items()}
@@ -54,16 +54,18 @@ def gathered(parts: Mapping[str, Tuned], prior: Tensor, temperatures: Mapping[st
     return EnsembleNetwork(encoders, [name for name, _ in pairs], classifiers, prior, temperatures)
 
 
-def _temperature(logits: Tensor, has: Tensor, labels: Rows) -> float:
+def _temperature(ctx: Context, logits: Tensor, has: Tensor, rows: Rows) -> float:
     """Return T of one modality from the rows that have it; 1 where none does."""
-    return fit_temperature(logits.double().numpy()[has], labels[has]) if bool(has.any()) else 1.0
+    if not bool(has.any()):
+        return 1.0
+    return measure_of(ctx.target).temperature(logits.double().numpy()[has], ctx.labels[rows][has])
 
 
-def _crossed(logits: Tensor, has: Tensor, labels: Rows, folds: Rows) -> Tensor:
+def _crossed(ctx: Context, logits: Tensor, has: Tensor, rows: Rows, folds: Rows) -> Tensor:
     """Return for each row the T that the other folds give, [rows, 1]."""
-    heats = torch.ones(len(labels), 1)
+    heats = torch.ones(len(rows), 1)
     for fold in np.unique(folds):
         here = torch.from_numpy(folds == fold)
         if bool((~here).any()):
-            heats[here] = _temperature(logits, has & ~here, labels)
+            heats[here] = _temperature(ctx, logits, has & ~here, rows)
     return heats

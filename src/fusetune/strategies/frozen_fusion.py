@@ -22,7 +22,7 @@ from fusetune.context import Context
 from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.trained import fit_head
 from fusetune.networks import FusionNetwork
-from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
+from fusetune.strategies.base import ANY_TARGET, WHOLE, Fitted, Strategy, held_by
 from fusetune.strategies.end_to_end import EndToEndSettings, late_fusion
 from fusetune.strategies.joint import Joint
 from fusetune.strategies.trainer import freeze
@@ -43,6 +43,7 @@ class FrozenFusion(Strategy):
     """Encoders tuned alone, then frozen; one head on their features."""
 
     name, title, paper = "frozen-fusion", "frozen-fusion", "unimodal encoders, frozen, and trained fusion"
+    targets = ANY_TARGET
     cost = "the training of every encoder alone, every view of a row through every encoder once, and one small head"
     Settings = FrozenFusionSettings
 
@@ -70,6 +71,7 @@ class TunedFusion(Joint):
     """Joint training that starts from frozen fusion."""
 
     name, title, paper = "tuned-fusion", "tuned-fusion", "unimodal encoders and trained fusion, fine-tuned on"
+    targets = ANY_TARGET
     cost = "the training of every encoder alone, then one training of all"
     Settings = TunedFusionSettings
     untouched: ClassVar[str] = "encoder, fine-tuned alone"

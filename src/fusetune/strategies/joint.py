@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fusetune.networks import Outputs
+from fusetune.strategies.base import ANY_TARGET
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEnd
 
@@ -19,6 +20,7 @@ class Joint(EndToEnd):
     """One cross-entropy for everything."""
 
     name, title, paper = "joint", "joint", "late fusion, end to end"
+    targets = ANY_TARGET
 
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return CE(f, y)."""

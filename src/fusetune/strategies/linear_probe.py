@@ -13,7 +13,7 @@ import time
 from fusetune.context import Context
 from fusetune.encoders import CellIdentity, Encoder, Identity
 from fusetune.heads.folds import make_folds
-from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
+from fusetune.strategies.base import ANY_TARGET, WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.blocks import fitted_head, stack
 from fusetune.strategies.crossfit import Tuned, probed
 
@@ -22,6 +22,7 @@ class LinearProbe(Strategy):
     """Frozen encoders, one solved head."""
 
     name, title, paper = "linear-probe", "frozen-encoder", "linear probe on pretrained features"
+    targets = ANY_TARGET
     cost = "every row through every encoder once; no training"
 
     @classmethod

@@ -1,20 +1,19 @@
-"""Class frequencies of the training part, whatever the inputs: f = log((n_c + 1/2) / sum_c (n_c + 1/2))."""
+"""What the training part is like whatever the inputs: f = log((n_c + 1/2) / sum_c (n_c + 1/2)), or a number's mean."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.networks import EnsembleNetwork
-from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy, held_by
+from fusetune.strategies.base import ANY_TARGET, WHOLE, Fitted, NoSettings, Strategy, held_by
 
 
 class Majority(Strategy):
     """What anything must beat."""
 
     name, title, paper = "majority", "majority", "class frequencies"
+    targets = ANY_TARGET
     cost = "nothing"
 
     @classmethod
@@ -27,6 +26,5 @@ class Majority(Strategy):
 
 
 def prior_of(ctx: Context) -> Tensor:
-    """Return the log of the class frequencies of the training part, with half a row more of each class, [classes]."""
-    counts = np.bincount(ctx.labels[ctx.split.rows("train")], minlength=len(ctx.classes)) + 0.5
-    return torch.from_numpy(np.log(counts / counts.sum())).float()
+    """Return what is said of a row of which nothing is known, such as the log of the class frequencies, [classes]."""
+    return ctx.target.prior(ctx.labels[ctx.split.rows("train")])

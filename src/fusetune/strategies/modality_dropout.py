@@ -22,6 +22,7 @@ from fusetune.augment.random import Moment, uniform
 from fusetune.heads.linear import LinearHead
 from fusetune.heads.replacing import ReplacingHead
 from fusetune.networks import FusionNetwork, Outputs
+from fusetune.strategies.base import ANY_TARGET
 from fusetune.strategies.batch import Batch, Present
 from fusetune.strategies.end_to_end import EndToEndSettings, start_of
 from fusetune.strategies.joint import Joint
@@ -39,6 +40,7 @@ class ModalityDropout(Joint):
     """Joint training on random subsets of each row's modalities."""
 
     name, title, paper = "modality-dropout", "modality-dropout", "ModDrop, arXiv 1501.00102"
+    targets = ANY_TARGET
     Settings = ModalityDropoutSettings
 
     def start(self) -> FusionNetwork:

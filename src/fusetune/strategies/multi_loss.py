@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fusetune.networks import Outputs
+from fusetune.strategies.base import ANY_TARGET
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEnd, alone_loss
 
@@ -18,6 +19,7 @@ class MultiLoss(EndToEnd):
     """Joint training with a loss for every modality alone."""
 
     name, title, paper = "multi-loss", "multi-loss", "sum of the fused and all unimodal losses, arXiv 2405.17730"
+    targets = ANY_TARGET
 
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:
         """Return CE(f, y) + sum_m CE(f_m, y)."""

@@ -111,6 +111,7 @@ def run_training(ctx: Context, what: Training) -> None:
         set_training=lambda: _set_training(what, encoders),
         row_name=lambda row: str(ctx.ids.iloc[row]),
         repeats=loop.repeats,
+        words=(ctx.target.loss_word, ctx.target.score_word),
         before_epoch=what.before_epoch,
         before_step=what.before_step,
     )

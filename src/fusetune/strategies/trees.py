@@ -22,7 +22,7 @@ from fusetune.context import Context
 from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.boosted import Boosting, fit_trees
 from fusetune.heads.trees import TreesHead
-from fusetune.strategies.base import Fitted, Strategy
+from fusetune.strategies.base import ANY_TARGET, Fitted, Strategy
 from fusetune.strategies.tabular import TabularSettings, fit_tabular
 
 
@@ -34,6 +34,7 @@ class Trees(Strategy):
     """Gradient-boosted trees."""
 
     name, title, paper = "trees", "boosted trees", "LightGBM (NeurIPS 2017) on cells and features, arXiv 2605.10616"
+    targets = ANY_TARGET
     cost = "every row through every encoder once; boosting, once per fold"
     Settings = TreesSettings
 

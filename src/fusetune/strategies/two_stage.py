@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from fusetune.context import Context
 from fusetune.heads.folds import make_folds
-from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
+from fusetune.strategies.base import ANY_TARGET, WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.blocks import fitted_head, stack, with_words
 from fusetune.strategies.crossfit import tuned
 
@@ -25,6 +25,7 @@ class TwoStage(Strategy):
 
     unread = ()
     name, title, paper = "two-stage", "two-stage", "Batch augmentation with unimodal fine-tuning, arXiv 2505.06592"
+    targets = ANY_TARGET
     cost = "the training of every encoder alone, once per fold, and a solved head"
 
     @classmethod

@@ -10,7 +10,7 @@ held-out row uses the temperatures of the other folds.
 from __future__ import annotations
 
 from fusetune.context import Context
-from fusetune.strategies.base import Fitted, NoSettings, Strategy
+from fusetune.strategies.base import ANY_TARGET, Fitted, NoSettings, Strategy
 from fusetune.strategies.ensemble import fit_ensemble
 
 
@@ -18,6 +18,7 @@ class UME(Strategy):
     """Each modality alone, then the mean of their calibrated logits."""
 
     name, title, paper = "ume", "ensemble (UME)", "Uni-modal ensemble, arXiv 2305.01233"
+    targets = ANY_TARGET
     cost = "the training of every encoder alone, once per fold"
 
     @classmethod

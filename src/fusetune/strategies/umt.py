@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fusetune.networks import Outputs
+from fusetune.strategies.base import ANY_TARGET
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.end_to_end import EndToEnd, EndToEndSettings
 from fusetune.strategies.unimodal import deviations, fine_tune
@@ -30,6 +31,7 @@ class UMT(EndToEnd):
     """Joint training with a teacher per modality."""
 
     name, title, paper = "umt", "UMT", "Uni-modal teacher, arXiv 2305.01233"
+    targets = ANY_TARGET
     cost = (
         "the training of every encoder alone, then one training of all with a second pass of each encoder, the teacher"
     )

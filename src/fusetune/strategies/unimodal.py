@@ -251,7 +251,7 @@ def _probe_settings(ctx: Context) -> HeadConfig:
 
 
 def _refuse_too_few(name: str, data: HeadData, what: str) -> None:
-    classes = len(np.unique(data.labels))
+    classes = len(np.unique(data.labels, axis=0))
     if classes < (1 if what == "validation row" else 2):
         part = f"no {what} has" if not classes else f"no {what}s of two classes have"
         raise TableError(f"{part} the input '{name}', so it cannot be trained; leave it out with --inputs")
@@ -296,13 +296,14 @@ def means_by_class(z: Tensor, target: Tensor, other: Tensor) -> Tensor:
 def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Keep one row per distinct (text, label), weighted by how often it occurs: the same loss for fewer passes.
 
-    Images of one patient often share one text. For other kinds all rows are kept. The class weight is part of the
+    Images of one patient often share one text. For other kinds all rows are kept. The label's weight is part of the
     weight.
     """
     weight = np.ones(len(ctx.labels), dtype=np.float32)
     if ctx.modalities[name].kind == "text":
-        pairs = np.stack([ctx.sources[name].digests[rows].view(np.int64), ctx.labels[rows]], 1)
+        labels = np.unique(ctx.labels[rows], axis=0, return_inverse=True)[1].reshape(-1)
+        pairs = np.stack([ctx.sources[name].digests[rows].view(np.int64), labels], 1)
         _, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
         weight[rows[first]] = counts / counts.mean()
         rows = np.sort(rows[first])
-    return rows, weight * ctx.class_weights.numpy()[ctx.labels]
+    return rows, weight * ctx.label_weights.astype(np.float32)

@@ -25,19 +25,18 @@ import torch
 from pydantic import Field, field_validator
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn import functional as F
 
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.errors import TableError
-from fusetune.evaluate.temperature import fit_temperature
+from fusetune.evaluate.measures import measure_of
 from fusetune.heads.folds import row_folds
 from fusetune.networks import Outputs
 from fusetune.networks.run import present_bits
 from fusetune.networks.weighted import WeightedNetwork, pooled
 from fusetune.strategies.alone import Alone, AloneSettings
-from fusetune.strategies.base import WHOLE, Fitted, NoSettings, Strategy
+from fusetune.strategies.base import ANY_TARGET, WHOLE, Fitted, NoSettings, Strategy
 from fusetune.strategies.classifier import Classifier, ClassifierSettings
 from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import prior_of
@@ -46,6 +45,7 @@ from fusetune.strategies.trainer import freeze
 from fusetune.strategies.trees import Trees
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
+from fusetune.targets import Target, Truth
 
 _SPREAD = 1.0  # s: standard deviation of the prior of each weight around 1/K
 _LEAST = 0.02  # candidates of less than this share of all weight are left out: they cost as much as the others
@@ -90,16 +90,18 @@ class _Said:
     Attributes:
         logits: [candidates, rows, classes].
         reads: Does a candidate read anything of the row? [candidates, rows].
-        labels: Class index, [rows].
+        labels: As the target has them: class index, [rows].
         weights: Loss weight, [rows], that add up to the number of groups, or of rows where there are none.
-        prior: Log class frequencies, [classes].
+        prior: What is said of a row of which nothing is known, such as log class frequencies, [classes].
+        target: What is predicted.
     """
 
     logits: Tensor
     reads: Tensor
-    labels: Rows
+    labels: Truth
     weights: Tensor
     prior: Tensor
+    target: Target
 
     def some(self, rows: npt.NDArray[Any]) -> _Said:
         """Keep some rows, by mask."""
@@ -110,17 +112,22 @@ class _Said:
 
     def pooled(self, pool: _Pool) -> Tensor:
         """Return f, [rows, classes]."""
-        return pooled(self.logits, self.reads, pool.weights, pool.temperatures, self.prior)
+        return self.summed(pool.weights, pool.temperatures)
+
+    def summed(self, weights: Sequence[float] | Tensor, temperatures: Sequence[float]) -> Tensor:
+        """Return f for such weights, [rows, classes]."""
+        return pooled(self.logits, self.reads, weights, temperatures, self.prior, type(self.target))
 
     def loss(self, f: Tensor) -> Tensor:
         """Return the sum of the weighted NLL of logits."""
-        return self.weights @ F.cross_entropy(f, torch.from_numpy(self.labels), reduction="none")
+        return self.target.total(f, torch.from_numpy(self.labels), self.weights)
 
 
 class Weighted(Strategy):
     """Several strategies, and the weights with which they are summed."""
 
     name, title = "weighted-ensemble", "weighted"
+    targets = ANY_TARGET
     paper = "stacking (Wolpert 1992), ensemble selection (Caruana et al., ICML 2004)"
     cost = "the training of everything that it weighs; what several need is trained once"
     Settings = WeightedSettings
@@ -163,6 +170,7 @@ class Weighted(Strategy):
             [pool.weights[at] for at in used],
             [pool.temperatures[at] for at in used],
             said.prior.float(),
+            ctx.target.kind,
         ).to(ctx.runtime.device)
         freeze(network)
         f_m = {name: parts[name + ALONE].held_on(rows).f_m[name] for name in ctx.modalities if name + ALONE in parts}
@@ -236,6 +244,7 @@ def _said(ctx: Context, parts: Mapping[str, Fitted], rows: Rows) -> _Said:
         ctx.labels[rows],
         weights * (int(ctx.units.iloc[rows].nunique()) / float(weights.sum())),
         prior_of(ctx).double().cpu(),
+        ctx.target,
     )
 
 
@@ -251,8 +260,9 @@ def _crossed(said: _Said, folds: Rows, learn: Callable[[_Said], _Pool]) -> Tenso
 
 def _heats(said: _Said) -> list[float]:
     """Return a temperature for each candidate, from the rows that it reads anything of."""
+    temperature = measure_of(said.target).temperature
     return [
-        fit_temperature(logits[has].numpy(), said.labels[has.numpy()]) if bool(has.any()) else 1.0
+        temperature(logits[has].numpy(), said.labels[has.numpy()]) if bool(has.any()) else 1.0
         for logits, has in zip(said.logits, said.reads, strict=True)
     ]
 
@@ -281,7 +291,7 @@ def _solved(said: _Said, heats: list[float], kept: npt.NDArray[np.bool_]) -> npt
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         weights = torch.tensor(values, requires_grad=True)
         away = (weights - torch.from_numpy(center)).square().sum() / (2 * _SPREAD**2)
-        whole = said.loss(pooled(said.logits, said.reads, weights, heats, said.prior)) + away
+        whole = said.loss(said.summed(weights, heats)) + away
         whole.backward()  # type: ignore[no-untyped-call]
         assert weights.grad is not None
         return float(whole.detach()), weights.grad.numpy()

@@ -79,6 +79,7 @@ class Task:
         row_name: Row position -> id, for messages.
         repeats: How often each row of a batch goes through the model.
         before_epoch: Told the epoch's number before its first batch.
+        words: What `validate`'s loss and score are called.
         before_step: Called once per optimiser step, when all of its batches' gradients are there and none is clipped;
             returns factors on the step of each modality's encoder, 1 where it names none.
     """
@@ -91,6 +92,7 @@ class Task:
     set_training: Callable[[], object]
     row_name: Callable[[int], str]
     repeats: int = 1
+    words: tuple[str, str] = ("NLL", "accuracy")
     before_epoch: Callable[[int], None] = lambda epoch: None
     before_step: Callable[[], Mapping[str, float]] = dict
 
@@ -155,7 +157,7 @@ def train(
         if keep == "nll":
             history.start_nll, accuracy = _validate(task, "before training")
             history.best_nll = history.start_nll if start_counts else math.inf
-            log.say(f"  {task.name}: before training  valid NLL {history.start_nll:.3f}  accuracy {accuracy:.1%}")
+            log.say(f"  {task.name}: before training  {_told(task, history.start_nll, accuracy)}")
         if checkpoints:
             checkpoints.save_best({"model": best, "epoch": -1})
     for epoch in range(start, settings.epochs):
@@ -182,8 +184,8 @@ def train(
         # Forty lines from a network that trains in a second tell nobody anything; the log file has them all.
         if last or record.seconds > _WORTH_A_LINE:
             log.say(
-                f"  {task.name}: epoch {epoch + 1}/{settings.epochs}  train loss {loss:.3f}  valid NLL {nll:.3f}  "
-                f"accuracy {accuracy:.1%}  {record.seconds:.0f} s"
+                f"  {task.name}: epoch {epoch + 1}/{settings.epochs}  train loss {loss:.3f}  "
+                f"{_told(task, nll, accuracy)}  {record.seconds:.0f} s"
                 + ("" if history.best_epoch == epoch else f"  (best: {_moment(history.best_epoch)})")
                 + ("  no better for a while: stopping" if finished else "")
             )
@@ -191,6 +193,11 @@ def train(
             checkpoints.save(epoch, _state(model, optimiser, history, finished, average))
     model.load_state_dict(best)
     return history
+
+
+def _told(task: Task, nll: float, accuracy: float) -> str:
+    loss, score = task.words
+    return f"valid {loss} {nll:.3f}  {score} {accuracy:.1%}"
 
 
 def _is_better(history: History, nll: float, accuracy: float, keep: Keep) -> bool:

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from fusetune.augment import Augment
@@ -42,6 +41,7 @@ from fusetune.process import Draws
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
 from fusetune.strategies.unimodal import one_network
+from fusetune.targets import Classification
 from fusetune_papers.reproduce.division import Parts, divide, test_rows
 from fusetune_papers.reproduce.material import Material
 from fusetune_papers.reproduce.recipe import CIFAR_MEAN, CIFAR_STD, Recipe, TextStage
@@ -86,8 +86,8 @@ class Lab:
             config=Config.build({"seed": self.seed, "image": {"train": {"batch_size": _BATCH}}}),
             runtime=self.runtime, log=self.log,
             modalities={}, readers={}, sources={}, augments={}, encodings={}, pristine={},
-            split=self.parts.split, labels=material.labels, classes=material.classes,
-            class_weights=torch.ones(len(material.classes)),
+            split=self.parts.split, target=Classification(material.classes), labels=material.labels,
+            label_weights=np.ones(len(material.labels)),
             keys=row_keys(material.ids), ids=material.ids, groups=material.groups, units=material.units,
             store=FeatureStore(self.cache, self.runtime, Log(None, quiet=True)), folder=None, key="",
         )  # fmt: skip

@@ -198,7 +198,7 @@ def diagnose(
         classes=names,
         scores=score_with_intervals(plain_probabilities(probe), told.labels, told.groups, **how),
         laziness=lazy,
-        subsets=None if few is None else modalities.subset_table(few, told.labels, told.groups, **how),
+        subsets=None if few is None else modalities.subset_table(few, told.labels, told.groups, told.measure, **how),
         missing=missing_curves({wanted.strategy: probe.again}, every, told.labels, told.keys, told.groups, **how),
         incomplete=None if cells is None or masks is None else incomplete_columns(model, cells, judged, masks, **how),
         noise=noise_curves(model, judged, **how),

@@ -1,0 +1,218 @@
+"""How answers about a target are judged: the counterpart of `targets.Target` after learning.
+
+An answer, p [rows, width], is what a user is told: probabilities of classes or of labels, or a number in its own unit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from fusetune.data.choices import TargetKind
+from fusetune.errors import UserError
+from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.intervals import Interval, means
+from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.reach import Reaches
+from fusetune.evaluate.temperature import Temperature
+from fusetune.targets import Target, Truth
+
+T = TypeVar("T", bound=Target)
+
+
+class Measure(ABC, Generic[T]):
+    """How answers are judged.
+
+    Attributes:
+        kind: The kind of target.
+        score: Metric of the gain table of which more is better; the mean of `right_rows`.
+        loss: Metric of it of which less is better; the mean of `lost_rows`.
+        score_word: What it is called in a table.
+        loss_word: The same of the loss.
+        share: Is the score a share, shown in percent?
+        changed: Metrics that a temperature changes, since they are about certainty.
+        rule: How an answer is made of what a network says, in words.
+        constant: The simplest answer of all, in words after "better than".
+        decides: Is an answer one of several, with a margin to the next?
+    """
+
+    kind: ClassVar[TargetKind]
+    score: ClassVar[str]
+    loss: ClassVar[str]
+    score_word: ClassVar[str]
+    loss_word: ClassVar[str]
+    share: ClassVar[bool] = True
+    changed: ClassVar[tuple[str, ...]] = ()
+    rule: ClassVar[str]
+    constant: ClassVar[str]
+    decides: ClassVar[bool] = False
+
+    def __init__(self, target: T) -> None:
+        self.target = target
+
+    @abstractmethod
+    def say(self, f: ArrayLike, temperature: float = 1.0) -> FloatArray:
+        """Return answers, float64 [rows, width]."""
+
+    @abstractmethod
+    def right_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return how right each row's answer is, float [rows]."""
+
+    @abstractmethod
+    def lost_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return the loss of each row's answer, float [rows]."""
+
+    @abstractmethod
+    def scores(
+        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return every metric by name, with its interval.
+
+        Raises:
+            UserError: If answers cannot be scored.
+        """
+
+    @abstractmethod
+    def temperature(self, f: FloatArray, truth: Truth) -> float:
+        """Return the T by which f is best divided, from held-out rows; 1 where certainty is nothing that f says."""
+
+    @abstractmethod
+    def calibrate(
+        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
+    ) -> tuple[Temperature, FloatArray]:
+        """Fit a temperature, decide by cross-validation whether it helps, and return each row's by the other folds."""
+
+    @abstractmethod
+    def decide(self, p: FloatArray) -> IntArray:
+        """Return which of an answer's numbers is what is shown of it, int [rows]."""
+
+    @abstractmethod
+    def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
+        """Return what a user is told of each row in one word: a class, labels, a number."""
+
+    @abstractmethod
+    def truths(self, truth: Truth) -> list[Any]:
+        """Return labels as a user wrote them."""
+
+    def promise(
+        self,
+        p: FloatArray,
+        truth: Truth,
+        keys: IntArray,
+        pattern: NDArray[np.str_],
+        groups: ArrayLike | None,
+        seed: int,
+    ) -> tuple[Conformal, Reaches]:
+        """Learn what holds the truth with a stated probability, sets or intervals, from calibration rows.
+
+        Args:
+            p: Answers, by what did not learn from the rows.
+            truth: Labels.
+            keys: Row keys.
+            pattern: Which modalities each row has.
+            groups: The group of each row.
+            seed: Of what is random in it.
+        """
+        return Conformal(), Reaches()
+
+    def further(
+        self,
+        p: FloatArray,
+        truth: Truth,
+        keys: IntArray,
+        pattern: NDArray[np.str_],
+        groups: ArrayLike | None,
+        sets: Conformal,
+        reaches: Reaches,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return parts of `analysis.Analysis` that this kind of answer has beyond those of all, by name.
+
+        Arguments are those of `promise`, what it returned, and bootstrap samples behind each interval.
+        """
+        return {}
+
+    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, seed: int) -> dict[str, Any]:
+        """Return parts of `result.Judgement` that this kind of answer has beyond those of all, by name."""
+        return {}
+
+    def right_at(self, truth: Truth) -> IntArray:
+        """Return which of an answer's numbers `decide` should name, int [rows]; the first where that cannot be said."""
+        return np.zeros(len(truth), dtype=np.int64)
+
+    @classmethod
+    def named(cls, values: Any) -> Any:
+        """Return JSON values of tables with score and loss under their own names, in place of `accuracy` and `nll`."""
+        words = {
+            "accuracy": cls.score, "nll": cls.loss, "valid_nll": f"valid_{cls.loss}",
+            "p_nll": f"p_{cls.loss}", "p_nll_holm": f"p_{cls.loss}_holm",
+        }  # fmt: skip
+        if isinstance(values, dict):
+            return {words.get(name, name): cls.named(value) for name, value in values.items()}
+        return [cls.named(value) for value in values] if isinstance(values, list) else values
+
+    @abstractmethod
+    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+        """Return the rows whose answers are wrong, the worst first."""
+
+    @abstractmethod
+    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+        """Return a few rows that show what answers are like, by what they are."""
+
+    def counts(self, truth: Truth) -> list[int]:
+        """Return how many rows have each of the names."""
+        return [len(truth)]
+
+    def shown(self, answer: Any) -> str:
+        """Return an answer as a page shows it."""
+        return str(answer)
+
+    def kept(self, answers: list[Any]) -> list[Any]:
+        """Return answers as a table keeps them in one column."""
+        return [str(answer) for answer in answers]
+
+    def shares(self, p: FloatArray) -> pd.DataFrame:
+        """Return every number of answers as columns, p(<name>)."""
+        return pd.DataFrame(p, columns=[f"p({name})" for name in self.target.names])
+
+    def beside(self, p: FloatArray, decided: IntArray) -> dict[str, Any]:
+        """Return columns beside what `answers` returns, by name."""
+        return {}
+
+    def check_coverage(self, coverage: float, sets: Conformal, reaches: Reaches) -> None:
+        """Refuse a coverage that cannot be promised.
+
+        Raises:
+            UserError: Naming it.
+        """
+        raise UserError(f"sets that hold the truth with a stated probability are not known where it is {self.rule}")
+
+    def held(
+        self, coverage: float, p: FloatArray, pattern: NDArray[np.str_], sets: Conformal, reaches: Reaches
+    ) -> dict[str, Any]:
+        """Return columns of what holds the truth with this probability, by name; errors are those of the check."""
+        self.check_coverage(coverage, sets, reaches)
+        return {}
+
+    def pairs(
+        self, answers: Sequence[FloatArray], truth: Truth, groups: ArrayLike | None, **how: int
+    ) -> list[tuple[Interval, Interval]]:
+        """Return score and loss of several answers to the same rows, with intervals from the same resamples."""
+        columns = [each(p, truth) for p in answers for each in (self.right_rows, self.lost_rows)]
+        found = means(np.stack(columns, axis=1), groups, **how)
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def difference(
+        self, p: FloatArray, q: FloatArray, truth: Truth, groups: ArrayLike | None, **how: int
+    ) -> tuple[Interval, Interval]:
+        """Return score and loss of p minus those of q, with bootstrap intervals."""
+        columns = [each(p, truth) - each(q, truth) for each in (self.right_rows, self.lost_rows)]
+        score, loss = means(np.stack(columns, axis=1), groups, **how)
+        return score, loss

@@ -1,0 +1,218 @@
+"""Labels: a probability for each, label by label and all together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from fusetune.errors import UserError, listed
+from fusetune.evaluate.bootstrap import clusters, drawn_counts
+from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.intervals import Interval, means, percentile, proportion, score_with_intervals
+from fusetune.evaluate.measures.base import Measure
+from fusetune.evaluate.metrics import SMALLEST_PROBABILITY, FloatArray, IntArray
+from fusetune.evaluate.reach import Reaches
+from fusetune.evaluate.temperature import Temperature, standard_error
+from fusetune.targets import Multilabel, Truth
+
+_RESAMPLES = 200  # of areas and F1, which are computed anew for each
+_SPREAD = 0.5  # of the natural logarithm of T, before any row is seen
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How one label fares on judged rows: those that have it, and what is said of all."""
+
+    name: str
+    rows: int
+    recall: Interval
+    precision: Interval
+    auroc: Interval
+    auprc: Interval
+    nll: Interval
+
+
+class Labels(Measure[Multilabel]):
+    """Probabilities of labels."""
+
+    kind = "multilabel"
+    score, loss, score_word, loss_word = "label_accuracy", "nll", "label accuracy", "NLL"
+    changed = ("nll", "brier")
+    rule = "labels that are more probable than not"
+    constant = "always answering the same labels"
+
+    def say(self, f: ArrayLike, temperature: float = 1.0) -> FloatArray:
+        """Return sigmoid(f / T)."""
+        return np.asarray(expit(np.asarray(f, dtype=np.float64) / temperature))
+
+    def right_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return the share of labels that are decided rightly at even odds."""
+        return np.asarray(((p > 0.5) == (truth > 0)).mean(1))
+
+    def lost_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return -log p of all labels as they are, summed, in nats."""
+        own = np.where(truth > 0, p, 1 - p)
+        return np.asarray(-np.log(np.clip(own, SMALLEST_PROBABILITY, 1.0)).sum(1))
+
+    def scores(
+        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return label_accuracy, subset_accuracy, macro_f1, micro_f1, auroc, auprc (means over labels), nll and brier.
+
+        Shares of rows and means have intervals of whole groups; F1 and areas, of up to 200 resamples of groups.
+        """
+        if not len(truth):
+            raise UserError("there are no rows to score; give a table with at least one labelled row")
+        if len(broken := np.flatnonzero(~np.isfinite(p).all(1))):
+            raise UserError(f"the model gave NaN or infinite probabilities in row(s) {listed(broken)}")
+        right = (p > 0.5) == (truth > 0)
+        rows = np.stack([right.mean(1), self.lost_rows(p, truth), ((p - truth) ** 2).mean(1)], 1)
+        label, nll, brier = means(rows, groups, resamples=resamples, seed=seed)
+        found = {"label_accuracy": label, "subset_accuracy": proportion(right.all(1), groups)}
+        where = clusters(groups, len(truth))
+        whole = _ranked(p, truth, np.ones(len(truth)))
+        draws: dict[str, list[float]] = {name: [] for name in whole}
+        if where.count >= 2:
+            for times in drawn_counts(where.count, len(truth), min(resamples, _RESAMPLES), seed):
+                for drawn in times.T:
+                    for name, value in _ranked(p, truth, drawn[where.member]).items():
+                        draws[name].append(value)
+        found |= {name: percentile(value, np.array(draws[name]), where.count) for name, value in whole.items()}
+        return found | {"nll": nll, "brier": brier}
+
+    def temperature(self, f: FloatArray, truth: Truth) -> float:
+        """Return the T of lowest NLL, with a weak prior around 1 as for classes."""
+
+        def loss(log_t: float) -> float:
+            lost = self.lost_rows(self.say(f, math.exp(log_t)), truth).sum()
+            return float(lost + log_t**2 / (2 * _SPREAD**2))
+
+        return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+    def calibrate(
+        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
+    ) -> tuple[Temperature, FloatArray]:
+        """Fit one temperature for all labels, used only where it helps rows that it was not fitted on."""
+        plain, heats = self.lost_rows(self.say(f), truth), np.ones(len(truth))
+        fitted = self.temperature(f, truth)
+        if len(np.unique(folds)) < 2:
+            return Temperature(len(truth), fitted, float(plain.mean()), math.nan, math.nan, False), heats
+        for fold in np.unique(folds):
+            here = folds == fold
+            heats[here] = self.temperature(f[~here], truth[~here])
+        scaled = self.lost_rows(np.asarray(expit(f / heats[:, None])), truth)
+        error = standard_error(scaled - plain, groups)
+        helps = float((scaled - plain).mean()) + error < 0
+        heat = Temperature(len(truth), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
+        return heat, heats if helps else np.ones(len(truth))
+
+    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+        """Return rows with a label too many or too few, those of the largest loss first."""
+        wrong = np.flatnonzero(((p > 0.5) != (truth > 0)).any(1))
+        return [int(at) for at in wrong[np.argsort(-self.lost_rows(p, truth)[wrong], kind="stable")]]
+
+    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+        """Return a row of middling loss with all labels right, and the worst mistake."""
+        lost, right = self.lost_rows(p, truth), ((p > 0.5) == (truth > 0)).all(1)
+        found = dict[str, int]()
+        if right.any():
+            rows = np.flatnonzero(right)
+            found["A usual right answer"] = int(rows[np.argsort(lost[rows], kind="stable")][len(rows) // 2])
+        if wrong := self.mistakes(p, truth):
+            found["Its worst mistake"] = wrong[0]
+        return found
+
+    def counts(self, truth: Truth) -> list[int]:
+        """Return how many rows have each label."""
+        return [int(count) for count in truth.sum(0)]
+
+    def shown(self, answer: Any) -> str:
+        """Return the labels, or that there is none."""
+        return str(answer).replace(";", ", ") or "none"
+
+    def further(
+        self,
+        p: FloatArray,
+        truth: Truth,
+        keys: IntArray,
+        pattern: NDArray[np.str_],
+        groups: ArrayLike | None,
+        sets: Conformal,
+        reaches: Reaches,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return how each label fares."""
+        how = {"resamples": resamples, "seed": seed}
+        names = [str(name) for name in self.target.names]
+        return {"each": [_each(name, p[:, at], truth[:, at] > 0, groups, **how) for at, name in enumerate(names)]}
+
+    def decide(self, p: FloatArray) -> IntArray:
+        """Return the most probable label."""
+        return np.asarray(p.argmax(1))
+
+    def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
+        """Return the labels that are more probable than not, with `;` between them."""
+        return [";".join(str(self.target.names[at]) for at in np.flatnonzero(row > 0.5)) for row in p]
+
+    def truths(self, truth: Truth) -> list[Any]:
+        """Return the labels, with `;` between them."""
+        return self.answers(np.asarray(truth, dtype=np.float64), np.zeros(len(truth), dtype=np.int64))
+
+
+def _each(name: str, p: FloatArray, y: NDArray[np.bool_], groups: ArrayLike | None, **how: int) -> LabelScore:
+    both = np.stack([1 - p, p], 1)
+    scores = score_with_intervals(both, y.astype(np.int64), groups, **how)
+    member = None if groups is None else np.asarray(groups)
+    called = p > 0.5
+    return LabelScore(
+        name=name,
+        rows=int(y.sum()),
+        recall=proportion(called[y], None if member is None else member[y]),
+        precision=proportion(y[called], None if member is None else member[called]),
+        auroc=scores["auroc"],
+        auprc=_own_auprc(p, y, groups, **how),
+        nll=scores["nll"],
+    )
+
+
+def _own_auprc(p: FloatArray, y: NDArray[np.bool_], groups: ArrayLike | None, **how: int) -> Interval:
+    """Return the average precision of a label, not the mean of its and its absence's."""
+    if not y.any() or y.all():
+        return Interval(math.nan, math.nan, math.nan)
+    where = clusters(groups, len(y))
+    value = float(average_precision_score(y, p))
+    if where.count < 2:
+        return Interval(value, math.nan, math.nan)
+    draws = [
+        float(average_precision_score(y[w > 0], p[w > 0], sample_weight=w[w > 0]))
+        for times in drawn_counts(where.count, len(y), min(how["resamples"], _RESAMPLES), how["seed"])
+        for w in (drawn[where.member] for drawn in times.T)
+        if y[w > 0].any()
+    ]
+    return percentile(value, np.array(draws), where.count)
+
+
+def _ranked(p: FloatArray, truth: Truth, weights: FloatArray) -> dict[str, float]:
+    """Return F1 and areas of rows that count so often; NaN where no label occurs in some rows and not in others."""
+    drawn = weights > 0
+    y, q, w = truth[drawn] > 0, p[drawn], weights[drawn]
+    both = [at for at in range(y.shape[1]) if y[:, at].any() and not y[:, at].all()]
+    called = q > 0.5
+    found = {
+        f"{how}_f1": float(f1_score(y, called, average=how, sample_weight=w, zero_division=0))
+        for how in ("macro", "micro")
+    }
+    areas = {"auroc": roc_auc_score, "auprc": average_precision_score}
+    return found | {
+        name: float(np.mean([area(y[:, at], q[:, at], sample_weight=w) for at in both])) if both else math.nan
+        for name, area in areas.items()
+    }

@@ -1,0 +1,179 @@
+"""Numbers: R2, mean absolute and squared errors, in the unit of the label."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from fusetune.errors import UserError, listed
+from fusetune.evaluate.bootstrap import clusters, resampled_means
+from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.intervals import Interval, percentile
+from fusetune.evaluate.measures.base import Measure
+from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.reach import Reaches, fit_reaches, judge_reaches
+from fusetune.evaluate.temperature import Temperature
+from fusetune.targets import Regression, Truth
+
+
+class Numbers(Measure[Regression]):
+    """One number, in its own unit."""
+
+    kind = "regression"
+    score, loss, score_word, loss_word = "r2", "mae", "R²", "MAE"
+    share = False
+    rule = "the number itself"
+    constant = "always answering the mean"
+
+    def say(self, f: ArrayLike, temperature: float = 1.0) -> FloatArray:
+        """Return mean + deviation * f."""
+        return self.target.numbers(np.asarray(f))
+
+    def errors(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return answer minus label, float [rows]."""
+        return np.asarray(p[:, 0] - self.target.numbers(truth))
+
+    def right_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return 1 - e^2 / v, v the variance of these rows' labels: the mean is R2."""
+        spread = float(self.target.numbers(truth).var())
+        return np.asarray(1 - self.errors(p, truth) ** 2 / spread) if spread > 0 else np.full(len(truth), math.nan)
+
+    def lost_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
+        """Return |e|."""
+        return np.abs(self.errors(p, truth))
+
+    def scores(
+        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return r2, mae, rmse, median_absolute_error and bias (the mean of answer minus label), with their intervals.
+
+        Whole groups (without groups: rows) are resampled; bounds are expanded percentiles, as of other metrics.
+        """
+        if not len(truth):
+            raise UserError("there are no rows to score; give a table with at least one labelled row")
+        if len(broken := np.flatnonzero(~np.isfinite(p).all(1))):
+            raise UserError(f"the model gave NaN or infinite numbers in row(s) {listed(broken)}")
+        y, e = self.target.numbers(truth), self.errors(p, truth)
+        where = clusters(groups, len(y))
+        columns = np.stack([e, np.abs(e), e**2, y, y**2], 1)
+        values = _of_means(columns.mean(0)[:, None])
+        found = {name: float(value[0]) for name, value in values.items()}
+        if where.count < 2:
+            result = {name: Interval(value, math.nan, math.nan) for name, value in found.items()}
+        else:
+            draws = _of_means(resampled_means(columns, where, resamples=resamples, seed=seed).T)
+            result = {name: percentile(value, draws[name], where.count) for name, value in found.items()}
+        result["median_absolute_error"] = _median(np.abs(e), where.member, where.count)
+        return {name: result[name] for name in ("r2", "mae", "rmse", "median_absolute_error", "bias")}
+
+    def temperature(self, f: FloatArray, truth: Truth) -> float:
+        """Return 1: the number is what it is."""
+        return 1.0
+
+    def calibrate(
+        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
+    ) -> tuple[Temperature, FloatArray]:
+        """Return that no temperature is used."""
+        before = self.target.nll(f, truth)
+        return Temperature(len(truth), 1.0, before, math.nan, math.nan, False), np.ones(len(truth))
+
+    def decide(self, p: FloatArray) -> IntArray:
+        """Return the only number."""
+        return np.zeros(len(p), dtype=np.int64)
+
+    def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
+        """Return the number."""
+        return [float(number) for number in p[:, 0]]
+
+    def truths(self, truth: Truth) -> list[Any]:
+        """Return the numbers."""
+        return [float(number) for number in self.target.numbers(truth)]
+
+    def promise(
+        self,
+        p: FloatArray,
+        truth: Truth,
+        keys: IntArray,
+        pattern: NDArray[np.str_],
+        groups: ArrayLike | None,
+        seed: int,
+    ) -> tuple[Conformal, Reaches]:
+        """Learn reaches of intervals."""
+        return Conformal(), fit_reaches(self.errors(p, truth), pattern, groups)
+
+    def further(
+        self,
+        p: FloatArray,
+        truth: Truth,
+        keys: IntArray,
+        pattern: NDArray[np.str_],
+        groups: ArrayLike | None,
+        sets: Conformal,
+        reaches: Reaches,
+        *,
+        resamples: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return how often intervals hold the number."""
+        return {"intervals": judge_reaches(reaches, self.errors(p, truth), pattern, groups)}
+
+    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+        """Return all rows, those of the largest error first."""
+        return [int(at) for at in np.argsort(-np.abs(self.errors(p, truth)), kind="stable")]
+
+    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+        """Return a row of middling error, the one whose number is said to be largest, and that of the largest error."""
+        worst = self.mistakes(p, truth)
+        if not worst:
+            return {}
+        return {
+            "A usual error": worst[len(worst) // 2],
+            "Its largest number": int(p[:, 0].argmax()),
+            "Its largest error": worst[0],
+        }
+
+    def shown(self, answer: Any) -> str:
+        """Return four digits of a number, of a whole one all."""
+        return f"{answer:,.0f}" if float(answer).is_integer() else f"{answer:,.4g}"
+
+    def kept(self, answers: list[Any]) -> list[Any]:
+        """Return the numbers."""
+        return answers
+
+    def shares(self, p: FloatArray) -> pd.DataFrame:
+        """Return no columns: the number is the prediction."""
+        return pd.DataFrame(index=pd.RangeIndex(len(p)))
+
+    def check_coverage(self, coverage: float, sets: Conformal, reaches: Reaches) -> None:
+        """Refuse what reaches are not known for."""
+        reaches.at(coverage, np.array([], dtype=np.str_))
+
+    def held(
+        self, coverage: float, p: FloatArray, pattern: NDArray[np.str_], sets: Conformal, reaches: Reaches
+    ) -> dict[str, Any]:
+        """Return both ends of the interval of each row; infinite where too few rows were known to promise it."""
+        reach = reaches.at(coverage, pattern)
+        return {"low": p[:, 0] - reach, "high": p[:, 0] + reach}
+
+
+def _of_means(means: FloatArray) -> dict[str, FloatArray]:
+    """Return metrics from the means of e, |e|, e^2, y and y^2, [5, resamples]."""
+    e, size, square, y, y_square = means
+    spread = y_square - y**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = np.where(spread > 1e-12 * np.abs(y_square), 1 - square / spread, np.nan)
+    return {"r2": r2, "rmse": np.sqrt(square), "mae": size, "bias": e}
+
+
+def _median(sizes: FloatArray, member: IntArray, count: int) -> Interval:
+    """Return the median with the interval of its order statistics, by the number of groups (without groups: rows)."""
+    value = float(np.median(sizes))
+    if count < 2:
+        return Interval(value, math.nan, math.nan)
+    reach = 0.98 / math.sqrt(count)  # 1.96 deviations of a share of one half
+    low, high = np.quantile(sizes, [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)])
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,154 @@
+"""What is predicted, and everything in learning that hangs on it: losses, sums of models, what is known without inputs.
+
+A network says numbers of a row, f [rows, width]; what they mean is the target's affair: logits of classes, log-odds of
+labels, or a number in units of its deviation. How answers are judged is `evaluate.measures`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fusetune.config import Config
+from fusetune.data.choices import TargetKind
+from fusetune.data.table import Table
+from fusetune.targets.links import Link
+
+# Labels as networks learn them: class index, int64 [rows]; label bits, float32 [rows, labels]; numbers, float64 [rows].
+Truth = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """How LightGBM learns a target.
+
+    Attributes:
+        settings: Of the booster: its objective.
+        truth: What it learns, [rows].
+        says: What each tree of a round says of f, [trees of a round, width].
+    """
+
+    settings: dict[str, Any]
+    truth: Truth
+    says: npt.NDArray[np.float64]
+
+
+class Target(ABC):
+    """What is predicted.
+
+    Args:
+        names: What the numbers that a network says of a row stand for: the classes, the labels, or the one number.
+
+    Attributes:
+        kind: Its name in `target`.
+        loss_word: What its loss is called.
+        score_word: What the share of a row's answer that is right is called, on average.
+        link: How linear heads are solved for it.
+    """
+
+    kind: ClassVar[TargetKind]
+    loss_word: ClassVar[str]
+    score_word: ClassVar[str]
+    link: ClassVar[Link]
+
+    def __init__(self, names: Sequence[Any]) -> None:
+        self.names = list(names)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a network says of a row."""
+        return len(self.names)
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return in a few words what is told: "3 classes"."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return JSON values from which `read_target` makes it again."""
+
+    @abstractmethod
+    def encode(self, table: Table, label: str) -> Truth:
+        """Return the label column as networks learn it.
+
+        Raises:
+            TableError: If a label is missing or cannot be one.
+        """
+
+    @abstractmethod
+    def strata(self, truth: Truth) -> npt.NDArray[np.int64]:
+        """Return what parts and folds hold alike shares of, int64 [rows]."""
+
+    @property
+    def strata_names(self) -> list[Any] | None:
+        """What the strata are called, where they have names."""
+        return None
+
+    def lost(self, truth: Truth, some: npt.NDArray[np.bool_]) -> list[Any]:
+        """Return what labels tell of that some of the rows alone would not know, such as a class without a row."""
+        return []
+
+    @abstractmethod
+    def prior(self, truth: Truth) -> Tensor:
+        """Return f of a row of which nothing is known, from the labels of training rows, float32 [width]."""
+
+    @abstractmethod
+    def weights(self, config: Config, truth: Truth, train: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return what each row weighs in losses by its label (`data.class_weights`), float64 [rows]; not scaled.
+
+        Args:
+            config: The settings.
+            truth: Labels of all rows.
+            train: Rows that labels are counted in.
+
+        Raises:
+            ConfigError: If the setting does not fit the labels.
+        """
+
+    @classmethod
+    def tensor(cls, truth: Truth) -> Tensor:
+        """Return labels as losses take them."""
+        return torch.from_numpy(truth)
+
+    @classmethod
+    @abstractmethod
+    def losses(cls, f: Tensor, truth: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Return the loss of each row in nats, [rows]."""
+
+    @classmethod
+    @abstractmethod
+    def scores(cls, f: Tensor, truth: Tensor) -> Tensor:
+        """Return how right each row's answer is, [rows], at most 1."""
+
+    @classmethod
+    def total(cls, f: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the NLL of rows in nats: what models are compared and combined by."""
+        return weights @ cls.losses(f, truth)
+
+    @classmethod
+    def nll(cls, f: npt.NDArray[Any], truth: Truth) -> float:
+        """Return the mean NLL of f [rows, width] in nats."""
+        values = torch.from_numpy(np.asarray(f))
+        return float(cls.total(values, cls.tensor(truth), torch.ones(len(values)).to(values))) / len(values)
+
+    @classmethod
+    @abstractmethod
+    def summable(cls, f: Tensor) -> Tensor:
+        """Return what of several models is added up, [..., width]."""
+
+    @classmethod
+    @abstractmethod
+    def mean_of_views(cls, f: Tensor) -> Tensor:
+        """Return f of the mean answer over views, [rows, width], from f of each, [views, rows, width]."""
+
+    @classmethod
+    @abstractmethod
+    def boosted(cls, truth: Truth, width: int) -> list[Boosted]:
+        """Return the boosters that together learn the target."""
