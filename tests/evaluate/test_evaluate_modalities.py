@@ -16,6 +16,7 @@ from fusetune.evaluate import metrics, modalities
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
 from fusetune.evaluate.calibration import Calibration, Judged, learn, scale
 from fusetune.evaluate.conformal import OTHER, Conformal
+from fusetune.evaluate.measures import CLASSES
 from fusetune.evaluate.modalities import (
     RATES,
     Probe,
