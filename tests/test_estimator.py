@@ -95,13 +95,13 @@ def test_a_group_is_no_input_and_is_kept_together(table: pd.DataFrame, monkeypat
     splits = []
 
     def noted(*args: Any, **how: Any) -> Any:
-        splits.append(made := split(*args, **how))
+        splits.append((made := split(*args, **how))[0])
         return made
 
     from fusetune import estimator
 
-    split = estimator.make_split
-    monkeypatch.setattr(estimator, "make_split", noted)
+    split = estimator.split_rows
+    monkeypatch.setattr(estimator, "split_rows", noted)
     x = table[[*CELLS, "patient"]]
     model = quick(group="patient").fit(x, table["organ"])
     (made,) = splits

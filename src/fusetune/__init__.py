@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fusetune.checking import check
     from fusetune.config import Config
     from fusetune.contest import Contest, compare
-    from fusetune.estimator import FusionClassifier
+    from fusetune.estimator import FusionClassifier, FusionRegressor
     from fusetune.export import Exported, export_run
     from fusetune.guidance import Guidance
     from fusetune.model import Model
@@ -24,6 +24,7 @@ __all__ = [
     "Contest",
     "Exported",
     "FusionClassifier",
+    "FusionRegressor",
     "Guidance",
     "Model",
     "Run",
@@ -39,6 +40,7 @@ _HOMES = {
     "Config": "config",
     "Contest": "contest",
     "FusionClassifier": "estimator",
+    "FusionRegressor": "estimator",
     "Exported": "export",
     "export_run": "export",
     "Guidance": "guidance",

@@ -1,4 +1,4 @@
-"""`FusionClassifier`: the same training as a scikit-learn estimator over DataFrames, for cross-validation and search.
+"""`FusionClassifier` and `FusionRegressor`: the same training as estimators of scikit-learn, for its tools.
 
 Whoever calls an estimator keeps rows for judging, so none are put aside as a test part here, nothing is judged, and no
 report is written. Nor is the table examined: a fold cannot tell which of its rows have copies in another one
@@ -8,6 +8,7 @@ A policy for findings is refused, since nothing would follow it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -43,43 +44,18 @@ from fusetune.prepare import prepare, split_rows
 from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies import strategy_of
+from fusetune.strategies import refuse_target, strategy_of
 from fusetune.strategies.level import at_level, grounded
-from fusetune.targets import Classification, Target
+from fusetune.targets import Classification, Regression, Target
+from fusetune.targets.choose import learn_target
 
 _LABEL = "label"
 # Fields of a fitted estimator that a pickle holds in another form: the model as the files of its bundle.
 _MODEL, _FILES = "model_", "_bundle"
 
 
-class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier on images, text and table columns.
-
-    `X` is a DataFrame of pandas or polars, or a table of pyarrow; columns of an array are called x0, x1 and so on. With
-    `crossfit.how=k` (the default) every row is learnt from; otherwise `split.fractions` says how many rows choices are
-    made on.
-
-    Args:
-        inputs: Columns to use; default: all but the group and ids.
-        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
-        vectors: Name -> pattern of number columns that form one vector.
-        group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
-        share: Columns of pictures, or of texts, that are one input with one encoder, as for `fusetune.fit`. (Rows are
-            not gathered: scikit-learn wants an answer for each row of `X`. Lists in cells are read.)
-        preset: quick, good (default), best or paper, as `fit` takes it.
-        seed: Decides folds, augmentation and training.
-        strategy: How the model is fitted, as for `fusetune.fit`.
-        augment: ``{"image": it}``, a policy or a callable, as for `fusetune.fit`.
-        config: A `Config`, a mapping or a YAML file.
-        sets: Overrides such as ``("image.train.epochs=3",)``.
-        verbose: Print what happens.
-        on_problem: What becomes of cells of `X` that cannot be used when predicting, as for `fusetune.Model.predict`.
-
-    Attributes:
-        model_: The trained `Model`.
-        classes_: The labels, sorted.
-        warnings_: What a report would have warned of.
-    """
+class _Fused(BaseEstimator, ABC):  # type: ignore[misc]
+    """What both estimators share."""
 
     def __init__(
         self,
@@ -117,46 +93,39 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         frame = self._frame(X, reset=True)
         labels = column_or_1d(y, warn=True)
         assert_all_finite(labels, input_name="y")
-        check_classification_targets(labels)
+        self._check_labels(labels)
         check_consistent_length(frame, labels)
         with _as_value_errors(), TemporaryDirectory() as folder, threads_restored():
             self.model_, self.warnings_ = self._train(frame, labels, Path(folder))
-        self.classes_ = np.array(self.model_.classes, dtype=labels.dtype)
+        self._fitted_on(labels)
         return self
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return calibrated probabilities [rows, classes], in the order of `classes_`.
+    @abstractmethod
+    def _check_labels(self, labels: npt.NDArray[Any]) -> None:
+        """Refuse labels that are of another kind."""
 
-        Raises:
-            ValueError: If no picture of a column can be read, or any cell cannot be used and `on_problem` is `raise`.
-        """
-        check_is_fitted(self)
-        frame = self._frame(X, reset=False)
-        with _as_value_errors():
-            found: npt.NDArray[np.float64] = self.model_.predict_proba(frame, self.on_problem).to_numpy()
-        return found
+    @abstractmethod
+    def _target(self, table: Table, label: str) -> Target:
+        """Return what is predicted."""
 
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the label of each row, as `model_.rule` decides it: by the threshold for `evaluate.aim`, if any."""
-        probabilities = self.predict_proba(X)
-        best = self.model_.rule.decide(probabilities)
-        found: npt.NDArray[Any] = self.classes_[best]
-        return found
+    def _fitted_on(self, labels: npt.NDArray[Any]) -> None:
+        """Keep what scikit-learn wants to know of the labels."""
 
     def _train(self, frame: pd.DataFrame, y: npt.NDArray[Any], folder: Path) -> tuple[Model, list[str]]:
         config, own = gather(self.preset, self.seed, self.strategy, self.augment, self.config, self.sets)
-        _refuse_unused(config)
+        _refuse_unused(config, type(self).__name__)
         label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
         table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
-        schema = infer_schema(
+        plain = infer_schema(
             table,
             Roles(
                 label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group, share=self.share
             ),
             config.data.outside == "refuse",
         )
-        table = schema.read(table)
+        table = plain.read(table)
         target = self._target(table, label)
+        schema = plain.model_copy(update={"target": target.kind})
         train, valid, _ = config.split.fractions
         # No row is kept for a test, which scikit-learn's users make themselves.
         whole = config.split.model_copy(update={"fractions": (train / (train + valid), valid / (train + valid), 0.0)})
@@ -168,6 +137,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         runtime = start_runtime(config)
         ctx = prepare(table, schema, split, target, labels, config, runtime, log, folder, False, own, copies)
         strategy, own_settings = strategy_of(config)
+        refuse_target(strategy, target.kind)
         read, ctx = ctx, at_level(ctx)
         fitted = strategy.fit(ctx, own_settings)
         model = Model.of(read, grounded(fitted.network, read, ctx), schema, calibrate(ctx, fitted))
@@ -175,10 +145,6 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unseen = split.rows("valid")
         model.reference = None if len(fitted.rows) > len(unseen) else reference_of(model, read, table, unseen)
         return model, log.warnings
-
-    def _target(self, table: Table, label: str) -> Target:
-        """Return what is predicted."""
-        return Classification.learn(table, label, least=1)  # rows of a class may lie in other folds
 
     def _frame(self, X: Any, *, reset: bool) -> pd.DataFrame:
         """Check names and shape as scikit-learn does, and return a DataFrame with a name for each column."""
@@ -222,14 +188,98 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _refuse_unused(config: Config) -> None:
+class FusionClassifier(ClassifierMixin, _Fused):  # type: ignore[misc]
+    """A classifier on images, text and table columns.
+
+    `X` is a DataFrame of pandas or polars, or a table of pyarrow; columns of an array are called x0, x1 and so on. With
+    `crossfit.how=k` (the default) every row is learnt from; otherwise `split.fractions` says how many rows choices are
+    made on.
+
+    Args:
+        inputs: Columns to use; default: all but the group and ids.
+        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
+        vectors: Name -> pattern of number columns that form one vector.
+        group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
+        share: Columns of pictures, or of texts, that are one input with one encoder, as for `fusetune.fit`. (Rows are
+            not gathered: scikit-learn wants an answer for each row of `X`. Lists in cells are read.)
+        preset: quick, good (default), best or paper, as `fit` takes it.
+        seed: Decides folds, augmentation and training.
+        strategy: How the model is fitted, as for `fusetune.fit`.
+        augment: ``{"image": it}``, a policy or a callable, as for `fusetune.fit`.
+        config: A `Config`, a mapping or a YAML file.
+        sets: Overrides such as ``("image.train.epochs=3",)``.
+        verbose: Print what happens.
+        on_problem: What becomes of cells of `X` that cannot be used when predicting, as for `fusetune.Model.predict`.
+
+    Attributes:
+        model_: The trained `Model`.
+        classes_: The labels, sorted.
+        warnings_: What a report would have warned of.
+    """
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities [rows, classes], in the order of `classes_`.
+
+        Raises:
+            ValueError: If no picture of a column can be read, or any cell cannot be used and `on_problem` is `raise`.
+        """
+        check_is_fitted(self)
+        frame = self._frame(X, reset=False)
+        with _as_value_errors():
+            found: npt.NDArray[np.float64] = self.model_.predict_proba(frame, self.on_problem).to_numpy()
+        return found
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the label of each row, as `model_.rule` decides it: by the threshold for `evaluate.aim`, if any."""
+        probabilities = self.predict_proba(X)
+        best = self.model_.rule.decide(probabilities)
+        found: npt.NDArray[Any] = self.classes_[best]
+        return found
+
+    def _check_labels(self, labels: npt.NDArray[Any]) -> None:
+        check_classification_targets(labels)
+
+    def _target(self, table: Table, label: str) -> Target:
+        return Classification.learn(table, label, least=1)  # rows of a class may lie in other folds
+
+    def _fitted_on(self, labels: npt.NDArray[Any]) -> None:
+        self.classes_ = np.array(self.model_.classes, dtype=labels.dtype)
+
+
+class FusionRegressor(RegressorMixin, _Fused):  # type: ignore[misc]
+    """A model of a number on images, text and table columns; arguments and attributes are those of `FusionClassifier`.
+
+    Strategies that are defined for classes alone are refused.
+    """
+
+    def predict(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the number of each row, float64 [rows].
+
+        Raises:
+            ValueError: If no picture of a column can be read, or any cell cannot be used and `on_problem` is `raise`.
+        """
+        check_is_fitted(self)
+        frame = self._frame(X, reset=False)
+        with _as_value_errors():
+            found: npt.NDArray[np.float64] = self.model_.predict(frame, self.on_problem).to_numpy(dtype=np.float64)
+        return found
+
+    def _check_labels(self, labels: npt.NDArray[Any]) -> None:
+        if not np.issubdtype(labels.dtype, np.number) or np.iscomplexobj(labels):
+            raise ValueError(f"the labels are of type {labels.dtype}, and a regressor needs numbers: convert them")
+
+    def _target(self, table: Table, label: str) -> Target:
+        return learn_target(Regression.kind, table, label)
+
+
+def _refuse_unused(config: Config, name: str) -> None:
     """Refuse settings that only a run with a folder of its own follows, rather than pass over them."""
     plain = {"data.schema_file": config.data.schema_file is None, "track": config.track == "none"}
     plain["doctor.policy"] = config.doctor.policy == DEFAULTS
     plain["split.how"] = config.split.how in ("auto", "stratified", "grouped")
     wrong = [name for name, unset in plain.items() if not unset]
     if wrong:
-        raise ConfigError(f"{wrong[0]} has no meaning for FusionClassifier; leave it out, or use fusetune.fit")
+        raise ConfigError(f"{wrong[0]} has no meaning for {name}; leave it out, or use fusetune.fit")
 
 
 @contextmanager

@@ -84,7 +84,12 @@ class Model(Answering):
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
 
         Arguments and errors are those of `predict`.
+
+        Raises:
+            UserError: If a number is predicted.
         """
+        if not self.measure.chances:
+            raise UserError("this model predicts a number, which has no probabilities; ask for predict, or intervals")
         data = self.taken(table)
         probabilities = np.concatenate([piece.p for piece in self.said(data, on_problem)])
         return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)

@@ -139,9 +139,10 @@ def test_a_damaged_forest_looks_at_nothing_outside() -> None:
 
 def test_many_classes_make_fewer_rounds_that_count_for_more() -> None:
     plain = Boosting()
-    assert boosted._bounded(plain, 5, 5) == plain
-    many = boosted._bounded(plain, 101, 5)
+    assert boosted._bounded(plain, 1, 5, 10_000) == plain
+    many = boosted._bounded(plain, 101, 5, 0)
     assert many.rounds * 101 * 5 <= 50_000
+    assert boosted._bounded(plain, 101, 5, 20_000).rounds * 101 * 5 * 20_000 <= 100_000_000
     assert many.rate * many.rounds >= 6 > plain.rate * many.rounds
 
 

@@ -329,6 +329,9 @@ class HeadConfig(Section):
         min_length=1,
         description="L2 path; the best validation NLL wins; of several, where an end wins, it goes on beyond",
     )
+    robust: bool = Field(
+        False, description="of numbers: Huber's loss, which a few labels far from all others cannot dominate"
+    )
     blockwise: bool = Field(False, description="also choose a penalty per modality, one modality at a time")
     modality_dropout: Probability = Field(
         0.15, ge=0, lt=1, description="weight of training rows with a random modality taken away"

@@ -21,8 +21,9 @@ from fusetune.heads.trees import Forest, TreesHead
 from fusetune.progress import bar
 from fusetune.targets import Boosted
 
-# Trees of all boosters; how far all rounds together go at least, where they are few.
-_MOST, _REACH = 50_000, 6.0
+# Trees of all boosters; pairs of trees and rows of the table, which are looked at several times when a model is judged;
+# and how far all rounds together go at least, where they are few.
+_MOST, _PAIRS, _REACH = 50_000, 100_000_000, 6.0
 
 
 class Boosting(Section):
@@ -52,6 +53,7 @@ def fit_trees(
     seed: int,
     threads: int,
     over: Callable[[], bool] = lambda: False,
+    asked: int = 0,
 ) -> HeadFit:
     """Grow trees.
 
@@ -64,13 +66,14 @@ def fit_trees(
         seed: Draws what each round sees.
         threads: Threads of LightGBM.
         over: Must growing end? Asked after each round.
+        asked: How many rows will be asked about, such as all of the table; fewer trees are grown where they are many.
 
     Returns:
         The head; `held` are logits of all rows, zero where the fold is -1.
     """
     table, target = blank.tabulated(data), data.target
     count, parts = int(folds.max()) + 1, target.boosted(data.labels, blank.classes)
-    settings = _bounded(settings, sum(len(part.says) for part in parts), count)
+    settings = _bounded(settings, sum(len(part.says) for part in parts), count, asked)
     growers = [
         _Grower(
             _booster(blank, table, data.weights, part, folds != fold, settings, seed, threads),
@@ -101,9 +104,9 @@ def fit_trees(
     return HeadFit(blank.planted(forest), best, choice, path[:: max(1, len(path) // 20)], kept)
 
 
-def _bounded(settings: Boosting, trees: int, folds: int) -> Boosting:
+def _bounded(settings: Boosting, trees: int, folds: int, asked: int) -> Boosting:
     """Return settings under which many trees a round make no forest of gigabytes: fewer rounds that count for more."""
-    rounds = max(1, _MOST // (folds * trees))
+    rounds = max(1, min(_MOST, _PAIRS // max(asked, 1)) // (folds * trees))
     if rounds >= settings.rounds:
         return settings
     return settings.model_copy(update={"rounds": rounds, "rate": max(settings.rate, min(0.3, _REACH / rounds))})

@@ -181,7 +181,7 @@ class _Problem:
         scales = self.layout.to(self.device)
         self.design = Design(scales, data, copies, self.device)
         self.valid = Design(scales, valid, [(0, valid.present)], self.device)
-        self.target = data.target
+        self.target, self.link = data.target, data.target.solved_by(config.robust)
         self.w, self.y = np.concatenate(weights), np.concatenate([data.labels] * len(copies))
         self.valid_y = valid.labels
         self._read: tuple[npt.NDArray[Any], Rows] | None = None
@@ -232,7 +232,7 @@ class _Problem:
         counts = [np.ones(self.rows, bool)] if without is None else [~held for held in without]
         kept = np.stack([np.tile(one, copies) for one in counts], 1)
         w = np.where(kept, self.w[:, None], 0.0)
-        y, link = torch.from_numpy(self.y).to(self.device), self.target.link
+        y, link = torch.from_numpy(self.y).to(self.device), self.link
         weights = torch.from_numpy(w / w.sum(0)).to(self.device)
         # A class counts as known wherever it has rows, whatever they weigh.
         known = link.known(y, torch.from_numpy(kept.astype(np.float64)).to(self.device), self.classes)

@@ -5,16 +5,17 @@ So a saved model is safetensors like any other, needs no LightGBM, and its sizes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from fusetune.heads.tabular import TabularHead
 
-_MOST = 1 << 22  # pairs of rows and trees that are looked at in one go
+_MOST, _TREES = 1 << 17, 128  # pairs of rows and trees that are looked at in one go, and of how many trees
 
 
 @dataclass
@@ -136,31 +137,66 @@ class TreesHead(TabularHead):
         trees = len(self.get_buffer("roots"))
         if not trees:
             return table.new_zeros(table.shape[0], self.classes)
+        nodes, filled = self._nodes(table.shape[1]), _filled(table)
         if torch.onnx.is_in_onnx_export():  # a graph for any number of rows takes them in one go
-            return self._grown(table)
-        rows = max(1, _MOST // trees)
-        return torch.cat([self._grown(some) for some in torch.split(table, rows)])
+            return self._grown(filled, nodes, slice(None))
+        # Few trees at a time: their nodes, and where the rows are, stay in the processor's caches.
+        several = [slice(at, at + _TREES) for at in range(0, trees, _TREES)]
+        # Rows that lack everything, as all do when inputs are taken away, are all told the same.
+        blank = table.isnan().all(1)
+        asked = torch.cat([(~blank).nonzero()[:, 0], blank.nonzero()[:1, 0]])
+        said = [
+            torch.stack([self._grown(some, nodes, these) for these in several]).sum(0)
+            for some in torch.split(filled[asked], max(1, _MOST // _TREES))
+        ]
+        places = torch.full_like(blank, len(asked) - 1, dtype=torch.long)
+        places[~blank] = torch.arange(int((~blank).sum()), device=table.device)
+        return torch.cat(said)[places] if said else table.new_zeros(0, self.classes)
 
-    def _grown(self, table: Tensor) -> Tensor:
+    def _nodes(self, features: int) -> _Nodes:
+        """Return the nodes as they are walked; whatever a damaged file says, nothing outside is looked at."""
         nodes = len(self.get_buffer("feature"))
-        # Whatever a damaged file says, nothing outside is looked at.
-        feature = self.get_buffer("feature").long().clamp(0, table.shape[1] - 1)
         left, right = (self.get_buffer(side).long().clamp(0, nodes - 1) for side in ("left", "right"))
-        threshold, unknown = self.get_buffer("threshold"), self.get_buffer("unknown")
+        # A row that lacks the feature goes left of any threshold, right of any, or is taken for 0.
+        aside = self.get_buffer("unknown").long().add(1).clamp(0, 2)
+        feature = self.get_buffer("feature").long().clamp(0, features - 1) + features * aside
+        roots = self.get_buffer("roots").long().clamp(0, nodes - 1)
+        return _Nodes(feature, self.get_buffer("threshold"), torch.stack([right, left], 1).flatten(), roots)
+
+    def _grown(self, filled: Tensor, nodes: _Nodes, these: slice) -> Tensor:
+        node = nodes.roots[these].expand(filled.shape[0], -1)
         subset, size, codes = self.get_buffer("subset"), self.get_buffer("size"), self.get_buffer("codes")
-        node = self.get_buffer("roots").long().clamp(0, nodes - 1).expand(table.shape[0], -1)
         for _ in range(self.depth):
-            x = table.gather(1, feature[node])
-            lost, aside = x.isnan(), unknown[node]
-            x = x.masked_fill(lost, 0.0)
-            goes = x <= threshold[node]
+            x = filled.gather(1, nodes.feature[node])
+            goes = x <= nodes.threshold[node]
             if len(codes):
                 begin, count = subset[node], size[node]
                 place = (begin + x.clamp(0, 2**30)).long().clamp(0, len(codes) - 1)
                 goes = _chosen(begin >= 0, codes[place] & (x < count) & (x >= 0), goes)
-            goes = _chosen(lost & (aside >= 0), aside == 1, goes)
-            node = torch.where(goes, left[node], right[node])
-        return self.get_buffer("value")[node] @ self.get_buffer("says")
+            node = nodes.child[2 * node + goes.long()]
+        return self.get_buffer("value")[node] @ self.get_buffer("says")[these]
+
+
+class _Nodes(NamedTuple):
+    """Nodes as they are walked.
+
+    Attributes:
+        feature: Place in a row of `_filled` of the feature that a node asks about, [nodes].
+        threshold: x <= threshold goes left, [nodes].
+        child: Node to the right and to the left of each node, [2 x nodes].
+        roots: First node of each tree.
+    """
+
+    feature: Tensor
+    threshold: Tensor
+    child: Tensor
+    roots: Tensor
+
+
+def _filled(table: Tensor) -> Tensor:
+    """Return features [rows, features] three times, what is missing as 0, right of any threshold, and left of any."""
+    lost = table.isnan()
+    return torch.cat([table.masked_fill(lost, value) for value in (0.0, math.inf, -math.inf)], 1)
 
 
 def _chosen(which: Tensor, this: Tensor, that: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Trees(Strategy):
         def learn(described: Mapping[str, Any], data: HeadData, folds: npt.NDArray[np.int64]) -> HeadFit:
             return fit_trees(
                 TreesHead(**described), data, folds, settings,
-                seed=ctx.config.seed, threads=torch.get_num_threads(), over=ctx.over,
+                seed=ctx.config.seed, threads=torch.get_num_threads(), over=ctx.over, asked=len(ctx.labels),
             )  # fmt: skip
 
         return fit_tabular(ctx, settings, learn, cls.name, cls.title)

@@ -19,6 +19,7 @@ from torch import Tensor
 from fusetune.config import Config
 from fusetune.data.choices import TargetKind
 from fusetune.data.table import Table
+from fusetune.errors import ConfigError
 from fusetune.targets.links import Link
 
 # Labels as networks learn them: class index, int64 [rows]; label bits, float32 [rows, labels]; numbers, float64 [rows].
@@ -111,6 +112,17 @@ class Target(ABC):
         Raises:
             ConfigError: If the setting does not fit the labels.
         """
+
+    @classmethod
+    def solved_by(cls, robust: bool) -> Link:
+        """Return the link of linear heads; `robust` is `head.robust`.
+
+        Raises:
+            ConfigError: If no row can be far off.
+        """
+        if robust:
+            raise ConfigError(f"head.robust is for numbers, and this is {cls.kind}; leave it out")
+        return cls.link
 
     @classmethod
     def tensor(cls, truth: Truth) -> Tensor:

@@ -15,7 +15,7 @@ from fusetune.data.table import Table
 from fusetune.data.words import finite_numbers
 from fusetune.errors import ConfigError, TableError, listed
 from fusetune.targets.base import Boosted, Target, Truth
-from fusetune.targets.links import Normal
+from fusetune.targets.links import Link, Normal, Robust
 
 _BINS = 10  # of which parts and folds hold alike shares
 _LEAST = 1e-12  # of a mean squared error, whose logarithm is taken
@@ -85,6 +85,11 @@ class Regression(Target):
         if config.data.class_weights != "none":
             raise ConfigError("data.class_weights weighs classes, and a number is predicted; leave it out")
         return np.ones(len(truth))
+
+    @classmethod
+    def solved_by(cls, robust: bool) -> Link:
+        """Return squared error, or Huber's loss."""
+        return Robust() if robust else cls.link
 
     @classmethod
     def tensor(cls, truth: Truth) -> Tensor:

@@ -39,6 +39,7 @@ class Measure(ABC, Generic[T]):
         rule: How an answer is made of what a network says, in words.
         constant: The simplest answer of all, in words after "better than".
         decides: Is an answer one of several, with a margin to the next?
+        chances: Are the numbers of an answer probabilities?
     """
 
     kind: ClassVar[TargetKind]
@@ -51,6 +52,7 @@ class Measure(ABC, Generic[T]):
     rule: ClassVar[str]
     constant: ClassVar[str]
     decides: ClassVar[bool] = False
+    chances: ClassVar[bool] = True
 
     def __init__(self, target: T) -> None:
         self.target = target

@@ -25,7 +25,7 @@ class Numbers(Measure[Regression]):
 
     kind = "regression"
     score, loss, score_word, loss_word = "r2", "mae", "R²", "MAE"
-    share = False
+    share = chances = False
     rule = "the number itself"
     constant = "always answering the mean"
 
