@@ -17,6 +17,7 @@ from fusetune.display import card, show_page
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding, counts
 from fusetune.files import expanded, written_aside
+from fusetune.intake import with_target
 from fusetune.report.checks import render_checks
 
 _SHOWN = 12
@@ -121,6 +122,6 @@ def check(
 
 def checked(data: Table, roles: Roles, config: Config) -> Checked:
     """Look at a table that was read; see `check`."""
-    schema = infer_schema(data, roles, config.data.outside == "refuse")
+    schema = with_target(infer_schema(data, roles, config.data.outside == "refuse"), data, config)
     limits: dict[str, Any] = {"pixel_limit": config.data.pixel_limit, "allow_remote": config.allow_download}
     return Checked(examine(schema.read(data), schema, outside=config.data.outside, **limits))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +154,10 @@ def with_target(schema: Schema, table: Table, config: Config) -> Schema:
     label = schema.named("label")
     if label is None:
         return schema
-    kind, reason = kind_of(schema.read(table), label) if config.target == "auto" else (config.target, "given")
+    kind, reason = config.target, "given"
+    if kind == "auto":
+        only = Schema(columns=[column for column in schema.columns if column.name == label])
+        kind, reason = kind_of(only.read(replace(table, frame=table.frame[[label]])), label)
     columns = [
         column.model_copy(update={"reason": f"{column.reason}; {kind}: {reason}"}) if column.name == label else column
         for column in schema.columns

@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.choices import CELL_KINDS, Kind
+from fusetune.data.choices import CELL_KINDS, Kind, TargetKind
 from fusetune.data.schema import Role, Schema
 from fusetune.data.several import joined_words
 from fusetune.data.spelling import as_words
 from fusetune.data.split import Rows, Split, part_codes, seeded_order
 from fusetune.data.table import Table, with_columns
+from fusetune.data.words import finite_numbers
 from fusetune.doctor.findings import INFERRED, Certainty, Finding, Severity
+from fusetune.targets import Multilabel, Regression
+from fusetune.targets.multilabel import split_labels
 
 # Models of the doctor are fitted on at most this many rows: enough for shares to be right to within a point (a
 # standard error below .4 %), and the work no longer grows with the table.
@@ -42,6 +45,7 @@ class Examined:
         parts: Index into `PARTS` per row, -1 where unknown; None without a split.
         several: Columns of which a cell holds several pictures. Several texts are one here, one after the other.
         given: The table with its texts as they were, where it was made by `of`.
+        numbers: Where the label is a number: it, NaN where missing; classes are then tenths of all rows.
     """
 
     table: Table
@@ -53,6 +57,7 @@ class Examined:
     parts: Codes | None
     several: frozenset[str] = frozenset()
     given: Table | None = None
+    numbers: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, table: Table, schema: Schema) -> Examined:
@@ -62,14 +67,18 @@ class Examined:
             TableError: If the id column has missing or repeated values.
         """
         label, group, split = (schema.named(role) for role in ("label", "group", "split"))
-        labels, classes = (None, ()) if label is None else _codes(table.column(label))
+        numbers = None
+        if label is not None and schema.target == Regression.kind:
+            numbers = finite_numbers(table.column(label))
+        labels, classes = (None, ()) if label is None else _label_codes(table.column(label), schema.target, numbers)
         groups = None if group is None else _codes(table.column(group))[0]
         parts = None if split is None else part_codes(table.column(split))
         lists = {c.name: c.kind for c in schema.inputs if c.several}
         texts = {name: joined_words(table.column(name)) for name, kind in lists.items() if kind is Kind.TEXT}
         plain = replace(table, frame=with_columns(table.frame, texts))
         several = frozenset(lists) - frozenset(texts)
-        return cls(plain, schema, table.ids(schema.named("id")), labels, classes, groups, parts, several, table)
+        ids = table.ids(schema.named("id"))
+        return cls(plain, schema, ids, labels, classes, groups, parts, several, table, numbers)
 
     def with_split(self, split: Split) -> Examined:
         """Return the table with a split that was made; rows that it does not know are in no part."""
@@ -156,6 +165,25 @@ class Examined:
         # Numbers below 2**40, so that a remainder is as good as uniform.
         order = seeded_order(pd.Series(np.arange(int(self.units.max()) + 1)), _SEED)
         return (order.view(np.uint64) >> np.uint64(24)).astype(np.int64)
+
+
+def _label_codes(
+    series: pd.Series, kind: TargetKind, numbers: npt.NDArray[np.float64] | None
+) -> tuple[Codes, tuple[str, ...]]:
+    """Return what rows are told apart by: classes, tenths of a number, or the sets of labels that rows have."""
+    if numbers is not None:
+        codes = np.full(len(numbers), -1, dtype=np.int64)
+        known = np.isfinite(numbers)
+        if not known.any():
+            return codes, ()
+        codes[known] = Regression("").strata(numbers[known])
+        tenths = [numbers[codes == at] for at in range(int(codes.max()) + 1)]
+        return codes, tuple(f"{some.min():.4g} to {some.max():.4g}" if len(some) else "" for some in tenths)
+    if kind == Multilabel.kind:
+        cells = [split_labels(cell) for cell in series]
+        words = ["" if cell is None else ";".join(sorted(cell)) or "[]" for cell in cells]
+        return _codes(pd.Series(words, dtype="str").where([cell is not None for cell in cells]))
+    return _codes(series)
 
 
 def _codes(series: pd.Series) -> tuple[Codes, tuple[str, ...]]:

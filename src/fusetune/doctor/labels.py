@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding
@@ -26,6 +26,7 @@ from fusetune.doctor.noise import Noise, estimate
 from fusetune.doctor.sketch import Features
 from fusetune.errors import listed
 from fusetune.process import without_warnings
+from fusetune.targets import Classification
 
 Probabilities = npt.NDArray[np.float64]
 # With fewer rows per class than folds, some models never see the class. Of classes that are rare beside the others,
@@ -39,6 +40,8 @@ _TREES, _LEAF, _ROWS = 60, 3, 5_000
 _SMOOTH = 20
 # At most a tenth of the rows is listed: nobody looks through more.
 _LISTED = 10
+# Of numbers: times the usual error that is far.
+_FAR, _TAIL = 6.0, 3.0  # and quartile ranges beyond the quartiles from which numbers are cut
 # Where more than this share of labels could be wrong, the model knows too little to name any.
 _TELLING = 0.2
 _REMEDY = "look at the first rows of the list; correct labels that are wrong, leave the others"
@@ -101,7 +104,10 @@ def doubt(examined: Examined, features: Features) -> Doubt | None:
 
 def label_findings(examined: Examined, features: Features) -> list[Finding]:
     """Return the finding about label errors: likely ones first, then possible ones, each the most doubted first."""
-    doubts = doubt(examined, features)
+    if examined.numbers is not None:
+        return number_findings(examined, examined.numbers, features)
+    # A row's labels are judged one by one nowhere: of a set of labels, one may be wrong.
+    doubts = doubt(examined, features) if examined.schema.target == Classification.kind else None
     if doubts is None:
         return []
     noise, likely, possible = doubts.noise, doubts.likely(), doubts.possible()
@@ -140,6 +146,52 @@ def label_findings(examined: Examined, features: Features) -> list[Finding]:
         return [examined.finding("label_errors", "warn", what, _REMEDY, rows, column, certainty="likely", **evidence)]
     remedy = "nothing must be done; who has time looks at the first rows of the list"
     return [examined.finding("label_errors", "info", what, remedy, rows, column, certainty="possible", **evidence)]
+
+
+def number_findings(examined: Examined, numbers: npt.NDArray[np.float64], features: Features) -> list[Finding]:
+    """Return the finding about numbers that lie far from what the inputs say of their row, the farthest first.
+
+    A linear model and a forest are fitted on the other folds; far is more than six times the usual error, the median
+    absolute one times 1.4826. Such rows are exceptions at least as often as errors.
+
+    Args:
+        examined: The table.
+        numbers: Its labels, NaN where missing.
+        features: Of the sampled rows, [sample, width].
+    """
+    inside = np.isfinite(numbers[examined.sample])
+    rows, known, folds = examined.sample[inside], features[inside], examined.folds[examined.sample[inside]]
+    if len(rows) < _ENOUGH or not features.shape[1] or len(np.unique(folds)) < 2:
+        return []
+    # What is far off must not teach what is usual.
+    low, high = np.quantile(numbers[rows], [0.25, 0.75])
+    taught = np.clip(numbers[rows], low - _TAIL * (high - low), high + _TAIL * (high - low))
+    said = np.zeros(len(rows))
+    for fold in np.unique(folds):
+        here, learn = folds == fold, np.flatnonzero(folds != fold)
+        learn = learn[np.random.default_rng(0).permutation(len(learn))[:_ROWS]]
+        forest = RandomForestRegressor(_TREES, min_samples_leaf=_LEAF, random_state=0, n_jobs=1)
+        for model in (Ridge(alpha=_INVERSE_PENALTY), forest):
+            said[here] += model.fit(known[learn], taught[learn]).predict(known[here]) / 2
+    error = np.abs(numbers[rows] - said)
+    usual = 1.4826 * float(np.median(error))
+    far = np.flatnonzero(error > _FAR * usual) if usual > 0 else np.empty(0, dtype=np.int64)
+    far = far[np.argsort(-error[far], kind="stable")][: max(1, len(rows) // _LISTED)]
+    if not len(far):
+        return []
+    what = f"{len(far):,} of {len(rows):,} labels lie more than {_FAR:g} times the usual error ({usual:.4g}) from what "
+    what += "the inputs say of their row; the farthest are listed first"
+    remedy = "look at the first rows of the list; correct numbers that are wrong, leave the others"
+    suspects = [
+        {"row": examined.ids.iloc[rows[at]], "label": float(numbers[rows[at]]), "likely": round(float(said[at]), 4)}
+        for at in far[:100]
+    ]
+    return [
+        examined.finding(
+            "label_errors", "info", what, remedy, rows[far], examined.column_of("label"),
+            certainty="possible", count=len(far), checked=len(rows), suspects=suspects,
+        )
+    ]  # fmt: skip
 
 
 def _suspect(examined: Examined, doubts: Doubt, chances: Probabilities, place: int) -> dict[str, str | float]:
