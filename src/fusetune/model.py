@@ -172,7 +172,7 @@ class Model(Answering):
         Returns:
             Why an encoder was left as it was, by input; empty where none was.
         """
-        return accelerate(self, lambda: self.predict_proba(some_row(self.schema), "mask"))
+        return accelerate(self, lambda: self.predict(some_row(self.schema), "mask"))
 
     def features(self, table: TableLike, on_problem: OnProblem = "warn") -> dict[str, pd.DataFrame]:
         """Return what the model's encoders say of each row: the features that its head decides by.
@@ -327,6 +327,8 @@ class Model(Answering):
             SchemaError: If an input column is missing or of another kind.
             UserError: If a model of `alone` has other classes, or says nothing of one input alone.
         """
+        if self.target.kind != "classification":
+            raise UserError(f"diagnose asks about classes, and this model predicts {self.target.describe()}")
         others = [alone] if isinstance(alone, Model) else alone
         asked, answers = self._asked(table, on_problem)
         known = np.isin(answers.digests, self.seen)

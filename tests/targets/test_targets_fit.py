@@ -196,7 +196,7 @@ def test_wrong_labels_are_named(tmp_path: Path) -> None:
         fusetune.fit(words, "size", sets="target=regression", **how)
     with pytest.raises(TableError, match=r"is empty in 1 of 96 row\(s\), 3"):
         fusetune.fit(frame.assign(size=frame["size"].where(frame.index != 3)), "size", **how)
-    with pytest.raises(TableError, match="in (all|every) training rows?: nothing to learn"):
+    with pytest.raises(TableError, match=r"in (all|every) training rows?: nothing to learn"):
         fusetune.fit(frame.assign(size=1.5), "size", sets="target=regression", **how)
     with pytest.raises(TableError, match="'rare' is in one row only"):
         some = ["a", "b;rare", *["a", "b", "a;b"] * 30]

@@ -34,6 +34,7 @@ from fusetune.contest.runs import stand_runs
 from fusetune.contest.tuning import make_file
 from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
 from fusetune.context import Context
+from fusetune.data.choices import TargetKind
 from fusetune.data.roles import Roles, Share
 from fusetune.data.split import PARTS
 from fusetune.data.table import Table, TableLike, read_table
@@ -228,12 +229,26 @@ def compare(
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
     folder = places.find_place(out, data, label, resume)
     log = Log(places.log_of(folder), quiet)
+    refuse_contest(schema.target)
     intake = take_in(data, label, schema, settings, None)
     chosen, said = for_inputs(rules, schema.modalities())
     rules = replace(rules, strategies=chosen)
     with threads_restored(), held(folder):
         places.refuse_taken(folder, resume)
         return _Course(intake, settings, rules, folder, data, log).run(jobs, said)
+
+
+def refuse_contest(kind: TargetKind) -> None:
+    """Refuse labels that the contest's tables and tests are not about.
+
+    Raises:
+        ConfigError: Naming what does the like.
+    """
+    if kind != "classification":
+        raise ConfigError(
+            f"compare judges classes, and the label is {kind}; `fit` weighs several ways to fit it, and its report "
+            "compares them on the same rows"
+        )
 
 
 def _for_contest(settings: Config, rules: Rules) -> Config:

@@ -182,7 +182,8 @@ def _label_codes(
     if kind == Multilabel.kind:
         cells = [split_labels(cell) for cell in series]
         words = ["" if cell is None else ";".join(sorted(cell)) or "[]" for cell in cells]
-        return _codes(pd.Series(words, dtype="str").where([cell is not None for cell in cells]))
+        there = np.array([cell is not None for cell in cells], dtype=bool)
+        return _codes(pd.Series(words, dtype="str").where(there))
     return _codes(series)
 
 

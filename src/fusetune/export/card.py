@@ -17,8 +17,12 @@ from fusetune.model import Model
 from fusetune.version import VERSION
 
 _KINDS = {"image": "a picture", "text": "a text", "columns": "cells", "vector": "a vector"}
-_SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "auprc", "nll", "brier", "ece")
-_TOLD = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")  # as hubs show them in lists of models
+_SHOWN = (
+    "accuracy", "balanced_accuracy", "label_accuracy", "subset_accuracy", "macro_f1", "micro_f1", "auroc", "auprc",
+    "nll", "brier", "ece", "r2", "mae", "rmse", "median_absolute_error", "bias",
+)  # fmt: skip
+# As hubs show them in lists of models.
+_TOLD = ("accuracy", "balanced_accuracy", "subset_accuracy", "macro_f1", "auroc", "r2", "mae")
 
 
 def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: str) -> str:
@@ -35,8 +39,8 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
     lines = [
         f"# {_plain(origin.name)}",
         "",
-        f"A classifier of {_code(label)} into {len(model.classes)} classes ({_words(model.classes)}), trained with "
-        f"fusetune on {_counted(parts['train'], groups.get('train'))}.",
+        f"{model.target.called(_code(label), _words(model.classes))}, trained with fusetune on "
+        f"{_counted(parts['train'], groups.get('train'))}.",
         "",
         "## Use",
         "",
@@ -72,8 +76,8 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
         "",
         "## Limits",
         "",
-        "- It is for rows drawn like those of its table: the same sources, devices, period and way of labelling. It "
-        "names one of its classes for every row, also for rows that belong to none.",
+        "- It is for rows drawn like those of its table: the same sources, devices, period and way of labelling. "
+        f"{model.target.always}",
         "- It is not for decisions about people without a person who can overrule it, nor for data from elsewhere "
         "before it was judged there (`fusetune evaluate`). It is no medical device.",
         "- Whether it treats groups of people alike was not judged.",
@@ -87,7 +91,7 @@ def hub_card(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: st
     """Return the card with the header that model hubs read."""
     results = [
         huggingface_hub.EvalResult(
-            task_type="classification",
+            task_type=model.target.kind,
             dataset_type="tabular",
             dataset_name="locked test part of its table",
             metric_type=name,
@@ -99,7 +103,7 @@ def hub_card(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: st
     kinds = sorted({one.kind for one in model.schema.modalities().values()})
     data = huggingface_hub.ModelCardData(
         library_name="fusetune",
-        tags=["classification", "multimodal" if len(kinds) > 1 else kinds[0], *kinds],
+        tags=[model.target.kind, "multimodal" if len(kinds) > 1 else kinds[0], *kinds],
         model_name=origin.name,
         eval_results=results or None,
     )

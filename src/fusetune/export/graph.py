@@ -28,6 +28,7 @@ from fusetune.inputs import Reader
 from fusetune.model import Model
 from fusetune.networks import Network
 from fusetune.progress import bar
+from fusetune.targets import Target
 
 # What each kind of input hands to the graph; with the number of the input behind it, it is a name of the graph's.
 PARTS = {
@@ -55,18 +56,19 @@ class Whole(nn.Module):
         readers: The pre-processing of each input; tensors come in this order, those of an input as `PARTS` has them and
             then bool [rows], whether it is present.
         temperature: Logits are divided by it.
+        target: What is predicted.
     """
 
-    def __init__(self, network: Network, readers: Mapping[str, Reader], temperature: float) -> None:
+    def __init__(self, network: Network, readers: Mapping[str, Reader], temperature: float, target: Target) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.temperature, self.target = network, temperature, target
         self.kinds = {name: reader.modality.kind for name, reader in readers.items()}
         for place, reader in enumerate(readers.values()):
             if isinstance(reader.fitted, ImageInput) and reader.size is not None:
                 self.register_buffer(f"shrink_{place}", _resampling(reader.fitted.size, reader.size))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities, float64 [rows, classes], and logits before the temperature, float32 [rows, classes]."""
+        """Return answers, float64 [rows, classes], and logits before the temperature, float32 [rows, classes]."""
         left = iter(tensors)
         inputs: dict[str, Any] = {}
         present: dict[str, Tensor] = {}
@@ -78,7 +80,7 @@ class Whole(nn.Module):
             features = torch.cat([encoder(inputs[name]).float() for encoder in self.network.of(name)], 1)
             z[name] = features.masked_fill(~present[name][:, None], 0.0)
         f = self.network.fuse(z, present).f.float()
-        return torch.softmax(f.double() / self.temperature, 1), f
+        return self.target.answered(f.double(), self.temperature), f
 
     def _taken(self, place: int, kind: str, parts: dict[str, Tensor]) -> Any:
         """Return what the encoders of an input take."""
@@ -121,12 +123,12 @@ def write_graph(model: Model, path: Path) -> float:
         path: The file to write.
 
     Returns:
-        The largest difference of any probability.
+        The largest difference of any probability; of numbers, in units of their deviation.
 
     Raises:
         ExportError: If the model cannot be traced, or the graph gives other probabilities.
     """
-    whole = Whole(model.network, model.readers, model.calibration.temperature)
+    whole = Whole(model.network, model.readers, model.calibration.temperature, model.target)
     example = made_up(model.readers, rows=_ROWS, tokens=7, seed=0)
     axes = {name: {0: "rows"} for name in (*example, "probabilities", "logits")}
     axes |= {name: {0: "rows", 1: "tokens"} for name in example if name.startswith(("ids_", "mask_"))}
@@ -155,14 +157,15 @@ def _compare(model: Model, whole: Whole, run: Any) -> float:
                 raise ExportError(f"{_who(model)} does not run in ONNX Runtime: {first_line(error)}") from error
             # Of logits as well, as a share of their scale: probabilities near 0 and 1 hide what is wrong.
             scale = max(1.0, float(np.abs(f).max()))
-            difference = max(float(np.abs(p - q).max()), float(np.abs(f - g).max()) / scale)
+            apart = float(np.abs(p - q).max()) / model.target.unit
+            difference = max(apart, float(np.abs(f - g).max()) / scale)
             if not difference <= TOLERANCE:  # also refuses NaN
                 absent = [name for name, here in zip(model.readers, pattern, strict=True) if not here]
                 raise ExportError(
                     f"{_who(model)} says something else as an ONNX graph: it differs by {difference:.1e} where "
                     f"{listed(absent) or 'nothing'} is absent, and {TOLERANCE:.0e} is allowed"
                 )
-            worst = max(worst, float(np.abs(p - q).max()))
+            worst = max(worst, apart)
             progress.advance()
     return worst
 

@@ -48,6 +48,7 @@ def write_preparation(model: Model, folder: Path) -> None:
         "id": model.schema.named("id"),
         "classes": model.classes,
         "decision": decision,
+        **({} if model.target.kind == "classification" else {"target": model.target.kind}),
         "missing_words": [*MISSING_WORDS, *NAMES_OR_MISSING],
         "inputs": inputs,
     }

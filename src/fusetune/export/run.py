@@ -71,16 +71,20 @@ class Runner:
             notes[at].append("no input is present, only class frequencies are left")
         found = self.session.run(["probabilities"], {name: fed[name] for name in self.wanted})[0]
         for at in np.flatnonzero(~np.isfinite(found).all(1)):
-            raise RefusedError(f"row {start + int(at)}: the model gives no finite probability")
+            raise RefusedError(f"row {start + int(at)}: the model gives no finite answer")
         return [self._line(*three) for three in zip(rows, found, notes, strict=True)]
 
     def _line(self, row: Row, p: Any, said: list[str]) -> Row:
+        first = {"row_id": row.get(self.facts["id"])} if self.facts["id"] else {}
+        if self.facts.get("target") == "regression":
+            return {**first, "prediction": float(p[0]), "problem": "; ".join(said)}
         rule, best = self.facts["decision"], int(p.argmax())
         if rule:  # of two classes, judged with a threshold
             best = rule["positive"] if p[rule["positive"]] >= rule["threshold"] else 1 - rule["positive"]
         shares = {f"p({label})": float(share) for label, share in zip(self.classes, p, strict=True)}
-        first = {"row_id": row.get(self.facts["id"])} if self.facts["id"] else {}
         top = {"prediction": self.classes[best], "probability": float(p[best])}
+        if self.facts.get("target") == "multilabel":
+            top = {"prediction": ";".join(str(name) for name, own in zip(self.classes, p, strict=True) if own > 0.5)}
         return {**first, **top, **shares, "problem": "; ".join(said)}
 
     def _cell(self, value: Any, csv_words: bool) -> Any:

@@ -44,7 +44,7 @@ def read_served(options: Options) -> Served:
     """Read the model of a folder and ask it once, so that what cannot answer is never put to work.
 
     Raises:
-        BundleError: If the folder holds no usable model, or it gives no probabilities.
+        BundleError: If the folder holds no usable model, or it gives no answer.
     """
     folder = model_folder(options.folder)
     before = _digest(folder)
@@ -61,7 +61,7 @@ def read_served(options: Options) -> Served:
     try:
         for name, reason in model.accelerate().items():
             _log.info("input %s is encoded by PyTorch: %s", name, reason)
-        model.predict_proba(some_row(model.schema), "mask")
+        model.predict(some_row(model.schema), "mask")
     except FusetuneError as error:
         raise BundleError(f"the model of {folder} cannot answer: {error}") from error
     return Served(model, before[:12], datetime.now(UTC).isoformat(timespec="seconds"))

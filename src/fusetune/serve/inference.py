@@ -37,12 +37,12 @@ def metadata(model: Model, options: Options, version: str) -> dict[str, Any]:
         {"name": name, "datatype": datatype, "shape": [-1] if width is None else [-1, width]}
         for name, (datatype, width) in _tensors(model).items()
     ]
-    outputs = [
-        {"name": "prediction", "datatype": "BYTES", "shape": [-1]},
-        {"name": "probability", "datatype": "FP64", "shape": [-1]},
-        {"name": "probabilities", "datatype": "FP64", "shape": [-1, len(model.classes)]},
-        {"name": "problem", "datatype": "BYTES", "shape": [-1]},
-    ]
+    answer = [{"name": "prediction", "datatype": "BYTES" if model.measure.chances else "FP64", "shape": [-1]}]
+    if model.measure.decides:
+        answer.append({"name": "probability", "datatype": "FP64", "shape": [-1]})
+    if model.measure.chances:
+        answer.append({"name": "probabilities", "datatype": "FP64", "shape": [-1, len(model.classes)]})
+    outputs = [*answer, {"name": "problem", "datatype": "BYTES", "shape": [-1]}]
     labels = {"classes": [str(label) for label in model.classes]}
     return {
         "name": options.name, "versions": [version], "platform": PLATFORM, "inputs": inputs, "outputs": outputs,
@@ -216,13 +216,16 @@ def replied(
     Raises:
         RefusedError: If an output is asked for that there is none of.
     """
-    probabilities = table[[f"p({label})" for label in classes]].to_numpy(dtype="<f8")
-    outputs: dict[str, tuple[str, Any]] = {
-        "prediction": ("BYTES", np.array([str(word) for word in table["prediction"]], dtype=object)),
-        "probability": ("FP64", table["probability"].to_numpy(dtype="<f8")),
-        "probabilities": ("FP64", probabilities),
-        "problem": ("BYTES", table["problem"].to_numpy(dtype=object)),
-    }
+    words = np.array([str(word) for word in table["prediction"]], dtype=object)
+    outputs: dict[str, tuple[str, Any]] = {"prediction": ("BYTES", words)}
+    if "probability" in table:
+        outputs["probability"] = ("FP64", table["probability"].to_numpy(dtype="<f8"))
+    names = [f"p({label})" for label in classes]
+    if set(names) <= set(table.columns):
+        outputs["probabilities"] = ("FP64", table[names].to_numpy(dtype="<f8"))
+    else:  # a number
+        outputs["prediction"] = ("FP64", table["prediction"].to_numpy(dtype="<f8"))
+    outputs["problem"] = ("BYTES", table["problem"].to_numpy(dtype=object))
     everything = (
         asked["parameters"].get("binary_data_output") is True if isinstance(asked["parameters"], dict) else False
     )

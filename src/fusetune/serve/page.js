@@ -168,17 +168,23 @@ function groupField(vector, index) {
 
 function showAnswer(reply) {
   const row = reply.rows[0];
-  at("answer-title").textContent = `${row.prediction}, ${percent(row.probability)}`;
+  // Of classes one, with its probability; of labels those that are likelier than not; or a number.
+  const labels = reply.model.target === "multilabel" ? String(row.prediction).split(";") : [String(row.prediction)];
+  const shown = reply.model.target === "regression" ? number(row.prediction) : labels.join(", ") || "none of its labels";
+  at("answer-title").textContent = row.probability === undefined ? shown : `${shown}, ${percent(row.probability)}`;
   at("rule").textContent = `Decided by ${reply.rule}. Model ${reply.model.version}.`;
-  const order = Object.entries(row.probabilities).sort((one, other) => other[1] - one[1]);
+  const order = Object.entries(row.probabilities || {}).sort((one, other) => other[1] - one[1]);
+  at("classes").hidden = !order.length;
   at("classes").tBodies[0].replaceChildren(...order.slice(0, 30).map(([name, share]) => {
     const bar = made("span", { class: "length", "aria-hidden": "true" });
     bar.style.setProperty("--share", share);
     const track = made("span", { class: "track" }, made("span", { class: "room" }, bar), made("span", { class: "n" }, percent(share)));
-    return made("tr", { class: name === String(row.prediction) ? "final" : null }, made("th", { scope: "row" }, name), made("td", {}, track));
+    return made("tr", { class: labels.includes(name) ? "final" : null }, made("th", { scope: "row" }, name), made("td", {}, track));
   }));
   const facts = [];
   const fact = (name, words, odd) => facts.push(made("dt", {}, name), made("dd", { class: odd ? "odd" : null }, words));
+  if (row.low === null) fact("Between these lies the true number in 90 % of new rows", "not known: too few rows", true);
+  else if (row.low !== undefined) fact("Between these lies the true number in 90 % of new rows", `${number(row.low)} and ${number(row.high)}`);
   if (row.set) {
     const every = row.set.length === order.length && order.length > 1;
     const words = row.set.length ? row.set.join(", ") : "none: no class is as likely as it should be";
@@ -196,14 +202,20 @@ function showAnswer(reply) {
   at("answer").hidden = false;
 }
 
+let measured = points;
+
+function number(value) {
+  return Number(value).toLocaleString("en", { maximumSignificantDigits: 4 });
+}
+
 function effectTable(caption, first, rows) {
   const largest = Math.max(...rows.map(([, effect]) => Math.abs(effect)), 1e-9);
   const lines = rows.map(([name, effect]) => {
     const bar = made("span", { class: effect < 0 ? "effect against" : "effect", "aria-hidden": "true" });
     bar.style.setProperty("--share", Math.abs(effect) / largest);
-    return made("tr", {}, made("th", { scope: "row" }, name), made("td", { class: "n" }, points(effect)), made("td", { class: "wide" }, bar));
+    return made("tr", {}, made("th", { scope: "row" }, name), made("td", { class: "n" }, measured(effect)), made("td", { class: "wide" }, bar));
   });
-  const head = made("tr", {}, made("th", { scope: "col" }, first), made("th", { scope: "col", class: "n" }, "Points"), made("th", { scope: "col", class: "wide" }, made("span", { class: "hidden" }, "Drawn")));
+  const head = made("tr", {}, made("th", { scope: "col" }, first), made("th", { scope: "col", class: "n" }, measured === points ? "Points" : "Effect"), made("th", { scope: "col", class: "wide" }, made("span", { class: "hidden" }, "Drawn")));
   const table = made("table", {}, made("caption", {}, made("span", {}, caption)), made("thead", {}, head), made("tbody", {}, ...lines));
   return made("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: 0 }, table);
 }
@@ -211,7 +223,7 @@ function effectTable(caption, first, rows) {
 function marked(effects) {
   const largest = Math.max(...effects.map((one) => Math.abs(one.effect)), 1e-9);
   const words = effects.flatMap((one) => {
-    const word = made("mark", { class: one.effect < 0 ? "against" : "for", title: `${points(one.effect)} points` }, one.name);
+    const word = made("mark", { class: one.effect < 0 ? "against" : "for", title: measured === points ? `${points(one.effect)} points` : measured(one.effect) }, one.name);
     word.style.setProperty("--share", (Math.abs(one.effect) / largest).toFixed(3));
     return [word, " "];
   });
@@ -219,14 +231,17 @@ function marked(effects) {
 }
 
 function showReasons(reply) {
-  at("prior").textContent = `Without any input the model gives “${reply.decision}” ${percent(reply.prior)}. Effects are percentage points of its probability; blue speaks for it, ochre against. They say what the model uses, not what causes the class.`;
+  measured = reply.target === "regression" ? (effect) => number(effect) : points;
+  at("prior").textContent = reply.target === "regression"
+    ? `Without any input the model says ${number(reply.prior)}. Effects are in the unit of the number; blue raises it, ochre lowers it. They say what the model uses, not what causes the number.`
+    : `Without any input the model gives “${reply.decision}” ${percent(reply.prior)}. Effects are percentage points of its probability; blue speaks for it, ochre against. They say what the model uses, not what causes the class.`;
   const parts = [];
   const shares = Object.entries(reply.shares);
   if (shares.length) parts.push(effectTable("What each input adds", "Input", shares));
   for (const [name, picture] of Object.entries(reply.pictures)) {
     const plain = made("figure", {}, made("img", { src: picture.picture, alt: `${name} as the model sees it` }), made("figcaption", {}, "As the model sees it."));
     const ends = made("span", { class: "scale-ends" }, made("span", {}, "against"), made("span", {}, "for"));
-    const scale = made("figcaption", {}, `Regions by what covering them changes: ${points(picture.least)} to ${points(picture.most)} points.`, made("span", { class: "scale", "aria-hidden": "true" }), ends);
+    const scale = made("figcaption", {}, `Regions by what covering them changes: ${measured(picture.least)} to ${measured(picture.most)}${measured === points ? " points" : ""}.`, made("span", { class: "scale", "aria-hidden": "true" }), ends);
     const map = made("figure", {}, made("img", { src: picture.map, alt: `${name}, shaded by effect` }), scale);
     parts.push(made("div", { class: "part" }, made("h3", {}, `${name}: where it looks`), made("div", { class: "grid" }, plain, map)));
   }
@@ -253,7 +268,8 @@ async function ask(explain) {
   at("state").textContent = "Asking …";
   try {
     const form = content();
-    const options = new URLSearchParams({ margin: "0", on_problem: "raise" });
+    const options = new URLSearchParams({ on_problem: "raise" });
+    if (model.target === "classification") options.set("margin", "0");
     if (model.sets) options.set("sets", "0.9");
     if (model.unlike) options.set("unlike", "true");
     const reply = await call(`v1/predict?${options}`, form);
@@ -289,7 +305,12 @@ async function start() {
   at("key-form").hidden = true;
   const inputs = model.columns.length + model.vectors.length;
   const classes = model.classes.length > 8 ? `${model.classes.slice(0, 8).join(", ")} and ${model.classes.length - 8} more` : model.classes.join(", ");
-  at("about").textContent = `It tells ${model.classes.length} classes apart: ${classes}. Fill in what you have of ${inputs} inputs; what you leave empty counts as missing.`;
+  const what = {
+    classification: `It tells ${model.classes.length} classes apart: ${classes}.`,
+    multilabel: `It says which of ${model.classes.length} labels a row has: ${classes}.`,
+    regression: `It predicts the number ${classes}.`,
+  }[model.target];
+  at("about").textContent = `${what} Fill in what you have of ${inputs} inputs; what you leave empty counts as missing.`;
   const order = ["image", "text"];
   const rank = (column) => (order.indexOf(column.kind) + order.length) % order.length + (order.includes(column.kind) ? 0 : 10);
   const columns = model.columns.map((column, index) => [column, index]).sort((one, other) => rank(one[0]) - rank(other[0]) || one[1] - other[1]);

@@ -50,7 +50,7 @@ def as_json(served: Served, table: pd.DataFrame, extras: Extras, options: Option
     """Return the reply of /v1/predict."""
     model = served.model
     return {
-        "model": {"name": options.name, "version": served.version},
+        "model": {"name": options.name, "version": served.version, "target": model.target.kind},
         "rule": model.rule_by(extras.by).words,
         "rows": [_row(line, model.classes) for line in table.to_dict("records")],
     }
@@ -66,6 +66,8 @@ def _row(line: dict[Any, Any], classes: Sequence[Any]) -> dict[str, Any]:
     far = [name for name in line if str(name).startswith("as_far(")]
     if "unlike" in line:
         reply["as_far"] = {str(name)[7:-1]: _number(line.pop(name)) for name in far}
+    for end in {"low", "high"} & line.keys():  # JSON knows no infinity
+        line[end] = line[end] if math.isfinite(line[end]) else None
     reply |= line
     reply["row_id"] = None if pd.isna(reply["row_id"]) else str(reply["row_id"])
     return reply
@@ -83,6 +85,7 @@ def explained(served: Served, explanation: Explanation, options: Options) -> dic
 
     return {
         "model": {"name": options.name, "version": served.version},
+        "target": served.model.target.kind,
         "decision": explanation.decision,
         "probability": explanation.probability,
         "prior": explanation.prior,
@@ -113,7 +116,8 @@ def described(served: Served, options: Options) -> dict[str, Any]:
         "rule": model.rule.words,
         "columns": [_column(column, model) for column in single_columns(model)],
         "vectors": [{"name": name, "columns": names} for name, names in model.schema.vectors.items()],
-        "sets": model.calibration.conformal is not None,
+        "target": model.target.kind,
+        "sets": bool(model.calibration.conformal.pooled or model.calibration.reaches.levels),
         "unlike": model.reference is not None and bool(model.reference.likeness),
         "limits": {"rows": options.rows, "bytes": options.body, "pixels": options.pixels, "seconds": options.seconds},
         "hosts": list(options.hosts),

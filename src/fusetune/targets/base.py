@@ -52,12 +52,16 @@ class Target(ABC):
         loss_word: What its loss is called.
         score_word: What the share of a row's answer that is right is called, on average.
         link: How linear heads are solved for it.
+        always: What a reader must know of its answers, in a sentence.
+        unit: What differences of answers are measured in.
     """
 
     kind: ClassVar[TargetKind]
     loss_word: ClassVar[str]
     score_word: ClassVar[str]
     link: ClassVar[Link]
+    always: ClassVar[str]
+    unit: float = 1.0
 
     def __init__(self, names: Sequence[Any]) -> None:
         self.names = list(names)
@@ -70,6 +74,14 @@ class Target(ABC):
     @abstractmethod
     def describe(self) -> str:
         """Return in a few words what is told: "3 classes"."""
+
+    @abstractmethod
+    def called(self, label: str, names: str) -> str:
+        """Return what a model of it is called, as the beginning of a sentence; both are printed as they are."""
+
+    @abstractmethod
+    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return what a user is told, float [rows, width]: probabilities of classes or labels, or a number."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Classification(Target):
     kind = "classification"
     loss_word, score_word = "NLL", "accuracy"
     link = Multinomial()
+    always = "It names one of its classes for every row, also for rows that belong to none."
 
     @classmethod
     def learn(cls, table: Table, label: str, least: int = 2) -> Self:
@@ -35,6 +36,14 @@ class Classification(Target):
     def describe(self) -> str:
         """Return how many classes there are."""
         return f"{self.width} classes"
+
+    def called(self, label: str, names: str) -> str:
+        """Return that it is a classifier."""
+        return f"A classifier of {label} into {self.width} classes ({names})"
+
+    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return softmax(f / T)."""
+        return torch.softmax(f / temperature, 1)
 
     def facts(self) -> dict[str, Any]:
         """Return nothing: names are kept beside it."""

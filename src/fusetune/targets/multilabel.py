@@ -30,6 +30,7 @@ class Multilabel(Target):
     kind = "multilabel"
     loss_word, score_word = "NLL", "label accuracy"
     link = Bernoulli()
+    always = "It says of each of its labels whether a row has it, also of rows that have others."
 
     @classmethod
     def learn(cls, table: Table, label: str) -> Self:
@@ -52,6 +53,14 @@ class Multilabel(Target):
     def describe(self) -> str:
         """Return how many labels there are."""
         return f"{self.width} labels, any number a row"
+
+    def called(self, label: str, names: str) -> str:
+        """Return that it tells labels."""
+        return f"A model of the labels in {label}, any number of {self.width} a row ({names})"
+
+    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return sigmoid(f / T)."""
+        return torch.sigmoid(f / temperature)
 
     def facts(self) -> dict[str, Any]:
         """Return nothing: names are kept beside it."""

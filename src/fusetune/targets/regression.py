@@ -34,16 +34,26 @@ class Regression(Target):
     kind = "regression"
     loss_word, score_word = "MSE/2", "R2"
     link = Normal()
+    always = "It gives a number for every row, also far from all that it has learnt from."
 
     def __init__(self, name: str, mean: float = 0.0, deviation: float = 1.0, whole: bool = False) -> None:
         super().__init__([name])
         if not (np.isfinite(mean) and 0 < deviation < np.inf):
             raise ValueError(f"a mean of {mean} and a deviation of {deviation}")
         self.mean, self.deviation, self.whole = float(mean), float(deviation), bool(whole)
+        self.unit = self.deviation
 
     def describe(self) -> str:
         """Return that it is a number."""
         return "a number"
+
+    def called(self, label: str, names: str) -> str:
+        """Return that it tells a number."""
+        return f"A model of the number {label}"
+
+    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return mean + deviation * f."""
+        return self.mean + self.deviation * f
 
     def facts(self) -> dict[str, Any]:
         """Return mean, deviation and whether numbers are whole."""
