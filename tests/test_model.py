@@ -287,7 +287,7 @@ def test_what_is_no_finite_probability_never_stands_beside_a_label(
     monkeypatch.setattr(Model, "outputs", broken)
     blank = frame.assign(scan=None)
     for ask in (model.predict, model.predict_proba, model.predict_table, model.evaluate):
-        with pytest.raises(RunError, match=r"no finite probability for row\(s\) 95; look for absurd numbers"):
+        with pytest.raises(RunError, match=r"no finite answer for row\(s\) 95; look for absurd numbers"):
             ask(blank)
     with pytest.raises(RunError, match=r"row\(s\) 40;"):
         model.explain(blank, "case-040")

@@ -16,6 +16,7 @@ from fusetune.bundle import load_bundle, save_bundle
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
+from fusetune.data.schema import Schema
 from fusetune.data.table import TableLike, read_table
 from fusetune.doctor.exhibits import Exhibit, exhibits
 from fusetune.errors import UserError
@@ -247,9 +248,6 @@ def _fit(
 
     log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({target.describe()}) on {runtime.describe()}")
-    if schema.target != "classification":
-        reason = next(column.reason for column in schema.columns if column.role == "label")
-        log.say(f"  {reason}; --set target=classification, multilabel or regression says otherwise")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
     announce(log, schema)
 
@@ -277,12 +275,7 @@ def _fit(
     log.step()
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
-    guidance = None
-    asked = settings.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
-    if asked and time.monotonic() < ctx.deadline:
-        with log.timed(ctx.seconds, "guide"):
-            guidance = guided(ctx, lazy=False, **_GUIDED)
-        log.record("guide", **guidance.as_dict())
+    guidance = _guided(ctx, schema)
     log.step()
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
@@ -300,6 +293,17 @@ def _fit(
     score = judged.measure.score
     log.record("done", seconds=ctx.seconds["total"], **{score: judged.test[score].value})
     return Run(folder, model, metrics)
+
+
+def _guided(ctx: Context, schema: Schema) -> Guidance | None:
+    """Return what kind of fusion the data ask for, where that can be said and there is time to ask."""
+    able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
+    if not able or time.monotonic() >= ctx.deadline:
+        return None
+    with ctx.log.timed(ctx.seconds, "guide"):
+        guidance = guided(ctx, lazy=False, **_GUIDED)
+    ctx.log.record("guide", **guidance.as_dict())
+    return guidance
 
 
 def _minutes(settings: Config) -> float | None:

@@ -226,7 +226,10 @@ def warn_of_reading(log: Log, table: Table) -> None:
 
 
 def announce(log: Log, schema: Schema) -> None:
-    """Say what the inputs are, and which columns were left out."""
+    """Say what is predicted, where it is no class, what the inputs are, and which columns were left out."""
+    if schema.target != Classification.kind:
+        reason = next(column.reason for column in schema.columns if column.role == "label")
+        log.say(f"  {reason} (--set target=classification, multilabel or regression says otherwise)")
     for name, modality in schema.modalities().items():
         log.say(f"  input {name}: {modality.kind}{_said(modality, schema)}")
     for column in schema.columns:

@@ -105,6 +105,8 @@ def _notes(finding: Finding, sets: list[list[str]]) -> dict[str, str]:
 
 def _suspicion(item: dict[str, Any], shown: bool) -> str:
     """Return what is expected of a label; where no error is shown, the chance of one is that at the upper bound."""
+    if "p_wrong" not in item:  # a number
+        return f"about {item['likely']:.4g} is expected, not {item['label']:.4g}"
     chance = f"{'' if shown else 'at most '}{_percent(item['p_wrong'])}"
     return (
         f"expected {item['likely']} ({_percent(item['p_likely'])}), not this label ({_percent(item['p_label'])}); "
