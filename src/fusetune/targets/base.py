@@ -50,12 +50,14 @@ class Target(ABC):
         kind: Its name in `target`.
         loss_word: What its loss is called.
         score_word: What the share of a row's answer that is right is called, on average.
+        prior_word: What `prior` is made of.
         link: How linear heads are solved for it.
     """
 
     kind: ClassVar[TargetKind]
     loss_word: ClassVar[str]
     score_word: ClassVar[str]
+    prior_word: ClassVar[str]
     link: ClassVar[Link]
 
     def __init__(self, names: Sequence[Any]) -> None:

@@ -29,6 +29,7 @@ class Multilabel(Target):
 
     kind = "multilabel"
     loss_word, score_word = "NLL", "label accuracy"
+    prior_word = "label frequencies"
     link = Bernoulli()
 
     @classmethod

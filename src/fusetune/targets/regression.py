@@ -33,6 +33,7 @@ class Regression(Target):
 
     kind = "regression"
     loss_word, score_word = "MSE/2", "R2"
+    prior_word = "mean"
     link = Normal()
 
     def __init__(self, name: str, mean: float = 0.0, deviation: float = 1.0, whole: bool = False) -> None:
