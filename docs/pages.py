@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from fusetune.cli import app
 from fusetune.config import IMAGE_POLICIES, MINUTES
 from fusetune.doctor.findings import CERTAINTIES
-from fusetune.report.terms import SCORES, TERMS
+from fusetune.report.terms import LABEL_SCORES, LABEL_TERMS, NUMBER_SCORES, NUMBER_TERMS, SCORES, TERMS
 from fusetune.settings import Setting, groups, json_schema, strategy_settings
 from fusetune.strategies import STRATEGIES
 from fusetune.strategies.cards import card_of
@@ -141,6 +141,11 @@ def glossary_page() -> str:
     architecture = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
     words = architecture.split("## Words\n", 1)[1].split("\n## ", 1)[0].strip()
     parts = ["# Glossary\n", "## Of the report\n", _words(TERMS), "## Scores\n", _words(dict(SCORES.values()))]
+    own = ((NUMBER_TERMS, NUMBER_SCORES, "where a number is predicted"), (LABEL_TERMS, LABEL_SCORES, "where labels are"))
+    for terms, scores, where in own:
+        new = {name: meaning for name, meaning in terms.items() if TERMS.get(name) != meaning}
+        told = dict(one for key, one in scores.items() if SCORES.get(key) != one)
+        parts += [f"## Of the report, {where}\n", _words(new), f"## Scores, {where}\n", _words(told)]
     parts += ["## How sure a finding is\n", _words(dict(CERTAINTIES)), "## Of the project\n", words, ""]
     return "\n".join(parts)
 

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ def card(title: str, facts: Mapping[str, object], table: str = "") -> str:
     return f"<div><b>{_words(title)}</b><table>{rows}</table>{table}</div>"
 
 
-def with_bounds(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return accuracy and NLL of a row, each with the bounds of its interval beside it, as columns of a table."""
+def with_bounds(row: Mapping[str, Any], scores: Sequence[str] = ("accuracy", "nll")) -> dict[str, Any]:
+    """Return scores of a row, each with the bounds of its interval beside it, as columns of a table."""
     ends = (("", "value"), (" low", "low"), (" high", "high"))
-    return {f"{score}{end}": row[score][key] for score in ("accuracy", "nll") for end, key in ends}
+    return {f"{score}{end}": row[score][key] for score in scores for end, key in ends}
 
 
 def _words(value: object) -> str:

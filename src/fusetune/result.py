@@ -196,7 +196,7 @@ class Case:
 
     `words` are its cells that can be read, by column, `pictures` uint8 [side, side, 3] by modality. `shares` of the
     modalities (exact Shapley values) and `prior`, the probability of the decision without any input, sum to its
-    `probability`.
+    `probability`. `about` says which class, label or number that is of.
     """
 
     row: str
@@ -209,6 +209,7 @@ class Case:
     words: dict[str, str]
     shares: dict[str, float]
     prior: float
+    about: str = ""
 
     def redacted(self) -> Case:
         """Return what the model says, and of the row nothing."""
@@ -240,7 +241,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Everything that a run says of itself; mistakes come with the surest first, warnings as sentences.
+    """Everything that a run says of itself; mistakes come with the worst first, warnings as sentences.
 
     `examples` are a few test rows, by why they are shown. `guide` is what kind of fusion the data ask for; None where
     it was not asked.

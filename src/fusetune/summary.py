@@ -175,6 +175,7 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
         words={name: in_short(cells[name].iloc[row]) for name in cells.columns},
         shares={name: float(share[at]) for name, share in judged.shares.items()},
         prior=float(judged.prior[at, decided[0]]),
+        about=str(measure.target.names[decided[0]]),
     )
 
 

@@ -168,7 +168,7 @@ def _show(contest: fusetune.Contest) -> None:
         grid.add_row(
             Text(visible(one["name"])),
             "-" if one["accuracy"]["value"] is None else f"{one['accuracy']['value']:.1%}",
-            interval(one["accuracy"], "{:.1%}"),
+            interval(one["accuracy"], "{:.1%}".format),
             number(one["nll"]["value"]),
             interval(one["nll"]),
             "-" if one["seconds"] is None else f"{one['seconds']:.1f}",

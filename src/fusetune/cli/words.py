@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table as Grid
@@ -12,6 +13,7 @@ from rich.text import Text
 from fusetune.data.choices import JOIN
 from fusetune.errors import UserError
 from fusetune.progress import visible
+from fusetune.telling import telling_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,31 +89,26 @@ def without_formulas(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 def gain_grid(metrics: dict[str, Any]) -> Grid:
     """Return the gain table of a run's metrics."""
-    rows, groups = metrics["rows"], metrics["groups"]
+    rows, groups, telling = metrics["rows"], metrics["groups"], telling_of(metrics)
     title = f"test part: {rows['test']:,} rows" + group_words(groups["test"] if groups else None)
-    grid = Grid("", "accuracy", "95 % interval", "NLL", title=title)
+    score, loss = telling.score, telling.loss
+    grid = Grid("", score.word, "95 % interval", loss.word, title=title)
     for row in metrics["gain"]:
         grid.add_row(
             Text(visible(row["name"])),
-            f"{row['accuracy']['value']:.1%}",
-            interval(row["accuracy"], "{:.1%}"),
-            number(row["nll"]["value"]),
+            printed(row[score.key]["value"], score.value),
+            interval(row[score.key], score.value),
+            printed(row[loss.key]["value"], loss.value),
         )
     return grid
 
 
 def verdicts(metrics: dict[str, Any]) -> list[str]:
     """Return one sentence per paired comparison."""
-    lines, judged = [], metrics["gain"][-1]["name"]
+    lines, judged, telling = [], metrics["gain"][-1]["name"], telling_of(metrics)
     for c in metrics["comparisons"]:
         word = "no difference shown" if c["verdict"] == "not shown" else c["verdict"]
-        swapped = (
-            "" if c.get("p_group") is None else f"; groups swapped p = {c['p_group']:.2g}, {c['p_group_holm']:.2g}"
-        )
-        lines.append(
-            f"{judged} against {c['against']}: {word} ({c['gained']} rows gained, {c['lost']} lost, exact McNemar "
-            f"p = {c['p']:.2g}, {c['p_holm']:.2g} after Holm's correction{swapped}; NLL {c['nll']['value']:+.3f})"
-        )
+        lines.append(f"{judged} against {c['against']}: {word} ({telling.compared(c)})")
     return lines
 
 
@@ -128,9 +125,14 @@ def group_words(count: int | None) -> str:
 
 def number(value: float | None) -> str:
     """Return a score, or a dash where there is none."""
-    return "-" if value is None else f"{value:.3f}"
+    return printed(value, "{:.3f}".format)
 
 
-def interval(score: dict[str, Any], form: str = "{:.3f}") -> str:
+def printed(value: float | None, form: Callable[[float], str]) -> str:
+    """Return a score in some form, or a dash where there is none."""
+    return "-" if value is None else form(value)
+
+
+def interval(score: dict[str, Any], form: Callable[[float], str] = "{:.3f}".format) -> str:
     """Return `low to high`, or a dash where there is no interval."""
-    return "-" if score["low"] is None else f"{form.format(score['low'])} to {form.format(score['high'])}"
+    return "-" if score["low"] is None or score["high"] is None else f"{form(score['low'])} to {form(score['high'])}"

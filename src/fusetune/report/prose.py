@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.result import Comparison, Result
@@ -36,6 +37,12 @@ def points(difference: float) -> str:
     text = f"{100 * abs(difference):.1f}"
     sign = "" if float(text) == 0 else "+" if difference > 0 else _MINUS
     return sign + text
+
+
+def signed(difference: float, digits: int = 3) -> str:
+    """Print a difference of two numbers with its sign."""
+    text = number(difference, digits)
+    return text.removeprefix(_MINUS) if not text.strip(f"{_MINUS}0.") else text if difference < 0 else f"+{text}"
 
 
 def p_value(p: float) -> str:
@@ -80,34 +87,88 @@ def point_bounds(interval: Interval) -> str:
     return _bounds(interval, points)
 
 
+def signed_bounds(interval: Interval) -> str:
+    """Print the bounds of a difference of two numbers."""
+    return _bounds(interval, signed)
+
+
 def _bounds(interval: Interval, text: Callable[[float], str]) -> str:
     return f"{text(interval.low)} to {text(interval.high)}" if interval.bounded else "no interval"
 
 
-def answer(result: Result) -> list[str]:
-    """Return the sentences of the first paragraph."""
+@dataclass(frozen=True)
+class Wording:
+    """How comparisons are put into words.
+
+    Attributes:
+        always: The simplest answer of all.
+        constant: The same where it was not compared with.
+        unshown: What is not shown of the model where it is not shown to be better than that, up to its name.
+        surer: What is added where the loss is shown to be better.
+        loss_alone: What is said, up to "that it is", where the loss is better than of each input alone.
+        right: What is then not shown, up to the names.
+        gained: Prints rows gained and lost and the difference, after "it".
+        test: The paired test of rows.
+    """
+
+    always: str
+    constant: str
+    unshown: str
+    surer: str
+    loss_alone: str
+    right: str
+    gained: Callable[[Comparison], str]
+    test: str
+
+
+def class_wording(result: Result) -> Wording:
+    """Return how comparisons of classifiers are put into words."""
+    return Wording(
+        always=f"always answering “{_most_frequent(result)}”",
+        constant="always answering the most frequent class",
+        unshown="Not shown to be right more often than",
+        surer="though its probabilities are shown to be better",
+        loss_alone="its probabilities are better than those of each input alone",
+        right="that it is right more often than",
+        gained=_corrected,
+        test="exact McNemar test",
+    )
+
+
+def answer_in(result: Result, wording: Wording, opening: Sequence[str], certain: str) -> list[str]:
+    """Return the sentences of the first paragraph: the opening, paired comparisons, how sure it is."""
     subject, comparisons = f"The {result.method.title} model", result.judged.comparisons
-    compared = [_compared(subject, c) for c in comparisons if c.verdict != "not shown"]
+    compared = [_compared(subject, c, wording) for c in comparisons if c.verdict != "not shown"]
     compared += _undecided(subject, comparisons)
     nothing = "No paired comparison was made, so that nothing can be said about what fine-tuning and combining add."
-    return [_accuracy(result), _frequent(result), *(compared or [nothing]), certainty(result)]
+    return [*opening, *(compared or [nothing]), certain]
+
+
+def class_opening(result: Result) -> list[str]:
+    """Return the accuracy in a sentence, and that of the most frequent class."""
+    return [_accuracy(result), _frequent(result)]
 
 
 def verdict(result: Result) -> tuple[str, str]:
+    """Return the verdict on a classifier."""
+    return verdict_in(result, class_wording(result))
+
+
+def verdict_in(result: Result, wording: Wording) -> tuple[str, str]:
     """Return whether the model is of use, as `good`, `open` or `bad`, and in one or two sentences.
 
-    It must be better than always answering the most frequent class; whether it is better than each input alone says
-    whether combining them pays.
+    It must be better than always answering the same; whether it is better than each input alone says whether combining
+    them pays.
     """
     frequent = result.judged.frequent
     if frequent is None:
-        return "open", "It was not compared with always answering the most frequent class."
-    always = f"always answering “{_most_frequent(result)}”"
+        return "open", f"It was not compared with {wording.constant}."
+    always = wording.always
     if frequent.verdict == "worse":
         return "bad", f"Worse than {always}: do not use it."
     if frequent.verdict == "not shown":
-        more = " though its probabilities are shown to be better" if frequent.surer else ""
-        return "bad", f"Not shown to be right more often than {always}{more}."
+        more = f" {wording.surer}" if frequent.surer else ""
+        return "bad", f"{wording.unshown} {always}{more}."
     alone = [c for c in result.judged.comparisons if c.against.endswith(ALONE)]
     if not alone:
         return "good", f"Better than {always}."
@@ -119,8 +180,8 @@ def verdict(result: Result) -> tuple[str, str]:
         return "good", f"Combining the inputs pays: better than {always}, and better than each input alone."
     if all(c.verdict == "better" or c.surer for c in alone):
         return "good", (
-            f"Combining the inputs pays: its probabilities are better than those of each input alone; that it is right "
-            f"more often than {_listed([c.against for c in left], 'or')} is not shown on so few rows."
+            f"Combining the inputs pays: {wording.loss_alone}; {wording.right} "
+            f"{_listed([c.against for c in left], 'or')} is not shown on so few rows."
         )
     open_ = _listed([c.against for c in left if not c.surer], "or")
     return "open", f"Better than {always}. Whether combining pays is open: it is not shown to be better than {open_}."
@@ -158,19 +219,26 @@ def _most_frequent(result: Result) -> str:
 
 
 def _accuracy(result: Result) -> str:
-    accuracy, data = result.judged.test["accuracy"], result.data
-    source = ""
+    accuracy = result.judged.test["accuracy"]
+    return (
+        f"{on_test_rows(result)} the model gives the right “{result.origin.label}” for {percent(accuracy.value)} "
+        f"({level_bounds(accuracy, percent_bounds)})."
+    )
+
+
+def on_test_rows(result: Result) -> str:
+    """Return which rows a score is of, as the start of a sentence."""
+    data, source = result.data, ""
     if data.groups:
         source = f" from {count(data.groups['test'], 'group')} (column “{data.group_column}”)"
-    bounds = (
-        f"95{_GAP}% interval {percent_bounds(accuracy)}"
-        if accuracy.bounded
-        else "no interval, because that takes at least two groups"
-    )
-    return (
-        f"On {count(data.rows['test'], 'test row')}{source}, which were not used for training or for any choice, the "
-        f"model gives the right “{result.origin.label}” for {percent(accuracy.value)} ({bounds})."
-    )
+    return f"On {count(data.rows['test'], 'test row')}{source}, which were not used for training or for any choice,"
+
+
+def level_bounds(interval: Interval, bounds: Callable[[Interval], str]) -> str:
+    """Print an interval with its level, or why there is none."""
+    if not interval.bounded:
+        return "no interval, because that takes at least two groups"
+    return f"95{_GAP}% interval {bounds(interval)}"
 
 
 def _frequent(result: Result) -> str:
@@ -189,13 +257,19 @@ def _undecided(subject: str, comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{subject} is not shown to be better than {_listed(names, 'or')} (numbers below)."]
 
 
-def _compared(subject: str, comparison: Comparison) -> str:
-    verdict, difference = _VERDICTS[comparison.verdict], comparison.accuracy
-    tests = f"exact McNemar test {p_value(comparison.p_holm)}"
+def _compared(subject: str, comparison: Comparison, wording: Wording) -> str:
+    verdict = _VERDICTS[comparison.verdict]
+    tests = f"{wording.test} {p_value(comparison.p_holm)}"
     if comparison.p_group_holm is not None:
         tests += f", models swapped group by group {p_value(comparison.p_group_holm)}"
     return (
-        f"{subject} {verdict} {comparison.against}: it corrects {count(comparison.gained, 'row')} and "
-        f"spoils {count(comparison.lost)}, a difference of {points(difference.value)} percentage points "
-        f"({point_bounds(difference)}; after Holm’s correction, {tests})."
+        f"{subject} {verdict} {comparison.against}: it {wording.gained(comparison)}; after Holm’s correction, {tests})."
+    )
+
+
+def _corrected(comparison: Comparison) -> str:
+    difference = comparison.accuracy
+    return (
+        f"corrects {count(comparison.gained, 'row')} and spoils {count(comparison.lost)}, a difference of "
+        f"{points(difference.value)} percentage points ({point_bounds(difference)}"
     )

@@ -51,7 +51,12 @@ def data_uri(pixels: Pixels, side: int | None = None) -> str:
 
 def style() -> str:
     """Return the style sheet."""
-    return (_HERE / "page.css").read_text(encoding="utf-8")
+    return sheet("page.css")
+
+
+def sheet(name: str) -> str:
+    """Return a style sheet by its file's name."""
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def script() -> str:

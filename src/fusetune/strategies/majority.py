@@ -21,7 +21,7 @@ class Majority(Strategy):
         """Count the training labels."""
         before, rows = ctx.cost(), ctx.split.rows("valid")
         network = EnsembleNetwork([], [], [], prior_of(ctx)).to(ctx.runtime.device).eval()
-        notes: dict[str | None, str] = {WHOLE: "class frequencies of the training part"}
+        notes: dict[str | None, str] = {WHOLE: f"{ctx.target.prior_word} of the training part"}
         return Fitted(network, rows, held_by(ctx, network, rows), notes, ctx.cost() - before)
 
 

@@ -51,6 +51,7 @@ class Target(ABC):
         kind: Its name in `target`.
         loss_word: What its loss is called.
         score_word: What the share of a row's answer that is right is called, on average.
+        prior_word: What `prior` is made of.
         link: How linear heads are solved for it.
         always: What a reader must know of its answers, in a sentence.
         unit: What differences of answers are measured in.
@@ -59,6 +60,7 @@ class Target(ABC):
     kind: ClassVar[TargetKind]
     loss_word: ClassVar[str]
     score_word: ClassVar[str]
+    prior_word: ClassVar[str]
     link: ClassVar[Link]
     always: ClassVar[str]
     unit: float = 1.0

@@ -25,6 +25,7 @@ class Classification(Target):
 
     kind = "classification"
     loss_word, score_word = "NLL", "accuracy"
+    prior_word = "class frequencies"
     link = Multinomial()
     always = "It names one of its classes for every row, also for rows that belong to none."
 

@@ -29,6 +29,7 @@ class Multilabel(Target):
 
     kind = "multilabel"
     loss_word, score_word = "NLL", "label accuracy"
+    prior_word = "label frequencies"
     link = Bernoulli()
     always = "It says of each of its labels whether a row has it, also of rows that have others."
 

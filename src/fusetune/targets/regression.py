@@ -33,6 +33,7 @@ class Regression(Target):
 
     kind = "regression"
     loss_word, score_word = "MSE/2", "R2"
+    prior_word = "mean"
     link = Normal()
     always = "It gives a number for every row, also far from all that it has learnt from."
 

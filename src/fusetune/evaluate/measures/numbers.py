@@ -18,6 +18,10 @@ from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches, fit_reaches, judge_reaches
 from fusetune.evaluate.temperature import Temperature
 from fusetune.targets import Regression, Truth
+from fusetune.telling import amount
+
+
+_LARGE = 1e9  # from here on numbers are written in powers of ten
 
 
 class Numbers(Measure[Regression]):
@@ -137,8 +141,10 @@ class Numbers(Measure[Regression]):
         }
 
     def shown(self, answer: Any) -> str:
-        """Return four digits of a number, of a whole one all."""
-        return f"{answer:,.0f}" if float(answer).is_integer() else f"{answer:,.4g}"
+        """Return a number as finely as a hundredth of the training part's deviation, a whole one of it whole."""
+        size = self.target.deviation
+        whole = float(answer).is_integer() and abs(answer) < _LARGE
+        return f"{answer:,.0f}" if whole else amount(answer, size)
 
     def kept(self, answers: list[Any]) -> list[Any]:
         """Return the numbers."""

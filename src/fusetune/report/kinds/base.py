@@ -1,0 +1,172 @@
+"""The parts of the page that differ by what is predicted; templates ask this object, and never which kind it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+from fusetune.data.choices import TargetKind
+from fusetune.evaluate.intervals import Interval
+from fusetune.report import prose
+from fusetune.report.form import Form
+from fusetune.report.prose import Wording
+from fusetune.report.terms import SCORES, TERMS
+from fusetune.result import Case, Result
+from fusetune.strategies.rivals import MAJORITY
+
+
+class Kind(ABC):
+    """What of the page hangs on what is predicted.
+
+    Attributes:
+        kind: The kind of target.
+        links: Its own sections, by their id.
+        first_template: Pictures of the first screen.
+        template: Its own sections.
+        counts_template: What the parts of the table hold of the label.
+        style: More of the style sheet.
+        right: Words after the big number, before "on ... test rows".
+        score: The score of the gain table of which more is better.
+        loss: That of which less is better.
+        headline: The form of the big number.
+        sign_test: The paired test of rows, at the head of a column.
+        surer: What is said of a comparison where only the loss is shown to be better.
+        independent: What the sign test takes for granted, as the start of a sentence.
+        constant: What always answering the same is called on the first screen.
+        scored: What the bars of the first screen show.
+        others: What another row's features are taken from, where inputs mislead.
+        views: What views should still show.
+        curve_unit: The unit of learning curves.
+        mistakes_title: Heading of the worst rows.
+        mistakes_words: What they are, in sentences.
+        no_mistakes: What is said where there are none.
+        filtered: Can the worst rows be chosen by class?
+        terms: Terms and their meanings.
+        meanings: Names and meanings of scores.
+    """
+
+    kind: ClassVar[TargetKind]
+    links: ClassVar[tuple[tuple[str, str], ...]]
+    first_template: ClassVar[str]
+    template: ClassVar[str]
+    counts_template: ClassVar[str] = "counts.html"
+    style: ClassVar[str] = ""
+    right: ClassVar[str]
+    score: Form
+    loss: Form
+    sign_test: ClassVar[str] = "Sign test"
+    surer: ClassVar[str] = "its probabilities are better"
+    independent: ClassVar[str] = "The sign test takes rows"
+    constant: ClassVar[str]
+    scored: ClassVar[str]
+    others: ClassVar[str]
+    views: ClassVar[str]
+    curve_unit: ClassVar[str] = "nats"
+    mistakes_title: ClassVar[str]
+    mistakes_words: ClassVar[str]
+    no_mistakes: ClassVar[str]
+    filtered: ClassVar[bool] = False
+    terms: ClassVar[dict[str, str]] = TERMS
+    meanings: ClassVar[dict[str, tuple[str, str]]] = SCORES
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    @property
+    @abstractmethod
+    def described(self) -> str:
+        """What is predicted, after the label's name."""
+
+    @property
+    @abstractmethod
+    def card(self) -> tuple[str, str]:
+        """What the model is, up to "from ...", and what it answers for every row."""
+
+    @property
+    def big(self) -> tuple[Interval, Form]:
+        """The number of the first screen."""
+        return self.result.judged.test[self.result.judged.measure.score], self.score
+
+    def beside(self) -> list[str]:
+        """Return lines below the big number."""
+        return []
+
+    @cached_property
+    @abstractmethod
+    def wording(self) -> Wording:
+        """How comparisons are put into words."""
+
+    def verdict(self) -> tuple[str, str]:
+        """Return whether the model is of use, as `good`, `open` or `bad`, and in one or two sentences."""
+        return prose.verdict_in(self.result, self.wording)
+
+    def answer(self) -> list[str]:
+        """Return the sentences of the first paragraph."""
+        return prose.answer_in(self.result, self.wording, self.opening(), self.certainty())
+
+    @abstractmethod
+    def opening(self) -> list[str]:
+        """Return the first sentences of it: how good, and how good the simplest answer would be."""
+
+    @abstractmethod
+    def certainty(self) -> str:
+        """Return one sentence about how far what is said of certainty can be believed."""
+
+    @abstractmethod
+    def limits(self) -> list[str]:
+        """Return what the model card names as limits, beyond warnings and what was not judged."""
+
+    @abstractmethod
+    def context(self) -> dict[str, Any]:
+        """Return what the kind's own templates print."""
+
+    def first_of(self, row: Any) -> Interval:
+        """Return what the first screen draws of a row of the gain table."""
+        interval: Interval = row.accuracy
+        return interval
+
+    @property
+    def first_form(self) -> Form:
+        """How that is printed."""
+        return self.score
+
+    def called(self, name: str) -> str:
+        """Return what a row of the gain table is called."""
+        return self.constant if name == MAJORITY else name
+
+    def valid_loss(self) -> tuple[str, Form]:
+        """Return what the validation loss of learning curves is called and how the score beside it is printed."""
+        return self.result.judged.measure.target.loss_word, self.score
+
+    @abstractmethod
+    def score_form(self, key: str) -> Form:
+        """Return how a score of the test part is printed."""
+
+    def said(self, case: Case) -> str:
+        """Return what stands after the answer in an example."""
+        return ""
+
+    def label_said(self, case: Case) -> str:
+        """Return what stands after the label in an example whose answer is another."""
+        return ""
+
+    def agrees(self, case: Case) -> str:
+        """Return the class of the words that say what is right."""
+        return "good" if case.label == case.decision else "bad"
+
+    def shares_words(self, case: Case) -> str:
+        """Return what the inputs' shares of an example are."""
+        return f"What each input adds to “{case.decision}”, in points"
+
+    def share_length(self, case: Case, share: float) -> float:
+        """Return the length of a share's bar, 0 to 1."""
+        return round(abs(share), 4)
+
+    def share_value(self, share: float) -> str:
+        """Print an input's share of an answer."""
+        return prose.points(share)
+
+    def filter_names(self, case: Case) -> list[str]:
+        """Return the names by which an example is found."""
+        return [case.label, case.decision]

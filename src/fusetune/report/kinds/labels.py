@@ -1,0 +1,172 @@
+"""The page's parts for labels, any number a row: how each fares, how many rows have all of them right."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fusetune.errors import listed
+from fusetune.evaluate import metrics
+from fusetune.evaluate.metrics import Reliability
+from fusetune.evaluate.selective import Recall
+from fusetune.report import panels, plots, prose
+from fusetune.report.form import NLL, Form, share
+from fusetune.report.kinds.base import Kind
+from fusetune.report.prose import Wording, count, number, percent, percent_bounds, point_bounds, points
+from fusetune.report.template import sheet
+from fusetune.report.terms import LABEL_SCORES, LABEL_TERMS
+from fusetune.result import Case, Comparison
+
+_SHARES = {"label_accuracy", "subset_accuracy"}
+_OPEN = 20  # labels whose counts are shown at once
+
+
+class LabelKind(Kind):
+    """Any number of labels."""
+
+    kind = "multilabel"
+    links = (("labels", "Labels"), ("calibration", "Certainty"))
+    first_template, template = "labels_first.html", "labels.html"
+    right = "of the labels right (said or left out)"
+    score, loss = share("label accuracy", "Label accuracy"), NLL
+    constant, scored = "always the same labels", "Share of labels right"
+    others, views = "with the same or with another rarest label", "the labels"
+    mistakes_title = "Its worst mistakes"
+    mistakes_words = (
+        "Test rows with a label too many or too few, those of the largest NLL first. A row whose labels are wrong, or "
+        "whose picture shows something else, is often among them. Bars say what each input adds to the probability of "
+        "the label that the model is surest of;"
+    )
+    no_mistakes = "No test row has a label too many or too few, or mistakes were not collected."
+    terms, meanings = LABEL_TERMS, LABEL_SCORES
+
+    @property
+    def style(self) -> str:  # type: ignore[override]
+        """Lines below the big number, and a wide table."""
+        return sheet("labels.css")
+
+    @property
+    def described(self) -> str:
+        """The number of labels."""
+        return count(len(self.result.data.classes), "label") + ", any number a row"
+
+    @property
+    def card(self) -> tuple[str, str]:
+        """A model of labels, and that it says those that are more probable than not."""
+        labels = count(len(self.result.data.classes))
+        return (
+            f"A model that says which of {labels} labels (“{self.result.origin.label}”) a row has, any number of them,",
+            "It says every label that is more probable than not, so that a row can get none; it knows no other labels.",
+        )
+
+    def beside(self) -> list[str]:
+        """Return the share of rows with all labels right, and macro F1."""
+        test = self.result.judged.test
+        whole, f1 = test["subset_accuracy"], test["macro_f1"]
+        bounds = [f" ({form(one)})" if one.bounded else "" for one, form in
+                  ((whole, percent_bounds), (f1, prose.number_bounds))]  # fmt: skip
+        return [f"{percent(whole.value)} of rows with all labels right{bounds[0]}",
+                f"Macro F1 {number(f1.value)}{bounds[1]}"]  # fmt: skip
+
+    @cached_property
+    def wording(self) -> Wording:
+        """What is said of comparisons: a model is better where it has more labels of more rows right."""
+        return Wording(
+            always="always answering the same labels",
+            constant="always answering the same labels",
+            unshown="Not shown to have more labels right than",
+            surer="though its probabilities are shown to be better",
+            loss_alone="its probabilities are better than those of each input alone",
+            right="that it has more labels right than",
+            gained=_gained,
+            test="exact sign test",
+        )
+
+    def opening(self) -> list[str]:
+        """Return the share of labels and of rows that are right, and that of the simplest answer."""
+        judged = self.result.judged
+        right, whole = judged.test["label_accuracy"], judged.test["subset_accuracy"]
+        sentences = [
+            f"{prose.on_test_rows(self.result)} the model is right about {percent(right.value)} of the labels in "
+            f"“{self.result.origin.label}” ({prose.level_bounds(right, percent_bounds)}), and about all labels of "
+            f"{percent(whole.value)} of the rows ({prose.level_bounds(whole, percent_bounds)})."
+        ]
+        train = self.result.data.class_counts.get("train")
+        if train and self.result.data.rows.get("train") and len(judged.labels["test"]):
+            said = np.asarray(train) > self.result.data.rows["train"] / 2
+            share_right = float(((judged.labels["test"] > 0) == said).mean())
+            names = listed([name for name, one in zip(self.result.data.classes, said, strict=True) if one]) or "none"
+            sentences.append(
+                f"Always saying the labels that more than half of the training rows have ({names}) would be right about "
+                f"{percent(share_right)} of them."
+            )
+        return sentences
+
+    def certainty(self) -> str:
+        """Return how sure it is of labels, and how often that is right."""
+        bins = self._bins
+        if not (rows := bins.count.sum()):
+            return "Whether its stated certainty can be believed was not measured."
+        seen = bins.count > 0
+        stated, right = (float((bins.count * one)[seen].sum() / rows) for one in (bins.confidence, bins.accuracy))
+        return (
+            f"Label by label, it states a certainty of {percent(stated)} on average that a label is there or is not, and "
+            f"is right in {percent(right)}."
+        )
+
+    @cached_property
+    def _bins(self) -> Reliability:
+        """Every label of every row as a decision between two classes, there and not."""
+        p, truth = self.result.judged.probabilities["test"].ravel(), self.result.judged.labels["test"].ravel()
+        return metrics.reliability(np.stack([1 - p, p], 1), (truth > 0).astype(np.int64))
+
+    def limits(self) -> list[str]:
+        """Return labels of few rows, and the one that is found least."""
+        each, few_rows, sentences = self.result.judged.analysis.each, panels.FEW_ROWS, list[str]()
+        few = [one.name for one in each if one.rows < few_rows]
+        if few:
+            sentences.append(f"Fewer than {few_rows} test rows have {listed(few)}: little is known about it.")
+        large = [one for one in each if one.rows >= few_rows]
+        if len(large) > 1:
+            low = min(large, key=lambda one: one.recall.value)
+            many = f"Of the labels that at least {few_rows} test rows have" if few else "Of all labels"
+            sentences.append(
+                f"{many}, “{low.name}” is found least often: in {percent(low.recall.value)} of {low.rows} rows "
+                f"({percent_bounds(low.recall)})."
+            )
+        return sentences
+
+    def context(self) -> dict[str, Any]:
+        """Return how each label fares, and calibration over all of them."""
+        each = self.result.judged.analysis.each
+        recalls, more = panels.first_recalls([Recall(one.name, one.rows, one.recall) for one in each])
+        precision = {one.name: one.precision for one in each}
+        return {
+            "each": each,
+            "recalls": recalls,
+            "more_recalls": more,
+            "precision": precision,
+            "recall_axis": panels.accuracy_axis(row.share for row in recalls),
+            "bins": self._bins,
+            "reliability": plots.reliability_plot(self._bins, "stated certainty (label there or not)"),
+            "counted": "label",
+            "counts_open": len(self.result.data.classes) <= _OPEN,
+        }
+
+    def score_form(self, key: str) -> Form:
+        """Return percent for shares."""
+        return self.score if key in _SHARES else NLL
+
+    def shares_words(self, case: Case) -> str:
+        """Return which label's probability they are of."""
+        return f"What each input adds to the probability of “{case.about}”, in points"
+
+
+def _gained(comparison: Comparison) -> str:
+    difference = comparison.accuracy
+    return (
+        f"has more labels right in {count(comparison.gained, 'row')} and fewer in {count(comparison.lost)}, a difference "
+        f"of {points(difference.value)} percentage points of the labels ({point_bounds(difference)}"
+    )
