@@ -89,7 +89,8 @@ def _serve() -> None:
             os.dup2(file, 2)
             end_in(stage, number)
             sys.argv[1:] = ["fit", *words]
-            sys.exit(main())
+            main()
+            sys.exit()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
