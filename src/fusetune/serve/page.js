@@ -61,7 +61,8 @@ function field(column, index) {
     [input, broad] = [made("textarea", { ...facts, rows: 4 }), true];
   } else if (column.kind === "number") {
     input = made("input", { ...facts, type: "text", inputmode: "decimal" });
-    if (column.mean !== undefined) hint = `mostly ${short(column.mean - column.deviation)} to ${short(column.mean + column.deviation)}`;
+    if (column.usual) hint = `mostly ${short(column.usual[0])} to ${short(column.usual[1])}`;
+    else if (column.mean !== undefined) hint = `${short(column.mean)} on average`;
   } else if (column.kind === "boolean") {
     input = made("select", facts, ...["", "true", "false"].map((word) => made("option", { value: word }, word || "not known")));
   } else if (column.kind === "date") {
@@ -289,7 +290,7 @@ async function start() {
   at("key-form").hidden = true;
   const inputs = model.columns.length + model.vectors.length;
   const classes = model.classes.length > 8 ? `${model.classes.slice(0, 8).join(", ")} and ${model.classes.length - 8} more` : model.classes.join(", ");
-  at("about").textContent = `It tells ${model.classes.length} classes apart: ${classes}. Fill in what you have of ${inputs} inputs; what you leave empty counts as missing.`;
+  at("about").textContent = `It tells ${model.classes.length} classes of “${model.label}” apart: ${classes}. Fill in what you have of ${inputs} inputs; what you leave empty counts as missing.`;
   const order = ["image", "text"];
   const rank = (column) => (order.indexOf(column.kind) + order.length) % order.length + (order.includes(column.kind) ? 0 : 10);
   const columns = model.columns.map((column, index) => [column, index]).sort((one, other) => rank(one[0]) - rank(other[0]) || one[1] - other[1]);
