@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import yaml
-from _killed import STAGES
+from _killed import STAGES, run_to
 from _workshop import CannotTryError, Fault, Workshop, settings
 from typer.testing import CliRunner
 
@@ -106,10 +105,10 @@ def _killed(
         table, out = shop.file(shop.csv()), shop.folder / "run"
         config = shop.file(yaml.safe_dump(settings(shop.folder / "store", epochs=2)).encode(), "config.yaml")
         words = [str(table), "--label", "organ", "--inputs", "note,age", "--split", "part", "--config", str(config)]
-        program = [sys.executable, str(Path(__file__).with_name("_killed.py")), stage, str(int(number))]
-        ended = subprocess.run([*program, *words, "--out", str(out)], capture_output=True, text=True, check=False)
-        assert ended.returncode == (-number if number == signal.SIGKILL else INTERRUPTED), ended.stderr[-2000:]
-        assert number == signal.SIGKILL or "--resume" in ended.stderr, ended.stderr[-2000:]
+        code = run_to(stage, number, [*words, "--out", str(out)], shop.folder / "said.txt")
+        said = (shop.folder / "said.txt").read_text(encoding="utf-8")[-2000:]
+        assert code == (-number if number == signal.SIGKILL else INTERRUPTED), said
+        assert number == signal.SIGKILL or "--resume" in said, said
         assert not (out / "metrics.json").exists()
         meanwhile(out)
         how: dict[str, Any] = {"inputs": ["note", "age"], "config": config}

@@ -1,11 +1,23 @@
-"""`fusetune fit` in which one stage ends with a signal, as a program of its own: STAGE SIGNAL WORDS-OF-FIT..."""
+"""`fusetune fit` in which one stage ends with a signal, in a process of its own.
+
+As a program, this file forks such a process for each line that it reads, which holds a list in JSON: the stage, the
+signal, where the output goes, and the words after `fit`. It answers with the exit code. Importing the libraries takes
+most of the time of a small run, and is done once.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import itertools
+import json
+import os
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fusetune.cli import main
@@ -43,7 +55,44 @@ def end_in(stage: str, number: int) -> None:
     setattr(owner, name, until)
 
 
+def run_to(stage: str, number: signal.Signals, words: Sequence[str], output: Path) -> int:
+    """Run `fusetune fit` with some words until a stage ends with a signal; return the exit code, negative for signals.
+
+    Args:
+        stage: One of `STAGES`.
+        number: The signal.
+        words: What stands after `fit`.
+        output: A file for what the process prints.
+    """
+    program = _program()
+    assert program.stdin and program.stdout
+    program.stdin.write(json.dumps([stage, int(number), str(output), list(words)]) + "\n")
+    program.stdin.flush()
+    return int(program.stdout.readline())
+
+
+@functools.cache
+def _program() -> subprocess.Popen[str]:
+    program = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(program.communicate)  # its input ends, and so does it
+    return program
+
+
+def _serve() -> None:
+    for module, _, _ in STAGES.values():
+        importlib.import_module(module)
+    for line in sys.stdin:
+        stage, number, output, words = json.loads(line)
+        if not (child := os.fork()):
+            file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            end_in(stage, number)
+            sys.argv[1:] = ["fit", *words]
+            main()
+            sys.exit()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    end_in(sys.argv[1], int(sys.argv[2]))
-    sys.argv[1:] = ["fit", *sys.argv[3:]]
-    main()
+    _serve()

@@ -106,14 +106,15 @@ def _strange(change: Callable[[Path, dict[str, Any]], object], shop: Workshop) -
             facts["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     facts["checksum"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     (folder / "bundle.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
-    started = time.monotonic()
+    started = time.process_time()  # which other work on the machine does not prolong
     try:
         with bounded(300), patch("builtins.input", return_value="y") as asked:
             fusetune.load(folder).predict(shop.frame)
     finally:
         assert not asked.called, "a question is asked"
         assert not (shop.folder / "ran").exists(), "code of the model was run"
-        assert time.monotonic() - started < 8, f"it took {time.monotonic() - started:.0f} s"
+        taken = time.process_time() - started
+        assert taken < 8, f"it took {taken:.0f} s of the processor"
     return "loaded as if nothing were wrong"
 
 

@@ -17,7 +17,7 @@ from fusetune.errors import FusetuneError
 from fusetune.model import Model
 
 ROWS = 48
-# Small networks: what is tried is the way in and the way out.
+# Small networks, fitted in one way: what is tried is the way in and the way out.
 _SETTINGS: dict[str, Any] = {
     "threads": 1,
     "onnx": False,
@@ -29,6 +29,8 @@ _SETTINGS: dict[str, Any] = {
     "columns": {"width": 8},
     "head": {"kind": "ridge"},
     "evaluate": {"resamples": 100, "baselines": False},
+    "strategy": {"name": "two-stage"},
+    "tries": False,
 }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import hashlib
 import os
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,12 @@ import torch
 DATA = Path(os.environ.get("FUSETUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 # The discard port of this machine, where nothing answers: what a child process asks for over HTTP fails at once.
 NOWHERE = "http://127.0.0.1:9"
+# What the doctor asks of arrays alone, and takes longest for where a table is small.
+MODELS_OF_THE_DOCTOR = (
+    ("fusetune.doctor.labels", "forest_probabilities"),
+    ("fusetune.doctor.labels", "crossed_probabilities"),
+    ("fusetune.doctor.columns", "trees_accuracy"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +35,36 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_of_the_doctor_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the doctor's models be fitted once for equal rows, since most runs are on the same tiny table.
+
+    They depend on what they are given alone, and leave the process as it was: the tests that find out fit them anew.
+    """
+    anew = request.path.stem in ("test_doctor_labels", "test_doctor_invariance", "test_process")
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in () if anew else MODELS_OF_THE_DOCTOR:
+            patch.setattr(import_module(module), name, _once(module, name))
+        yield
+
+
+@functools.cache
+def _once(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of arrays that computes the same only once in this process."""
+    plain, known = getattr(import_module(module), name), {}
+
+    @functools.wraps(plain)
+    def asked(*arrays: Any) -> Any:
+        key = hashlib.sha256(repr([(own.shape, own.dtype) for own in arrays]).encode())
+        for own in arrays:
+            key.update(own.tobytes())
+        if key.digest() not in known:
+            known[key.digest()] = plain(*arrays)
+        return copy.copy(known[key.digest()])
+
+    return asked
 
 
 @pytest.fixture(scope="session")

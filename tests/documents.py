@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiny import few_trees
 
 from fusetune.cli import main
 from fusetune.contest import pool
@@ -100,8 +101,11 @@ def run_python(code: str, folder: Path) -> str:
 
 @contextmanager
 def _within(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Have this process do what `run` lets a child do: a page's code then costs no new import of the libraries."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Have this process do what `run` lets a child do: a page's code then costs no new import of the libraries.
+
+    Nor does it grow hundreds of trees; the README's fits, in children, do.
+    """
+    with few_trees(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(pool, "cores", lambda: 1)  # comparisons start no processes either
         for name, value in {**SHORT, "FUSETUNE_CACHE": str(folder / "cache")}.items():

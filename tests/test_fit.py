@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -397,7 +397,7 @@ with held(Path({str(folder)!r})):
     time.sleep(60)
 """
     table = pd.DataFrame({"a": np.arange(60.0), "y": np.arange(60) % 2})
-    quick = {"train": {"epochs": 0}, "views": 1, "evaluate": {"resamples": 100}, "store": {"folder": str(tmp_path)}}
+    quick = settings(tmp_path / "store", train__epochs=0, views=1, evaluate__baselines=False)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -420,24 +420,39 @@ def test_the_lock_itself() -> None:
         split.unlock_test()
 
 
-@pytest.mark.parametrize("change", ["label", "inputs", "rows"])
-def test_resuming_with_another_label_other_inputs_or_other_rows_is_refused(change: str, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
+@dataclass
+class Small:
+    """A finished run on two columns of numbers, and how it was asked for."""
+
+    run: fusetune.Run
+    table: pd.DataFrame
+    config: dict[str, Any]
+
+    def resume(self, rows: pd.DataFrame, label: str = "y", inputs: Sequence[str] = ("a", "b")) -> fusetune.Run:
+        how: dict[str, Any] = {"config": self.config, "out": self.run.folder, "quiet": True, "resume": True}
+        return fusetune.fit(rows, label, inputs=inputs, **how)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder, random = tmp_path_factory.mktemp("small"), np.random.default_rng(0)
     table = pd.DataFrame({"a": random.normal(size=60), "b": random.normal(size=60), "y": np.arange(60) % 2})
     table["z"] = table["y"]
-    quick = {
-        "train": {"epochs": 0},
-        "views": 1,
-        "evaluate": {"resamples": 100},
-        "store": {"folder": str(tmp_path / "s")},
-    }
-    first = fusetune.fit(table, "y", inputs=["a", "b"], config=quick, out=tmp_path / "run", quiet=True)
-    again = fusetune.fit(table, "y", inputs=["a", "b"], config=quick, out=tmp_path / "run", quiet=True, resume=True)
-    assert again.metrics == first.metrics
+    config = settings(folder / "store", train__epochs=0, views=1, evaluate__baselines=False)
+    run = fusetune.fit(table, "y", inputs=["a", "b"], config=config, out=folder / "run", quiet=True)
+    return Small(run, table, config)
+
+
+def test_resuming_what_is_finished_shows_it(small: Small) -> None:
+    assert small.resume(small.table).metrics == small.run.metrics
+
+
+@pytest.mark.parametrize("change", ["label", "inputs", "rows"])
+def test_resuming_with_another_label_other_inputs_or_other_rows_is_refused(change: str, small: Small) -> None:
     label, inputs = ("z" if change == "label" else "y"), (["a"] if change == "inputs" else ["a", "b"])
-    rows = table.assign(y=1 - table["y"]) if change == "rows" else table
+    rows = small.table.assign(y=1 - small.table["y"]) if change == "rows" else small.table
     with pytest.raises(UserError):
-        fusetune.fit(rows, label, inputs=inputs, config=quick, out=tmp_path / "run", quiet=True, resume=True)
+        small.resume(rows, label, inputs)
 
 
 @pytest.mark.parametrize("checked", [True, False])

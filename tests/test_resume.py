@@ -25,13 +25,14 @@ OPTIONS = ["--inputs", "scan,note,age,site", "--group", "patient", "--split", "p
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return a table and a configuration with epochs long enough to be killed in the middle of."""
+    """Return a table and a configuration; the pictures' epochs are long enough to be killed in the middle of."""
     folder = tmp_path_factory.mktemp("resume")
     frame = tiny_table(folder / "data", rows=144)
     frame.loc[[3, 40], "note"] = None
     frame.to_csv(folder / "data" / "table.csv", index=False)
     head = {"kind": "mlp", "epochs": 10}
-    config = settings(folder / "store", train__epochs=5, train__batch_size=4, image__size=48, head=head)
+    brief = {"text__train__batch_size": 16, "columns__train__batch_size": 16}
+    config = settings(folder / "store", train__epochs=5, train__batch_size=4, image__size=48, head=head, **brief)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "data" / "table.csv", folder / "config.yaml"
 

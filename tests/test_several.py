@@ -41,7 +41,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fit(folder: Path, frame: Any, inputs: list[str] | None, out: str = "run", **more: Any) -> fusetune.Run:
     how = {name: more.pop(name) for name in ("share", "gather", "resume") if name in more}
-    config = settings(folder / "store", doctor__check=False, **more)
+    config = settings(folder / "store", **{"doctor__check": False, "evaluate__baselines": False} | more)
     return fusetune.fit(frame, "organ", inputs=inputs, config=config, out=folder / out, **ROLES, **how)
 
 
@@ -53,7 +53,7 @@ def probabilities(model: fusetune.Model, frame: pd.DataFrame) -> Any:
 def test_lists_of_one_are_what_a_plain_column_is_bit_for_bit(tmp_path: Path, inputs: list[str], crossfit: str) -> None:
     plain = tiny_table(tmp_path)
     lists = of_one(plain, "scan", "note")
-    how = {"crossfit": {"how": crossfit, "folds": 2}}
+    how = {"crossfit": {"how": crossfit, "folds": 2}, "evaluate__baselines": True}
     one, other = (fit(tmp_path, it, inputs, name, **how) for it, name in ((plain, "plain"), (lists, "lists")))
     assert [m.several for m in other.model.schema.modalities().values()][:2] == [True, True]
     assert [row["nll"] for row in one.metrics["gain"]] == [row["nll"] for row in other.metrics["gain"]]

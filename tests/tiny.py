@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pytest
 from PIL import Image
 
 CLASSES = ("heart", "liver", "lung")
@@ -89,6 +91,14 @@ def settings(store: Path, **more: Any) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = value
     return found
+
+
+@contextmanager
+def few_trees() -> Iterator[None]:
+    """Bound what is grown as a table of a thousand classes bounds it: hundreds of rounds take seconds on any table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusetune.heads.boosted._MOST", 300)
+        yield
 
 
 def no_network(monkeypatch: Any) -> list[Any]:

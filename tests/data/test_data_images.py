@@ -479,7 +479,7 @@ def test_the_same_file_at_another_scale_is_another_image(tmp_path: Path) -> None
 
 
 def test_reading_a_long_table_keeps_no_object_per_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = 100_000
+    rows = 40_000
     names = pd.Series([f"{row}.png" for row in range(rows)], dtype="str")
     long = table(tmp_path, image=names)
     one = np.zeros((1, 1, 3), np.uint8)

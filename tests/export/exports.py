@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tiny import settings, tiny_table
+from tiny import few_trees, settings, tiny_table
 
 import fusetune
 
@@ -32,7 +32,8 @@ def fitted(folder: Path, strategy: Any = None, **more: Any) -> fusetune.Run:
     }
     given |= {"strategy": strategy or {"name": "weighted-ensemble", "candidates": ["ume", "trees"]}}
     how: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "row_id": "case_id"}
-    return fusetune.fit(table, LABEL, config=given, out=folder / "run", quiet=True, **how)
+    with few_trees():
+        return fusetune.fit(table, LABEL, config=given, out=folder / "run", quiet=True, **how)
 
 
 def runner_of(export: Path) -> Any:

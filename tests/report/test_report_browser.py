@@ -9,16 +9,20 @@ import base64
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import opened_browser, requests, serious
-from made_up import explanation, mistakes, result
+from made_up import changed, explanation, mistakes, result
 from test_report_page import SECTIONS
 
+from fusetune.evaluate.intervals import Interval
 from fusetune.report.explanation import render_explanation
 from fusetune.report.page import render
+from fusetune.result import GainRow
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,13 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(result(5)), encoding="utf-8")
+    whole = result(7, 200)
+    gain = [GainRow("majority", "class frequencies", Interval(0.2, 0.15, 0.25), Interval(1.9, 1.8, 2.0), 1.9)]
+    hashes = {"split": "0123456789abcdef" * 4}
+    classes = ["class 0", "class 1", *(f"class of number {k}" for k in range(2, 7))]
+    recalls = [dataclasses.replace(one, name=classes[k]) for k, one in enumerate(whole.judged.recalls)]
+    whole = changed(whole, gain=[*gain, *whole.judged.gain], hashes=hashes, classes=classes, recalls=recalls)
+    path.write_text(render(whole), encoding="utf-8")
     return path.as_uri()
 
 
@@ -89,7 +99,7 @@ def test_tables_sort_and_mistakes_filter(page: Any) -> None:
         "s.value = arguments[0]; s.dispatchEvent(new Event('change'));"
     )
     visible = "return [...document.querySelectorAll('.mistakes > li')].filter(row => row.offsetHeight > 0).length"
-    page.execute_script(choose, "class 4")
+    page.execute_script(choose, "class of number 4")
     assert page.execute_script(visible) == 0
     page.execute_script(choose, "class 1")
     assert page.execute_script(visible) == 3
@@ -139,12 +149,43 @@ def test_the_explanation_is_as_accessible_and_loads_nothing(browser: Any, tmp_pa
     assert serious(browser, scheme) == []
 
 
-def test_a_phone_need_not_scroll_sideways(page: Any) -> None:
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+@contextmanager
+def seen_as(page: Any, width: int, *, mobile: bool = False) -> Iterator[None]:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": mobile}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    width = page.execute_script("return document.documentElement.scrollWidth")
+    yield
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    assert width <= 390
+
+
+def test_a_phone_need_not_scroll_sideways(page: Any) -> None:
+    with seen_as(page, 390, mobile=True):
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+        page.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def boxes(page: Any, selector: str) -> list[dict[str, float]]:
+    """Return where each element is that is shown."""
+    found: list[dict[str, float]] = page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(it => it.getBoundingClientRect().toJSON())", selector
+    )
+    return [box for box in found if box["width"]]
+
+
+@pytest.mark.parametrize("width", [390, 700, 1280])
+def test_the_first_screen_is_neither_crowded_nor_cut(page: Any, width: int) -> None:
+    """Labels of an axis apart, examples apart from what is above them, nothing over the edge."""
+    with seen_as(page, width, mobile=width == 390):
+        for axis in ("#answer .first .tick", "#answer .recalls .tick"):
+            labels = boxes(page, axis)
+            assert len(labels) > 1
+            assert all(a["right"] + 3 <= b["left"] for a, b in pairwise(labels)), axis
+        above, below = boxes(page, "#answer .pictures")[0], boxes(page, "#answer .examples")[0]
+        assert above["bottom"] + 8 <= below["top"]
+        section = boxes(page, "#answer")[0]
+        assert all(box["right"] <= section["right"] + 1 for box in boxes(page, "#answer .recalls table"))
+        if width == 1280:  # one screen: the matrix and the classes beside each other, not below
+            assert boxes(page, "#answer .recalls")[0]["top"] < boxes(page, "#answer .heat")[0]["bottom"]
 
 
 def test_it_prints(page: Any) -> None:

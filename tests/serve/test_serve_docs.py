@@ -17,6 +17,7 @@ import typer.main
 import yaml
 from documents import ROOT, SHORT, blocks, run_python_here, scans
 from serving import Made, running
+from tiny import few_trees
 
 from fusetune.cli import app, main
 from fusetune.serve.app import create
@@ -37,7 +38,7 @@ def test_what_the_page_shows_works(scans: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     fit, serve = lines("fusetune ")
     monkeypatch.setattr(sys, "argv", shlex.split(fit))
-    with pytest.raises(SystemExit) as end:
+    with few_trees(), pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
     assert shlex.split(serve) == ["fusetune", "serve", "runs/scans", "--port", "8000"]

@@ -87,6 +87,9 @@ def test_a_row_by_hand_is_answered_as_the_model_does(page: Any, made: Made, addr
     assert text(page, "answer-title") == f"{line['prediction']}, {100 * line['probability']:.1f} %"
     said = text(page, "facts")
     assert all(name in said for name in json.loads(line["set"]))
+    wide = page.execute_script("return [...document.querySelectorAll('#facts dd')].map(d => d.offsetWidth)")
+    assert min(wide) > 200  # words, not a column of letters
+    assert "classes of “organ”" in text(page, "about")
     assert ("unlike them" in said) == bool(line["unlike"])
     assert page.execute_script("return document.querySelectorAll('#classes tbody tr').length") == 3
     shown = page.execute_script("return [...document.querySelectorAll('#classes .length')].map(b => b.offsetWidth)")
@@ -183,6 +186,8 @@ def test_a_phone_need_not_scroll_sideways(page: Any, made: Made) -> None:
         click(page, "#why")
         until(lambda: not hidden(page, "reasons"))
         assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+        wide = page.execute_script("return [...document.querySelectorAll('#facts dd')].map(d => d.offsetWidth)")
+        assert min(wide) > 200
         heights = page.execute_script(
             "return [...document.querySelectorAll('.actions button')].map(b => b.offsetHeight)"
         )

@@ -8,15 +8,16 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
-from serving import Made
+from serving import Made, fitted
 from starlette.testclient import TestClient
 
 import fusetune
+from fusetune.data.choices import By
 from fusetune.serve import batcher, current
 from fusetune.serve.app import create
 from fusetune.serve.options import Options
@@ -150,14 +151,46 @@ def test_one_request_that_fails_does_not_fail_the_others(made: Made, monkeypatch
     assert "error" in replies[1].json()
 
 
-def test_the_rule_can_be_left_out_and_the_threshold_is_followed(made: Made) -> None:
-    served = current.read_served(Options(folder=str(made.folder)))
-    assert served.model.rule.words == made.model.rule.words
-    with TestClient(create(Options(folder=str(made.folder)), served)) as client:
-        for by in ("judged", "most-probable"):
-            reply = client.post("/v1/predict", params={"by": by}, json={"rows": [{"note": "bile"}]})
-            assert reply.status_code == 200
-        assert client.post("/v1/predict", params={"by": "chance"}, json={"rows": [{"note": "x"}]}).status_code == 422
+def test_the_threshold_is_followed_and_can_be_left_out(tmp_path: Path) -> None:
+    model = fitted(tmp_path, classes=("heart", "liver"))
+    learnt = replace(model.calibration, aim="sensitivity >= 0.9", positive=1, threshold=0.0)
+    folder = str(tmp_path / "run")
+    served = replace(current.read_served(Options(folder=folder)), model=replace(model, calibration=learnt))
+    rows = {"rows": [{"note": "a beat of the heart"}, {"note": "bile of the liver"}]}
+    with TestClient(create(Options(folder=folder), served)) as client:
+        judged, plain = (client.post("/v1/predict", params={"by": by}, json=rows) for by in get_args(By))
+        assert [row["prediction"] for row in judged.json()["rows"]] == ["liver", "liver"]
+        assert judged.json()["rule"] == served.model.rule.words
+        assert "sensitivity >= 0.9" in judged.json()["rule"]
+        assert [row["prediction"] for row in plain.json()["rows"]] == ["heart", "liver"]
+        assert "not followed" in plain.json()["rule"]
+        assert client.post("/v1/predict", params={"by": "chance"}, json=rows).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("address", "option", "said"),
+    [
+        ("/v1/predict", "set", "did you mean 'sets'?"),
+        ("/v1/predict", "on_problems", "did you mean 'on_problem'?"),
+        ("/v1/predict", "as", "it takes sets, margin, unlike, by, on_problem"),
+        ("/v1/explain", "sets", "it takes as, on_problem"),
+        ("/v2/models/model/infer", "sets", "it takes none"),
+    ],
+)
+def test_an_option_that_there_is_not_is_refused(client: TestClient, address: str, option: str, said: str) -> None:
+    """A slip in the name of an option is not answered as if nothing had been asked."""
+    reply = client.post(address, params={option: "0.9"}, json={"rows": [{"note": "bile"}]})
+    assert reply.status_code == 422
+    assert said in reply.json()["error"]
+
+
+def test_the_middle_of_a_number_is_told_from_its_counts(client: TestClient, made: Made) -> None:
+    (age,) = [column for column in client.get("/v1/model").json()["columns"] if column["name"] == "age"]
+    low, high = age["usual"]
+    table = pd.read_csv(made.folder.parent / "data" / "table.csv")
+    ages = table.loc[table["part"] == "train", "age"]
+    assert low == pytest.approx(ages.quantile(0.1, "inverted_cdf"))
+    assert high == pytest.approx(ages.quantile(0.9, "inverted_cdf"))
 
 
 def test_explanations_are_those_of_the_model(client: TestClient, made: Made) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tiny import settings, tiny_table
+from tiny import few_trees, settings, tiny_table
 
 import fusetune
 from fusetune.errors import ConfigError
@@ -67,7 +67,8 @@ def table(tmp_path: Path) -> Path:
 
 def fit(tmp_path: Path, strategy: dict[str, Any]) -> fusetune.Run:
     how = settings(tmp_path / "store", strategy=strategy, crossfit={"how": "k", "folds": 3})
-    return fusetune.fit(table(tmp_path), "organ", config=how, out=tmp_path / "run", **HOW)
+    with few_trees():
+        return fusetune.fit(table(tmp_path), "organ", config=how, out=tmp_path / "run", **HOW)
 
 
 def test_it_is_weighed_with_the_others_and_predicts_when_loaded(tmp_path: Path) -> None:

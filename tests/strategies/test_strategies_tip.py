@@ -283,14 +283,14 @@ def test_a_column_that_follows_from_another_is_reconstructed() -> None:
         settings = TIPSettings(**SMALL)
         encoder, head = ColumnTokens(1, [4], width=16, depth=1, heads=2, dropout=0.0), head_of(1)
         head = TIPHead({"columns": 48, "m": 4}, 3, columns="columns", width=16, depth=1, heads=2, dropout=0.0)
-        code = torch.randint(0, 2, (256, 1))
-        number = 2.0 * (code if told else torch.randint(0, 2, (256, 1))) - 1
-        table = {"numbers": number, "missing": torch.zeros(256, 1, dtype=torch.bool), "codes": code + 2}
+        code = torch.randint(0, 2, (96, 1))
+        number = 2.0 * (code if told else torch.randint(0, 2, (96, 1))) - 1
+        table = {"numbers": number, "missing": torch.zeros(96, 1, dtype=torch.bool), "codes": code + 2}
         model = Pretraining({"m": 4}, [4], settings, CellViews.of(table))
-        z, seen = torch.zeros(256, 1, 16), torch.ones(256, 1, dtype=torch.bool)
+        z, seen = torch.zeros(96, 1, 16), torch.ones(96, 1, dtype=torch.bool)
         weights = [*encoder.parameters(), *head.parameters(), *model.parameters()]
-        optimiser = torch.optim.Adam(weights, lr=3e-3)
-        for _ in range(150):
+        optimiser = torch.optim.Adam(weights, lr=6e-3)
+        for _ in range(90):
             loss = model.reconstruction(encoder, head, z, seen, table)
             optimiser.zero_grad()
             loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from strategies_context import make_context
-from tiny import tiny_table
+from tiny import few_trees, tiny_table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,10 +97,11 @@ def test_what_is_said_of_a_row_does_not_know_its_label() -> None:
 
 
 @pytest.fixture
-def ctx(tmp_path: Path) -> Context:
+def ctx(tmp_path: Path) -> Iterator[Context]:
     frame = tiny_table(tmp_path / "data")
     frame.loc[[3, 37, 40, 81], ["v_0", "v_1", "v_2", "v_3"]] = np.nan
-    return make_context(tmp_path, frame, ["age", "site", "genes"], crossfit__how="k", train__epochs=0)
+    with few_trees():
+        yield make_context(tmp_path, frame, ["age", "site", "genes"], crossfit__how="k", train__epochs=0)
 
 
 def test_the_network_is_the_sum_of_its_parts(ctx: Context) -> None:

@@ -224,9 +224,14 @@ def _together(examined: Examined, names: Sequence[str]) -> float | None:
     labels, folds = examined.labels[rows], examined.folds[rows]
     if (folds == folds[0]).all():
         return None
+    return trees_accuracy(cell_matrix(examined, names, rows), labels, folds)
+
+
+def trees_accuracy(cells: npt.NDArray[np.float32], labels: Codes, folds: Codes) -> float:
+    """Return the cross-validated accuracy of trees on cells [rows, width]."""
     model = ExtraTreesClassifier(_TREES, min_samples_leaf=2, random_state=0, n_jobs=1)
     with without_warnings(UserWarning):  # that labels which nearly all differ may be numbers
-        guesses = cross_val_predict(model, cell_matrix(examined, names, rows), labels, cv=PredefinedSplit(folds))
+        guesses = cross_val_predict(model, cells, labels, cv=PredefinedSplit(folds))
     return float((guesses == labels).mean())
 
 

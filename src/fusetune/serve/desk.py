@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from fusetune.errors import clipped, did_you_mean, listed
 from fusetune.runtime import cores
 from fusetune.serve.batcher import Batcher
 from fusetune.serve.counts import Counts
@@ -61,6 +62,19 @@ class Desk:
         """Let another thread do something, while this one takes further requests."""
         pool = self.fetching if self.options.hosts else self.reading
         return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *given))
+
+    def check_options(self, request: Request) -> None:
+        """Refuse an option that a route does not have: a slip in its name would be an answer without it.
+
+        Raises:
+            RefusedError: 422.
+        """
+        known = [field.alias for field in request.scope["route"].dependant.query_params]
+        for name in request.query_params:
+            if name not in known:
+                shown = clipped(name, 60)
+                there = f"; it takes {listed(known)}" if known else "; it takes none"
+                raise RefusedError(422, f"this address has no option '{shown}'{did_you_mean(shown, known) or there}")
 
     def check_key(self, request: Request) -> None:
         """Refuse who does not show the key, in a time that does not depend on how much of it is right.

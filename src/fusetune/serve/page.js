@@ -61,7 +61,8 @@ function field(column, index) {
     [input, broad] = [made("textarea", { ...facts, rows: 4 }), true];
   } else if (column.kind === "number") {
     input = made("input", { ...facts, type: "text", inputmode: "decimal" });
-    if (column.mean !== undefined) hint = `mostly ${short(column.mean - column.deviation)} to ${short(column.mean + column.deviation)}`;
+    if (column.usual) hint = `mostly ${short(column.usual[0])} to ${short(column.usual[1])}`;
+    else if (column.mean !== undefined) hint = `${short(column.mean)} on average`;
   } else if (column.kind === "boolean") {
     input = made("select", facts, ...["", "true", "false"].map((word) => made("option", { value: word }, word || "not known")));
   } else if (column.kind === "date") {
@@ -306,8 +307,8 @@ async function start() {
   const inputs = model.columns.length + model.vectors.length;
   const classes = model.classes.length > 8 ? `${model.classes.slice(0, 8).join(", ")} and ${model.classes.length - 8} more` : model.classes.join(", ");
   const what = {
-    classification: `It tells ${model.classes.length} classes apart: ${classes}.`,
-    multilabel: `It says which of ${model.classes.length} labels a row has: ${classes}.`,
+    classification: `It tells ${model.classes.length} classes of “${model.label}” apart: ${classes}.`,
+    multilabel: `It says which of ${model.classes.length} labels of “${model.label}” a row has: ${classes}.`,
     regression: `It predicts the number ${classes}.`,
   }[model.target];
   at("about").textContent = `${what} Fill in what you have of ${inputs} inputs; what you leave empty counts as missing.`;

@@ -61,7 +61,8 @@ OnFault = Annotated[
 
 def model_routes(desk: Desk) -> APIRouter:
     """Return the routes that ask the model."""
-    routes = APIRouter(dependencies=[Depends(desk.check_key)], responses=PROBLEMS)
+    checks = [Depends(desk.check_key), Depends(desk.check_options)]
+    routes = APIRouter(dependencies=checks, responses=PROBLEMS)
 
     @routes.post("/v1/predict", openapi_extra=_BODY, summary="Predict rows.")
     async def predict(

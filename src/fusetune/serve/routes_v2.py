@@ -23,7 +23,7 @@ Name = Annotated[str, Path(description="What the model is called.")]
 def v2_routes(desk: Desk) -> APIRouter:
     """Return the routes of the Open Inference Protocol, version 2."""
     routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-    guarded = [Depends(desk.check_key)]
+    guarded = [Depends(desk.check_key), Depends(desk.check_options)]
 
     def check(model: str) -> None:
         if model != desk.options.name:

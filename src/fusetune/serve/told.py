@@ -12,6 +12,7 @@ import pandas as pd
 
 from fusetune.answers import Extras, Said, as_table, distances_of
 from fusetune.data.cells import CellInput
+from fusetune.data.choices import Kind
 from fusetune.data.schema import Column
 from fusetune.data.vectors import VectorInput
 from fusetune.errors import RunError
@@ -112,6 +113,7 @@ def described(served: Served, options: Options) -> dict[str, Any]:
         "name": options.name,
         "version": served.version,
         "loaded": served.loaded,
+        "label": model.schema.named("label"),
         "classes": model.classes,
         "rule": model.rule.words,
         "columns": [_column(column, model) for column in single_columns(model)],
@@ -132,6 +134,9 @@ def single_columns(model: Model) -> list[Column]:
 
 def _column(column: Column, model: Model) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": column.name, "kind": str(column.kind)}
+    if column.kind is Kind.NUMBER and model.reference is not None:
+        usual = model.reference.profile.middle(column.name)
+        facts |= {} if usual is None else {"usual": usual}
     if column.several:
         facts["several"] = True  # a cell may be a list of pictures or texts
     for reader in model.readers.values():
