@@ -160,3 +160,32 @@ def test_errors_and_curvature_are_derivatives_of_the_loss(link: Link, kind: str)
         (bent,) = torch.autograd.grad((gradient * way).sum(), start, allow_unused=True)
         bent = torch.zeros_like(way) if bent is None else bent
         torch.testing.assert_close(link.bend(z.clone(), truth, known)(way.clone()), bent)
+
+
+@pytest.mark.parametrize(("target", "kind", "width"), [
+    (Classification, "classes", 3), (Multilabel, "bits", 3), (Regression, "numbers", 1)
+])  # fmt: skip
+def test_counts_of_words_are_solved_without_their_zeros(
+    target: type[Target], kind: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are, and as a matrix of numbers like any other: the same classifier, whatever weights and folds."""
+    random = np.random.default_rng(5)
+    z = (random.random((1, ROWS, 300)) < 0.03) * random.random((1, ROWS, 300))
+    z = z.astype(np.float32)
+    truth = labels(kind)
+    z[0, :, 0] = 0.5 * (truth if kind == "numbers" else (truth == 1) if kind == "classes" else truth[:, 0])
+    present, weights = np.ones(ROWS, dtype=bool), random.uniform(0.5, 2.0, ROWS)
+    given = HeadData({"a": z}, {"a": present}, truth, weights, np.arange(ROWS), target=target)
+    folds, found = np.arange(ROWS) % 3, []
+    for thin in (True, False):
+        if not thin:
+            monkeypatch.setattr("fusetune.heads.design._is_thin", lambda rows: False)
+        fit = fit_crossed(given, given, folds, settings(1e-2), width, 0, False)
+        assert fit.held is not None
+        said = [fit.held, logits_of(fit.head, given).numpy()]
+        if kind == "classes":  # what all logits of a row have in common means nothing
+            said = [logits - logits.mean(1, keepdims=True) for logits in said]
+        found.append((fit.choice, *said))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=5e-2)  # the path is walked roughly
+    np.testing.assert_allclose(found[0][2], found[1][2], atol=1e-4)

@@ -131,6 +131,7 @@ def _moments(rows: Rows, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Ten
     gram: Tensor | float = 0.0
     moment: Tensor | float = 0.0
     for where, x in rows.pieces(torch.float64):
+        assert isinstance(x, Tensor)
         weighted = x[:, :-1] * w[where]
         mean, gram, moment = mean + weighted.sum(0), gram + weighted.T @ x[:, :-1], moment + weighted.T @ target[where]
     assert isinstance(mean, Tensor) and isinstance(gram, Tensor) and isinstance(moment, Tensor)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from fusetune.heads.design import PIECE, Design
@@ -66,18 +68,56 @@ class Turned:
         return coef, weights[-1] - coef @ self.mean
 
 
+class Features(Protocol):
+    """A matrix of features, or anything that is multiplied like one."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of its products."""
+
+    @property
+    def T(self) -> Features:
+        """The transposed matrix."""
+
+    def __matmul__(self, other: Tensor, /) -> Tensor:
+        """Return the product with a tensor."""
+
+
+class Near(Protocol):
+    """Features on the axes that weights are given and returned on; as those of `Turned`."""
+
+    @property
+    def x(self) -> Features:
+        """Features, the last column 1."""
+
+    @property
+    def spread(self) -> Tensor:
+        """Variance along each axis, float64 [axes]."""
+
+    def there(self, coef: Tensor, bias: Tensor) -> Tensor:
+        """Return weights on the axes."""
+
+    def back(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `there`."""
+
+
 class Rows(Protocol):
     """Rows in pieces, and a sample of them that says where to go.
 
     Attributes:
-        near: The sample, turned: what weights are given and returned on.
+        near: The sample: what weights are given and returned on.
         sample: Positions of its rows, or None where it is all of them.
     """
 
-    near: Turned
-    sample: Tensor | None
+    @property
+    def near(self) -> Near:
+        """The sample."""
 
-    def pieces(self, precision: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    @property
+    def sample(self) -> Tensor | None:
+        """Positions of its rows."""
+
+    def pieces(self, precision: torch.dtype) -> Iterator[tuple[slice, Features]]:
         """Yield which rows, and their features with a column of ones, [rows, features + 1]."""
 
     def enter(self, weights: Tensor) -> Tensor:
@@ -137,6 +177,79 @@ class Streamed:
         return torch.cat([torch.tensordot(self.near.axes.T, gradient[:-1], 1), gradient[-1:]])
 
 
+@dataclass(frozen=True)
+class _Product:
+    """A matrix of mostly zeros that is multiplied like a tensor."""
+
+    matrix: Any
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def T(self) -> _Product:
+        """The transposed matrix."""
+        return _Product(self.matrix.T)
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        """Return the product with a tensor."""
+        return torch.from_numpy(np.ascontiguousarray(self.matrix @ other.double().numpy()))
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Counts of words as they are: turned or centred, they would be zeros no longer.
+
+    That rows are not centred is made up for by the biases, which are not penalised.
+
+    Attributes:
+        x: [rows, features + 1], the last column 1.
+        mean: Of the features that weights are given for, float64 [features].
+        spread: Variance of each feature, float64 [features].
+    """
+
+    x: _Product
+    mean: Tensor
+    spread: Tensor
+
+    def there(self, coef: Tensor, bias: Tensor) -> Tensor:
+        """Return weights [..., classes, features] and biases [..., classes] as [features + 1, ..., classes]."""
+        return torch.cat([coef.movedim(-1, 0), (bias - coef @ self.mean)[None]])
+
+    def back(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `there`."""
+        coef = weights[:-1].movedim(0, -1)
+        return coef, weights[-1] + coef @ self.mean
+
+
+class Thin:
+    """Rows of which most features are zero, all of them at once."""
+
+    def __init__(self, matrix: sparse.csr_array, mean: npt.NDArray[np.float64], scale: Tensor, w: Tensor) -> None:
+        factor = scale.numpy()
+        scaled = sparse.csr_array(matrix * factor)
+        share = (w / w.sum()).numpy()
+        spread = scaled.power(2).T @ share - (scaled.T @ share) ** 2
+        ones = sparse.csr_array(np.ones((scaled.shape[0], 1)))
+        self._matrix = sparse.csr_array(sparse.hstack([scaled, ones], format="csr"))
+        self.near = Plain(
+            _Product(self._matrix), torch.from_numpy(mean * factor), torch.from_numpy(np.maximum(spread, 0.0))
+        )
+        self.sample: Tensor | None = None
+
+    def pieces(self, precision: torch.dtype) -> Iterator[tuple[slice, _Product]]:
+        """Yield which rows, and their features."""
+        del precision  # they are kept in one
+        for part in _parts(self._matrix.shape[0]):
+            yield part, _Product(self._matrix[part])
+
+    def enter(self, weights: Tensor) -> Tensor:
+        """Return the weights."""
+        return weights
+
+    def leave(self, gradient: Tensor) -> Tensor:
+        """Return the gradient."""
+        return gradient
+
+
 def sampled(rows: int, width: int) -> int:
     """Return how many of the rows the second order is taken from."""
     return min(rows, max(_PER_FEATURE * width, _LEAST))
@@ -151,6 +264,8 @@ def rows_of(design: Design, scale: Tensor, w: Tensor) -> Rows:
         w: Weight of each row, float64 [rows].
     """
     rows, width = len(design), design.width
+    if (found := design.thin()) is not None:
+        return Thin(*found, scale, w)
     if rows * width <= _IN_MEMORY:
         x = torch.cat([piece.double() * scale for _, piece in design.pieces()])
         return Whole(Turned.of(x, w))

@@ -104,6 +104,4 @@ def in_unit(number: float, size: float, digits: int = 3) -> str:
 
 
 def _bounds(form: Callable[[float], str]) -> Callable[[Interval], str]:
-    return lambda interval: (
-        f"{form(interval.low)} to {form(interval.high)}" if interval.bounded else "no interval"
-    )
+    return lambda interval: f"{form(interval.low)} to {form(interval.high)}" if interval.bounded else "no interval"

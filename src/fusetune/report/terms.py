@@ -65,7 +65,10 @@ LABEL_SCORES: dict[str, tuple[str, str]] = SCORES | {
     "subset_accuracy": ("All labels right", "share of rows with every label right (subset accuracy)"),
     "macro_f1": ("Macro F1", "mean F1 of the labels: each label counts the same"),
     "micro_f1": ("Micro F1", "F1 of all labels together: each label counts as often as it occurs"),
-    "auroc": ("AUROC", "how well probabilities rank rows with a label before those without, mean of labels; 0.5 is chance"),
+    "auroc": (
+        "AUROC",
+        "how well probabilities rank rows with a label before those without, mean of labels; 0.5 is chance",
+    ),
     "auprc": ("AUPRC", "the same from precision and recall; chance is the share of rows that have the label"),
     "nll": ("NLL", "negative log-likelihood of all labels of a row in nats; lower is better, certain errors cost most"),
     "brier": ("Brier score", "mean squared distance of the probabilities to the labels, 0 to 1; lower is better"),

@@ -34,7 +34,7 @@ from fusetune.strategies.linear_probe import frozen
 from fusetune.strategies.trainer import freeze
 
 _FEATURES = " features"
-_DEARER = 10  # times the seconds of a classifier on features, where it is one on words: it reads ten times as many
+_DEARER = 3  # times the seconds of a classifier on features, where it is one on words
 _SHARE, _LEAST = 0.3, 5.0  # of the time that is left, where it is limited; seconds at least
 
 # Fits blocks of rows: the arguments of a blank head, the rows, and the fold of each that must not be learnt from.
