@@ -43,7 +43,12 @@ class Run:
         told = telling_of(self.metrics)
         scores, valid = (told.score.key, told.loss.key), f"valid_{told.loss.key}"
         rows = [
-            {"model": row["name"], **with_bounds(row, scores), f"validation {scores[1]}": row[valid], "what": row["note"]}
+            {
+                "model": row["name"],
+                **with_bounds(row, scores),
+                f"validation {scores[1]}": row[valid],
+                "what": row["note"],
+            }
             for row in self.metrics["gain"]
         ]
         return pd.DataFrame(rows).set_index("model")

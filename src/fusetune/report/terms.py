@@ -65,7 +65,10 @@ LABEL_SCORES: dict[str, tuple[str, str]] = SCORES | {
     "subset_accuracy": ("All labels right", "share of rows with every label right (subset accuracy)"),
     "macro_f1": ("Macro F1", "mean F1 of the labels: each label counts the same"),
     "micro_f1": ("Micro F1", "F1 of all labels together: each label counts as often as it occurs"),
-    "auroc": ("AUROC", "how well probabilities rank rows with a label before those without, mean of labels; 0.5 is chance"),
+    "auroc": (
+        "AUROC",
+        "how well probabilities rank rows with a label before those without, mean of labels; 0.5 is chance",
+    ),
     "auprc": ("AUPRC", "the same from precision and recall; chance is the share of rows that have the label"),
     "nll": ("NLL", "negative log-likelihood of all labels of a row in nats; lower is better, certain errors cost most"),
     "brier": ("Brier score", "mean squared distance of the probabilities to the labels, 0 to 1; lower is better"),
@@ -86,11 +89,12 @@ NUMBER_TERMS: dict[str, str] = {
     ),
     "Bias": "The mean of the number said minus the true one: above 0, too much is said on average.",
     "Prediction interval": (
-        "A range instead of one number, chosen on validation rows so that the true number is within it as often as stated."
+        "A range instead of one number, chosen on validation rows so that the true number is within it as often as "
+        "stated."
     ),
     "Sign test": (
-        "Counts the rows in which one of two models is nearer to the true number, and asks how likely such a difference "
-        "is by chance."
+        "Counts the rows in which one of two models is nearer to the true number, and asks how likely such a "
+        "difference is by chance."
     ),
 }  # fmt: skip
 NUMBER_SCORES: dict[str, tuple[str, str]] = {
