@@ -141,7 +141,10 @@ def glossary_page() -> str:
     architecture = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
     words = architecture.split("## Words\n", 1)[1].split("\n## ", 1)[0].strip()
     parts = ["# Glossary\n", "## Of the report\n", _words(TERMS), "## Scores\n", _words(dict(SCORES.values()))]
-    own = ((NUMBER_TERMS, NUMBER_SCORES, "where a number is predicted"), (LABEL_TERMS, LABEL_SCORES, "where labels are"))
+    own = (
+        (NUMBER_TERMS, NUMBER_SCORES, "where a number is predicted"),
+        (LABEL_TERMS, LABEL_SCORES, "where labels are"),
+    )
     for terms, scores, where in own:
         new = {name: meaning for name, meaning in terms.items() if TERMS.get(name) != meaning}
         told = dict(one for key, one in scores.items() if SCORES.get(key) != one)

@@ -94,6 +94,7 @@ class Telling(ABC):
         """
         raise UserError("a share of each class asks for classes, and this run predicts a number; see metrics['test']")
 
+    @abstractmethod
     def check_classes(self) -> None:
         """Refuse what only makes sense of one class for each row.
 
@@ -127,6 +128,9 @@ class OfClasses(Telling):
         """Return rows gained and lost, McNemar's test and the difference of NLLs."""
         c = comparison
         return f"{c['gained']} rows gained, {c['lost']} lost, exact McNemar {_tests(c)}; NLL {c['nll']['value']:+.3f}"
+
+    def check_classes(self) -> None:
+        """Refuse nothing."""
 
     def recalls(self) -> list[dict[str, Any]]:
         """Return those of the classes."""

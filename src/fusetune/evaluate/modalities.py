@@ -159,8 +159,9 @@ def shapley_table(
     """
     right = shapley({kept: measure.right_rows(p, labels) for kept, p in probabilities.items()})
     gain = shapley({kept: -measure.lost_rows(p, labels) for kept, p in probabilities.items()})
-    shares = means(np.stack([*right.values(), *gain.values()], axis=1), groups, **how)
-    return [Share(*row) for row in zip(right, shares[: len(right)], shares[len(right) :], strict=True)]
+    rights = measure.score_means(np.stack(list(right.values()), axis=1), labels, groups, perfect=0.0, **how)
+    gains = means(np.stack(list(gain.values()), axis=1), groups, **how)
+    return [Share(*row) for row in zip(right, rights, gains, strict=True)]
 
 
 def missing_masks(names: Sequence[str], keys: IntArray, rate: float, draw: int, seed: int) -> dict[str, Tensor]:
@@ -184,13 +185,11 @@ def missing_table(
     """Return accuracy and NLL of each method at missing rates 0 to 0.9: means over 5 draws, intervals over rows."""
     right, lost = missing_rows(methods, names, labels, keys, measure, seed=how["seed"])
     places = [(rate, method) for rate in RATES for method in methods]
-    columns = [
-        column
-        for rate, method in places
-        for column in (right[method][:, RATES.index(rate)], lost[method][:, RATES.index(rate)])
-    ]
-    scores = means(np.stack(columns, axis=1), groups, **how)
-    return [MissingScore(*place, *pair) for place, *pair in zip(places, scores[::2], scores[1::2], strict=True)]
+    rights, losses = (
+        np.stack([rows[method][:, RATES.index(rate)] for rate, method in places], axis=1) for rows in (right, lost)
+    )
+    scores = zip(measure.score_means(rights, labels, groups, **how), means(losses, groups, **how), strict=True)
+    return [MissingScore(*place, *pair) for place, pair in zip(places, scores, strict=True)]
 
 
 def missing_rows(

@@ -1,4 +1,4 @@
-"""How the numbers of a score are printed and drawn: a share in percent, a plain number, an amount in the label's unit."""
+"""How the numbers of a score are printed and drawn: a share, a plain number, an amount in the label's unit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from markupsafe import Markup
 from fusetune.evaluate.intervals import Interval
 from fusetune.report import plots, prose
 from fusetune.telling import amount
+
+_SHORT = 5  # letters of a label that has room on an axis
+_MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,13 @@ class Form:
         inside = [max(end, self.least) for end in ends]
         levels = plots.ticks(min(inside, default=0.0), max(inside, default=1.0), about=4)
         scale = plots.Scale(levels[0], levels[-1])
-        return {"scale": scale, "levels": [(self.tick(level), scale(level)) for level in levels], "unit": self.unit}
+        words = [self.tick(level) for level in levels]
+        every = 1 if max(map(len, words)) <= _SHORT else 2  # long words would run into each other
+        places = [scale(level) for level in levels]
+        labels = [
+            (word if at % every == 0 else "", place) for at, (word, place) in enumerate(zip(words, places, strict=True))
+        ]
+        return {"scale": scale, "levels": labels, "unit": self.unit}
 
 
 def _share_level(level: float) -> str:
@@ -71,8 +80,16 @@ def share(word: str, title: str) -> Form:
 
 def plain(word: str, title: str, least: float = -math.inf) -> Form:
     """Return how a number without a unit is printed."""
-    number, bounds = prose.number, prose.number_bounds
-    return Form(word, title, number, bounds, prose.signed, prose.signed_bounds, title, least=least)
+    return Form(
+        word, title, _number, _bounds(_number), prose.signed, prose.signed_bounds, title,
+        lambda level: f"{level:g}".replace("-", _MINUS), least=least,
+    )  # fmt: skip
+
+
+def _number(value: float) -> str:
+    """Print a number with three decimals; no zero has a sign."""
+    text = prose.number(value)
+    return text if text.strip(f"{_MINUS}0.") else text.removeprefix(_MINUS)
 
 
 NLL = Form(
@@ -88,7 +105,7 @@ def amounts(word: str, title: str, size: float, tick_digits: int = 2) -> Form:
 
     def change(number: float) -> str:
         text = value(number)
-        zero = not text.strip("-\N{MINUS SIGN}0.,")
+        zero = not text.strip(f"{_MINUS}0.,")
         return text if number < 0 or zero or not math.isfinite(number) else f"+{text}"
 
     def tick(number: float) -> str:
@@ -100,7 +117,7 @@ def amounts(word: str, title: str, size: float, tick_digits: int = 2) -> Form:
 
 def in_unit(number: float, size: float, digits: int = 3) -> str:
     """Print a number in the label's unit as a page does; see `telling.amount`."""
-    return prose.UNKNOWN if math.isnan(number) else amount(number, size, digits).replace("-", "\N{MINUS SIGN}")
+    return prose.UNKNOWN if math.isnan(number) else amount(number, size, digits).replace("-", _MINUS)
 
 
 def _bounds(form: Callable[[float], str]) -> Callable[[Interval], str]:

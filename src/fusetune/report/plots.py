@@ -156,17 +156,17 @@ def share_plot(
 
 FEW_POINTS = 200  # more are gathered in hexagons
 _SHADES = 5
-_HEXAGON = 5.0  # half its width
+_HEXAGON = 4.0  # half its width
 _KEPT = (0.005, 0.995)  # of the values; axes show these at least
 
 
 def span(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the ends of an axis: all values, or nearly all where a few would take more than half of it."""
+    """Return the ends of an axis: all values, or nearly all where a few would take more than two thirds of it."""
     low, high = float(values.min()), float(values.max())
     inner = np.quantile(values, _KEPT)
     wide = float(inner[1] - inner[0])
     if wide > 0:
-        low, high = max(low, float(inner[0]) - wide / 2), min(high, float(inner[1]) + wide / 2)
+        low, high = max(low, float(inner[0]) - wide), min(high, float(inner[1]) + wide)
     return low, high
 
 
@@ -270,7 +270,7 @@ def _short(levels: Sequence[float]) -> tuple[dict[float, str], str]:
     """Return short labels of an axis in the label's unit, and what follows its name: what they are multiples of."""
     most = max(abs(level) for level in levels)
     power = 3 * math.floor(math.log10(most) / 3) if most > 0 else 0
-    power = 0 if power in (0, -3) and most >= 0.01 or most < 10_000 and power == 3 else power
+    power = 0 if (power in (0, -3) and most >= 0.01) or (most < 10_000 and power == 3) else power
     unit = {0: "", 3: " (thousands)", 6: " (millions)"}.get(power, f" (× 10^{power})".replace("-", "\N{MINUS SIGN}"))
     step = float(f"{(levels[1] - levels[0]) / 10.0**power:.6g}")
     digits = max(0, math.ceil(-math.log10(step) - 1e-9))

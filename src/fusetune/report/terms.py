@@ -89,11 +89,12 @@ NUMBER_TERMS: dict[str, str] = {
     ),
     "Bias": "The mean of the number said minus the true one: above 0, too much is said on average.",
     "Prediction interval": (
-        "A range instead of one number, chosen on validation rows so that the true number is within it as often as stated."
+        "A range instead of one number, chosen on validation rows so that the true number is within it as often as "
+        "stated."
     ),
     "Sign test": (
-        "Counts the rows in which one of two models is nearer to the true number, and asks how likely such a difference "
-        "is by chance."
+        "Counts the rows in which one of two models is nearer to the true number, and asks how likely such a "
+        "difference is by chance."
     ),
 }  # fmt: skip
 NUMBER_SCORES: dict[str, tuple[str, str]] = {

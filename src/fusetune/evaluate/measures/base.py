@@ -203,18 +203,33 @@ class Measure(ABC, Generic[T]):
         self.check_coverage(coverage, sets, reaches)
         return {}
 
+    def score_means(
+        self, columns: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+    ) -> list[Interval]:
+        """Return the score for each column of `right_rows` of the same rows, float [rows, columns], with intervals.
+
+        Args:
+            columns: Of `right_rows`, or of sums and differences of these.
+            truth: Labels.
+            groups: The group of each row.
+            perfect: The score of perfect answers; 0 of a difference.
+            how: Bootstrap samples and their seed.
+        """
+        return means(columns, groups, **how)
+
     def pairs(
         self, answers: Sequence[FloatArray], truth: Truth, groups: ArrayLike | None, **how: int
     ) -> list[tuple[Interval, Interval]]:
         """Return score and loss of several answers to the same rows, with intervals from the same resamples."""
-        columns = [each(p, truth) for p in answers for each in (self.right_rows, self.lost_rows)]
-        found = means(np.stack(columns, axis=1), groups, **how)
-        return list(zip(found[::2], found[1::2], strict=True))
+        right = self.score_means(np.stack([self.right_rows(p, truth) for p in answers], axis=1), truth, groups, **how)
+        lost = means(np.stack([self.lost_rows(p, truth) for p in answers], axis=1), groups, **how)
+        return list(zip(right, lost, strict=True))
 
     def difference(
         self, p: FloatArray, q: FloatArray, truth: Truth, groups: ArrayLike | None, **how: int
     ) -> tuple[Interval, Interval]:
         """Return score and loss of p minus those of q, with bootstrap intervals."""
-        columns = [each(p, truth) - each(q, truth) for each in (self.right_rows, self.lost_rows)]
-        score, loss = means(np.stack(columns, axis=1), groups, **how)
+        right, lost = ((each(p, truth) - each(q, truth))[:, None] for each in (self.right_rows, self.lost_rows))
+        (score,) = self.score_means(right, truth, groups, perfect=0.0, **how)
+        (loss,) = means(lost, groups, **how)
         return score, loss

@@ -20,7 +20,7 @@ from fusetune.evaluate.temperature import Temperature
 from fusetune.targets import Regression, Truth
 from fusetune.telling import amount
 
-
+_EQUAL = 1e-9  # of the training part's deviation: numbers that vary less are equal
 _LARGE = 1e9  # from here on numbers are written in powers of ten
 
 
@@ -43,8 +43,33 @@ class Numbers(Measure[Regression]):
 
     def right_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
         """Return 1 - e^2 / v, v the variance of these rows' labels: the mean is R2."""
-        spread = float(self.target.numbers(truth).var())
-        return np.asarray(1 - self.errors(p, truth) ** 2 / spread) if spread > 0 else np.full(len(truth), math.nan)
+        spread = self._spread(self.target.numbers(truth))
+        return np.asarray(1 - self.errors(p, truth) ** 2 / spread)
+
+    def _spread(self, y: FloatArray) -> float:
+        """Return the variance of numbers; NaN where they are all equal, but for rounding."""
+        spread = float(y.var()) if len(y) else math.nan
+        return spread if spread > self._least else math.nan
+
+    @property
+    def _least(self) -> float:
+        return (_EQUAL * self.target.deviation) ** 2
+
+    def score_means(
+        self, columns: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+    ) -> list[Interval]:
+        """Return R2, or sums and differences of it; each resample is divided by its own variance of the labels."""
+        y, where = self.target.numbers(truth), clusters(groups, len(truth))
+        spread = self._spread(y)
+        values = columns.mean(0) if len(columns) else np.full(columns.shape[1], math.nan)
+        if where.count < 2:
+            return [Interval(float(value), math.nan, math.nan) for value in values]
+        y = y - y.mean()
+        draws = resampled_means(np.column_stack([columns, y, y**2]), where, **how)
+        varied = draws[:, -1] - draws[:, -2] ** 2
+        factor = np.where(varied > self._least, spread / np.maximum(varied, self._least), math.nan)
+        drawn = perfect - (perfect - draws[:, :-2]) * factor[:, None]
+        return [percentile(float(value), drawn[:, at], where.count) for at, value in enumerate(values)]
 
     def lost_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
         """Return |e|."""
@@ -63,16 +88,25 @@ class Numbers(Measure[Regression]):
             raise UserError(f"the model gave NaN or infinite numbers in row(s) {listed(broken)}")
         y, e = self.target.numbers(truth), self.errors(p, truth)
         where = clusters(groups, len(y))
+        y = y - y.mean()  # of large numbers, squares leave no digits for what they differ by
         columns = np.stack([e, np.abs(e), e**2, y, y**2], 1)
-        values = _of_means(columns.mean(0)[:, None])
+        values = self._of_means(columns.mean(0)[:, None])
         found = {name: float(value[0]) for name, value in values.items()}
         if where.count < 2:
             result = {name: Interval(value, math.nan, math.nan) for name, value in found.items()}
         else:
-            draws = _of_means(resampled_means(columns, where, resamples=resamples, seed=seed).T)
+            draws = self._of_means(resampled_means(columns, where, resamples=resamples, seed=seed).T)
             result = {name: percentile(value, draws[name], where.count) for name, value in found.items()}
         result["median_absolute_error"] = _median(np.abs(e), where.member, where.count)
         return {name: result[name] for name in ("r2", "mae", "rmse", "median_absolute_error", "bias")}
+
+    def _of_means(self, means: FloatArray) -> dict[str, FloatArray]:
+        """Return metrics from the means of e, |e|, e^2, y and y^2, [5, resamples]."""
+        e, size, square, y, y_square = means
+        spread = y_square - y**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            r2 = np.where(spread > self._least, 1 - square / spread, np.nan)
+        return {"r2": r2, "rmse": np.sqrt(square), "mae": size, "bias": e}
 
     def temperature(self, f: FloatArray, truth: Truth) -> float:
         """Return 1: the number is what it is."""
@@ -164,15 +198,6 @@ class Numbers(Measure[Regression]):
         """Return both ends of the interval of each row; infinite where too few rows were known to promise it."""
         reach = reaches.at(coverage, pattern)
         return {"low": p[:, 0] - reach, "high": p[:, 0] + reach}
-
-
-def _of_means(means: FloatArray) -> dict[str, FloatArray]:
-    """Return metrics from the means of e, |e|, e^2, y and y^2, [5, resamples]."""
-    e, size, square, y, y_square = means
-    spread = y_square - y**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(spread > 1e-12 * np.abs(y_square), 1 - square / spread, np.nan)
-    return {"r2": r2, "rmse": np.sqrt(square), "mae": size, "bias": e}
 
 
 def _median(sizes: FloatArray, member: IntArray, count: int) -> Interval:

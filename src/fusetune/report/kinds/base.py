@@ -135,6 +135,10 @@ class Kind(ABC):
         """Return what a row of the gain table is called."""
         return self.constant if name == MAJORITY else name
 
+    def instead(self, way: str) -> str:
+        """Return what a misleading input is instead, by its word in `modalities.INTERFERENCE`."""
+        return way
+
     def valid_loss(self) -> tuple[str, Form]:
         """Return what the validation loss of learning curves is called and how the score beside it is printed."""
         return self.result.judged.measure.target.loss_word, self.score

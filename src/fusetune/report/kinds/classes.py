@@ -33,8 +33,8 @@ class ClassKind(Kind):
     others, views = "of the same or of another class", "the class"
     mistakes_title = "Its most certain mistakes"
     mistakes_words = (
-        "Test rows that the model decides wrongly, the surest first. A row whose label is wrong, or whose picture shows "
-        "something else, is often among them. Bars say what each input adds to the wrong answer;"
+        "Test rows that the model decides wrongly, the surest first. A row whose label is wrong, or whose picture "
+        "shows something else, is often among them. Bars say what each input adds to the wrong answer;"
     )
     no_mistakes = "No test row was decided wrongly, or mistakes were not collected."
     filtered = True

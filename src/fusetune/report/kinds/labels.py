@@ -99,8 +99,8 @@ class LabelKind(Kind):
             share_right = float(((judged.labels["test"] > 0) == said).mean())
             names = listed([name for name, one in zip(self.result.data.classes, said, strict=True) if one]) or "none"
             sentences.append(
-                f"Always saying the labels that more than half of the training rows have ({names}) would be right about "
-                f"{percent(share_right)} of them."
+                f"Always saying the labels that more than half of the training rows have ({names}) would be right "
+                f"about {percent(share_right)} of them."
             )
         return sentences
 
@@ -112,7 +112,7 @@ class LabelKind(Kind):
         seen = bins.count > 0
         stated, right = (float((bins.count * one)[seen].sum() / rows) for one in (bins.confidence, bins.accuracy))
         return (
-            f"Label by label, it states a certainty of {percent(stated)} on average that a label is there or is not, and "
+            f"Label by label, it states a certainty of {percent(stated)} on average that a label is there or not, and "
             f"is right in {percent(right)}."
         )
 
@@ -159,6 +159,10 @@ class LabelKind(Kind):
         """Return percent for shares."""
         return self.score if key in _SHARES else NLL
 
+    def instead(self, way: str) -> str:
+        """Return it with the rarest label for the class."""
+        return way.replace("class", "rarest label")
+
     def shares_words(self, case: Case) -> str:
         """Return which label's probability they are of."""
         return f"What each input adds to the probability of “{case.about}”, in points"
@@ -167,6 +171,6 @@ class LabelKind(Kind):
 def _gained(comparison: Comparison) -> str:
     difference = comparison.accuracy
     return (
-        f"has more labels right in {count(comparison.gained, 'row')} and fewer in {count(comparison.lost)}, a difference "
-        f"of {points(difference.value)} percentage points of the labels ({point_bounds(difference)}"
+        f"has more labels right in {count(comparison.gained, 'row')} and fewer in {count(comparison.lost)}, a "
+        f"difference of {points(difference.value)} percentage points of the labels ({point_bounds(difference)}"
     )

@@ -175,8 +175,8 @@ class NumberKind(Kind):
             return "How often its intervals hold the true number was not measured."
         held = f" (95\N{NO-BREAK SPACE}% interval {percent_bounds(found.coverage)})" if found.coverage.bounded else ""
         return (
-            f"Its intervals, which promise to hold the true number for {percent(found.target)} of such rows, hold it for "
-            f"{percent(found.coverage.value)} of the test rows{held}; their mean width is "
+            f"Its intervals, which promise to hold the true number for {percent(found.target)} of such rows, hold it "
+            f"for {percent(found.coverage.value)} of the test rows{held}; their mean width is "
             f"{self.loss.value(found.width.value)}."
         )
 
@@ -235,6 +235,10 @@ class NumberKind(Kind):
     def first_form(self) -> Form:
         """That of the mean error."""
         return self.loss
+
+    def instead(self, way: str) -> str:
+        """Return it with tenths of the numbers for classes."""
+        return way.replace("class", "tenth")
 
     def valid_loss(self) -> tuple[str, Form]:
         """Return what training goes by: half the squared error, in squared deviations, and R2."""
