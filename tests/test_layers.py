@@ -18,7 +18,7 @@ ORDER = (
     "errors", "version", "files", "vault", "progress", "display", "config", "process", "runtime", "data", "augment",
     "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
     "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space",
-    "answering", "realtime", "model", "judge", "summary",
+    "answering", "judging", "realtime", "model", "judge", "summary",
     "bundle", "record", "folder", "intake", "checking",
     "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip

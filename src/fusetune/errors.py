@@ -78,6 +78,8 @@ class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message names the rows of the batch."""
 
 
+# What to do where LightGBM's wheel, which brings no OpenMP, finds none.
+OPENMP = "apt-get install libgomp1 (Debian, Ubuntu), dnf install libgomp (Fedora) or brew install libomp (macOS)"
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxlevel = 2

@@ -80,7 +80,7 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     valid = softmax(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
     rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != MAJORITY}
     frequent = next((c for c in candidates[:-1] if c.name == MAJORITY), None)
-    names = [str(name) for name in ctx.classes]
+    names, rule = [str(name) for name in ctx.classes], calibration.rule(ctx.classes)
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
@@ -94,10 +94,11 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
             analyse(fitted[chosen].network, chosen, calibration, test, ctx.classes, rivals, **how),
             calibration=judge_temperature(ours.scaled, test, scores[chosen], **how),
         ),
-        shares=row_shares(ours.probe),
+        shares=row_shares(replace(ours.probe, decide=rule.decide)),
         prior=without_inputs(ours.probe),
         frequent=None if frequent is None else _compare(ours, frequent, _ALWAYS, test, how),
-        recalls=recalls(ours.probe.p, test.labels, names, test.groups),
+        recalls=recalls(rule.called(ours.probe.p), test.labels, names, test.groups),
+        acted=rule.score(ours.probe.p, test.labels, test.groups, **how),
         miscalibration=miscalibration(ours.probe.p, test.labels, test.groups, seed=ctx.config.seed),
         outputs=ours.outputs,
     )

@@ -52,7 +52,7 @@ class Run:
         return table.rename_axis(index="is", columns="said")
 
     def recalls(self) -> pd.DataFrame:
-        """Return the share of each class's test rows that is decided right, with its 95 % interval."""
+        """Return the share of each class's test rows that the model decides right, with its 95 % interval."""
         rows = self.metrics["recalls"]
         shares = {key: [row["share"][key] for row in rows] for key in ("value", "low", "high")}
         names = pd.Index([row["name"] for row in rows], name="class")
@@ -60,13 +60,16 @@ class Run:
 
     def summary(self) -> str:
         """Return the answer in a few lines: how good, how sure, on how many rows, and what was not shown."""
-        accuracy, groups = self.metrics["test"]["accuracy"], self.metrics["groups"]
+        accuracy, groups, acted = _accuracy(self.metrics), self.metrics["groups"], self.metrics.get("acted")
         among = "" if not groups else f" of {groups['test']:,} groups"
         bounds = "" if accuracy["low"] is None else f" [{accuracy['low']:.1%}, {accuracy['high']:.1%}]"
         lines = [
             f"{self.metrics['strategy']['name']}: {accuracy['value']:.1%}{bounds} right on "
             f"{self.metrics['rows']['test']:,} test rows{among}; NLL {self.metrics['test']['nll']['value']:.3f}"
         ]
+        if acted:
+            plain = f"{self.metrics['test']['accuracy']['value']:.1%}"
+            lines.append(f"  decided by {self.metrics['rule']}; by the most probable class {plain}, which compares:")
         frequent = self.metrics.get("frequent")
         compared = [] if frequent is None else [frequent]
         for one in [*compared, *self.metrics["comparisons"]]:
@@ -79,7 +82,7 @@ class Run:
         return "\n".join([*lines, f"  report: {self.report}"])
 
     def __repr__(self) -> str:
-        accuracy = self.metrics["test"]["accuracy"]["value"]
+        accuracy = _accuracy(self.metrics)["value"]
         return f"Run({str(self.folder)!r}, {accuracy:.1%} right on {self.metrics['rows']['test']:,} test rows)"
 
     def _repr_html_(self) -> str:
@@ -94,3 +97,9 @@ class Run:
             UserError: If it is not there any more.
         """
         show_file(self.report, "report")
+
+
+def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the share of test rows that is decided right, by the model's threshold where it has one."""
+    acted = metrics.get("acted")  # runs of earlier versions do not have it
+    return dict((acted or metrics["test"])["accuracy"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -143,15 +144,14 @@ def _sheets(ctx: Context) -> dict[str, Pixels]:
 
 def most_certain_mistakes(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> list[Case]:
     """Return up to 24 wrongly decided test rows, the surest first, with the cells of the table that can be read."""
-    p, labels = judged.probabilities["test"], judged.labels["test"]
-    sure, wrong = p.max(axis=1), np.flatnonzero(p.argmax(axis=1) != labels)
+    sure, right = _decided(ctx, judged)
+    wrong = np.flatnonzero(~right)
     return [case(ctx, judged, cells, at) for at in wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]]
 
 
 def examples(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> dict[str, Case]:
     """Return a right answer of middling certainty, the least sure answer and the surest mistake, by what they are."""
-    p, labels = judged.probabilities["test"], judged.labels["test"]
-    sure, right = p.max(axis=1), p.argmax(axis=1) == labels
+    sure, right = _decided(ctx, judged)
     found = dict[str, int]()
     if right.any():
         rows = np.flatnonzero(right)
@@ -167,10 +167,17 @@ def examples(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> dict[str, 
     return {why: case(ctx, judged, cells, at) for at, why in shown.items()}
 
 
+def _decided(ctx: Context, judged: Judgement) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return how sure the model is of each test row, and whether it decides it right, by the rule that it follows."""
+    p, rule = judged.probabilities["test"], judged.rule(ctx.classes)
+    sure = p.max(axis=1) if rule.threshold is None else rule.margin(p)
+    return np.asarray(sure, dtype=np.float64), np.asarray(rule.decide(p) == judged.labels["test"])
+
+
 def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
     """Return one test row, by its place among them, with what can be seen and read of it."""
     row, p, label = ctx.split.rows("test")[at], judged.probabilities["test"][at], judged.labels["test"][at]
-    decided = int(p.argmax())
+    decided = int(judged.rule(ctx.classes).decide(p[None])[0])
     return Case(
         row=str(ctx.ids.iloc[row]),
         group=None if ctx.groups is None else str(ctx.groups.iloc[row]),
@@ -213,7 +220,7 @@ def _command() -> str:
 
 def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
     """Write what the judged model says of validation and test rows."""
-    frames, rule = [], judged.calibration.rule(ctx.classes)
+    frames, rule = [], judged.rule(ctx.classes)
     for part, probabilities in judged.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})

@@ -24,7 +24,7 @@ from fusetune.cli.options import (
     check_settings,
     column_roles,
 )
-from fusetune.cli.words import gain_grid, guide_lines, verdicts
+from fusetune.cli.words import gain_grid, guide_lines, rule_lines, verdicts
 
 
 @app.command(
@@ -112,7 +112,7 @@ def fit(
         resume=resume,
     )
     out.print(gain_grid(run.metrics))
-    for line in [*verdicts(run.metrics), *guide_lines(run.metrics)]:
+    for line in [*rule_lines(run.metrics), *verdicts(run.metrics), *guide_lines(run.metrics)]:
         out.print(line, soft_wrap=True)
     out.print(f"model   {run.folder / 'model'}", soft_wrap=True)
     out.print(f"report  {run.report}", soft_wrap=True)

@@ -104,7 +104,7 @@ def predict(
             text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
             aside.write_text(text, encoding="utf-8")
     out.print(
-        f"{counts.rows:,} rows -> {out_file}"
+        f"{counts.rows:,} row{'' if counts.rows == 1 else 's'} -> {out_file}"
         + (f"; {counts.marked:,} with a problem, see that column" if counts.marked else ""),
         soft_wrap=True,
     )

@@ -89,7 +89,7 @@ def analyse(
         interference=modalities.interference_table(probe, y, groups, **how),
         conformal=judge_sets(calibration.conformal, p, y, rows.keys, rows.pattern, groups),
         risk_coverage=risk_coverage(p, y, groups, **how),
-        worst_group=worst(p, y, [str(name) for name in classes], groups),
+        worst_group=worst(calibration.rule(classes).called(p), y, [str(name) for name in classes], groups),
         threshold=_threshold(calibration, p, rows, classes),
     )
 

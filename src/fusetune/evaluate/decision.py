@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fusetune.data.choices import By
+from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
 
 # Metrics of `metrics.score` that hang on the decision and not on the probabilities.
@@ -62,6 +64,26 @@ class Rule:
             return decisions(probabilities)
         called = probabilities[:, self.positive] >= self.threshold
         return np.asarray(np.where(called, self.positive, 1 - self.positive))
+
+    def called(self, probabilities: FloatArray) -> FloatArray:
+        """Return the decisions as probabilities of 0 and 1, ``float [rows, classes]``, for scores that hang on them."""
+        return np.asarray(np.eye(probabilities.shape[1])[self.decide(probabilities)])
+
+    def score(
+        self, probabilities: FloatArray, labels: IntArray, groups: ArrayLike | None, **how: int
+    ) -> dict[str, Interval]:
+        """Return the metrics of `DECIDED` by this rule; empty without a threshold, where `score` says the same.
+
+        Args:
+            probabilities: ``float [rows, classes]``.
+            labels: Class indices, ``int [rows]``.
+            groups: The group of each row, or None.
+            how: As for `intervals.score_with_intervals`.
+        """
+        if self.threshold is None:
+            return {}
+        scores = score_with_intervals(self.called(probabilities), labels, groups, **how)
+        return {name: scores[name] for name in DECIDED}
 
     def margin(self, probabilities: FloatArray) -> FloatArray:
         """Return how far each row is from another decision, ``float [rows]`` from 0 to 1.

@@ -80,7 +80,8 @@ def render(result: Result) -> str:
 
 def _context(result: Result) -> dict[str, Any]:
     method, judged, training, names = result.method, result.judged, result.training, result.data.classes
-    table = metrics.confusion(judged.probabilities["test"], judged.labels["test"])
+    rule = judged.rule(names)
+    table = metrics.confusion(rule.called(judged.probabilities["test"]), judged.labels["test"])
     bins = metrics.reliability(judged.probabilities["test"], judged.labels["test"])
     few = len(names) <= MANY_CLASSES
     classes = class_rows(names, table)
@@ -91,6 +92,7 @@ def _context(result: Result) -> dict[str, Any]:
     stages = _STAGES | {method.name: "Training all encoders and the head together"}
     return {
         "analysis": judged.analysis,
+        "rule": rule if judged.acted else None,
         "answer": prose.answer(result),
         "verdict": prose.verdict(result),
         "certainty": prose.certainty(result),

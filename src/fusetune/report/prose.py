@@ -158,8 +158,11 @@ def _most_frequent(result: Result) -> str:
 
 
 def _accuracy(result: Result) -> str:
-    accuracy, data = result.judged.test["accuracy"], result.data
-    source = ""
+    accuracy, data = result.judged.accuracy, result.data
+    source, other = "", ""
+    if result.judged.acted:
+        plain = percent(result.judged.test["accuracy"].value)
+        other = f" It decides {result.judged.rule(data.classes).words}; by the most probable class it would be {plain}."
     if data.groups:
         source = f" from {count(data.groups['test'], 'group')} (column “{data.group_column}”)"
     bounds = (
@@ -169,7 +172,7 @@ def _accuracy(result: Result) -> str:
     )
     return (
         f"On {count(data.rows['test'], 'test row')}{source}, which were not used for training or for any choice, the "
-        f"model gives the right “{result.origin.label}” for {percent(accuracy.value)} ({bounds})."
+        f"model gives the right “{result.origin.label}” for {percent(accuracy.value)} ({bounds}).{other}"
     )
 
 
