@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import InputWarning, RunError, TableError, UserError, WriteError
 from fusetune.features.store import FeatureStore
+from fusetune.files import written_aside
 
 ROWS = 16
 
@@ -80,7 +82,12 @@ def test_each_block_is_one_file_however_often_it_is_done(place: Place) -> None:
         states = [worker.work(chunk)["state"] for chunk in [*chunks, *chunks]]
         assert states == ["done"] * 3 + ["stood"] * 3
         assert read(place, chunks) == [[0, 2, 4, 6], [8, 10, 12, 14], [16, 18, 20, 22]]
+        with written_aside(place.done(chunks[0])) as aside:
+            half = aside.with_name(re.sub("fusetune-[0-9a-f]{8}", "fusetune-0123abcd", aside.name))
+            aside.write_text(place.done(chunks[0]).read_text())
+        half.write_text("as a worker leaves it that was killed")
         place.seal(chunks, 12)
+        assert not half.exists()
         listing = json.loads((place.folder / "manifest.json").read_text())["chunks"]
         assert [(one["start"], one["stop"]) for one in listing] == [(0, 4), (4, 8), (8, 12)]
         assert handed(place) == chunks, "the same rows have the same name, in whichever process"

@@ -82,9 +82,9 @@ class Outcome:
     peaks: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        before = f", {self.stood:,} stood from before" if self.stood else ""
-        most = f", at most {max(self.peaks.values()) / 2**30:.2f} GB each" if self.peaks else ""
-        return f"{self.chunks:,} chunks{before}; {len(self.peaks):,} workers{most}"
+        before = f", {self.stood:,} of which stood from before" if self.stood else ""
+        most = f", {max(self.peaks.values()) / 2**30:.2f} GB at most" if self.peaks else ""
+        return f"{self.chunks:,} chunk(s){before}; {len(self.peaks):,} worker(s){most}"
 
 
 class Engine:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fusetune.errors import RunError, UserError
-from fusetune.files import file_hash, names_in, write_text, written_aside
+from fusetune.files import file_hash, names_in, sweep, write_text, written_aside
 from fusetune.folder import held
 
 MARK, MANIFEST = "job.json", "manifest.json"
@@ -163,7 +163,7 @@ class Place:
             path.unlink(missing_ok=True)
 
     def seal(self, chunks: Sequence[Chunk], rows: int) -> None:
-        """Write the manifest: which file holds which rows, with its hash.
+        """Write the manifest: which file holds which rows, with its hash. What workers left half-written goes.
 
         Raises:
             RunError: If a chunk is missing, or chunks do not hold every row once.
@@ -176,6 +176,7 @@ class Place:
         if at != rows or (missing := [chunk for chunk in chunks if not self.done(chunk).exists()]):
             lost = f"rows from {at:,} on" if at != rows else f"{len(missing):,} of {len(chunks):,} chunks"
             raise RunError(f"{lost} are missing in {self.folder}; do the same again to continue")
+        sweep(self.folder / _DONE, r"\d{12}-\d{12}-[0-9a-f]+")
         listing = [
             {"start": one.start, "stop": one.stop, "file": f"{_DONE}/{self.done(one).name}"}
             | {"sha256": file_hash(self.done(one))}
