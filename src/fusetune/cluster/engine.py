@@ -236,7 +236,7 @@ def refuse_without_ray() -> None:
     Raises:
         UserError: Saying how to get it.
     """
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("msgpack") is None:
+    if importlib.util.find_spec("ray") is None:
         raise UserError("--engine ray needs Ray, on this machine and on every node: pip install 'fusetune[cluster]'")
 
 
