@@ -129,7 +129,7 @@ def failing(work: Callable[[], object]) -> str:
 def same_features(engine: Engine, folder: Path) -> bool:
     """Encode texts here and on what is left of the cluster; return whether the stores are equal byte by byte."""
     words = ["heart", "liver", "lung", "left", "right", "seen", "again", "not"]
-    notes = [" ".join(words[row * step % 8] for step in range(1, 2 + row % 5)) for row in range(96)]
+    notes = [" ".join([f"case {row}", *(words[row * step % 8] for step in range(1, 2 + row % 5))]) for row in range(96)]
     frame = pd.DataFrame({"id": range(96), "note": notes, "organ": [words[row % 3] for row in range(96)]})
     frame.to_csv(folder / "notes.csv", index=False)
     stores = []

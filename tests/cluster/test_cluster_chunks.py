@@ -75,16 +75,17 @@ def read(place: Place, chunks: list[Chunk]) -> list[list[int]]:
     return [json.loads(place.done(chunk).read_text()) for chunk in chunks]
 
 
-def test_each_block_is_one_file_however_often_it_is_done(place: Place) -> None:
+def test_each_chunk_is_one_file_however_often_it_is_done(place: Place) -> None:
     with place.held("doubling"):
         chunks = handed(place)
         worker = Worker(Doubled(), place)
         states = [worker.work(chunk)["state"] for chunk in [*chunks, *chunks]]
         assert states == ["done"] * 3 + ["stood"] * 3
         assert read(place, chunks) == [[0, 2, 4, 6], [8, 10, 12, 14], [16, 18, 20, 22]]
+        result = place.done(chunks[0]).read_bytes()
         with written_aside(place.done(chunks[0])) as aside:
             half = aside.with_name(re.sub("fusetune-[0-9a-f]{8}", "fusetune-0123abcd", aside.name))
-            aside.write_text(place.done(chunks[0]).read_text())
+            aside.write_bytes(result)
         half.write_text("as a worker leaves it that was killed")
         place.seal(chunks, 12)
         assert not half.exists()
@@ -164,6 +165,14 @@ def test_what_was_handed_out_is_not_opened_once_it_was_changed(place: Place) -> 
         (path,) = (place.folder / "given").glob(f"{chunks[1].name}*")
         path.write_bytes(path.read_bytes()[:-3] + b"xyz")
         Here().run(Doubled(), place, chunks, "doubling")
+
+
+def test_a_result_that_was_changed_is_refused(place: Place) -> None:
+    with pytest.raises(RunError, match="was changed after it was written"), place.held("doubling"):
+        chunks = handed(place)
+        Here().run(Doubled(), place, chunks, "doubling")
+        place.done(chunks[1]).write_text("[8, 10, 12, 15]")
+        place.seal(chunks, 12)
 
 
 def test_a_folder_of_somebody_is_left_alone(place: Place) -> None:

@@ -24,12 +24,12 @@ from fusetune.folder import held
 
 MARK, MANIFEST = "job.json", "manifest.json"
 _LOCK = ".lock"  # of who is at work in the folder
-_GIVEN, _DONE, _TRIES = "given", "done", "tries"
+_GIVEN, _DONE, _SUMS, _TRIES = "given", "done", "sums", "tries"
 _FORMAT = 1
 _CHUNK = r"\d{12}-\d{12}-[0-9a-f]{32}"
 _OURS = re.compile(
-    rf"{MARK}|{MANIFEST}|{_GIVEN}/{_CHUNK}\.pkl|{_DONE}/{_CHUNK}\.(parquet|safetensors)|{_TRIES}/{_CHUNK}\.(\d+|row)"
-    rf"|(.*/)?\.[^/]*\.fusetune-[0-9a-f]{{8}}(\.\w+)?"
+    rf"{MARK}|{MANIFEST}|{_GIVEN}/{_CHUNK}\.pkl|{_DONE}/{_CHUNK}\.(parquet|safetensors)|{_SUMS}/{_CHUNK}\.sha256"
+    rf"|{_TRIES}/{_CHUNK}\.(\d+|row)|(.*/)?\.[^/]*\.fusetune-[0-9a-f]{{8}}(\.\w+)?"
 )
 
 
@@ -95,7 +95,7 @@ class Place:
             )
         if not (self.folder / MARK).exists():
             write_text(self.folder / MARK, json.dumps({"format": _FORMAT, "what": what}))
-        for name in (_GIVEN, _DONE, _TRIES):
+        for name in (_GIVEN, _DONE, _SUMS, _TRIES):
             (self.folder / name).mkdir(exist_ok=True)
         for file in (self.folder / _TRIES).iterdir():  # what ended processes then may have been mended since
             file.unlink(missing_ok=True)
@@ -139,6 +139,10 @@ class Place:
         """Return where a chunk's result is."""
         return self.folder / _DONE / f"{chunk.name}{self.suffix}"
 
+    def vouch(self, chunk: Chunk, aside: Path) -> None:
+        """Note the hash of a result that is about to take its name."""
+        write_text(self._sum(chunk), file_hash(aside))
+
     def tries(self, chunk: Chunk) -> int:
         """Return how often the work on a chunk was begun and did not end."""
         return sum(1 for path in (self.folder / _TRIES).glob(f"{chunk.name}.*") if path.suffix != ".row")
@@ -166,7 +170,7 @@ class Place:
         """Write the manifest: which file holds which rows, with its hash. What workers left half-written goes.
 
         Raises:
-            RunError: If a chunk is missing, or chunks do not hold every row once.
+            RunError: If a chunk is missing or was changed, or chunks do not hold every row once.
         """
         at = 0
         for chunk in sorted(chunks, key=lambda one: one.start):
@@ -177,17 +181,21 @@ class Place:
             lost = f"rows from {at:,} on" if at != rows else f"{len(missing):,} of {len(chunks):,} chunks"
             raise RunError(f"{lost} are missing in {self.folder}; do the same again to continue")
         sweep(self.folder / _DONE, r"\d{12}-\d{12}-[0-9a-f]+")
-        listing = [
-            {"start": one.start, "stop": one.stop, "file": f"{_DONE}/{self.done(one).name}"}
-            | {"sha256": file_hash(self.done(one))}
-            for one in chunks
-        ]
+        listing = []
+        for one in chunks:
+            path, found = self.done(one), file_hash(self.done(one))
+            if not self._sum(one).exists() or self._sum(one).read_text("utf-8") != found:
+                raise RunError(f"{path} was changed after it was written; remove {self.folder} and start again")
+            listing.append({"start": one.start, "stop": one.stop, "file": f"{_DONE}/{path.name}", "sha256": found})
         write_text(self.folder / MANIFEST, json.dumps({"format": _FORMAT, "rows": rows, "chunks": listing}, indent=1))
 
     def discard(self) -> None:
         """Remove the folder, once what it held is kept elsewhere; nothing that is not ours."""
         if is_job(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sum(self, chunk: Chunk) -> Path:
+        return self.folder / _SUMS / f"{chunk.name}.sha256"
 
     def _given(self, chunk: Chunk) -> Path:
         return self.folder / _GIVEN / f"{chunk.name}.pkl"

@@ -90,6 +90,7 @@ class Worker:
                 self._look_for_row(chunk, piece, self.doing)
             with written_aside(path) as aside:
                 self.doing(piece, aside)
+                self.place.vouch(chunk, aside)
         except WriteError as error:
             state, text = UNWRITTEN, str(error)
         except FusetuneError as error:
