@@ -180,7 +180,8 @@ class Place:
         if at != rows or (missing := [chunk for chunk in chunks if not self.done(chunk).exists()]):
             lost = f"rows from {at:,} on" if at != rows else f"{len(missing):,} of {len(chunks):,} chunks"
             raise RunError(f"{lost} are missing in {self.folder}; do the same again to continue")
-        sweep(self.folder / _DONE, r"\d{12}-\d{12}-[0-9a-f]+")
+        for name in (_DONE, _SUMS):
+            sweep(self.folder / name, r"\d{12}-\d{12}-[0-9a-f]+")
         listing = []
         for one in chunks:
             path, found = self.done(one), file_hash(self.done(one))
