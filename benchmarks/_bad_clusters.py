@@ -25,8 +25,7 @@ from typer.testing import CliRunner
 from fusetune.answering import Handed
 from fusetune.answers import Extras
 from fusetune.cli.frame import app
-from fusetune.cluster import engine, predicting
-from fusetune.cluster.engine import Cluster, Engine, refuse_address
+from fusetune.cluster.engine import Cluster, Engine, Outcome, refuse_address
 from fusetune.cluster.nodes import facts_here, refuse_unlike
 from fusetune.cluster.place import Chunk, Place
 from fusetune.cluster.predicting import Asked, predicted
@@ -103,7 +102,7 @@ def _full(shop: Workshop) -> None:
 
 def _full_worker(shop: Workshop) -> None:
     """The disk of one worker is full for its second chunk; the same command continues."""
-    written, count = predicting.Answer.begin, 0
+    written, count = Answer.begin, 0
 
     def begin(task: Answer) -> Doing:
         doing = written(task)
@@ -118,7 +117,7 @@ def _full_worker(shop: Workshop) -> None:
 
         return write
 
-    with patch.object(predicting.Answer, "begin", begin):
+    with patch.object(Answer, "begin", begin):
         try:
             _predict(shop, shop.folder / "chunks")
         except UserError as error:
@@ -143,7 +142,7 @@ def _changed(name: str) -> Callable[[Workshop], object]:
     """Change what is handed out, or a result, before it is used."""
 
     class Changing(_Here):
-        def run(self, task: Task, place: Place, chunks: Sequence[Chunk], what: str) -> Any:
+        def run(self, task: Task, place: Place, chunks: Sequence[Chunk], what: str) -> Outcome:
             if name == "done":
                 found = super().run(task, place, chunks, what)
             for file in sorted((place.folder / name).iterdir())[:1]:
@@ -171,7 +170,7 @@ def _nothing_there(_: Workshop) -> None:
 def _missing(shop: Workshop) -> None:
     found = importlib.util.find_spec
     words = ["predict", str(shop.made), str(shop.file(shop.csv())), "--out", str(shop.folder / "x.csv")]
-    with patch.object(engine.importlib.util, "find_spec", lambda name: None if name == "ray" else found(name)):
+    with patch("importlib.util.find_spec", lambda name: None if name == "ray" else found(name)):
         answer = CliRunner().invoke(app, [*words, "--engine", "ray"])
     assert not (shop.folder / "x.csv").exists()
     if answer.exit_code == UserError.exit_code:
@@ -191,8 +190,8 @@ def _unseen(shop: Workshop) -> None:
 
 def _other_model(shop: Workshop) -> None:
     class Other(_Here):
-        def run(self, task: Any, *more: Any) -> Any:
-            return super().run(replace(task, model="another"), *more)
+        def run(self, task: Any, place: Place, chunks: Sequence[Chunk], what: str) -> Outcome:
+            return super().run(replace(task, model="another"), place, chunks, what)
 
     _predict(shop, shop.folder / "chunks", Other())
 
