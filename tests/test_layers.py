@@ -19,7 +19,7 @@ ORDER = (
     "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
     "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space",
     "answering", "judging", "realtime", "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "checking",
+    "bundle", "record", "folder", "intake", "checking", "encoding", "cluster",
     "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
@@ -30,8 +30,10 @@ ALLOWED = {
         "__init__": {
             "api",
             "checking",
+            "cluster",
             "config",
             "contest",
+            "encoding",
             "estimator",
             "export",
             "guidance",

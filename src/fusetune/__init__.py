@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fusetune.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fusetune.api import fit, guide, load
+    from fusetune.api import encode, fit, guide, load
     from fusetune.checking import check
+    from fusetune.cluster.engine import Cluster
     from fusetune.config import Config
     from fusetune.contest import Contest, compare
+    from fusetune.encoding import Encoded
     from fusetune.estimator import FusionClassifier
     from fusetune.export import Exported, export_run
     from fusetune.guidance import Guidance
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from fusetune.run import Run
 
 __all__ = [
+    "Cluster",
     "Config",
     "Contest",
+    "Encoded",
     "Exported",
     "FusionClassifier",
     "Guidance",
@@ -30,15 +34,18 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "encode",
     "export_run",
     "fit",
     "guide",
     "load",
 ]
 _HOMES = {
+    "Cluster": "cluster.engine",
     "Config": "config",
     "Contest": "contest",
     "FusionClassifier": "estimator",
+    "Encoded": "encoding",
     "Exported": "export",
     "export_run": "export",
     "Guidance": "guidance",
@@ -46,6 +53,7 @@ _HOMES = {
     "Run": "run",
     "check": "checking",
     "compare": "contest",
+    "encode": "api",
     "fit": "api",
     "guide": "api",
     "load": "api",

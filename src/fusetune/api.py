@@ -1,4 +1,4 @@
-"""`fit`, `guide`, `load` and `Run`: the whole library from Python; the command line calls nothing else."""
+"""`fit`, `guide`, `encode`, `load` and `Run`: the whole library from Python; the command line calls nothing else."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import Any
 from fusetune.arguments import gather as gather_settings
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
+from fusetune.cluster.engine import Cluster, joined
+from fusetune.cluster.filling import Filling
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
 from fusetune.data.table import TableLike, read_table
 from fusetune.doctor.exhibits import Exhibit, exhibits
+from fusetune.encoding import Elsewhere, Encoded, encoded
 from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.folder import (
@@ -230,6 +233,65 @@ def guide(
         taken = (intake.table, intake.schema, intake.split, intake.labels, intake.classes)
         ctx = prepare(*taken, settings, runtime, log, None, False, own, intake.copies)
         return guided(ctx, delta=delta, lazy=lazy)
+
+
+def encode(
+    table: TableLike,
+    label: str,
+    *,
+    inputs: str | Iterable[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    vectors: Mapping[str, str] | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    row_id: str | None = None,
+    share: Share | None = None,
+    gather: str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    strategy: str | Mapping[str, Any] | None = None,
+    augment: Mapping[str, Any] | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    sets: str | Iterable[str] = (),
+    cluster: Cluster | None = None,
+    quiet: bool = False,
+) -> Encoded:
+    """Encode pictures and texts as `fit` with the same arguments would, and keep the features for it.
+
+    It pays where encoders are left as they were pretrained (`preset="quick"`): `fit` then finds all of their features.
+    What is trained, or tried with other settings, is encoded by `fit`.
+
+    Args:
+        table: As `fit` takes it.
+        label: As `fit` takes it; the split follows from it.
+        inputs: As `fit` takes it.
+        kinds: As `fit` takes it.
+        vectors: As `fit` takes it.
+        group: As `fit` takes it.
+        split: As `fit` takes it.
+        row_id: As `fit` takes it.
+        share: As `fit` takes it.
+        gather: As `fit` takes it.
+        preset: As `fit` takes it.
+        seed: As `fit` takes it.
+        strategy: As `fit` takes it.
+        augment: As `fit` takes it.
+        config: As `fit` takes it; `store.folder` is where features are kept.
+        sets: As `fit` takes it.
+        cluster: A Ray cluster whose workers open the pictures and encode; None: this process does.
+        quiet: Print nothing.
+
+    Raises:
+        UserError: If the table, the configuration or the cluster cannot be used.
+        RunError: If something fails while running.
+    """
+    settings, own = gather_settings(preset, seed, strategy, augment, config, sets)
+    roles, log = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), Log(None, quiet)
+    if cluster is None:
+        return encoded(read_table(table), label, roles, settings, own, log, Elsewhere())
+    with joined(cluster) as engine:
+        elsewhere = Filling(engine, settings).elsewhere()
+        return encoded(read_table(table), label, roles, settings, own, log, elsewhere)
 
 
 def _fit(

@@ -63,6 +63,33 @@ class Encoding:
     batch_size: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """Rows that are to be encoded, divided into batches: the features hang on the division, in their last bits.
+
+    Attributes:
+        what: Encoder and inputs.
+        rows: Row positions.
+        moments: One augmented view per moment; None stands for the plain inputs.
+        batches: Places in `rows`, a batch after the other.
+        fast: May a faster form of the encoder be used?
+        example: Two rows of the encoder's inputs, by which that form is made; None where it may not.
+        runtime: Device and precision; None: those of the store.
+    """
+
+    what: Encoding
+    rows: Rows
+    moments: Sequence[Moment | None]
+    batches: Sequence[Rows]
+    fast: bool = False
+    example: Any = None
+    runtime: Runtime | None = None
+
+
+# Encodes rows elsewhere, to float32 [moments, rows, dim].
+Engine = Callable[[Work], Array]
+
+
 @dataclass
 class FeatureStore:
     """Encoded features on disk.
@@ -73,6 +100,7 @@ class FeatureStore:
         log: Told how features were made.
         limit_gb: The least recently used features go beyond this size.
         onnx: May ONNX Runtime be used on CPU?
+        engine: Encodes elsewhere; None: here.
         passes: Rows that went through an encoder, by name, since the store was opened.
         reused: Rows that did not have to.
     """
@@ -82,6 +110,7 @@ class FeatureStore:
     log: Log
     limit_gb: float = 20
     onnx: bool = True
+    engine: Engine | None = None
     passes: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
 
@@ -149,36 +178,47 @@ class FeatureStore:
     def _run(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         """Return features [views or 1, rows, dim]; every row is read once, and encoded one view at a time."""
         moments: Sequence[Moment | None] = views or [None]
-        result = np.zeros((len(moments), len(rows), what.encoder.dim), dtype=np.float32)
-        forward = self._forward(what, rows, len(moments))
         lengths = None if what.source.lengths is None else what.source.lengths[rows]
         counts = element_counts([what.source])
         counts = None if counts is None else counts[rows]
         batches = ordered_batches(np.arange(len(rows)), what.batch_size, lengths, counts)
-        with torch.inference_mode(), bar(f"encoding {what.name}", len(batches) * len(moments)) as progress:
-            for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
+        pays = len(rows) * len(moments) >= 4 * what.batch_size and any(True for _ in what.encoder.parameters())
+        fast = pays and self._may_use_onnx()
+        example = what.augment.plain(what.source.read(rows[:2])) if fast else None
+        work = Work(what, rows, moments, batches, fast, example, self.runtime)
+        result = self.encoded(work) if self.engine is None else self.engine(work)
+        self.passes[what.name] += len(rows) * len(moments)
+        return result
+
+    def encoded(self, work: Work, forward: Forward | None = None) -> Array:
+        """Return features [moments, rows, dim], encoded here; `forward` is what `forward` returned for such work."""
+        what, moments = work.what, work.moments
+        result = np.zeros((len(moments), len(work.rows), what.encoder.dim), dtype=np.float32)
+        forward = self.forward(work) if forward is None else forward
+        what.encoder.eval()
+        steps = len(work.batches) * len(moments)
+        with torch.inference_mode(), bar(f"encoding {what.name}", steps) as progress:
+            for batch, raw in prefetch(work.batches, lambda batch: (batch, what.source.read(work.rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
-                keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
+                keys = torch.from_numpy(what.keys[work.rows[batch]]).to(self.runtime.device)
                 for index, moment in enumerate(moments):
                     seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
                     with self.runtime.autocast():
                         result[index, batch] = forward(seen).float().cpu().numpy()
                     progress.advance()
-        self.passes[what.name] += len(rows) * len(moments)
         return result
 
-    def _forward(self, what: Encoding, rows: Rows, views: int) -> Forward:
+    def forward(self, work: Work) -> Forward:
         """Return the encoder, or a faster form of it where that is allowed and pays."""
-        pays = len(rows) * views >= 4 * what.batch_size and any(True for _ in what.encoder.parameters())
-        if not (pays and self._may_use_onnx()):
-            return what.encoder
-        example = what.augment.plain(what.source.read(rows[:2]))
+        name, encoder = work.what.name, work.what.encoder
+        if not work.fast:
+            return encoder
         try:
-            fast = OnnxEncoder(what.encoder, example)
+            fast = OnnxEncoder(encoder, work.example)
         except Exception as error:  # any failure of an optional accelerator means: do without it
-            self.log.record("onnx", encoder=what.name, used=False, reason=str(error)[:300])
-            return what.encoder
-        self.log.record("onnx", encoder=what.name, used=True, agreement=TOLERANCE)
+            self.log.record("onnx", encoder=name, used=False, reason=str(error)[:300])
+            return encoder
+        self.log.record("onnx", encoder=name, used=True, agreement=TOLERANCE)
         return fast
 
     def _may_use_onnx(self) -> bool:
