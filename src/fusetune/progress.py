@@ -220,12 +220,19 @@ class Log:
     """
 
     def __init__(self, path: Path | None = None, quiet: bool = False) -> None:
-        self.path, self.quiet = path, quiet
+        self.path: Path | None = None
+        self.quiet = quiet
         self.warnings: list[str] = []
         self.listeners: list[Listener] = []
         self._steps: Steps | None = None
-        if path is not None and path.is_file():
+        if path is not None:
+            self.keep(path)
+
+    def keep(self, path: Path) -> None:
+        """Write records into a file from now on; raises as the constructor does."""
+        if path.is_file():
             _refuse_other_file(path)
+        self.path = path
 
     def plan(self, *steps: str) -> None:
         """Name the steps of a run, of which `step` begins one after the other."""
