@@ -15,11 +15,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
-    "errors", "version", "files", "vault", "progress", "display", "config", "process", "ranks", "runtime", "data", "augment",
-    "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate", "strategies",
-    "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space",
-    "answering", "realtime", "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "checking",
+    "errors", "version", "files", "vault", "progress", "display", "config", "process", "ranks", "runtime", "data",
+    "augment", "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate",
+    "strategies", "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers",
+    "space", "answering", "realtime", "model", "judge", "summary", "bundle", "record", "folder", "intake", "checking",
     "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.

@@ -49,7 +49,7 @@ from fusetune.judge import judge, reference_of
 from fusetune.model import Model
 from fusetune.prepare import prepare, reading_of
 from fusetune.process import threads_restored
-from fusetune.progress import Log
+from fusetune.progress import Log, without_bars
 from fusetune.ranks import Ranks, find_place, met
 from fusetune.record import END, METRICS, START, Record, is_finished, read_metrics, text_hash
 from fusetune.report.page import write_report
@@ -178,6 +178,8 @@ def fit(
                 if resume:
                     warn_of_earlier(folder, intake.before, log)
                 warn_of_reading(log, data)
+            else:
+                stack.enter_context(without_bars())
             if ranks.agree(is_finished(folder)):
                 return ranks.last(lambda: _finished(folder, intake, settings, log))
             return _fit(intake, settings, own, folder, resume, log, started, ranks)

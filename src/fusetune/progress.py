@@ -114,6 +114,17 @@ class _Lines:
     """Whether bars write lines where there is no terminal: a command does, a library in somebody's process does not."""
 
     wanted = False
+    hidden = False
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no bars within the block: another process shows the same ones."""
+    before, _Lines.hidden = _Lines.hidden, True
+    try:
+        yield
+    finally:
+        _Lines.hidden = before
 
 
 @contextmanager
@@ -154,7 +165,7 @@ class Bar:
 
     def begin(self, note: str) -> None:
         """Show the bar before any step is done."""
-        if console.is_terminal:
+        if console.is_terminal and not _Lines.hidden:
             self._show()
         if self.progress is not None:
             self.progress.update(self.task, note=visible(note))
@@ -162,6 +173,8 @@ class Bar:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by some steps."""
         self.done += steps
+        if _Lines.hidden:
+            return
         now = time.monotonic()
         if not console.is_terminal:
             if _Lines.wanted and now - self.said >= _INTERVAL:

@@ -144,13 +144,13 @@ class Ranks:
     def last(self, make: Callable[[], T]) -> T:
         """Let the first rank do alone what is left, and return what it makes on every rank.
 
-        What is made counts even if another rank is gone by then.
+        What is made counts even if another rank is gone by then, or it cannot be sent.
         """
         first, several = self.first, self.count > 1
         self.part()
         box = [make() if first else None]
         if several:
-            with suppress(RuntimeError) if first else _heard():
+            with suppress(Exception) if first else _heard():
                 dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]
 
@@ -271,7 +271,7 @@ def met(place: Place, sharded: bool = False, **facts: str) -> Iterator[Ranks]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
         dist.init_process_group(
-            backend, store=dist.PrefixStore("ranks", store), rank=place.rank, world_size=place.count, timeout=_FOREVER
+            backend, store=_named("ranks", store), rank=place.rank, world_size=place.count, timeout=_FOREVER
         )
     except RuntimeError as error:
         raise RankError(
@@ -319,13 +319,14 @@ def _store(place: Place) -> Any:
     hosts = place.rank == 0 and not agents
     try:
         socket.getaddrinfo(place.host, place.port)
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:
         raise UserError(
-            f"there is no machine '{place.host}' on this network ({error.strerror or error}); MASTER_ADDR must be the "
-            "name or address of the first rank's machine"
+            f"MASTER_ADDR={place.host} and MASTER_PORT={place.port} lead to no machine "
+            f"({getattr(error, 'strerror', None) or error}); they must be the name or address of the first rank's "
+            "machine, and a free port on it"
         ) from error
     try:
-        store: Any = dist.TCPStore(
+        store: Any = dist.TCPStore(  # type: ignore[attr-defined]
             place.host,
             place.port,
             place.count,
@@ -345,7 +346,11 @@ def _store(place: Place) -> Any:
             "those of rank 0, which must have been started, and no firewall may be between the two"
         ) from error
     # torchrun's store lives on when ranks are started again: each round of them meets under words of its own.
-    return dist.PrefixStore(f"fusetune {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return _named(f"fusetune {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _named(words: str, store: Any) -> Any:
+    return dist.PrefixStore(words, store)  # type: ignore[attr-defined]
 
 
 def _meeting() -> float:

@@ -118,10 +118,13 @@ class Network(nn.Module, ABC):
             if id(encoder) not in memory:
                 forward = engines.get(encoder, encoder)
                 memory[id(encoder)] = _features(encoder, inputs.get(name), present[name], forward)
-        return {
+        z = {
             name: torch.cat([memory[id(encoder)] for encoder in self.of(name)], 1)
             for name in dict.fromkeys(self.owners)
         }
+        # Encoders without weights say nothing of the precision that they are in.
+        wide = next((p.dtype for p in self.parameters()), None) == torch.float64
+        return {name: own.double() for name, own in z.items()} if wide else z
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> Outputs:
         """Return features, unimodal logits and fused logits; arguments as for `encode`."""

@@ -60,14 +60,14 @@ def encode_one(encoder: Encoder, inputs: Any, has: Tensor, views: int, ranks: Ra
     part = _Part.of(encoder, inputs, rows, views, ranks, has.device)
     moving = [p for p in encoder.parameters() if p.requires_grad] if torch.is_grad_enabled() else []
     if not moving:
-        z = part.joined(part.run())
+        z: Tensor = part.joined(part.run())
     elif ranks.sharded:
         # FSDP sums gradients itself, in hooks that only a backward pass to the weights calls.
         z = _Joined.apply(part.run(), part)  # type: ignore[no-untyped-call]
     else:
         z = Divided.apply(part, moving, *moving)  # type: ignore[no-untyped-call]
     if bool(has.all()):
-        return z  # type: ignore[no-any-return]
+        return z
     result = torch.zeros(len(has), encoder.dim, device=has.device, dtype=z.dtype)
     result[has] = z
     return result

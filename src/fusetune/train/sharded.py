@@ -114,10 +114,11 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     """Scale gradients down to a norm of at most so much, and return the norm before; no limit: `math.inf`."""
     moving = [p for p in parameters if p.grad is not None]
     if not any(map(is_divided, moving)):
-        return nn.utils.clip_grad_norm_(moving, most)
+        norm: Tensor = nn.utils.clip_grad_norm_(moving, most)
+        return norm
     gradients = [p.grad for p in moving if p.grad is not None]
     norms = [whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
-    total = torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     factor = 1.0 if most == math.inf else min(1.0, most / (float(total) + 1e-6))
     if factor < 1:
         for gradient in gradients:
