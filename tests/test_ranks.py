@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -22,8 +23,8 @@ from ranks_worker import Numbers
 from tiny import settings, tiny_table
 
 import fusetune
-from fusetune.cli.launched import wanted
-from fusetune.errors import ConfigError, UserError
+from fusetune.cli.launched import LEFT, _refuse_failed, wanted
+from fusetune.errors import ConfigError, RunError, UserError
 from fusetune.ranks import Place, Ranks, _greet, find_place, met
 from fusetune.runtime import find_runtime
 from fusetune.strategies.trainer import _refuse_small_batches
@@ -184,6 +185,41 @@ def test_what_two_ranks_began_one_ends(killed: tuple[Path, int, str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "resuming after epoch" in done.stderr
     assert (folder / "run" / "metrics.json").exists()
+
+
+@linux
+def test_what_refuses_one_rank_is_said_once(tmp_path: Path) -> None:
+    tiny_table(tmp_path).to_csv(tmp_path / "table.csv", index=False)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings(tmp_path / "store")), encoding="utf-8")
+    words = command(tmp_path)
+    words[words.index("organ")] = "orgen"
+    done = subprocess.run(
+        [*words, "--devices", "2"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout.count("orgen") == 1
+    assert "did you mean 'organ'" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([-9, LEFT], "rank 0 of 2 was ended by signal 9"),
+        ([LEFT, 1], r"rank 1 of 2 failed with exit code 1.*It said:\nno disk"),
+        ([None, -11], "rank 1 of 2 was ended by signal 11"),
+        ([LEFT, LEFT], "the processes lost each other"),
+    ],
+)
+def test_the_rank_that_failed_first_is_named(codes: list[int | None], message: str) -> None:
+    with pytest.raises(RunError, match=f"(?s){message}"):
+        _refuse_failed(codes, [io.BytesIO(b"no disk\n")])
+
+
+@pytest.mark.parametrize("codes", [[0, 0], [2, LEFT], [1, None]])
+def test_what_the_first_rank_said_is_not_said_again(codes: list[int | None]) -> None:
+    _refuse_failed(codes, [io.BytesIO()])
 
 
 # What is divided, and how

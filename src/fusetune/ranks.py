@@ -76,14 +76,18 @@ class Ranks:
         return self.agree(make() if self.first else None)  # type: ignore[return-value]
 
     def alike(self, module: nn.Module) -> None:
-        """Give every rank the first one's weights and buffers: processors may round the last bit differently."""
+        """Give every rank the first one's weights and buffers: processors may round the last bit differently.
+
+        What is divided among them stays as it is.
+        """
         if self.count == 1:
             return
         with torch.no_grad(), _heard():
-            for tensor in module.state_dict(keep_vars=True).values():
-                own = tensor.detach().contiguous()
-                dist.broadcast(own, src=0)
-                tensor.detach().copy_(own)
+            for tensor in module.state_dict().values():
+                if not is_divided(tensor):
+                    own = tensor.contiguous()
+                    dist.broadcast(own, src=0)
+                    tensor.copy_(own)
 
     def mine(self, items: Sequence[T]) -> list[T]:
         """Return this rank's part of what is divided item by item; see `merged`."""

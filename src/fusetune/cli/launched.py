@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import typer
 
+from fusetune.cli.frame import INTERRUPTED
 from fusetune.errors import RankError, RunError, UserError
 
 # What a rank ends with where it ends because of another one.
@@ -76,16 +77,25 @@ def launch(devices: int, arguments: Sequence[str]) -> int:
                 output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said[-1]}
             processes.append(subprocess.Popen(command, env=own, **output))
         codes = _watched(processes)
-        # A rank that ended because of another says so by its exit code; one that was killed says nothing.
-        guilty = [rank for rank, code in enumerate(codes) if code not in (0, LEFT, None)]
-        if guilty and guilty[0]:
-            rank, code = guilty[0], codes[guilty[0]] or 0
-            how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-            raise RunError(
-                f"rank {rank} of {devices} {how}, and the others were stopped. Nothing half-written is left, and "
-                f"finished epochs are kept: continue with --resume{_last(said[rank - 1])}"
-            )
-    return next((code for code in codes if code), 0)
+        _refuse_failed(codes, said)
+    return codes[0] or 0
+
+
+def _refuse_failed(codes: Sequence[int | None], said: Sequence[IO[bytes]]) -> None:
+    """Say which rank failed first, unless it was the first one, and said so itself.
+
+    A rank that ended because of another says so by its exit code; one that was killed says nothing.
+    """
+    guilty = next((rank for rank, code in enumerate(codes) if code not in (0, LEFT, None)), None)
+    code = 0 if guilty is None else codes[guilty] or 0
+    if not any(codes) or (guilty == 0 and code > 0):
+        return
+    how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+    what = "the processes lost each other" if guilty is None else f"rank {guilty} of {len(codes)} {how}"
+    raise RunError(
+        f"{what}, and the others were stopped. Nothing half-written is left, and finished epochs are kept: continue "
+        f"with --resume{_last(said[guilty - 1]) if guilty else ''}"
+    )
 
 
 def _watched(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
@@ -118,9 +128,9 @@ def _terminated(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the first rank says so
         _watched_end(processes)
-        raise
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         _stop(processes)
         signal.signal(signal.SIGTERM, before)

@@ -112,6 +112,7 @@ def run_training(ctx: Context, what: Training) -> None:
 
     def before_epoch(epoch: int) -> None:
         what.before_epoch(epoch)
+        ranks.alike(what.module)
         ranks.begin(ctx.config.seed, what.stage, epoch)
 
     task = Task(
