@@ -74,6 +74,10 @@ class LockedTestError(RunError):
     """The test part was asked for before the end, or a second time."""
 
 
+class RankError(RunError):
+    """Another process of the run has ended, or cannot be reached; its own message says why."""
+
+
 class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message names the rows of the batch."""
 

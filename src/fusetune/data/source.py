@@ -109,6 +109,12 @@ def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     return moved
 
 
+def as_double(inputs: Inputs) -> Inputs:
+    """Return inputs whose real numbers are float64."""
+    wide: Inputs = _each(inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    return wide
+
+
 def _each(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(inputs, Bag):
         return inputs.each(change)

@@ -29,10 +29,11 @@ from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
-from fusetune.errors import RunError
+from fusetune.errors import ConfigError, RunError
 from fusetune.features.onnx import TOLERANCE, OnnxEncoder, onnx_available
 from fusetune.files import cache_folder
 from fusetune.progress import Log, bar
+from fusetune.ranks import is_sharded
 from fusetune.runtime import Runtime
 from fusetune.vault import GIGABYTE, Vault, checksum
 
@@ -125,14 +126,21 @@ class FeatureStore:
         Returns:
             float32 [views or 1, rows, dim], memory-mapped and read-only.
         """
+        if is_sharded(what.encoder):
+            raise ConfigError(
+                "this strategy asks for features while the encoder is trained, and with --sharded no device has whole "
+                "weights then; leave it out, or take another strategy"
+            )
         weights = weights_hash(what.encoder)
         key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
         if _fleeting(what, views):
             weakref.finalize(self, self._vault.remove, path)
-        stored = self._vault.read(path, _opened)
-        if stored is not None:
-            self._vault.touch(path)
+        ranks, stored = self.runtime.ranks, self._vault.read(path, _opened)
+        if ranks.agree(stored is not None):
+            stored = self._everywhere(stored)
+            if ranks.first:
+                self._vault.touch(path)
             self.reused[what.name] += int(what.source.present[rows].sum()) * stored.shape[0]
             return stored
         features = self._compute(what, rows, views)
@@ -140,9 +148,19 @@ class FeatureStore:
             raise RunError(
                 f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers"
             )
-        self._write(path, what.name, features)
-        stored = self._vault.read(path, _opened)
+        if ranks.first:
+            self._write(path, what.name, features)
+            stored = self._vault.read(path, _opened)
         return features if stored is None else stored
+
+    def _everywhere(self, stored: Array | None) -> Array:
+        """Return features that the first rank has, on ranks that cannot read its disk, too."""
+        ranks = self.runtime.ranks
+        if ranks.count > 1 and not all(ranks.merged([stored is not None])):
+            found = ranks.agree(None if stored is None else np.array(stored))
+            stored = found if stored is None else stored
+        assert stored is not None
+        return stored
 
     @property
     def _vault(self) -> Vault:
@@ -196,9 +214,11 @@ class FeatureStore:
         result = np.zeros((len(moments), len(work.rows), what.encoder.dim), dtype=np.float32)
         forward = self.forward(work) if forward is None else forward
         what.encoder.eval()
-        steps = len(work.batches) * len(moments)
+        ranks = self.runtime.ranks
+        batches = ranks.mine(work.batches)
+        steps = len(batches) * len(moments)
         with torch.inference_mode(), bar(f"encoding {what.name}", steps) as progress:
-            for batch, raw in prefetch(work.batches, lambda batch: (batch, what.source.read(work.rows[batch]))):
+            for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(work.rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
                 keys = torch.from_numpy(what.keys[work.rows[batch]]).to(self.runtime.device)
                 for index, moment in enumerate(moments):
@@ -206,7 +226,8 @@ class FeatureStore:
                     with self.runtime.autocast():
                         result[index, batch] = forward(seen).float().cpu().numpy()
                     progress.advance()
-        return result
+        # What other ranks encode is zero here.
+        return ranks.sum(torch.from_numpy(result)).numpy()
 
     def forward(self, work: Work) -> Forward:
         """Return the encoder, or a faster form of it where that is allowed and pays."""

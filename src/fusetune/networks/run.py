@@ -54,7 +54,8 @@ def outputs_of(
         batch_size: Rows per batch, which are in the order of `rows`.
         watched: A bar that moves on by rows instead of one of its own.
     """
-    batches = ordered_batches(rows, batch_size, counts=element_counts(sources.values()))
+    ranks = runtime.ranks
+    batches = ranks.mine(ordered_batches(rows, batch_size, counts=element_counts(sources.values())))
     parts: dict[str, list[Outputs]] = {name: [] for name in networks}
 
     def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -77,7 +78,7 @@ def outputs_of(
             for name, several in views.items():
                 parts[name].append(mean_view(several))
             progress.advance(len(batch))
-    return {name: Outputs.joined(several) for name, several in parts.items()}
+    return {name: Outputs.joined(ranks.merged(several)) for name, several in parts.items()}
 
 
 def changed_features(
