@@ -7,7 +7,9 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
-RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[serve,onnx]"
+# Beside the server: encoders in ONNX Runtime, pictures in DICOM files, and models of strategy `classifier`. A model whose
+# encoder is of timm needs that extra too. Weights are in the model.
+RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt ".[serve,onnx,dicom,skops]"
 RUN useradd --create-home --uid 10001 serve
 USER serve
 EXPOSE 8000

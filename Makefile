@@ -47,7 +47,7 @@ $(ENV): pyproject.toml constraints.txt
 		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve,cluster]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps $(AXE)
 	@touch $@
 

@@ -482,7 +482,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/test_judge.py",),
     ),
     Mutant(
-        "src/fusetune/model.py",
+        "src/fusetune/judging.py",
         "rows that the model was made from are not counted when it is judged",
         '"seen": int(np.isin(answers.digests, self.seen).sum())',
         '"seen": 0',

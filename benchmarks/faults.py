@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from _bad_clusters import CLUSTERS, SCENES
 from _bad_images import IMAGES
 from _bad_places import PLACES
 from _bad_tables import TABLES
@@ -25,7 +26,7 @@ from _workshop import CannotTryError, Fault, Workshop, open_workshop, went_wrong
 
 from fusetune.progress import track
 
-FAULTS = [*TABLES, *IMAGES, *PLACES]
+FAULTS = [*TABLES, *IMAGES, *PLACES, *CLUSTERS]
 _QUICK, _FULL = 300, 5000
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     args = _arguments()
     with TemporaryDirectory() as folder:
         shop = open_workshop(Path(folder))
-        faults = inject_all(shop, _one_of_each(FAULTS) if args.quick else FAULTS)
+        faults = inject_all(shop, _one_of_each(FAULTS) if args.quick else [*FAULTS, *SCENES])
     count = _QUICK if args.quick else _FULL
     fuzzed = fuzz_images(count, args.seed) | fuzz_tables(count, args.seed)
     print_faults(faults)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def test_names_with_spaces_can_be_copied(ask: Any) -> None:
         ("predct runs/scans scans.csv", "Did you mean 'predict'"),
         ("doctr", "Did you mean 'doctor'?"),
         ("fit scans.csv --lable label", "No such option: --lable. Did you mean '--label'?"),
+        ("predict runs/scans scans.csv --out p.csv --by judgd", "'--by': 'judgd' is not one of"),
         ("predict runs/scans scans.csv --out p.csv --by judgd", "Did you mean 'judged'?"),
         ("fit scans.csv --label label --preset god", "did you mean 'good'?"),
         ("fit scans.csv --label label --strategy two-stge --out new/a", "did you mean 'two-stage'?"),
@@ -158,6 +160,17 @@ def test_the_doctor_of_the_installation(tmp_path: Path, monkeypatch: pytest.Monk
     assert "10,000 rows" in out
     assert "fusetune check" in out
     assert not (tmp_path / "cache").exists()
+
+    def without(name: str) -> Any:
+        if name == "lightgbm":
+            raise OSError("libgomp.so.1: cannot open shared object file")
+        return import_module(name)
+
+    with monkeypatch.context() as small:
+        small.setattr("fusetune.cli.doctor.import_module", without)
+        code, _, facts = ask("--quick")
+        assert code == 1
+        assert "apt-get install libgomp1" in facts["problems"][0]
 
     real = installation._version
     monkeypatch.setattr(installation, "_version", lambda name: None if name in ("peft", "rich") else real(name))

@@ -15,12 +15,11 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
-    "errors", "version", "files", "vault", "progress", "display", "config", "process", "runtime", "data", "telling", "targets",
-    "augment", "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate",
-    "strategies",
-    "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers", "space",
-    "answering", "realtime", "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "checking",
+    "errors", "version", "files", "vault", "progress", "display", "config", "process", "ranks", "runtime", "data",
+    "telling", "targets", "augment", "encoders", "inputs", "features", "train", "context", "prepare", "heads", "networks", "evaluate",
+    "strategies", "settings", "trials", "guidance", "arguments", "doctor", "result", "standings", "report", "answers",
+    "space", "answering", "judging", "realtime", "model", "judge", "summary", "bundle", "record", "folder", "intake",
+    "checking", "encoding", "cluster",
     "track", "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
@@ -31,8 +30,10 @@ ALLOWED = {
         "__init__": {
             "api",
             "checking",
+            "cluster",
             "config",
             "contest",
+            "encoding",
             "estimator",
             "export",
             "guidance",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import sys
 import warnings
@@ -104,6 +106,48 @@ def test_a_threshold_out_of_reach_is_said(made: Made) -> None:
         == "the most probable class, since no threshold reached sensitivity >= 0.95 on the validation rows"
     )
     assert "most_probable" not in model.evaluate(made.fresh)
+
+
+def test_a_run_and_its_report_say_what_its_model_does(tmp_path: Path) -> None:
+    """Matrix, recalls, accuracy, examples and mistakes are by the threshold that `predict` follows."""
+    frame = tiny_table(tmp_path / "data", rows=240, classes=("ill", "well"))
+    wrong = np.random.default_rng(3).random(len(frame)) < 0.3  # else every rule would decide the same
+    frame["organ"] = np.where(wrong, np.where(frame["organ"] == "ill", "well", "ill"), frame["organ"])
+    frame.to_csv(tmp_path / "data" / "table.csv", index=False)
+    aim = {"evaluate__aim": "sensitivity >= 0.95", "evaluate__positive": "ill", "evaluate__baselines": False}
+    given = settings(tmp_path / "store", views=1, **aim)
+    how: dict[str, Any] = {"inputs": ["note", "age"], "group": "patient", "split": "part", "quiet": True}
+    how |= {"strategy": "linear-probe", "config": given, "out": tmp_path / "run"}
+    run = fusetune.fit(tmp_path / "data" / "table.csv", "organ", **how)
+    model, threshold = run.model, run.model.calibration.threshold
+    assert threshold is not None
+    written = pd.read_parquet(run.folder / "predictions.parquet")
+    test = written[written["part"] == "test"]
+    assert (test["prediction"] == np.where(test["p(ill)"] >= threshold, "ill", "well")).all()
+    plain = np.where(test["p(ill)"] > 0.5, "ill", "well")
+    assert (test["prediction"] != plain).any()  # else the two rules could not be told apart
+    right = test["prediction"] == test["label"]
+    assert run.metrics["rule"] == model.rule.words
+    assert run.metrics["acted"]["accuracy"]["value"] == pytest.approx(right.mean())
+    assert run.metrics["test"]["accuracy"]["value"] == pytest.approx((plain == test["label"]).mean())
+    table, recalls = run.confusion(), run.recalls()
+    for name in ("ill", "well"):
+        assert recalls.loc[name, "value"] == pytest.approx(table.loc[name, name] / table.loc[name].sum())
+    sensitivity = run.metrics["threshold"]["sensitivity"]["value"]
+    assert recalls.loc["ill", "value"] == pytest.approx(sensitivity)
+    assert f"{right.mean():.1%}" in run.summary().splitlines()[0]
+    assert model.rule.words in run.summary()
+    page = html.unescape(run.report.read_text(encoding="utf-8"))
+    assert f'<p class="big">{100 * right.mean():.1f}\N{NO-BREAK SPACE}%</p>' in page
+    assert f"It decides {model.rule.words}." in page
+    for actual in ("ill", "well"):
+        for said in ("ill", "well"):
+            rows = table.loc[actual, said]
+            assert f'title="{actual} decided as {said}: {rows} of {table.loc[actual].sum()}"' in page
+    told = dict(zip(test["row_id"], test["prediction"], strict=True))
+    cases = re.findall(r"said <b>(\w+)</b>.*?Row ([\w-]+)", page, re.DOTALL)
+    assert cases
+    assert all(told[row] == said for said, row in cases)
 
 
 def test_the_run_writes_the_predictions_of_its_model(made: Made) -> None:
@@ -218,6 +262,22 @@ def test_an_old_model_says_what_it_cannot_give() -> None:
     for ask in (lambda: model.predict_table(rows, unlike=True), lambda: model.drift(rows)):
         with pytest.raises(UserError, match="keeps nothing of its training part"):
             ask()
+
+
+@pytest.mark.parametrize("option", ["sets", "margin"])
+@pytest.mark.parametrize("value", ["0.9", True, [0.9]])
+def test_an_option_that_is_no_number_is_refused(made: Made, option: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{option} must be a number, such as {option}=0.9, not "):
+        made.model.predict_table(made.fresh, **{option: value})
+
+
+def test_a_page_says_that_a_threshold_decided(made: Made) -> None:
+    row = str(made.fresh["case_id"].iloc[0])
+    p = float(made.model.predict_proba(made.fresh.iloc[[0]])["ill"].iloc[0])
+    assert "It is not the most probable class" not in with_threshold(made.model, 0.5).explain(made.fresh, row).html()
+    model = with_threshold(made.model, p / 2 if p < 0.5 else (1 + p) / 2)
+    page = html.unescape(model.explain(made.fresh, row).html())
+    assert f"It is not the most probable class:</b> the model decides by {model.rule.words}." in page
 
 
 @pytest.mark.parametrize("sets", [0.49, 1.0, -1.0, float("nan"), float("inf"), 1e300])

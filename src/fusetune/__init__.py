@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fusetune.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from fusetune.api import fit, guide, load
+    from fusetune.api import encode, fit, guide, load
     from fusetune.checking import check
+    from fusetune.cluster.engine import Cluster
     from fusetune.config import Config
     from fusetune.contest import Contest, compare
+    from fusetune.encoding import Encoded
     from fusetune.estimator import FusionClassifier, FusionRegressor
     from fusetune.export import Exported, export_run
     from fusetune.guidance import Guidance
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from fusetune.run import Run
 
 __all__ = [
+    "Cluster",
     "Config",
     "Contest",
+    "Encoded",
     "Exported",
     "FusionClassifier",
     "FusionRegressor",
@@ -31,16 +35,19 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "encode",
     "export_run",
     "fit",
     "guide",
     "load",
 ]
 _HOMES = {
+    "Cluster": "cluster.engine",
     "Config": "config",
     "Contest": "contest",
     "FusionClassifier": "estimator",
     "FusionRegressor": "estimator",
+    "Encoded": "encoding",
     "Exported": "export",
     "export_run": "export",
     "Guidance": "guidance",
@@ -48,6 +55,7 @@ _HOMES = {
     "Run": "run",
     "check": "checking",
     "compare": "contest",
+    "encode": "api",
     "fit": "api",
     "guide": "api",
     "load": "api",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fusetune.answers import Extras, Said, distances_of
 from fusetune.config import Config
 from fusetune.data.absent import Lacking, with_empty_columns
 from fusetune.data.choices import By, OnProblem
-from fusetune.data.images import ImageInput
+from fusetune.data.images import ImageInput, Reading
 from fusetune.data.problems import Noted, Notes, Problems, ids_with_notes, refuse_choice
 from fusetune.data.schema import Schema
-from fusetune.data.source import Piece, Source
+from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, TableLike, read_table
 from fusetune.errors import RunError, listed
@@ -48,6 +49,54 @@ def applied(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P
             return method(asked, *args, **kwargs)
 
     return run
+
+
+@dataclass(frozen=True)
+class Handed:
+    """Some rows of a table with all that answering them takes: nothing of it hangs on the other rows.
+
+    Attributes:
+        start: The number of the first row.
+        table: The rows.
+        ids: Their ids.
+        bound: Their inputs by modality, but for pictures.
+        lacking: What the table lacks.
+    """
+
+    start: int
+    table: Table
+    ids: pd.Series
+    bound: dict[str, Source]
+    lacking: Lacking
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A table whose cells were read and bound at once, to be handed out in pieces.
+
+    Attributes:
+        table: The table as the model reads it.
+        lacking: What it lacks.
+        ids: Its row ids.
+        notes: What is to be said of them.
+        bound: Its inputs by modality, but for pictures.
+    """
+
+    table: Table
+    lacking: Lacking
+    ids: pd.Series
+    notes: list[str]
+    bound: dict[str, Source]
+
+    def piece(self, start: int, stop: int) -> Handed:
+        """Return the rows from `start` to before `stop`."""
+        rows = np.arange(start, stop)
+        ids = self.ids.iloc[start:stop].reset_index(drop=True)
+        bound = {name: source.some(rows) for name, source in self.bound.items()}
+        return Handed(start, self.table.take(rows), ids, bound, self.lacking)
 
 
 @dataclass
@@ -153,41 +202,82 @@ class Answering:
         Cells are bound at once, since how a column is written shows in the whole of it; pictures piece by piece.
         """
         extras = Extras() if extras is None else extras
-        ids, notes = ids_with_notes(table, self.schema.named("id"))
         refuse_choice(on_problem)
-        table, lacking = self.read(table)
-        with self.runtime.applied():
-            pictures = {name for name, reader in self.readers.items() if isinstance(reader.fitted, ImageInput)}
-            bound = {name: reader.bind(table) for name, reader in self.readers.items() if name not in pictures}
-        modalities, rule = self.schema.modalities(), self.rule_by(extras.by)
-        likeness = {} if self.reference is None or not (extras.unlike or tally) else self.reference.likeness
-        notes_of: dict[str, list[Notes]] = {name: [] for name in self.readers}
+        laid = self.laid(table)
+        notes_of: list[dict[str, Noted]] = []
         with bar("predicting", len(table)) as progress:
             for start in range(0, len(table), PIECE):
-                stop = min(start + PIECE, len(table))
-                some = replace(table.take(np.arange(start, stop)), index=None)
-                with self.runtime.applied():
-                    sources: dict[str, Source] = {
-                        name: reader.bind(some) if name in pictures else Piece.of(bound[name], start, stop)
-                        for name, reader in self.readers.items()
-                    }
-                    problems = Problems.of(some, modalities, sources, lacking, start)
-                    if on_problem == "raise":
-                        problems.tell(table, on_problem, listing=listing)
-                    outputs = self.outputs(sources, np.arange(len(some)), watched=progress)
-                    p = self.certainty(outputs, table.name, start)
-                    distances = distances_of(outputs, likeness)
-                for name, source in sources.items():
-                    notes_of[name].append(Noted(source.present.copy(), dict(source.problems), dict(source.unseen)))
-                decided = rule.decide(p)
-                if tally is not None:
-                    new = ~np.isin(row_digests(sources, len(some)), self.seen)
-                    here = {name: new & outputs.present[name].numpy() for name in distances}
-                    tally.add(decided, {name: far[here[name]] for name, far in distances.items()})
-                yield Said(ids.iloc[start:stop].reset_index(drop=True), p, decided, outputs, problems.rows, distances)
-        joined = {name: Noted.joined(several) for name, several in notes_of.items()}
-        Problems.of(table, modalities, joined, lacking).tell(
-            table, on_problem, listing=listing, notes=notes if listing else ()
+                piece = laid.piece(start, min(start + PIECE, len(table)))
+                said, noted = self.answered(piece, on_problem, extras, tally, listing=listing, watched=progress)
+                notes_of.append(noted)
+                yield said
+        self.tell(laid, notes_of, on_problem, listing=listing)
+
+    def laid(self, table: Table) -> Laid:
+        """Read and bind the cells of a table, so that its rows can be answered in pieces, here or elsewhere."""
+        ids, notes = ids_with_notes(table, self.schema.named("id"))
+        read, lacking = self.read(table)
+        with self.runtime.applied():
+            bound = {
+                name: reader.bind(read)
+                for name, reader in self.readers.items()
+                if not isinstance(reader.fitted, ImageInput)
+            }
+        return Laid(read, lacking, ids, notes, bound)
+
+    def answered(
+        self,
+        piece: Handed,
+        on_problem: OnProblem,
+        extras: Extras,
+        tally: Tally | None = None,
+        *,
+        listing: bool = False,
+        watched: Bar | None = None,
+        reading: Reading | None = None,
+    ) -> tuple[Said, dict[str, Noted]]:
+        """Predict the rows of a piece; return what is said of them, and what is known of each input.
+
+        Args:
+            piece: The rows.
+            on_problem: As for `predict`; problems are refused here, and else told by `tell` when all pieces are done.
+            extras: What is wanted of each row.
+            tally: Gathers what `drift_of` needs.
+            listing: As for `Problems.tell`.
+            watched: A bar that moves on by rows.
+            reading: How pictures are read.
+        """
+        rule = self.rule_by(extras.by)
+        likeness = {} if self.reference is None or not (extras.unlike or tally) else self.reference.likeness
+        with self.runtime.applied():
+            sources = {
+                name: piece.bound[name] if name in piece.bound else reader.bind(piece.table, reading)
+                for name, reader in self.readers.items()
+            }
+            problems = Problems.of(piece.table, self.schema.modalities(), sources, piece.lacking, piece.start)
+            if on_problem == "raise":
+                problems.tell(piece.table, on_problem, listing=listing)
+            outputs = self.outputs(sources, np.arange(len(piece)), watched=watched)
+            p = self.certainty(outputs, piece.table.name, piece.start)
+            distances = distances_of(outputs, likeness)
+        decided = rule.decide(p)
+        if tally is not None:
+            new = ~np.isin(row_digests(sources, len(piece)), self.seen)
+            here = {name: new & outputs.present[name].numpy() for name in distances}
+            tally.add(decided, {name: far[here[name]] for name, far in distances.items()})
+        noted = {
+            name: Noted(source.present.copy(), dict(source.problems), dict(source.unseen))
+            for name, source in sources.items()
+        }
+        return Said(piece.ids, p, decided, outputs, problems.rows, distances), noted
+
+    def tell(
+        self, laid: Laid, noted: Sequence[Mapping[str, Notes]], on_problem: OnProblem, *, listing: bool = False
+    ) -> None:
+        """Say what of a table could not be used, from what is known of its pieces in their order."""
+        joined = {name: Noted.joined([piece[name] for piece in noted]) for name in self.readers}
+        Problems.of(laid.table, self.schema.modalities(), joined, laid.lacking).tell(
+            laid.table, on_problem, listing=listing, notes=laid.notes if listing else ()
         )
 
     def taken(self, table: TableLike | Table) -> Table:

@@ -53,6 +53,9 @@ class Extras:
             raise UserError(f"rows are decided by '{self.by}', but must be by one of {listed(get_args(By))}")
         if self.margin is not None and not measure.decides:
             raise UserError(f"a margin is the distance of a row from another class, and the answer is {measure.rule}")
+        for name, value in (("margin", self.margin), ("sets", self.sets)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
+                raise UserError(f"{name} must be a number, such as {name}=0.9, not {value!r}")
         if self.margin is not None and not 0 <= self.margin <= 1:
             raise UserError(f"a margin of {self.margin:g} is no distance of two probabilities: 0 to 1")
         if self.sets is not None:

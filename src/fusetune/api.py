@@ -1,4 +1,4 @@
-"""`fit`, `guide`, `load` and `Run`: the whole library from Python; the command line calls nothing else."""
+"""`fit`, `guide`, `encode`, `load` and `Run`: the whole library from Python; the command line calls nothing else."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 from fusetune.arguments import gather as gather_settings
 from fusetune.augment.own import Own
 from fusetune.bundle import load_bundle, save_bundle
+from fusetune.cluster.engine import Cluster, joined
+from fusetune.cluster.filling import Filling
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
 from fusetune.data.schema import Schema
-from fusetune.data.table import TableLike, read_table
+from fusetune.data.table import Table, TableLike, read_table
 from fusetune.doctor.exhibits import Exhibit, exhibits
+from fusetune.encoding import Elsewhere, Encoded, encoded
 from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.folder import (
@@ -49,12 +53,14 @@ from fusetune.judge import judge, reference_of
 from fusetune.model import Model
 from fusetune.prepare import prepare, reading_of
 from fusetune.process import threads_restored
-from fusetune.progress import Log
+from fusetune.progress import Log, without_bars
+from fusetune.ranks import Ranks, find_place, met
 from fusetune.record import END, METRICS, START, Record, is_finished, read_metrics, text_hash
 from fusetune.report.page import write_report
 from fusetune.run import Run
-from fusetune.runtime import start_runtime
+from fusetune.runtime import find_runtime, start_runtime
 from fusetune.strategies import strategy_of
+from fusetune.strategies.base import Fitted
 from fusetune.strategies.level import at_level, grounded
 from fusetune.strategies.rivals import fit_rivals
 from fusetune.strategies.weighted import Weighted
@@ -113,8 +119,14 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    devices: int | None = None,
+    nodes: int | None = None,
+    sharded: bool = False,
 ) -> Run:
     """Train, judge and save a classifier.
+
+    In a program that PyTorch's launcher started several times (`torchrun`), all of them train one model together; each
+    calls `fit` alike, gets the same `Run`, and the first alone prints and writes.
 
     Args:
         table: CSV, Parquet or JSON Lines file, or a table in memory: of pandas, polars (also a `LazyFrame`), pyarrow or
@@ -145,6 +157,10 @@ def fit(
         out: Folder for the results; default: `runs/<table>-<label>`.
         resume: Continue a run that was stopped.
         quiet: Print nothing.
+        devices: How many processes are expected on each machine; default: as many as the launcher started.
+        nodes: How many machines are expected.
+        sharded: Divide weights, gradients and optimiser states among them in training (FSDP), for encoders that one
+            device could not train.
 
     Raises:
         UserError: If the table or the configuration cannot be used.
@@ -152,22 +168,59 @@ def fit(
     """
     started = time.perf_counter()
     settings, own = gather_settings(preset, seed, strategy, augment, config, sets, minutes)
+    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather)
+    with met(find_place(devices, nodes), sharded, settings=text_hash(settings.to_yaml())[:8]) as ranks:
+        log = Log(None, quiet or not ranks.first)
+        data, intake, folder = ranks.lead(lambda: _look(table, label, roles, settings, out, resume, log, ranks))
+        _refuse_idle(ranks, intake)
+        with ExitStack() as stack:
+            stack.enter_context(threads_restored())
+            if ranks.first:
+                stack.enter_context(tracked(settings, folder, log))
+                stack.enter_context(held(folder))
+                refuse_taken(folder, resume)
+                if resume:
+                    warn_of_earlier(folder, intake.before, log)
+                warn_of_reading(log, data)
+            else:
+                stack.enter_context(without_bars())
+            if ranks.agree(is_finished(folder)):
+                return ranks.last(lambda: _finished(folder, intake, settings, log))
+            return _fit(intake, settings, own, folder, resume, log, started, ranks)
+
+
+def _look(
+    table: TableLike,
+    label: str,
+    roles: Roles,
+    settings: Config,
+    out: str | Path | None,
+    resume: bool,
+    log: Log,
+    ranks: Ranks,
+) -> tuple[Table, Intake, Path]:
+    """Return the table as it was read and after every check, and the run's folder."""
     data = read_table(table)
-    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
+    schema = schema_of(data, roles, settings)
     folder = find_folder(out, data, label, resume)
-    log = Log(folder / LOG, quiet)
+    log.keep(folder / LOG)
     log.plan(*_STEPS)
     log.step()
     # All that can be refused is, before anything is created or changed.
     intake = take_in(data, label, schema, settings, folder if resume else None)
-    with threads_restored(), tracked(settings, folder, log), held(folder):
-        refuse_taken(folder, resume)
-        if resume:
-            warn_of_earlier(folder, intake.before, log)
-        warn_of_reading(log, data)
-        if is_finished(folder):
-            return _finished(folder, intake, settings, log)
-        return _fit(intake, settings, own, folder, resume, log, started)
+    if not is_finished(folder):
+        find_runtime(settings, ranks)
+    return data, intake, folder
+
+
+def _refuse_idle(ranks: Ranks, intake: Intake) -> None:
+    """Refuse more ranks than there are rows to divide."""
+    rows = intake.split.counts()["train"]
+    if ranks.count > 1 and ranks.sizes(rows) is None:
+        raise UserError(
+            f"{ranks.count} ranks and {rows} training rows: each takes at least two; start {max(1, rows // 2)} or "
+            "fewer (--devices)"
+        )
 
 
 def guide(
@@ -234,19 +287,86 @@ def guide(
         return guided(ctx, delta=delta, lazy=lazy)
 
 
+def encode(
+    table: TableLike,
+    label: str,
+    *,
+    inputs: str | Iterable[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    vectors: Mapping[str, str] | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    row_id: str | None = None,
+    share: Share | None = None,
+    gather: str | None = None,
+    preset: str | None = None,
+    seed: int | None = None,
+    strategy: str | Mapping[str, Any] | None = None,
+    augment: Mapping[str, Any] | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    sets: str | Iterable[str] = (),
+    cluster: Cluster | None = None,
+    quiet: bool = False,
+) -> Encoded:
+    """Encode pictures and texts as `fit` with the same arguments would, and keep the features for it.
+
+    It pays where encoders are left as they were pretrained (`preset="quick"`): `fit` then finds all of their features.
+    What is trained, or tried with other settings, is encoded by `fit`.
+
+    Args:
+        table: As `fit` takes it.
+        label: As `fit` takes it; the split follows from it.
+        inputs: As `fit` takes it.
+        kinds: As `fit` takes it.
+        vectors: As `fit` takes it.
+        group: As `fit` takes it.
+        split: As `fit` takes it.
+        row_id: As `fit` takes it.
+        share: As `fit` takes it.
+        gather: As `fit` takes it.
+        preset: As `fit` takes it.
+        seed: As `fit` takes it.
+        strategy: As `fit` takes it.
+        augment: As `fit` takes it.
+        config: As `fit` takes it; `store.folder` is where features are kept.
+        sets: As `fit` takes it.
+        cluster: A Ray cluster whose workers open the pictures and encode; None: this process does.
+        quiet: Print nothing.
+
+    Raises:
+        UserError: If the table, the configuration or the cluster cannot be used.
+        RunError: If something fails while running.
+    """
+    settings, own = gather_settings(preset, seed, strategy, augment, config, sets)
+    roles, log = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), Log(None, quiet)
+    if cluster is None:
+        return encoded(read_table(table), label, roles, settings, own, log, Elsewhere())
+    with joined(cluster) as engine:
+        elsewhere = Filling(engine, settings).elsewhere()
+        return encoded(read_table(table), label, roles, settings, own, log, elsewhere)
+
+
 def _fit(
-    intake: Intake, settings: Config, own: Own | None, folder: Path, resume: bool, log: Log, started: float
+    intake: Intake,
+    settings: Config,
+    own: Own | None,
+    folder: Path,
+    resume: bool,
+    log: Log,
+    started: float,
+    ranks: Ranks,
 ) -> Run:
     data, label, schema, target, rows = intake.table, intake.label, intake.schema, intake.target, intake.split
-    record = _begin(intake, settings, folder, log)
-    runtime = start_runtime(settings)
-    earlier, minutes = log.spent(), _minutes(settings)
+    record = ranks.lead(lambda: _begin(intake, settings, folder, log))
+    runtime = start_runtime(settings, ranks)
+    earlier, minutes = ranks.lead(log.spent), _minutes(settings)
 
     def left() -> float:
         """Seconds that are left of what the run may take."""
-        return math.inf if minutes is None else 60 * minutes - earlier - (time.perf_counter() - started)
+        whole = math.inf if minutes is None else 60 * minutes - earlier - (time.perf_counter() - started)
+        return ranks.agree(whole)
 
-    log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash)
+    log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash, ranks=ranks.count)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({target.describe()}) on {runtime.describe()}")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
     announce(log, schema)
@@ -263,8 +383,10 @@ def _fit(
     else:
         ctx, trials = make(settings, log), []
     record = replace(record, pictures=picture_hashes(ctx.sources))
-    refuse_other_rows(folder, intake.before, record)
-    record.write(folder)
+    _refuse_other_pictures(ranks, record)
+    if ranks.first:
+        refuse_other_rows(folder, intake.before, record)
+        record.write(folder)
     warn_about_parts(ctx)
     if minutes is not None:
         ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left()
@@ -275,10 +397,44 @@ def _fit(
     log.step()
     with log.timed(ctx.seconds, "baselines"):
         rivals = fit_rivals(ctx, strategy, fitted)
+
+    def finish() -> Run:
+        """Judge and write, which one rank does alone."""
+        return _finish(intake, settings, folder, record, read, ctx, strategy.name, fitted, rivals, started)
+
+    return ranks.last(finish)
+
+
+def _refuse_other_pictures(ranks: Ranks, record: Record) -> None:
+    """Refuse ranks that read other pictures: paths can lead to other files on another machine."""
+    every = ranks.merged([record.pictures])
+    for rank, pictures in enumerate(every):
+        odd = next((name for name in every[0] if pictures[name] != every[0][name]), None)
+        if odd is not None:
+            raise UserError(
+                f"the pictures of '{odd}' are not the same files on rank 0 and on rank {rank}; give each machine the "
+                "same pictures at the same paths"
+            )
+
+
+def _finish(
+    intake: Intake,
+    settings: Config,
+    folder: Path,
+    record: Record,
+    read: Context,
+    ctx: Context,
+    chosen: str,
+    fitted: Fitted,
+    rivals: dict[str, Fitted],
+    started: float,
+) -> Run:
+    """Judge what was fitted, and write all that a run leaves."""
+    data, schema, rows, log = intake.table, intake.schema, intake.split, ctx.log
     guidance = _guided(ctx, schema)
     log.step()
     with log.timed(ctx.seconds, "judge"):
-        judged = judge(ctx, rivals | {strategy.name: fitted}, strategy.name)
+        judged = judge(ctx, rivals | {chosen: fitted}, chosen)
     model = Model.of(read, grounded(fitted.network, read, ctx), schema, judged.calibration)
     with log.timed(ctx.seconds, "reference"):
         model.reference = reference_of(model, read, data, rows.rows("test"), judged.outputs)
@@ -298,7 +454,7 @@ def _fit(
 def _guided(ctx: Context, schema: Schema) -> Guidance | None:
     """Return what kind of fusion the data ask for, where that can be said and there is time to ask."""
     able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
-    if not able or time.monotonic() >= ctx.deadline:
+    if not able or ctx.late():
         return None
     with ctx.log.timed(ctx.seconds, "guide"):
         guidance = guided(ctx, lazy=False, **_GUIDED)

@@ -16,6 +16,7 @@ from fusetune.data.table import Table, TableLike, read_table
 from fusetune.display import card, show_page
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding, counts
+from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.files import expanded, written_aside
 from fusetune.intake import with_target
 from fusetune.report.checks import render_checks
@@ -120,8 +121,8 @@ def check(
     return checked(read_table(table), roles, settings)
 
 
-def checked(data: Table, roles: Roles, config: Config) -> Checked:
-    """Look at a table that was read; see `check`."""
+def checked(data: Table, roles: Roles, config: Config, look: Look = look_at_pictures) -> Checked:
+    """Look at a table that was read; see `check`. `look` opens its pictures."""
     schema = with_target(infer_schema(data, roles, config.data.outside == "refuse"), data, config)
     limits: dict[str, Any] = {"pixel_limit": config.data.pixel_limit, "allow_remote": config.allow_download}
-    return Checked(examine(schema.read(data), schema, outside=config.data.outside, **limits))
+    return Checked(examine(schema.read(data), schema, outside=config.data.outside, look=look, **limits))

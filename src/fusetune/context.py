@@ -178,7 +178,7 @@ class Context:
             # Asked before the first epoch and after each: the next one must end in time as well.
             asked.append(time.monotonic())
             longest = max((later - earlier for earlier, later in pairwise(asked)), default=0.0)
-            return whole() or asked[-1] + longest > end
+            return self.runtime.ranks.agree(whole() or asked[-1] + longest > end)
 
         if self.deadline < math.inf:
             self.over = over
@@ -186,6 +186,10 @@ class Context:
             yield
         finally:
             self.over = whole
+
+    def late(self, seconds: float = 0.0) -> bool:
+        """Return whether what takes so long would end after the deadline; of several ranks, the first says so."""
+        return self.runtime.ranks.agree(time.monotonic() + seconds > self.deadline)
 
     def cost(self) -> Cost:
         """Return what the run has cost up to now; what was remembered counts each time that it was asked for."""

@@ -74,10 +74,16 @@ class LockedTestError(RunError):
     """The test part was asked for before the end, or a second time."""
 
 
+class RankError(RunError):
+    """Another process of the run has ended, or cannot be reached; its own message says why."""
+
+
 class NonFiniteLossError(RunError):
     """The loss became NaN or infinite; the message names the rows of the batch."""
 
 
+# What to do where LightGBM's wheel, which brings no OpenMP, finds none.
+OPENMP = "apt-get install libgomp1 (Debian, Ubuntu), dnf install libgomp (Fedora) or brew install libomp (macOS)"
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxlevel = 2

@@ -31,6 +31,7 @@ from fusetune.data.split import PARTS, Split
 from fusetune.data.table import Table, row_keys
 from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import counts
+from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.encoders.known import check_encoders
 from fusetune.errors import TableError, UserError, listed
@@ -82,8 +83,10 @@ class Intake:
     before: Record | None
 
 
-def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None) -> Intake:
-    """Check everything that can be refused; `resumed` is the folder of a run to go on with."""
+def take_in(
+    data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None, look: Look = look_at_pictures
+) -> Intake:
+    """Check everything that can be refused; `resumed` is the folder of a run to go on with, `look` opens pictures."""
     if resumed is None:  # a finished run is shown on any machine
         find_runtime(settings)
         check_encoders({modality.kind for modality in schema.modalities().values()}, settings)
@@ -96,7 +99,7 @@ def take_in(data: Table, label: str, schema: Schema, settings: Config, resumed: 
     used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
     used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
     columns = imprint(data, used)
-    examination, treatment = _doctor(data, schema, settings)
+    examination, treatment = _doctor(data, schema, settings, look)
     table, schema = treatment.table, treatment.schema
     target = learn_target(schema.target, table, label)
     # A wrong aim must not cost a run.
@@ -167,7 +170,7 @@ def with_target(schema: Schema, table: Table, config: Config) -> Schema:
     )
 
 
-def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination | None, Treatment]:
+def _doctor(table: Table, schema: Schema, config: Config, look: Look) -> tuple[Examination | None, Treatment]:
     """Examine the table, unless that is switched off, and apply the policy."""
     if not config.doctor.check:
         return None, Treatment(table, schema, {}, {}, [])
@@ -179,6 +182,7 @@ def _doctor(table: Table, schema: Schema, config: Config) -> tuple[Examination |
         allow_remote=config.allow_download,
         outside=data.outside,
         keeper=_keeper(config),
+        look=look,
     )
     return examination, treat(examination, config.doctor.policy)
 

@@ -78,6 +78,7 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     valid = measure.say(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
     rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != MAJORITY}
     frequent = next((c for c in candidates[:-1] if c.name == MAJORITY), None)
+    rule = calibration.rule(ctx.classes)
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
@@ -91,12 +92,13 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
             analyse(fitted[chosen].network, chosen, calibration, test, ctx.classes, rivals, **how),
             calibration=judge_temperature(ours.scaled, test, scores[chosen], **how),
         ),
-        shares=row_shares(ours.probe),
+        shares=row_shares(replace(ours.probe, decide=rule.decide)),
         prior=without_inputs(ours.probe),
         frequent=None if frequent is None else _compare(ours, frequent, measure.constant, test, how),
+        acted=rule.score(ours.probe.p, test.labels, test.groups, **how),
         outputs=ours.outputs,
         measure=measure,
-        **measure.beyond(ours.probe.p, test.labels, test.groups, seed=ctx.config.seed),
+        **measure.beyond(ours.probe.p, test.labels, test.groups, rule=rule, seed=ctx.config.seed),
     )
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.answering import Answering, Answers, applied, row_digests
+from fusetune.answering import applied, row_digests
 from fusetune.answers import NO_REFERENCE, Extras, as_table
 from fusetune.config import Config
 from fusetune.context import Context
@@ -21,24 +18,17 @@ from fusetune.data.choices import By, OnProblem
 from fusetune.data.images import ImageInput
 from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
-from fusetune.data.spelling import word_of
-from fusetune.data.split import group_words
-from fusetune.data.table import Table, TableLike, read_index, row_keys
+from fusetune.data.table import Table, TableLike, read_index
 from fusetune.display import card
-from fusetune.errors import InputWarning, SchemaError, TableError, UserError, did_you_mean, listed
-from fusetune.evaluate import score_with_intervals
-from fusetune.evaluate.analysis import analyse
+from fusetune.errors import SchemaError, TableError, UserError, did_you_mean, listed
 from fusetune.evaluate.attribution import explain_row
-from fusetune.evaluate.calibration import Calibration, Judged
-from fusetune.evaluate.decision import DECIDED
-from fusetune.evaluate.diagnosis import Asked, Diagnosed, Diagnosis, Wanted, diagnose, divided
+from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.drift import Drift, Tally
 from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.reference import Reference
-from fusetune.evaluate.temperature import softmax
-from fusetune.files import expanded
 from fusetune.inputs import Reader
-from fusetune.networks import EnsembleNetwork, Network, Outputs
+from fusetune.judging import Judging
+from fusetune.networks import Network
 from fusetune.realtime import accelerate, some_row
 from fusetune.report.explained import Explained
 from fusetune.runtime import find_runtime
@@ -48,7 +38,7 @@ from fusetune.version import VERSION
 
 
 @dataclass(repr=False)
-class Model(Answering):
+class Model(Judging):
     """A fused classifier with everything that it needs to read a table.
 
     Its attributes are those of `Answering`.
@@ -259,109 +249,6 @@ class Model(Answering):
         return card(f"Model of {self.schema.named('label')}", facts)
 
     @applied
-    def evaluate(self, table: TableLike, on_problem: OnProblem = "warn") -> dict[str, Any]:
-        """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
-
-        Returns:
-            rule (how rows are decided, in words), rows, groups (or None), unreadable (rows with an input that is
-            absent, could not be read, or holds what was never learnt), seen (rows with the inputs of a row that the
-            model was made from, whose scores say nothing about new rows), every metric as value, low, high of its 95
-            % interval, with a threshold also those of the most probable class
-            (`most_probable`), and an `evaluate.analysis.Analysis`:
-            subsets of modalities, missing inputs, prediction sets and so on.
-
-        Raises:
-            TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
-        """
-        asked, answers = self._asked(table, on_problem)
-        rows = asked.judged
-        how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
-        scores, rule = self.measure.scores(answers.probabilities, rows.labels, rows.groups, **how), self.rule
-        plain = {name: scores[name] for name in DECIDED} if rule.threshold is not None else {}
-        if plain:
-            called = np.eye(len(self.classes))[rule.decide(answers.probabilities)]
-            acted = score_with_intervals(called, rows.labels, rows.groups, **how)
-            scores |= {name: acted[name] for name in DECIDED}
-        analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)
-        return {
-            "rule": rule.words,
-            "rows": len(asked),
-            "groups": asked.group_count,
-            "unreadable": sum(map(bool, answers.problems)),
-            "seen": int(np.isin(answers.digests, self.seen).sum()),
-            **{name: interval.as_dict() for name, interval in scores.items()},
-            **({"most_probable": {name: score.as_dict() for name, score in plain.items()}} if plain else {}),
-            **self.measure.named(analysis.as_dict()),
-        }
-
-    @applied
-    def diagnose(
-        self,
-        table: TableLike,
-        on_problem: OnProblem = "warn",
-        *,
-        train: TableLike | None = None,
-        alone: Model | Sequence[Model] = (),
-        split: str | Path | None = None,
-        masks: str | Path | None = None,
-    ) -> Diagnosis:
-        """Ask what the model's accuracy hangs on: lazy encoders, lost, noisy or misleading inputs, certainty.
-
-        Rows of the table with the inputs of rows that the model was made from are not judged, but what probes learn
-        from. Only where all of its rows are such they are judged, and an `InputWarning` says that this tells nothing
-        about new rows.
-
-        Args:
-            table: A labelled table, as for `evaluate`; that of the run serves best.
-            on_problem: What becomes of cells that cannot be used, as for `predict`.
-            train: A labelled table of training rows, for tables without any.
-            alone: Models to compare the probes with: of one input each, or ensembles of inputs trained alone.
-            split: `split.parquet` of the run, by which the penalty of a probe is chosen on validation rows. Without,
-                it is the table's split column, or else a fifth of the training rows, whole groups, is set aside.
-            masks: Parquet file of the masks of missing cells: read where it is there, else written, so that all models
-                that are diagnosed with it lose the same cells.
-
-        Raises:
-            TableError: If a label column is absent, empty in a row, or holds a label the model does not know, or a file
-                of masks or of a split is none.
-            SchemaError: If an input column is missing or of another kind.
-            UserError: If a model of `alone` has other classes, or says nothing of one input alone.
-        """
-        if self.target.kind != "classification":
-            raise UserError(f"diagnose asks about classes, and this model predicts {self.target.describe()}")
-        others = [alone] if isinstance(alone, Model) else alone
-        asked, answers = self._asked(table, on_problem)
-        known = np.isin(answers.digests, self.seen)
-        judged, training = (asked, None) if known.all() else (asked.some(~known), asked.some(known))
-        if known.all():
-            warnings.warn(
-                f"{asked.table.name}: all {len(asked):,} rows have the inputs of rows that the model was made from; "
-                "what is said of them says nothing about new rows",
-                InputWarning,
-                stacklevel=3,
-            )
-        if train is not None:
-            training = self._asked(train, on_problem)[0]
-        if len(present := np.unique(judged.judged.labels)) < 2:
-            warnings.warn(
-                f"{asked.table.name}: all judged rows are of class {self.classes[int(present[0])]}; accuracy is then "
-                "that of one class, and areas under ROC curves are unknown",
-                InputWarning,
-                stacklevel=3,
-            )
-        ids, _ = ids_with_notes(judged.table, self.schema.named("id"))
-        parts = None
-        if training is not None and len(training):
-            parts = divided(training, self.schema, None if split is None else Path(split), self.config.seed)
-        wanted = Wanted(
-            self.config, self.calibration.conformal, self.classes, self.config.strategy.name,
-            ids.iloc[judged.where].fillna("").tolist(), self._alone(others, judged, table, on_problem),
-            None if masks is None else expanded(masks),
-        )  # fmt: skip
-        model = Diagnosed(self.network, self.readers, self.calibration.temperature, self.runtime)
-        return diagnose(model, judged, parts, wanted, seen=int(known.sum()), judged_seen=bool(known.all()))
-
-    @applied
     def explain(self, table: TableLike, row: str | int | None = None, on_problem: OnProblem = "warn") -> Explained:
         """Return why one row is decided as it is: shares of the modalities, and effects of regions, words and cells.
 
@@ -386,10 +273,13 @@ class Model(Answering):
         self.certainty(outputs, one.name, place)  # refuses what is not finite
         probe = Probe(self.network, outputs, self.calibration.temperature, self.rule.decide, self.measure)
         explanation = explain_row(probe, self.readers, sources, one, name=name, classes=self.classes)
-        facts = {"Model": f"{self.schema.named('label')} by {self.config.strategy.name}", "Table": data.name}
-        return Explained.of(
-            explanation, facts | {"Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by fusetune {VERSION}"}
-        )
+        facts = {
+            "Model": f"{self.schema.named('label')} by {self.config.strategy.name}",
+            "Table": data.name,
+            "Decided by": self.rule.words,
+            "Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by fusetune {VERSION}",
+        }
+        return Explained.of(explanation, facts)
 
     def confined(self) -> Model:
         """Return the same model, reading no image but files within a table's folder: for tables of strangers."""
@@ -401,51 +291,6 @@ class Model(Answering):
         }
         return replace(self, readers=readers)
 
-    def _asked(self, table: TableLike, on_problem: OnProblem) -> tuple[Asked, Answers]:
-        """Return the rows of a labelled table, and what the model answers."""
-        data = self.schema.read(self.taken(table))
-        label, group = self.schema.named("label"), self.schema.named("group")
-        labels = self.target.encode(data, str(label))
-        ids, _ = ids_with_notes(data, self.schema.named("id"))
-        member = group_words(data.frame[group], ids).to_numpy() if group in data.frame.columns else None
-        answers = self.answers(data, on_problem)
-        judged = Judged(answers.outputs, labels, _keys(ids, answers.digests), member, self.measure)
-        return Asked(answers.table, answers.sources, np.arange(len(labels)), judged), answers
-
-    def _alone(self, others: Sequence[Model], judged: Asked, table: Any, on_problem: OnProblem) -> dict[str, Any]:
-        """Return what independently trained models of one input each say of the judged rows, by modality."""
-        found: dict[str, Any] = {}
-        words = [word_of(name) for name in self.classes]
-        for other in others:
-            theirs = [word_of(name) for name in other.classes]
-            if sorted(theirs) != sorted(words):
-                raise UserError(f"a model to compare with knows the classes {listed(theirs)}, this one {listed(words)}")
-            answers = other.answers(other.taken(table), on_problem)
-            if seen := int(np.isin(answers.digests[judged.where], other.seen).sum()):
-                warnings.warn(
-                    f"a model to compare with was made from {seen:,} of the judged rows: it seems better than it is",
-                    InputWarning,
-                    stacklevel=5,
-                )
-            order = [theirs.index(word) for word in words]
-            mine = {name: p[:, order] for name, p in other._each_alone(answers.outputs.some(judged.where)).items()}
-            if not mine.keys() & set(self.network.owners):
-                raise UserError(f"a model to compare with says nothing of {listed(dict.fromkeys(self.network.owners))}")
-            found |= mine
-        return found
-
-    def _each_alone(self, outputs: Outputs) -> dict[str, npt.NDArray[np.float64]]:
-        """Return probabilities by each modality that was trained alone: the only one, or those of an ensemble."""
-        network = self.network
-        if isinstance(network, EnsembleNetwork):
-            return {name: softmax(outputs.f_m[name].numpy(), heat) for name, heat in network.temperatures.items()}
-        if len(owners := set(network.owners)) == 1:
-            return {owners.pop(): softmax(outputs.f.numpy(), self.calibration.temperature)}
-        raise UserError(
-            "a model to compare with was trained on several inputs together; give models of one input each, or an "
-            "ensemble of such (strategies alone and ume)"
-        )
-
     def _place(self, table: Table, row: str | None) -> tuple[int, str]:
         """Return the position of the row of this id, and the id; None stands for the only row."""
         ids, _ = ids_with_notes(table, self.schema.named("id"))
@@ -455,16 +300,13 @@ class Model(Answering):
             return 0, str(ids.fillna("").iloc[0])
         places = np.flatnonzero((ids == row).to_numpy(dtype=bool, na_value=False))
         if not len(places):
-            raise TableError(f"{table.name} has no row '{row}'{did_you_mean(row, ids.dropna().tolist())}")
+            column, known = self.schema.named("id"), ids.dropna().tolist()
+            named = f"column '{column}'" if column in table.frame.columns else "their numbers, from 0"
+            there = f"; rows are called by {named}: {listed(known)}"
+            raise TableError(f"{table.name} has no row '{row}'{did_you_mean(row, known)}{there}")
         if len(places) > 1:
             raise TableError(f"'{row}' is the id of rows {listed(places)} of {table.name}; leave one of them in")
         return int(places[0]), row
-
-
-def _keys(ids: pd.Series, digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return row keys that do not depend on the order of rows, also where ids are repeated or empty."""
-    shared = ids.duplicated(keep=False).to_numpy()
-    return row_keys(ids.fillna("")) ^ np.where(shared, digests, np.uint64(0)).view(np.int64)
 
 
 def rebuild(

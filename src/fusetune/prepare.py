@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from fusetune.augment.safety import check_policy
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.bags import BagSource, pictures_of
-from fusetune.data.images import Reading, raise_for_problems
+from fusetune.data.images import Opener, Reading, raise_for_problems
 from fusetune.data.infer import column_notes, spelling_notes
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_split
 from fusetune.data.table import Table, row_keys
 from fusetune.errors import ConfigError, TableError, listed
-from fusetune.features.store import FeatureStore, default_folder
+from fusetune.features.store import Engine, FeatureStore, default_folder
 from fusetune.files import cache_is_temporary, expanded
 from fusetune.inputs import Reader, prepare_modality, truncation_note
 from fusetune.progress import Log
@@ -97,11 +98,15 @@ def prepare(
     own: Own | None = None,
     copies: Codes | None = None,
     settled: Sequence[str] = (),
+    *,
+    scan: Opener | None = None,
+    engine: Engine | None = None,
 ) -> Context:
     """Read all inputs, load all encoders, and return the context of a run.
 
     Rows with the same number in `copies` (-1: none) stay on one side of every further division, as whole groups do.
-    Of columns that are `settled`, doubts about their meaning are not repeated.
+    Of columns that are `settled`, doubts about their meaning are not repeated. `scan` opens pictures elsewhere, and
+    `engine` encodes there.
 
     Raises:
         ImageError: If images cannot be read and `data.unreadable` is error.
@@ -120,7 +125,7 @@ def prepare(
     _check_several(modalities.values(), config, log)
     readers: dict[str, Reader] = {}
     sources: dict[str, Source] = {}
-    reading = reading_of(config)
+    reading = replace(reading_of(config), scan=scan)
     for name, modality in modalities.items():
         readers[name], pristine[name] = prepare_modality(modality, table, schema, train, config, log)
         sources[name] = readers[name].bind(table, reading)
@@ -135,6 +140,7 @@ def prepare(
         log,
         config.store.limit_gb,
         config.onnx,
+        engine,
     )
     group = schema.named("group")
     groups = None if group is None else group_words(table.column(group), split.ids)

@@ -114,6 +114,17 @@ class _Lines:
     """Whether bars write lines where there is no terminal: a command does, a library in somebody's process does not."""
 
     wanted = False
+    hidden = False
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no bars within the block: another process shows the same ones."""
+    before, _Lines.hidden = _Lines.hidden, True
+    try:
+        yield
+    finally:
+        _Lines.hidden = before
 
 
 @contextmanager
@@ -154,7 +165,7 @@ class Bar:
 
     def begin(self, note: str) -> None:
         """Show the bar before any step is done."""
-        if console.is_terminal:
+        if console.is_terminal and not _Lines.hidden:
             self._show()
         if self.progress is not None:
             self.progress.update(self.task, note=visible(note))
@@ -162,6 +173,8 @@ class Bar:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move on by some steps."""
         self.done += steps
+        if _Lines.hidden:
+            return
         now = time.monotonic()
         if not console.is_terminal:
             if _Lines.wanted and now - self.said >= _INTERVAL:
@@ -220,12 +233,19 @@ class Log:
     """
 
     def __init__(self, path: Path | None = None, quiet: bool = False) -> None:
-        self.path, self.quiet = path, quiet
+        self.path: Path | None = None
+        self.quiet = quiet
         self.warnings: list[str] = []
         self.listeners: list[Listener] = []
         self._steps: Steps | None = None
-        if path is not None and path.is_file():
+        if path is not None:
+            self.keep(path)
+
+    def keep(self, path: Path) -> None:
+        """Write records into a file from now on; raises as the constructor does."""
+        if path.is_file():
             _refuse_other_file(path)
+        self.path = path
 
     def plan(self, *steps: str) -> None:
         """Name the steps of a run, of which `step` begins one after the other."""

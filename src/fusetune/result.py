@@ -14,6 +14,7 @@ from fusetune.data.schema import free_name
 from fusetune.doctor.exhibits import Exhibit
 from fusetune.evaluate.analysis import Analysis
 from fusetune.evaluate.calibration import Calibration
+from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.explain import Pixels
 from fusetune.evaluate.intervals import Interval, plain
 from fusetune.evaluate.measures import CLASSES, Measure
@@ -166,7 +167,9 @@ class Judgement:
         prior: Probabilities of the test rows without any input, float [rows, classes].
         frequent: The same test against always answering the most frequent class of the training part; p-values are not
             corrected, since nobody chooses among several of these.
-        recalls: The share of right decisions of every class on the test part.
+        recalls: The share of right decisions of every class on the test part, by the model's rule.
+        acted: What of `test` hangs on the decision, by the model's threshold; empty where it has none. All that
+            compares models, `test` and `gain` among it, is about the most probable class.
         miscalibration: How far stated certainty is off on the test part, without what chance adds.
         outputs: What the judged model's network says of the test rows.
         measure: How answers are judged: what `accuracy` and `nll` of the tables stand for.
@@ -185,9 +188,19 @@ class Judgement:
     prior: FloatArray
     frequent: Comparison | None = None
     recalls: list[Recall] = field(default_factory=list)
+    acted: dict[str, Interval] = field(default_factory=dict)
     miscalibration: Miscalibration | None = None
     outputs: Outputs | None = None
     measure: Measure[Any] = CLASSES
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share of test rows that is decided right, by the rule that the model follows."""
+        return self.acted.get("accuracy", self.test["accuracy"])
+
+    def rule(self, classes: Sequence[Any]) -> Rule:
+        """Return how the model decides."""
+        return self.calibration.rule(classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +313,9 @@ class Result:
             "notes": {free_name("whole", method.notes) if m is None else m: note for m, note in method.notes.items()},
             "split_hash": self.origin.hashes["split"],
             "test_opened": data.test_opened,
+            "rule": judged.rule(data.classes).words,
             "test": judged.test,
+            "acted": judged.acted or None,
             "valid": judged.valid,
             "gain": named(plain(judged.gain)),
             "comparisons": named([_told(c) for c in judged.comparisons]),

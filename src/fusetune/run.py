@@ -78,12 +78,15 @@ class Run:
 
     def summary(self) -> str:
         """Return the answer in a few lines: how good, how sure, on how many rows, and what was not shown."""
-        groups, told = self.metrics["groups"], telling_of(self.metrics)
+        groups, told, acted = self.metrics["groups"], telling_of(self.metrics), self.metrics.get("acted")
         among = "" if not groups else f" of {groups['test']:,} groups"
         lines = [
             f"{self.metrics['strategy']['name']}: {told.right(bounds=True)} on {self.metrics['rows']['test']:,} test "
             f"rows{among}; {told.further()}"
         ]
+        if acted:
+            plain = f"{self.metrics['test']['accuracy']['value']:.1%}"
+            lines.append(f"  decided by {self.metrics['rule']}; by the most probable class {plain}, which compares:")
         frequent = self.metrics.get("frequent")
         compared = [] if frequent is None else [frequent]
         for one in [*compared, *self.metrics["comparisons"]]:

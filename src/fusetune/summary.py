@@ -143,14 +143,15 @@ def _sheets(ctx: Context) -> dict[str, Pixels]:
 
 def most_certain_mistakes(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> list[Case]:
     """Return up to 24 wrongly decided test rows, the worst first, with the cells of the table that can be read."""
-    worst = judged.measure.mistakes(judged.probabilities["test"], judged.labels["test"])
+    worst = judged.measure.mistakes(judged.probabilities["test"], judged.labels["test"], judged.rule(ctx.classes))
     return [case(ctx, judged, cells, at) for at in worst[:_MISTAKES]]
 
 
 def examples(ctx: Context, judged: Judgement, cells: pd.DataFrame) -> dict[str, Case]:
     """Return a few telling test rows, such as a usual answer and the worst mistake, by what they are."""
     shown = dict[int, str]()
-    for why, at in judged.measure.telling(judged.probabilities["test"], judged.labels["test"]).items():
+    said = (judged.probabilities["test"], judged.labels["test"], judged.rule(ctx.classes))
+    for why, at in judged.measure.telling(*said).items():
         shown[at] = f"{shown[at]}, and {why.lower()}" if at in shown else why
     return {why: case(ctx, judged, cells, at) for at, why in shown.items()}
 
@@ -159,7 +160,7 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
     """Return one test row, by its place among them, with what can be seen and read of it."""
     row, measure = ctx.split.rows("test")[at], judged.measure
     p, truth = judged.probabilities["test"][at : at + 1], judged.labels["test"][at : at + 1]
-    decided = measure.decide(p)
+    decided = judged.rule(ctx.classes).decide(p)
     return Case(
         row=str(ctx.ids.iloc[row]),
         group=None if ctx.groups is None else str(ctx.groups.iloc[row]),
@@ -204,7 +205,7 @@ def _command() -> str:
 def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
     """Write what the judged model says of validation and test rows."""
     frames, measure = [], judged.measure
-    rule = judged.calibration.rule(ctx.classes)
+    rule = judged.rule(ctx.classes)
     for part, probabilities in judged.probabilities.items():
         rows = ctx.split.rows(part)  # type: ignore[arg-type]
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})

@@ -104,8 +104,11 @@ class Telling(ABC):
 
     def bounds(self, key: str, gauge: Gauge) -> str:
         """Return the interval of a score of the test part in brackets, or nothing where there is none."""
-        score = self.metrics["test"][key]
-        return "" if score["low"] is None else f" [{gauge.value(score['low'])}, {gauge.value(score['high'])}]"
+        return _in_brackets(self.metrics["test"][key], gauge)
+
+
+def _in_brackets(score: Mapping[str, Any], gauge: Gauge) -> str:
+    return "" if score["low"] is None else f" [{gauge.value(score['low'])}, {gauge.value(score['high'])}]"
 
 
 class OfClasses(Telling):
@@ -116,9 +119,10 @@ class OfClasses(Telling):
     loss = Gauge("nll", "NLL", "{:.3f}".format)
 
     def right(self, bounds: bool = False) -> str:
-        """Return the accuracy."""
-        accuracy = self.metrics["test"]["accuracy"]["value"]
-        return f"{accuracy:.1%}{self.bounds('accuracy', self.score) if bounds else ''} right"
+        """Return the accuracy, by the model's threshold where it has one."""
+        # Runs of earlier versions do not say by what they act.
+        found = (self.metrics.get("acted") or self.metrics["test"])["accuracy"]
+        return f"{found['value']:.1%}{_in_brackets(found, self.score) if bounds else ''} right"
 
     def further(self) -> str:
         """Return the NLL."""

@@ -155,12 +155,14 @@ def tried(
     best = make(config, Log(quiet=True), ())
     before = LinearProbe.fit(best, NoSettings())
     asked = [best.key, config.preset, config.minutes]
-    known, untried = _untried(best, asked), list[str]()
+    ranks = best.runtime.ranks
+    known, untried = ranks.lead(lambda: _untried(best, asked)), list[str]()
     # What is offered depends on what was kept before.
     for plain in (one for offer in (_sizes, _shapes) for one in offer(config, schema)):
         suggestion = replace(plain, sets={"image": {**plain.sets["image"], **_edges(best)}})
         took = (time.monotonic() - started) / (1 + len(trials))
         late = took * (2 + len(trials)) > _SHARE * left if known is None else suggestion.words in known
+        late = ranks.agree(late)
         if late:
             untried.append(suggestion.words)
             log.say(
@@ -189,7 +191,7 @@ def tried(
         log.record("tried", settings=suggestion.words, **facts)
         if trial.kept:
             config, best, before = changed, ctx, after
-    if best.folder is not None:
+    if best.folder is not None and ranks.first:
         write_text(best.folder / _UNTRIED, json.dumps({"asked": asked, "untried": untried}))
     return make(config, log, settled), trials
 

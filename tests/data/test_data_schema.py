@@ -288,13 +288,16 @@ def test_all_problems_of_a_prediction_table_are_named_at_once() -> None:
     bad = realistic().frame.rename(columns={"history": "histroy", "gene_b": "gene_c"}).assign(age="old", path=3)
     with pytest.raises(SchemaError) as error:
         schema.check(Table(bad, "new.csv", Path()))
+    other = "write it as it was for training, or leave the column out"
     assert str(error.value).splitlines() == [
         "new.csv does not fit the model:",
-        "  - column 'path' must be image but holds values such as 3, 3, 3",
-        "  - column 'history' is missing, did you mean 'histroy'?",
-        "  - column 'age' must be number but holds values such as old, old, old",
-        "  - column 'gene_b' is missing, did you mean 'gene_c'?",
+        f"  - column 'path' must be image but holds values such as 3: {other}",
+        "  - column 'history' is missing, did you mean 'histroy'? Then rename it.",
+        f"  - column 'age' must be number but holds values such as 'old': {other}",
+        "  - column 'gene_b' is missing, did you mean 'gene_c'? Then rename it.",
     ]
+    with pytest.raises(SchemaError, match=r"such as '1,5', '0,6': write decimals with a point$"):
+        schema.check(Table(realistic().frame.assign(age=["1,5", "0,6"] * (len(realistic()) // 2)), "new.csv", Path()))
     # The label, the group and the split are not needed to predict.
     schema.check(Table(realistic().frame.drop(columns=["diagnosis", "part", "patient_id"]), "new.csv", Path()))
 

@@ -20,6 +20,7 @@ from fusetune.doctor.exhibits import Exhibit, Shown
 from fusetune.doctor.findings import FIRST, Finding
 from fusetune.evaluate import Interval
 from fusetune.evaluate.analysis import Analysis
+from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.selective import Recall
 from fusetune.report.page import class_rows, confused_pairs, render, write_report
 from fusetune.result import Column, GainRow
@@ -231,6 +232,23 @@ def test_findings_come_with_sentence_rows_and_remedy() -> None:
 def test_thresholds_are_for_two_classes() -> None:
     assert "Threshold for “class 1”" in Page(render(result(2))).words()
     assert "Threshold for" not in Page(render(result(3))).words()
+
+
+def test_what_hangs_on_a_decision_follows_the_threshold() -> None:
+    """Number, matrix and classes of the first screen are those of the model as it acts."""
+    plain = result(2)
+    acted = {"accuracy": Interval(0.4321, 0.4, 0.5)}
+    strict = changed(plain, calibration=Calibration(aim="sensitivity >= 0.9", positive=0, threshold=0.0), acted=acted)
+    words, other = Page(render(strict)).words(), Page(render(plain)).words()
+    assert "43.2" in words
+    assert "It decides 'class 0' from a probability of 0, for sensitivity >= 0.9." in words
+    assert "Models are compared by their most probable class" in words
+    assert "Models are compared by" not in other
+    rows = int((plain.judged.labels["test"] == 1).sum())
+    assert f'title="class 1 decided as class 0: {rows} of {rows}"' in render(strict)
+    assert strict.metrics()["acted"]["accuracy"]["value"] == 0.4321
+    assert strict.metrics()["rule"] == "'class 0' from a probability of 0, for sensitivity >= 0.9"
+    assert plain.metrics()["acted"] is None
 
 
 def test_an_unused_temperature_is_said_to_be_unused() -> None:

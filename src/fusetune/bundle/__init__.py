@@ -143,6 +143,12 @@ def load_bundle(folder: str | Path) -> Model:
         ) from error
 
 
+def manifest_of(folder: Path) -> Path:
+    """Return the file that lists a model's files with their hashes; folders are those that `load_bundle` takes."""
+    path = expanded(folder)
+    return path / MANIFEST if (path / MANIFEST).exists() else path / "model" / MANIFEST
+
+
 def _load(path: Path) -> Model:
     manifest = Manifest.model_validate(_manifest(path))
     contents = Contents(path, manifest.files)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.given import check_table
 from fusetune.cli.options import (
+    Address,
+    Engine,
     Gather,
     Group,
     Inputs,
@@ -21,7 +23,10 @@ from fusetune.cli.options import (
     SplitColumn,
     TableFile,
     Vectors,
+    Workers,
+    cluster_of,
     column_roles,
+    engine_of,
 )
 from fusetune.cli.outputs import refuse_loss
 from fusetune.config import Config
@@ -30,6 +35,7 @@ from fusetune.files import written_aside
 from fusetune.progress import Steps
 
 if TYPE_CHECKING:
+    from fusetune.cluster.engine import Engine as EngineThere
     from fusetune.doctor.findings import Finding
 
 _WARNED = 3
@@ -63,6 +69,9 @@ def check(
         bool, typer.Option("--redact", help="Leave ids, texts and pictures of rows out of the page, to hand it on.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings.")] = False,
+    engine: Engine = None,
+    address: Address = None,
+    workers: Workers = None,
     debug: Debug = False,
 ) -> None:
     """Look for what is wrong with a table; nothing is changed. At the installation looks: fusetune doctor.
@@ -75,6 +84,7 @@ def check(
     if redact and html_file is None:
         raise UserError("--redact is about the page: add --html FILE")
     settings = Config.build(sets=set_ or ())
+    cluster = cluster_of(engine, address, workers, None)
     steps = Steps(
         "starting up",
         f"reading {Path(table).name}",
@@ -87,13 +97,14 @@ def check(
     from fusetune.data.table import read_table
     from fusetune.doctor.findings import counts
 
-    steps.begin()
-    data = read_table(table)
-    for option, file in (("--json", json_file), ("--html", html_file)):
-        refuse_loss(option, file, table, table=data)
-    roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather))
-    steps.begin()
-    found = checked(data, roles, settings)
+    with engine_of(cluster) as joined:  # what is wrong with a cluster is told first
+        steps.begin()
+        data = read_table(table)
+        for option, file in (("--json", json_file), ("--html", html_file)):
+            refuse_loss(option, file, table, table=data)
+        roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather))
+        steps.begin()
+        found = checked(data, roles, settings, **_looking(joined, settings))
     steps.begin()
     if json_file:
         with written_aside(json_file) as aside:
@@ -107,6 +118,15 @@ def check(
     tally = counts(found.findings)
     out.print(found.words)
     raise typer.Exit(UserError.exit_code if tally["error"] else _WARNED if strict and tally["warn"] else 0)
+
+
+def _looking(engine: EngineThere | None, settings: Config) -> dict[str, Any]:
+    """Return who looks at pictures, where it is not this process."""
+    if engine is None:
+        return {}
+    from fusetune.cluster.filling import Filling
+
+    return {"look": Filling(engine, settings).look}
 
 
 def _print(finding: Finding) -> None:

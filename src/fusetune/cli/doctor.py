@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fusetune.cli.frame import Debug, app, guarded, out, starting
+from fusetune.errors import OPENMP
 from fusetune.files import written_aside
 
 _GB = 1e9
@@ -70,7 +71,9 @@ def _broken() -> list[str]:
         try:
             import_module(name)
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            problems.append(f"{name} cannot be imported: {type(error).__name__}: {error}; install it again")
+            library = name == "lightgbm" and isinstance(error, OSError)
+            remedy = OPENMP if library else "install it again"
+            problems.append(f"{name} cannot be imported: {type(error).__name__}: {error}; {remedy}")
     return problems
 
 

@@ -58,5 +58,6 @@ def _facts(model: fusetune.Model, folder: Path, table: str) -> dict[str, str]:
     return {
         "Model": f"{folder.resolve().name}, weights {weights_hash(model.network)[:12]}",
         "Table": Path(table).name,
+        "Decided by": model.rule.words,
         "Made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by fusetune {VERSION}",
     }

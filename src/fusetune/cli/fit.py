@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 import fusetune
 from fusetune.cli.frame import Debug, app, guarded, out, starting
 from fusetune.cli.given import check_table, check_there
+from fusetune.cli.launched import as_one_of_several, launch, wanted
 from fusetune.cli.options import (
     Gather,
     Group,
@@ -24,7 +26,7 @@ from fusetune.cli.options import (
     check_settings,
     column_roles,
 )
-from fusetune.cli.words import gain_grid, guide_lines, verdicts
+from fusetune.cli.words import gain_grid, guide_lines, rule_lines, verdicts
 
 
 @app.command(
@@ -85,6 +87,20 @@ def fit(
         typer.Option("--redact", help="Leave ids, texts and pictures of rows out of report.html."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Train in N processes on this machine: one per GPU, or dividing the cores. Default: 1."
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(metavar="M", help="Train on M machines, on each of which `torchrun` starts this command."),
+    ] = None,
+    sharded: Annotated[
+        bool,
+        typer.Option("--sharded", help="Divide weights and optimiser states among devices in training (FSDP)."),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train a classifier, judge it on locked test rows, and write a report and a portable model.
@@ -97,22 +113,34 @@ def fit(
     check_table(table)
     check_there(config)
     check_settings(set_)
+    if wanted(devices, nodes) and devices is not None:
+        starting(f"fit: train and judge a classifier on {table} in {devices} processes")
+        code = launch(devices, sys.argv[1:])
+        if code:
+            raise typer.Exit(code)
+        return
     starting(f"fit: train and judge a classifier on {table}")
-    run = fusetune.fit(
-        table,
-        label,
-        **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
-        preset=preset,
-        minutes=minutes,
-        seed=seed,
-        strategy=strategy,
-        config=config,
-        sets=[*(set_ or ()), *(["redact=true"] if redact else [])],
-        out=out_folder,
-        resume=resume,
-    )
+    with as_one_of_several() as first:
+        run = fusetune.fit(
+            table,
+            label,
+            **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
+            preset=preset,
+            minutes=minutes,
+            seed=seed,
+            strategy=strategy,
+            config=config,
+            sets=[*(set_ or ()), *(["redact=true"] if redact else [])],
+            out=out_folder,
+            resume=resume,
+            devices=devices,
+            nodes=nodes,
+            sharded=sharded,
+        )
+    if not first:
+        return
     out.print(gain_grid(run.metrics))
-    for line in [*verdicts(run.metrics), *guide_lines(run.metrics)]:
+    for line in [*rule_lines(run.metrics), *verdicts(run.metrics), *guide_lines(run.metrics)]:
         out.print(line, soft_wrap=True)
     out.print(f"model   {run.folder / 'model'}", soft_wrap=True)
     out.print(f"report  {run.report}", soft_wrap=True)

@@ -111,6 +111,7 @@ def _as_text() -> Iterator[None]:
         raise typer.Exit(_CLOSED) from None
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):
+            message = message.replace(": Value error, ", ": ")  # which is about no value of the user
             error.message = visible(message + _meant(error, message))  # type: ignore[attr-defined]
         raise
 

@@ -32,6 +32,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("mlflow-skinny", "sqlalchemy", "alembic", "tensorboard"),
     ),
     "skops": ("classifiers of scikit-learn in a saved model (--strategy classifier)", ("skops",)),
+    "cluster": ("predict, encode and check on a Ray cluster (--engine ray)", ("ray",)),
     "timm": ("picture encoders of timm (--set image.encoder=timm:NAME)", ("timm",)),
 }
 _GB = 1e9

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fusetune.cli.words import commas, pairs, shares
 from fusetune.config import Config
 from fusetune.data.choices import Kind
+from fusetune.errors import UserError
+
+if TYPE_CHECKING:
+    from fusetune.cluster.engine import Cluster
+    from fusetune.cluster.engine import Engine as EngineThere
 
 TableFile = Annotated[
     str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")
@@ -60,6 +67,55 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as train.epochs=3 (repeatable)."),
 ]
+
+Engine = Annotated[
+    Literal["ray"] | None,
+    typer.Option(help="ray: let the workers of a Ray cluster do it, chunk by chunk (extra `cluster`)."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="With --engine: the cluster; auto (default): the one that this machine belongs to; local: one of this "
+        "machine alone.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="With --engine: how many work at once, with a core each. Default: all cores."),
+]
+WorkerGpus = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="With --engine: GPUs of each worker, or a share of one. Default: none."),
+]
+
+
+def cluster_of(engine: str | None, address: str | None, workers: int | None, gpus: float | None) -> Cluster | None:
+    """Return the cluster that options ask for, None where none is asked for; nothing is joined yet.
+
+    Raises:
+        UserError: If Ray is not installed, or what only a cluster has is named without it.
+    """
+    if engine is None:
+        if address is not None or workers is not None or gpus is not None:
+            raise UserError("--address, --workers and --worker-gpus are about a cluster: add --engine ray")
+        return None
+    from fusetune.cluster.engine import AUTO, Cluster, refuse_without_ray
+
+    refuse_without_ray()
+    return Cluster(address or AUTO, workers, gpus=gpus or 0)
+
+
+@contextmanager
+def engine_of(cluster: Cluster | None) -> Iterator[EngineThere | None]:
+    """Join a cluster, if there is one, for as long as the block takes."""
+    if cluster is None:
+        yield None
+        return
+    from fusetune.cluster.engine import joined
+
+    with joined(cluster) as engine:
+        yield engine
 
 
 def check_settings(sets: list[str] | None) -> None:

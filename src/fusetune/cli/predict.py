@@ -12,6 +12,7 @@ import typer
 import fusetune
 from fusetune.cli.frame import Debug, OnProblemOption, app, check_table_name, guarded, out
 from fusetune.cli.given import check_model_and_table
+from fusetune.cli.options import Address, Engine, WorkerGpus, Workers, cluster_of, engine_of
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import without_formulas
 from fusetune.data.choices import By
@@ -66,48 +67,70 @@ def predict(
         bool, typer.Option("--confined", help="Read no image outside the table's folder: for a table of a stranger.")
     ] = False,
     on_problem: OnProblemOption = "warn",
+    engine: Engine = None,
+    address: Address = None,
+    workers: Workers = None,
+    worker_gpus: WorkerGpus = None,
     debug: Debug = False,
 ) -> None:
     """Predict every row of a table, in its order; rows that could not be read in full are marked.
 
-    In a .csv file, words that a spreadsheet would run as formulas get an apostrophe in front.
+    In a .csv file, words that a spreadsheet would run as formulas get an apostrophe in front. With --engine, chunks go
+    into FILE.chunks until all are done; a command that was stopped continues there when it is given again.
     """
     del debug
     check_table_name(out_file)
     if drift_file is not None and drift_file.expanduser().absolute() == out_file.expanduser().absolute():
         raise UserError("--out and --drift name the same file; give each its own")
     check_model_and_table(folder, table)
+    cluster = cluster_of(engine, address, workers, worker_gpus)
+    if cluster is not None and drift_file is not None:
+        raise UserError("--drift compares the whole table, in one process: leave out --engine, or draw rows for it")
     steps = Steps("starting up", f"reading the model {folder}", f"predicting the rows of {Path(table).name}")
     steps.begin()
     from fusetune.data.table import read_table
     from fusetune.data.written import rows_written
 
-    load = fusetune.load
-    steps.begin()
-    model = load(folder)
-    model = model.confined() if confined else model
-    tally = model.tally() if drift_file else None
-    steps.begin()
-    data = read_table(table)
-    for option, path in (("--out", out_file), ("--drift", drift_file)):
-        refuse_loss(option, path, folder, table, table=data)
-    counts = _Counts()
-    with ExitStack() as stack:  # neither file is there before both are complete
-        write = stack.enter_context(rows_written(out_file))
-        for piece in model.predict_pieces(
-            data, on_problem, by=by, sets=sets, margin=margin, unlike=unlike, tally=tally
-        ):
-            write(counts.add(piece, out_file.suffix == ".csv"))
-        drift = None if tally is None else model.drift_of(tally, data)
-        if drift is not None and drift_file is not None:
-            aside = stack.enter_context(written_aside(drift_file))
-            text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-            aside.write_text(text, encoding="utf-8")
+    counts, found = _Counts(), None
+    with ExitStack() as around:
+        joined = around.enter_context(engine_of(cluster))  # what is wrong with a cluster is told first
+        load = fusetune.load
+        steps.begin()
+        model = load(folder)
+        model = model.confined() if confined else model
+        tally = model.tally() if drift_file else None
+        steps.begin()
+        data = read_table(table)
+        for option, path in (("--out", out_file), ("--drift", drift_file)):
+            refuse_loss(option, path, folder, table, table=data)
+        if joined is None:
+            pieces = model.predict_pieces(data, on_problem, by=by, sets=sets, margin=margin, unlike=unlike, tally=tally)
+        else:
+            from fusetune.answers import Extras
+            from fusetune.cluster.predicting import Asked, predicted
+
+            asked = Asked(folder, model, Extras(by, sets, margin, unlike), on_problem, confined)
+            found = around.enter_context(predicted(asked, data, Path(f"{out_file}.chunks"), joined))
+            pieces = found.pieces
+        drift = None
+        with ExitStack() as stack:  # neither file is there before both are complete
+            write = stack.enter_context(rows_written(out_file))
+            for piece in pieces:
+                write(counts.add(piece, out_file.suffix == ".csv"))
+            if tally is not None and drift_file is not None:
+                drift = model.drift_of(tally, data)
+                aside = stack.enter_context(written_aside(drift_file))
+                text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+                aside.write_text(text, encoding="utf-8")
+        if found is not None:
+            found.place.discard()
     out.print(
-        f"{counts.rows:,} rows -> {out_file}"
+        f"{counts.rows:,} row{'' if counts.rows == 1 else 's'} -> {out_file}"
         + (f"; {counts.marked:,} with a problem, see that column" if counts.marked else ""),
         soft_wrap=True,
     )
+    if found is not None:
+        out.print(str(found.outcome), soft_wrap=True)
     out.print(f"decided by {model.rule_by(by).words}", soft_wrap=True)
     for line in [*counts.lines(), *([] if drift is None else drift.lines())]:
         out.print(line, soft_wrap=True)

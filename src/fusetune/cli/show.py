@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.given import check_model
-from fusetune.cli.words import gain_grid, guide_lines, verdicts
+from fusetune.cli.words import gain_grid, guide_lines, rule_lines, verdicts
 from fusetune.config import Config
 from fusetune.errors import UserError, did_you_mean, listed
 from fusetune.record import METRICS, is_finished, read_metrics
@@ -64,7 +64,7 @@ def _results(folder: Path) -> None:
         raise UserError(f"{folder} is no finished run: {folder / METRICS} is missing{hint}")
     metrics = read_metrics(folder)
     try:
-        grid, lines = gain_grid(metrics), [*verdicts(metrics), *guide_lines(metrics)]
+        grid, lines = gain_grid(metrics), [*rule_lines(metrics), *verdicts(metrics), *guide_lines(metrics)]
         if "strategy" in metrics:  # runs of earlier versions do not have it
             lines = [f"strategy {metrics['strategy']['name']}: {metrics['strategy']['paper']}", *lines]
     except (KeyError, TypeError, ValueError, LookupError, AttributeError) as error:

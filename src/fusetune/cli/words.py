@@ -112,6 +112,15 @@ def verdicts(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
+def rule_lines(metrics: dict[str, Any]) -> list[str]:
+    """Return how the model decides and what of that is right, where it follows a threshold."""
+    acted = metrics.get("acted")  # runs of earlier versions do not have it
+    if not acted:
+        return []
+    right = f"{acted['accuracy']['value']:.1%} right ({interval(acted['accuracy'], '{:.1%}')})"
+    return [f"decides by {metrics['rule']}: {right}; the table and what follows compare the most probable class"]
+
+
 def guide_lines(metrics: dict[str, Any]) -> list[str]:
     """Return the sentence on what kind of fusion a run's data ask for, where the run asked."""
     told = metrics.get("guide")  # runs of earlier versions do not have it

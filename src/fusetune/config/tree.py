@@ -429,7 +429,9 @@ class Tree(Section):
     )
     seed: int = Field(0, ge=0, description="of everything random: split, augmentation, first weights, order of rows")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the first GPU, else the CPU")
-    precision: Literal["auto", "32", "bf16"] = Field("auto", description="auto: bf16 on GPUs that have it, else 32")
+    precision: Literal["auto", "32", "bf16", "64"] = Field(
+        "auto", description="auto: bf16 on GPUs that have it, else 32; 64: encoders are trained in float64, to compare"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores")
     allow_download: bool = Field(False, description="may weights be fetched from a model hub?")
     onnx: bool = Field(True, description="encode on CPU through ONNX Runtime where it is installed and agrees")

@@ -22,28 +22,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from fusetune.arguments import gather as gather_settings
 from fusetune.config import Config
 from fusetune.contest import place as places
+from fusetune.contest.finished import Contest, finished, written
+from fusetune.contest.judging import judge
 from fusetune.contest.kept import Fit, Job, Kept, Plan
 from fusetune.contest.pool import Run, worker_count, working
-from fusetune.contest.rules import ALL, Rules, configured, for_inputs, named, rules_of
+from fusetune.contest.rules import ALL, Rules, configured, for_inputs, rules_of
 from fusetune.contest.runs import stand_runs
 from fusetune.contest.tuning import make_file
-from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace, in_words
-from fusetune.context import Context
+from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace
 from fusetune.data.choices import TargetKind
 from fusetune.data.roles import Roles, Share
-from fusetune.data.split import PARTS
 from fusetune.data.table import Table, TableLike, read_table
-from fusetune.display import card, show_file, with_bounds
-from fusetune.errors import ConfigError, RunError, UserError, listed
+from fusetune.errors import ConfigError, UserError, listed
 from fusetune.evaluate import score
-from fusetune.evaluate.metrics import FloatArray
-from fusetune.evaluate.temperature import softmax
-from fusetune.files import expanded, file_hash, sweep, write_text, written_aside
+from fusetune.files import expanded, file_hash, sweep, write_text
 from fusetune.folder import held
 from fusetune.intake import (
     Intake,
@@ -56,93 +51,17 @@ from fusetune.intake import (
     warn_about_parts,
     warn_of_reading,
 )
-from fusetune.networks.run import outputs_of
 from fusetune.prepare import NEUTRAL
 from fusetune.process import threads_restored
-from fusetune.progress import Log, bar
+from fusetune.progress import Log
 from fusetune.record import is_run
-from fusetune.report.contest import latex_table, write_contest
 from fusetune.runtime import find_runtime
-from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
 from fusetune.strategies import unread
 from fusetune.strategies.level import refuse_views
 from fusetune.train.checkpoint import discard
 from fusetune.version import VERSION
 
 RunsLike = Sequence[str | Path]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Contest:
-    """A finished comparison.
-
-    Attributes:
-        folder: Where its files are; None: nothing was written.
-        results: The content of `results.csv`: one row per strategy and seed.
-        summary: The content of `summary.json`.
-    """
-
-    folder: Path | None
-    results: pd.DataFrame
-    summary: dict[str, Any]
-
-    @property
-    def report(self) -> Path | None:
-        """Path of the HTML report."""
-        return None if self.folder is None else self.folder / places.REPORT
-
-    def table(self) -> pd.DataFrame:
-        """Return how each strategy fared over its seeds, the lowest NLL first.
-
-        Columns: accuracy and NLL of the test rows with the bounds of their 95 % intervals, rank by NLL, seeds that
-        ended well, mean seconds, and why others failed.
-        """
-        rows = []
-        for one in self.summary["strategies"]:
-            more = {"rank": one["rank"]["value"], "seeds": one["seeds"], "seconds": one["seconds"]}
-            rows.append(
-                {"strategy": one["name"], **with_bounds(one), **more, "errors": "; ".join(one["errors"].values())}
-            )
-        return pd.DataFrame(rows).set_index("strategy")
-
-    def paired(self) -> pd.DataFrame:
-        """Return each strategy against each rival on the same rows and seeds; differences are its own less the rival's.
-
-        Columns: rows gained and lost (means over seeds), the differences of accuracy and NLL with the bounds of their
-        95 % intervals, p-values of both after Holm's correction, and the verdict on decisions.
-        """
-        rows = []
-        for one in self.summary["paired"]:
-            counts = {name: one[name] for name in ("gained", "lost")}
-            tests = {"p accuracy": one["p_holm"], "p nll": one["p_nll_holm"], "verdict": one["verdict"]}
-            rows.append({"strategy": one["name"], "against": one["against"], **counts, **with_bounds(one), **tests})
-        return pd.DataFrame(rows).set_index(["strategy", "against"])
-
-    def show(self) -> None:
-        """Show the report: in a notebook below the cell; else print its path, and on a desktop open it in a browser.
-
-        Raises:
-            UserError: If none was written, or it is not there any more.
-        """
-        if self.report is None:
-            raise UserError(
-                "runs that are compared without a folder have no report; give one: compare(runs, out=FOLDER)"
-            )
-        show_file(self.report, "report")
-
-    def __repr__(self) -> str:
-        best = next((one for one in self.summary["strategies"] if one["nll"]["value"] is not None), None)
-        led = f", lowest NLL: {best['name']} ({best['nll']['value']:.3f})" if best else ""
-        where = "" if self.folder is None else f"{str(self.folder)!r}, "
-        rows = f"{self.summary['test']['rows']:,} test rows"
-        return f"Contest({where}{len(self.summary['strategies'])} strategies on {rows}{led})"
-
-    def _repr_html_(self) -> str:
-        """Return what notebooks show: what was compared, and how each fared."""
-        test, protocol = self.summary["test"], self.summary["protocol"]
-        facts = {"test rows": f"{test['rows']:,}", "level": protocol["level"], "seeds": len(protocol["seeds"])}
-        shown = self.table()[["accuracy", "accuracy low", "accuracy high", "nll", "nll low", "nll high", "seconds"]]
-        return card(self.summary["title"], facts, shown.round(3).to_html())
 
 
 def compare(
@@ -283,7 +202,7 @@ class _Course:
         if (self.folder / places.RESULTS).exists():
             log.say(f"{self.folder} is finished: nothing to do")
             self._clear()
-            return _finished(self.folder)
+            return finished(self.folder)
         if (self.folder / JOBS).is_dir():
             sweep(self.folder / JOBS, ".*")
         write_text(self.folder / "config.yaml", self.settings.to_yaml())
@@ -316,7 +235,8 @@ class _Course:
         with working(place, min(count, len(self._jobs("fit")))) as run:
             self._do("plans", self._jobs("plan"), run)
             self._do("fits", self._jobs("fit"), run)
-        contest = self._judge(place)
+        contest = judge(place, self.table.name, log)
+        self._clear()
         log.record("done", seconds=time.perf_counter() - started)
         return contest
 
@@ -398,143 +318,11 @@ class _Course:
         loops = "as its settings say" if plan.epochs is None else f"{plan.epochs} epoch(s) a loop"
         return (loops if plan.trains else "nothing is trained") + (f", {plan.trials} trial(s)" if plan.trials else "")
 
-    def _judge(self, place: Workplace) -> Contest:
-        """Open the test part, once, ask everything that was fitted about it, and write all results."""
-        log, rules, split = self.log, self.rules, self.intake.split
-        log.record("test part opened", at=split.unlock_test())
-        rows = {"valid": split.rows("valid"), "test": split.rows("test")}
-        labels = {part: self.intake.labels[own] for part, own in rows.items()}
-        found: dict[str, dict[str, dict[int, Any]]] = {
-            name: {what: {} for what in ("p", "valid", "seconds", "passes", "training", "errors", "said")}
-            for name in rules.strategies
-        }
-        with bar("judging on test rows", len(rules.seeds) * len(rules.strategies)) as progress:
-            for seed in rules.seeds:
-                ctx = place.at(seed)
-                for name in rules.strategies:
-                    own = found[name]
-                    try:
-                        fit, valid, p = _asked(ctx, Job("fit", name, seed).path(self.folder / JOBS), rows["test"])
-                        scores = score(valid, labels["valid"])
-                        score(p, labels["test"])
-                    except Exception as error:  # a network that cannot be asked is a failure like any other
-                        own["errors"][seed] = str(error) if isinstance(error, _NotThereError) else in_words(error)
-                    else:
-                        own["p"][seed], own["valid"][seed], own["said"][seed] = p, scores, valid
-                        own["seconds"][seed] = fit.seconds
-                        own["passes"][seed], own["training"][seed] = fit.passes, fit.training
-                    progress.advance()
-        entries = [self._entry(name, found[name], place) for name in rules.strategies]
-        if not any(entry.p for entry in entries):
-            first = next(iter(entries[0].errors.values()))
-            raise RunError(f"no strategy could be fitted; {entries[0].name}: {first}")
-        return self._write(entries, place, rows, labels, {name: own["said"] for name, own in found.items()})
-
-    def _entry(self, name: str, own: Mapping[str, Any], place: Workplace) -> Entry:
-        plan = place.plan_of(name)
-        note = f"{named(name).title}: {named(name).paper}"
-        facts = {what: own[what] for what in ("p", "valid", "seconds", "passes", "training", "errors")}
-        return Entry(name, note, epochs=plan.epochs, settings=plan.chosen, **facts)
-
-    def _write(
-        self,
-        entries: Sequence[Entry],
-        place: Workplace,
-        rows: Mapping[str, Any],
-        labels: Mapping[str, Any],
-        said: Mapping[str, Mapping[int, FloatArray]],
-    ) -> Contest:
-        intake, rules, ctx = self.intake, self.rules, place.at(self.rules.seeds[0])
-        groups = None if ctx.groups is None else ctx.groups.iloc[rows["test"]].to_numpy()
-        classes = [str(name) for name in intake.target.names]
-        ground = Field(labels["test"], classes, groups, intake.schema.named("group"))
-        plans = {name: place.plan_of(name) for name in rules.strategies}
-        untuned = [name for name, plan in plans.items() if rules.trials and not plan.trials and not plan.error]
-        allowance = place.allowance() if rules.budget == "passes" else None
-        protocol = Protocol(
-            rules.level, list(rules.seeds), rules.trials, untuned, rules.words, rules.selected, True, allowance
-        )
-        counts = intake.split.counts()
-        standings = stand(
-            entries,
-            ground,
-            protocol,
-            title=f"{intake.label} from {' + '.join(ctx.modalities)}",
-            facts={
-                "Table": self.table.name,
-                "Label": f"{intake.label}, {len(classes)} classes",
-                "Rows": ", ".join(f"{part} {counts[part]:,}" for part in PARTS),
-                "Split": intake.split.how,
-                "Split hash": intake.split.hash,
-                "Test part opened": str(intake.split.unlocked_at),
-            },
-            rivals=rivals_of([entry.name for entry in entries if entry.p]),
-            warnings=self.log.warnings,
-            resamples=self.settings.evaluate.resamples,
-            seed=self.settings.seed,
-        )
-        frames = [
-            _predictions(entry.name, seed, part, ctx, rows[part], labels[part], p, classes)
-            for entry in entries
-            for seed in entry.p
-            for part, p in (("valid", said[entry.name][seed]), ("test", entry.p[seed]))
-        ]
-        with written_aside(self.folder / places.PREDICTIONS) as aside:
-            pd.concat(frames, ignore_index=True).to_parquet(aside, index=False)
-        table = table_of(entries, ground, rules.level, rules.seeds)
-        contest = _written(self.folder, standings, table)
-        self._clear()
-        return contest
-
-
-class _NotThereError(RunError):
-    """A fit that failed; the message is the failure's."""
-
 
 def _is_done(job: Job, folder: Path) -> bool:
     """Return whether a job has left what it should; one that failed is tried again."""
     kept = Kept.read(job.path(folder), whole=False)
     return kept is not None and not kept.facts.error
-
-
-def _asked(ctx: Context, path: Path, rows: Any) -> tuple[Fit, FloatArray, FloatArray]:
-    """Return what a fit left, and calibrated probabilities of the validation and of the test rows."""
-    kept = Kept.read(path)
-    if kept is None or not isinstance(kept.facts, Fit):
-        raise _NotThereError("its file is damaged; run again with --resume")
-    if kept.network is None or kept.valid is None:
-        raise _NotThereError(kept.facts.error)
-    network = kept.network.to(ctx.runtime.device)
-    how: dict[str, Any] = {"config": ctx.config, "runtime": ctx.runtime, "description": "judging on test rows"}
-    outputs = outputs_of({"": network}, ctx.readers, ctx.sources, rows, **how)[""]
-    return kept.facts, kept.valid, softmax(outputs.f.numpy(), kept.facts.temperature)
-
-
-def _predictions(
-    name: str, seed: int, part: str, ctx: Context, rows: Any, labels: Any, p: FloatArray, classes: list[str]
-) -> pd.DataFrame:
-    frame = pd.DataFrame({"strategy": name, "seed": seed, "part": part, "row_id": ctx.ids.iloc[rows].to_numpy()})
-    frame["label"] = [classes[k] for k in labels]
-    return pd.concat([frame, pd.DataFrame(p, columns=[f"p({one})" for one in classes])], axis=1)
-
-
-def _written(folder: Path, standings: Standings, table: pd.DataFrame) -> Contest:
-    """Write everything that is for readers; a folder with `results.csv`, which comes last, is a finished contest."""
-    summary = standings.summary()
-    write_text(folder / places.SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
-    write_text(folder / places.LATEX, latex_table(standings))
-    write_contest(folder / places.REPORT, standings)
-    write_text(folder / places.RESULTS, table.to_csv(index=False, lineterminator="\n"))
-    return Contest(folder, table, summary)
-
-
-def _finished(folder: Path) -> Contest:
-    try:
-        table = pd.read_csv(folder / places.RESULTS, keep_default_na=True)
-        summary = json.loads((folder / places.SUMMARY).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({error}); choose another --out and compare again") from error
-    return Contest(folder, table, summary)
 
 
 def _compare_runs(runs: Sequence[Path], out: str | Path | None, quiet: bool) -> Contest:
@@ -548,4 +336,4 @@ def _compare_runs(runs: Sequence[Path], out: str | Path | None, quiet: bool) -> 
     places.refuse_taken(folder, False)
     with held(folder):
         places.begin(folder, {"runs": {str(run): file_hash(run / "metrics.json") for run in runs}})
-        return _written(folder, standings, table)
+        return written(folder, standings, table)

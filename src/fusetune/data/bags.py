@@ -17,7 +17,7 @@ import torch
 from fusetune.data import carried
 from fusetune.data.images import ImageSource
 from fusetune.data.several import Elements, Places
-from fusetune.data.source import Bag, Source
+from fusetune.data.source import Bag, Source, notes_of
 from fusetune.data.split import Rows
 from fusetune.errors import clipped
 
@@ -109,6 +109,22 @@ class BagSource:
         assert not isinstance(read, Bag)
         rank = torch.from_numpy(places - self.offsets[owner])
         return Bag(read, torch.arange(len(places)), torch.from_numpy(row), rank, len(rows))
+
+    def some(self, rows: Rows) -> BagSource:
+        """Return some rows, with the elements that they have; see `Source`."""
+        places = self.places(rows)
+        used, index = np.unique(self.index[places], return_inverse=True)
+        row = np.repeat(np.arange(len(rows)), self.counts[rows])
+        origin = self.origin[places]
+        names = [self.apart.names[place] for place in origin.tolist()]
+        table = self.apart.table.take(used)
+        apart = Elements(table, index, row, self.apart.part[origin], names, len(rows))
+        offsets = np.concatenate([[0], np.cumsum(self.counts[rows])]).astype(np.int64)
+        notes = (notes_of(self.problems, rows), notes_of(self.unseen, rows))
+        bits = (self.present[rows], self.digests[rows])
+        return BagSource(
+            self.elements.some(used), index, row, offsets, *bits, apart, np.arange(len(places)), self.truncated, *notes
+        )
 
     def told(self, row: int) -> list[tuple[int, str]]:
         """Return, for each place of a row, its number among all places as the table has them, and what to call it."""

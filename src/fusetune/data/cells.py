@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusetune.data.choices import Kind
 from fusetune.data.delimited import MISSING_WORDS, NAMES_OR_MISSING
-from fusetune.data.source import row_digests
+from fusetune.data.source import notes_of, row_digests
 from fusetune.data.spelling import folded, printed, tidied
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
@@ -218,6 +218,12 @@ class CellSource:
             "missing": torch.from_numpy(self.missing[rows]),
             "codes": torch.from_numpy(self.codes[rows]),
         }
+
+    def some(self, rows: Rows) -> CellSource:
+        """Return some rows; see `Source`."""
+        cells = (self.numbers[rows], self.missing[rows], self.codes[rows])
+        notes = (notes_of(self.problems, rows), notes_of(self.unseen, rows))
+        return CellSource(*cells, self.present[rows], self.digests[rows], None, *notes)
 
 
 def _numbers(series: pd.Series, kind: Kind, table: str, order: Order | None) -> dict[str, npt.NDArray[np.float64]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from fusetune.data import carried
 from fusetune.data.batch import AHEAD
 from fusetune.data.cache import PixelCache
 from fusetune.data.decode import Picture, is_one_of_several, is_shortage, load_pixels, opened, scale_of
-from fusetune.data.source import Source
+from fusetune.data.source import Source, notes_of
 from fusetune.data.split import Rows
 from fusetune.data.spread import Pixels
 from fusetune.data.square import Fit, to_scale, to_square
@@ -174,6 +174,44 @@ class ImageInput(BaseModel):
 
 
 @dataclass(frozen=True)
+class Scan:
+    """What is known of the images of a table once each was opened.
+
+    Attributes:
+        present: Rows with an image that can be read, bool [rows].
+        digests: Hash of each row's image, uint64 [rows].
+        several: Files of which one frame is taken, and nobody said which, bool [rows].
+        problems: Why a row's image cannot be read, by row.
+    """
+
+    present: npt.NDArray[np.bool_]
+    digests: npt.NDArray[np.uint64]
+    several: npt.NDArray[np.bool_]
+    problems: dict[int, str]
+
+    def some(self, rows: Rows) -> Scan:
+        """Return what is known of some rows."""
+        return Scan(self.present[rows], self.digests[rows], self.several[rows], notes_of(self.problems, rows))
+
+    @classmethod
+    def joined(cls, scans: Sequence[Scan]) -> Scan:
+        """Return what is known of several tables, one after the other."""
+        starts = np.cumsum([0, *(len(one.present) for one in scans)]).tolist()
+        problems = {
+            row + start: text for one, start in zip(scans, starts, strict=False) for row, text in one.problems.items()
+        }
+        return cls(
+            np.concatenate([one.present for one in scans]),
+            np.concatenate([one.digests for one in scans]),
+            np.concatenate([one.several for one in scans]),
+            problems,
+        )
+
+
+Opener = Callable[[ImageInput, Table], Scan]
+
+
+@dataclass(frozen=True)
 class Reading:
     """How images are read; the pixels do not depend on it.
 
@@ -181,11 +219,13 @@ class Reading:
         workers: Threads; None: chosen by what the machine has.
         cache: Folder for decoded images, or None.
         cache_gb: Most that they may take there.
+        scan: Opens all images of a table elsewhere, and puts their pixels into the cache; None: it is done here.
     """
 
     workers: int | None = None
     cache: Path | None = None
     cache_gb: float = 0
+    scan: Opener | None = None
 
 
 @dataclass(frozen=True)
@@ -219,11 +259,14 @@ class ImageSource:
     settings: ImageInput
     table: Table
     reading: Reading
+    known: Scan | None = None  # of images that were opened before
     lengths: None = None
     problems: dict[int, str] = field(default_factory=dict)
     unseen: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.known is None and self.reading.scan is not None:
+            self.known = self.reading.scan(self.settings, self.table)
         self.cells = self.table.column(self.settings.column)
         self.paths = carried.names(self.cells)
         self.spacings = _spacings(self.table, self.settings.spacing)
@@ -233,10 +276,26 @@ class ImageSource:
         size, where = self.settings.size, self.reading.cache
         self.threads, self._reason = choose_workers(self.reading.workers, self.paths)
         self.cache = None if where is None else PixelCache(where, size, self.reading.cache_gb)
-        keep = len(self.table) * size * size * 3 <= _MEMORY
+        keep = self.known is None and len(self.table) * size * size * 3 <= _MEMORY
         self.pixels: Pixels | None = np.zeros((len(self.table), size, size, 3), np.uint8) if keep else None
         self.cached = 0
-        self._scan()
+        if self.known is None:
+            self._scan()
+        else:
+            self.present, self.digests, self.several = self.known.present, self.known.digests, self.known.several
+            self.problems = self.known.problems
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageSource, (self.settings, self.table, replace(self.reading, scan=None), self.scanned)
+
+    @property
+    def scanned(self) -> Scan:
+        """What is known of the images."""
+        return Scan(self.present, self.digests, self.several, self.problems)
+
+    def some(self, rows: Rows) -> ImageSource:
+        """Return some rows, whose images are opened when they are read; see `Source`."""
+        return ImageSource(self.settings, self.table.take(rows), self.reading, self.scanned.some(rows))
 
     def describe(self) -> str:
         """Return one line about how the images were and will be read."""
@@ -245,6 +304,8 @@ class ImageSource:
             parts.append(f"{self.cached:,} of them decoded before")
         if self.pixels is not None:
             parts.append(f"kept in memory ({self.pixels.nbytes / 2**20:,.0f} MiB), batches {AHEAD} ahead{_WHY}")
+        elif self.known is not None:
+            parts.append("opened elsewhere before")
         else:
             source = "decoded" if self.cache is None else "fetched from the cache"
             parts.append(f"too many for memory, {source} for every batch, {AHEAD} ahead{_WHY}")

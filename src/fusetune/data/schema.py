@@ -7,6 +7,7 @@ numbers, categories, booleans and dates together are the modality `columns`; eac
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
 
 COLUMNS = "columns"
+_LOOKED_AT, _SHOWN = 100, 3
+_DECIMAL_COMMA = re.compile(r"'-?\d+,\d+'")
 # Kinds of which a row can have any number.
 SEVERAL_KINDS = (Kind.IMAGE, Kind.TEXT)
 Role = Literal["input", "label", "group", "split", "id", "unused"]
@@ -159,10 +162,10 @@ class Schema(BaseModel):
         for column in self.inputs:
             if column.name not in table.frame.columns:
                 others = [name for name in table.frame.columns if name not in described]
-                problems.append(f"column '{column.name}' is missing{did_you_mean(column.name, others)}")
+                meant = did_you_mean(column.name, others)
+                problems.append(f"column '{column.name}' is missing{meant}{' Then rename it.' if meant else ''}")
             elif not fits(table.frame[column.name], column.kind, column.several or self.gather is not None):
-                values = listed(str(value)[:40] for value in table.frame[column.name].dropna().head(3))
-                problems.append(f"column '{column.name}' must be {column.kind} but holds values such as {values}")
+                problems.append(_misfit(column, table.frame[column.name]))
         if problems:
             listing = "\n".join(f"  - {p}" for p in problems)
             raise SchemaError(f"{table.name} does not fit the model:\n{listing}")
@@ -251,3 +254,11 @@ def _read(table: Table, name: str, role: Role, kind: Kind) -> pd.Series:
     if kind is Kind.BOOLEAN:
         return typed(cells) if table.spelled else cells
     return cells.map(spelled_vector).astype(object) if kind is Kind.VECTOR else cells
+
+
+def _misfit(column: Column, cells: pd.Series) -> str:
+    """Return what is wrong with a column of another kind, and the remedy."""
+    values = list(dict.fromkeys(repr(value)[:40] for value in cells.dropna().head(_LOOKED_AT)))[:_SHOWN]
+    comma = column.kind is Kind.NUMBER and any(_DECIMAL_COMMA.fullmatch(value) for value in values)
+    remedy = "write decimals with a point" if comma else "write it as it was for training, or leave the column out"
+    return f"column '{column.name}' must be {column.kind} but holds values such as {listed(values)}: {remedy}"

@@ -6,7 +6,7 @@ random happens here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -86,33 +86,16 @@ class Source(Protocol):
         """Return the raw inputs of some rows as CPU tensors, first dimension = len(rows)."""
         ...
 
+    def some(self, rows: Rows) -> Source:
+        """Return some rows as a source of their own, which holds nothing of the others and can be pickled."""
+        ...
 
-@dataclass
-class Piece:
-    """Some rows of a source, one after the other, as a source of their own."""
 
-    whole: Source
-    start: int
-    present: npt.NDArray[np.bool_]
-    digests: npt.NDArray[np.uint64]
-    problems: dict[int, str]
-    unseen: dict[int, str]
-    lengths: npt.NDArray[np.int64] | None
-
-    @classmethod
-    def of(cls, whole: Source, start: int, stop: int) -> Piece:
-        """Return the rows from `start` to before `stop`."""
-
-        def here(notes: dict[int, str]) -> dict[int, str]:
-            return {row - start: text for row, text in notes.items() if start <= row < stop}
-
-        lengths = None if whole.lengths is None else whole.lengths[start:stop]
-        bits = (whole.present[start:stop], whole.digests[start:stop])
-        return cls(whole, start, *bits, here(whole.problems), here(whole.unseen), lengths)
-
-    def read(self, rows: Rows) -> Inputs:
-        """Return the raw inputs of some rows; see `Source`."""
-        return self.whole.read(rows + self.start)
+def notes_of(notes: Mapping[int, str], rows: Rows) -> dict[int, str]:
+    """Return notes on some rows, by their place among these."""
+    if not notes:
+        return {}
+    return {place: notes[row] for place, row in enumerate(rows.tolist()) if row in notes}
 
 
 def row_digests(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
@@ -124,6 +107,12 @@ def to_device(inputs: Inputs, device: torch.device) -> Inputs:
     """Move inputs to a device; from pinned memory the program goes on while they are copied."""
     moved: Inputs = _each(inputs, lambda tensor: tensor.to(device, non_blocking=True))
     return moved
+
+
+def as_double(inputs: Inputs) -> Inputs:
+    """Return inputs whose real numbers are float64."""
+    wide: Inputs = _each(inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    return wide
 
 
 def _each(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:

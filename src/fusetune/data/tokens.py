@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from fusetune.data.several import holds_lists, is_list
+from fusetune.data.source import notes_of
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
 from fusetune.errors import BundleError
@@ -110,3 +111,12 @@ class TextSource:
         where = np.minimum(self.offsets[rows][:, None] + positions, max(len(self.ids) - 1, 0))
         ids = np.where(mask, self.ids[where], self.pad).astype(np.int64)
         return {"ids": torch.from_numpy(ids), "mask": torch.from_numpy(mask)}
+
+    def some(self, rows: Rows) -> TextSource:
+        """Return some rows; see `Source`."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        texts = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows.tolist()]
+        return TextSource(
+            np.concatenate([np.zeros(0, np.int32), *texts]), offsets, self.pad, self.present[rows], self.digests[rows],
+            self.truncated, notes_of(self.problems, rows), notes_of(self.unseen, rows),
+        )  # fmt: skip

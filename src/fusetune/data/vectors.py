@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from fusetune.data.source import row_digests
+from fusetune.data.source import notes_of, row_digests
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
 from fusetune.data.words import FARTHEST, finite_numbers, is_words, spelled_vector
@@ -84,6 +84,11 @@ class VectorSource:
     def read(self, rows: Rows) -> Tensor:
         """Return float32 [rows, dimensions]."""
         return torch.from_numpy(self.values[rows])
+
+    def some(self, rows: Rows) -> VectorSource:
+        """Return some rows; see `Source`."""
+        notes = (notes_of(self.problems, rows), notes_of(self.unseen, rows))
+        return VectorSource(self.values[rows], self.present[rows], self.digests[rows], None, *notes)
 
 
 def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -25,7 +25,7 @@ from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import Finding, by_severity
 from fusetune.doctor.groups import group_findings, group_findings_across
 from fusetune.doctor.hashes import SIDE
-from fusetune.doctor.images import Pictures
+from fusetune.doctor.images import Look, Pictures, look_at_pictures
 from fusetune.doctor.labels import label_findings
 from fusetune.doctor.leaks import neighbour_findings
 from fusetune.doctor.several import look_at_rows, rows_findings
@@ -74,6 +74,7 @@ def examine(
     allow_remote: bool = False,
     outside: Literal["allow", "refuse"] = "allow",
     keeper: Keeper | None = None,
+    look: Look = look_at_pictures,
 ) -> Examination:
     """Check a table.
 
@@ -84,6 +85,7 @@ def examine(
         allow_remote: May images be opened that need a network?
         outside: May images be opened that are not in the table's folder?
         keeper: Keeps what a run on this table can use of the decoded images.
+        look: Opens the pictures of a column.
 
     Raises:
         TableError: If the id column has missing or repeated values.
@@ -91,7 +93,7 @@ def examine(
     examined = Examined.of(table, schema)
     limits: dict[str, Any] = {"pixel_limit": pixel_limit, "allow_remote": allow_remote, "outside": outside}
     readers = [ImageInput(column=name, size=SIDE, fit="stretch", **limits) for name in examined.columns(Kind.IMAGE)]
-    pictures = [look_at_rows(examined, reader, keeper) for reader in readers]
+    pictures = [look_at_rows(examined, reader, keeper, look) for reader in readers]
     if keeper is not None:
         keeper.cache.flush()
     with bar("checking", _STEPS, "texts") as progress:

@@ -21,6 +21,7 @@ from fusetune.data import carried
 from fusetune.data.decode import has_more, is_shortage, opened
 from fusetune.data.images import ImageInput, Keeper, has_picture
 from fusetune.data.paths import FRAME
+from fusetune.data.table import Table
 from fusetune.data.workers import choose_workers
 from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import FIRST, Finding, Severity
@@ -77,6 +78,16 @@ class Pictures:
     several: npt.NDArray[np.bool_]  # files with more frames or pages than the one that is read
     sides: npt.NDArray[np.int32]  # width and height [rows, 2], 0 where unknown
     problems: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def unopened(cls, cells: pd.Series, column: str) -> Pictures:
+        """Return the pictures of some cells before any was opened."""
+        paths = carried.names(cells).str.strip()
+        count = len(paths)
+        hashes, thumbs = np.zeros((2, count), dtype=np.uint64), np.zeros((count, THUMB, THUMB), dtype=np.uint8)
+        status, several = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=bool)
+        sides = np.zeros((count, 2), dtype=np.int32)
+        return cls(column, cells, paths, status, hashes[0], hashes[1], thumbs, several, sides)
 
     def having(self, *states: str) -> npt.NDArray[np.bool_]:
         """Return which rows are in one of some states."""
@@ -144,16 +155,23 @@ class Pictures:
             self.problems[row] = "the file has no bytes" if state == "image_empty" else problem
 
 
-def look_at_pictures(examined: Examined, reader: ImageInput, keeper: Keeper | None = None) -> Pictures:
-    """Open every picture of a column once, several at a time; `keeper` keeps what a run can use of them."""
-    cells, root = examined.table.column(reader.column), examined.table.root
-    paths = carried.names(cells).str.strip()
-    hashes, thumbs = np.zeros((2, len(paths)), dtype=np.uint64), np.zeros((len(paths), THUMB, THUMB), dtype=np.uint8)
-    status, several = np.zeros(len(paths), dtype=np.uint8), np.zeros(len(paths), dtype=bool)
-    sides = np.zeros((len(paths), 2), dtype=np.int32)
-    pictures = Pictures(reader.column, cells, paths, status, hashes[0], hashes[1], thumbs, several, sides)
-    present = np.flatnonzero(has_picture(cells))
-    threads = choose_workers(None, paths.iloc[present])[0]
+Look = Callable[[Table, ImageInput, Keeper | None], Pictures]
+
+
+def look_at_pictures(
+    table: Table, reader: ImageInput, keeper: Keeper | None = None, workers: int | None = None
+) -> Pictures:
+    """Open every picture of a column once, several at a time.
+
+    Args:
+        table: The table.
+        reader: Names the column, and says how its pictures are read.
+        keeper: Keeps what a run can use of them.
+        workers: Threads; None: chosen by what the machine has.
+    """
+    pictures, root = Pictures.unopened(table.column(reader.column), reader.column), table.root
+    present = np.flatnonzero(has_picture(pictures.cells))
+    threads = choose_workers(workers, pictures.paths.iloc[present])[0]
     with bar(f"looking at {reader.column}", len(present)) as progress, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(present), _CHUNK):
             chunk = present[start : start + _CHUNK].tolist()

@@ -6,7 +6,7 @@ For whatever looks at rows as a whole, a row has the contents of its pictures to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from fusetune.data.several import Elements, Places
 from fusetune.doctor.examined import Codes, Examined
 from fusetune.doctor.findings import FIRST, Finding
 from fusetune.doctor.hashes import Hashes, combined, equal_sets
-from fusetune.doctor.images import FRAMES, REMEDIES, SAID, Pictures, Sets, look_at_pictures, picture_findings
+from fusetune.doctor.images import FRAMES, REMEDIES, SAID, Look, Pictures, Sets, look_at_pictures, picture_findings
 
 _SHOWN = 20
 
@@ -60,12 +60,14 @@ class SeveralPictures(Pictures):
         return sharing(self.places, first), sharing(self.places, second)
 
 
-def look_at_rows(examined: Examined, reader: ImageInput, keeper: Keeper | None) -> Pictures:
-    """Open every picture of a column once, whether its cells hold one or several."""
+def look_at_rows(
+    examined: Examined, reader: ImageInput, keeper: Keeper | None, look: Look = look_at_pictures
+) -> Pictures:
+    """Open every picture of a column once, whether its cells hold one or several; `look` opens those of a table."""
     if reader.column not in examined.several:
-        return look_at_pictures(examined, reader, keeper)
+        return look(examined.table, reader, keeper)
     places = apart(examined, reader.column)
-    each = look_at_pictures(replace(examined, table=places.table), reader, keeper)
+    each = look(places.table, reader, keeper)
     rows = places.rows
     read = np.bincount(places.row[each.read[places.index]], minlength=rows)
     status = np.zeros(rows, dtype=np.uint8)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import fusetune.encoders as known  # and it knows this one, so that names are looked up when they are needed
 from fusetune.data.source import Bag
 from fusetune.encoders.base import Encoder
+from fusetune.encoders.layers import full
 
 Pool = Literal["mean", "max", "attention"]
 # Elements that go through the encoder at a time, unless there are more rows: what a plain batch would take.
@@ -123,4 +124,4 @@ class _Attention(nn.Module):
 def _reduced(values: Tensor, how: Literal["sum", "mean", "max"], row: Tensor, count: int) -> Tensor:
     """Return the sum, mean or maximum of the values at the places of each row, one after the other."""
     lengths = torch.bincount(row, minlength=count)
-    return torch.segment_reduce(values.float(), how, lengths=lengths, axis=0, unsafe=True)
+    return torch.segment_reduce(full(values), how, lengths=lengths, axis=0, unsafe=True)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import fusetune.encoders as known  # and it knows this one, so that names are looked up when they are needed
 from fusetune.encoders.base import Encoder
+from fusetune.encoders.layers import full
 
 
 class Branched(Encoder):
@@ -63,7 +64,7 @@ class Branched(Encoder):
         # One row has no deviation: it gets what batch norm has learnt so far.
         alone = self.norm.training and len(shared) == 1
         s = _settled(self.norm, shared) if alone else self.norm(shared)
-        return torch.cat([u, F.relu(s), n], 1).float()
+        return full(torch.cat([u, F.relu(s), n], 1))
 
 
 def _settled(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from fusetune.encoders.base import Encoder, takes_argument
+from fusetune.encoders.layers import full
 from fusetune.encoders.pooling import attended, left_padded
 from fusetune.encoders.pretrained import build_backbone
 
@@ -53,5 +54,5 @@ class CausalText(Encoder):
         visible = attended(inputs["mask"])
         ids, mask = left_padded(inputs["ids"], visible, self.max_tokens if flat else 0, self._pad)
         options = {} if flat or not self._counts else {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)}
-        hidden: Tensor = self.network(input_ids=ids, attention_mask=mask.long(), **options).last_hidden_state.float()
+        hidden: Tensor = full(self.network(input_ids=ids, attention_mask=mask.long(), **options).last_hidden_state)
         return hidden.flatten(1) if flat else hidden[:, -1]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders.base import Encoder
-from fusetune.encoders.layers import SelfAttention, dense
+from fusetune.encoders.layers import SelfAttention, dense, full
 
 RESERVED_CODES = 2  # code 0 is a missing cell, code 1 a category that training did not see
 
@@ -84,7 +84,7 @@ class ColumnsMLP(Encoder):
         if self.embedding is not None:
             parts.append(self.embedding(inputs["codes"]).flatten(1))
         features: Tensor = self.layers(torch.cat(parts, dim=1))
-        return features.float()
+        return full(features)
 
 
 class CellIdentity(Encoder):
@@ -230,7 +230,7 @@ class FTTransformer(Encoder):
         tokens = torch.cat([class_token, tokens], dim=1)  # [batch, 1 + columns, width]
         for layer in self.layers:
             tokens = layer(tokens)
-        return nn.functional.relu(self.norm(tokens[:, 0])).float()
+        return full(nn.functional.relu(self.norm(tokens[:, 0])))
 
 
 class ColumnTokens(Encoder):
@@ -280,7 +280,7 @@ class ColumnTokens(Encoder):
         for layer in self.layers:
             tokens = layer(tokens, known[:, None, :] | itself)
         features: Tensor = self.norm(tokens).flatten(1)
-        return features.float()
+        return full(features)
 
 
 class CrossBlock(ColumnBlock):

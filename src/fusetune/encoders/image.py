@@ -14,6 +14,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from fusetune.encoders.base import ImageEncoder
+from fusetune.encoders.layers import full
 from fusetune.encoders.packages import IMAGE_PACKAGES, package_weights
 from fusetune.encoders.vision import load_timm, load_transformers_image
 
@@ -51,7 +52,7 @@ class SmallCNN(ImageEncoder):
         x = self.normalise(inputs)
         for stage in self.stages:
             x = stage(x)
-        return x.float().mean((2, 3))
+        return full(x).mean((2, 3))
 
 
 class EfficientNetLite(ImageEncoder):
@@ -85,7 +86,7 @@ class EfficientNetLite(ImageEncoder):
         # Depthwise convolutions take about two thirds of the time on CPU when the channels of a pixel lie together.
         x = self.normalise(inputs).contiguous(memory_format=torch.channels_last)
         features: Tensor = self.network.extract_features(x)  # type: ignore[operator]
-        return features.float().mean((2, 3))
+        return full(features).mean((2, 3))
 
 
 def _pad_inside(network: nn.Module) -> None:

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 
+def full(x: Tensor) -> Tensor:
+    """Return numbers in float32, or in float64 where they are: half precision is for what lies between."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
     """Return one (linear, ReLU, dropout) layer for each pair of neighbouring widths."""
     return nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairwise(widths)))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fusetune.encoders.base import Encoder
 from fusetune.encoders.causal import CausalText
-from fusetune.encoders.layers import PreNormBlock
+from fusetune.encoders.layers import PreNormBlock, full
 from fusetune.encoders.packages import TEXT_PACKAGES
 from fusetune.encoders.pooling import attended, masked_mean
 from fusetune.encoders.pretrained import (
@@ -75,7 +75,7 @@ class TransformersText(Encoder):
         """Encode ``{"ids": long [batch, tokens], "mask": bool [batch, tokens]}`` to ``[batch, dim]``."""
         mask = inputs["mask"]
         output = self.network(input_ids=inputs["ids"], attention_mask=attended(mask).long())
-        hidden: Tensor = output.last_hidden_state.float()
+        hidden: Tensor = full(output.last_hidden_state)
         vector = hidden[:, 0] if self.pooling == "cls" else masked_mean(hidden, mask)
         return nn.functional.normalize(vector, dim=1) * self.dim**0.5 if self.normalise else vector
 
@@ -121,7 +121,7 @@ class SmallTextTransformer(Encoder):
         visible = attended(mask)
         for layer in self.layers:
             x = layer(x, visible)
-        return masked_mean(self.norm(x).float(), mask)
+        return masked_mean(full(self.norm(x)), mask)
 
 
 def load_text_encoder(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.encoders.base import Encoder
+from fusetune.encoders.layers import full
 from fusetune.encoders.pooling import masked_mean
 
 UNKNOWN = "<unk>"
@@ -38,7 +39,7 @@ class ShallowText(Encoder):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Encode ``{"ids": long [batch, words], "mask": bool [batch, words]}`` to ``[batch, hidden]``."""
         x = F.leaky_relu(self.first(self.words(inputs["ids"])))
-        x = F.leaky_relu(self.second(x)).float()
+        x = full(F.leaky_relu(self.second(x)))
         return masked_mean(x, inputs["mask"]) if self.masked else x.mean(1)
 
     def blocks(self) -> list[list[nn.Parameter]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.encoders.base import Encoder
+from fusetune.encoders.layers import full
 from fusetune.encoders.packages import TEXT_PACKAGES
 from fusetune.encoders.pooling import masked_mean
 from fusetune.encoders.pretrained import files_of, side_file
@@ -66,7 +67,7 @@ class StaticText(Encoder):
         ids, mask = inputs["ids"], inputs["mask"]
         if self.skipped is not None:
             mask = mask & (ids != self.skipped)
-        mean = masked_mean(F.embedding(ids, self.vectors).float(), mask)
+        mean = masked_mean(full(F.embedding(ids, self.vectors)), mask)
         return F.normalize(mean, dim=1) * self.dim**0.5 if self.normalise else mean
 
     def blocks(self) -> list[list[nn.Parameter]]:

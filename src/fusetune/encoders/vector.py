@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fusetune.encoders.base import Encoder
-from fusetune.encoders.layers import dense
+from fusetune.encoders.layers import dense, full
 
 
 class Identity(Encoder):
@@ -22,7 +22,7 @@ class Identity(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return ``[batch, inputs]`` in float32, otherwise unchanged."""
-        return inputs.float()
+        return full(inputs)
 
 
 class VectorMLP(Encoder):
@@ -42,8 +42,8 @@ class VectorMLP(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode ``[batch, inputs]`` to ``[batch, width]``."""
-        features: Tensor = self.layers(inputs.float())
-        return features.float()
+        features: Tensor = self.layers(full(inputs))
+        return full(features)
 
 
 class Projection(Encoder):
@@ -63,5 +63,5 @@ class Projection(Encoder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode ``[batch, inputs]`` to ``[batch, outputs]``."""
-        features: Tensor = inputs.float() @ self.weight.T
-        return features.float()
+        features: Tensor = full(inputs) @ self.weight.T
+        return full(features)

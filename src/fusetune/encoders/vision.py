@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fusetune.encoders.base import ImageEncoder, takes_argument
+from fusetune.encoders.layers import full
 from fusetune.encoders.packages import IMAGE_PACKAGES
 from fusetune.encoders.pretrained import (
     build_backbone,
@@ -72,12 +73,12 @@ class TransformersImage(ImageEncoder):
         resized = self._interpolates and tuple(inputs.shape[-2:]) != self._native_sides()
         options = {"interpolate_pos_encoding": True} if resized else {}
         output = self.network(pixel_values=self.normalise(inputs), **options)
-        hidden: Tensor = output.last_hidden_state.float()
+        hidden: Tensor = full(output.last_hidden_state)
         pooled: Tensor | None = getattr(output, "pooler_output", None)
         if self.reads_class_token:
             return hidden[:, 0]
         if pooled is not None:
-            return pooled.float().flatten(1)
+            return full(pooled).flatten(1)
         return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden.mean(1)
 
     def _native_sides(self) -> tuple[int, ...]:
@@ -188,7 +189,7 @@ class TimmImage(ImageEncoder):
     def forward(self, inputs: Tensor) -> Tensor:
         """Encode ``[batch, 3, height, width]`` in 0..1 to ``[batch, dim]``."""
         features: Tensor = self.network(self.normalise(inputs))
-        return features.float()
+        return full(features)
 
 
 def _timm_network(name: str) -> Any:

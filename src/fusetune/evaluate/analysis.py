@@ -90,14 +90,14 @@ def analyse(
     p, y, groups, names = probe.p, rows.labels, rows.groups, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
     few = modalities.subset_probabilities(probe) if len(names) <= MOST else None
-    sets, reaches = calibration.conformal, calibration.reaches
+    sets, reaches, rule = calibration.conformal, calibration.reaches, calibration.rule(classes)
     return Analysis(
         subsets=None if few is None else modalities.subset_table(few, y, groups, measure, **how),
         shapley=None if few is None else modalities.shapley_table(few, y, groups, measure, **how),
         missing=modalities.missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, measure, **how),
         interference=modalities.interference_table(probe, y, groups, **how),
         threshold=_threshold(calibration, p, rows, classes),
-        **measure.further(p, y, rows.keys, rows.pattern, groups, sets, reaches, **how),
+        **measure.further(p, y, rows.keys, rows.pattern, groups, sets, reaches, rule=rule, **how),
     )
 
 

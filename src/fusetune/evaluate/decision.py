@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fusetune.data.choices import By
+from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
 
 # Metrics of `metrics.score` that hang on the decision and not on the probabilities.
@@ -64,6 +66,30 @@ class Rule:
         called = probabilities[:, self.positive] >= self.threshold
         return np.asarray(np.where(called, self.positive, 1 - self.positive))
 
+    def called(self, probabilities: FloatArray) -> FloatArray:
+        """Return the decisions as probabilities of 0 and 1, ``float [rows, classes]``, for scores that hang on them."""
+        return np.asarray(np.eye(probabilities.shape[1])[self.decide(probabilities)])
+
+    def score(
+        self, probabilities: FloatArray, labels: IntArray, groups: ArrayLike | None, **how: int
+    ) -> dict[str, Interval]:
+        """Return the metrics of `DECIDED` by this rule; empty without a threshold, where `score` says the same.
+
+        Args:
+            probabilities: ``float [rows, classes]``.
+            labels: Class indices, ``int [rows]``.
+            groups: The group of each row, or None.
+            how: As for `intervals.score_with_intervals`.
+        """
+        if self.threshold is None:
+            return {}
+        scores = score_with_intervals(self.called(probabilities), labels, groups, **how)
+        return {name: scores[name] for name in DECIDED}
+
+    def sureness(self, probabilities: FloatArray) -> FloatArray:
+        """Return how sure each decision is, ``float [rows]``: its probability, or how far it is from the threshold."""
+        return np.asarray(probabilities.max(axis=1)) if self.threshold is None else self.margin(probabilities)
+
     def margin(self, probabilities: FloatArray) -> FloatArray:
         """Return how far each row is from another decision, ``float [rows]`` from 0 to 1.
 
@@ -75,3 +101,6 @@ class Rule:
             return np.ones(len(probabilities))
         best = np.partition(probabilities, -2, axis=1)[:, -2:]
         return np.asarray(best[:, 1] - best[:, 0])
+
+
+PLAIN = Rule(None, None, "the most probable class")

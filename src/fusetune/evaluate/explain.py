@@ -71,6 +71,11 @@ class Explanation:
     maps: dict[str, FloatArray] = field(default_factory=dict)
     effects: dict[str, list[Effect]] = field(default_factory=dict)
 
+    @property
+    def most_probable(self) -> bool:
+        """Is the decision the most probable class? A threshold may say otherwise."""
+        return self.probability >= max(self.probabilities.values(), default=0.0)
+
 
 def effects(probe: Probe, modality: str, changed: Iterator[Any], count: int) -> FloatArray:
     """Return how much the decision's probability loses by each change of one modality, ``float [changes]``.

@@ -35,7 +35,7 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
         usage: How it is used, in Markdown.
     """
     label, parts = model.schema.named("label"), metrics["rows"]
-    groups = metrics["groups"] or {}
+    groups, scores = metrics["groups"] or {}, _scores(metrics)
     lines = [
         f"# {_plain(origin.name)}",
         "",
@@ -64,9 +64,11 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
         "",
         "| metric | value | interval |",
         "|---|---|---|",
-        *(_score(name, metrics["test"][name]) for name in _SHOWN if name in metrics["test"]),
+        *(_score(name, scores[name]) for name in _SHOWN if name in scores),
         "",
-        "Compared on the same rows by paired tests, corrected for their number:",
+        f"It decides by {_plain(model.rule.words)}.",
+        "",
+        "Compared on the same rows by paired tests of the most probable class, corrected for their number:",
         "",
         *(_comparison(one) for one in metrics["comparisons"]),
         "",
@@ -89,16 +91,17 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
 
 def hub_card(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: str) -> str:
     """Return the card with the header that model hubs read."""
+    scores = _scores(metrics)
     results = [
         huggingface_hub.EvalResult(
             task_type=model.target.kind,
             dataset_type="tabular",
             dataset_name="locked test part of its table",
             metric_type=name,
-            metric_value=metrics["test"][name]["value"],
+            metric_value=scores[name]["value"],
         )
         for name in _TOLD
-        if metrics["test"].get(name, {}).get("value") is not None
+        if scores.get(name, {}).get("value") is not None
     ]
     kinds = sorted({one.kind for one in model.schema.modalities().values()})
     data = huggingface_hub.ModelCardData(
@@ -127,6 +130,11 @@ def _made(metrics: Mapping[str, Any]) -> list[str]:
     strategy = metrics.get("strategy")  # runs of earlier versions do not have it
     lines = [] if strategy is None else [f"Strategy {_code(strategy['name'])} ({_plain(strategy['paper'])}):", ""]
     return [*lines, *(f"- {_plain(name)}: {_plain(note)}" for name, note in metrics.get("notes", {}).items())]
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of the test part, by the model's threshold where it follows one."""
+    return {**metrics["test"], **(metrics.get("acted") or {})}  # runs of earlier versions do not have the latter
 
 
 def _score(name: str, score: Mapping[str, Any]) -> str:

@@ -45,6 +45,9 @@ class _Placed:
     def read(self, rows: Rows) -> Inputs:
         return self.elements.read(self.index[rows])
 
+    def some(self, rows: Rows) -> Source:
+        return self.elements.some(self.index[rows])
+
 
 def encode_bags(
     store: FeatureStore,

@@ -29,10 +29,11 @@ from fusetune.data.batch import ordered_batches, prefetch
 from fusetune.data.source import Source, to_device
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
-from fusetune.errors import RunError
+from fusetune.errors import ConfigError, RunError
 from fusetune.features.onnx import TOLERANCE, OnnxEncoder, onnx_available
 from fusetune.files import cache_folder
 from fusetune.progress import Log, bar
+from fusetune.ranks import is_sharded
 from fusetune.runtime import Runtime
 from fusetune.vault import GIGABYTE, Vault, checksum
 
@@ -63,6 +64,33 @@ class Encoding:
     batch_size: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """Rows that are to be encoded, divided into batches: the features hang on the division, in their last bits.
+
+    Attributes:
+        what: Encoder and inputs.
+        rows: Row positions.
+        moments: One augmented view per moment; None stands for the plain inputs.
+        batches: Places in `rows`, a batch after the other.
+        fast: May a faster form of the encoder be used?
+        example: Two rows of the encoder's inputs, by which that form is made; None where it may not.
+        runtime: Device and precision; None: those of the store.
+    """
+
+    what: Encoding
+    rows: Rows
+    moments: Sequence[Moment | None]
+    batches: Sequence[Rows]
+    fast: bool = False
+    example: Any = None
+    runtime: Runtime | None = None
+
+
+# Encodes rows elsewhere, to float32 [moments, rows, dim].
+Engine = Callable[[Work], Array]
+
+
 @dataclass
 class FeatureStore:
     """Encoded features on disk.
@@ -73,6 +101,7 @@ class FeatureStore:
         log: Told how features were made.
         limit_gb: The least recently used features go beyond this size.
         onnx: May ONNX Runtime be used on CPU?
+        engine: Encodes elsewhere; None: here.
         passes: Rows that went through an encoder, by name, since the store was opened.
         reused: Rows that did not have to.
     """
@@ -82,6 +111,7 @@ class FeatureStore:
     log: Log
     limit_gb: float = 20
     onnx: bool = True
+    engine: Engine | None = None
     passes: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
 
@@ -96,14 +126,21 @@ class FeatureStore:
         Returns:
             float32 [views or 1, rows, dim], memory-mapped and read-only.
         """
+        if is_sharded(what.encoder):
+            raise ConfigError(
+                "this strategy asks for features while the encoder is trained, and with --sharded no device has whole "
+                "weights then; leave it out, or take another strategy"
+            )
         weights = weights_hash(what.encoder)
         key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
         if _fleeting(what, views):
             weakref.finalize(self, self._vault.remove, path)
-        stored = self._vault.read(path, _opened)
-        if stored is not None:
-            self._vault.touch(path)
+        ranks, stored = self.runtime.ranks, self._vault.read(path, _opened)
+        if ranks.agree(stored is not None):
+            stored = self._everywhere(stored)
+            if ranks.first:
+                self._vault.touch(path)
             self.reused[what.name] += int(what.source.present[rows].sum()) * stored.shape[0]
             return stored
         features = self._compute(what, rows, views)
@@ -111,9 +148,19 @@ class FeatureStore:
             raise RunError(
                 f"encoding changed the frozen encoder '{what.name}'; its forward pass must not write to buffers"
             )
-        self._write(path, what.name, features)
-        stored = self._vault.read(path, _opened)
+        if ranks.first:
+            self._write(path, what.name, features)
+            stored = self._vault.read(path, _opened)
         return features if stored is None else stored
+
+    def _everywhere(self, stored: Array | None) -> Array:
+        """Return features that the first rank has, on ranks that cannot read its disk, too."""
+        ranks = self.runtime.ranks
+        if ranks.count > 1 and not all(ranks.merged([stored is not None])):
+            found = ranks.agree(None if stored is None else np.array(stored))
+            stored = found if stored is None else stored
+        assert stored is not None
+        return stored
 
     @property
     def _vault(self) -> Vault:
@@ -149,36 +196,50 @@ class FeatureStore:
     def _run(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         """Return features [views or 1, rows, dim]; every row is read once, and encoded one view at a time."""
         moments: Sequence[Moment | None] = views or [None]
-        result = np.zeros((len(moments), len(rows), what.encoder.dim), dtype=np.float32)
-        forward = self._forward(what, rows, len(moments))
         lengths = None if what.source.lengths is None else what.source.lengths[rows]
         counts = element_counts([what.source])
         counts = None if counts is None else counts[rows]
         batches = ordered_batches(np.arange(len(rows)), what.batch_size, lengths, counts)
-        with torch.inference_mode(), bar(f"encoding {what.name}", len(batches) * len(moments)) as progress:
-            for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(rows[batch]))):
+        pays = len(rows) * len(moments) >= 4 * what.batch_size and any(True for _ in what.encoder.parameters())
+        fast = pays and self._may_use_onnx()
+        example = what.augment.plain(what.source.read(rows[:2])) if fast else None
+        work = Work(what, rows, moments, batches, fast, example, self.runtime)
+        result = self.encoded(work) if self.engine is None else self.engine(work)
+        self.passes[what.name] += len(rows) * len(moments)
+        return result
+
+    def encoded(self, work: Work, forward: Forward | None = None) -> Array:
+        """Return features [moments, rows, dim], encoded here; `forward` is what `forward` returned for such work."""
+        what, moments = work.what, work.moments
+        result = np.zeros((len(moments), len(work.rows), what.encoder.dim), dtype=np.float32)
+        forward = self.forward(work) if forward is None else forward
+        what.encoder.eval()
+        ranks = self.runtime.ranks
+        batches = ranks.mine(work.batches)
+        steps = len(batches) * len(moments)
+        with torch.inference_mode(), bar(f"encoding {what.name}", steps) as progress:
+            for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(work.rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
-                keys = torch.from_numpy(what.keys[rows[batch]]).to(self.runtime.device)
+                keys = torch.from_numpy(what.keys[work.rows[batch]]).to(self.runtime.device)
                 for index, moment in enumerate(moments):
                     seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
                     with self.runtime.autocast():
                         result[index, batch] = forward(seen).float().cpu().numpy()
                     progress.advance()
-        self.passes[what.name] += len(rows) * len(moments)
-        return result
+        # What other ranks encode is zero here.
+        return ranks.sum(torch.from_numpy(result)).numpy()
 
-    def _forward(self, what: Encoding, rows: Rows, views: int) -> Forward:
+    def forward(self, work: Work) -> Forward:
         """Return the encoder, or a faster form of it where that is allowed and pays."""
-        pays = len(rows) * views >= 4 * what.batch_size and any(True for _ in what.encoder.parameters())
-        if not (pays and self._may_use_onnx()):
-            return what.encoder
-        example = what.augment.plain(what.source.read(rows[:2]))
+        name, encoder = work.what.name, work.what.encoder
+        if not work.fast:
+            return encoder
         try:
-            fast = OnnxEncoder(what.encoder, example)
+            fast = OnnxEncoder(encoder, work.example)
         except Exception as error:  # any failure of an optional accelerator means: do without it
-            self.log.record("onnx", encoder=what.name, used=False, reason=str(error)[:300])
-            return what.encoder
-        self.log.record("onnx", encoder=what.name, used=True, agreement=TOLERANCE)
+            self.log.record("onnx", encoder=name, used=False, reason=str(error)[:300])
+            return encoder
+        self.log.record("onnx", encoder=name, used=True, agreement=TOLERANCE)
         return fast
 
     def _may_use_onnx(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fusetune.config import Section
+from fusetune.errors import OPENMP, UserError
 from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.trees import Forest, TreesHead
 from fusetune.progress import bar
@@ -112,6 +114,18 @@ def _bounded(settings: Boosting, trees: int, folds: int, asked: int) -> Boosting
     return settings.model_copy(update={"rounds": rounds, "rate": max(settings.rate, min(0.3, _REACH / rounds))})
 
 
+def _library() -> Any:
+    """Import what grows trees, which takes half a second that only they should cost.
+
+    Raises:
+        UserError: If the library of the system that it needs is missing, as in small images of Linux.
+    """
+    try:
+        return import_module("lightgbm")
+    except OSError as error:
+        raise UserError(f"boosted trees need OpenMP, which is missing here ({error}): {OPENMP}") from error
+
+
 def _booster(
     blank: TreesHead,
     table: npt.NDArray[np.float64],
@@ -122,7 +136,7 @@ def _booster(
     seed: int,
     threads: int,
 ) -> Any:
-    import lightgbm  # noqa: PLC0415 - it takes half a second, which only who grows trees should wait
+    lightgbm = _library()
 
     rows = int(some.sum())
     how = {

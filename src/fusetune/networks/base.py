@@ -15,7 +15,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from fusetune.data.source import as_double
 from fusetune.encoders import Encoder, build_encoder
+from fusetune.encoders.layers import full
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Outputs:
         return self._each(lambda tensor: tensor[rows])
 
     def to_float(self) -> Outputs:
-        """Return the same in float32."""
-        return self._each(lambda tensor: tensor if tensor.dtype == torch.bool else tensor.float())
+        """Return the same in float32, or in float64 where it is so."""
+        return self._each(lambda tensor: tensor if tensor.dtype == torch.bool else full(tensor))
 
     def to_cpu(self) -> Outputs:
         """Return the same on the CPU, in float32."""
@@ -116,10 +118,13 @@ class Network(nn.Module, ABC):
             if id(encoder) not in memory:
                 forward = engines.get(encoder, encoder)
                 memory[id(encoder)] = _features(encoder, inputs.get(name), present[name], forward)
-        return {
+        z = {
             name: torch.cat([memory[id(encoder)] for encoder in self.of(name)], 1)
             for name in dict.fromkeys(self.owners)
         }
+        # Encoders without weights say nothing of the precision that they are in.
+        wide = next((p.dtype for p in self.parameters()), None) == torch.float64
+        return {name: own.double() for name, own in z.items()} if wide else z
 
     def forward(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> Outputs:
         """Return features, unimodal logits and fused logits; arguments as for `encode`."""
@@ -174,11 +179,15 @@ def encoded(encoders: Sequence[Encoder], inputs: Any, has: Tensor) -> Tensor:
 
 def _features(encoder: Encoder, inputs: Any, has: Tensor, forward: Callable[[Any], Tensor] | None = None) -> Tensor:
     forward = encoder if forward is None else forward
+    if next((p.dtype for p in encoder.parameters()), None) == torch.float64:
+        inputs = None if inputs is None else as_double(inputs)
     if bool(has.all()) and len(has):
-        return forward(inputs).float()
-    z = torch.zeros(len(has), encoder.dim, device=has.device)
-    if bool(has.any()):
-        z[has] = forward(inputs).float()
+        return full(forward(inputs))
+    if not bool(has.any()):
+        return torch.zeros(len(has), encoder.dim, device=has.device)
+    own = full(forward(inputs))
+    z = torch.zeros(len(has), encoder.dim, device=has.device, dtype=own.dtype)
+    z[has] = own
     return z
 
 

@@ -59,7 +59,8 @@ def outputs_of(
     """
     several = [source.lengths for source in sources.values() if source.lengths is not None]
     lengths = np.sum(several, axis=0) if several else None
-    batches = ordered_batches(rows, batch_size, lengths, element_counts(sources.values()))
+    ranks = runtime.ranks
+    batches = ranks.mine(ordered_batches(rows, batch_size, lengths, element_counts(sources.values())))
     parts: dict[str, list[Outputs]] = {name: [] for name in networks}
 
     def read(batch: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -82,7 +83,7 @@ def outputs_of(
             for name, seen in views.items():
                 parts[name].append(mean_view(seen, target))
             progress.advance(len(batch))
-    whole = {name: Outputs.joined(several) for name, several in parts.items()}
+    whole = {name: Outputs.joined(ranks.merged(several)) for name, several in parts.items()}
     if lengths is None:
         return whole
     places = torch.from_numpy(np.argsort(np.argsort(lengths[rows], kind="stable"), kind="stable"))

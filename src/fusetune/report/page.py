@@ -53,6 +53,7 @@ def render(result: Result) -> str:
 
 def _context(result: Result) -> dict[str, Any]:
     method, judged, training, kind = result.method, result.judged, result.training, kind_of(result)
+    rule = judged.rule(result.data.classes)
     inputs = {column.modality for column in result.data.inputs}
     together = {free_name(f"strategy {method.name}", inputs): "all encoders and the head together"}
     first = panels.first_rows(result)
@@ -63,6 +64,7 @@ def _context(result: Result) -> dict[str, Any]:
     return {
         "kind": kind,
         "analysis": judged.analysis,
+        "rule": rule if judged.acted else None,
         "answer": kind.answer(),
         "verdict": kind.verdict(),
         "certainty": kind.certainty(),

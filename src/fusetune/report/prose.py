@@ -219,10 +219,15 @@ def _most_frequent(result: Result) -> str:
 
 
 def _accuracy(result: Result) -> str:
-    accuracy = result.judged.test["accuracy"]
+    judged, other = result.judged, ""
+    if judged.acted:
+        plain = percent(judged.test["accuracy"].value)
+        words = judged.rule(result.data.classes).words
+        other = f" It decides {words}; by the most probable class it would be {plain}."
+    accuracy = judged.accuracy
     return (
         f"{on_test_rows(result)} the model gives the right “{result.origin.label}” for {percent(accuracy.value)} "
-        f"({level_bounds(accuracy, percent_bounds)})."
+        f"({level_bounds(accuracy, percent_bounds)}).{other}"
     )
 
 

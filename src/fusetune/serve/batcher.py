@@ -116,6 +116,11 @@ class Joined:
                 found.append(part.read(here - start))
         return found[0] if len(found) == 1 else _one_after_the_other(found)
 
+    def some(self, rows: Rows) -> Joined:
+        """Return some rows, which are in ascending order, as an input of their own."""
+        bounds = zip(self.parts, self.starts, self.starts[1:], strict=False)
+        return Joined([part.some(rows[(rows >= start) & (rows < stop)] - start) for part, start, stop in bounds])
+
 
 def _one_after_the_other(parts: Sequence[Any]) -> Any:
     """Put raw inputs of several requests one after the other."""

@@ -147,7 +147,7 @@ async def _explained(desk: Desk, served: Served, frame: pd.DataFrame, form: str)
         desk.explanations -= 1
     if form == "json":
         return JSONResponse(await desk.read(told.explained, served, explanation, desk.options))
-    html = await desk.read(render_explanation, explanation)
+    html = await desk.read(render_explanation, explanation, {"Decided by": served.model.rule.words})
 
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return HTMLResponse(html, headers={"Content-Security-Policy": policy})

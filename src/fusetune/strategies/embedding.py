@@ -21,6 +21,7 @@ from fusetune.context import Context
 from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
+from fusetune.encoders.layers import full
 from fusetune.heads.base import HeadData
 from fusetune.heads.embedding import EmbeddingHead
 from fusetune.heads.solver import fit_logistic
@@ -105,7 +106,7 @@ class Embedded(EndToEnd):
 
         def gradients(batch: Batch, share: float) -> float:
             with ctx.runtime.autocast():
-                z = {name: own.float() for name, own in self.features(batch).items()}
+                z = {name: full(own) for name, own in self.features(batch).items()}
             loss = self.contrast(z, batch.present)
             self.backward(loss * share)
             return float(loss.detach())

@@ -35,6 +35,7 @@ from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import FusionNetwork, Outputs, Wiring
 from fusetune.process import Draws
+from fusetune.ranks import is_sharded
 from fusetune.strategies.base import WHOLE, Fitted, Strategy, held_by
 from fusetune.strategies.batch import Batch
 from fusetune.strategies.trainer import Training, run_training
@@ -224,6 +225,11 @@ def flat_gradient(loss: Tensor, encoder: Encoder) -> Tensor:
     weights = [p for p in encoder.parameters() if p.requires_grad]
     if not weights:
         return loss.new_zeros(0)
+    if is_sharded(encoder):
+        raise ConfigError(
+            "this strategy compares gradients of single losses, and with --sharded no device has whole ones; leave it "
+            "out, or take another strategy"
+        )
     gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
     pairs = zip(gradients, weights, strict=True)
     return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs])

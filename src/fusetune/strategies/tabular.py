@@ -7,7 +7,6 @@ that what the learner sees of a row's logits comes from classifiers that did not
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,7 +118,7 @@ def _blocks(ctx: Context, name: str, folds: Folds, rows: Rows) -> list[_Read]:
     blocks.append(_Read(name, name, encoder, classifier, part.held))
     if ctx.modalities[name].kind != "text" or not ctx.config.text.words:
         return blocks
-    if time.monotonic() + _DEARER * took > ctx.deadline:
+    if ctx.late(_DEARER * took):
         ctx.log.say(f"  {name}: no classifier on its words, for which there is no time")
         return blocks
     if (words := words_block(ctx, name, folds)) is not None:

@@ -48,7 +48,6 @@ from fusetune.errors import ConfigError
 from fusetune.heads.base import HeadData
 from fusetune.heads.tip import TIPHead
 from fusetune.networks import FusionNetwork, Outputs, Wiring
-from fusetune.networks.base import encoded
 from fusetune.networks.run import present_bits
 from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.batch import Batch
@@ -335,11 +334,7 @@ class TIP(EndToEnd):
         network, columns, repeats = self.network, self.columns, len(batch.target) // len(batch.rows)
         others = {name: bits for name, bits in batch.present.items() if name != columns}
         pair = batch.present[columns] & torch.stack(list(others.values())).any(0)
-        z = {
-            name: encoded([encoder], batch.inputs.get(name), batch.present[name])
-            for name, encoder in network.members
-            if name != columns
-        }
+        z = {name: batch.encoded(name, encoder) for name, encoder in network.members if name != columns}
         if not bool(pair.any()):
             return torch.stack([own.sum() for own in z.values()]).sum() * 0.0
         read: Any = to_device(self.ctx.sources[columns].read(batch.rows), self.ctx.runtime.device)

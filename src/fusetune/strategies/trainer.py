@@ -22,10 +22,12 @@ from fusetune.errors import ConfigError
 from fusetune.files import cleaned
 from fusetune.networks import Network
 from fusetune.process import Draws
-from fusetune.strategies.batch import Batch, draw_batch, validate
+from fusetune.ranks import Ranks
+from fusetune.strategies.batch import Batch, draw_batch, read_batch, validate
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Keep, Task, train
 from fusetune.train.optim import encoder_groups, weight_groups
+from fusetune.train.sharded import Shards, shard
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -88,11 +90,17 @@ def run_training(ctx: Context, what: Training) -> None:
     Raises:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
     """
-    names, network, loop = list(what.encoders), what.network, what.loop
+    names, network, loop, ranks = list(what.encoders), what.network, what.loop, ctx.runtime.ranks
+    _refuse_small_batches(loop, ranks)
     inputs = [ctx.modalities[name] for name in names]
     if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
         raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
     lengths = ctx.sources[names[0]].lengths if len(names) == 1 else None
+    double = ctx.runtime.precision == "64"
+    if double:
+        what.module.double()
+    ranks.alike(what.module)
+    shards = _sharded(ctx, what) if ranks.sharded else None
     encoders = dict(network.members)
     with Draws(ctx.config.seed, "adapters", what.stage):
         opened = [(name, group) for name in names for group in _opened(encoders[name], what.encoders[name])]
@@ -102,17 +110,22 @@ def run_training(ctx: Context, what: Training) -> None:
         batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), what.drawn(epoch), loop)
         return what.gradients(batch, share)
 
+    def before_epoch(epoch: int) -> None:
+        what.before_epoch(epoch)
+        ranks.alike(what.module)
+        ranks.begin(ctx.config.seed, what.stage, epoch)
+
     task = Task(
         name=what.stage,
         batches=lambda epoch: shuffled_batches(what.rows, loop.batch_size, ctx.config.seed, epoch, lengths),
-        read=lambda rows, epoch: ctx.read(names, rows, what.drawn(epoch)),
+        read=lambda rows, epoch: read_batch(ctx, names, rows, what.drawn(epoch), loop),
         gradients=gradients,
-        validate=lambda: validate(ctx, network, names, what.held, max(32, loop.batch_size)),
+        validate=lambda: ranks.agree(validate(ctx, network, names, what.held, max(32, loop.batch_size))),
         set_training=lambda: _set_training(what, encoders),
         row_name=lambda row: str(ctx.ids.iloc[row]),
         repeats=loop.repeats,
         words=(ctx.target.loss_word, ctx.target.score_word),
-        before_epoch=what.before_epoch,
+        before_epoch=before_epoch,
         before_step=what.before_step,
     )
     ctx.histories[what.stage] = train(
@@ -120,11 +133,34 @@ def run_training(ctx: Context, what: Training) -> None:
         runtime=ctx.runtime, seed=ctx.config.seed, log=ctx.log, checkpoints=_checkpoints(ctx, what), resume=ctx.resume,
         start_counts=what.start_counts, keep=what.keep, over=ctx.over,
     )  # fmt: skip
+    if shards is not None:
+        shards.restore()
     for name, settings in what.encoders.items():
         if settings.lora_rank:
             merge_lora(_adapted(encoders[name]))
         ctx.trained_rows[name] += ctx.histories[what.stage].rows_seen
+    if double:
+        what.module.float()
     freeze(what.module)
+
+
+def _sharded(ctx: Context, what: Training) -> Shards:
+    """Divide the encoders among the ranks, unless something is asked for that needs whole ones."""
+    if what.loop.average:
+        raise ConfigError("a moving average of the weights needs whole ones: leave out train.average, or --sharded")
+    if any(settings.lora_rank for settings in what.encoders.values()):
+        raise ConfigError(
+            "low-rank adapters stand beside whole weights, and train few: leave out train.lora_rank, or --sharded"
+        )
+    return shard(what.network.encoders, ctx.runtime.ranks, ctx.runtime.device)
+
+
+def _refuse_small_batches(loop: StageConfig, ranks: Ranks) -> None:
+    if ranks.count > 1 and ranks.sizes(loop.batch_size) is None:
+        raise ConfigError(
+            f"batches of {loop.batch_size} rows cannot be divided among {ranks.count} ranks, each of which takes at "
+            "least two; start fewer ranks (--devices), or make train.batch_size larger"
+        )
 
 
 def _opened(encoder: Encoder, settings: EncoderConfig) -> list[dict[str, object]]:
@@ -153,7 +189,8 @@ def _checkpoints(ctx: Context, what: Training) -> Checkpoints | None:
     words = f"{ctx.key} {stage} {what.loop.model_dump_json()} {encoders}"
     key = hashlib.sha256(words.encode()).hexdigest()
     # The folder does not depend on the table's content: a stage of another table is found, and refused.
-    return Checkpoints(ctx.folder / f"{cleaned(what.stage)}-{stage[:8]}", key, what.loop.keep, ctx.log)
+    folder = ctx.folder / f"{cleaned(what.stage)}-{stage[:8]}"
+    return Checkpoints(folder, key, what.loop.keep, ctx.log, ctx.runtime.ranks)
 
 
 def _set_training(what: Training, encoders: Mapping[str, nn.Module]) -> None:

@@ -92,12 +92,18 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
     settings = ctx.settings(name)
     if ctx.deadline == math.inf or not settings.epochs:
         return settings
+    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, rows, share, settings))
+    return settings.model_copy(update={"epochs": epochs})
+
+
+def _affordable(ctx: Context, name: str, rows: Rows, share: float, settings: TrainConfig) -> int:
     kept, asked = None if ctx.folder is None else ctx.folder / _DECIDED, [ctx.key, ctx.minutes]
     found: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept is not None and kept.exists() else {}
     decided: dict[str, int] = found["epochs"] if found.get("asked") == asked else {}
     if name not in decided:
         some, left = rows[ctx.sources[name].present[rows]], ctx.deadline - time.monotonic()
         epoch = _DEARER * _seconds_a_row(ctx, name, some, settings) * len(some) * settings.repeats
+        epoch /= ctx.runtime.ranks.count
         decided[name] = int(min(settings.epochs, max(0.0, share * left) / max(epoch, 1e-9)))
         if decided[name] < settings.epochs:
             ctx.log.warn(
@@ -106,7 +112,7 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig
             )
         if kept is not None:
             write_text(kept, json.dumps({"asked": asked, "epochs": decided}))
-    return settings.model_copy(update={"epochs": decided[name]})
+    return decided[name]
 
 
 def _seconds_a_row(ctx: Context, name: str, rows: Rows, settings: TrainConfig) -> float:

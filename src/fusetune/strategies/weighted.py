@@ -207,7 +207,7 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
     for number, name in enumerate(order):
         strategy, settings = chosen[name]
         # Everything else costs seconds once there is no time for fine-tuning.
-        if parts and strategy is TwoStage and time.monotonic() > ctx.deadline:
+        if parts and strategy is TwoStage and ctx.late():
             ctx.log.warn(f"{name}: left out, the time is up (minutes={ctx.minutes:g})")
             continue
         left = "" if ctx.deadline == math.inf else f", {_minutes_left(ctx)} left"

@@ -19,6 +19,7 @@ import torch
 from fusetune.errors import UserError
 from fusetune.files import sweep, written_aside
 from fusetune.progress import Log
+from fusetune.ranks import Ranks
 
 State = dict[str, Any]
 _MARK = b"fusetune checkpoint 1\n"
@@ -36,15 +37,19 @@ class Checkpoints:
         key: What the stage depends on; a checkpoint of another key is refused.
         keep: How many epochs are kept.
         log: Told what is damaged.
+        ranks: Who asks: the first of them reads and writes for all.
     """
 
     folder: Path
     key: str
     keep: int
     log: Log = field(default_factory=Log)
+    ranks: Ranks = field(default_factory=Ranks)
 
     def save(self, epoch: int, state: State) -> None:
         """Write an epoch's state; remove those that are not among the last few, and what a killed process left."""
+        if not self.ranks.first:
+            return
         self._write(self.folder / f"epoch-{epoch:04d}.pt", state)
         for path in self._epochs():
             # Later ones are of epochs that are trained again, since their files were damaged.
@@ -58,15 +63,18 @@ class Checkpoints:
         Raises:
             UserError: If it belongs to other settings, or cannot be read now.
         """
-        return next((state for path in reversed(self._epochs()) if (state := self._read(path)) is not None), None)
+        return self.ranks.lead(
+            lambda: next((state for path in reversed(self._epochs()) if (state := self._read(path)) is not None), None)
+        )
 
     def save_best(self, state: State) -> None:
         """Write the best weights so far."""
-        self._write(self.folder / _BEST, state)
+        if self.ranks.first:
+            self._write(self.folder / _BEST, state)
 
     def best(self) -> State | None:
         """Return the best weights, or None if their file is not intact; raises as `latest` does."""
-        return self._read(self.folder / _BEST)
+        return self.ranks.lead(lambda: self._read(self.folder / _BEST))
 
     def _epochs(self) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else ()

@@ -28,6 +28,7 @@ from fusetune.runtime import Runtime
 from fusetune.train.average import Average
 from fusetune.train.checkpoint import Checkpoints, State
 from fusetune.train.optim import build_optimiser, rate_factor, set_rate
+from fusetune.train.sharded import clip, load, load_optimiser, whole
 
 _WORTH_A_LINE = 1.0  # seconds
 Keep = Literal["nll", "accuracy", "last"]
@@ -159,7 +160,7 @@ def train(
             history.best_nll = history.start_nll if start_counts else math.inf
             log.say(f"  {task.name}: before training  {_told(task, history.start_nll, accuracy)}")
         if checkpoints:
-            checkpoints.save_best({"model": best, "epoch": -1})
+            checkpoints.save_best({"model": whole(best), "epoch": -1})
     for epoch in range(start, settings.epochs):
         if finished or over():
             break
@@ -176,7 +177,7 @@ def train(
             history.best_nll, history.best_accuracy, history.best_epoch = nll, accuracy, epoch
             best = candidate
             if checkpoints:
-                checkpoints.save_best({"model": best, "epoch": epoch})
+                checkpoints.save_best({"model": whole(best), "epoch": epoch})
         # The start can be hard to beat for a few epochs: patience counts from the best epoch of training.
         stale = epoch - min(history.records, key=lambda r: r.valid_nll).epoch
         finished = bool(settings.patience) and stale >= settings.patience
@@ -191,7 +192,7 @@ def train(
             )
         if checkpoints:
             checkpoints.save(epoch, _state(model, optimiser, history, finished, average))
-    model.load_state_dict(best)
+    load(model, best)
     return history
 
 
@@ -251,9 +252,9 @@ def _run_epoch(
     return total / count
 
 
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer, clip: float) -> float:
+def _step(model: nn.Module, optimiser: torch.optim.Optimizer, most: float) -> float:
     """Take one step and return the norm of the gradient before clipping."""
-    norm = nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip or math.inf)
+    norm = clip(model.parameters(), most or math.inf)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return float(norm)
@@ -280,8 +281,8 @@ def _state(
     model: nn.Module, optimiser: torch.optim.Optimizer, history: History, finished: bool, average: Average | None
 ) -> State:
     return {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "model": whole(model.state_dict()),
+        "optimiser": whole(optimiser.state_dict()),
         "history": asdict(history),
         "finished": finished,
         "average": average.state() if average else {},
@@ -305,8 +306,8 @@ def _saved(checkpoints: Checkpoints, task: Task, log: Log) -> tuple[State, State
 def _restore(
     saved: State, model: nn.Module, optimiser: torch.optim.Optimizer, history: History, average: Average | None
 ) -> int:
-    model.load_state_dict(saved["model"])
-    optimiser.load_state_dict(saved["optimiser"])
+    load(model, saved["model"])
+    load_optimiser(optimiser, saved["optimiser"])
     values = dict(saved["history"])
     history.records = [EpochRecord(**record) for record in values.pop("records")]
     for name, value in values.items():

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fusetune.data.choices import TargetKind
 from fusetune.errors import UserError
 from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
@@ -132,6 +133,7 @@ class Measure(ABC, Generic[T]):
         sets: Conformal,
         reaches: Reaches,
         *,
+        rule: Rule,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:
@@ -141,7 +143,7 @@ class Measure(ABC, Generic[T]):
         """
         return {}
 
-    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, seed: int) -> dict[str, Any]:
+    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, rule: Rule, seed: int) -> dict[str, Any]:
         """Return parts of `result.Judgement` that this kind of answer has beyond those of all, by name."""
         return {}
 
@@ -161,11 +163,11 @@ class Measure(ABC, Generic[T]):
         return [cls.named(value) for value in values] if isinstance(values, list) else values
 
     @abstractmethod
-    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
         """Return the rows whose answers are wrong, the worst first."""
 
     @abstractmethod
-    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
         """Return a few rows that show what answers are like, by what they are."""
 
     def counts(self, truth: Truth) -> list[int]:

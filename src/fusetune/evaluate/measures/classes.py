@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fusetune.evaluate import metrics
 from fusetune.evaluate.conformal import Conformal, fit_conformal, judge_sets, sets_at
+from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, proportion, score_with_intervals
 from fusetune.evaluate.measures.base import Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
@@ -93,6 +94,7 @@ class Classes(Measure[Classification]):
         sets: Conformal,
         reaches: Reaches,
         *,
+        rule: Rule,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:
@@ -101,14 +103,14 @@ class Classes(Measure[Classification]):
         return {
             "conformal": judge_sets(sets, p, truth, keys, pattern, groups),
             "risk_coverage": risk_coverage(p, truth, groups, resamples=resamples, seed=seed),
-            "worst_group": worst(p, truth, names, groups),
+            "worst_group": worst(rule.called(p), truth, names, groups),
         }
 
-    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, seed: int) -> dict[str, Any]:
+    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, rule: Rule, seed: int) -> dict[str, Any]:
         """Return the recall of every class, and how far certainty is off."""
         names = [str(name) for name in self.target.names]
         return {
-            "recalls": recalls(p, truth, names, groups),
+            "recalls": recalls(rule.called(p), truth, names, groups),
             "miscalibration": miscalibration(p, truth, groups, seed=seed),
         }
 
@@ -116,21 +118,21 @@ class Classes(Measure[Classification]):
         """Return the classes."""
         return truth
 
-    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
         """Return wrongly decided rows, the surest first."""
-        sure, wrong = p.max(axis=1), np.flatnonzero(p.argmax(axis=1) != truth)
+        sure, wrong = rule.sureness(p), np.flatnonzero(rule.decide(p) != truth)
         return [int(at) for at in wrong[np.argsort(-sure[wrong], kind="stable")]]
 
-    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
         """Return a right answer of middling certainty, the least sure answer and the surest mistake."""
-        sure, right = p.max(axis=1), p.argmax(axis=1) == truth
+        sure, right = rule.sureness(p), rule.decide(p) == truth
         found = dict[str, int]()
         if right.any():
             rows = np.flatnonzero(right)
             found["A usual right answer"] = int(rows[np.argsort(sure[rows], kind="stable")][len(rows) // 2])
         if len(sure):
             found["Its least sure answer"] = int(sure.argmin())
-        if wrong := self.mistakes(p, truth):
+        if wrong := self.mistakes(p, truth, rule):
             found["Its surest mistake"] = wrong[0]
         return found
 

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.bootstrap import clusters, drawn_counts
 from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, percentile, proportion, score_with_intervals
 from fusetune.evaluate.measures.base import Measure
 from fusetune.evaluate.metrics import SMALLEST_PROBABILITY, FloatArray, IntArray
@@ -113,12 +114,12 @@ class Labels(Measure[Multilabel]):
         heat = Temperature(len(truth), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
         return heat, heats if helps else np.ones(len(truth))
 
-    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
         """Return rows with a label too many or too few, those of the largest loss first."""
         wrong = np.flatnonzero(((p > 0.5) != (truth > 0)).any(1))
         return [int(at) for at in wrong[np.argsort(-self.lost_rows(p, truth)[wrong], kind="stable")]]
 
-    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
         """Return a row of middling loss with all labels right, and the worst mistake."""
         lost, right = self.lost_rows(p, truth), ((p > 0.5) == (truth > 0)).all(1)
         found = dict[str, int]()
@@ -147,6 +148,7 @@ class Labels(Measure[Multilabel]):
         sets: Conformal,
         reaches: Reaches,
         *,
+        rule: Rule,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.bootstrap import clusters, resampled_means
 from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, percentile
 from fusetune.evaluate.measures.base import Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
@@ -153,17 +154,18 @@ class Numbers(Measure[Regression]):
         sets: Conformal,
         reaches: Reaches,
         *,
+        rule: Rule,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:
         """Return how often intervals hold the number."""
         return {"intervals": judge_reaches(reaches, self.errors(p, truth), pattern, groups)}
 
-    def mistakes(self, p: FloatArray, truth: Truth) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
         """Return all rows, those of the largest error first."""
         return [int(at) for at in np.argsort(-np.abs(self.errors(p, truth)), kind="stable")]
 
-    def telling(self, p: FloatArray, truth: Truth) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
         """Return a row of middling error, the one whose number is said to be largest, and that of the largest error."""
         worst = self.mistakes(p, truth)
         if not worst:

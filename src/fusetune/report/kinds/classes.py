@@ -9,6 +9,7 @@ import numpy as np
 
 from fusetune.errors import listed
 from fusetune.evaluate import metrics
+from fusetune.evaluate.intervals import Interval
 from fusetune.report import panels, plots, prose, tables
 from fusetune.report.form import NLL, Form, share
 from fusetune.report.kinds.base import Kind
@@ -53,6 +54,11 @@ class ClassKind(Kind):
             "It answers one of its classes for every row, also for rows that belong to none.",
         )
 
+    @property
+    def big(self) -> tuple[Interval, Form]:
+        """The accuracy, by the rule that the model follows."""
+        return self.result.judged.accuracy, self.score
+
     @cached_property
     def wording(self) -> Wording:
         """What `prose` says of classes."""
@@ -90,7 +96,7 @@ class ClassKind(Kind):
     def context(self) -> dict[str, Any]:
         """Return confusions, recalls, calibration and what is told of hard rows."""
         judged, names = self.result.judged, self.result.data.classes
-        table = metrics.confusion(judged.probabilities["test"], judged.labels["test"])
+        table = metrics.confusion(judged.rule(names).called(judged.probabilities["test"]), judged.labels["test"])
         bins = metrics.reliability(judged.probabilities["test"], judged.labels["test"])
         few, classes = len(names) <= MANY_CLASSES, tables.class_rows(names, table)
         recalls, more = panels.first_recalls(judged.recalls)
