@@ -95,7 +95,7 @@ def encoded(
         log.warn(line)
     with threads_restored():
         runtime = start_runtime(settings)
-        taken = (intake.table, intake.schema, intake.split, intake.labels, intake.classes)
+        taken = (intake.table, intake.schema, intake.split, intake.target, intake.labels)
         ctx = prepare(
             *taken,
             settings,

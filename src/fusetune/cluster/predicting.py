@@ -82,7 +82,7 @@ def predicted(asked: Asked, table: Table, folder: Path, engine: Engine) -> Itera
     """
     model = asked.model
     refuse_choice(asked.on_problem)
-    asked.extras.check(model.calibration, model.reference)
+    asked.extras.check(model.calibration, model.reference, model.measure)
     manifest = manifest_of(asked.folder).resolve()
     task = Answer(
         manifest.parent, file_hash(manifest), asked.confined, asked.extras, asked.on_problem, engine.cluster.cores
@@ -109,7 +109,7 @@ def predicted(asked: Asked, table: Table, folder: Path, engine: Engine) -> Itera
 def _lines(asked: Asked, laid: Laid, place: Place, chunks: list[Chunk]) -> Iterator[pd.DataFrame]:
     noted: list[Mapping[str, Notes]] = []
     for chunk in chunks:
-        frame, start, pictures = read_answers(place.done(chunk), asked.model.classes)
+        frame, start, pictures = read_answers(place.done(chunk), asked.model.measure)
         ids = laid.ids.iloc[chunk.start : chunk.stop]
         same = len(frame) == len(ids) and (frame["row_id"].isna().to_numpy() == ids.isna().to_numpy()).all()
         if start != chunk.start or not same or (frame["row_id"].dropna().tolist() != ids.dropna().tolist()):

@@ -34,6 +34,7 @@ from fusetune.data.table import Table
 from fusetune.doctor.images import look_at_pictures
 from fusetune.encoders import Encoder
 from fusetune.errors import RunError
+from fusetune.evaluate.measures import Measure
 from fusetune.features.store import Encoding, FeatureStore, Forward, Work
 from fusetune.files import file_hash
 from fusetune.progress import Log
@@ -80,9 +81,10 @@ class Answer:
 
         def write(piece: Handed, path: Path) -> None:
             said, noted = model.answered(piece, self.on_problem, self.extras, listing=True, reading=reading)
-            frame = as_table(said, model.classes, model.calibration, self.extras, likeness)
+            frame = as_table(said, model.measure, model.calibration, self.extras, likeness)
             # Labels may be of any kind; as numbers of classes they come back as they were.
-            table = pa.Table.from_pandas(frame.assign(prediction=said.decided), preserve_index=False)
+            kept = frame.assign(prediction=said.decided) if model.measure.decides else frame
+            table = pa.Table.from_pandas(kept, preserve_index=False)
             notes = {name: _as_facts(one) for name, one in noted.items() if name not in piece.bound}
             facts = json.dumps({"start": piece.start, "noted": notes})
             pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _FACTS: facts}), path)
@@ -99,12 +101,13 @@ class Answer:
             yield piece.start + row, one
 
 
-def read_answers(path: Path, classes: Sequence[Any]) -> tuple[Any, int, dict[str, Noted]]:
+def read_answers(path: Path, measure: Measure[Any]) -> tuple[Any, int, dict[str, Noted]]:
     """Return what `Answer` wrote: lines as `Model.predict_table` gives them, their first row, notes on pictures."""
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[_FACTS.encode()])
     frame = table.to_pandas()
-    frame["prediction"] = [classes[place] for place in frame["prediction"]]
+    if measure.decides:
+        frame["prediction"] = [measure.target.names[place] for place in frame["prediction"]]
     return frame, facts["start"], {name: _from_facts(one) for name, one in facts["noted"].items()}
 
 

@@ -86,7 +86,7 @@ def _write(
 ) -> Contest:
     intake, rules, ctx = place.intake, place.rules, place.at(place.rules.seeds[0])
     groups = None if ctx.groups is None else ctx.groups.iloc[rows["test"]].to_numpy()
-    classes = [str(name) for name in intake.classes]
+    classes = [str(name) for name in intake.target.names]
     ground = Field(labels["test"], classes, groups, intake.schema.named("group"))
     plans = {name: place.plan_of(name) for name in rules.strategies}
     untuned = [name for name, plan in plans.items() if rules.trials and not plan.trials and not plan.error]
