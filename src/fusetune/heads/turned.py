@@ -76,7 +76,7 @@ class Features(Protocol):
         """Precision of its products."""
 
     @property
-    def T(self) -> Features:
+    def T(self) -> Features:  # noqa: N802 - as tensors call it
         """The transposed matrix."""
 
     def __matmul__(self, other: Tensor, /) -> Tensor:
@@ -185,7 +185,7 @@ class _Product:
     dtype: torch.dtype = torch.float64
 
     @property
-    def T(self) -> _Product:
+    def T(self) -> _Product:  # noqa: N802 - as tensors call it
         """The transposed matrix."""
         return _Product(self.matrix.T)
 
