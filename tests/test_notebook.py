@@ -24,6 +24,7 @@ from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import TableLike, read_table
 from fusetune.errors import ConfigError, SchemaError, TableError, UserError
+from fusetune.targets import Classification
 
 INPUTS = ["age", "site", "note"]
 
@@ -186,7 +187,7 @@ def test_a_word_where_a_list_is_meant_is_one_item(table: pd.DataFrame) -> None:
 
 
 def test_cards_are_short_and_escape_what_the_table_says(run: fusetune.Run, table: pd.DataFrame) -> None:
-    model = replace(run.model, classes=["<script>", "a\u202eb", "c"])
+    model = replace(run.model, target=Classification(["<script>", "a\u202eb", "c"]))
     explanation, drift = model.explain(table, "case-004"), model.drift(table)
     for shown in (model, replace(explanation, row="<script>"), drift, model.config):
         assert "\n" not in repr(shown) and len(repr(shown)) < 400

@@ -44,7 +44,7 @@ def test_a_difference_is_that_of_both_scores_in_every_resample() -> None:
     # By hand: resamples of whole groups, each divided by its own variance.
     draws, random = [], np.random.default_rng(9)
     for _ in range(2000):
-        rows = np.concatenate([np.flatnonzero(GROUPS == group) for group in random.integers(0, 30, 30)])
+        rows = np.concatenate([np.flatnonzero(group == GROUPS) for group in random.integers(0, 30, 30)])
         e, q, y = good[rows, 0] - TRUTH[rows], poor[rows, 0] - TRUTH[rows], TRUTH[rows]
         draws.append(((q**2).mean() - (e**2).mean()) / y.var())
     assert (score.low, score.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.08)
@@ -80,7 +80,7 @@ def test_labels_that_are_equal_but_for_rounding_have_no_r2() -> None:
     ("deviation", "number", "text"),
     [
         (30_000.0, 75_012.3, "75,012"), (30_000.0, 117_948.0, "117,948"), (5.0, 12.312, "12.31"), (5.0, 10.0, "10"),
-        (1e-6, 2.345e-6, "2.35e-06"), (2.0, -0.001, "0.00"), (1.0, 3e12, "3e+12"),
+        (1e-6, 2.346e-6, "2.35e-06"), (2.0, -0.001, "0.00"), (1.0, 3e12, "3e+12"),
     ],
 )  # fmt: skip
 def test_a_number_is_shown_as_finely_as_labels_vary(deviation: float, number: float, text: str) -> None:

@@ -72,7 +72,8 @@ def test_nothing_of_classes_is_said(kind: str) -> None:
         assert word.lower() not in text.lower(), word
     if kind == "numbers":
         assert not re.search(r"\baccuracy\b", text, re.IGNORECASE)
-        assert not re.search(r"\bclass(es)?\b", text.replace("other tenth", ""), re.IGNORECASE)
+        # Made-up findings are of a table of classes.
+        assert not re.search(r"\bclass(es)?\b(?! \d)", text.replace("other tenth", ""), re.IGNORECASE)
 
 
 def test_the_first_screen_of_numbers_says_the_error_in_its_unit_and_how_much_is_explained() -> None:

@@ -133,7 +133,7 @@ class Measure(ABC, Generic[T]):
         sets: Conformal,
         reaches: Reaches,
         *,
-        rule: Rule,
+        rule: Rule = PLAIN,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:

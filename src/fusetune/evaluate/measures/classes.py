@@ -94,7 +94,7 @@ class Classes(Measure[Classification]):
         sets: Conformal,
         reaches: Reaches,
         *,
-        rule: Rule,
+        rule: Rule = PLAIN,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:

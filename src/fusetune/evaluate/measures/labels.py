@@ -148,7 +148,7 @@ class Labels(Measure[Multilabel]):
         sets: Conformal,
         reaches: Reaches,
         *,
-        rule: Rule,
+        rule: Rule = PLAIN,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class Numbers(Measure[Regression]):
         sets: Conformal,
         reaches: Reaches,
         *,
-        rule: Rule,
+        rule: Rule = PLAIN,
         resamples: int,
         seed: int,
     ) -> dict[str, Any]:
