@@ -53,4 +53,4 @@ $(ENV): pyproject.toml constraints.txt
 
 # A run that was interrupted goes on where it stopped.
 $(REPORT): | $(ENV)
-	$(BIN)/fusetune demo --out runs/demo --preset good --minutes 3
+	$(BIN)/fusetune demo --out runs/demo --preset good --minutes 2.5

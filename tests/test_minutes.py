@@ -18,9 +18,9 @@ from fusetune.context import Context
 from fusetune.heads.folds import make_folds
 from fusetune.networks import EnsembleNetwork
 from fusetune.progress import Log
-from fusetune.strategies import crossfit
+from fusetune.strategies import crossfit, unimodal
 from fusetune.strategies.crossfit import tuned
-from fusetune.strategies.unimodal import affordable
+from fusetune.strategies.unimodal import affordable, relative_cost
 from fusetune.train.loop import EpochRecord, History
 
 
@@ -69,6 +69,23 @@ def test_epochs_that_would_end_too_late_are_left_out_and_a_resumed_run_decides_a
     assert affordable(ctx, "scan", rows, 1.0).epochs == 0  # as it was decided, also after the other input's turn
     ctx.minutes = 60.0
     assert affordable(ctx, "scan", rows, 1.0).epochs == 6  # more is asked for
+
+
+def test_an_encoder_is_given_the_time_that_it_costs_beside_the_others(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of a second must not take half of the time from one of an hour."""
+    each = {"scan": 3.0, "genes": 0.01}
+    monkeypatch.setattr(unimodal, "_seconds_a_row", lambda ctx, name, rows, settings: each[name])
+    rows, order = make_folds(ctx).rows, list(ctx.modalities)
+    assert relative_cost(ctx, order[0], order[1:], rows) == 0  # without a limit nobody is timed
+    ctx.minutes, ctx.deadline = 60.0, time.monotonic() + 3600
+    cost = {
+        name: each[name] * len(rows) * ctx.settings(name).epochs * ctx.settings(name).repeats for name in ctx.modalities
+    }
+    found = relative_cost(ctx, order[0], order[1:], rows)
+    assert found == pytest.approx(sum(cost[name] for name in order[1:]) / cost[order[0]])
+    assert relative_cost(ctx, order[-1], [], rows) == 0
 
 
 def test_what_is_stored_does_not_make_an_epoch_look_cheap(ctx: Context) -> None:

@@ -28,7 +28,7 @@ from fusetune.features.store import Array
 from fusetune.heads.base import PRETRAINED, WORDS
 from fusetune.heads.folds import Folds, has_training, make_folds
 from fusetune.networks import EnsembleNetwork
-from fusetune.strategies.unimodal import affordable, fine_tune, one_network, probe, solve_crossed
+from fusetune.strategies.unimodal import affordable, fine_tune, one_network, probe, relative_cost, solve_crossed
 from fusetune.train.loop import History
 
 
@@ -158,7 +158,9 @@ def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwor
     """
     count, pretrained = ctx.config.crossfit.folds, is_pretrained(ctx.pristine[name])
     rest = list(ctx.modalities)[list(ctx.modalities).index(name) + 1 :]
-    later = count * sum(has_training(ctx.settings(other), ctx.pristine[other]) for other in rest)
+    trained = [other for other in rest if has_training(ctx.settings(other), ctx.pristine[other])]
+    # Of the time that is left, each input is given what its encoder costs beside the others' that are still to come.
+    later = count * relative_cost(ctx, name, trained, folds.rows)
     settings = affordable(ctx, name, folds.rows, 1 / (count + later))
     networks, stages = list[EnsembleNetwork](), list[str]()
     if not settings.epochs:

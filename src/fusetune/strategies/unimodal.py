@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,21 @@ def _affordable(ctx: Context, name: str, rows: Rows, share: float, settings: Tra
         if kept is not None:
             write_text(kept, json.dumps({"asked": asked, "epochs": decided}))
     return decided[name]
+
+
+def relative_cost(ctx: Context, name: str, others: Sequence[str], rows: Rows) -> float:
+    """Return what training other encoders costs in units of what this one costs, as their settings say; 0: no limit."""
+    if ctx.deadline == math.inf or not others:
+        return 0.0
+    own, *rest = (_training_seconds(ctx, one, rows) for one in (name, *others))
+    return float(ctx.runtime.ranks.lead(lambda: sum(rest) / max(own, 1e-9)))
+
+
+def _training_seconds(ctx: Context, name: str, rows: Rows) -> float:
+    """Return about how long all epochs of one network take."""
+    settings, some = ctx.settings(name), rows[ctx.sources[name].present[rows]]
+    each = ctx.remember(("seconds a row", name), lambda: _seconds_a_row(ctx, name, some, settings))
+    return each * len(some) * settings.repeats * settings.epochs
 
 
 def _seconds_a_row(ctx: Context, name: str, rows: Rows, settings: TrainConfig) -> float:
