@@ -180,11 +180,11 @@ def test_ids_that_repeat_or_are_missing_are_kept_and_said(made: tuple[Model, pd.
 
 
 def test_a_row_that_there_is_not_is_told_how_rows_are_called(made: tuple[Model, pd.DataFrame, Path]) -> None:
-    with pytest.raises(TableError, match=r"no row '0'; rows are called by column 'case_id': case-000, case-001"):
-        made[0].explain(made[2] / "asked.csv", 0)
-    nameless = pd.read_csv(made[2] / "asked.csv").drop(columns="case_id")
-    with pytest.raises(TableError, match=r"no row '9999'; rows are called by their numbers, from 0: 0, 1, 2"):
-        made[0].explain(nameless, 9999)
+    model, rows, _ = made
+    with pytest.raises(TableError, match=r"no row '0'.*; rows are called by column 'case_id': case-\d+, case-\d+"):
+        model.explain(rows, 0)
+    with pytest.raises(TableError, match=r"no row '9999'.*; rows are called by their numbers, from 0: 0, 1, 2"):
+        model.explain(rows.drop(columns="case_id"), 9999)
 
 
 def test_repeated_ids_give_scores_that_do_not_depend_on_the_order(made: tuple[Model, pd.DataFrame, Path]) -> None:

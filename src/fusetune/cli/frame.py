@@ -111,7 +111,7 @@ def _as_text() -> Iterator[None]:
         raise typer.Exit(_CLOSED) from None
     except Exception as error:
         if isinstance(message := getattr(error, "message", None), str):
-            message = message.replace(": Value error, ", ": ")  # which is about no value of the user
+            message = message.removeprefix("Value error, ")  # which tells a user nothing
             error.message = visible(message + _meant(error, message))  # type: ignore[attr-defined]
         raise
 
