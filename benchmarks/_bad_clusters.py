@@ -205,7 +205,7 @@ def seen_in_scene(folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, str(source / "_cluster_scene.py"), str(folder)],
         env={**os.environ, "PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     if done.returncode:
         raise RunError(f"the scene ended with {done.returncode}: {done.stderr[-4000:]}")

@@ -29,7 +29,7 @@ from fusetune.cluster.nodes import facts_here, refuse_unlike
 from fusetune.errors import UserError
 
 HERE = ROOT / "examples" / "cluster"
-MODEL = ROOT / "tests" / "bundles" / "format_4"
+RUN = ROOT / "tests" / "bundles" / "format_4"
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def said(*words: str) -> tuple[int, str]:
 def test_a_missing_extra_is_said_with_the_line_that_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None if name == "ray" else found(name))
-    words = ["predict", str(MODEL), str(MODEL / "rows.csv"), "--out", str(tmp_path / "x.csv"), "--engine", "ray"]
+    words = ["predict", str(RUN / "model"), str(RUN / "rows.csv"), "--out", str(tmp_path / "x.csv"), "--engine", "ray"]
     code, text = said(*words)
     assert code == UserError.exit_code
     assert "pip install 'fusetune[cluster]'" in text
@@ -108,7 +108,7 @@ def test_a_missing_extra_is_said_with_the_line_that_gets_it(tmp_path: Path, monk
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path: Path, words: list[str], text: str) -> None:
-    code, told = said("predict", str(MODEL), str(MODEL / "rows.csv"), "--out", str(tmp_path / "x.csv"), *words)
+    code, told = said("predict", str(RUN / "model"), str(RUN / "rows.csv"), "--out", str(tmp_path / "x.csv"), *words)
     assert code == UserError.exit_code
     assert text in told
     assert not list(tmp_path.iterdir())
