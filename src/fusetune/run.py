@@ -104,7 +104,8 @@ class Run:
         told = telling_of(self.metrics)
         score, loss = told.score, told.loss
         forms = {f"{score.key}{end}": score.figure for end in ("", " low", " high")} | {loss.key: loss.figure}
-        table = self.gain()[list(forms)].to_html(formatters=forms, na_rep="-")
+        printed: list[Any] = list(forms.values())
+        table = self.gain()[list(forms)].to_html(formatters=printed, na_rep="-")
         return f"<pre>{escape(visible(self.summary()))}</pre>{table}"
 
     def show(self) -> None:
