@@ -106,8 +106,9 @@ class Run:
         """Return what notebooks show: the answer and the gain table."""
         told = telling_of(self.metrics)
         score, loss = told.score, told.loss
-        forms: Any = {f"{score.key}{end}": score.figure for end in ("", " low", " high")} | {loss.key: loss.figure}
-        table = self.gain()[list(forms)].to_html(formatters=forms, na_rep="-")
+        forms = {f"{score.key}{end}": score.figure for end in ("", " low", " high")} | {loss.key: loss.figure}
+        printed: list[Any] = list(forms.values())
+        table = self.gain()[list(forms)].to_html(formatters=printed, na_rep="-")
         return f"<pre>{escape(visible(self.summary()))}</pre>{table}"
 
     def show(self) -> None:

@@ -80,7 +80,7 @@ def test_labels_that_are_equal_but_for_rounding_have_no_r2() -> None:
     ("deviation", "number", "text"),
     [
         (30_000.0, 75_012.3, "75,012"), (30_000.0, 117_948.0, "117,948"), (5.0, 12.312, "12.31"), (5.0, 10.0, "10"),
-        (1e-6, 2.346e-6, "2.35e-06"), (2.0, -0.001, "0.00"), (1.0, 3e12, "3e+12"),
+        (1e-6, 2.344e-6, "2.34e-06"), (2.0, -0.001, "0.00"), (1.0, 3e12, "3e+12"),
     ],
 )  # fmt: skip
 def test_a_number_is_shown_as_finely_as_labels_vary(deviation: float, number: float, text: str) -> None:

@@ -88,6 +88,7 @@ NUMBER_TERMS: dict[str, str] = {
         "and below 0 is worse than that."
     ),
     "Bias": "The mean of the number said minus the true one: above 0, too much is said on average.",
+    "MSE/2": "What training lowers: half the mean squared error, with the label in deviations of the training rows.",
     "Prediction interval": (
         "A range instead of one number, chosen on validation rows so that the true number is within it as often as "
         "stated."
