@@ -136,7 +136,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "labels[rows], ids.iloc[rows], (1 - share",
     ),
     # Who learns from whom.
-    _folds("a fold divides groups", "ctx.labels[rows], ctx.units.iloc[rows]", "ctx.labels[rows], ctx.ids.iloc[rows]"),
+    _folds("a fold divides groups", "strata, ctx.units.iloc[rows]", "strata, ctx.ids.iloc[rows]"),
     _folds("encoders and heads share their folds", "* _HEAD_FOLDS, 2)", "* _HEAD_FOLDS, 1)"),
     _folds("folds repeat the split's own order", "ctx.config.seed + salt)", "ctx.config.seed)"),
     _folds(
@@ -172,8 +172,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/heads/base.py",
         "heads take every row for one group and class",
-        "ctx.row_weights(rows), ctx.keys",
-        "np.ones(len(rows)), ctx.keys",
+        "weights, target = ctx.row_weights(rows)",
+        "weights, target = np.ones(len(rows))",
         (_FOLDS,),
     ),
     _solver(
@@ -212,15 +212,15 @@ MUTANTS: tuple[Mutant, ...] = (
     _context("groups weigh as much as they have rows", 'self.config.data.group_weights == "equal"', "False"),
     _context(
         "class weights do not reach the head",
-        "weights = self.class_weights.double().numpy()[self.labels[rows]]",
+        "weights = self.label_weights[rows]",
         "weights = np.ones(len(rows))",
     ),
     _context("what was trained for another strategy costs nothing", "self._reused += self._memory[what][1]", "pass"),
     _context("the head sees views that encoders were trained on", "_HEAD_EPOCH = 1_000_000", "_HEAD_EPOCH = 1"),
-    _prepare("class weights do not have the mean 1", "weights * counts.sum() / (weights * counts).sum()", "weights"),
+    _prepare("class weights do not have the mean 1", "weights / weights[train].mean()", "weights"),
     _prepare(
-        "class weights have the mean 1 over classes, not rows",
-        "weights * counts.sum() / (weights * counts).sum()",
+        "class weights have the mean 1 over all rows, not those of training",
+        "weights / weights[train].mean()",
         "weights / weights.mean()",
     ),
     _prepare(
@@ -333,8 +333,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _ensemble(
         "the folds of the temperatures are mixed up",
-        "_temperature(logits, has & ~here, labels)",
-        "_temperature(logits, has & here, labels)",
+        "_temperature(ctx, logits, has & ~here, rows)",
+        "_temperature(ctx, logits, has & here, rows)",
     ),
     _ensemble(
         "the ensemble is not calibrated",
@@ -364,8 +364,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/train/loop.py",
         "the last epoch is kept and called the best",
-        "    model.load_state_dict(best)\n",
-        "",
+        "    load(model, best)\n    return history",
+        "    return history",
         ("tests/train/test_train_loop.py::test_best_weights_come_back",),
     ),
     Mutant(
@@ -413,13 +413,13 @@ MUTANTS: tuple[Mutant, ...] = (
     # The one rule of the judge.
     _judge(
         "rivals are scored without their temperature",
-        "score_with_intervals(c.probe.p, test.labels",
-        "score_with_intervals(c.probe.p if c is ours else softmax(c.outputs.f.numpy()), test.labels",
+        "measure.scores(c.probe.p, test.labels",
+        "measure.scores(c.probe.p if c is ours else measure.say(c.outputs.f.numpy()), test.labels",
     ),
     _judge(
         "everybody's temperature is used whether it helps or not",
-        "self.outputs, self.scaled.heat.value)",
-        "self.outputs, self.scaled.heat.fitted)",
+        "self.outputs, self.scaled.heat.value,",
+        "self.outputs, self.scaled.heat.fitted,",
     ),
     _judge(
         "the chosen model's validation rows use a temperature that does not help",
@@ -434,8 +434,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _judge("rows that chose are called unseen", "chosen_elsewhere=pooled", "chosen_elsewhere=True"),
     _judge(
         "validation NLLs of the gain table know no temperature",
-        "valid_nll = mean_nll(candidate.scaled.p, valid_labels)",
-        "valid_nll = candidate.scaled.heat.before",
+        "float(candidate.measure.lost_rows(candidate.scaled.p, labels).mean())",
+        "candidate.scaled.heat.before",
     ),
     _judge(
         "comparisons take the rival without its temperature",
@@ -491,20 +491,20 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/estimator.py",
         "scikit-learn's estimator divides groups",
-        "ids, codes, groups=groups,",
-        "ids, codes,",
+        "group=self.group, share=self.share",
+        "share=self.share",
         ("tests/test_estimator.py::test_a_group_is_no_input_and_is_kept_together",),
     ),
     # What is learnt on validation rows.
     _calibration(
         "rows are scaled by a temperature that they helped to fit",
-        "softmax(logits / heats[:, None])",
-        "softmax(logits, heat.value)",
+        "measure.say(logits / heats[:, None])",
+        "measure.say(logits, heat.value)",
     ),
     _calibration(
         "a choice is scored on the rows that made it",
-        "logits = crossfit(tried, rows.labels, folds) if crossfitted else",
-        "logits =",
+        "logits = crossfit(tried, rows.labels, folds, lambda f, y: measure.lost_rows(measure.say(f), y))",
+        "pass",
     ),
     _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere)", "True)"),
     _calibration(
@@ -514,8 +514,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _calibration(
         "prediction sets come from what knows the rows",
-        "fit_conformal(scaled.p,",
-        "fit_conformal(softmax(rows.outputs.f.numpy(), scaled.heat.value),",
+        "promise(scaled.p,",
+        "promise(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value),",
     ),
     _calibration("prediction sets know no groups", "rows.pattern, rows.groups, seed)", "rows.pattern, None, seed)"),
     _temperature(

@@ -24,6 +24,7 @@ from fusetune.evaluate.diagnosis import CellMasks
 from fusetune.evaluate.temperature import softmax
 from fusetune.model import Model
 from fusetune.report.diagnosis import render_diagnosis
+from fusetune.targets.classification import Classification
 
 
 @dataclass
@@ -207,7 +208,7 @@ def test_models_that_cannot_be_compared_are_refused(made: Made) -> None:
     with pytest.raises(UserError, match="trained on several inputs together"):
         model.diagnose(made.table, alone=[model])
     other = fusetune.load(made.folder / "ume")
-    other.classes = ["heart", "liver", "kidney"]
+    other.target = Classification(["heart", "liver", "kidney"])
     with pytest.raises(UserError, match="knows the classes heart, liver, kidney"):
         model.diagnose(made.table, alone=[other])
     seen = fusetune.load(made.folder / "ume")

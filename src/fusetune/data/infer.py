@@ -133,19 +133,18 @@ def _role_of(table: Table, roles: Roles) -> dict[str, Role]:
         table.column(name)
         if name in role_of:
             raise SchemaError(f"column '{name}' cannot be both {role_of[name]} and {role}; name two columns")
-        if role != "label":  # which may hold several labels in a cell
-            _refuse_lists(table, name, role)
+        _refuse_unnamed(table, name, role)
         role_of[name] = role
     return role_of
 
 
-def _refuse_lists(table: Table, name: str, role: Role) -> None:
-    """Refuse a column of single answers that holds lists, which cannot be compared or counted."""
+def _refuse_unnamed(table: Table, name: str, role: Role) -> None:
+    """Refuse a column of answers that holds pictures or lists, which cannot be compared; labels may be several."""
     series = table.frame[name]
     if series.dtype != object:
         return
     for row, value in enumerate(series):
-        if pd.api.types.is_list_like(value) or is_picture(value):
+        if is_picture(value) or (role != "label" and pd.api.types.is_list_like(value)):
             raise TableError(
                 f"{role} column '{name}' of {table.name} holds {str(value)[:40]} in row {row}: it needs words or "
                 "numbers, not lists or pictures"

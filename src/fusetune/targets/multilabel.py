@@ -48,7 +48,9 @@ class Multilabel(Target):
             count = sum(name in cell for cell in cells)
             if count < 2 or count > len(cells) - 2:
                 where = "one row only" if count == 1 else "all rows but one" if count < len(cells) else "every row"
-                raise TableError(f"label column '{label}': '{name}' is in {where}: nothing to learn; take it out of it")
+                raise TableError(
+                    f"label column '{label}': '{name}' is in {where}: nothing to learn of it; take it out of the cells"
+                )
         return cls(names)
 
     def describe(self) -> str:
