@@ -157,9 +157,8 @@ def leak_findings(examined: Examined, scores: Sequence[Score]) -> list[Finding]:
     if not scores:
         return findings
     best, majority = scores[0], majority_accuracy(examined.labels)
-    what = (
-        f"{best.column} predicts the label best of all columns alone: {round(best.accuracy, 4):.1%} cross-validated, "
-    )
+    said = "the label" if examined.numbers is None else "the tenth that the number lies in"
+    what = f"{best.column} predicts {said} best of all columns alone: {round(best.accuracy, 4):.1%} cross-validated, "
     what += f"{best.fitted:.1%} on the same rows (always the same: {majority:.1%})"
     evidence: dict[str, Any] = {
         "majority": majority,
