@@ -30,7 +30,7 @@ def test_a_sound_table_of_numbers_has_nothing_wrong() -> None:
     found = findings(table())
     assert not [one for one in found.values() if one.severity != "info"]
     assert not {"class_single_row", "class_too_small", "class_not_in_training"} & found.keys()
-    assert "a predicts the tenth that the number lies in best of all columns alone" in found["column_scores"].what
+    assert "a predicts the tenth that the number lies in best" in found["column_scores"].evidence["what"]
 
 
 def test_numbers_far_from_what_inputs_say_are_listed_the_farthest_first() -> None:
