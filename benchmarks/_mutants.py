@@ -503,7 +503,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _calibration(
         "a choice is scored on the rows that made it",
-        "logits = crossfit(tried, rows.labels, folds, lambda f, y: measure.lost_rows(measure.say(f), y))",
+        "logits = crossfit(tried, rows.labels, folds, measure.losses_of)",
         "pass",
     ),
     _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere)", "True)"),
@@ -524,12 +524,12 @@ MUTANTS: tuple[Mutant, ...] = (
     _temperature("a lower NLL is enough, whatever its error", ".mean()) + error < 0", ".mean()) < 0"),
     _temperature(
         "a fold's temperature is fitted on itself",
-        "fit_temperature(logits[~here], labels[~here])",
-        "fit_temperature(logits[here], labels[here])",
+        "fit_temperature(logits[~here], labels[~here], losses_of)",
+        "fit_temperature(logits[here], labels[here], losses_of)",
     ),
     _temperature(
         "a temperature is judged on the rows that it was fitted on",
-        "fit_temperature(logits[~here], labels[~here])",
+        "fit_temperature(logits[~here], labels[~here], losses_of)",
         "fitted",
     ),
     _temperature("a fold's own rows choose its candidate", "losses[:, ~here].mean(axis=1)", "losses.mean(axis=1)"),

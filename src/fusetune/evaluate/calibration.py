@@ -173,7 +173,7 @@ def scale(rows: Judged, tried: Sequence[FloatArray], folds: IntArray, *, chosen_
     crossfitted = len(tried) > 0 and len(np.unique(folds)) > 1
     measure, logits = rows.measure, rows.outputs.f.double().numpy()
     if crossfitted:
-        logits = crossfit(tried, rows.labels, folds, lambda f, y: measure.lost_rows(measure.say(f), y))
+        logits = crossfit(tried, rows.labels, folds, measure.losses_of)
     heat, heats = measure.calibrate(logits, rows.labels, folds, rows.groups)
     return Scaled(heat, measure.say(logits / heats[:, None]), crossfitted or chosen_elsewhere)
 

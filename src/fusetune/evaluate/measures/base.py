@@ -20,7 +20,7 @@ from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
-from fusetune.evaluate.temperature import Temperature
+from fusetune.evaluate.temperature import Temperature, calibrate, fit_temperature
 from fusetune.targets import Target, Truth
 
 T = TypeVar("T", bound=Target)
@@ -80,15 +80,19 @@ class Measure(ABC, Generic[T]):
             UserError: If answers cannot be scored.
         """
 
-    @abstractmethod
+    def losses_of(self, f: FloatArray, truth: Truth) -> FloatArray:
+        """Return the loss of each row by what a network says of it, float [rows]."""
+        return self.lost_rows(self.say(f), truth)
+
     def temperature(self, f: FloatArray, truth: Truth) -> float:
         """Return the T by which f is best divided, from held-out rows; 1 where certainty is nothing that f says."""
+        return fit_temperature(f, truth, self.losses_of)
 
-    @abstractmethod
     def calibrate(
         self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
     ) -> tuple[Temperature, FloatArray]:
         """Fit a temperature, decide by cross-validation whether it helps, and return each row's by the other folds."""
+        return calibrate(f, truth, folds, groups, self.losses_of)
 
     @abstractmethod
     def decide(self, p: FloatArray) -> IntArray:

@@ -18,7 +18,7 @@ from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.reach import Reaches
 from fusetune.evaluate.selective import recalls, risk_coverage, worst
-from fusetune.evaluate.temperature import Temperature, calibrate, fit_temperature, softmax
+from fusetune.evaluate.temperature import softmax
 from fusetune.targets import Classification, Truth
 
 
@@ -49,16 +49,6 @@ class Classes(Measure[Classification]):
     ) -> dict[str, Interval]:
         """Return the metrics of `score_with_intervals`."""
         return score_with_intervals(p, truth, groups, resamples=resamples, seed=seed)
-
-    def temperature(self, f: FloatArray, truth: Truth) -> float:
-        """Return the temperature of `fit_temperature`."""
-        return fit_temperature(f, truth)
-
-    def calibrate(
-        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
-    ) -> tuple[Temperature, FloatArray]:
-        """Return what `temperature.calibrate` does."""
-        return calibrate(f, truth, folds, groups)
 
     def decide(self, p: FloatArray) -> IntArray:
         """Return the most probable class."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -20,11 +19,9 @@ from fusetune.evaluate.intervals import Interval, means, percentile, proportion,
 from fusetune.evaluate.measures.base import Measure
 from fusetune.evaluate.metrics import SMALLEST_PROBABILITY, FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
-from fusetune.evaluate.temperature import Temperature, standard_error
 from fusetune.targets import Multilabel, Truth
 
 _RESAMPLES = 200  # of areas and F1, which are computed anew for each
-_SPREAD = 0.5  # of the natural logarithm of T, before any row is seen
 
 
 @dataclass(frozen=True)
@@ -87,32 +84,6 @@ class Labels(Measure[Multilabel]):
                         draws[name].append(value)
         found |= {name: percentile(value, np.array(draws[name]), where.count) for name, value in whole.items()}
         return found | {"nll": nll, "brier": brier}
-
-    def temperature(self, f: FloatArray, truth: Truth) -> float:
-        """Return the T of lowest NLL, with a weak prior around 1 as for classes."""
-
-        def loss(log_t: float) -> float:
-            lost = self.lost_rows(self.say(f, math.exp(log_t)), truth).sum()
-            return float(lost + log_t**2 / (2 * _SPREAD**2))
-
-        return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-    def calibrate(
-        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
-    ) -> tuple[Temperature, FloatArray]:
-        """Fit one temperature for all labels, used only where it helps rows that it was not fitted on."""
-        plain, heats = self.lost_rows(self.say(f), truth), np.ones(len(truth))
-        fitted = self.temperature(f, truth)
-        if len(np.unique(folds)) < 2:
-            return Temperature(len(truth), fitted, float(plain.mean()), math.nan, math.nan, False), heats
-        for fold in np.unique(folds):
-            here = folds == fold
-            heats[here] = self.temperature(f[~here], truth[~here])
-        scaled = self.lost_rows(np.asarray(expit(f / heats[:, None])), truth)
-        error = standard_error(scaled - plain, groups)
-        helps = float((scaled - plain).mean()) + error < 0
-        heat = Temperature(len(truth), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
-        return heat, heats if helps else np.ones(len(truth))
 
     def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
         """Return rows with a label too many or too few, those of the largest loss first."""
