@@ -514,10 +514,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _calibration(
         "prediction sets come from what knows the rows",
-        "promise(scaled.p,",
-        "promise(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value),",
+        "answered(scaled.p)",
+        "answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value))",
     ),
-    _calibration("prediction sets know no groups", "rows.pattern, rows.groups, seed)", "rows.pattern, None, seed)"),
+    _calibration("prediction sets know no groups", "self.pattern, self.groups)", "self.pattern, None)"),
     _temperature(
         "a temperature need not earn its place", "helps = float((scaled - plain).mean()) + error < 0", "helps = True"
     ),

@@ -51,7 +51,7 @@ from fusetune.intake import (
 )
 from fusetune.judge import judge, reference_of
 from fusetune.model import Model
-from fusetune.prepare import prepare, reading_of
+from fusetune.prepare import reading_of
 from fusetune.process import threads_restored
 from fusetune.progress import Log, without_bars
 from fusetune.ranks import Ranks, find_place, met
@@ -274,17 +274,14 @@ def guide(
     settings, own = gather_settings(None, seed, None, None, config, sets)
     data = read_table(table)
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
+    refuse_guide(schema.target)
     log = Log(None, quiet)
     intake = take_in(data, label, schema, settings, None)
     warn_of_reading(log, data)
     for line in intake.treatment.lines:
         log.warn(line)
     with threads_restored():
-        runtime = start_runtime(settings)
-        taken = (intake.table, intake.schema, intake.split, intake.target, intake.labels)
-        refuse_guide(intake.schema.target)
-        ctx = prepare(*taken, settings, runtime, log, None, False, own, intake.copies)
-        return guided(ctx, delta=delta, lazy=lazy)
+        return guided(intake.context(settings, start_runtime(settings), log, own=own), delta=delta, lazy=lazy)
 
 
 def encode(
@@ -372,10 +369,7 @@ def _fit(
     announce(log, schema)
 
     def make(config: Config, told: Log, settled: Sequence[str] = ()) -> Context:
-        return prepare(
-            data, schema, rows, target, intake.labels, config, runtime, told, folder / STAGES, resume, own,
-            intake.copies, settled,
-        )  # fmt: skip
+        return intake.context(config, runtime, told, folder / STAGES, resume, own, settled)
 
     if settings.tries and own is None:
         ctx, trials = tried(settings, schema, len(data) - rows.counts()["test"], make, log, left())

@@ -24,7 +24,6 @@ from fusetune.errors import UserError
 from fusetune.features.store import Engine
 from fusetune.heads.folds import make_folds
 from fusetune.intake import schema_of, take_in, warn_of_reading
-from fusetune.prepare import prepare
 from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
@@ -95,19 +94,7 @@ def encoded(
         log.warn(line)
     with threads_restored():
         runtime = start_runtime(settings)
-        taken = (intake.table, intake.schema, intake.split, intake.target, intake.labels)
-        ctx = prepare(
-            *taken,
-            settings,
-            runtime,
-            log,
-            None,
-            False,
-            own,
-            intake.copies,
-            scan=elsewhere.scan,
-            engine=elsewhere.engine,
-        )
+        ctx = intake.context(settings, runtime, log, own=own, scan=elsewhere.scan, engine=elsewhere.engine)
         _fill(ctx)
     return Encoded(ctx.store.folder, dict(ctx.store.passes), dict(ctx.store.reused), time.perf_counter() - started)
 

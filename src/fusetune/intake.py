@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fusetune.augment.own import Own
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.bags import pictures_of
@@ -39,11 +41,11 @@ from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import refuse_other_run
 from fusetune.inputs import image_input
-from fusetune.prepare import image_folder, split_rows
+from fusetune.prepare import image_folder, prepare, split_rows
 from fusetune.progress import Log
 from fusetune.record import Record
 from fusetune.report.checks import write_checks
-from fusetune.runtime import find_runtime
+from fusetune.runtime import Runtime, find_runtime
 from fusetune.strategies import refuse_target, strategy_of
 from fusetune.targets import Classification, Target, Truth
 from fusetune.targets.choose import kind_of, learn_target
@@ -82,6 +84,23 @@ class Intake:
     made_from: Record
     before: Record | None
 
+    def context(
+        self,
+        settings: Config,
+        runtime: Runtime,
+        log: Log,
+        folder: Path | None = None,
+        resume: bool = False,
+        own: Own | None = None,
+        settled: Sequence[str] = (),
+        **elsewhere: Any,
+    ) -> Context:
+        """Read its inputs and load encoders; arguments and errors are those of `prepare`."""
+        return prepare(
+            self.table, self.schema, self.split, self.target, self.labels, settings, runtime, log, folder, resume, own,
+            self.copies, settled, **elsewhere,
+        )  # fmt: skip
+
 
 def take_in(
     data: Table, label: str, schema: Schema, settings: Config, resumed: Path | None, look: Look = look_at_pictures
@@ -102,7 +121,8 @@ def take_in(
     examination, treatment = _doctor(data, schema, settings, look)
     table, schema = treatment.table, treatment.schema
     target = learn_target(schema.target, table, label)
-    # A wrong aim must not cost a run.
+    # A wrong aim, or a loss of another kind of label, must not cost a run.
+    target.solved_by(settings.head.robust)
     positive_class(settings.evaluate.aim, settings.evaluate.positive, target.names)
     labels, ids = target.encode(table, label), table.ids(schema.named("id"))
     made_from = Record(len(data), rows_hash(ids, labels), columns)
@@ -149,6 +169,8 @@ def schema_of(table: Table, roles: Roles, config: Config) -> Schema:
     for role, name in roles.named().items():
         if schema.named(role) != name:
             raise UserError(f"{edited} has '{schema.named(role)}' as the {role}, not '{name}'")
+    if config.target not in ("auto", schema.target):
+        raise UserError(f"{edited} has the target {schema.target}, not {config.target}: change the one or the other")
     return schema
 
 

@@ -10,7 +10,8 @@ from made_up import changed, result
 
 from fusetune.evaluate import Interval
 from fusetune.evaluate.analysis import Analysis
-from fusetune.evaluate.measures import Measure, measure_of
+from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.measures import Answered, Measure, measure_of
 from fusetune.evaluate.modalities import MisledScore, MissingScore, Share, SubsetScore
 from fusetune.evaluate.reach import fit_reaches
 from fusetune.report.kinds import kind_of
@@ -54,7 +55,8 @@ def _whole(
     rates = [MissingScore(rate / 10, method, *pair) for rate in range(10) for method in ("two-stage", "image alone")]
     pattern = np.where(np.arange(rows) % 4, "image + text", "image")
     reaches = fit_reaches(measure.lost_rows(p, truth), pattern)
-    more = measure.further(p, truth, np.arange(rows), pattern, groups, None, reaches, **HOW)  # type: ignore[arg-type]
+    judged = Answered(p, truth, np.arange(rows), pattern, groups)
+    more = measure.further(judged, Conformal(), reaches, **HOW)
     found = Analysis(
         subsets=[SubsetScore(some, *pair) for some in ([], ["image"], ["image", "text"])],
         shapley=[Share(name, *difference) for name in ("image", "text")],

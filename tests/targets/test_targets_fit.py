@@ -212,3 +212,17 @@ def test_wrong_labels_are_named(tmp_path: Path) -> None:
         some = ["a", "b;rare", *["a", "b", "a;b"] * 30]
         fusetune.fit(frame.iloc[:92].assign(size=some), "size", sets="target=multilabel", **how)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_target_beside_the_schema_file_that_says_another_is_refused(number: Done, tmp_path: Path) -> None:
+    given = {"data": {"schema_file": str(number.run.folder / "schema.json")}, "target": "classification"}
+    with pytest.raises(UserError, match=r"schema\.json has the target regression, not classification"):
+        fusetune.fit(number.frame, "size", config=given, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_of_numbers_is_refused_before_a_run_begins(number: Done, tmp_path: Path) -> None:
+    given = {"head": {"robust": True}}
+    with pytest.raises(ConfigError, match=r"head\.robust is for numbers, and this is classification"):
+        fusetune.fit(number.frame, "site", inputs=["age"], config=given, out=tmp_path / "r", quiet=True)
+    assert not (tmp_path / "r").exists()

@@ -28,7 +28,6 @@ from fusetune.features.store import Array, Encoding, FeatureStore
 from fusetune.inputs import prepare_modality
 from fusetune.intake import Intake
 from fusetune.judge import scaled_on_valid
-from fusetune.prepare import prepare
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies import Fitted, strategy_of
@@ -77,11 +76,8 @@ class Workplace:
     def read(self) -> Context:
         """The run of the first seed, before any level: inputs read, encoders loaded."""
         if self._read is None:
-            intake = self.intake
-            self._read = prepare(
-                intake.table, intake.schema, intake.split, intake.target, intake.labels, self.config,
-                start_runtime(self.config), Log(quiet=True), self.folder / STAGES, True, None, intake.copies,
-            )  # fmt: skip
+            runtime, log = start_runtime(self.config), Log(quiet=True)
+            self._read = self.intake.context(self.config, runtime, log, self.folder / STAGES, True)
         return self._read
 
     def at(self, seed: int) -> Context:

@@ -97,7 +97,7 @@ def analyse(
         missing=modalities.missing_table({name: probe.again, **rivals}, names, y, rows.keys, groups, measure, **how),
         interference=modalities.interference_table(probe, y, groups, **how),
         threshold=_threshold(calibration, p, rows, classes),
-        **measure.further(p, y, rows.keys, rows.pattern, groups, sets, reaches, rule=rule, **how),
+        **measure.further(rows.answered(p), sets, reaches, rule=rule, **how),
     )
 
 

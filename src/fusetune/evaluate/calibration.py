@@ -15,7 +15,7 @@ from fusetune.data.choices import By
 from fusetune.evaluate.conformal import Conformal, patterns
 from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.intervals import Interval, plain
-from fusetune.evaluate.measures import CLASSES, Measure
+from fusetune.evaluate.measures import CLASSES, Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
 from fusetune.evaluate.temperature import Temperature, crossfit
@@ -46,6 +46,10 @@ class Judged:
     def pattern(self) -> NDArray[np.str_]:
         """Which modalities each row has, in words."""
         return patterns({name: bits.numpy() for name, bits in self.outputs.present.items()})
+
+    def answered(self, p: FloatArray) -> Answered:
+        """Return the rows with answers about them, float64 [rows, width]."""
+        return Answered(p, self.labels, self.keys, self.pattern, self.groups)
 
 
 @dataclass(frozen=True)
@@ -191,5 +195,5 @@ def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None
     threshold = None
     if aim is not None and positive is not None:
         threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
-    sets, reaches = rows.measure.promise(scaled.p, rows.labels, rows.keys, rows.pattern, rows.groups, seed)
+    sets, reaches = rows.measure.promise(rows.answered(scaled.p), seed)
     return Calibration(scaled.heat.value, sets, aim, positive, threshold, reaches)

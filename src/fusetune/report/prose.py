@@ -102,7 +102,6 @@ class Wording:
 
     Attributes:
         always: The simplest answer of all.
-        constant: The same where it was not compared with.
         unshown: What is not shown of the model where it is not shown to be better than that, up to its name.
         surer: What is added where the loss is shown to be better.
         loss_alone: What is said, up to "that it is", where the loss is better than of each input alone.
@@ -112,7 +111,6 @@ class Wording:
     """
 
     always: str
-    constant: str
     unshown: str
     surer: str
     loss_alone: str
@@ -125,7 +123,6 @@ def class_wording(result: Result) -> Wording:
     """Return how comparisons of classifiers are put into words."""
     return Wording(
         always=f"always answering “{_most_frequent(result)}”",
-        constant="always answering the most frequent class",
         unshown="Not shown to be right more often than",
         surer="though its probabilities are shown to be better",
         loss_alone="its probabilities are better than those of each input alone",
@@ -162,7 +159,7 @@ def verdict_in(result: Result, wording: Wording) -> tuple[str, str]:
     """
     frequent = result.judged.frequent
     if frequent is None:
-        return "open", f"It was not compared with {wording.constant}."
+        return "open", f"It was not compared with {result.judged.measure.constant}."
     always = wording.always
     if frequent.verdict == "worse":
         return "bad", f"Worse than {always}: do not use it."

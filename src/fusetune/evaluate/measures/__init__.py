@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusetune.data.choices import TargetKind
-from fusetune.evaluate.measures.base import Measure
+from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.measures.classes import Classes
 from fusetune.evaluate.measures.labels import Labels
 from fusetune.evaluate.measures.numbers import Numbers
@@ -16,7 +16,7 @@ MEASURES: dict[TargetKind, type[Measure[Any]]] = {one.kind: one for one in (Clas
 # Of probabilities of classes whose names do not matter.
 CLASSES = Classes(Classification([]))
 
-__all__ = ["CLASSES", "MEASURES", "Classes", "Labels", "Measure", "Numbers", "measure_of"]
+__all__ = ["CLASSES", "MEASURES", "Answered", "Classes", "Labels", "Measure", "Numbers", "measure_of"]
 
 
 def measure_of(target: Target) -> Measure[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -24,6 +25,25 @@ from fusetune.evaluate.temperature import Temperature, calibrate, fit_temperatur
 from fusetune.targets import Target, Truth
 
 T = TypeVar("T", bound=Target)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Labelled rows and what is answered about them.
+
+    Attributes:
+        p: Answers, float64 [rows, width].
+        truth: Labels.
+        keys: Row keys, int64 [rows].
+        pattern: Which modalities each row has.
+        groups: The group of each row, or None.
+    """
+
+    p: FloatArray
+    truth: Truth
+    keys: IntArray
+    pattern: NDArray[np.str_]
+    groups: ArrayLike | None
 
 
 class Measure(ABC, Generic[T]):
@@ -106,44 +126,27 @@ class Measure(ABC, Generic[T]):
     def truths(self, truth: Truth) -> list[Any]:
         """Return labels as a user wrote them."""
 
-    def promise(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        seed: int,
-    ) -> tuple[Conformal, Reaches]:
+    def promise(self, rows: Answered, seed: int) -> tuple[Conformal, Reaches]:
         """Learn what holds the truth with a stated probability, sets or intervals, from calibration rows.
 
         Args:
-            p: Answers, by what did not learn from the rows.
-            truth: Labels.
-            keys: Row keys.
-            pattern: Which modalities each row has.
-            groups: The group of each row.
+            rows: Answers about them, by what did not learn from them.
             seed: Of what is random in it.
         """
         return Conformal(), Reaches()
 
     def further(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        sets: Conformal,
-        reaches: Reaches,
-        *,
-        rule: Rule = PLAIN,
-        resamples: int,
-        seed: int,
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return parts of `analysis.Analysis` that this kind of answer has beyond those of all, by name.
 
-        Arguments are those of `promise`, what it returned, and bootstrap samples behind each interval.
+        Args:
+            rows: Answers about the judged rows.
+            sets: As `promise` learnt them on other rows.
+            reaches: The same of numbers.
+            rule: How rows are decided.
+            resamples: Bootstrap samples behind each interval.
+            seed: Their seed.
         """
         return {}
 

@@ -13,7 +13,7 @@ from fusetune.evaluate import metrics
 from fusetune.evaluate.conformal import Conformal, fit_conformal, judge_sets, sets_at
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, proportion, score_with_intervals
-from fusetune.evaluate.measures.base import Measure
+from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.reach import Reaches
@@ -62,36 +62,18 @@ class Classes(Measure[Classification]):
         """Return the classes."""
         return [self.target.names[at] for at in truth]
 
-    def promise(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        seed: int,
-    ) -> tuple[Conformal, Reaches]:
+    def promise(self, rows: Answered, seed: int) -> tuple[Conformal, Reaches]:
         """Learn thresholds of prediction sets."""
-        return fit_conformal(p, truth, keys, pattern, groups, seed), Reaches()
+        return fit_conformal(rows.p, rows.truth, rows.keys, rows.pattern, rows.groups, seed), Reaches()
 
     def further(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        sets: Conformal,
-        reaches: Reaches,
-        *,
-        rule: Rule = PLAIN,
-        resamples: int,
-        seed: int,
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return prediction sets, error rates without the least sure rows, and where the model is worst."""
+        p, truth, groups = rows.p, rows.truth, rows.groups
         names = [str(name) for name in self.target.names or range(p.shape[1])]
         return {
-            "conformal": judge_sets(sets, p, truth, keys, pattern, groups),
+            "conformal": judge_sets(sets, p, truth, rows.keys, rows.pattern, groups),
             "risk_coverage": risk_coverage(p, truth, groups, resamples=resamples, seed=seed),
             "worst_group": worst(rule.called(p), truth, names, groups),
         }

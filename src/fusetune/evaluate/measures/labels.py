@@ -16,7 +16,7 @@ from fusetune.evaluate.bootstrap import clusters, drawn_counts
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, percentile, proportion, score_with_intervals
-from fusetune.evaluate.measures.base import Measure
+from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import SMALLEST_PROBABILITY, FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
 from fusetune.targets import Multilabel, Truth
@@ -110,23 +110,13 @@ class Labels(Measure[Multilabel]):
         return str(answer).replace(";", ", ") or "none"
 
     def further(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        sets: Conformal,
-        reaches: Reaches,
-        *,
-        rule: Rule = PLAIN,
-        resamples: int,
-        seed: int,
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return how each label fares."""
         how = {"resamples": resamples, "seed": seed}
         names = [str(name) for name in self.target.names]
-        return {"each": [_each(name, p[:, at], truth[:, at] > 0, groups, **how) for at, name in enumerate(names)]}
+        p, has, groups = rows.p, rows.truth > 0, rows.groups
+        return {"each": [_each(name, p[:, at], has[:, at], groups, **how) for at, name in enumerate(names)]}
 
     def decide(self, p: FloatArray) -> IntArray:
         """Return the most probable label."""

@@ -14,7 +14,7 @@ from fusetune.evaluate.bootstrap import clusters, resampled_means
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, percentile
-from fusetune.evaluate.measures.base import Measure
+from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches, fit_reaches, judge_reaches
 from fusetune.evaluate.temperature import Temperature
@@ -132,34 +132,15 @@ class Numbers(Measure[Regression]):
         """Return the numbers."""
         return [float(number) for number in self.target.numbers(truth)]
 
-    def promise(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        seed: int,
-    ) -> tuple[Conformal, Reaches]:
+    def promise(self, rows: Answered, seed: int) -> tuple[Conformal, Reaches]:
         """Learn reaches of intervals."""
-        return Conformal(), fit_reaches(self.errors(p, truth), pattern, groups)
+        return Conformal(), fit_reaches(self.errors(rows.p, rows.truth), rows.pattern, rows.groups)
 
     def further(
-        self,
-        p: FloatArray,
-        truth: Truth,
-        keys: IntArray,
-        pattern: NDArray[np.str_],
-        groups: ArrayLike | None,
-        sets: Conformal,
-        reaches: Reaches,
-        *,
-        rule: Rule = PLAIN,
-        resamples: int,
-        seed: int,
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return how often intervals hold the number."""
-        return {"intervals": judge_reaches(reaches, self.errors(p, truth), pattern, groups)}
+        return {"intervals": judge_reaches(reaches, self.errors(rows.p, rows.truth), rows.pattern, rows.groups)}
 
     def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
         """Return all rows, those of the largest error first."""

@@ -74,8 +74,7 @@ class LabelKind(Kind):
     def wording(self) -> Wording:
         """What is said of comparisons: a model is better where it has more labels of more rows right."""
         return Wording(
-            always="always answering the same labels",
-            constant="always answering the same labels",
+            always=self.result.judged.measure.constant,
             unshown="Not shown to have more labels right than",
             surer="though its probabilities are shown to be better",
             loss_alone="its probabilities are better than those of each input alone",

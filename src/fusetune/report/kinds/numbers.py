@@ -136,8 +136,7 @@ class NumberKind(Kind):
     def wording(self) -> Wording:
         """What is said of comparisons: a model is better where it is nearer more often, and its R2 is higher."""
         return Wording(
-            always="always answering the mean",
-            constant="always answering the mean",
+            always=self.result.judged.measure.constant,
             unshown="Not shown to be better than",
             surer="though its mean error is shown to be smaller",
             loss_alone="its mean error is smaller than that of each input alone",
