@@ -5,6 +5,7 @@ The first one has the terminal. What the others say is kept, and shown where one
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -98,9 +99,9 @@ def _refuse_failed(codes: Sequence[int | None], said: Sequence[IO[bytes]]) -> No
     )
 
 
-def _watched(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
+def _watched(processes: Sequence[subprocess.Popen[bytes]], seconds: float = math.inf) -> list[int | None]:
     """Wait until all have ended; where one fails, the others soon. None is the code of one that had to be stopped."""
-    ends = float("inf")
+    ends = time.monotonic() + seconds
     while any(process.poll() is None for process in processes) and time.monotonic() < ends:
         if any(process.poll() for process in processes):
             ends = min(ends, time.monotonic() + _GRACE)
@@ -129,17 +130,11 @@ def _terminated(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:  # the first rank says so
-        _watched_end(processes)
+        _watched(processes, _GRACE)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         _stop(processes)
         signal.signal(signal.SIGTERM, before)
-
-
-def _watched_end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    ends = time.monotonic() + _GRACE
-    while any(process.poll() is None for process in processes) and time.monotonic() < ends:
-        time.sleep(0.05)
 
 
 def _last(file: IO[bytes]) -> str:

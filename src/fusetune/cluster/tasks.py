@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ from fusetune.runtime import Runtime
 from fusetune.vault import GIGABYTE
 
 _FACTS = "fusetune"  # under this name, a file says in JSON what is no row
+_ARRAYS = ".safetensors"
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -64,11 +65,7 @@ class Answer:
     extras: Extras
     on_problem: OnProblem
     threads: int
-
-    @property
-    def suffix(self) -> str:
-        """What the name of a result ends in."""
-        return ".parquet"
+    suffix: ClassVar[str] = ".parquet"
 
     def begin(self) -> Doing:
         """Load the model; see `Task`."""
@@ -130,10 +127,7 @@ def _by_row(notes: Mapping[str, str]) -> dict[int, str]:
 class _OfRows:
     """Work on the rows of a table; its result is a file of arrays."""
 
-    @property
-    def suffix(self) -> str:
-        """What the name of a result ends in."""
-        return ".safetensors"
+    suffix: ClassVar[str] = _ARRAYS
 
     def singly(self, piece: tuple[int, Table]) -> Iterator[tuple[int, tuple[int, Table]]]:
         """Yield each row; see `Task`."""
@@ -240,11 +234,7 @@ class Encode:
     example: Any
     runtime: Runtime
     threads: int
-
-    @property
-    def suffix(self) -> str:
-        """What the name of a result ends in."""
-        return ".safetensors"
+    suffix: ClassVar[str] = _ARRAYS
 
     def begin(self) -> Doing:
         """See `Task`."""
