@@ -15,10 +15,10 @@ import yaml
 from tiny import CLASSES, settings, tiny_table
 
 import fusetune
-from fusetune import api
 from fusetune.config import Config
 from fusetune.data.split import PARTS, Split
 from fusetune.errors import ConfigError, FusetuneError, LockedTestError, TableError, UserError
+from fusetune.intake import Intake
 from fusetune.strategies.two_stage import whole_note
 
 HOW: dict[str, Any] = {"vectors": {"genes": "v_*"}, "group": "patient", "split": "part", "quiet": True}
@@ -466,18 +466,18 @@ def test_rows_with_one_picture_are_in_one_part_of_a_split_that_is_made(
     for one, other in pairs:
         (tmp_path / "data" / f"{other}.png").write_bytes((tmp_path / "data" / f"{one}.png").read_bytes())
     frame.to_csv(tmp_path / "data" / "table.csv", index=False)
-    given: list[Any] = []
+    taken: list[Intake] = []
 
-    def stop(*what: Any) -> None:
-        given.extend([what[2], what[-2]])
+    def stop(intake: Intake, *_: Any, **__: Any) -> None:
+        taken.append(intake)
         raise UserError("far enough")
 
-    monkeypatch.setattr(api, "prepare", stop)
+    monkeypatch.setattr(Intake, "context", stop)
     for seed in range(5):
         config = settings(tmp_path / "store", doctor__check=checked, seed=seed)
         with pytest.raises(UserError, match="far enough"):
             fusetune.fit(tmp_path / "data" / "table.csv", "organ", config=config, out=tmp_path / f"{seed}", quiet=True)
-        split, copies = given[-2:]
+        split, copies = taken[-1].split, taken[-1].copies
         assert (split.part[pairs[:, 0]] == split.part[pairs[:, 1]]).all()
         assert (copies[pairs[:, 0]] == copies[pairs[:, 1]]).all()
         assert "copies stay together" in split.how

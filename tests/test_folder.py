@@ -159,7 +159,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_stays(
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_file_of_the_start_that_somebody_wrote_anew_stays(place: Place, tmp_path: Path, resume: bool) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fusetune.api.prepare", _interrupt)
+        patch.setattr("fusetune.intake.prepare", _interrupt)
         place.fit(tmp_path / "run")
     plant(tmp_path / "run", "config.yaml")
     with pytest.raises(UserError, match=r"config\.yaml was changed or damaged.*--out"):
@@ -210,13 +210,13 @@ def test_a_run_of_other_inputs_is_refused_by_name_and_untouched(place: Place, ru
 def test_a_strategys_own_settings_count_and_its_defaults_need_not_be_said(place: Place, tmp_path: Path) -> None:
     out, how = tmp_path / "run", {"strategy": "umt"}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fusetune.api.prepare", _interrupt)
+        patch.setattr("fusetune.intake.prepare", _interrupt)
         place.fit(out, **how)
     with pytest.raises(UserError, match=r"strategy.weight: .* then, 5.0 now"):
         place.fit(out, strategy={"name": "umt", "weight": 5}, resume=True)
     weight = STRATEGIES["umt"].Settings().weight
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fusetune.api.prepare", _interrupt)
+        patch.setattr("fusetune.intake.prepare", _interrupt)
         place.fit(out, strategy={"name": "umt", "weight": weight}, resume=True)
 
 
