@@ -51,6 +51,11 @@ def column(schema: Schema, name: str) -> tuple[str, str, str]:
         ([str(i) for i in range(20)] + ["a", "b"] * 10, "category", "22 distinct values"),
         (["m", "f"] * 20, "category", "2 distinct values in 40 rows"),
         (["left knee", "right knee", "hip"] * 13, "category", "3 distinct values"),
+        # Many names of several words, each in few rows, share words; in many rows, each is known by itself.
+        ([f"street {i % 101}" for i in range(2020)], "text", "101 distinct values in 2,020 rows"),
+        ([f"street {i % 101}" for i in range(5100)], "category", "101 distinct values in 5,100 rows"),
+        ([f"street {i % 100}" for i in range(2000)], "category", "100 distinct values in 2,000 rows"),
+        ([f"street{i % 101}" for i in range(2020)], "category", "101 distinct values in 2,020 rows"),
         (pd.Categorical([1, 2] * 20), "category", "the column's own type is categorical"),
         ([True, False] * 20, "boolean", "true/false values"),
         ([True, None, False, True] * 10, "boolean", "only the words False, True"),

@@ -37,6 +37,9 @@ _DATE_SHAPE = re.compile(
 )
 _NESTED = re.compile(r"(?s)\[.*[\"'{\[].*\]|\{.*:.*\}")
 _SAMPLE = 2000
+# Values of several words, this many and on average in fewer rows each, are read as text: a value that no row taught
+# (another job title) still shares words with others, which as a category it would not.
+_MANY_NAMES, _SELDOM = 100, 50
 
 
 def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
@@ -154,9 +157,10 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
         return Kind.TEXT, seen, True
     if distinct == len(values) and words < 1.5 and len(values) > 20:
         return Kind.CATEGORY, f"every value differs ({seen}), so it can only name the row", False
-    if distinct <= max(20, 0.3 * len(values)) or words < 1.5:
+    if words < 1.5 or distinct <= 20:
         return Kind.CATEGORY, seen, True
-    return Kind.TEXT, seen, True
+    seldom = distinct > _MANY_NAMES and len(values) < _SELDOM * distinct
+    return (Kind.TEXT if seldom or distinct > 0.3 * len(values) else Kind.CATEGORY), seen, True
 
 
 def _with_rest(sample: pd.Series, fitting: pd.Series, what: str) -> str:
