@@ -41,7 +41,7 @@ def column(schema: Schema, name: str) -> tuple[str, str, str]:
         ([f"scans/{i}.JPG " for i in range(40)], "image", "100% of the values end like image files"),
         (["s3://b/a.png", *[f"{i}.tiff" for i in range(39)]], "image", "end like image files"),
         (SENTENCES, "text", "40 distinct values in 40 rows, 11.0 words on average"),
-        (["これは患者の右膝の痛みに関する説明です。" + "詳細" * 10, "短い" * 25] * 20, "text", "distinct"),
+        ([f"これは患者{i}の右膝の痛みに関する説明です。" + "詳細" * 10 for i in range(40)], "text", "distinct"),
         ([*SENTENCES[:35], "12", "3.5", "7", "8", "9"], "text", "distinct values"),
         (GENERATOR.normal(size=40), "number", "all values are numbers"),
         ([1, 2, None, 4] * 10, "number", "all values are numbers"),
@@ -51,6 +51,9 @@ def column(schema: Schema, name: str) -> tuple[str, str, str]:
         ([str(i) for i in range(20)] + ["a", "b"] * 10, "category", "22 distinct values"),
         (["m", "f"] * 20, "category", "2 distinct values in 40 rows"),
         (["left knee", "right knee", "hip"] * 13, "category", "3 distinct values"),
+        # A few phrases that come again and again are a category, however long they are.
+        ([*SENTENCES[:4]] * 10, "category", "4 distinct values in 40 rows, 11.0 words on average"),
+        ([*SENTENCES[:4]] * 9, "text", "4 distinct values in 36 rows"),
         # Many names of several words, each in few rows, share words; in many rows, each is known by itself.
         ([f"street {i % 101}" for i in range(2020)], "text", "101 distinct values in 2,020 rows"),
         ([f"street {i % 101}" for i in range(5100)], "category", "101 distinct values in 5,100 rows"),

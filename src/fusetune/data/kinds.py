@@ -40,6 +40,8 @@ _SAMPLE = 2000
 # Values of several words, this many and on average in fewer rows each, are read as text: a value that no row taught
 # (another job title) still shares words with others, which as a category it would not.
 _MANY_NAMES, _SELDOM = 100, 50
+# However long they are, this many phrases are a category where each is on average in so many rows.
+_FEW_PHRASES, _OFTEN = 20, 10
 
 
 def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
@@ -153,11 +155,12 @@ def _infer_strings(values: pd.Series) -> tuple[Kind, str, bool]:
     words = float(sample.str.count(r"\s+").mean()) + 1
     length = float(sample.str.len().mean())
     seen = f"{distinct:,} distinct values in {len(values):,} rows, {words:.1f} words on average"
-    if words >= 4 or length >= 40:
+    few = distinct <= _FEW_PHRASES
+    if (words >= 4 or length >= 40) and not (few and len(values) >= _OFTEN * distinct):
         return Kind.TEXT, seen, True
     if distinct == len(values) and words < 1.5 and len(values) > 20:
         return Kind.CATEGORY, f"every value differs ({seen}), so it can only name the row", False
-    if words < 1.5 or distinct <= 20:
+    if words < 1.5 or few:
         return Kind.CATEGORY, seen, True
     seldom = distinct > _MANY_NAMES and len(values) < _SELDOM * distinct
     return (Kind.TEXT if seldom or distinct > 0.3 * len(values) else Kind.CATEGORY), seen, True
