@@ -22,6 +22,7 @@ from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.trees import Forest, TreesHead
 from fusetune.progress import bar
 from fusetune.targets import Boosted
+from fusetune.targets.logarithm import told
 
 # Trees of all boosters; pairs of trees and rows of the table, which are looked at several times when a model is judged;
 # and how far all rounds together go at least, where they are few.
@@ -74,7 +75,8 @@ def fit_trees(
         The head; `held` are logits of all rows, zero where the fold is -1.
     """
     table, target = blank.tabulated(data), data.target
-    count, parts = int(folds.max()) + 1, target.boosted(data.labels, blank.classes)
+    learnt = data.labels if blank.scale is None else blank.scale.learnt(data.labels)
+    count, parts = int(folds.max()) + 1, target.boosted(learnt, blank.classes)
     settings = _bounded(settings, sum(len(part.says) for part in parts), count, asked)
     growers = [
         _Grower(
@@ -92,7 +94,7 @@ def fit_trees(
             stuck = [grower.booster.update() for grower in growers]
             for grower in growers:
                 logits[grower.held] += _said(grower, table[grower.held], step)
-            score = target.nll(logits[judged], data.labels[judged])
+            score = target.nll(told(blank.scale, logits[judged]), data.labels[judged])
             path.append((step + 1, score))
             if score < best:
                 best, rounds, kept = score, step + 1, logits.copy()
@@ -103,7 +105,8 @@ def fit_trees(
     for grower in growers:
         _plant(forest, grower, rounds, count)
     choice = f"{rounds} rounds of trees" + (f", mean of {count} folds" if count > 1 else "")
-    return HeadFit(blank.planted(forest), best, choice, path[:: max(1, len(path) // 20)], kept)
+    held = np.where((folds >= 0)[:, None], told(blank.scale, kept), 0.0)
+    return HeadFit(blank.planted(forest), best, choice, path[:: max(1, len(path) // 20)], held)
 
 
 def _bounded(settings: Boosting, trees: int, folds: int, asked: int) -> Boosting:

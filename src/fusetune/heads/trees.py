@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusetune.heads.tabular import TabularHead
+from fusetune.targets import Logarithm
 
 _MOST, _TREES = 1 << 17, 128  # pairs of rows and trees that are looked at in one go, and of how many trees
 
@@ -90,6 +91,7 @@ class TreesHead(TabularHead):
         nodes: Number of their nodes, leaves included.
         codes: Number of codes that nodes on categories list.
         depth: Steps from a root to the farthest leaf.
+        logarithm: Scale that the leaves are on, as `Logarithm.values`; that of f without it.
     """
 
     kind = "trees"
@@ -104,9 +106,13 @@ class TreesHead(TabularHead):
         nodes: int = 0,
         codes: int = 0,
         depth: int = 0,
+        logarithm: Sequence[float] = (),
     ) -> None:
         super().__init__(dims, classes, cells, reduced)
         self.arguments |= {"trees": trees, "nodes": nodes, "codes": codes, "depth": depth}
+        self.scale = Logarithm.read(logarithm) if logarithm else None
+        if self.scale is not None:
+            self.arguments["logarithm"] = self.scale.values
         self.depth = depth
         whole: dict[str, Any] = {"dtype": torch.int32}
         for name in ("feature", "subset", "size", "unknown", "left", "right"):
@@ -130,7 +136,8 @@ class TreesHead(TabularHead):
 
     def forward(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """Return logits [batch, classes]."""
-        return self.grown(self.table(z, present)).float()
+        said = self.grown(self.table(z, present))
+        return (said if self.scale is None else self.scale.told(said)).float()
 
     def grown(self, table: Tensor) -> Tensor:
         """Return what the trees say of features [rows, features] as `table` makes them, float64 [rows, classes]."""

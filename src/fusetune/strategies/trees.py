@@ -6,28 +6,38 @@
 Trees find thresholds and interactions of cells that a linear head cannot, and combine them with what pictures and texts
 say: text and image features reduced to 30 components beside the columns, as arXiv 2605.10616 gives them to trees.
 LightGBM grows them (`heads/boosted.py`). Linear classifiers and trees are cross-fitted on the same folds, so that what
-trees learn of a row's logits comes from classifiers that did not see it.
+trees learn of a row's logits comes from classifiers that did not see it. With `scale: log`, trees learn the logarithm
+of a number above 0, and the exponential of their sum is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 
 from fusetune.context import Context
+from fusetune.errors import TableError
 from fusetune.heads.base import HeadData, HeadFit
 from fusetune.heads.boosted import Boosting, fit_trees
 from fusetune.heads.trees import TreesHead
 from fusetune.strategies.base import ANY_TARGET, Fitted, Strategy
 from fusetune.strategies.tabular import TabularSettings, fit_tabular
+from fusetune.targets import Logarithm
+
+LOG_TREES = "trees of logarithms"
 
 
 class TreesSettings(Boosting, TabularSettings):
-    """How trees are grown, and what they read."""
+    """How trees are grown, what they read, and what they learn."""
+
+    scale: Literal["plain", "log"] = Field(
+        "plain", description="log: numbers above 0 are learnt as their logarithms, on which effects add up"
+    )
 
 
 class Trees(Strategy):
@@ -40,12 +50,28 @@ class Trees(Strategy):
 
     @classmethod
     def fit(cls, ctx: Context, settings: TreesSettings) -> Fitted:
-        """Encode every row once and grow trees."""
+        """Encode every row once and grow trees.
+
+        Raises:
+            TableError: If logarithms of the labels are asked for, and there are none.
+        """
+        name, title = (cls.name, cls.title) if settings.scale == "plain" else (LOG_TREES, f"{cls.title} of logarithms")
 
         def learn(described: Mapping[str, Any], data: HeadData, folds: npt.NDArray[np.int64]) -> HeadFit:
+            scale = None if settings.scale == "plain" else _logarithm(ctx, data)
             return fit_trees(
-                TreesHead(**described), data, folds, settings,
+                TreesHead(**described, logarithm=() if scale is None else scale.values), data, folds, settings,
                 seed=ctx.config.seed, threads=torch.get_num_threads(), over=ctx.over, asked=len(ctx.labels),
             )  # fmt: skip
 
-        return fit_tabular(ctx, settings, learn, cls.name, cls.title)
+        return fit_tabular(ctx, settings, learn, name, title)
+
+
+def _logarithm(ctx: Context, data: HeadData) -> Logarithm:
+    scale = ctx.target.logarithm(data.labels)
+    if scale is None:
+        raise TableError(
+            "scale: log learns logarithms, and these labels are not all numbers above 0, of which some differ; "
+            "leave it out"
+        )
+    return scale

@@ -42,7 +42,7 @@ from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import prior_of
 from fusetune.strategies.rivals import ALONE, ENSEMBLE, RESERVED, TRADITIONAL
 from fusetune.strategies.trainer import freeze
-from fusetune.strategies.trees import Trees
+from fusetune.strategies.trees import LOG_TREES, Trees
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.targets import Target, Truth
@@ -60,7 +60,8 @@ class WeightedSettings(Section):
     candidates: list[Candidate] = Field(
         ["alone", "ume", "linear-probe", "trees", "two-stage"],
         min_length=1,
-        description="what is trained and weighed: alone (each input), ume, linear-probe, trees, two-stage",
+        description="what is trained and weighed: alone (each input), ume, linear-probe, trees (of numbers with a long "
+        "tail, trees of their logarithms too), two-stage",
     )
     classifiers: dict[str, ClassifierSettings] = Field(
         {}, description="classifiers of scikit-learn that are tried too, by the names of their rows"
@@ -70,7 +71,7 @@ class WeightedSettings(Section):
     @classmethod
     def _free(cls, classifiers: dict[str, ClassifierSettings]) -> dict[str, ClassifierSettings]:
         for name in classifiers:
-            if name in (Trees.name, TwoStage.name, *RESERVED) or name.endswith(ALONE):
+            if name in (Trees.name, LOG_TREES, TwoStage.name, *RESERVED) or name.endswith(ALONE):
                 raise ValueError(f"another row of the table is called '{name}': give the classifier another name")
         return classifiers
 
@@ -190,11 +191,19 @@ def _chosen(ctx: Context, settings: WeightedSettings) -> dict[str, tuple[type[St
         "alone": {name + ALONE: (Alone, AloneSettings(modality=name)) for name in ctx.modalities},
         "ume": {ENSEMBLE: (UME, NoSettings())} if len(ctx.modalities) > 1 else {},
         "linear-probe": {TRADITIONAL: (LinearProbe, NoSettings())},
-        "trees": {Trees.name: (Trees, Trees.Settings())},
+        "trees": _trees(ctx),
         "two-stage": {TwoStage.name: (TwoStage, NoSettings())},
     }
     own = {name: (Classifier, how) for name, how in settings.classifiers.items()}
     return {row: how for name in dict.fromkeys(settings.candidates) for row, how in known[name].items()} | own
+
+
+def _trees(ctx: Context) -> dict[str, tuple[type[Strategy], Any]]:
+    """Return boosted trees; of numbers with a long tail, trees of their logarithms too."""
+    scales = {Trees.name: Trees.Settings()}
+    if ctx.target.skewed(ctx.labels[ctx.split.rows("train")]):
+        scales[LOG_TREES] = Trees.Settings(scale="log")
+    return {row: (Trees, settings) for row, settings in scales.items()}
 
 
 def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> dict[str, Fitted]:

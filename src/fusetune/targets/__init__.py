@@ -12,12 +12,23 @@ from typing import Any
 from fusetune.data.choices import TargetKind
 from fusetune.targets.base import Boosted, Target, Truth
 from fusetune.targets.classification import Classification
+from fusetune.targets.logarithm import Logarithm
 from fusetune.targets.multilabel import Multilabel
 from fusetune.targets.regression import Regression
 
 TARGETS: dict[TargetKind, type[Target]] = {one.kind: one for one in (Classification, Multilabel, Regression)}
 
-__all__ = ["TARGETS", "Boosted", "Classification", "Multilabel", "Regression", "Target", "Truth", "read_target"]
+__all__ = [
+    "TARGETS",
+    "Boosted",
+    "Classification",
+    "Logarithm",
+    "Multilabel",
+    "Regression",
+    "Target",
+    "Truth",
+    "read_target",
+]
 
 
 def read_target(kind: TargetKind, names: Sequence[Any], facts: Mapping[str, Any]) -> Target:

@@ -21,6 +21,7 @@ from fusetune.data.choices import TargetKind
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError
 from fusetune.targets.links import Link
+from fusetune.targets.logarithm import Logarithm
 
 # Labels as networks learn them: class index, int64 [rows]; label bits, float32 [rows, labels]; numbers, float64 [rows].
 Truth = npt.NDArray[Any]
@@ -126,6 +127,14 @@ class Target(ABC):
         Raises:
             ConfigError: If the setting does not fit the labels.
         """
+
+    def logarithm(self, truth: Truth) -> Logarithm | None:
+        """Return the scale of logarithms that labels of rows can be learnt on; None where they can on none."""
+        return None
+
+    def skewed(self, truth: Truth) -> bool:
+        """Return whether labels of rows ask for that scale to be tried."""
+        return False
 
     @classmethod
     def solved_by(cls, robust: bool) -> Link:

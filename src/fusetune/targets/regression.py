@@ -16,6 +16,7 @@ from fusetune.data.words import finite_numbers
 from fusetune.errors import ConfigError, TableError, listed
 from fusetune.targets.base import Boosted, Target, Truth
 from fusetune.targets.links import Link, Normal, Robust
+from fusetune.targets.logarithm import Logarithm, skewed
 
 _BINS = 10  # of which parts and folds hold alike shares
 _LEAST = 1e-12  # of a mean squared error, whose logarithm is taken
@@ -96,6 +97,14 @@ class Regression(Target):
         if config.data.class_weights != "none":
             raise ConfigError("data.class_weights weighs classes, and a number is predicted; leave it out")
         return np.ones(len(truth))
+
+    def logarithm(self, truth: Truth) -> Logarithm | None:
+        """Return the scale of logarithms of these numbers, if they are all above 0."""
+        return Logarithm.of(self.numbers(truth), self.mean, self.deviation)
+
+    def skewed(self, truth: Truth) -> bool:
+        """Return whether they are above 0 and have a long right tail."""
+        return skewed(self.numbers(truth))
 
     @classmethod
     def solved_by(cls, robust: bool) -> Link:
