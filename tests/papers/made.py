@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from typer.testing import CliRunner
 
+import fusetune_papers.cli  # noqa: F401  # adds the commands
+from fusetune.cli.frame import app
 from fusetune.config import Config
 from fusetune.data.table import Table
 from fusetune.progress import Log
@@ -78,6 +81,12 @@ def frozen(made: Lab, plan: Recipe) -> Frozen:
     """Return an experiment's image network as it was pretrained."""
     run = made.images(plan)
     return Frozen(made, run, untrained(run, made.draws))
+
+
+def command(*words: str) -> tuple[int, str]:
+    """Return the exit code and the output of `fusetune reproduce`."""
+    done = CliRunner().invoke(app, ["reproduce", *words], terminal_width=200)
+    return done.exit_code, done.output
 
 
 def run(material: Material, plans: list[Recipe], flaws: frozenset[str], folder: Path, form: str = "x") -> Series:

@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import HEAD, IMAGE, TEXT, place, recipe, run, streams, titles
-from typer.testing import CliRunner
+from made import HEAD, IMAGE, TEXT, command, place, recipe, run, streams, titles
 
-import fusetune_papers.cli  # noqa: F401  # adds the commands
-from fusetune.cli.frame import app
 from fusetune.data.table import Table
 from fusetune.errors import ConfigError
 from fusetune_papers.cli.experiments import _recipes
@@ -84,11 +81,6 @@ def test_experiments_share_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [outcome.rows["test"] for outcome in series.outcomes] == [12, 12, 12]
     assert all(0 <= outcome.test.value <= 1 for outcome in series.outcomes)
     json.dumps([outcome.as_dict() for outcome in series.outcomes])
-
-
-def command(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["reproduce", *words], terminal_width=200)
-    return done.exit_code, done.output
 
 
 def test_the_list_names_every_experiment_and_flaw() -> None:

@@ -37,7 +37,8 @@ def fpus23(
     ] = None,
     without_images: WithoutImages = False,
     task: Annotated[
-        Literal["head", "abdomen", "arms", "legs"] | None, typer.Option(help="Keep this target alone; default: all.")
+        Literal["head", "abdomen", "arms", "legs", "structures"] | None,
+        typer.Option(help="Keep this target alone (structures: the list of all four that are there); default: all."),
     ] = None,
     match: Annotated[
         list[str] | None, typer.Option(metavar="TASK=WORD", help="Word in the labels that makes a task positive.")
@@ -150,6 +151,12 @@ def phantom(
     ] = Knobs.metadata_share,
     text_share: Annotated[float, typer.Option(help="Share of sentences that name what is in view.")] = Knobs.text_share,
     width: Annotated[int, typer.Option(help="Of a picture, in pixels.")] = Knobs.width,
+    combinations: Annotated[
+        bool,
+        typer.Option(
+            "--combinations", help="All 16 sets of organs equally often in every stream; needs --metadata-share 0."
+        ),
+    ] = Knobs.combinations,
     seed: Annotated[int, typer.Option(help="Everything drawn depends on it.")] = Knobs.seed,
     debug: Debug = False,
 ) -> None:
@@ -161,9 +168,10 @@ def phantom(
     starting(f"data phantom: draw {streams} streams of {frames} frames")
     from fusetune_papers.phantom.draw import write_phantom
 
-    knobs = Knobs(streams, frames, difficulty, image_share, metadata_share, text_share, width, seed)
+    knobs = Knobs(streams, frames, difficulty, image_share, metadata_share, text_share, width, combinations, seed)
     out.print(f"folder  {write_phantom(folder, knobs)} (SYNTHETIC)", soft_wrap=True)
-    out.print(f"next    fusetune data fpus23 {folder} --out {folder}.parquet --task head", soft_wrap=True)
+    task = "structures" if combinations else "head"
+    out.print(f"next    fusetune data fpus23 {folder} --out {folder}.parquet --task {task}", soft_wrap=True)
 
 
 @data_app.command(

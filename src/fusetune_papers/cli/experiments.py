@@ -31,7 +31,7 @@ from fusetune_papers.reproduce.recipe import (
     recipes_of,
     with_batches_of,
 )
-from fusetune_papers.reproduce.report import bounds, cost_lines, fact_lines, flaw_lines, outcome_grid
+from fusetune_papers.reproduce.report import bounds, cost_lines, fact_lines, flaw_lines, label_lines, outcome_grid
 from fusetune_papers.reproduce.series import Series, run_series
 
 # What a series is called, the form of its recipes, and the switches that are on.
@@ -140,7 +140,7 @@ def _recipes(
 def _show(data: str, results: list[Series], quick: bool) -> None:
     if any(series.outcomes for series in results):
         out.print(outcome_grid(results))
-    for line in [*fact_lines(results), *cost_lines(results), *flaw_lines(data, results)]:
+    for line in [*fact_lines(results), *label_lines(results), *cost_lines(results), *flaw_lines(data, results)]:
         out.print(line, soft_wrap=True)
     if any(outcome.synthetic for series in results for outcome in series.outcomes):
         out.print("SYNTHETIC: drawn, not scanned. These frames show what the flaws do, not how good anything is.")

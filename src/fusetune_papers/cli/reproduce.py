@@ -36,7 +36,11 @@ def reproduce(
         typer.Option(metavar="L1,L2,...", help="Single flaws on top of `sound`: what is each worth? See --list."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="FPUS23's tasks: head (default), abdomen, arms, legs.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="FPUS23's tasks: head (default), abdomen, arms, legs; structures: which of the four, in one model.",
+        ),
     ] = None,
     only: Annotated[str | None, typer.Option(metavar="NAME,...", help="Some of the experiments; see --list.")] = None,
     encoder: Annotated[

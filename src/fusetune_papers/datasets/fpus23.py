@@ -29,6 +29,8 @@ from fusetune_papers.datasets.streams import read_stream
 # paper's code would for that task, finds nothing and makes every row negative.
 MATCH = {"head": "head", "abdomen": "abdomen", "arms": "arm", "legs": "leg"}
 TASKS = tuple(MATCH)
+# All four at once: the list of those that are in the frame, empty where none is.
+STRUCTURES = "structures"
 SHARES = (0.6, 0.2, 0.2)
 SENTENCES = "sentences.csv"
 _FRAMES = ("four_poses", "Dataset/four_poses", ".")
@@ -54,7 +56,7 @@ def fpus23_table(
             `train_labels.csv`, `val_labels.csv`, `test_labels.csv`, or `frames.csv`.
         frames: Folder with a folder of pictures per stream; by default `src`/four_poses.
         images: Whether there are pictures. Without them, the table has no column `image`.
-        task: Keep this target alone (`TASKS`); by default all four are given.
+        task: Keep this target alone (one of `TASKS`, or `STRUCTURES`); by default all five are given.
         match: Words to look for instead of those in `MATCH`.
         split: streams (whole streams, stratified by all four targets together), frames (the paper's, at random),
             given (by the three CSV files, which then also give the labels). Shares of streams and frames: `SHARES`.
@@ -65,8 +67,8 @@ def fpus23_table(
         warn: Called with a sentence about what is unusual; by default it is printed.
 
     Returns:
-        Columns id, [image,] stream, frame, the target(s), head_up, front_view, location, probe, paper_location,
-        paper_invasive, [text,] split, source.
+        Columns id, [image,] stream, frame, the target(s) (0 or 1; of `STRUCTURES` a list of words), head_up,
+        front_view, location, probe, paper_location, paper_invasive, [text,] split, source.
 
     Raises:
         UserError: Something is broken, missing or unknown; the message names path, folder or frame.
@@ -84,6 +86,7 @@ def fpus23_table(
         table = with_pictures(table, paths, _pictures(folder), folder, missing, root, warn, "annotated frames")
     for name in words:
         _check_target(table, name, words[name], labels.words)
+    table = _with_structures(table, task)
     table = _with_sentences(table, Path(src))
     table["source"] = labels.source
     return table.sort_values(["stream", "frame"]).reset_index(drop=True)
@@ -109,10 +112,11 @@ def _words(task: str | None, match: Mapping[str, str] | None) -> dict[str, str]:
     """Return the word to look for by task."""
     match = match or {}
     for name in [*match, *([] if task is None else [task])]:
-        if name not in TASKS:
-            raise UserError(f"the task '{name}' is unknown{did_you_mean(name, TASKS)}; known: {listed(TASKS)}")
+        known = TASKS if name in match else (*TASKS, STRUCTURES)
+        if name not in known:
+            raise UserError(f"the task '{name}' is unknown{did_you_mean(name, known)}; known: {listed(known)}")
     words = {**MATCH, **match}
-    return words if task is None else {task: words[task]}
+    return {task: words[task]} if task in words else words
 
 
 def _described(labels: Labels, words: dict[str, str]) -> pd.DataFrame:
@@ -135,6 +139,17 @@ def _check_target(table: pd.DataFrame, task: str, word: str, labels: pd.Series) 
         f"the target '{task}' has a single class: {many} frame of {len(table):,} has a label with '{word}' in it. The "
         f"labels are {listed(seen, 9)}. Name the right word with --match {task}=WORD, or another --task"
     )
+
+
+def _with_structures(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
+    """Add the list of what is in each frame, in the order of `TASKS`, where it is asked for; alone if it alone is."""
+    if task not in (None, STRUCTURES):
+        return table
+    there = table[[*TASKS]].to_numpy(dtype=bool)
+    lists = [[name for name, has in zip(TASKS, row, strict=True) if has] for row in there]
+    place = table.columns.get_loc(TASKS[-1]) + 1
+    table.insert(place, STRUCTURES, pd.Series(lists, index=table.index, dtype=object))
+    return table if task is None else table.drop(columns=[*TASKS])
 
 
 def _frames_folder(src: Path) -> Path:

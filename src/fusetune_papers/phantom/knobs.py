@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from fusetune.errors import UserError
 
+ORGANS = ("head", "abdomen", "arms", "legs")
+COMBINATIONS = 2 ** len(ORGANS)
+
 
 @dataclass(frozen=True)
 class Knobs:
@@ -22,6 +25,9 @@ class Knobs:
             0 nothing.
         text_share: Share of sentences that name what is in view; the others are small talk.
         width: Of a picture in pixels.
+        combinations: Every combination of the four organs, none and all among them, in equally many frames of every
+            stream, each organ drawn in full or not at all. Every organ is then in exactly half of the frames, any two
+            are in a quarter, and the stream's name says nothing, so that `metadata_share` must be 0.
         seed: Everything drawn is a function of it, the stream's name and the frame's number.
     """
 
@@ -32,6 +38,7 @@ class Knobs:
     metadata_share: float = 1.0
     text_share: float = 0.5
     width: int = 224
+    combinations: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,3 +53,13 @@ class Knobs:
         for name, low, high in (("streams", 1, 39), ("frames", 2, 10_000), ("width", 64, 1344), ("seed", 0, 2**32)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name} must lie between {low} and {high:,}, not {getattr(self, name)}")
+        if self.combinations and self.metadata_share:
+            raise UserError(
+                "with combinations, a stream's name says nothing of its labels: metadata_share must be 0, "
+                f"not {self.metadata_share}"
+            )
+        if self.combinations and self.frames % COMBINATIONS:
+            raise UserError(
+                f"with combinations, frames must be a multiple of {COMBINATIONS}, so that each is in as many frames; "
+                f"not {self.frames}"
+            )

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fusetune_papers.datasets.streams import LOCATIONS, Stream
-from fusetune_papers.phantom.knobs import Knobs
+from fusetune_papers.phantom.knobs import COMBINATIONS, ORGANS, Knobs
 
-ORGANS = ("head", "abdomen", "arms", "legs")
 # Shares of frames with a box of each organ in the published annotations, by location of the stream.
 SHARES = {
     "aroundabd": (0.250, 1.000, 0.512, 0.240),
@@ -65,15 +64,28 @@ def stream_rng(seed: int, stream: str, what: str) -> np.random.Generator:
 
 def write_script(stream: Stream, knobs: Knobs) -> Script:
     """Decide what a stream shows; a function of the knobs and the stream's name."""
+    weight, present = (_combined if knobs.combinations else _as_published)(stream, knobs)
+    rng = stream_rng(knobs.seed, stream.name, "contact")
+    contact = _faded(_curve(rng, knobs.frames), knobs.image_share)[1]
+    return Script(weight, present, contact, _sentences(stream, knobs, present))
+
+
+def _as_published(stream: Stream, knobs: Knobs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return visibility and presence where each organ comes and goes by itself, as often as the location has it."""
     weight, present = np.empty((2, knobs.frames, len(ORGANS)))
     for place, organ in enumerate(ORGANS):
         rng = stream_rng(knobs.seed, stream.name, organ)
         share = _share(rng, stream.location, place, knobs.metadata_share)
         weight[:, place], present[:, place] = _faded(_curve(rng, knobs.frames), share)
-    rng = stream_rng(knobs.seed, stream.name, "contact")
-    contact = _faded(_curve(rng, knobs.frames), knobs.image_share)[1]
-    annotated = present.astype(bool)
-    return Script(weight, annotated, contact, _sentences(stream, knobs, annotated))
+    return weight, present.astype(bool)
+
+
+def _combined(stream: Stream, knobs: Knobs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return visibility and presence where every combination stays for equally many frames, in random order."""
+    order = stream_rng(knobs.seed, stream.name, "combinations").permutation(COMBINATIONS)
+    bits = order[:, None] >> np.arange(len(ORGANS)) & 1
+    present = np.repeat(bits.astype(bool), knobs.frames // COMBINATIONS, 0)
+    return present.astype(np.float64), present
 
 
 def _share(rng: np.random.Generator, location: str, organ: int, metadata_share: float) -> float:

@@ -74,7 +74,7 @@ def _out_of_fold(lab: Lab, stage: TextStage, rows: Rows) -> tuple[Array, Array]:
     """
     material = lab.material
     shares = (1 / _FOLDS,) * _FOLDS
-    folds = deal(material.ids.iloc[rows], material.labels[rows], material.units.iloc[rows], shares, lab.seed + 1)
+    folds = deal(material.ids.iloc[rows], material.strata[rows], material.units.iloc[rows], shares, lab.seed + 1)
     scores = [_score(lab, stage, rows[folds != fold], f"text, fold {fold + 1} of {_FOLDS}") for fold in range(_FOLDS)]
     whole = np.mean(scores, axis=0)
     seen = whole.copy()

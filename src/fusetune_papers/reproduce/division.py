@@ -115,7 +115,7 @@ def _dealt(material: Material, flaws: frozenset[str], seed: int) -> Split:
         return Split(material.ids, _codes(material.by_frame), "frames at random, as published")
     groups = None if "L1" in flaws else material.groups
     how = "stratified" if groups is None else "grouped"
-    return make_split(material.ids, material.labels, how=how, groups=groups, fractions=FRACTIONS, seed=seed)
+    return make_split(material.ids, material.strata, how=how, groups=groups, fractions=FRACTIONS, seed=seed)
 
 
 def shared_groups(material: Material, train: Rows, test: Rows) -> tuple[int, int]:

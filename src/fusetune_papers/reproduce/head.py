@@ -14,20 +14,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fusetune.config import HeadConfig
 from fusetune.context import Context
 from fusetune.data.batch import prefetch, shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
-from fusetune.evaluate.temperature import softmax
 from fusetune.features.store import Array
 from fusetune.heads.base import HeadData, logits_of
 from fusetune.heads.solver import fit_logistic
 from fusetune.networks import EnsembleNetwork
 from fusetune.process import Draws
 from fusetune.progress import bar
+from fusetune.targets import Target
 from fusetune.train.loop import Task, by_loss, train
 from fusetune.train.optim import weight_groups
 from fusetune_papers.reproduce.alone import Scores
@@ -37,7 +36,7 @@ from fusetune_papers.reproduce.recipe import Recipe
 JUDGED = "judged"
 # No epoch of training has this number, so that a head's views are not those that the network was trained on.
 _HEAD_EPOCH = 1_000_000
-# Row positions -> class probabilities, float64 [rows, classes].
+# Row positions -> probabilities of classes or labels, float64 [rows, width].
 Predict = Callable[[Rows], npt.NDArray[np.float64]]
 
 
@@ -116,7 +115,13 @@ def _solved(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
     def data(z: Array, rows: Rows, blocks: dict[str, npt.NDArray[np.float64]]) -> HeadData:
         repeated = {name: np.repeat(block[None].astype(np.float32), len(z), 0) for name, block in blocks.items()}
         present = {name: np.ones(len(rows), dtype=bool) for name in ("image", *blocks)}
-        return HeadData({"image": z, **repeated}, present, run.labels[rows], np.ones(len(rows)), run.keys[rows])
+        inputs, labels, weights, target = (
+            {"image": z, **repeated},
+            run.labels[rows],
+            np.ones(len(rows)),
+            type(run.target),
+        )
+        return HeadData(inputs, present, labels, weights, run.keys[rows], target=target)
 
     def plain(rows: Rows, purpose: str) -> HeadData:
         return data(image.plain(rows, purpose)[None], rows, {name: scores.all[rows] for name, scores in side.items()})
@@ -127,7 +132,7 @@ def _solved(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
     settings = HeadConfig(modality_dropout=0)
     fit = fit_logistic(learnt, plain(lab.parts.valid, "valid"), settings, len(run.classes), lab.seed)
     fit.tell(lab.log, "head", f"head on {', '.join(('image', *side))}", blocks=["image", *side])
-    return lambda some: softmax(logits_of(fit.head, plain(some, JUDGED)))
+    return lambda some: lab.measure.say(logits_of(fit.head, plain(some, JUDGED)))
 
 
 def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
@@ -149,7 +154,7 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
     def loss(batch: Rows, _: Any, epoch: int) -> Tensor:
         places = np.searchsorted(rows, batch)
         x = torch.cat([torch.from_numpy(views[epoch][places]).double(), seen[places]], 1)
-        return F.cross_entropy(head(x.to(device)), run.targets(batch))
+        return run.target.losses(head(x.to(device)), run.targets(batch)).mean()
 
     def logits_on(some: Rows, purpose: str) -> Tensor:
         x = np.concatenate([image.plain(some, purpose), *(scores.all[some] for scores in side.values())], 1)
@@ -160,7 +165,7 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
     def validate() -> tuple[float, float]:
         if lab.on("L8"):  # watched in every epoch
             logits_on(lab.test(), "test")
-        return scored(logits_on(valid, "valid"), run.targets(valid).cpu())
+        return scored(run.target, logits_on(valid, "valid"), run.targets(valid).cpu())
 
     task = Task(
         name=f"head ({recipe.title})",
@@ -174,7 +179,7 @@ def _published(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predic
     )
     groups = weight_groups(list(head.parameters()), settings.head_lr, settings.weight_decay)
     train(head, groups, task, settings, runtime=run.runtime, seed=lab.seed, log=lab.log, keep="accuracy")
-    return lambda some: softmax(logits_on(some, JUDGED))
+    return lambda some: lab.measure.say(logits_on(some, JUDGED))
 
 
 def published_layer(width: int, classes: int, seed: int) -> nn.Linear:
@@ -183,6 +188,6 @@ def published_layer(width: int, classes: int, seed: int) -> nn.Linear:
         return nn.Linear(width, classes, dtype=torch.float64)
 
 
-def scored(logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Return NLL and accuracy."""
-    return float(F.cross_entropy(logits, targets)), float((logits.argmax(1) == targets).double().mean())
+def scored(target: Target, logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Return the mean NLL and the mean score of rows."""
+    return float(target.losses(logits, truth).mean()), float(target.scores(logits, truth).double().mean())

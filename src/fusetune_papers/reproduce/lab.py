@@ -32,7 +32,8 @@ from fusetune.encoders import (
     special_ids,
     train_word_tokenizer,
 )
-from fusetune.evaluate.intervals import Interval, score_with_intervals
+from fusetune.evaluate.intervals import Interval, proportion
+from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.features.store import FeatureStore
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Outputs
@@ -41,7 +42,6 @@ from fusetune.process import Draws
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
 from fusetune.strategies.unimodal import one_network
-from fusetune.targets import Classification
 from fusetune_papers.reproduce.division import Parts, divide, test_rows
 from fusetune_papers.reproduce.material import Material
 from fusetune_papers.reproduce.recipe import CIFAR_MEAN, CIFAR_STD, Recipe, TextStage
@@ -86,7 +86,7 @@ class Lab:
             config=Config.build({"seed": self.seed, "image": {"train": {"batch_size": _BATCH}}}),
             runtime=self.runtime, log=self.log,
             modalities={}, readers={}, sources={}, augments={}, encodings={}, pristine={},
-            split=self.parts.split, target=Classification(material.classes), labels=material.labels,
+            split=self.parts.split, target=material.target, labels=material.labels,
             label_weights=np.ones(len(material.labels)),
             keys=row_keys(material.ids), ids=material.ids, groups=material.groups, units=material.units,
             store=FeatureStore(self.cache, self.runtime, Log(None, quiet=True)), folder=None, key="",
@@ -109,10 +109,26 @@ class Lab:
         with self.draws:
             return load_image_encoder(recipe.encoder or "builtin", allow_download=self.allow_download, **wrong)
 
+    @property
+    def measure(self) -> Measure[Any]:
+        """How answers about the task are judged."""
+        return measure_of(self.material.target)
+
     def scores(self, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
-        """Return scores with intervals; frames of one stream are resampled together, whichever way they were split."""
-        groups = None if self.material.groups is None else self.material.groups.iloc[rows].to_numpy()
-        return score_with_intervals(probabilities, self.material.labels[rows], groups, resamples=500)
+        """Return scores with intervals; frames of one stream are resampled together, whichever way they were split.
+
+        Where a row may have several labels, "accuracy of NAME" is what a task of that label alone would be judged by.
+        """
+        truth, groups = self.material.labels[rows], self._streams(rows)
+        found = self.measure.scores(probabilities, truth, groups, resamples=500)
+        if truth.ndim == 1:
+            return found
+        right = (probabilities > 0.5) == (truth > 0)
+        each = zip(self.material.target.names, right.T, strict=True)
+        return found | {f"accuracy of {name}": proportion(hits, groups) for name, hits in each}
+
+    def _streams(self, rows: Rows) -> npt.NDArray[Any] | None:
+        return None if self.material.groups is None else self.material.groups.iloc[rows].to_numpy()
 
     def images(self, recipe: Recipe) -> Context:
         """Return the run of an image network: pictures at the side that training crops are taken from, read once.

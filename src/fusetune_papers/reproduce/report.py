@@ -22,7 +22,8 @@ def outcome_grid(results: Sequence[Series]) -> Grid:
     outcomes = _sorted(results)
     seeds = sorted({outcome.seed for outcome in outcomes})
     mark = "SYNTHETIC frames; " if any(outcome.synthetic for outcome in outcomes) else ""
-    title = f"{mark}test accuracy with its 95 % interval; seed {', '.join(map(str, seeds))}"
+    words = " or ".join(sorted({worded(outcome.score) for outcome in outcomes}))
+    title = f"{mark}test {words} with its 95 % interval; seed {', '.join(map(str, seeds))}"
     grid = Grid(
         "task", "experiment", "form", "printed", "valid", "test", "rows", title=title, caption=flaw_caption(outcomes)
     )
@@ -45,6 +46,11 @@ def bounds(interval: Interval) -> str:
     if not interval.bounded:
         return f"{interval.value:.4f} [unknown]"
     return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def worded(score: str) -> str:
+    """Return the name of a score in words."""
+    return score.replace("_", " ")
 
 
 def flaw_caption(outcomes: Sequence[Outcome]) -> str:
@@ -75,20 +81,38 @@ def fact_lines(results: Sequence[Series]) -> list[str]:
     for series in results:
         if series.facts and "L2" not in series.flaws:
             facts = series.facts
+            alone, always = (bounds(found[facts.score]) for found in (facts.side_alone, facts.majority))
             near = "" if math.isnan(facts.distance) else f" ({facts.distance:.2f} frames away on average)"
             lines.append(
                 f"{series.task}, {series.form}: {leak_words(series)}; the nearest training frame's label alone: "
-                f"{facts.nearest:.4f}{near}; the stream's name alone: {bounds(facts.side_alone)}; the best constant per"
-                f" stream {facts.constants[0]:.4f}, per location {facts.constants[1]:.4f} (chosen and judged on all)"
+                f"{facts.nearest:.4f}{near}; the stream's name alone: {alone}; the most frequent answer: {always}; the "
+                f"best constant per stream {facts.constants[0]:.4f}, per location {facts.constants[1]:.4f} (chosen and "
+                "judged on all)"
             )
         elif series.facts:
             lines.append(f"{series.task}, {series.form}: no baseline (L2); " + leak_words(series))
         lines += [
-            f"{series.task}, {series.form}, {o.title}: validation accuracy {o.valid.value:.4f} is above the interval "
-            f"of the test accuracy {bounds(o.test)}"
+            f"{series.task}, {series.form}, {o.title}: validation {worded(o.score)} {o.valid.value:.4f} is above the "
+            f"interval of the test {worded(o.score)} {bounds(o.test)}"
             for o in series.outcomes
             if o.test.bounded and o.valid.value > o.test.high
         ]
+    return lines
+
+
+def label_lines(results: Sequence[Series]) -> list[str]:
+    """Return, where a row may have several labels, how all together and each of them fare, baselines first."""
+    lines = []
+    for series in results:
+        found = {outcome.title: outcome.scores for outcome in series.outcomes}
+        if series.facts and "L2" not in series.flaws:
+            facts = series.facts
+            found = {"the most frequent answer": facts.majority, "the stream's name alone": facts.side_alone, **found}
+        for title, scores in found.items():
+            each = [f"{name} {bounds(value)}" for name, value in scores.items() if name.startswith("accuracy of ")]
+            if each:
+                together = f"all right {bounds(scores['subset_accuracy'])}, macro F1 {bounds(scores['macro_f1'])}"
+                lines.append(f"{series.task}, {series.form}, {title}: {together}, {', '.join(each)}")
     return lines
 
 
@@ -137,7 +161,7 @@ def flaw_lines(data: str, results: Sequence[Series]) -> list[str]:
     sound = {(o.recipe, o.task): o for s in results if s.form == "sound" for o in s.outcomes}
     lines = [
         f"{o.task}, {o.title}: {', '.join(o.flaws)} ({FLAWS[o.flaws[0]].title if len(o.flaws) == 1 else 'together'}) "
-        f"changes validation accuracy by {o.valid.value - base.valid.value:+.4f}, test accuracy by "
+        f"changes validation {worded(o.score)} by {o.valid.value - base.valid.value:+.4f}, test {worded(o.score)} by "
         f"{o.test.value - base.test.value:+.4f}"
         for o in _sorted(results)
         if o.form.startswith("sound +") and o.flaws and (base := sound.get((o.recipe, o.task)))

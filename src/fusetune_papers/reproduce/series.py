@@ -12,14 +12,13 @@ from typing import Any
 from fusetune.context import Context
 from fusetune.errors import WeightsError
 from fusetune.evaluate.intervals import Interval
-from fusetune.evaluate.temperature import softmax
 from fusetune.networks import EnsembleNetwork
 from fusetune_papers.reproduce.alone import Scores, fine_tune, text_scores
 from fusetune_papers.reproduce.facts import Facts, facts_of
 from fusetune_papers.reproduce.flaws import FLAWS, in_order
 from fusetune_papers.reproduce.head import Frozen, Predict, fuse
 from fusetune_papers.reproduce.lab import Lab, outputs_on, untrained
-from fusetune_papers.reproduce.material import place_numbers
+from fusetune_papers.reproduce.material import TASKS, place_numbers
 from fusetune_papers.reproduce.recipe import Recipe
 
 
@@ -34,15 +33,17 @@ class Outcome:
         task: What was predicted.
         form: paper, sound, or sound with single flaws.
         flaws: The switches that were on and act on such an experiment, in order.
-        valid: Accuracy on the validation rows, with its 95 % interval.
-        test: Accuracy on the test rows, with its 95 % interval.
+        score: What the next two are: accuracy, or where a row may have several labels, label_accuracy.
+        valid: The score of the validation rows, with its 95 % interval.
+        test: The score of the test rows, with its 95 % interval.
+        scores: All scores of the test rows.
         nll: NLL on the test rows.
         rows: Rows by part; the validation rows may be training rows (L5).
         groups: Streams among the test rows, or None.
         seed: Of everything random.
         synthetic: Were the pictures drawn?
         passes: Rows that went through the image encoder in stage M, by what for.
-        published: Test accuracy that the notebook ends with; beside it that of its validation rows.
+        published: Test accuracy that the notebook ends with, of its own task; beside it that of its validation rows.
         seconds: Time of the stages that belong to it.
     """
 
@@ -52,8 +53,10 @@ class Outcome:
     task: str
     form: str
     flaws: list[str]
+    score: str
     valid: Interval
     test: Interval
+    scores: dict[str, Interval]
     nll: float
     rows: dict[str, int]
     groups: int | None
@@ -66,7 +69,8 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return vars(self) | {"valid": self.valid.as_dict(), "test": self.test.as_dict()}
+        scores = {name: interval.as_dict() for name, interval in self.scores.items()}
+        return vars(self) | {"valid": self.valid.as_dict(), "test": self.test.as_dict(), "scores": scores}
 
 
 @dataclass
@@ -98,7 +102,7 @@ def run_series(series: Series, recipes: Sequence[Recipe], open_lab: Callable[[fr
         started = time.perf_counter()
         lab.passes.clear()
         series.outcomes.append(_outcome(lab, recipe, series.form, _trained(lab, recipe), started))
-        lab.log.say(f"  {recipe.title}: test accuracy {series.outcomes[-1].test.value:.4f}")
+        lab.log.say(f"  {recipe.title}: test {lab.measure.score_word} {series.outcomes[-1].test.value:.4f}")
     lab = open_lab(series.flaws)
     if lab.material.groups is not None:
         series.facts = facts_of(lab)
@@ -131,10 +135,10 @@ def _trained(lab: Lab, recipe: Recipe) -> Predict:
     """Train what is judged; a network that several experiments use is trained once."""
     if recipe.stage == "text":
         scores = _text(lab, recipe)
-        return lambda rows: softmax(scores.all[rows])
+        return lambda rows: lab.measure.say(scores.all[rows])
     run, network = _image(lab, recipe)
     if recipe.stage == "image":
-        return lambda rows: softmax(outputs_on(run, network, rows).f)
+        return lambda rows: lab.measure.say(outputs_on(run, network, rows).f)
     # A copy: stage M may change the encoder's statistics (L13), and others use the same network.
     return fuse(Frozen(lab, run, copy.deepcopy(network)), recipe, _side(lab, recipe))
 
@@ -163,7 +167,8 @@ def _side(lab: Lab, recipe: Recipe) -> dict[str, Scores]:
 
 
 def _outcome(lab: Lab, recipe: Recipe, form: str, predict: Predict, started: float) -> Outcome:
-    material, valid, printed = lab.material, lab.parts.valid, recipe.printed.kept if recipe.printed else {}
+    material, valid, score, loss = lab.material, lab.parts.valid, lab.measure.score, lab.measure.loss
+    printed = recipe.printed.kept if recipe.printed and material.task in TASKS[material.data] else {}
     passes, on_valid = dict(lab.passes), lab.scores(predict(valid), valid)
     test = lab.test(image=recipe.stage == "image")  # every choice has been made
     on_test = lab.scores(predict(test), test)
@@ -175,9 +180,11 @@ def _outcome(lab: Lab, recipe: Recipe, form: str, predict: Predict, started: flo
         task=material.task,
         form=form,
         flaws=in_order(flaw for flaw in lab.flaws if recipe.stage != "text" or not FLAWS[flaw].pictures),
-        valid=on_valid["accuracy"],
-        test=on_test["accuracy"],
-        nll=on_test["nll"].value,
+        score=score,
+        valid=on_valid[score],
+        test=on_test[score],
+        scores=on_test,
+        nll=on_test[loss].value,
         rows={"train": len(lab.parts.head), "valid": len(valid), "test": len(test)},
         groups=None if material.groups is None else int(material.groups.iloc[test].nunique()),
         seed=lab.seed,

@@ -11,13 +11,15 @@ import pandas as pd
 import pytest
 from fpus23_baselines import fitted_constant
 
+from fusetune.cli.frame import write_table
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import UserError
+from fusetune.targets.multilabel import labels_of
 from fusetune_papers.datasets.baselines import constant_accuracy, nearest_frame
 from fusetune_papers.datasets.cvat import Box, Frame, write_cvat
-from fusetune_papers.datasets.fpus23 import TASKS, fpus23_table, make_parts
+from fusetune_papers.datasets.fpus23 import STRUCTURES, TASKS, fpus23_table, make_parts
 from fusetune_papers.datasets.streams import read_stream, stream_names
 
 SMALL = ("stream_hdvb_aroundhead_h", "stream_huvb_aroundsbd_h", "stream_huvf_longrec_v", "stream_hdvf_aroundlegs_v")
@@ -103,6 +105,27 @@ def test_one_task_leaves_the_others_out(folder: Path) -> None:
     assert table["legs"].sum() == 8
     with pytest.raises(UserError, match="task 'leg' is unknown, did you mean 'legs'"):
         fpus23_table(folder, task="leg")
+
+
+def test_all_four_are_a_list_of_what_is_there(folder: Path, tmp_path: Path) -> None:
+    table = fpus23_table(folder)
+    alone = fpus23_table(folder, task=STRUCTURES)
+    assert not set(TASKS) & set(alone)
+    assert alone[STRUCTURES].tolist() == table[STRUCTURES].tolist()
+    assert alone["split"].tolist() == table["split"].tolist()
+    assert STRUCTURES not in fpus23_table(folder, task="head")
+    assert table[STRUCTURES].tolist() == [[t for t in TASKS if row[t]] for row in table.to_dict("records")]
+    assert [] in table[STRUCTURES].tolist()
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        write_table(alone, tmp_path / name)
+        read = labels_of(read_table(tmp_path / name), STRUCTURES)
+        assert read == alone[STRUCTURES].tolist(), name
+    with pytest.raises(UserError, match="task 'structure' is unknown, did you mean 'structures'"):
+        fpus23_table(folder, task="structure")
+    with pytest.raises(UserError, match="task 'structures' is unknown"):
+        fpus23_table(folder, match={STRUCTURES: "arm"})
+    with pytest.raises(UserError, match="'arms' has a single class"):
+        fpus23_table(folder, task=STRUCTURES, match={"arms": "arms"})
 
 
 def test_the_word_arms_finds_nothing_and_is_refused(folder: Path) -> None:

@@ -137,6 +137,29 @@ def labels_of(knobs: Knobs) -> pd.DataFrame:
     return table.assign(id=table["stream"] + "/" + table["frame"].astype("str"))
 
 
+def test_every_combination_is_as_frequent_in_every_stream() -> None:
+    knobs = Knobs(streams=10, frames=32, metadata_share=0.0, combinations=True)
+    table = labels_of(knobs)
+    sets = table[list(TASKS)] @ (1 << np.arange(len(TASKS)))
+    counts = pd.crosstab(table["stream"], sets)
+    assert counts.shape == (10, 16)
+    assert (counts == 2).all(axis=None)
+    orders = {tuple(part) for _, part in sets.groupby(table["stream"])}
+    assert len(orders) == 10, "another order in every stream"
+    for key in ("stream", "location"):
+        assert all(constant_accuracy(table[task], table[key]) == 0.5 for task in TASKS)
+    script = write_script(read_stream(table["stream"][0]), knobs)
+    assert (script.weight == script.present).all(), "drawn in full or not at all"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"metadata_share": 1.0}, "must be 0"), ({"frames": 40}, "multiple of 16")]
+)
+def test_combinations_need_settings_that_let_them_be_exact(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Knobs(**{"metadata_share": 0.0, "frames": 16, "combinations": True, **wrong})  # type: ignore[arg-type]
+
+
 def test_more_metadata_share_more_in_the_name() -> None:
     scores = []
     for share in (0.0, 0.5, 1.0):
