@@ -72,6 +72,10 @@ def measure(data: Path, seeds: range) -> dict[str, Any]:
             name: {score: interval.as_dict() for score, interval in scores(called, there, streams).items()}
             for name, called in said.items()
         },
+        "all four right, one set less label by label": {
+            name: _more_right(said["location, one set"], said[name], there, streams).as_dict()
+            for name in ("location", "the stream's name")
+        },
         "nearest frame, frames at random": _nearest(table, there, seeds),
         "leaks": _leaks(data),
     }
@@ -122,6 +126,13 @@ def scores(called: Bits, there: Bits, groups: npt.NDArray[Any], seed: int = 0) -
     each = {f"accuracy {task}": proportion(right[:, at], groups) for at, task in enumerate(TASKS)}
     f1 = _f1(called, there, groups, seed)
     return {"label accuracy": label, "all four right": proportion(right.all(1), groups), **f1, **each}
+
+
+def _more_right(one: Bits, other: Bits, there: Bits, groups: npt.NDArray[Any], seed: int = 0) -> Interval:
+    """Return the share of rows with all labels right by one, less that by another."""
+    right, also = ((called == there).all(1).astype(float) for called in (one, other))
+    (found,) = means((right - also)[:, None], groups, resamples=_RESAMPLES, seed=seed)
+    return found
 
 
 def _f1(called: Bits, there: Bits, groups: npt.NDArray[Any], seed: int) -> dict[str, Interval]:
@@ -181,6 +192,8 @@ def _show(result: dict[str, Any]) -> None:
     for score in next(iter(result["scores"].values())):
         said = [f"{name} {_bounds(found[score])}" for name, found in result["scores"].items()]
         print(f"{score}: {'; '.join(said)}")
+    for name, found in result["all four right, one set less label by label"].items():
+        print(f"all four right, location, one set, less {name}: {_bounds(found)}")
     near = ", ".join(f"{name} {value:.4f}" for name, value in result["nearest frame, frames at random"].items())
     print(f"\nnearest training frame, frames dealt at random ({result['seeds']} seed(s)): {near}")
     for name, value in result["leaks"].items():

@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 from _mutants import MUTANTS, Mutant
 from _mutants_doctor import DOCTOR
+from _mutants_papers import PAPERS
 
 ROOT = Path(__file__).parents[1]
-ALL = (*MUTANTS, *DOCTOR)
+ALL = (*MUTANTS, *DOCTOR, *PAPERS)
 _COPIED = ("src", "tests", "benchmarks", "pyproject.toml")
 _PASSED, _FAILED, _BROKEN = 0, 1, 2
 

@@ -74,7 +74,7 @@ def recipe(**more: object) -> Recipe:
 def lab(material: Material, folder: Path, *flaws: str, seed: int = 0) -> Lab:
     """Return a lab on one thread that says nothing."""
     runtime = start_runtime(Config.build({"threads": 1, "device": "cpu"}))
-    return Lab(material, frozenset(flaws), runtime, Log(None, quiet=True), seed, folder / "store")
+    return Lab(material, frozenset(flaws), runtime, Log(None, quiet=True), seed, folder / "store", resamples=20)
 
 
 def frozen(made: Lab, plan: Recipe) -> Frozen:

@@ -34,6 +34,7 @@ from fusetune_papers.reproduce.recipe import (
 from fusetune_papers.reproduce.report import bounds, cost_lines, fact_lines, flaw_lines, label_lines, outcome_grid
 from fusetune_papers.reproduce.series import Series, run_series
 
+_QUICK_RESAMPLES = 20
 # What a series is called, the form of its recipes, and the switches that are on.
 Plan = tuple[str, Form, frozenset[str]]
 
@@ -67,6 +68,7 @@ def run_experiments(asked: Asked, json_file: Path | None, out_folder: Path | Non
         log = Log(kept / "log.jsonl" if out_folder else None)
         how: dict[str, Any] = {"runtime": start_runtime(Config()), "log": log, "seed": asked.seed}
         how |= {"cache": kept / "features", "allow_download": allow_download}
+        how |= {"resamples": _QUICK_RESAMPLES} if quick else {}
         results: list[Series] = []
         try:
             for name in asked.tasks or TASKS[data]:

@@ -84,6 +84,7 @@ def facts_of(lab: Lab) -> Facts:
     near = [nearest_frame(divided.assign(answer=answer), "answer") for answer in answers]
     distance = float(near[0].distances.mean()) if len(near[0].distances) else math.nan
     schema = infer_schema(material.table, Roles(material.task, inputs=PLACE_COLUMNS, group="stream", row_id="id"))
+    schema = schema.model_copy(update={"target": material.target.kind})
     findings = examine_split(Examined.of(material.table, schema).with_split(lab.parts.split))
     nearest, shared = mean(one.accuracy for one in near), shared_groups(material, train, test)
     return Facts(*shared, lab.measure.score, nearest, distance, majority, alone, constants, findings)

@@ -115,13 +115,8 @@ def _solved(image: Frozen, recipe: Recipe, side: dict[str, Scores]) -> Predict:
     def data(z: Array, rows: Rows, blocks: dict[str, npt.NDArray[np.float64]]) -> HeadData:
         repeated = {name: np.repeat(block[None].astype(np.float32), len(z), 0) for name, block in blocks.items()}
         present = {name: np.ones(len(rows), dtype=bool) for name in ("image", *blocks)}
-        inputs, labels, weights, target = (
-            {"image": z, **repeated},
-            run.labels[rows],
-            np.ones(len(rows)),
-            type(run.target),
-        )
-        return HeadData(inputs, present, labels, weights, run.keys[rows], target=target)
+        inputs, weights = {"image": z, **repeated}, np.ones(len(rows))
+        return HeadData(inputs, present, run.labels[rows], weights, run.keys[rows], target=type(run.target))
 
     def plain(rows: Rows, purpose: str) -> HeadData:
         return data(image.plain(rows, purpose)[None], rows, {name: scores.all[rows] for name, scores in side.items()})

@@ -62,6 +62,7 @@ class Lab:
         seed: Decides split, start, order and augmentation.
         cache: Folder of the feature store.
         allow_download: May weights be fetched from a hub?
+        resamples: Bootstrap samples behind intervals.
         passes: Rows that went through the image encoder in the current experiment, by what for.
         draws: What the latest encoder's weights were drawn from; those of the classifier on it come next.
     """
@@ -73,6 +74,7 @@ class Lab:
     seed: int
     cache: Path
     allow_download: bool = False
+    resamples: int = 500
     passes: Counter[str] = field(default_factory=Counter)
     draws: Draws = field(default_factory=lambda: Draws("classifier"))
 
@@ -120,7 +122,7 @@ class Lab:
         Where a row may have several labels, "accuracy of NAME" is what a task of that label alone would be judged by.
         """
         truth, groups = self.material.labels[rows], self._streams(rows)
-        found = self.measure.scores(probabilities, truth, groups, resamples=500)
+        found = self.measure.scores(probabilities, truth, groups, resamples=self.resamples)
         if truth.ndim == 1:
             return found
         right = (probabilities > 0.5) == (truth > 0)
