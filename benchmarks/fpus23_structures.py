@@ -149,7 +149,9 @@ def _f1(called: Bits, there: Bits, groups: npt.NDArray[Any], seed: int) -> dict[
         return np.divide(2 * both @ times, total, out=np.zeros_like(total), where=total > 0)
 
     value = ratio(np.ones((where.count, 1)))[:, 0]
-    draws = np.concatenate([ratio(t) for t in drawn_counts(where.count, len(there), _RESAMPLES, seed)], 1)
+    draws = np.concatenate(
+        [ratio(t.astype(np.float64)) for t in drawn_counts(where.count, len(there), _RESAMPLES, seed)], 1
+    )
     found = {"macro F1": percentile(float(value.mean()), draws.mean(0), where.count)}
     each = zip(TASKS, value, draws, strict=True)
     return found | {f"F1 {task}": percentile(float(one), drawn, where.count) for task, one, drawn in each}
@@ -171,7 +173,7 @@ def _leaks(data: Path) -> dict[str, float]:
     boxes = frames[["n_head", "n_abdomen", "n_arm", "n_legs"]].to_numpy() > 0
     table = fpus23_table(data, images=False)
     ids = frames["stream"] + "/" + frames["frame"].str.removesuffix(".png")
-    there = table.set_index("id").loc[ids, [*TASKS]].to_numpy(dtype=bool)
+    there = table.set_index("id").loc[list(ids), [*TASKS]].to_numpy(dtype=bool)
     plane = frames["diagnostic_plane.plane"].notna().to_numpy()
     planes = [
         pd.crosstab(frames["diagnostic_plane.plane"], column).max(axis=1).sum() / plane.sum() for column in there.T

@@ -97,7 +97,7 @@ def _apart(table: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return the squared distance of every picture to every other, [rows, rows]."""
     pixels = np.stack([_shrunk(path) for path in table["image"]])
     squares = (pixels**2).sum(1)
-    return squares[:, None] + squares[None] - 2 * pixels @ pixels.T
+    return np.asarray(squares[:, None] + squares[None] - 2 * pixels @ pixels.T)
 
 
 def _shrunk(path: str) -> npt.NDArray[np.float64]:

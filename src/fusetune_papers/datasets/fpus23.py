@@ -147,7 +147,7 @@ def _with_structures(table: pd.DataFrame, task: str | None) -> pd.DataFrame:
         return table
     there = table[[*TASKS]].to_numpy(dtype=bool)
     lists = [[name for name, has in zip(TASKS, row, strict=True) if has] for row in there]
-    place = table.columns.get_loc(TASKS[-1]) + 1
+    place = list(table.columns).index(TASKS[-1]) + 1
     table.insert(place, STRUCTURES, pd.Series(lists, index=table.index, dtype=object))
     return table if task is None else table.drop(columns=[*TASKS])
 

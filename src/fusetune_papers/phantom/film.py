@@ -8,8 +8,8 @@ import numpy.typing as npt
 from fusetune_papers.datasets.cvat import Box
 from fusetune_papers.datasets.streams import Stream
 from fusetune_papers.phantom.anatomy import abdomen, decoys, head, limb, place, surroundings
-from fusetune_papers.phantom.knobs import Knobs
-from fusetune_papers.phantom.script import ORGANS, Script, stream_rng
+from fusetune_papers.phantom.knobs import ORGANS, Knobs
+from fusetune_papers.phantom.script import Script, stream_rng
 from fusetune_papers.phantom.ultrasound import Array, Ellipse, Machine, Sector, extent, moved, scan, scatter
 
 # Where the parts of each organ lie (across, down, size, angle) when the head points left and the front is near.

@@ -20,6 +20,7 @@ from fusetune.context import Context
 from fusetune.data.batch import prefetch, shuffled_batches
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder
+from fusetune.evaluate.metrics import FloatArray
 from fusetune.features.store import Array
 from fusetune.heads.base import HeadData, logits_of
 from fusetune.heads.solver import fit_logistic
@@ -37,7 +38,7 @@ JUDGED = "judged"
 # No epoch of training has this number, so that a head's views are not those that the network was trained on.
 _HEAD_EPOCH = 1_000_000
 # Row positions -> probabilities of classes or labels, float64 [rows, width].
-Predict = Callable[[Rows], npt.NDArray[np.float64]]
+Predict = Callable[[Rows], FloatArray]
 
 
 @dataclass(frozen=True)

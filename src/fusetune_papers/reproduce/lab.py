@@ -34,6 +34,7 @@ from fusetune.encoders import (
 )
 from fusetune.evaluate.intervals import Interval, proportion
 from fusetune.evaluate.measures import Measure, measure_of
+from fusetune.evaluate.metrics import FloatArray
 from fusetune.features.store import FeatureStore
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, Outputs
@@ -116,7 +117,7 @@ class Lab:
         """How answers about the task are judged."""
         return measure_of(self.material.target)
 
-    def scores(self, probabilities: npt.NDArray[np.float64], rows: Rows) -> dict[str, Interval]:
+    def scores(self, probabilities: FloatArray, rows: Rows) -> dict[str, Interval]:
         """Return scores with intervals; frames of one stream are resampled together, whichever way they were split.
 
         Where a row may have several labels, "accuracy of NAME" is what a task of that label alone would be judged by.
