@@ -134,7 +134,7 @@ def test_stage_m_keeps_the_epoch_of_the_best_accuracy(
     made, plan = lab(frames, tmp_path, "L16"), recipe(head=HEAD.model_copy(update={"epochs": 4}))
     scores, states = iter([(9.0, 0.5), (5.0, 0.8), (1.0, 0.8), (0.5, 0.7)]), []
 
-    def judged(logits: torch.Tensor, _: torch.Tensor) -> tuple[float, float]:
+    def judged(_: object, logits: torch.Tensor, __: torch.Tensor) -> tuple[float, float]:
         states.append(logits.softmax(1).numpy())
         return next(scores)
 
