@@ -43,6 +43,7 @@ from fusetune.intake import (
     announce,
     part_counts,
     picture_hashes,
+    refuse_weight,
     report_findings,
     schema_of,
     take_in,
@@ -109,6 +110,7 @@ def fit(
     row_id: str | None = None,
     share: Share | None = None,
     gather: str | None = None,
+    weight: str | None = None,
     preset: str | None = None,
     minutes: float | None = None,
     seed: int | None = None,
@@ -133,7 +135,7 @@ def fit(
             DuckDB, a dict of columns, or a list of dicts. Cells can be pictures: PIL pictures, arrays, bytes of files.
         label: Column to predict.
         inputs: Columns to use, or patterns such as ``lab_*``; a word alone is one of them. Default: all that are not
-            label, group, split or an id.
+            label, group, split, weight or an id.
         kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
         vectors: Name -> pattern of number columns that form one vector, such as ``{"mrna": "mrna__*"}``.
         group: Column whose rows belong together (patient, video): never on both sides of the split.
@@ -142,6 +144,8 @@ def fit(
         share: Columns of pictures, or of texts, that are one input with one encoder: ``["front", "back"]``, or by the
             input's name ``{"views": ["front", "back"]}``.
         gather: Column of ids of a long table: rows with the same id become one row, with all their pictures and texts.
+        weight: Column that says what each row counts, a number from 0 on: in losses, choices, scores and their
+            intervals, relative to other rows. Rows of weight 0 are left out. It is no input, and predictions need none.
         preset: quick (encoders as they were pretrained), good (default; fine-tuned where that pays), best (the same
             with more folds and views) or paper (the published settings).
         minutes: How long the run may take; default: 3 for quick, 20 for good. What would be too late is left out, and
@@ -168,7 +172,7 @@ def fit(
     """
     started = time.perf_counter()
     settings, own = gather_settings(preset, seed, strategy, augment, config, sets, minutes)
-    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather)
+    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather, weight)
     with met(find_place(devices, nodes), sharded, settings=text_hash(settings.to_yaml())[:8]) as ranks:
         log = Log(None, quiet or not ranks.first)
         data, intake, folder = ranks.lead(lambda: _look(table, label, roles, settings, out, resume, log, ranks))
@@ -275,6 +279,7 @@ def guide(
     data = read_table(table)
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
     refuse_guide(schema.target)
+    refuse_weight(schema, "guide")
     log = Log(None, quiet)
     intake = take_in(data, label, schema, settings, None)
     warn_of_reading(log, data)
@@ -296,6 +301,7 @@ def encode(
     row_id: str | None = None,
     share: Share | None = None,
     gather: str | None = None,
+    weight: str | None = None,
     preset: str | None = None,
     seed: int | None = None,
     strategy: str | Mapping[str, Any] | None = None,
@@ -321,6 +327,7 @@ def encode(
         row_id: As `fit` takes it.
         share: As `fit` takes it.
         gather: As `fit` takes it.
+        weight: As `fit` takes it; rows of weight 0 are not encoded.
         preset: As `fit` takes it.
         seed: As `fit` takes it.
         strategy: As `fit` takes it.
@@ -335,7 +342,8 @@ def encode(
         RunError: If something fails while running.
     """
     settings, own = gather_settings(preset, seed, strategy, augment, config, sets)
-    roles, log = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), Log(None, quiet)
+    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather, weight)
+    log = Log(None, quiet)
     if cluster is None:
         return encoded(read_table(table), label, roles, settings, own, log, Elsewhere())
     with joined(cluster) as engine:
@@ -366,7 +374,7 @@ def _fit(
     log.record("start", version=VERSION, preset=settings.preset, seed=settings.seed, split=rows.hash, ranks=ranks.count)
     log.say(f"fusetune {VERSION}: {data.name} -> {label} ({target.describe()}) on {runtime.describe()}")
     log.say(f"  rows: {part_counts(rows)}  ({rows.how})")
-    announce(log, schema)
+    announce(log, intake)
 
     def make(config: Config, told: Log, settled: Sequence[str] = ()) -> Context:
         return intake.context(config, runtime, told, folder / STAGES, resume, own, settled)
@@ -448,7 +456,8 @@ def _finish(
 def _guided(ctx: Context, schema: Schema) -> Guidance | None:
     """Return what kind of fusion the data ask for, where that can be said and there is time to ask."""
     able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
-    if not able or ctx.late():
+    # It compares NLLs in which rows count alike, and would advise on another table than the one that is judged.
+    if not able or ctx.sample_weight is not None or ctx.late():
         return None
     with ctx.log.timed(ctx.seconds, "guide"):
         guidance = guided(ctx, lazy=False, **_GUIDED)

@@ -18,7 +18,7 @@ from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding, counts
 from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.files import expanded, written_aside
-from fusetune.intake import with_target
+from fusetune.intake import with_target, with_weight
 from fusetune.report.checks import render_checks
 
 _SHOWN = 12
@@ -94,6 +94,7 @@ def check(
     row_id: str | None = None,
     share: Share | None = None,
     gather: str | None = None,
+    weight: str | None = None,
     config: Config | Mapping[str, Any] | str | Path | None = None,
     sets: str | Iterable[str] = (),
 ) -> Checked:
@@ -110,6 +111,7 @@ def check(
         row_id: As `fit` takes it.
         share: As `fit` takes it.
         gather: As `fit` takes it.
+        weight: As `fit` takes it; rows of weight 0 are not looked at.
         config: A `Config`, a mapping or a YAML file.
         sets: As `fit` takes it.
 
@@ -117,7 +119,7 @@ def check(
         UserError: If the table or the configuration cannot be used.
     """
     settings = Config.build(config, sets=sets)
-    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather)
+    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather, weight)
     return checked(read_table(table), roles, settings)
 
 
@@ -125,4 +127,5 @@ def checked(data: Table, roles: Roles, config: Config, look: Look = look_at_pict
     """Look at a table that was read; see `check`. `look` opens its pictures."""
     schema = with_target(infer_schema(data, roles, config.data.outside == "refuse"), data, config)
     limits: dict[str, Any] = {"pixel_limit": config.data.pixel_limit, "allow_remote": config.allow_download}
-    return Checked(examine(schema.read(data), schema, outside=config.data.outside, look=look, **limits))
+    looked_at = with_weight(schema.read(data), schema)
+    return Checked(examine(looked_at, schema, outside=config.data.outside, look=look, **limits))

@@ -27,6 +27,7 @@ from fusetune.data.bags import BagSource
 from fusetune.data.schema import Modality
 from fusetune.data.source import Inputs, Source, to_device
 from fusetune.data.split import Rows, Split
+from fusetune.data.weights import Weights, shared
 from fusetune.encoders import Bagged, Encoder
 from fusetune.features.bags import encode_bags
 from fusetune.features.store import Array, Encoding, FeatureStore
@@ -91,6 +92,8 @@ class Context:
         deadline: When training must end, by `time.monotonic()`.
         minutes: How long the whole run may take, where that is limited.
         spared: Seconds on the clock that were spent before on what was remembered.
+        sample_weight: What each row counts by itself, in losses, choices and scores, float64 [rows], mean 1; None: all
+            rows count alike.
     """
 
     config: Config
@@ -121,6 +124,7 @@ class Context:
     deadline: float = math.inf
     minutes: float | None = None
     spared: float = 0.0
+    sample_weight: Weights | None = None
     _memory: dict[Words, tuple[Any, Cost, float]] = field(default_factory=dict)
     _reused: Cost = field(default_factory=lambda: Cost({}, {}))
 
@@ -252,16 +256,38 @@ class Context:
         return [self.moment(_HEAD_EPOCH, view) for view in range(self.config.views)]
 
     def row_weights(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return loss weights with mean 1: the label's, and with `data.group_weights` each group counts alike.
+        """Return loss weights with mean 1: the row's and the label's; with `data.group_weights` groups count alike.
 
-        A patient with twenty images would otherwise weigh as much as twenty patients.
+        A patient with twenty images would otherwise weigh as much as twenty patients. Where rows have weights of their
+        own, a group counts what its rows weigh (`data.weights.shared`).
         """
-        weights = self.label_weights[rows]
+        weights, own = self.label_weights[rows], self.counted(rows)
         if self.groups is not None and self.config.data.group_weights == "equal":
             names = self.groups.iloc[rows]
-            weights = weights / names.map(names.value_counts()).to_numpy(dtype=np.float64)
+            if own is None:
+                weights = weights / names.map(names.value_counts()).to_numpy(dtype=np.float64)
+            else:
+                own = shared(own, pd.factorize(names)[0])
+        weights = weights if own is None else weights * own
         scaled: npt.NDArray[np.float64] = weights / weights.mean()
         return scaled
+
+    def counted(self, rows: Rows) -> Weights | None:
+        """Return what rows count in what is chosen and judged, float64 [rows] of mean 1; None: all count alike."""
+        if self.sample_weight is None:
+            return None
+        own = self.sample_weight[rows]
+        return own / own.mean() if len(own) else own
+
+    def total(self, values: Tensor, rows: Rows) -> float:
+        """Return the sum of a value of each row, [rows], each as often as it counts beside all rows of the run."""
+        if self.sample_weight is None:
+            return float(values.sum())
+        return float(torch.from_numpy(self.sample_weight[rows]).to(values) @ values)
+
+    def nll(self, f: npt.NDArray[Any], rows: Rows) -> float:
+        """Return the mean NLL in nats of what is said of rows, f [rows, width]."""
+        return self.target.nll(f, self.labels[rows], self.counted(rows))
 
     @property
     def classes(self) -> list[Any]:

@@ -36,20 +36,22 @@ from fusetune.data.choices import OnProblem
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles, Share
 from fusetune.data.table import Table, read_table
+from fusetune.data.weights import Weights
 from fusetune.doctor.examine import copy_numbers
 from fusetune.errors import BundleError, ConfigError, UserError
+from fusetune.intake import with_weight
 from fusetune.judge import calibrate, reference_of
 from fusetune.model import Model
 from fusetune.prepare import prepare, split_rows
 from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies import refuse_target, strategy_of
+from fusetune.strategies import refuse_target, refuse_weights, strategy_of
 from fusetune.strategies.level import at_level, grounded
 from fusetune.targets import Classification, Regression, Target
 from fusetune.targets.choose import learn_target
 
-_LABEL = "label"
+_LABEL, _WEIGHT = "label", "weight"
 # Fields of a fitted estimator that a pickle holds in another form: the model as the files of its bundle.
 _MODEL, _FILES = "model_", "_bundle"
 
@@ -79,12 +81,14 @@ class _Fused(BaseEstimator, ABC):  # type: ignore[misc]
         self.augment, self.config, self.sets = augment, config, sets
         self.verbose, self.on_problem = verbose, on_problem
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on all rows.
 
         Args:
             X: Table or array [rows, columns].
             y: Labels [rows].
+            sample_weight: What each row counts, [rows], from 0 on, relative to other rows; rows of weight 0 are left
+                out. Default: all alike.
 
         Raises:
             ValueError: If table, labels or configuration cannot be used; the message says where and what to do.
@@ -95,8 +99,9 @@ class _Fused(BaseEstimator, ABC):  # type: ignore[misc]
         assert_all_finite(labels, input_name="y")
         self._check_labels(labels)
         check_consistent_length(frame, labels)
+        weights = None if sample_weight is None else _checked_weights(sample_weight, frame, labels)
         with _as_value_errors(), TemporaryDirectory() as folder, threads_restored():
-            self.model_, self.warnings_ = self._train(frame, labels, Path(folder))
+            self.model_, self.warnings_ = self._train(frame, labels, weights, Path(folder))
         self._fitted_on(labels)
         return self
 
@@ -111,19 +116,31 @@ class _Fused(BaseEstimator, ABC):  # type: ignore[misc]
     def _fitted_on(self, labels: npt.NDArray[Any]) -> None:
         """Keep what scikit-learn wants to know of the labels."""
 
-    def _train(self, frame: pd.DataFrame, y: npt.NDArray[Any], folder: Path) -> tuple[Model, list[str]]:
+    def _train(
+        self, frame: pd.DataFrame, y: npt.NDArray[Any], weights: Weights | None, folder: Path
+    ) -> tuple[Model, list[str]]:
         config, own = gather(self.preset, self.seed, self.strategy, self.augment, self.config, self.sets)
         _refuse_unused(config, type(self).__name__)
-        label = next(name for name in (_LABEL + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
-        table = read_table(frame.reset_index(drop=True).assign(**{label: y}))
+        label, weight = (
+            next(name for name in (word + "_" * n for n in range(len(frame.columns) + 1)) if name not in frame)
+            for word in (_LABEL, _WEIGHT)
+        )
+        more = {label: y} | ({} if weights is None else {weight: weights})
+        table = read_table(frame.reset_index(drop=True).assign(**more))
         plain = infer_schema(
             table,
             Roles(
-                label, inputs=self.inputs, kinds=self.kinds, vectors=self.vectors, group=self.group, share=self.share
+                label,
+                inputs=self.inputs,
+                kinds=self.kinds,
+                vectors=self.vectors,
+                group=self.group,
+                share=self.share,
+                weight=None if weights is None else weight,
             ),
             config.data.outside == "refuse",
         )
-        table = plain.read(table)
+        table = with_weight(plain.read(table), plain)
         target = self._target(table, label)
         schema = plain.model_copy(update={"target": target.kind})
         train, valid, _ = config.split.fractions
@@ -138,6 +155,8 @@ class _Fused(BaseEstimator, ABC):  # type: ignore[misc]
         ctx = prepare(table, schema, split, target, labels, config, runtime, log, folder, False, own, copies)
         strategy, own_settings = strategy_of(config)
         refuse_target(strategy, target.kind)
+        if weights is not None:
+            refuse_weights(strategy, own_settings)
         read, ctx = ctx, at_level(ctx)
         fitted = strategy.fit(ctx, own_settings)
         model = Model.of(read, grounded(fitted.network, read, ctx), schema, calibrate(ctx, fitted))
@@ -270,6 +289,15 @@ class FusionRegressor(RegressorMixin, _Fused):  # type: ignore[misc]
 
     def _target(self, table: Table, label: str) -> Target:
         return learn_target(Regression.kind, table, label)
+
+
+def _checked_weights(sample_weight: Any, frame: pd.DataFrame, labels: npt.NDArray[Any]) -> Weights:
+    """Return weights as numbers, one for each row; that they can be weights is checked as of a column of a table."""
+    weights = np.asarray(sample_weight)
+    if weights.ndim != 1 or not np.issubdtype(weights.dtype, np.number):
+        raise ValueError(f"sample_weight must be numbers [rows], and it is {weights.dtype} {list(weights.shape)}")
+    check_consistent_length(frame, labels, weights)
+    return np.asarray(weights, dtype=np.float64)
 
 
 def _refuse_unused(config: Config, name: str) -> None:

@@ -29,14 +29,15 @@ from fusetune.data.roles import Roles
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.spelling import as_words
-from fusetune.data.split import PARTS, Split
+from fusetune.data.split import PARTS, Split, part_codes
 from fusetune.data.table import Table, row_keys
+from fusetune.data.weights import counting, refuse_weightless, weights_of
 from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import counts
 from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.encoders.known import check_encoders
-from fusetune.errors import TableError, UserError, listed
+from fusetune.errors import ConfigError, TableError, UserError, listed
 from fusetune.evaluate.threshold import positive_class
 from fusetune.files import write_text
 from fusetune.folder import refuse_other_run
@@ -46,7 +47,7 @@ from fusetune.progress import Log
 from fusetune.record import Record
 from fusetune.report.checks import write_checks
 from fusetune.runtime import Runtime, find_runtime
-from fusetune.strategies import refuse_target, strategy_of
+from fusetune.strategies import refuse_target, refuse_weights, strategy_of
 from fusetune.targets import Classification, Target, Truth
 from fusetune.targets.choose import kind_of, learn_target
 
@@ -70,6 +71,7 @@ class Intake:
         treatment: What was done about it.
         made_from: Hashes of all of this, but for the pictures.
         before: What the run to be resumed was made from, where that is known.
+        weightless: How many rows were left out since their weight is 0.
     """
 
     table: Table
@@ -83,6 +85,7 @@ class Intake:
     treatment: Treatment
     made_from: Record
     before: Record | None
+    weightless: int = 0
 
     def context(
         self,
@@ -111,14 +114,17 @@ def take_in(
         check_encoders({modality.kind for modality in schema.modalities().values()}, settings)
     data = schema.read(data)
     _refuse_unlabelled(data, label, settings)
-    strategy, _ = strategy_of(settings)
+    strategy, own = strategy_of(settings)
     refuse_target(strategy, schema.target)
+    if schema.named("weight") is not None:
+        refuse_weights(strategy, own)
     # Pictures count by their content, wherever they lie.
     pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
     used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
     used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
     columns = imprint(data, used)
-    examination, treatment = _doctor(data, schema, settings, look)
+    looked_at = with_weight(data, schema)
+    examination, treatment = _doctor(looked_at, schema, settings, look)
     table, schema = treatment.table, treatment.schema
     target = learn_target(schema.target, table, label)
     # A wrong aim, or a loss of another kind of label, must not cost a run.
@@ -133,7 +139,10 @@ def take_in(
     if examination is not None and examination.examined.parts is None:
         examination.check_split(split)
         refuse(examination.findings, settings.doctor.policy)
-    return Intake(table, label, schema, target, labels, split, copies, examination, treatment, made_from, before)
+    weightless = len(data) - len(looked_at)
+    return Intake(
+        table, label, schema, target, labels, split, copies, examination, treatment, made_from, before, weightless
+    )
 
 
 def _refuse_unlabelled(table: Table, label: str, config: Config) -> None:
@@ -148,6 +157,34 @@ def _refuse_unlabelled(table: Table, label: str, config: Config) -> None:
             f"label column '{label}' of {table.name} is empty in {len(missing):,} of {len(table):,} row(s), "
             f"{listed(missing)}{table.empty(label)}; fill it in, or leave these rows out with "
             "--set doctor.policy.label_missing=drop"
+        )
+
+
+def with_weight(table: Table, schema: Schema) -> Table:
+    """Return a table without the rows of weight 0, which are as if they were not there.
+
+    Raises:
+        TableError: If a weight is missing or none, or no row of a part that a split column names counts.
+    """
+    name, split = schema.named("weight"), schema.named("split")
+    if name is None:
+        return table
+    if split is not None:
+        codes = part_codes(table.column(split))
+        refuse_weightless(weights_of(table, name), {part: codes == code for code, part in enumerate(PARTS)}, name)
+    return counting(table, name)
+
+
+def refuse_weight(schema: Schema, what: str) -> None:
+    """Refuse a column of weights for what counts every row alike.
+
+    Raises:
+        ConfigError: Naming the column.
+    """
+    if (name := schema.named("weight")) is not None:
+        raise ConfigError(
+            f"{what} counts every row alike, and column '{name}' has the role weight: give it the role unused, or use "
+            "fit, which follows it"
         )
 
 
@@ -251,11 +288,15 @@ def warn_of_reading(log: Log, table: Table) -> None:
         log.warn(f"{len(table.problems):,} row(s) were changed by reading them: {examples}")
 
 
-def announce(log: Log, schema: Schema) -> None:
-    """Say what is predicted, where it is no class, what the inputs are, and which columns were left out."""
+def announce(log: Log, intake: Intake) -> None:
+    """Say what is predicted, where it is no class, what rows count, the inputs, and which columns were left out."""
+    schema = intake.schema
     if schema.target != Classification.kind:
         reason = next(column.reason for column in schema.columns if column.role == "label")
         log.say(f"  {reason} (--set target=classification, multilabel or regression says otherwise)")
+    if (weight := schema.named("weight")) is not None:
+        gone = f"; {intake.weightless:,} of weight 0 are left out" if intake.weightless else ""
+        log.say(f"  rows count as column '{weight}' says, relative to each other{gone}")
     for name, modality in schema.modalities().items():
         log.say(f"  input {name}: {modality.kind}{_said(modality, schema)}")
     for column in schema.columns:

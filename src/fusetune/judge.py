@@ -18,10 +18,11 @@ from fusetune.data.split import Rows
 from fusetune.data.table import Table
 from fusetune.evaluate import Interval, holm, mcnemar, permutation_test
 from fusetune.evaluate.analysis import analyse, row_shares, without_inputs
+from fusetune.evaluate.bootstrap import sampling
 from fusetune.evaluate.calibration import Calibration, Judged, Scaled, judge_temperature, learn, scale
 from fusetune.evaluate.likeness import Likeness, some_rows
 from fusetune.evaluate.measures import Measure, measure_of
-from fusetune.evaluate.metrics import IntArray
+from fusetune.evaluate.metrics import IntArray, average
 from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.profile import Profile
 from fusetune.evaluate.reference import Reference
@@ -33,7 +34,6 @@ from fusetune.networks.run import outputs_of
 from fusetune.result import Comparison, GainRow, Judgement
 from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.rivals import ALONE, IN_WORDS, MAJORITY
-from fusetune.targets import Truth
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,19 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     candidates = [_Candidate(name, fitted[name], scaled[name], outputs[name], measure) for name in names]
     ours, test, labels = candidates[-1], _judged(ctx, outputs[chosen], rows["test"]), ctx.labels[rows["valid"]]
     how: dict[str, Any] = {"resamples": ctx.config.evaluate.resamples, "seed": ctx.config.seed}
-    scores = {c.name: measure.scores(c.probe.p, test.labels, test.groups, **how) for c in candidates}
+    scores = {c.name: measure.scores(c.probe.p, test.labels, test.sampling, **how) for c in candidates}
     valid = measure.say(fitted[chosen].held_on(rows["valid"]).f.numpy(), ours.scaled.heat.value)
+    counted = ctx.counted(rows["valid"])
+    losses = {c.name: float(average(measure.lost_rows(c.scaled.p, labels), counted)) for c in candidates}
     rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != MAJORITY}
     frequent = next((c for c in candidates[:-1] if c.name == MAJORITY), None)
     rule = calibration.rule(ctx.classes)
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
-        valid=measure.scores(valid, labels, _groups(ctx, rows["valid"]), **how),
-        gain=[_gain_row(c, scores[c.name], labels) for c in candidates],
-        comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, labels)]),
+        valid=measure.scores(valid, labels, sampling(_groups(ctx, rows["valid"]), counted), **how),
+        gain=[_gain_row(c, scores[c.name], losses[c.name]) for c in candidates],
+        comparisons=_holm([_compare(ours, other, words, test, how) for words, other in _rivals(candidates, losses)]),
         labels={"valid": labels, "test": test.labels},
         probabilities={"valid": valid, "test": ours.probe.p},
         calibration=calibration,
@@ -95,10 +97,11 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         shares=row_shares(replace(ours.probe, decide=rule.decide)),
         prior=without_inputs(ours.probe),
         frequent=None if frequent is None else _compare(ours, frequent, measure.constant, test, how),
-        acted=rule.score(ours.probe.p, test.labels, test.groups, **how),
+        acted=rule.score(ours.probe.p, test.labels, test.sampling, **how),
         outputs=ours.outputs,
         measure=measure,
-        **measure.beyond(ours.probe.p, test.labels, test.groups, rule=rule, seed=ctx.config.seed),
+        counted={part: own for part, of in rows.items() if (own := ctx.counted(of)) is not None},
+        **measure.beyond(ours.probe.p, test.labels, test.sampling, rule=rule, seed=ctx.config.seed),
     )
 
 
@@ -169,28 +172,23 @@ def _learnt(ctx: Context, fitted: Fitted, scaled: Scaled) -> Calibration:
 
 
 def _judged(ctx: Context, outputs: Outputs, rows: Rows) -> Judged:
-    return Judged(outputs, ctx.labels[rows], ctx.keys[rows], _groups(ctx, rows), measure_of(ctx.target))
+    counted = ctx.counted(rows)
+    return Judged(outputs, ctx.labels[rows], ctx.keys[rows], _groups(ctx, rows), measure_of(ctx.target), counted)
 
 
 def _groups(ctx: Context, rows: Rows) -> npt.NDArray[Any] | None:
     return None if ctx.groups is None else ctx.groups.iloc[rows].to_numpy()
 
 
-def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_labels: Truth) -> GainRow:
+def _gain_row(candidate: _Candidate, scores: dict[str, Interval], valid_loss: float) -> GainRow:
     measure, note = candidate.measure, candidate.fitted.notes[WHOLE]
-    return GainRow(
-        candidate.name, note, scores[measure.score], scores[measure.loss], _valid_loss(candidate, valid_labels)
-    )
+    return GainRow(candidate.name, note, scores[measure.score], scores[measure.loss], valid_loss)
 
 
-def _valid_loss(candidate: _Candidate, labels: Truth) -> float:
-    return float(candidate.measure.lost_rows(candidate.scaled.p, labels).mean())
-
-
-def _rivals(candidates: list[_Candidate], valid_labels: Truth) -> list[tuple[str, _Candidate]]:
+def _rivals(candidates: list[_Candidate], valid_losses: Mapping[str, float]) -> list[tuple[str, _Candidate]]:
     """Return every single modality, the ensemble and the frozen encoders, by what they are called in a sentence."""
     single = [c for c in candidates[:-1] if c.name.endswith(ALONE)]
-    single.sort(key=lambda c: _valid_loss(c, valid_labels))
+    single.sort(key=lambda c: valid_losses[c.name])
     rivals = [(c.name, c) for c in single] if len(single) > 1 else []
     return rivals + [(IN_WORDS[c.name], c) for c in candidates[:-1] if c.name in IN_WORDS]
 
@@ -199,14 +197,18 @@ def _compare(ours: _Candidate, other: _Candidate, name: str, test: Judged, how: 
     p, q, measure = ours.probe.p, other.probe.p, ours.measure
     right, theirs = measure.right_rows(p, test.labels), measure.right_rows(q, test.labels)
     # A row is gained where the answer is more right than the other's: of classes, where only it is right.
-    counts = mcnemar(right > theirs, theirs > right)
-    sizes = measure.difference(p, q, test.labels, test.groups, **how)
+    counts, weighed = mcnemar(right > theirs, theirs > right), sampling(None, test.sample_weight)
+    # McNemar's test is about numbers of rows. Where rows do not count alike, it is done on the signs of weighted rows.
+    p_value = counts.p
+    if weighed is not None:
+        p_value = permutation_test(np.sign(right - theirs), weighed, seed=how["seed"])
+    sizes = measure.difference(p, q, test.labels, test.sampling, **how)
     p_group = None
     if test.groups is not None:
-        p_group = permutation_test(right - theirs, test.groups, seed=how["seed"])
+        p_group = permutation_test(right - theirs, test.sampling, seed=how["seed"])
     lost = measure.lost_rows(p, test.labels) - measure.lost_rows(q, test.labels)
-    p_nll = permutation_test(lost, test.groups, seed=how["seed"])
-    return Comparison(name, counts.gained, counts.lost, counts.p, counts.p, *sizes, p_group, p_group, p_nll, p_nll)
+    p_nll = permutation_test(lost, test.sampling, seed=how["seed"])
+    return Comparison(name, counts.gained, counts.lost, p_value, p_value, *sizes, p_group, p_group, p_nll, p_nll)
 
 
 def _holm(comparisons: list[Comparison]) -> list[Comparison]:

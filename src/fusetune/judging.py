@@ -17,7 +17,8 @@ from fusetune.data.choices import OnProblem
 from fusetune.data.problems import ids_with_notes
 from fusetune.data.spelling import word_of
 from fusetune.data.split import group_words
-from fusetune.data.table import TableLike, row_keys
+from fusetune.data.table import Table, TableLike, row_keys
+from fusetune.data.weights import counting, scaled, weights_of
 from fusetune.errors import InputWarning, UserError, listed
 from fusetune.evaluate.analysis import analyse
 from fusetune.evaluate.calibration import Judged
@@ -39,7 +40,8 @@ class Judging(Answering):
         """Judge the model on a labelled table; arguments are those of `predict`, and so are further errors.
 
         Returns:
-            rule (how rows are decided, in words), rows, groups (or None), unreadable (rows with an input that is
+            rule (how rows are decided, in words), rows, weight (of a model that was fitted with a column of weights:
+            its name, where the table has it and rows count as it says, else None), groups (or None), unreadable (rows with an input that is
             absent, could not be read, or holds what was never learnt), seen (rows with the inputs of a row that the
             model was made from, whose scores say nothing about new rows), every metric as value, low, high of its 95
             % interval, with a threshold also those of the most probable class
@@ -47,19 +49,21 @@ class Judging(Answering):
             subsets of modalities, missing inputs, prediction sets and so on.
 
         Raises:
-            TableError: If the label column is absent, empty in a row, or holds a label the model does not know.
+            TableError: If the label column is absent, empty in a row, or holds a label the model does not know; or a
+                weight is missing or none.
         """
         asked, answers = self._asked(table, on_problem)
         rows = asked.judged
         how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
-        scores, rule = self.measure.scores(answers.probabilities, rows.labels, rows.groups, **how), self.rule
-        acted = rule.score(answers.probabilities, rows.labels, rows.groups, **how)
+        scores, rule = self.measure.scores(answers.probabilities, rows.labels, rows.sampling, **how), self.rule
+        acted = rule.score(answers.probabilities, rows.labels, rows.sampling, **how)
         plain = {name: scores[name] for name in acted}
         scores |= acted
         analysis = analyse(self.network, self.config.strategy.name, self.calibration, rows, self.classes, {}, **how)
         return {
             "rule": rule.words,
             "rows": len(asked),
+            **({} if self.schema.named("weight") is None else {"weight": self._weight_of(asked.table)}),
             "groups": asked.group_count,
             "unreadable": sum(map(bool, answers.problems)),
             "seen": int(np.isin(answers.digests, self.seen).sum()),
@@ -103,6 +107,11 @@ class Judging(Answering):
         """
         if not self.measure.decides:
             raise UserError(f"diagnose asks about classes, and this model predicts {self.target.describe()}")
+        if (weight := self._weight_of(self.taken(table))) is not None:
+            raise UserError(
+                f"diagnose counts every row alike, and the table has the weight column '{weight}' of the model: leave "
+                "it out of the table to have its rows count alike"
+            )
         others = [alone] if isinstance(alone, Judging) else alone
         asked, answers = self._asked(table, on_problem)
         known = np.isin(answers.digests, self.seen)
@@ -138,13 +147,21 @@ class Judging(Answering):
     def _asked(self, table: TableLike, on_problem: OnProblem) -> tuple[Asked, Answers]:
         """Return the rows of a labelled table, and what the model answers."""
         data = self.schema.read(self.taken(table))
+        weight = self._weight_of(data)
+        data = counting(data, weight)
+        counted = None if weight is None else scaled(weights_of(data, weight))
         label, group = self.schema.named("label"), self.schema.named("group")
         labels = self.target.encode(data, str(label))
         ids, _ = ids_with_notes(data, self.schema.named("id"))
         member = group_words(data.frame[group], ids).to_numpy() if group in data.frame.columns else None
         answers = self.answers(data, on_problem)
-        judged = Judged(answers.outputs, labels, _keys(ids, answers.digests), member, self.measure)
+        judged = Judged(answers.outputs, labels, _keys(ids, answers.digests), member, self.measure, counted)
         return Asked(answers.table, answers.sources, np.arange(len(labels)), judged), answers
+
+    def _weight_of(self, table: Table) -> str | None:
+        """Return the column of weights, where the table has the one that the model was fitted with."""
+        name = self.schema.named("weight")
+        return name if name in table.frame.columns else None
 
     def _alone(self, others: Sequence[Judging], judged: Asked, table: Any, on_problem: OnProblem) -> dict[str, Any]:
         """Return what independently trained models of one input each say of the judged rows, by modality."""

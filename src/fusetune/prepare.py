@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from fusetune.augment.own import Own, chosen, try_out
@@ -24,6 +23,7 @@ from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Codes, Rows, Split, group_words, joined, make_split
 from fusetune.data.table import Table, row_keys
+from fusetune.data.weights import Weights, scaled, weights_of
 from fusetune.errors import ConfigError, TableError, listed
 from fusetune.features.store import Engine, FeatureStore, default_folder
 from fusetune.files import cache_is_temporary, expanded
@@ -80,8 +80,14 @@ def split_rows(
             fold=how.fold,
             seed=config.seed,
         )
-    target = in_units(target, table, str(label), split.rows("train"))
+    target = in_units(target, table, str(label), split.rows("train"), sample_weight_of(table, schema))
     return split, target, target.encode(table, str(label))
+
+
+def sample_weight_of(table: Table, schema: Schema) -> Weights | None:
+    """Return what each row counts by the weight column, float64 [rows] of mean 1; None where all count alike."""
+    name = schema.named("weight")
+    return None if name is None else scaled(weights_of(table, name))
 
 
 def prepare(
@@ -145,6 +151,7 @@ def prepare(
     group = schema.named("group")
     groups = None if group is None else group_words(table.column(group), split.ids)
     units = joined(split.ids if groups is None else groups, copies)
+    sample_weight = sample_weight_of(table, schema)
     _report_copies(copies, split.ids, log)
     return Context(
         config=config,
@@ -159,15 +166,23 @@ def prepare(
         split=split,
         target=target,
         labels=labels,
-        label_weights=_label_weights(config, target, labels, train),
+        label_weights=_label_weights(config, target, labels, train, sample_weight),
         keys=row_keys(split.ids),
         ids=split.ids,
         groups=groups,
         units=units,
         store=store,
         folder=folder,
-        key=_key(config, split, sources.values(), labels, None if units is groups or units is split.ids else units),
+        key=_key(
+            config,
+            split,
+            sources.values(),
+            labels,
+            None if units is groups or units is split.ids else units,
+            sample_weight,
+        ),
         resume=resume,
+        sample_weight=sample_weight,
     )
 
 
@@ -236,11 +251,12 @@ def _report_source(modality: Modality, source: Source, ids: pd.Series, config: C
         log.say(f"  {name}: absent in {absent:,} of {len(ids):,} rows")
 
 
-def _label_weights(config: Config, target: Target, labels: Truth, train: Rows) -> npt.NDArray[np.float64]:
+def _label_weights(
+    config: Config, target: Target, labels: Truth, train: Rows, sample_weight: Weights | None
+) -> Weights:
     """Return what each row weighs by its label, scaled to mean 1 over the training rows."""
-    weights = target.weights(config, labels, train)
-    scaled: npt.NDArray[np.float64] = weights / weights[train].mean()
-    return scaled
+    weights = target.weights(config, labels, train, sample_weight)
+    return np.asarray(weights / weights[train].mean())
 
 
 def _report_copies(copies: Codes | None, ids: pd.Series, log: Log) -> None:
@@ -256,7 +272,14 @@ def _report_copies(copies: Codes | None, ids: pd.Series, log: Log) -> None:
         )
 
 
-def _key(config: Config, split: Split, sources: Any, labels: Truth, units: pd.Series | None) -> str:
+def _key(
+    config: Config,
+    split: Split,
+    sources: Any,
+    labels: Truth,
+    units: pd.Series | None,
+    sample_weight: Weights | None,
+) -> str:
     """Hash what a training stage depends on; stage U is the same whatever strategy asks for it."""
     digest = hashlib.sha256()
     tree = config.model_dump(mode="json", exclude=NEUTRAL | {"strategy": True})
@@ -267,4 +290,6 @@ def _key(config: Config, split: Split, sources: Any, labels: Truth, units: pd.Se
         digest.update(source.digests.tobytes())
     if units is not None:  # rows that hold copies of each other were joined
         digest.update(row_keys(units).tobytes())
+    if sample_weight is not None:
+        digest.update(sample_weight.tobytes())
     return digest.hexdigest()

@@ -61,8 +61,9 @@ class Column:
 class Data:
     """What the model was made from and judged on: rows, groups and rows per class by part, the split, the columns.
 
-    `groups` and `group_column` are None when the rows are not grouped. `classes` come in the order of the probability
-    columns, and `findings`, what is wrong with the table and what is shown of it, with errors first.
+    `groups` and `group_column` are None when the rows are not grouped, and `weight_column` where all rows count alike.
+    `classes` come in the order of the probability columns, and `findings`, what is wrong with the table and what is
+    shown of it, with errors first.
     """
 
     rows: dict[str, int]
@@ -75,6 +76,7 @@ class Data:
     inputs: list[Column]
     left_out: list[Column]
     findings: Sequence[Exhibit]
+    weight_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Comparison:
         against: Name of the other model, as it reads after "better than".
         gained: Rows that only the judged model decides correctly.
         lost: Rows that only the other model decides correctly.
-        p: Exact McNemar p-value, two-sided.
+        p: Exact McNemar p-value, two-sided. Where rows do not count alike, McNemar's test, which counts rows, is
+            replaced by the permutation test of the same signs, each as its row counts.
         p_holm: The same after Holm's correction for the number of comparisons.
         accuracy: Difference of accuracies.
         nll: Difference of NLLs; negative speaks for the judged model.
@@ -173,6 +176,7 @@ class Judgement:
         miscalibration: How far stated certainty is off on the test part, without what chance adds.
         outputs: What the judged model's network says of the test rows.
         measure: How answers are judged: what `accuracy` and `nll` of the tables stand for.
+        counted: What rows count by part, float [rows]; empty where all count alike.
     """
 
     chosen: str
@@ -192,6 +196,7 @@ class Judgement:
     miscalibration: Miscalibration | None = None
     outputs: Outputs | None = None
     measure: Measure[Any] = CLASSES
+    counted: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> Interval:
@@ -307,6 +312,7 @@ class Result:
         values = {
             **{key: getattr(data, key) for key in ("rows", "groups", "classes")},
             **kind,
+            **({} if data.weight_column is None else {"weight": data.weight_column}),
             "seed": self.origin.seed,
             "preset": self.origin.preset,
             "strategy": {key: getattr(method, key) for key in ("name", "title", "paper", "settings")},

@@ -96,6 +96,7 @@ def _data(ctx: Context, schema: Schema, findings: Sequence[Exhibit]) -> Data:
         inputs=[column for column in columns if column.modality],
         left_out=[column for column in columns if not column.modality],
         findings=findings,
+        weight_column=None if ctx.sample_weight is None else schema.named("weight"),
     )
 
 
@@ -211,6 +212,8 @@ def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
         frame = pd.DataFrame({"row_id": ctx.ids.iloc[rows].to_numpy(), "part": part})
         if ctx.groups is not None:
             frame["group"] = ctx.groups.iloc[rows].to_numpy()
+        if (counted := ctx.counted(rows)) is not None:
+            frame["weight"] = counted
         frame["label"] = measure.kept(measure.truths(judged.labels[part]))
         frame["prediction"] = measure.kept(measure.answers(probabilities, rule.decide(probabilities)))
         frames.append(pd.concat([frame, measure.shares(probabilities)], axis=1))

@@ -82,6 +82,10 @@ class Telling(ABC):
     def further(self) -> str:
         """Return what is said of it after that."""
 
+    def test(self, plain: str) -> str:
+        """Return what the paired test of rows is called; `plain` is its name where all rows count alike."""
+        return "sign test of weighted rows" if self.metrics.get("weight") else plain
+
     @abstractmethod
     def compared(self, comparison: Mapping[str, Any]) -> str:
         """Return the numbers of a paired comparison."""
@@ -130,8 +134,8 @@ class OfClasses(Telling):
 
     def compared(self, comparison: Mapping[str, Any]) -> str:
         """Return rows gained and lost, McNemar's test and the difference of NLLs."""
-        c = comparison
-        return f"{c['gained']} rows gained, {c['lost']} lost, exact McNemar {_tests(c)}; NLL {c['nll']['value']:+.3f}"
+        c, test = comparison, self.test("exact McNemar")
+        return f"{c['gained']} rows gained, {c['lost']} lost, {test} {_tests(c)}; NLL {c['nll']['value']:+.3f}"
 
     def check_classes(self) -> None:
         """Refuse nothing."""
@@ -162,7 +166,7 @@ class OfLabels(Telling):
         """Return rows with more and with fewer labels right, a sign test and the difference of NLLs."""
         c = comparison
         return (
-            f"more labels right in {c['gained']} rows, fewer in {c['lost']}, sign test {_tests(c)}; "
+            f"more labels right in {c['gained']} rows, fewer in {c['lost']}, {self.test('sign test')} {_tests(c)}; "
             f"NLL {c['nll']['value']:+.3f}"
         )
 
@@ -215,7 +219,7 @@ class OfNumbers(Telling):
         r2 = "-" if c["r2"]["value"] is None else f"{c['r2']['value']:+.3f}"
         change = self.loss.value(c["mae"]["value"])
         return (
-            f"nearer in {c['gained']} rows, farther in {c['lost']}, sign test {_tests(c)}; R² {r2}, "
+            f"nearer in {c['gained']} rows, farther in {c['lost']}, {self.test('sign test')} {_tests(c)}; R² {r2}, "
             f"MAE {'' if change.startswith('-') else '+'}{change}"
         )
 

@@ -23,6 +23,7 @@ from fusetune.cli.options import (
     SplitColumn,
     TableFile,
     Vectors,
+    Weight,
     Workers,
     cluster_of,
     column_roles,
@@ -58,6 +59,7 @@ def check(
     row_id: RowId = None,
     share: ShareColumns = None,
     gather: Gather = None,
+    weight: Weight = None,
     set_: Sets = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all findings, with all row ids.")
@@ -102,7 +104,7 @@ def check(
         data = read_table(table)
         for option, file in (("--json", json_file), ("--html", html_file)):
             refuse_loss(option, file, table, table=data)
-        roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather))
+        roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather, weight))
         steps.begin()
         found = checked(data, roles, settings, **_looking(joined, settings))
     steps.begin()

@@ -53,6 +53,10 @@ def evaluate(
             grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
     out.print(grid)
     out.print(f"decided by {scores['rule']}", soft_wrap=True)
+    if "weight" in scores:
+        weight = scores["weight"]
+        told = f"rows count as column '{weight}' says" if weight else "rows count alike: the table has no weight column"
+        out.print(told, soft_wrap=True)
     if "most_probable" in scores:
         plain = ", ".join(f"{k.replace('_', ' ')} {v['value']:.3f}" for k, v in scores["most_probable"].items())
         out.print(f"by the most probable class it would be: {plain}", soft_wrap=True)

@@ -23,6 +23,7 @@ from fusetune.cli.options import (
     SplitColumn,
     TableFile,
     Vectors,
+    Weight,
     check_settings,
     column_roles,
 )
@@ -46,6 +47,7 @@ def fit(
     row_id: RowId = None,
     share: ShareColumns = None,
     gather: Gather = None,
+    weight: Weight = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -124,7 +126,7 @@ def fit(
         run = fusetune.fit(
             table,
             label,
-            **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
+            **column_roles(inputs, kind, vectors, group, split, row_id, share, gather, weight),
             preset=preset,
             minutes=minutes,
             seed=seed,

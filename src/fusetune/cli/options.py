@@ -25,7 +25,7 @@ Inputs = Annotated[
     typer.Option(
         metavar="COLUMN,...",
         help="Columns to use, separated by commas (a name with a comma in double quotes), or patterns such as lab_*. "
-        "Default: all but label, group, split and ids.",
+        "Default: all but label, group, split, weight and ids.",
     ),
 ]
 Kinds = Annotated[
@@ -61,6 +61,14 @@ Gather = Annotated[
     typer.Option(
         metavar="COLUMN",
         help="Column of ids of a long table: rows with the same id become one row, with all their pictures and texts.",
+    ),
+]
+Weight = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Column that says what each row counts, a number from 0 on: 2 counts as two rows of 1, 0 is left out. Never "
+        "an input.",
     ),
 ]
 Sets = Annotated[
@@ -132,9 +140,11 @@ def column_roles(
     row_id: str | None,
     share: list[str] | None = None,
     gather: str | None = None,
+    weight: str | None = None,
 ) -> dict[str, Any]:
     """Return what the options say of a table's columns, as the functions of the library take it."""
-    return {
+    named = {} if weight is None else {"weight": weight}  # not all commands follow one
+    return named | {
         "inputs": commas(inputs),
         "kinds": pairs(kind, "--kind", "age=number"),
         "vectors": pairs(vectors, "--vectors", "mrna=mrna__*"),

@@ -45,6 +45,7 @@ from fusetune.intake import (
     announce,
     part_counts,
     picture_hashes,
+    refuse_weight,
     report_findings,
     schema_of,
     take_in,
@@ -149,6 +150,7 @@ def compare(
     folder = places.find_place(out, data, label, resume)
     log = Log(places.log_of(folder), quiet)
     refuse_contest(schema.target)
+    refuse_weight(schema, "compare")
     intake = take_in(data, label, schema, settings, None)
     chosen, said = for_inputs(rules, schema.modalities())
     rules = replace(rules, strategies=chosen)
@@ -216,7 +218,7 @@ class _Course:
             f"{len(rules.strategies)} strategies x {len(rules.seeds)} seed(s) at level {rules.level}"
         )
         log.say(f"  rows: {part_counts(intake.split)}  ({intake.split.how})")
-        announce(log, intake.schema)
+        announce(log, intake)
         warn_of_reading(log, self.table)
         if said:
             log.warn(said)

@@ -94,6 +94,11 @@ def _read(folder: Path, folders: Sequence[Path]) -> _Run:
         raise UserError(f"{folder / _FILE} is damaged ({error}); put it back from a copy, or fit again") from error
     if lacking:
         raise UserError(f"{folder / _FILE} has no column {listed(lacking)}; put it back from a copy, or fit again")
+    if weight := metrics.get("weight"):
+        raise UserError(
+            f"{folder} was judged with rows that count as column '{weight}' says, and compare counts every row alike; "
+            "its own report compares it with its rivals"
+        )
     twins = sum(other.name == folder.name for other in folders) > 1
     return _Run(str(folder) if twins else folder.resolve().name, folder, metrics, frame)
 

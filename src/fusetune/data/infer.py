@@ -96,6 +96,7 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
             column = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
         elif name in role_of:
             kind, reason, _ = (kinds[name], "given", True) if name in kinds else infer_kind(table.frame[name])
+            kind = Kind.NUMBER if role_of[name] == "weight" else kind
             column = Column(name=name, kind=kind, role=role_of[name], reason=f"{role_of[name]} column; {reason}")
         else:
             asked = kinds.get(name)

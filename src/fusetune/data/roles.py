@@ -19,8 +19,8 @@ class Roles:
 
     Attributes:
         label: Column to predict.
-        inputs: Columns to use, a word being one; default: all that are not label, group, split or an id. Vector groups
-            are always used.
+        inputs: Columns to use, a word being one; default: all that are not label, group, split, weight or an id. Vector
+            groups are always used.
         kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
         vectors: Name -> pattern such as ``{"mrna": "mrna__*"}``: number columns that together form one vector.
         group: Column whose rows belong together (patient, video).
@@ -29,6 +29,7 @@ class Roles:
         share: Columns of pictures (or of texts) that are one input with one encoder: a list of names, several such
             lists, or such lists by the input's name. They are always used.
         gather: Column of ids: rows with the same one become one row, with all their pictures and texts.
+        weight: Column that says what each row counts, a number from 0 on; never an input.
     """
 
     label: str | None = None
@@ -40,6 +41,7 @@ class Roles:
     row_id: str | None = None
     share: Share | None = None
     gather: str | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         if self.inputs is not None:  # a generator can be read once only
@@ -53,6 +55,7 @@ class Roles:
         """Return the column of each role that one column has; gathered rows are named by what gathers them."""
         columns: dict[Role, str | None] = {
             "label": self.label, "group": self.group, "split": self.split, "id": self.row_id or self.gather,
+            "weight": self.weight,
         }  # fmt: skip
         return {role: name for role, name in columns.items() if name is not None}
 

@@ -30,7 +30,7 @@ _LOOKED_AT, _SHOWN = 100, 3
 _DECIMAL_COMMA = re.compile(r"'-?\d+,\d+'")
 # Kinds of which a row can have any number.
 SEVERAL_KINDS = (Kind.IMAGE, Kind.TEXT)
-Role = Literal["input", "label", "group", "split", "id", "unused"]
+Role = Literal["input", "label", "group", "split", "id", "weight", "unused"]
 
 
 def free_name(name: str, taken: Iterable[object]) -> str:
@@ -92,7 +92,7 @@ class Schema(BaseModel):
         names = [c.name for c in self.columns]
         if twice := repeated(names):
             raise ValueError(f"column(s) {listed(sorted(twice))} are described twice")
-        for role in ("label", "group", "split", "id"):
+        for role in ("label", "group", "split", "id", "weight"):
             holders = [c.name for c in self.columns if c.role == role]
             if len(holders) > 1:
                 raise ValueError(f"columns {listed(holders)} cannot all have the role {role}")
@@ -197,7 +197,8 @@ class Schema(BaseModel):
             if column.several and column.role == "input" and column.name in table.frame.columns:
                 columns[column.name] = as_lists(table, column.name, column.kind is Kind.IMAGE)
             elif column.name in table.frame.columns:
-                kind = Kind.NUMBER if column.name in vectors else column.kind
+                number = column.name in vectors or column.role == "weight"
+                kind = Kind.NUMBER if number else column.kind
                 columns[column.name] = _read(table, column.name, column.role, kind)
         return replace(table, frame=with_columns(table.frame, columns))
 

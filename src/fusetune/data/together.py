@@ -32,7 +32,7 @@ def with_several(column: Column, table: Table, gather: str | None) -> Column:
 def refuse_gathering(table: Table, roles: Roles) -> None:
     """Refuse a column that gathers rows and has another role too."""
     table.column(str(roles.gather))
-    others = {"--label": roles.label, "--group": roles.group, "--split": roles.split}
+    others = {"--label": roles.label, "--group": roles.group, "--split": roles.split, "--weight": roles.weight}
     for option, name in others.items():
         if name == roles.gather:
             raise SchemaError(

@@ -195,7 +195,7 @@ def _equal_rows(examined: Examined, pictures: list[Pictures], texts: list[Texts]
     rich = [p.read for p in pictures] + [t.words >= _WORDS for t in texts]
     rich += [table.frame[names].notna().any(axis=1).to_numpy() for names in vectors]
     # Of cells alone, the whole record must be equal, also in columns that are no input.
-    record = [c.name for c in examined.schema.columns if c.role not in ("id", "split", "label")]
+    record = [c.name for c in examined.schema.columns if c.role not in ("id", "split", "label", "weight")]
     parts += [_cell_hashes(examined, name) for name in (examined.cells if rich else record)]
     if not parts:
         return []

@@ -150,7 +150,7 @@ def _row_numbers(examined: Examined) -> tuple[str, npt.NDArray[np.float64]] | No
         return None
     for column in examined.schema.columns:
         series = examined.table.column(column.name)
-        if column.role in ("label", "group", "split") or not pd.api.types.is_integer_dtype(series):
+        if column.role in ("label", "group", "split", "weight") or not pd.api.types.is_integer_dtype(series):
             continue
         values = series.to_numpy(dtype=np.int64, na_value=0)
         order = np.lexsort([values, examined.groups])

@@ -103,7 +103,8 @@ def treat(examination: Examination, policy: Mapping[str, Action]) -> Treatment:
     if gone.all():
         raise TableError("doctor.policy drops every row; choose keep or mask for some kinds")
     # Without ids, rows are called by their numbers in the table as it was given, also where some of it is left out.
-    kept = replace(table, frame=frame, numbers=np.arange(len(frame))).take(~gone)
+    numbers = np.arange(len(frame)) if table.numbers is None else table.numbers
+    kept = replace(table, frame=frame, numbers=numbers).take(~gone)
     return Treatment(kept, schema, dropped, masked, lines)
 
 

@@ -87,7 +87,7 @@ def analyse(
     """
     measure = rows.measure
     probe = Probe(network, rows.outputs, calibration.temperature, measure=measure)
-    p, y, groups, names = probe.p, rows.labels, rows.groups, list(rows.outputs.present)
+    p, y, groups, names = probe.p, rows.labels, rows.sampling, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
     few = modalities.subset_probabilities(probe) if len(names) <= MOST else None
     sets, reaches, rule = calibration.conformal, calibration.reaches, calibration.rule(classes)
@@ -123,5 +123,5 @@ def _threshold(calibration: Calibration, p: FloatArray, rows: Judged, classes: S
     aim, at, limit = calibration.aim, calibration.positive, calibration.threshold
     if aim is None or at is None:
         return None
-    rates = None if limit is None else judge_threshold(limit, p[:, at], rows.labels == at, rows.groups)
+    rates = None if limit is None else judge_threshold(limit, p[:, at], rows.labels == at, rows.sampling)
     return ThresholdScore(aim, str(classes[at]), limit, rates)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
+from fusetune.data.weights import Weights, scaled
 from fusetune.errors import UserError
 from fusetune.evaluate import metrics
 from fusetune.evaluate.metrics import FloatArray, IntArray
@@ -26,34 +28,108 @@ _WORK = 10**10  # multiply-adds, about 10 s on one core; beyond it metrics that 
 _FEWEST = 200
 
 
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How rows stand for what they were taken from, where they do not count alike: their weights, and their groups.
+
+    Whatever takes groups takes this in their place. A row of weight k counts as k rows of its group would (without
+    groups: as k copies of it, which are drawn together): it is more of the value, and no more evidence for it.
+
+    Attributes:
+        weights: ``float [rows]``, above 0, of mean 1.
+        groups: The group of each row; None: every row is one.
+    """
+
+    weights: Weights
+    groups: NDArray[Any] | None = None
+
+
+Groups = ArrayLike | Sampling | None
+
+
+def sampling(groups: ArrayLike | None, weights: Weights | None) -> Groups:
+    """Return how rows stand for what they were taken from; where they count alike, that is their groups."""
+    own = None if weights is None else scaled(weights)
+    if own is None:
+        return groups
+    return Sampling(own, None if groups is None else np.asarray(groups))
+
+
+def grouped(groups: Groups) -> bool:
+    """Return whether rows form groups."""
+    return (groups.groups if isinstance(groups, Sampling) else groups) is not None
+
+
+def weights_in(groups: Groups) -> Weights | None:
+    """Return what rows count, ``float [rows]``; None where they count alike."""
+    return groups.weights if isinstance(groups, Sampling) else None
+
+
+def some(groups: Groups, rows: NDArray[Any]) -> Groups:
+    """Return the same of some rows, by position or mask."""
+    if not isinstance(groups, Sampling):
+        return None if groups is None else np.asarray(groups)[rows]
+    return sampling(None if groups.groups is None else groups.groups[rows], groups.weights[rows])
+
+
 @dataclass(frozen=True)
 class Clusters:
-    """Which group each row belongs to: ``member`` is ``int [rows]``, with values from 0 to ``count - 1``."""
+    """Which group each row belongs to: ``member`` is ``int [rows]``, with values from 0 to ``count - 1``.
+
+    ``weights`` are what rows count, ``float [rows]``; None where they count alike.
+    """
 
     member: IntArray
     count: int
+    weights: Weights | None = None
+
+    @property
+    def own(self) -> Weights:
+        """What each row counts, ``float [rows]``."""
+        return np.ones(len(self.member)) if self.weights is None else self.weights
+
+    @property
+    def effective(self) -> float:
+        """How many groups of equal weight tell as much (Kish 1965); where rows count alike, all of them."""
+        if self.weights is None:
+            return float(self.count)
+        total = np.bincount(self.member, self.weights)
+        return float(total.sum() ** 2 / (total**2).sum())
+
+    def sums(self, values: FloatArray) -> FloatArray:
+        """Return the sum over each group of a value of each row as it counts, ``float [groups]``."""
+        return np.asarray(np.bincount(self.member, self.own * values, self.count), dtype=np.float64)
+
+    def mean(self, values: FloatArray) -> Any:
+        """Return the mean of values over rows as they count."""
+        return metrics.average(values, self.weights)
 
 
-def clusters(groups: ArrayLike | None, rows: int) -> Clusters:
+def clusters(groups: Groups, rows: int) -> Clusters:
     """Number the groups; without groups every row is one.
 
     Raises:
-        UserError: there is not one group value per row.
+        UserError: there is not one group value, or weight, per row.
     """
-    if groups is None:
-        return Clusters(np.arange(rows), rows)
-    codes, names = pd.factorize(np.asarray(groups), use_na_sentinel=False)
+    weights = weights_in(groups)
+    if weights is not None and len(weights) != rows:
+        raise UserError(f"got {len(weights):,} weights for {rows:,} rows; give one per row")
+    if not grouped(groups):
+        return Clusters(np.arange(rows), rows, weights)
+    names: Any = groups.groups if isinstance(groups, Sampling) else groups
+    codes, distinct = pd.factorize(np.asarray(names), use_na_sentinel=False)
     if len(codes) != rows:
         raise UserError(f"got {len(codes):,} group values for {rows:,} rows; give one per row")
-    return Clusters(codes, len(names))
+    return Clusters(codes, len(distinct), weights)
 
 
 def resampled_means(values: FloatArray, where: Clusters, *, resamples: int, seed: int) -> FloatArray:
     """Return the mean of each column of ``values [rows, columns]`` in each resample, ``float [resamples, columns]``."""
     rows, columns = values.shape
     cells = np.tile(np.arange(columns), rows)
-    sums = _tally(cells, np.repeat(where.member, columns), columns, where.count, values.ravel())
-    size = np.bincount(where.member, minlength=where.count)
+    own = (values * where.own[:, None]).ravel()
+    sums = _tally(cells, np.repeat(where.member, columns), columns, where.count, own)
+    size = np.bincount(where.member, where.weights, minlength=where.count)
     chunks = drawn_counts(where.count, rows, resamples, seed)
     return np.concatenate([((sums @ times) / (size @ times)).T for times in chunks])
 
@@ -137,7 +213,7 @@ class _GroupSums:
             (start[3] + y, right),
         ]
         cells = np.concatenate([cell for cell, _ in entries])
-        values = np.concatenate([value for _, value in entries])
+        values = np.concatenate([value * where.own for _, value in entries])
         member = np.tile(where.member, len(entries))
         return cls(_tally(cells, member, _PLAIN + bins + 3 * classes, where.count, values), bins, classes)
 
@@ -185,9 +261,10 @@ class _ClassAreas:
         cell = np.searchsorted(levels, rest, side="left") + np.searchsorted(levels, rest, side="right")
         kept = cell < 2 * len(levels)
         # Counts are whole numbers, which float32 holds exactly up to 16.7 million rows, at twice the speed of float64.
-        own = _tally(step, where.member[mine], len(levels), where.count, np.ones(len(step), np.float32))
+        weights = np.ones(len(scores), np.float32) if where.weights is None else where.weights
+        own = _tally(step, where.member[mine], len(levels), where.count, weights[mine])
         member = where.member[~mine][kept]
-        other = _tally(cell[kept], member, 2 * len(levels), where.count, np.ones(len(member), np.float32))
+        other = _tally(cell[kept], member, 2 * len(levels), where.count, weights[~mine][kept])
         return own, other
 
     @property
@@ -213,7 +290,8 @@ class _ClassAreas:
         total = mine.sum(axis=0, dtype=np.float64)
         # At each own score: rows of the class at least as high, and the share that they are of all such rows.
         reached = total - np.cumsum(mine, axis=0) + mine
-        precision = reached / np.maximum(reached + (rows - total) - below, 1)
+        ahead = reached + (rows - total) - below
+        precision = reached / np.where(ahead > 0, ahead, 1)
         area = _ratio(np.einsum("kb,kb->b", mine, precision, dtype=np.float64), total)
         area[total == rows] = np.nan
         return np.stack([_ratio(wins, total * (rows - total)), area])
@@ -226,16 +304,16 @@ class _ClassGaps:
     gaps: sparse.csr_array
     labelled: sparse.csr_array
     classes: int
-    rows: IntArray
+    rows: FloatArray
 
     @classmethod
     def of(cls, p: FloatArray, y: IntArray, where: Clusters, bins: int) -> _ClassGaps:
         rows, classes = p.shape
         cells = (metrics.bin_of(p, bins) + np.arange(classes) * bins).ravel()
-        values = (p - np.eye(classes)[y]).ravel()
+        values = ((p - np.eye(classes)[y]) * where.own[:, None]).ravel()
         gaps = _tally(cells, np.repeat(where.member, classes), classes * bins, where.count, values)
-        labelled = _tally(y, where.member, classes, where.count, np.ones(rows))
-        return cls(gaps, labelled, classes, np.bincount(where.member, minlength=where.count))
+        labelled = _tally(y, where.member, classes, where.count, where.own)
+        return cls(gaps, labelled, classes, where.sums(np.ones(rows)))
 
     @property
     def work(self) -> int:

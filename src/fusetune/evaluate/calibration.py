@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fusetune.data.choices import By
+from fusetune.data.weights import Weights
+from fusetune.evaluate.bootstrap import Groups, sampling
 from fusetune.evaluate.conformal import Conformal, patterns
 from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.intervals import Interval, plain
@@ -34,6 +36,7 @@ class Judged:
         keys: Row keys, int64 [rows].
         groups: The group of each row, or None.
         measure: How answers are judged.
+        sample_weight: What each row counts, float64 [rows]; None: all alike.
     """
 
     outputs: Outputs
@@ -41,6 +44,12 @@ class Judged:
     keys: IntArray
     groups: NDArray[Any] | None
     measure: Measure[Any] = CLASSES
+    sample_weight: Weights | None = None
+
+    @property
+    def sampling(self) -> Groups:
+        """Groups, and what rows count: what all that is said of them rests on."""
+        return sampling(self.groups, self.sample_weight)
 
     @property
     def pattern(self) -> NDArray[np.str_]:
@@ -49,7 +58,7 @@ class Judged:
 
     def answered(self, p: FloatArray) -> Answered:
         """Return the rows with answers about them, float64 [rows, width]."""
-        return Answered(p, self.labels, self.keys, self.pattern, self.groups)
+        return Answered(p, self.labels, self.keys, self.pattern, self.sampling)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def judge_temperature(
     if not measure.changed:
         return None
     other = measure.say(rows.outputs.f.numpy(), 1.0 if heat.applied else heat.fitted)
-    unused = measure.scores(other, rows.labels, rows.groups, **how)
+    unused = measure.scores(other, rows.labels, rows.sampling, **how)
     pair = (unused, used) if heat.applied else (used, unused)
     test = {
         when: {key: scores[key] for key in measure.changed}
@@ -177,8 +186,8 @@ def scale(rows: Judged, tried: Sequence[FloatArray], folds: IntArray, *, chosen_
     crossfitted = len(tried) > 0 and len(np.unique(folds)) > 1
     measure, logits = rows.measure, rows.outputs.f.double().numpy()
     if crossfitted:
-        logits = crossfit(tried, rows.labels, folds, measure.losses_of)
-    heat, heats = measure.calibrate(logits, rows.labels, folds, rows.groups)
+        logits = crossfit(tried, rows.labels, folds, measure.losses_of, rows.sampling)
+    heat, heats = measure.calibrate(logits, rows.labels, folds, rows.sampling)
     return Scaled(heat, measure.say(logits / heats[:, None]), crossfitted or chosen_elsewhere)
 
 
@@ -194,6 +203,6 @@ def learn(rows: Judged, scaled: Scaled, *, aim: str | None, positive: int | None
     """
     threshold = None
     if aim is not None and positive is not None:
-        threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive)
+        threshold = choose_threshold(aim, scaled.p[:, positive], rows.labels == positive, rows.sampling)
     sets, reaches = rows.measure.promise(rows.answered(scaled.p), seed)
     return Calibration(scaled.heat.value, sets, aim, positive, threshold, reaches)

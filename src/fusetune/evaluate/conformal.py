@@ -8,6 +8,11 @@ class's own. Mondrian sets (Vovk 2012, arXiv 1209.2673) have a threshold for eac
 Rows of one group resemble each other, so that they do not count as so many calibration rows. With groups, each group
 has the same weight, and the promise is about a random row of a new group (hierarchical conformal prediction, Lee,
 Barber and Willett 2023, arXiv 2306.06342). Without groups this is the usual method.
+
+Where rows have weights, the promise is about a row that is drawn as they say (weighted conformal prediction, Tibshirani
+et al. 2019, arXiv 1904.06019). What a new row weighs is not known; it is taken to weigh what rows that are drawn so
+weigh on average, sum w^2 / sum w, so that weights count as evidence of (sum w)^2 / sum w^2 rows (Kish 1965) and not of
+as many as their copies would be.
 """
 
 from __future__ import annotations
@@ -19,14 +24,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from fusetune.augment.random import Moment, uniform
+from fusetune.data.weights import shared
 from fusetune.errors import UserError
-from fusetune.evaluate.bootstrap import clusters
+from fusetune.evaluate.bootstrap import Groups, clusters, grouped, some, weights_in
 from fusetune.evaluate.intervals import GroupSpread, Interval, group_spread, means, proportion
-from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.metrics import FloatArray, IntArray, average
 
 METHODS = ("lac", "aps")
 COVERAGE = 0.9
@@ -58,11 +64,11 @@ def scores(method: str, probabilities: FloatArray, chance: FloatArray) -> FloatA
     return result
 
 
-def quantile(values: FloatArray, groups: ArrayLike | None = None, coverage: float = COVERAGE) -> float:
+def quantile(values: FloatArray, groups: Groups = None, coverage: float = COVERAGE) -> float:
     """Return the threshold: the smallest value below which lies the wanted weight, the new row counting as infinite.
 
     Each group (without groups: row) and the new one weigh the same. For rows without groups this is the
-    ``ceil((n + 1) * coverage)``-th smallest value.
+    ``ceil((n + 1) * coverage)``-th smallest value. With weights, see the top of this file.
 
     Returns:
         The threshold, infinite where there are too few groups for the coverage: every class is then in the set.
@@ -70,15 +76,20 @@ def quantile(values: FloatArray, groups: ArrayLike | None = None, coverage: floa
     return quantiles(values, groups, [coverage])[0]
 
 
-def quantiles(values: FloatArray, groups: ArrayLike | None, coverages: Sequence[float]) -> list[float]:
+def quantiles(values: FloatArray, groups: Groups, coverages: Sequence[float]) -> list[float]:
     """Return the `quantile` for each of several coverages."""
     if not len(values):
         return [float("inf")] * len(coverages)
     where = clusters(groups, len(values))
-    weight = 1 / np.bincount(where.member, minlength=where.count)[where.member]
+    if where.weights is None:
+        weight, whole = 1 / np.bincount(where.member, minlength=where.count)[where.member], where.count + 1.0
+    else:
+        weight = shared(where.weights, where.member)
+        each = np.bincount(where.member, weight)
+        whole = float(each.sum() + (each**2).sum() / each.sum())
     order = np.argsort(values, kind="stable")
     reached, limits = np.cumsum(weight[order]), np.append(values[order], np.inf)
-    wanted = np.asarray(coverages) * (where.count + 1) - 1e-9
+    wanted = np.asarray(coverages) * whole - 1e-9
     return [float(limit) for limit in limits[np.searchsorted(reached, wanted, side="left")]]
 
 
@@ -199,7 +210,7 @@ def fit_conformal(
     labels: IntArray,
     keys: IntArray,
     pattern: NDArray[np.str_],
-    groups: ArrayLike | None = None,
+    groups: Groups = None,
     seed: int = 0,
 ) -> Conformal:
     """Learn all thresholds from calibration rows, which must not have taken part in any choice."""
@@ -207,15 +218,11 @@ def fit_conformal(
     names, counts = np.unique(pattern, return_counts=True)
     # Below 1 / (1 - coverage) rows no threshold can promise the coverage.
     own = [str(name) for name, rows in zip(names, counts, strict=True) if rows >= 1 / (1 - COVERAGE)]
-    member = np.asarray(groups) if groups is not None else None
     for method in METHODS:
         reached = scores(method, probabilities, chance(keys, seed))[np.arange(len(labels)), labels]
-        pooled[method] = quantile(reached, member)
+        pooled[method] = quantile(reached, groups)
         having = {name: pattern == name for name in own} | {OTHER: ~np.isin(pattern, own)}
-        limits = {
-            name: quantiles(reached[here], None if member is None else member[here], LEVELS)
-            for name, here in having.items()
-        }
+        limits = {name: quantiles(reached[here], some(groups, here), LEVELS) for name, here in having.items()}
         by_pattern[method] = {name: several[LEVELS.index(COVERAGE)] for name, several in limits.items()}
         # Rounded up, which can only make sets larger, since they are many.
         levels[method] = {name: [float(x) for x in np.ceil(np.array(it) * 1e9) / 1e9] for name, it in limits.items()}
@@ -263,7 +270,7 @@ def judge_sets(
     labels: IntArray,
     keys: IntArray,
     pattern: NDArray[np.str_],
-    groups: ArrayLike | None = None,
+    groups: Groups = None,
 ) -> Sets | None:
     """Judge the sets of some rows; None where no threshold was learnt."""
     if not conformal.pooled:
@@ -272,12 +279,21 @@ def judge_sets(
     for method, mondrian in product(METHODS, (False, True)):
         sets = conformal.sets(method, probabilities, keys, pattern if mondrian else None)
         held, size = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
-        by_pattern = {
-            str(name): PatternCoverage(int((pattern == name).sum()), float(held[pattern == name].mean()))
-            for name in np.unique(pattern)
-        }
-        by_group = None if groups is None else group_spread(held, groups)
-        shares = (float((size == 0).mean()), float((size == 1).mean()))
+        by_pattern = pattern_coverage(held, pattern, groups)
+        by_group = group_spread(held, groups) if grouped(groups) else None
+        weights = weights_in(groups)
+        shares = (float(average(size == 0, weights)), float(average(size == 1, weights)))
         coverage, mean_size = proportion(held, groups), means(size[:, None], groups)[0]
         scores.append(SetScore(method, mondrian, COVERAGE, coverage, mean_size, *shares, by_pattern, by_group))
-    return Sets(scores, None if groups is None else CAVEAT)
+    return Sets(scores, CAVEAT if grouped(groups) else None)
+
+
+def pattern_coverage(
+    held: NDArray[np.bool_], pattern: NDArray[np.str_], groups: Groups = None
+) -> dict[str, PatternCoverage]:
+    """Return the share of rows whose set or interval holds the truth, for each pattern of modalities."""
+    having = {str(name): pattern == name for name in np.unique(pattern)}
+    return {
+        name: PatternCoverage(int(here.sum()), float(average(held[here], weights_in(some(groups, here)))))
+        for name, here in having.items()
+    }

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fusetune.data.choices import By
+from fusetune.evaluate.bootstrap import Groups
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
 
@@ -70,9 +70,7 @@ class Rule:
         """Return the decisions as probabilities of 0 and 1, ``float [rows, classes]``, for scores that hang on them."""
         return np.asarray(np.eye(probabilities.shape[1])[self.decide(probabilities)])
 
-    def score(
-        self, probabilities: FloatArray, labels: IntArray, groups: ArrayLike | None, **how: int
-    ) -> dict[str, Interval]:
+    def score(self, probabilities: FloatArray, labels: IntArray, groups: Groups, **how: int) -> dict[str, Interval]:
         """Return the metrics of `DECIDED` by this rule; empty without a threshold, where `score` says the same.
 
         Args:

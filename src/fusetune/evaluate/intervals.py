@@ -18,7 +18,7 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 from fusetune.evaluate import metrics
-from fusetune.evaluate.bootstrap import Clusters, clusters, resampled_means, resampled_metrics
+from fusetune.evaluate.bootstrap import Clusters, Groups, clusters, resampled_means, resampled_metrics, weights_in
 from fusetune.evaluate.metrics import FloatArray
 
 LEVEL = 0.95  # coverage of all intervals
@@ -62,7 +62,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return float(bounds.low), float(bounds.high)
 
 
-def proportion(hits: ArrayLike, groups: ArrayLike | None = None) -> Interval:
+def proportion(hits: ArrayLike, groups: Groups = None) -> Interval:
     """Return a share of rows with its interval.
 
     Without groups this is Wilson's interval. With groups it is Wilson's for the number of independent rows that would
@@ -70,7 +70,8 @@ def proportion(hits: ArrayLike, groups: ArrayLike | None = None) -> Interval:
     2015), with Student's quantile. Its degrees of freedom say how well that variance is known: at most groups - 1, less
     where a few groups carry it (Satterthwaite 1946, from the fourth moment). It covers better than the percentiles of a
     group bootstrap when groups are few or the share is near 0 or 1 (``benchmarks/coverage.py``). Where all rows say the
-    same, groups cannot be seen to vary, and each counts as one observation.
+    same, groups cannot be seen to vary, and each counts as one observation. Rows that do not count alike are groups of
+    their own: what varies is their weighted share.
 
     Args:
         hits: ``bool [rows]``.
@@ -82,7 +83,8 @@ def proportion(hits: ArrayLike, groups: ArrayLike | None = None) -> Interval:
     right = np.asarray(hits, dtype=np.float64)
     if not len(right):
         return Interval(math.nan, math.nan, math.nan)
-    share, where = float(right.mean()), clusters(groups, len(right))
+    where = clusters(groups, len(right))
+    share = float(where.mean(right))
     if where.count < 2:
         return Interval(share, math.nan, math.nan)
     if groups is None:
@@ -90,21 +92,19 @@ def proportion(hits: ArrayLike, groups: ArrayLike | None = None) -> Interval:
     z = float(norm.ppf((1 + LEVEL) / 2))
     independent = _effective_rows(right - share, where)
     if independent is None:
-        return Interval(share, *_wilson(share, where.count, z))
+        return Interval(share, *_wilson(share, where.effective, z))
     effective, freedom = independent
     return Interval(share, *_wilson(share, effective, float(student.ppf((1 + LEVEL) / 2, freedom))))
 
 
-def means(
-    values: ArrayLike, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
-) -> list[Interval]:
+def means(values: ArrayLike, groups: Groups = None, *, resamples: int = 2000, seed: int = 0) -> list[Interval]:
     """Return the mean of each column of ``values [rows, columns]``, with the bootstrap of ``score_with_intervals``.
 
     All columns see the same resamples.
     """
     columns = np.asarray(values, dtype=np.float64)
     where = clusters(groups, len(columns))
-    centres = [float(column.mean()) if len(column) else math.nan for column in columns.T]
+    centres = [float(where.mean(column)) if len(column) else math.nan for column in columns.T]
     if where.count < 2:
         return [Interval(value, math.nan, math.nan) for value in centres]
     draws = resampled_means(columns, where, resamples=resamples, seed=seed)
@@ -120,18 +120,18 @@ class GroupSpread:
     lowest_decile: float
 
 
-def group_spread(hits: ArrayLike, groups: ArrayLike) -> GroupSpread:
+def group_spread(hits: ArrayLike, groups: Groups) -> GroupSpread:
     """Return how the share of hits, ``bool [rows]``, differs between groups."""
     right = np.asarray(hits)
     where = clusters(groups, len(right))
-    share = np.bincount(where.member, weights=right) / np.bincount(where.member)
+    share = where.sums(right) / where.sums(np.ones(len(right)))
     return GroupSpread(where.count, float(share.mean()), float(np.quantile(share, 0.1)))
 
 
 def score_with_intervals(
     probabilities: ArrayLike,
     labels: ArrayLike,
-    groups: ArrayLike | None = None,
+    groups: Groups = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -148,7 +148,8 @@ def score_with_intervals(
     Args:
         probabilities: ``float [rows, classes]``, each row summing to one.
         labels: Class indices, ``int [rows]``.
-        groups: The group of each row, ``[rows]``, any values that can be told apart. Missing values form one group.
+        groups: The group of each row, ``[rows]``, any values that can be told apart. Missing values form one group. Or
+            a `Sampling`, which says what rows count too.
         resamples: Number of bootstrap resamples. AUROC, AUPRC and class-wise ECE, which need ``rows * classes``
             operations for each, take fewer (at least 200) when the work would exceed about ten seconds: 2,000 are used
             up to 5 million probabilities.
@@ -161,7 +162,7 @@ def score_with_intervals(
         UserError: the arrays cannot be scored or the groups have another length.
     """
     p, y = metrics.checked(probabilities, labels)
-    values = metrics.score(p, y)
+    values = metrics.score(p, y, weights_in(groups))
     where = clusters(groups, len(y))
     if where.count < 2:
         return {name: Interval(value, math.nan, math.nan) for name, value in values.items()}
@@ -179,7 +180,7 @@ def paired_difference(
     probabilities_a: ArrayLike,
     probabilities_b: ArrayLike,
     labels: ArrayLike,
-    groups: ArrayLike | None = None,
+    groups: Groups = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -227,13 +228,13 @@ def _effective_rows(residuals: FloatArray, where: Clusters) -> tuple[float, floa
 
     None where the groups do not vary at all.
     """
-    sums = np.bincount(where.member, weights=residuals, minlength=where.count)
+    sums, own = where.sums(residuals), where.own
     square = float((sums**2).mean())
-    variance = where.count**2 / (where.count - 1) * square / len(residuals) ** 2
+    variance = where.count**2 / (where.count - 1) * square / own.sum() ** 2
     if variance < 1e-15:
         return None
     # Groups that vary less than independent rows would are taken for chance.
-    rows = min(float((residuals**2).mean()) / variance, float(len(residuals)))
+    rows = min(float(where.mean(residuals**2)) / variance, float(own.sum() ** 2 / (own**2).sum()))
     heavy = max(float((sums**4).mean()) / square**2 - 3, 0.0)
     freedom = max(2 / (heavy / where.count + 2 / (where.count - 1)), _LEAST_FREEDOM)
     return rows, min(freedom, where.count - 1)

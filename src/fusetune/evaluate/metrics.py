@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, recall_score
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, recall_score, roc_auc_score
 
+from fusetune.data.weights import Weights
 from fusetune.errors import UserError, listed
 
 FloatArray = NDArray[np.floating[Any]]
@@ -64,6 +65,11 @@ def checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, In
     return p, y
 
 
+def average(values: FloatArray, weights: Weights | None) -> Any:
+    """Return the mean over the first axis of values of rows, which count alike or as weights say."""
+    return values.mean(axis=0) if weights is None else weights @ values / weights.sum()
+
+
 def decisions(probabilities: FloatArray) -> IntArray:
     """Return the most probable class of each row, ``int [rows]``."""
     return np.asarray(probabilities.argmax(axis=1))
@@ -80,23 +86,24 @@ def nll_rows(probabilities: FloatArray, labels: IntArray) -> FloatArray:
     return -np.log(np.clip(chosen, SMALLEST_PROBABILITY, 1.0))
 
 
-def accuracy(probabilities: FloatArray, labels: IntArray) -> float:
+def accuracy(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the share of rows decided correctly."""
-    return float(correct_rows(probabilities, labels).mean())
+    return float(average(correct_rows(probabilities, labels), weights))
 
 
-def balanced_accuracy(probabilities: FloatArray, labels: IntArray) -> float:
+def balanced_accuracy(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the mean recall over the classes that occur in the labels."""
-    present = np.unique(labels)
-    return float(recall_score(labels, decisions(probabilities), labels=present, average="macro", zero_division=0))
+    how: dict[str, Any] = {"labels": np.unique(labels), "average": "macro", "zero_division": 0}
+    return float(recall_score(labels, decisions(probabilities), sample_weight=weights, **how))
 
 
-def macro_f1(probabilities: FloatArray, labels: IntArray) -> float:
+def macro_f1(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the mean F1 over the classes that occur in the labels or in the decisions."""
-    return float(f1_score(labels, decisions(probabilities), average="macro", zero_division=0))
+    how: dict[str, Any] = {"average": "macro", "zero_division": 0}
+    return float(f1_score(labels, decisions(probabilities), sample_weight=weights, **how))
 
 
-def auroc(probabilities: FloatArray, labels: IntArray) -> float:
+def auroc(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the mean one-against-rest area under the ROC curve over the classes that occur in the labels.
 
     The area is the Mann-Whitney statistic: the chance that a row of the class gets a higher probability for it than a
@@ -108,6 +115,9 @@ def auroc(probabilities: FloatArray, labels: IntArray) -> float:
     present = np.unique(labels)
     if len(present) < 2:
         return float("nan")
+    if weights is not None:
+        areas = [roc_auc_score(labels == k, probabilities[:, k], sample_weight=weights) for k in present]
+        return float(np.mean(areas))
     ranks = rankdata(probabilities[:, present], axis=0)
     positive = labels[:, None] == present
     count = positive.sum(axis=0)
@@ -115,7 +125,7 @@ def auroc(probabilities: FloatArray, labels: IntArray) -> float:
     return float(np.mean(wins / (count * (len(labels) - count))))
 
 
-def auprc(probabilities: FloatArray, labels: IntArray) -> float:
+def auprc(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the mean one-against-rest average precision over the classes that occur in the labels.
 
     This is the step-wise area under the precision-recall curve. Chance is the share of the class, not 0.5.
@@ -126,7 +136,8 @@ def auprc(probabilities: FloatArray, labels: IntArray) -> float:
     present = np.unique(labels)
     if len(present) < 2:
         return float("nan")
-    return float(np.mean([average_precision_score(labels == k, probabilities[:, k]) for k in present]))
+    how: dict[str, Any] = {"sample_weight": weights}
+    return float(np.mean([average_precision_score(labels == k, probabilities[:, k], **how) for k in present]))
 
 
 def top_size(classes: int) -> int | None:
@@ -145,14 +156,14 @@ def brier_rows(probabilities: FloatArray, labels: IntArray) -> FloatArray:
     return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
 
 
-def brier(probabilities: FloatArray, labels: IntArray) -> float:
+def brier(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the mean squared distance of the probabilities to the label, summed over classes (Brier 1950)."""
-    return float(brier_rows(probabilities, labels).mean())
+    return float(average(brier_rows(probabilities, labels), weights))
 
 
-def nll(probabilities: FloatArray, labels: IntArray) -> float:
+def nll(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
     """Return the mean negative log-likelihood in nats; probabilities below 1e-12 count as 1e-12."""
-    return float(nll_rows(probabilities, labels).mean())
+    return float(average(nll_rows(probabilities, labels), weights))
 
 
 def bin_of(values: FloatArray, bins: int) -> IntArray:
@@ -166,18 +177,19 @@ def bin_of_rows(probabilities: FloatArray, bins: int) -> IntArray:
     return bin_of(probabilities.max(axis=1), bins)
 
 
-def ece(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> float:
+def ece(probabilities: FloatArray, labels: IntArray, bins: int = 15, weights: Weights | None = None) -> float:
     """Return the expected calibration error of the top probability (Guo et al. 2017, arXiv 1706.04599, equation 5).
 
     This is the mean over bins, weighted by their rows, of the distance between mean top probability and accuracy. Few
     rows inflate it: even a perfectly calibrated model does not reach zero.
     """
     gap = probabilities.max(axis=1) - correct_rows(probabilities, labels)
+    gap, rows = (gap, len(labels)) if weights is None else (gap * weights, weights.sum())
     sums = np.bincount(bin_of_rows(probabilities, bins), weights=gap, minlength=bins)
-    return float(np.abs(sums).sum() / len(labels))
+    return float(np.abs(sums).sum() / rows)
 
 
-def classwise_ece(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> float:
+def classwise_ece(probabilities: FloatArray, labels: IntArray, bins: int = 15, weights: Weights | None = None) -> float:
     """Return the class-wise expected calibration error (Kull et al. 2019, arXiv 1910.12656, equation 3).
 
     For each class, the distance between its mean probability and its share of the rows, over bins of its probability;
@@ -185,17 +197,20 @@ def classwise_ece(probabilities: FloatArray, labels: IntArray, bins: int = 15) -
     """
     member, present = bin_of(probabilities, bins), np.unique(labels)
     gaps = probabilities - np.eye(probabilities.shape[1])[labels]
+    gaps, rows = (gaps, len(labels)) if weights is None else (gaps * weights[:, None], weights.sum())
     sums = [np.abs(np.bincount(member[:, k], weights=gaps[:, k], minlength=bins)).sum() for k in present]
-    return float(np.mean(sums) / len(labels))
+    return float(np.mean(sums) / rows)
 
 
-def reliability(probabilities: FloatArray, labels: IntArray, bins: int = 15) -> Reliability:
+def reliability(
+    probabilities: FloatArray, labels: IntArray, bins: int = 15, weights: Weights | None = None
+) -> Reliability:
     """Return count, mean top probability and accuracy per bin; the bins are those of ``ece``."""
-    member = bin_of_rows(probabilities, bins)
+    member, own = bin_of_rows(probabilities, bins), np.ones(len(labels)) if weights is None else weights
     count = np.bincount(member, minlength=bins)
-    divisor = np.where(count > 0, count, np.nan)
-    confidence = np.bincount(member, weights=probabilities.max(axis=1), minlength=bins) / divisor
-    hits = np.bincount(member, weights=correct_rows(probabilities, labels), minlength=bins) / divisor
+    divisor = np.where(count > 0, np.bincount(member, own, minlength=bins), np.nan)
+    confidence = np.bincount(member, weights=probabilities.max(axis=1) * own, minlength=bins) / divisor
+    hits = np.bincount(member, weights=correct_rows(probabilities, labels) * own, minlength=bins) / divisor
     return Reliability(np.linspace(0.0, 1.0, bins + 1), count, confidence, hits)
 
 
@@ -205,7 +220,7 @@ def confusion(probabilities: FloatArray, labels: IntArray) -> IntArray:
     return np.asarray(confusion_matrix(labels, decisions(probabilities), labels=classes))
 
 
-def score(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def score(probabilities: ArrayLike, labels: ArrayLike, weights: Weights | None = None) -> dict[str, float]:
     """Return every metric by name.
 
     These are accuracy, balanced_accuracy, macro_f1, auroc, auprc, nll, brier, ece, classwise_ece, and with more than
@@ -214,22 +229,23 @@ def score(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     Args:
         probabilities: ``float [rows, classes]``, each row summing to one.
         labels: Class indices, ``int [rows]``.
+        weights: What each row counts, ``float [rows]``, above 0; a row of weight k counts as k rows. None: all alike.
 
     Raises:
         UserError: the arrays cannot be scored (see ``checked``).
     """
     p, y = checked(probabilities, labels)
     scores = {
-        "accuracy": accuracy(p, y),
-        "balanced_accuracy": balanced_accuracy(p, y),
-        "macro_f1": macro_f1(p, y),
-        "auroc": auroc(p, y),
-        "auprc": auprc(p, y),
-        "nll": nll(p, y),
-        "brier": brier(p, y),
-        "ece": ece(p, y),
-        "classwise_ece": classwise_ece(p, y),
+        "accuracy": accuracy(p, y, weights),
+        "balanced_accuracy": balanced_accuracy(p, y, weights),
+        "macro_f1": macro_f1(p, y, weights),
+        "auroc": auroc(p, y, weights),
+        "auprc": auprc(p, y, weights),
+        "nll": nll(p, y, weights),
+        "brier": brier(p, y, weights),
+        "ece": ece(p, y, weights=weights),
+        "classwise_ece": classwise_ece(p, y, weights=weights),
     }
     if (k := top_size(p.shape[1])) is not None:
-        scores[f"top_{k}"] = float(top_rows(p, y, k).mean())
+        scores[f"top_{k}"] = float(average(top_rows(p, y, k), weights))
     return scores

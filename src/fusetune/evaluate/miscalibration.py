@@ -16,10 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fusetune.evaluate import metrics
-from fusetune.evaluate.bootstrap import clusters
+from fusetune.evaluate.bootstrap import Groups, clusters
 from fusetune.evaluate.intervals import Interval
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
@@ -52,7 +51,7 @@ class Miscalibration:
 
 
 def miscalibration(
-    probabilities: FloatArray, labels: IntArray, groups: ArrayLike | None = None, *, bins: int = 15, seed: int = 0
+    probabilities: FloatArray, labels: IntArray, groups: Groups = None, *, bins: int = 15, seed: int = 0
 ) -> Miscalibration | None:
     """Measure how far the top probability is from the share that is right.
 
@@ -72,10 +71,11 @@ def miscalibration(
     gaps = metrics.correct_rows(probabilities, labels) - probabilities.max(axis=1)
     place = metrics.bin_of_rows(probabilities, bins)
     sums, rows = np.zeros((where.count, bins)), np.zeros((where.count, bins))
-    np.add.at(sums, (where.member, place), gaps)
-    np.add.at(rows, (where.member, place), 1.0)
-    plain = float(np.abs(sums.sum(0)).sum() / len(labels))
-    drawn = _flipped(sums, seed) / len(labels)
+    np.add.at(sums, (where.member, place), gaps * where.own)
+    np.add.at(rows, (where.member, place), where.own)
+    total = where.own.sum()
+    plain = float(np.abs(sums.sum(0)).sum() / total)
+    drawn = _flipped(sums, seed) / total
     above = float((1 + (drawn >= plain - 1e-12).sum()) / (1 + len(drawn)))
     return Miscalibration(_error(sums, rows), plain, float(drawn.mean()), above)
 

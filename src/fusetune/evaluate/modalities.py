@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fusetune.augment.random import Moment, uniform
+from fusetune.evaluate.bootstrap import Groups
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.evaluate.measures import CLASSES, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
@@ -132,7 +133,7 @@ def shapley(values: Mapping[frozenset[Any], Any]) -> dict[Any, Any]:
 def subset_table(
     probabilities: Mapping[Subset, FloatArray],
     labels: Truth,
-    groups: ArrayLike | None,
+    groups: Groups,
     measure: Measure[Any] = CLASSES,
     **how: int,
 ) -> list[SubsetScore]:
@@ -148,7 +149,7 @@ def subset_table(
 def shapley_table(
     probabilities: Mapping[Subset, FloatArray],
     labels: Truth,
-    groups: ArrayLike | None,
+    groups: Groups,
     measure: Measure[Any] = CLASSES,
     **how: int,
 ) -> list[Share]:
@@ -178,7 +179,7 @@ def missing_table(
     names: Sequence[str],
     labels: Truth,
     keys: IntArray,
-    groups: ArrayLike | None,
+    groups: Groups,
     measure: Measure[Any] = CLASSES,
     **how: int,
 ) -> list[MissingScore]:
@@ -245,7 +246,7 @@ def _by_pattern(
     return looked_up
 
 
-def interference_table(probe: Probe, labels: Truth, groups: ArrayLike | None, **how: int) -> list[MisledScore]:
+def interference_table(probe: Probe, labels: Truth, groups: Groups, **how: int) -> list[MisledScore]:
     """Return accuracy and NLL when one modality says something false while claiming to be present.
 
     It happens to features, after the encoder: all zero (blank), the mean of the rows (mean), those of a random row of

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from fusetune.errors import UserError
-from fusetune.evaluate.bootstrap import clusters
+from fusetune.evaluate.bootstrap import Groups, clusters
 from fusetune.evaluate.metrics import FloatArray
 
 _EXACT = 12  # up to this many groups all sign patterns are tried
@@ -55,9 +55,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedTest:
     return PairedTest(gained, lost, p)
 
 
-def permutation_test(
-    difference: ArrayLike, groups: ArrayLike | None = None, *, draws: int = 9999, seed: int = 0
-) -> float:
+def permutation_test(difference: ArrayLike, groups: Groups = None, *, draws: int = 9999, seed: int = 0) -> float:
     """Return the two-sided p-value of a mean difference when the two models are swapped group by group.
 
     If the models are alike, swapping their predictions for all rows of a group changes nothing but the sign of the
@@ -66,9 +64,12 @@ def permutation_test(
     Smyth 2010, arXiv 1603.05766), so that it is never zero. With more than 5,000 groups that differ it is that of the
     normal distribution which the total then has. It needs no rows to be independent, only groups.
 
+    Of differences that are 1, 0 or -1 and rows without groups that count alike, this is the test of signs that
+    `mcnemar` does exactly. McNemar's counts rows; where rows have weights, signs of weighted rows take its place.
+
     Args:
         difference: Score of model a minus that of model b in each row, ``float [rows]``.
-        groups: The group of each row; without groups every row is one.
+        groups: The group of each row; without groups every row is one. Or a `Sampling`, which says what rows count.
         draws: Number of random sign patterns.
         seed: Seed of the patterns.
 
@@ -77,7 +78,7 @@ def permutation_test(
     """
     rows = np.asarray(difference, dtype=np.float64)
     where = clusters(groups, len(rows))
-    sums: FloatArray = np.bincount(where.member, weights=rows, minlength=where.count).astype(np.float64)
+    sums = where.sums(rows)
     sums = sums[np.abs(sums) > 1e-12]
     # Totals that are equal in theory may differ by rounding.
     least = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()

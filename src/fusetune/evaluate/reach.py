@@ -11,10 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fusetune.errors import UserError
-from fusetune.evaluate.conformal import CAVEAT, COVERAGE, LEVELS, OTHER, Limit, PatternCoverage, level_of, quantiles
+from fusetune.evaluate.bootstrap import Groups, grouped, some
+from fusetune.evaluate.conformal import (
+    CAVEAT,
+    COVERAGE,
+    LEVELS,
+    OTHER,
+    Limit,
+    PatternCoverage,
+    level_of,
+    pattern_coverage,
+    quantiles,
+)
 from fusetune.evaluate.intervals import GroupSpread, Interval, group_spread, means, proportion
 from fusetune.evaluate.metrics import FloatArray
 
@@ -54,18 +65,12 @@ class Reaches:
             raise ValueError(f"no reach for {OTHER}")
 
 
-def fit_reaches(errors: FloatArray, pattern: NDArray[np.str_], groups: ArrayLike | None = None) -> Reaches:
+def fit_reaches(errors: FloatArray, pattern: NDArray[np.str_], groups: Groups = None) -> Reaches:
     """Learn reaches from the errors of calibration rows, float [rows], which must not have taken part in any choice."""
     names, counts = np.unique(pattern, return_counts=True)
     own = [str(name) for name, rows in zip(names, counts, strict=True) if rows >= 1 / (1 - COVERAGE)]
     having = {name: pattern == name for name in own} | {OTHER: np.ones(len(pattern), dtype=bool)}
-    member = None if groups is None else np.asarray(groups)
-    return Reaches(
-        {
-            name: quantiles(np.abs(errors[here]), None if member is None else member[here], LEVELS)
-            for name, here in having.items()
-        }
-    )
+    return Reaches({name: quantiles(np.abs(errors[here]), some(groups, here), LEVELS) for name, here in having.items()})
 
 
 @dataclass(frozen=True)
@@ -85,17 +90,13 @@ class ReachScore:
 
 
 def judge_reaches(
-    reaches: Reaches, errors: FloatArray, pattern: NDArray[np.str_], groups: ArrayLike | None = None
+    reaches: Reaches, errors: FloatArray, pattern: NDArray[np.str_], groups: Groups = None
 ) -> ReachScore | None:
     """Judge the intervals of some rows; None where nothing was learnt."""
     if not reaches.levels:
         return None
     reach = reaches.at(COVERAGE, pattern)
     held = np.abs(errors) <= reach
-    by_pattern = {
-        str(name): PatternCoverage(int((pattern == name).sum()), float(held[pattern == name].mean()))
-        for name in np.unique(pattern)
-    }
-    spread = None if groups is None else group_spread(held, groups)
-    width = means(2 * reach[:, None], groups)[0]
-    return ReachScore(COVERAGE, proportion(held, groups), width, by_pattern, spread, None if groups is None else CAVEAT)
+    by_pattern, width = pattern_coverage(held, pattern, groups), means(2 * reach[:, None], groups)[0]
+    spread, caveat = (group_spread(held, groups), CAVEAT) if grouped(groups) else (None, None)
+    return ReachScore(COVERAGE, proportion(held, groups), width, by_pattern, spread, caveat)

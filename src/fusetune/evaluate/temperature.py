@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from fusetune.evaluate import metrics
-from fusetune.evaluate.bootstrap import clusters
+from fusetune.evaluate.bootstrap import Groups, clusters, some, weights_in
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
 _SPREAD = 0.5  # of the natural logarithm of T, before any row is seen
@@ -72,6 +72,7 @@ def crossfit(
     labels: IntArray,
     folds: IntArray,
     losses_of: Callable[[FloatArray, IntArray], FloatArray] = class_losses,
+    groups: Groups = None,
 ) -> FloatArray:
     """Return logits of each row from the candidate with the lowest NLL on the rows of all other folds.
 
@@ -80,26 +81,33 @@ def crossfit(
         labels: Class indices, ``int [rows]``.
         folds: The fold of each row, at least two different ones; rows of a group share one.
         losses_of: The loss of each row by what is said of it.
+        groups: What rows count, if it is a `Sampling`.
     """
     losses = np.stack([losses_of(own, labels) for own in tried])
     logits = np.empty_like(tried[0], dtype=np.float64)
     for fold in np.unique(folds):
         here = folds == fold
-        logits[here] = tried[int(losses[:, ~here].mean(axis=1).argmin())][here]
+        others = some(groups, ~here)
+        logits[here] = tried[int(metrics.average(losses[:, ~here].T, weights_in(others)).argmin())][here]
     return logits
 
 
 def fit_temperature(
-    logits: FloatArray, labels: IntArray, losses_of: Callable[[FloatArray, IntArray], FloatArray] = class_losses
+    logits: FloatArray,
+    labels: IntArray,
+    losses_of: Callable[[FloatArray, IntArray], FloatArray] = class_losses,
+    groups: Groups = None,
 ) -> float:
     """Return the T that minimises the NLL of all rows plus ``(ln T)^2 / (2 * 0.5^2)``; arguments as in ``crossfit``.
 
-    The prior says that T is between 0.4 and 2.7 with 95 %. It weighs as much as a handful of rows.
+    The prior says that T is between 0.4 and 2.7 with 95 %. It weighs as much as a handful of rows of mean weight.
     """
-    values = np.asarray(logits, dtype=np.float64)
+    values, weights = np.asarray(logits, dtype=np.float64), weights_in(groups)
 
     def loss(log_t: float) -> float:
-        return float(losses_of(values / np.exp(log_t), labels).sum() + log_t**2 / (2 * _SPREAD**2))
+        losses = losses_of(values / np.exp(log_t), labels)
+        total = losses.sum() if weights is None else weights @ losses
+        return float(total + log_t**2 / (2 * _SPREAD**2))
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
@@ -108,7 +116,7 @@ def calibrate(
     logits: FloatArray,
     labels: IntArray,
     folds: IntArray,
-    groups: ArrayLike | None = None,
+    groups: Groups = None,
     losses_of: Callable[[FloatArray, IntArray], FloatArray] = class_losses,
 ) -> tuple[Temperature, FloatArray]:
     """Fit a temperature and decide by cross-validation whether it helps; arguments as in ``crossfit``.
@@ -117,23 +125,24 @@ def calibrate(
         The temperature, and for each row the one that the other folds gave, ``float [rows]``: 1 if it is not applied.
     """
     plain, heats = losses_of(logits, labels), np.ones(len(labels))
-    fitted = fit_temperature(logits, labels, losses_of)
+    fitted, weights = fit_temperature(logits, labels, losses_of, groups), weights_in(groups)
+    before = float(metrics.average(plain, weights))
     if len(np.unique(folds)) < 2:
-        return Temperature(len(labels), fitted, float(plain.mean()), math.nan, math.nan, False), heats
+        return Temperature(len(labels), fitted, before, math.nan, math.nan, False), heats
     for fold in np.unique(folds):
         here = folds == fold
-        heats[here] = fit_temperature(logits[~here], labels[~here], losses_of)
+        heats[here] = fit_temperature(logits[~here], labels[~here], losses_of, some(groups, ~here))
     scaled = losses_of(logits / heats[:, None], labels)
     error = standard_error(scaled - plain, groups)
-    helps = float((scaled - plain).mean()) + error < 0
-    heat = Temperature(len(labels), fitted, float(plain.mean()), float(scaled.mean()), error, helps)
+    helps = float(metrics.average(scaled - plain, weights)) + error < 0
+    heat = Temperature(len(labels), fitted, before, float(metrics.average(scaled, weights)), error, helps)
     return heat, heats if helps else np.ones(len(labels))
 
 
-def standard_error(values: FloatArray, groups: ArrayLike | None) -> float:
+def standard_error(values: FloatArray, groups: Groups) -> float:
     """Return the standard error of a mean, from groups where there are groups; infinite with fewer than two."""
     where = clusters(groups, len(values))
     if where.count < 2:
         return math.inf
-    sums = np.bincount(where.member, weights=values - values.mean(), minlength=where.count)
-    return math.sqrt(where.count / (where.count - 1) * float((sums**2).sum())) / len(values)
+    sums = where.sums(values - where.mean(values))
+    return math.sqrt(where.count / (where.count - 1) * float((sums**2).sum())) / float(where.own.sum())

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fusetune.errors import ConfigError, listed
+from fusetune.evaluate.bootstrap import Groups, some, weights_in
 from fusetune.evaluate.intervals import Interval, proportion
-from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.metrics import FloatArray, average
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
 
@@ -68,7 +69,9 @@ def positive_class(aim: str | None, positive: str | None, classes: Sequence[Any]
     return 1 if positive is None else names.index(positive)
 
 
-def choose_threshold(aim: str, probability: FloatArray, positive: NDArray[np.bool_]) -> float | None:
+def choose_threshold(
+    aim: str, probability: FloatArray, positive: NDArray[np.bool_], groups: Groups = None
+) -> float | None:
     """Return the threshold that fulfils the aim and gives up least of the rate on the other side.
 
     A row counts as positive when its probability is at or above the threshold. For sensitivity or NPV that is the
@@ -79,6 +82,7 @@ def choose_threshold(aim: str, probability: FloatArray, positive: NDArray[np.boo
         aim: Such as ``sensitivity >= 0.9``.
         probability: Of the positive class, ``float [rows]``.
         positive: Which rows are positive, ``bool [rows]``.
+        groups: What rows count, if it is a `Sampling`.
 
     Returns:
         The threshold, or None where none fulfils the aim on these rows.
@@ -86,22 +90,21 @@ def choose_threshold(aim: str, probability: FloatArray, positive: NDArray[np.boo
     rate, least = parse_aim(aim)
     levels = np.unique(probability)
     limits = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2, [math.nextafter(1.0, 2.0)]])
-    reached = [limit for limit in limits if _rate(rate, probability >= limit, positive) >= least]
+    reached = [limit for limit in limits if _rate(rate, probability >= limit, positive, groups) >= least]
     if not reached:
         return None
     return float(max(reached) if rate in ("sensitivity", "npv") else min(reached))
 
 
 def judge_threshold(
-    threshold: float, probability: FloatArray, positive: NDArray[np.bool_], groups: ArrayLike | None = None
+    threshold: float, probability: FloatArray, positive: NDArray[np.bool_], groups: Groups = None
 ) -> Rates:
-    """Return sensitivity, specificity, PPV and NPV with their intervals, and the four counts."""
+    """Return sensitivity, specificity, PPV and NPV with their intervals, and the four counts of rows."""
     called = probability >= threshold
-    member = None if groups is None else np.asarray(groups)
     rates = {}
     for rate in RATES:
         right, counted = _right_and_counted(rate, called, positive)
-        rates[rate] = proportion(right[counted], None if member is None else member[counted])
+        rates[rate] = proportion(right[counted], some(groups, counted))
     counts = {
         "true_positive": called & positive,
         "false_positive": called & ~positive,
@@ -119,6 +122,6 @@ def _right_and_counted(
     return called == positive, counted
 
 
-def _rate(rate: str, called: NDArray[np.bool_], positive: NDArray[np.bool_]) -> float:
+def _rate(rate: str, called: NDArray[np.bool_], positive: NDArray[np.bool_], groups: Groups) -> float:
     right, counted = _right_and_counted(rate, called, positive)
-    return float(right[counted].mean()) if counted.any() else math.nan
+    return float(average(right[counted], weights_in(some(groups, counted)))) if counted.any() else math.nan

@@ -14,6 +14,7 @@ import huggingface_hub
 from fusetune.errors import listed
 from fusetune.export.origin import Origin
 from fusetune.model import Model
+from fusetune.telling import telling_of
 from fusetune.version import VERSION
 
 _KINDS = {"image": "a picture", "text": "a text", "columns": "cells", "vector": "a vector"}
@@ -60,7 +61,8 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
         "## How it was judged",
         "",
         f"Once, on {_counted(parts['test'], groups.get('test'))} of a locked test part that no choice was made on. "
-        "Intervals (95 %) say how sure a number is on data like these, not how the model fares elsewhere.",
+        "Intervals (95 %) say how sure a number is on data like these, not how the model fares elsewhere."
+        + (f" Rows count as column {_code(metrics['weight'])} says." if metrics.get("weight") else ""),
         "",
         "| metric | value | interval |",
         "|---|---|---|",
@@ -70,7 +72,7 @@ def card_text(origin: Origin, model: Model, metrics: Mapping[str, Any], usage: s
         "",
         "Compared on the same rows by paired tests of the most probable class, corrected for their number:",
         "",
-        *(_comparison(one) for one in metrics["comparisons"]),
+        *(_comparison(one, telling_of(metrics).test("McNemar")) for one in metrics["comparisons"]),
         "",
         "## How it was made",
         "",
@@ -144,9 +146,9 @@ def _score(name: str, score: Mapping[str, Any]) -> str:
     return f"| {name.replace('_', ' ')} | {shown(score['value'])} | {shown(score['low'])} to {shown(score['high'])} |"
 
 
-def _comparison(one: Mapping[str, Any]) -> str:
+def _comparison(one: Mapping[str, Any], test: str) -> str:
     word = {"better": "better than", "worse": "worse than"}.get(one["verdict"], "no difference shown against")
-    counts = f"{one['gained']} rows gained, {one['lost']} lost, McNemar p = {one['p_holm']:.2g}"
+    counts = f"{one['gained']} rows gained, {one['lost']} lost, {test} p = {one['p_holm']:.2g}"
     if one.get("p_group_holm") is not None:
         counts += f", groups swapped p = {one['p_group_holm']:.2g}"
     return f"- {word} {_plain(one['against'])} ({counts})"

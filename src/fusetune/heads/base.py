@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fusetune.augment.random import Moment, uniform
 from fusetune.context import Context
 from fusetune.data.split import Rows
+from fusetune.data.weights import Weights
 from fusetune.features.store import Array
 from fusetune.progress import Log
 from fusetune.targets import Classification, Target
@@ -43,6 +44,8 @@ class HeadData:
         owners: The modality of each block; of blocks that are not named, it is the one of that name.
         device: Where what is solved on them is solved; features stay where they are.
         target: What is predicted.
+        sample_weight: What each row counts in statistics of features and in choices, [rows]; None: all alike. In
+            losses it is part of `weights`.
     """
 
     z: dict[str, Array]
@@ -53,6 +56,7 @@ class HeadData:
     owners: Mapping[str, str] = field(default_factory=dict)
     device: torch.device = CPU
     target: type[Target] = Classification
+    sample_weight: Weights | None = None
 
     @classmethod
     def of(cls, ctx: Context, z: Mapping[str, Array], rows: Rows, owners: Mapping[str, str] | None = None) -> HeadData:
@@ -61,15 +65,20 @@ class HeadData:
         present = {block: ctx.sources[owners.get(block, block)].present[rows] for block in z}
         labels, device = ctx.labels[rows], ctx.runtime.device
         weights, target = ctx.row_weights(rows), type(ctx.target)
-        return cls(dict(z), present, labels, weights, ctx.keys[rows], owners, device, target)
+        return cls(dict(z), present, labels, weights, ctx.keys[rows], owners, device, target, ctx.counted(rows))
 
     def some(self, rows: npt.NDArray[Any]) -> HeadData:
         """Keep some rows, by position or mask."""
         z = {name: block[:, rows] for name, block in self.z.items()}
         present = {name: bits[rows] for name, bits in self.present.items()}
-        return replace(
-            self, z=z, present=present, labels=self.labels[rows], weights=self.weights[rows], keys=self.keys[rows]
-        )
+        counted = None if self.sample_weight is None else self.sample_weight[rows]
+        labels, weights, keys = self.labels[rows], self.weights[rows], self.keys[rows]
+        return replace(self, z=z, present=present, labels=labels, weights=weights, keys=keys, sample_weight=counted)
+
+    def nll(self, f: npt.NDArray[Any], rows: npt.NDArray[np.int64] | slice = slice(None)) -> float:
+        """Return the mean NLL in nats of what is said of rows (all), f [rows, width]: what choices are made by."""
+        counted = None if self.sample_weight is None else self.sample_weight[rows]
+        return self.target.nll(f, self.labels[rows], counted)
 
     def only(self, name: str) -> HeadData:
         """Keep one modality and the rows that have it."""
@@ -98,7 +107,7 @@ class Head(nn.Module):
             self.register_buffer(f"scale_{index}", torch.ones(dim))
 
     def fit_scale(self, data: HeadData, each: bool = True) -> None:
-        """Learn mean and deviation of every feature from the training rows that have the modality.
+        """Learn mean and deviation of every feature from the training rows that have the modality, as these count.
 
         With `each` off, features keep their differences in size (as TF-IDF's must: they are its weights) and the block
         as a whole is scaled. Blocks that the data do not have stay as they are.
@@ -108,7 +117,7 @@ class Head(nn.Module):
                 continue
             if not data.present[name].any():
                 continue
-            mean, variance = _mean_and_variance(data.z[name], data.present[name])
+            mean, variance = _mean_and_variance(data.z[name], data.present[name], data.sample_weight)
             std = np.sqrt(variance) if each else np.full(dim, float(np.sqrt(variance.mean())))
             # A feature that hardly varies in training must not explode on the first row where it does.
             floor = max(1e-3 * float(np.median(std[std > 0])) if (std > 0).any() else 1.0, 1e-12)
@@ -160,13 +169,19 @@ class Head(nn.Module):
         return {"kind": self.kind, "dims": self.dims, "classes": self.classes, **self.arguments}
 
 
-def _mean_and_variance(z: Array, present: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _mean_and_variance(
+    z: Array, present: npt.NDArray[np.bool_], sample_weight: Weights | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return mean and variance of each feature [dim] over the present rows of all views, read in pieces."""
     pieces = [(view, rows) for view in z for rows in np.array_split(np.flatnonzero(present), -(-len(present) // 4096))]
-    count = len(z) * int(present.sum())
+    count = len(z) * (int(present.sum()) if sample_weight is None else float(sample_weight[present].sum()))
+
+    def total(values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        return values.sum(0) if sample_weight is None else sample_weight[rows] @ values
+
     with np.errstate(invalid="ignore"):  # who reads the features says which of them are not finite
-        mean = sum(view[rows].astype(np.float64).sum(0) for view, rows in pieces) / count
-        return mean, sum(((view[rows].astype(np.float64) - mean) ** 2).sum(0) for view, rows in pieces) / count
+        mean = sum(total(view[rows].astype(np.float64), rows) for view, rows in pieces) / count
+        return mean, sum(total((view[rows].astype(np.float64) - mean) ** 2, rows) for view, rows in pieces) / count
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def fit_trees(
             stuck = [grower.booster.update() for grower in growers]
             for grower in growers:
                 logits[grower.held] += _said(grower, table[grower.held], step)
-            score = target.nll(told(blank.scale, logits[judged]), data.labels[judged])
+            score = data.nll(told(blank.scale, logits[judged]), judged)
             path.append((step + 1, score))
             if score < best:
                 best, rounds, kept = score, step + 1, logits.copy()

@@ -132,7 +132,7 @@ def fit_classifier(
             steps.advance()
     judged = np.flatnonzero(folds >= 0)
     words = type(plain).__name__ + (f", mean of {len(files)} folds" if len(files) > 1 else "")
-    return HeadFit(blank.holding(files), data.target.nll(held[judged], data.labels[judged]), words, held=held)
+    return HeadFit(blank.holding(files), data.nll(held[judged], judged), words, held=held)
 
 
 def prepared(plain: Any, head: TabularHead, seed: int) -> Pipeline:

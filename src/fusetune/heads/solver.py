@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fusetune.augment.random import Moment
 from fusetune.config import HeadConfig
+from fusetune.data.weights import Weights
 from fusetune.errors import ConfigError
 from fusetune.heads.base import HeadData, HeadFit, drop_modalities
 from fusetune.heads.design import Design
@@ -108,10 +109,11 @@ def fit_ridge(data: HeadData, valid: HeadData, config: HeadConfig, classes: int,
         inner = axes @ ((axes.T @ moment) / (spread.clamp_min(0.0) + penalty)[:, None])
         weights = rows.leave(torch.cat([inner, (share - mean @ inner)[None]]))
         coef, bias = rows.near.back(weights[:, None])
-        sharp = fit_temperature(problem.valid_logits(Solution(coef, bias, problems.known)), problem.valid_y)
+        said = problem.valid_logits(Solution(coef, bias, problems.known))
+        sharp = fit_temperature(said, valid.labels, valid.sample_weight)
         solution = Solution(coef / sharp, bias / sharp, problems.known)
         logits = problem.valid_logits(solution)
-        return Step(penalty, Classification.nll(logits, problem.valid_y), logits, (solution, sharp))
+        return Step(penalty, valid.nll(logits), logits, (solution, sharp))
 
     steps, best, choice, doubts = walk(config.penalties, solve)
     solution, sharp = best.solution
@@ -138,13 +140,18 @@ def _moments(rows: Rows, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Ten
     return mean, gram - torch.outer(mean, mean), moment
 
 
-def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
+def fit_temperature(
+    logits: npt.NDArray[Any], labels: npt.NDArray[np.int64], sample_weight: Weights | None = None
+) -> float:
     """Return T > 0 that minimises the NLL of softmax(logits / T) (arXiv 1706.04599)."""
     values, target = torch.as_tensor(np.asarray(logits, dtype=np.float64)), torch.as_tensor(labels)
-    best = minimize_scalar(
-        lambda log_t: float(F.cross_entropy(values / np.exp(log_t), target)), bounds=(-6, 6), method="bounded"
-    )
-    return float(np.exp(best.x))
+
+    def loss(log_t: float) -> float:
+        if sample_weight is None:
+            return float(F.cross_entropy(values / np.exp(log_t), target))
+        return Classification.nll(values.numpy() / np.exp(log_t), labels, sample_weight)
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-6, 6), method="bounded").x))
 
 
 class Solution(NamedTuple):
@@ -182,9 +189,9 @@ class _Problem:
         scales = self.layout.to(self.device)
         self.design = Design(scales, data, copies, self.device)
         self.valid = Design(scales, valid, [(0, valid.present)], self.device)
-        self.target, self.link = data.target, data.target.solved_by(config.robust)
+        self.link = data.target.solved_by(config.robust)
         self.w, self.y = np.concatenate(weights), np.concatenate([data.labels] * len(copies))
-        self.valid_y = valid.labels
+        self.judged = valid
         self._read: tuple[npt.NDArray[Any], Rows] | None = None
         self.solved = self.short = 0
 
@@ -296,7 +303,7 @@ class _SetAside:
         return self.problem.valid_logits(solution)
 
     def nll(self, solution: Solution) -> float:
-        return self.problem.target.nll(self.logits(solution), self.problem.valid_y)
+        return self.problem.judged.nll(self.logits(solution))
 
     def finish(self, penalty: float, factors: npt.NDArray[Any], start: Solution) -> HeadFit:
         solution = self.problem.solve(penalty, factors, start, fine=True)

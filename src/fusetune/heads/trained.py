@@ -118,4 +118,8 @@ def _judge(head: Head, z: dict[str, Tensor], data: HeadData) -> tuple[float, flo
         device = next(head.parameters()).device
         logits = head(z, {name: torch.from_numpy(bits).to(device) for name, bits in data.present.items()})
         truth = data.target.tensor(data.labels).to(device)
-        return float(data.target.losses(logits, truth).mean()), float(data.target.scores(logits, truth).mean())
+        rows = data.target.losses(logits, truth), data.target.scores(logits, truth)
+        if data.sample_weight is None:
+            return float(rows[0].mean()), float(rows[1].mean())
+        share = torch.from_numpy(data.sample_weight / data.sample_weight.sum()).to(logits)
+        return float(share @ rows[0]), float(share @ rows[1])

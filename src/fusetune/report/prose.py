@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fusetune.evaluate.intervals import Interval
+from fusetune.evaluate.metrics import average
 from fusetune.result import Comparison, Result
 from fusetune.strategies.rivals import ALONE
 
@@ -128,8 +129,13 @@ def class_wording(result: Result) -> Wording:
         loss_alone="its probabilities are better than those of each input alone",
         right="that it is right more often than",
         gained=_corrected,
-        test="exact McNemar test",
+        test=paired_test(result, "exact McNemar test"),
     )
+
+
+def paired_test(result: Result, plain: str) -> str:
+    """Return what the paired test of rows is called; `plain` is its name where all rows count alike."""
+    return plain if result.data.weight_column is None else "sign test of weighted rows"
 
 
 def answer_in(result: Result, wording: Wording, opening: Sequence[str], certain: str) -> list[str]:
@@ -233,6 +239,8 @@ def on_test_rows(result: Result) -> str:
     data, source = result.data, ""
     if data.groups:
         source = f" from {count(data.groups['test'], 'group')} (column “{data.group_column}”)"
+    if data.weight_column:
+        source += f", weighted by column “{data.weight_column}”"
     return f"On {count(data.rows['test'], 'test row')}{source}, which were not used for training or for any choice,"
 
 
@@ -246,7 +254,7 @@ def level_bounds(interval: Interval, bounds: Callable[[Interval], str]) -> str:
 def _frequent(result: Result) -> str:
     train = result.data.class_counts["train"]
     frequent = train.index(max(train))
-    share = float((result.judged.labels["test"] == frequent).mean())
+    share = float(average(result.judged.labels["test"] == frequent, result.judged.counted.get("test")))
     name = _most_frequent(result)
     return f"Always answering “{name}”, the most frequent class in training, would be right for {percent(share)}."
 

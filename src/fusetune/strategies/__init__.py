@@ -157,6 +157,17 @@ def refuse_target(strategy: type[Strategy], kind: TargetKind) -> None:
         )
 
 
+def refuse_weights(strategy: type[Strategy], settings: Any) -> None:
+    """Refuse a strategy that cannot follow a column of weights, before anything is trained.
+
+    Raises:
+        ConfigError: Saying what of it takes rows to count alike.
+    """
+    why = strategy.unweighed(settings) if hasattr(strategy, "unweighed") else None
+    if why is not None:
+        raise ConfigError(f"the strategy '{strategy.name}' cannot follow a weight column: {why}")
+
+
 def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
     """Return the strategy that a configuration names and its checked settings.
 
@@ -216,6 +227,7 @@ __all__ = [
     "Strategy",
     "refuse_target",
     "refuse_unread",
+    "refuse_weights",
     "strategy_of",
     "targets_of",
     "unread",

@@ -87,6 +87,11 @@ class Strategy(Protocol):
         return cls.unread
 
     @classmethod
+    def unweighed(cls, settings: Any) -> str | None:
+        """Return what of it takes all rows to count alike, as the rest of a sentence; None: it follows weights."""
+        return None
+
+    @classmethod
     def fit(cls, ctx: Context, settings: Any) -> Fitted:
         """Train on the training and validation rows of a run; the test part stays shut."""
         ...
@@ -102,4 +107,4 @@ def held_by(ctx: Context, network: Network, rows: Rows) -> Outputs:
 
 def held_nll(ctx: Context, fitted: Fitted) -> float:
     """Return the NLL of what is said of held-out rows, in nats."""
-    return ctx.target.nll(fitted.held.f.double().numpy(), ctx.labels[fitted.rows])
+    return ctx.nll(fitted.held.f.double().numpy(), fitted.rows)

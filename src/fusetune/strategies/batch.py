@@ -218,11 +218,11 @@ def judging(module: nn.Module) -> Iterator[None]:
 
 
 def validate(ctx: Context, network: Network, names: Sequence[str], rows: Rows, size: int) -> tuple[float, float]:
-    """Return mean loss and score of what is said on plain inputs of some rows, in batches of `size`."""
+    """Return mean loss and score of what is said on plain inputs of some rows, as these count, in batches of `size`."""
     network.eval()
-    nll, hits = 0.0, 0.0
+    nll, hits, count = 0.0, 0.0, max(ctx.total(torch.ones(len(rows), dtype=torch.float64), rows), 1e-12)
     for some, outputs in plain_outputs(ctx, network, names, rows, size):
         target = ctx.targets(some)
-        nll += float(ctx.target.losses(outputs.f, target).sum())
-        hits += float(ctx.target.scores(outputs.f, target).sum())
-    return nll / max(len(rows), 1), hits / max(len(rows), 1)
+        nll += ctx.total(ctx.target.losses(outputs.f, target), some)
+        hits += ctx.total(ctx.target.scores(outputs.f, target), some)
+    return nll / count, hits / count

@@ -58,6 +58,11 @@ class CachedHead(Strategy):
     Settings = CacheHeadSettings
 
     @classmethod
+    def unweighed(cls, settings: CacheHeadSettings) -> str:
+        """Return that rows are remembered alike."""
+        return "each row that it remembers speaks once; take linear-probe, which is its head without the memory"
+
+    @classmethod
     def fit(cls, ctx: Context, settings: CacheHeadSettings) -> Fitted:
         """Encode the training rows once, solve the linear head, store rows, and choose on the validation rows."""
         before, train, valid = ctx.cost(), ctx.split.rows("train"), ctx.split.rows("valid")

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 from sklearn.base import is_classifier
+from sklearn.utils.validation import has_fit_parameter
 
 from fusetune.context import Context
 from fusetune.heads.base import HeadData, HeadFit
@@ -46,6 +47,14 @@ class Classifier(Strategy):
     name, title, paper = "classifier", "scikit-learn", "scikit-learn (JMLR 2011)"
     cost = "every row through every encoder once; the classifier, once per fold"
     Settings = ClassifierSettings
+
+    @classmethod
+    def unweighed(cls, settings: ClassifierSettings) -> str | None:
+        """Return that the classifier takes no weights, where it takes none."""
+        plain = made(settings.classifier, settings.arguments)
+        if has_fit_parameter(plain, "sample_weight"):
+            return None
+        return f"{type(plain).__name__} of scikit-learn is fitted without weights; take one that has sample_weight"
 
     @classmethod
     def fit(cls, ctx: Context, settings: ClassifierSettings) -> Fitted:

@@ -201,8 +201,10 @@ def _stage(ctx: Context, name: str, fold: int, slower: bool = False) -> str:
 
 def _prior_nll(ctx: Context, rows: Rows) -> float:
     """Return the mean loss of rows by what they are like on the whole, such as their class frequencies."""
-    prior = ctx.target.prior(ctx.labels[rows]).double().expand(len(rows), -1)
-    return float(ctx.target.losses(prior, ctx.target.tensor(ctx.labels[rows])).mean())
+    counted = ctx.counted(rows)
+    prior = ctx.target.prior(ctx.labels[rows], counted).double().expand(len(rows), -1)
+    losses = ctx.target.losses(prior, ctx.target.tensor(ctx.labels[rows]))
+    return float(losses.mean()) if counted is None else float(np.average(losses.numpy(), weights=counted))
 
 
 def _undone(ctx: Context, name: str, folds: Folds, histories: list[History]) -> bool:
@@ -211,7 +213,9 @@ def _undone(ctx: Context, name: str, folds: Folds, histories: list[History]) -> 
     Both sides are a little too good, since these rows chose the best epochs and the penalties of the linear classifiers
     that the networks started from.
     """
-    counts = np.bincount(folds.encoder[ctx.sources[name].present[folds.rows]])[: len(histories)]
+    has = ctx.sources[name].present[folds.rows]
+    counted = ctx.counted(folds.rows)
+    counts = np.bincount(folds.encoder[has], None if counted is None else counted[has])[: len(histories)]
     before = float(np.average([history.start_nll for history in histories], weights=counts))
     after = float(np.average([history.best_nll for history in histories], weights=counts))
     if after < before:

@@ -146,7 +146,7 @@ class Embedded(EndToEnd):
         return HeadData(
             {name: block.cpu().numpy()[None] for name, block in blocks.items()},
             {name: bits.cpu().numpy() for name, bits in there.items()},
-            ctx.labels[rows], ctx.row_weights(rows), ctx.keys[rows],
+            ctx.labels[rows], ctx.row_weights(rows), ctx.keys[rows], sample_weight=ctx.counted(rows),
         )  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def _temperature(ctx: Context, logits: Tensor, has: Tensor, rows: Rows) -> float
     """Return T of one modality from the rows that have it; 1 where none does."""
     if not bool(has.any()):
         return 1.0
-    return measure_of(ctx.target).temperature(logits.double().numpy()[has], ctx.labels[rows][has])
+    own = rows[has.numpy()]
+    return measure_of(ctx.target).temperature(logits.double().numpy()[has], ctx.labels[own], ctx.counted(own))
 
 
 def _crossed(ctx: Context, logits: Tensor, has: Tensor, rows: Rows, folds: Rows) -> Tensor:

@@ -8,8 +8,8 @@
 The estimates come from copies of the network, which learn from one candidate's loss each and are thrown away. Losses of
 modalities alone share no weights, so one copy serves all of them, and another the fused loss: a super-epoch costs three
 times its epochs. Lval is of a share of the training rows, whole groups, that nothing is ever learnt from; the
-validation rows only choose the epoch. Both losses are on plain inputs in eval mode, and unweighted. The copies learn at
-a constant rate.
+validation rows only choose the epoch. Both losses are on plain inputs in eval mode, and without weights of classes. The
+copies learn at a constant rate.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ class GBlending(Watching, MultiLoss):
                 everywhere = torch.ones(len(some), dtype=torch.bool, device=target.device)
                 pairs = [(said.f_m[name], said.present[name]) for name in said.f_m]
                 for at, (logits, has) in enumerate([*pairs, (said.f, everywhere)]):
-                    total[0, at] += float((F.cross_entropy(logits, target, reduction="none") * has).sum())
-                    total[1, at] += float(has.sum())
-        return total[0] / total[1].clamp(min=1)
+                    losses = F.cross_entropy(logits, target, reduction="none") * has
+                    total[0, at] += self.ctx.total(losses, some)
+                    total[1, at] += self.ctx.total(has.to(losses), some)
+        return total[0] / total[1].clamp(min=1e-12)
 
     def finish(self) -> None:
         """Charge the run for what the copies did."""

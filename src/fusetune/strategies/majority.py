@@ -27,4 +27,5 @@ class Majority(Strategy):
 
 def prior_of(ctx: Context) -> Tensor:
     """Return what is said of a row of which nothing is known, such as the log of the class frequencies, [classes]."""
-    return ctx.target.prior(ctx.labels[ctx.split.rows("train")])
+    rows = ctx.split.rows("train")
+    return ctx.target.prior(ctx.labels[rows], ctx.counted(rows))

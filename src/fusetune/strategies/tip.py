@@ -383,6 +383,7 @@ class TIP(EndToEnd):
             ctx.labels[rows],
             ctx.row_weights(rows),
             ctx.keys[rows],
+            sample_weight=ctx.counted(rows),
         )
 
     def loss(self, batch: Batch, outputs: Outputs) -> Tensor:

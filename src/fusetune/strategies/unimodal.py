@@ -318,14 +318,18 @@ def means_by_class(z: Tensor, target: Tensor, other: Tensor) -> Tensor:
 def _distinct(ctx: Context, name: str, rows: Rows) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Keep one row per distinct (text, label), weighted by how often it occurs: the same loss for fewer passes.
 
-    Images of one patient often share one text. For other kinds all rows are kept. The label's weight is part of the
-    weight.
+    Images of one patient often share one text. For other kinds all rows are kept. The weights of label and row are part
+    of the weight.
     """
+    own = ctx.sample_weight
     weight = np.ones(len(ctx.labels), dtype=np.float32)
+    if own is not None:
+        weight[rows] = own[rows] / own[rows].mean()
     if ctx.modalities[name].kind == "text":
         labels = np.unique(ctx.labels[rows], axis=0, return_inverse=True)[1].reshape(-1)
         pairs = np.stack([ctx.sources[name].digests[rows].view(np.int64), labels], 1)
-        _, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+        _, first, which = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+        counts = np.bincount(which.reshape(-1), None if own is None else own[rows])
         weight[rows[first]] = counts / counts.mean()
         rows = np.sort(rows[first])
     return rows, weight * ctx.label_weights.astype(np.float32)

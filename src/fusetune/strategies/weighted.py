@@ -29,6 +29,7 @@ from torch import Tensor
 from fusetune.config import Section
 from fusetune.context import Context
 from fusetune.data.split import Rows
+from fusetune.data.weights import Weights
 from fusetune.errors import TableError
 from fusetune.evaluate.measures import measure_of
 from fusetune.heads.folds import row_folds
@@ -92,6 +93,7 @@ class _Said:
         logits: [candidates, rows, classes].
         reads: Does a candidate read anything of the row? [candidates, rows].
         labels: As the target has them: class index, [rows].
+        counted: What rows count by themselves, [rows]; None: all alike.
         weights: Loss weight, [rows], that add up to the number of groups, or of rows where there are none.
         prior: What is said of a row of which nothing is known, such as log class frequencies, [classes].
         target: What is predicted.
@@ -100,6 +102,7 @@ class _Said:
     logits: Tensor
     reads: Tensor
     labels: Truth
+    counted: Weights | None
     weights: Tensor
     prior: Tensor
     target: Target
@@ -108,7 +111,12 @@ class _Said:
         """Keep some rows, by mask."""
         at = torch.from_numpy(rows)
         return replace(
-            self, logits=self.logits[:, at], reads=self.reads[:, at], labels=self.labels[rows], weights=self.weights[at]
+            self,
+            logits=self.logits[:, at],
+            reads=self.reads[:, at],
+            labels=self.labels[rows],
+            counted=None if self.counted is None else self.counted[rows],
+            weights=self.weights[at],
         )
 
     def pooled(self, pool: _Pool) -> Tensor:
@@ -138,6 +146,11 @@ class Weighted(Strategy):
     def ignored(cls, settings: WeightedSettings) -> tuple[str, ...]:
         """Return the settings of the head, where the only candidate that follows them is left out."""
         return () if TwoStage.name in settings.candidates else Strategy.unread
+
+    @classmethod
+    def unweighed(cls, settings: WeightedSettings) -> str | None:
+        """Return what of a classifier that is tried too takes rows to count alike."""
+        return next(filter(None, map(Classifier.unweighed, settings.classifiers.values())), None)
 
     @classmethod
     def fit(cls, ctx: Context, settings: WeightedSettings) -> Fitted:
@@ -251,6 +264,7 @@ def _said(ctx: Context, parts: Mapping[str, Fitted], rows: Rows) -> _Said:
         torch.stack([part.held_on(rows).f.double() for part in parts.values()]),
         torch.stack(reads),
         ctx.labels[rows],
+        ctx.counted(rows),
         weights * (int(ctx.units.iloc[rows].nunique()) / float(weights.sum())),
         prior_of(ctx).double().cpu(),
         ctx.target,
@@ -269,11 +283,12 @@ def _crossed(said: _Said, folds: Rows, learn: Callable[[_Said], _Pool]) -> Tenso
 
 def _heats(said: _Said) -> list[float]:
     """Return a temperature for each candidate, from the rows that it reads anything of."""
-    temperature = measure_of(said.target).temperature
-    return [
-        temperature(logits[has].numpy(), said.labels[has.numpy()]) if bool(has.any()) else 1.0
-        for logits, has in zip(said.logits, said.reads, strict=True)
-    ]
+    temperature, heats = measure_of(said.target).temperature, list[float]()
+    for logits, reads in zip(said.logits, said.reads, strict=True):
+        has = reads.numpy()
+        counted = None if said.counted is None else said.counted[has]
+        heats.append(temperature(logits[reads].numpy(), said.labels[has], counted) if has.any() else 1.0)
+    return heats
 
 
 def _best(said: _Said) -> _Pool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fusetune.config import Config
 from fusetune.data.choices import TargetKind
 from fusetune.data.table import Table
+from fusetune.data.weights import Weights
 from fusetune.errors import ConfigError
 from fusetune.targets.links import Link
 from fusetune.targets.logarithm import Logarithm
@@ -112,17 +113,25 @@ class Target(ABC):
         return []
 
     @abstractmethod
-    def prior(self, truth: Truth) -> Tensor:
-        """Return f of a row of which nothing is known, from the labels of training rows, float32 [width]."""
+    def prior(self, truth: Truth, sample_weight: Weights | None = None) -> Tensor:
+        """Return f of a row of which nothing is known, from the labels of training rows, float32 [width].
+
+        Args:
+            truth: Labels.
+            sample_weight: What each row counts, [rows], of mean 1; None: all alike.
+        """
 
     @abstractmethod
-    def weights(self, config: Config, truth: Truth, train: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def weights(
+        self, config: Config, truth: Truth, train: npt.NDArray[np.int64], sample_weight: Weights | None = None
+    ) -> Weights:
         """Return what each row weighs in losses by its label (`data.class_weights`), float64 [rows]; not scaled.
 
         Args:
             config: The settings.
             truth: Labels of all rows.
             train: Rows that labels are counted in.
+            sample_weight: What each row counts by itself, [rows]; None: all alike.
 
         Raises:
             ConfigError: If the setting does not fit the labels.
@@ -168,10 +177,13 @@ class Target(ABC):
         return weights @ cls.losses(f, truth)
 
     @classmethod
-    def nll(cls, f: npt.NDArray[Any], truth: Truth) -> float:
-        """Return the mean NLL of f [rows, width] in nats."""
+    def nll(cls, f: npt.NDArray[Any], truth: Truth, sample_weight: Weights | None = None) -> float:
+        """Return the mean NLL of f [rows, width] in nats; of rows that do not count alike, the weighted mean."""
         values = torch.from_numpy(np.asarray(f))
-        return float(cls.total(values, cls.tensor(truth), torch.ones(len(values)).to(values))) / len(values)
+        if sample_weight is None:
+            return float(cls.total(values, cls.tensor(truth), torch.ones(len(values)).to(values))) / len(values)
+        weights = torch.from_numpy(sample_weight).to(values)
+        return float(cls.total(values, cls.tensor(truth), weights)) / float(weights.sum())
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,7 @@ import pandas as pd
 from fusetune.data.choices import TargetKind
 from fusetune.data.several import holds_lists
 from fusetune.data.table import Table
+from fusetune.data.weights import Weights
 from fusetune.data.words import finite_numbers, is_words, numeric
 from fusetune.targets.base import Target
 from fusetune.targets.classification import Classification
@@ -57,10 +58,22 @@ def learn_target(kind: TargetKind, table: Table, label: str) -> Target:
     return Multilabel.learn(table, label) if kind == Multilabel.kind else Classification.learn(table, label)
 
 
-def in_units(target: Target, table: Table, label: str, rows: npt.NDArray[np.int64]) -> Target:
-    """Return a target whose numbers are in units of these rows, those of the training part; others as they are."""
+def in_units(
+    target: Target, table: Table, label: str, rows: npt.NDArray[np.int64], sample_weight: Weights | None = None
+) -> Target:
+    """Return a target whose numbers are in units of these rows, those of the training part; others as they are.
+
+    Args:
+        target: What is predicted.
+        table: The table.
+        label: Its label column.
+        rows: Rows of the training part.
+        sample_weight: What each row of the table counts; None: all alike.
+    """
     if isinstance(target, Regression):
-        return target.standardised(numbers_of(table, label)[rows])
+        return target.standardised(
+            numbers_of(table, label)[rows], None if sample_weight is None else sample_weight[rows]
+        )
     return target
 
 

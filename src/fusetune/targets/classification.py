@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fusetune.config import Config
 from fusetune.data.labels import class_list, encode_labels
 from fusetune.data.table import Table
+from fusetune.data.weights import Weights
 from fusetune.errors import ConfigError, did_you_mean, listed
 from fusetune.targets.base import Boosted, Target, Truth
 from fusetune.targets.links import Multinomial
@@ -67,14 +68,17 @@ class Classification(Target):
         """Return the classes of which no row is among these."""
         return [self.names[at] for at in sorted(set(truth) - set(truth[some]))]
 
-    def prior(self, truth: Truth) -> Tensor:
+    def prior(self, truth: Truth, sample_weight: Weights | None = None) -> Tensor:
         """Return the log of the class frequencies, with half a row more of each class."""
-        counts = np.bincount(truth, minlength=self.width) + 0.5
+        counts = np.bincount(truth, sample_weight, minlength=self.width) + 0.5
         return torch.from_numpy(np.log(counts / counts.sum())).float()
 
-    def weights(self, config: Config, truth: Truth, train: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def weights(
+        self, config: Config, truth: Truth, train: npt.NDArray[np.int64], sample_weight: Weights | None = None
+    ) -> Weights:
         """Return the weight of each row's class."""
-        return class_weights(config, self.names, truth[train])[truth]
+        counted = None if sample_weight is None else sample_weight[train]
+        return class_weights(config, self.names, truth[train], counted)[truth]
 
     @classmethod
     def losses(cls, f: Tensor, truth: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -104,18 +108,23 @@ class Classification(Target):
         return [Boosted({"objective": "binary"}, truth, np.array([[-0.5, 0.5]]))]
 
 
-def class_weights(config: Config, classes: Sequence[Any], labels: Truth) -> npt.NDArray[np.float64]:
+def class_weights(
+    config: Config, classes: Sequence[Any], labels: Truth, sample_weight: Weights | None = None
+) -> Weights:
     """Return the loss weight per class, as `data.class_weights` asks for labels of the training rows, [classes].
+
+    Balanced, what the rows of a class weigh together (without weights of their own: their number) is the same for all.
 
     Raises:
         ConfigError: If a name is no class, or weights are not usable.
     """
-    counts = np.bincount(labels, minlength=len(classes)).astype(np.float64)
+    counts = np.bincount(labels, sample_weight, minlength=len(classes)).astype(np.float64)
     match config.data.class_weights:
         case "none":
             return np.ones(len(classes))
         case "balanced":
-            return np.asarray(1 / np.maximum(counts, 1))
+            least = 1.0 if sample_weight is None else float(sample_weight.min())
+            return np.asarray(1 / np.maximum(counts, least))
         case weight_of:
             names = [str(name) for name in classes]
             unknown = [name for name in weight_of if name not in names]

@@ -17,6 +17,7 @@ from fusetune.config import Config
 from fusetune.data.several import is_list
 from fusetune.data.spelling import word_of
 from fusetune.data.table import Table
+from fusetune.data.weights import Weights
 from fusetune.errors import ConfigError, TableError, listed
 from fusetune.targets.base import Boosted, Target, Truth
 from fusetune.targets.links import Bernoulli
@@ -94,12 +95,15 @@ class Multilabel(Target):
         told, left = (_told_apart(part > 0) for part in (truth, truth[some]))
         return [name for at, name in enumerate(self.names) if told[at] and not left[at]]
 
-    def prior(self, truth: Truth) -> Tensor:
+    def prior(self, truth: Truth, sample_weight: Weights | None = None) -> Tensor:
         """Return log-odds of the label frequencies, with half a row more with and without each."""
-        has = truth.sum(0).astype(np.float64) + 0.5
+        counts = truth.sum(0).astype(np.float64) if sample_weight is None else sample_weight @ truth
+        has = counts + 0.5
         return torch.from_numpy(np.log(has / (len(truth) + 1 - has))).float()
 
-    def weights(self, config: Config, truth: Truth, train: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def weights(
+        self, config: Config, truth: Truth, train: npt.NDArray[np.int64], sample_weight: Weights | None = None
+    ) -> Weights:
         """Return ones."""
         if config.data.class_weights != "none":
             raise ConfigError("data.class_weights weighs classes, and a row can have several labels; leave it out")

@@ -12,6 +12,7 @@ from torch import Tensor
 from fusetune.config import Config
 from fusetune.data.spelling import as_words
 from fusetune.data.table import Table
+from fusetune.data.weights import Weights
 from fusetune.data.words import finite_numbers
 from fusetune.errors import ConfigError, TableError, listed
 from fusetune.targets.base import Boosted, Target, Truth
@@ -61,18 +62,21 @@ class Regression(Target):
         """Return mean, deviation and whether numbers are whole."""
         return {"mean": self.mean, "deviation": self.deviation, "whole": self.whole}
 
-    def standardised(self, numbers: npt.NDArray[np.float64]) -> Self:
-        """Return the target in units of the numbers of the training rows.
+    def standardised(self, numbers: npt.NDArray[np.float64], sample_weight: Weights | None = None) -> Self:
+        """Return the target in units of the numbers of the training rows, which count alike or as weights say.
 
         Raises:
             TableError: If they are all equal.
         """
-        deviation = float(numbers.std())
+        mean, deviation = float(numbers.mean()), float(numbers.std())
+        if sample_weight is not None:
+            mean = float(np.average(numbers, weights=sample_weight))
+            deviation = float(np.sqrt(np.average((numbers - mean) ** 2, weights=sample_weight)))
         if not deviation > 0:
             raise TableError(
                 f"label column '{self.names[0]}' is {numbers[0]:g} in every training row: nothing to learn"
             )
-        return type(self)(self.names[0], float(numbers.mean()), deviation, bool((numbers % 1 == 0).all()))
+        return type(self)(self.names[0], mean, deviation, bool((numbers % 1 == 0).all()))
 
     def encode(self, table: Table, label: str) -> Truth:
         """Return (y - mean) / deviation, float64 [rows]."""
@@ -88,11 +92,14 @@ class Regression(Target):
         edges = np.unique(np.quantile(truth, np.linspace(0, 1, bins + 1)[1:-1]))
         return np.searchsorted(edges, truth, side="right").astype(np.int64)
 
-    def prior(self, truth: Truth) -> Tensor:
+    def prior(self, truth: Truth, sample_weight: Weights | None = None) -> Tensor:
         """Return the mean of the training rows."""
-        return torch.tensor([float(np.mean(truth))], dtype=torch.float32)
+        mean = np.mean(truth) if sample_weight is None else np.average(truth, weights=sample_weight)
+        return torch.tensor([float(mean)], dtype=torch.float32)
 
-    def weights(self, config: Config, truth: Truth, train: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def weights(
+        self, config: Config, truth: Truth, train: npt.NDArray[np.int64], sample_weight: Weights | None = None
+    ) -> Weights:
         """Return ones."""
         if config.data.class_weights != "none":
             raise ConfigError("data.class_weights weighs classes, and a number is predicted; leave it out")

@@ -15,7 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fusetune.data.choices import TargetKind
+from fusetune.data.weights import Weights
 from fusetune.errors import UserError
+from fusetune.evaluate.bootstrap import Groups, sampling
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means
@@ -36,14 +38,14 @@ class Answered:
         truth: Labels.
         keys: Row keys, int64 [rows].
         pattern: Which modalities each row has.
-        groups: The group of each row, or None.
+        groups: The group of each row, or None; where rows do not count alike, a `Sampling`.
     """
 
     p: FloatArray
     truth: Truth
     keys: IntArray
     pattern: NDArray[np.str_]
-    groups: ArrayLike | None
+    groups: Groups
 
 
 class Measure(ABC, Generic[T]):
@@ -92,7 +94,7 @@ class Measure(ABC, Generic[T]):
 
     @abstractmethod
     def scores(
-        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+        self, p: FloatArray, truth: Truth, groups: Groups = None, *, resamples: int = 2000, seed: int = 0
     ) -> dict[str, Interval]:
         """Return every metric by name, with its interval.
 
@@ -104,13 +106,11 @@ class Measure(ABC, Generic[T]):
         """Return the loss of each row by what a network says of it, float [rows]."""
         return self.lost_rows(self.say(f), truth)
 
-    def temperature(self, f: FloatArray, truth: Truth) -> float:
+    def temperature(self, f: FloatArray, truth: Truth, sample_weight: Weights | None = None) -> float:
         """Return the T by which f is best divided, from held-out rows; 1 where certainty is nothing that f says."""
-        return fit_temperature(f, truth, self.losses_of)
+        return fit_temperature(f, truth, self.losses_of, sampling(None, sample_weight))
 
-    def calibrate(
-        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
-    ) -> tuple[Temperature, FloatArray]:
+    def calibrate(self, f: FloatArray, truth: Truth, folds: IntArray, groups: Groups) -> tuple[Temperature, FloatArray]:
         """Fit a temperature, decide by cross-validation whether it helps, and return each row's by the other folds."""
         return calibrate(f, truth, folds, groups, self.losses_of)
 
@@ -150,7 +150,7 @@ class Measure(ABC, Generic[T]):
         """
         return {}
 
-    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, rule: Rule, seed: int) -> dict[str, Any]:
+    def beyond(self, p: FloatArray, truth: Truth, groups: Groups, *, rule: Rule, seed: int) -> dict[str, Any]:
         """Return parts of `result.Judgement` that this kind of answer has beyond those of all, by name."""
         return {}
 
@@ -213,7 +213,7 @@ class Measure(ABC, Generic[T]):
         return {}
 
     def score_means(
-        self, columns: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+        self, columns: FloatArray, truth: Truth, groups: Groups, *, perfect: float = 1.0, **how: int
     ) -> list[Interval]:
         """Return the score for each column of `right_rows` of the same rows, float [rows, columns], with intervals.
 
@@ -227,7 +227,7 @@ class Measure(ABC, Generic[T]):
         return means(columns, groups, **how)
 
     def pairs(
-        self, answers: Sequence[FloatArray], truth: Truth, groups: ArrayLike | None, **how: int
+        self, answers: Sequence[FloatArray], truth: Truth, groups: Groups, **how: int
     ) -> list[tuple[Interval, Interval]]:
         """Return score and loss of several answers to the same rows, with intervals from the same resamples."""
         right = self.score_means(np.stack([self.right_rows(p, truth) for p in answers], axis=1), truth, groups, **how)
@@ -235,7 +235,7 @@ class Measure(ABC, Generic[T]):
         return list(zip(right, lost, strict=True))
 
     def difference(
-        self, p: FloatArray, q: FloatArray, truth: Truth, groups: ArrayLike | None, **how: int
+        self, p: FloatArray, q: FloatArray, truth: Truth, groups: Groups, **how: int
     ) -> tuple[Interval, Interval]:
         """Return score and loss of p minus those of q, with bootstrap intervals."""
         right, lost = ((each(p, truth) - each(q, truth))[:, None] for each in (self.right_rows, self.lost_rows))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fusetune.evaluate import metrics
+from fusetune.evaluate.bootstrap import Groups
 from fusetune.evaluate.conformal import Conformal, fit_conformal, judge_sets, sets_at
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, proportion, score_with_intervals
@@ -45,7 +46,7 @@ class Classes(Measure[Classification]):
         return metrics.nll_rows(p, truth)
 
     def scores(
-        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+        self, p: FloatArray, truth: Truth, groups: Groups = None, *, resamples: int = 2000, seed: int = 0
     ) -> dict[str, Interval]:
         """Return the metrics of `score_with_intervals`."""
         return score_with_intervals(p, truth, groups, resamples=resamples, seed=seed)
@@ -78,7 +79,7 @@ class Classes(Measure[Classification]):
             "worst_group": worst(rule.called(p), truth, names, groups),
         }
 
-    def beyond(self, p: FloatArray, truth: Truth, groups: ArrayLike | None, *, rule: Rule, seed: int) -> dict[str, Any]:
+    def beyond(self, p: FloatArray, truth: Truth, groups: Groups, *, rule: Rule, seed: int) -> dict[str, Any]:
         """Return the recall of every class, and how far certainty is off."""
         names = [str(name) for name in self.target.names]
         return {
@@ -130,7 +131,7 @@ class Classes(Measure[Classification]):
         return {"set": listing, "set_size": within.sum(1)}
 
     def pairs(
-        self, answers: Sequence[FloatArray], truth: Truth, groups: ArrayLike | None, **how: int
+        self, answers: Sequence[FloatArray], truth: Truth, groups: Groups, **how: int
     ) -> list[tuple[Interval, Interval]]:
         """Return accuracy, with the interval of a share, and NLL."""
         losses = means(np.stack([metrics.nll_rows(p, truth) for p in answers], axis=1), groups, **how)

@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fusetune.errors import UserError, listed
-from fusetune.evaluate.bootstrap import clusters, drawn_counts
+from fusetune.evaluate.bootstrap import Groups, clusters, drawn_counts, some
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, percentile, proportion, score_with_intervals
@@ -60,7 +60,7 @@ class Labels(Measure[Multilabel]):
         return np.asarray(-np.log(np.clip(own, SMALLEST_PROBABILITY, 1.0)).sum(1))
 
     def scores(
-        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+        self, p: FloatArray, truth: Truth, groups: Groups = None, *, resamples: int = 2000, seed: int = 0
     ) -> dict[str, Interval]:
         """Return label_accuracy, subset_accuracy, macro_f1, micro_f1, auroc, auprc (means over labels), nll and brier.
 
@@ -75,12 +75,12 @@ class Labels(Measure[Multilabel]):
         label, nll, brier = means(rows, groups, resamples=resamples, seed=seed)
         found = {"label_accuracy": label, "subset_accuracy": proportion(right.all(1), groups)}
         where = clusters(groups, len(truth))
-        whole = _ranked(p, truth, np.ones(len(truth)))
+        whole = _ranked(p, truth, where.own)
         draws: dict[str, list[float]] = {name: [] for name in whole}
         if where.count >= 2:
             for times in drawn_counts(where.count, len(truth), min(resamples, _RESAMPLES), seed):
                 for drawn in times.T:
-                    for name, value in _ranked(p, truth, drawn[where.member]).items():
+                    for name, value in _ranked(p, truth, drawn[where.member] * where.own).items():
                         draws[name].append(value)
         found |= {name: percentile(value, np.array(draws[name]), where.count) for name, value in whole.items()}
         return found | {"nll": nll, "brier": brier}
@@ -131,34 +131,33 @@ class Labels(Measure[Multilabel]):
         return self.answers(np.asarray(truth, dtype=np.float64), np.zeros(len(truth), dtype=np.int64))
 
 
-def _each(name: str, p: FloatArray, y: NDArray[np.bool_], groups: ArrayLike | None, **how: int) -> LabelScore:
+def _each(name: str, p: FloatArray, y: NDArray[np.bool_], groups: Groups, **how: int) -> LabelScore:
     both = np.stack([1 - p, p], 1)
     scores = score_with_intervals(both, y.astype(np.int64), groups, **how)
-    member = None if groups is None else np.asarray(groups)
     called = p > 0.5
     return LabelScore(
         name=name,
         rows=int(y.sum()),
-        recall=proportion(called[y], None if member is None else member[y]),
-        precision=proportion(y[called], None if member is None else member[called]),
+        recall=proportion(called[y], some(groups, y)),
+        precision=proportion(y[called], some(groups, called)),
         auroc=scores["auroc"],
         auprc=_own_auprc(p, y, groups, **how),
         nll=scores["nll"],
     )
 
 
-def _own_auprc(p: FloatArray, y: NDArray[np.bool_], groups: ArrayLike | None, **how: int) -> Interval:
+def _own_auprc(p: FloatArray, y: NDArray[np.bool_], groups: Groups, **how: int) -> Interval:
     """Return the average precision of a label, not the mean of its and its absence's."""
     if not y.any() or y.all():
         return Interval(math.nan, math.nan, math.nan)
     where = clusters(groups, len(y))
-    value = float(average_precision_score(y, p))
+    value = float(average_precision_score(y, p, sample_weight=where.weights))
     if where.count < 2:
         return Interval(value, math.nan, math.nan)
     draws = [
         float(average_precision_score(y[w > 0], p[w > 0], sample_weight=w[w > 0]))
         for times in drawn_counts(where.count, len(y), min(how["resamples"], _RESAMPLES), how["seed"])
-        for w in (drawn[where.member] for drawn in times.T)
+        for w in (drawn[where.member] * where.own for drawn in times.T)
         if y[w > 0].any()
     ]
     return percentile(value, np.array(draws), where.count)

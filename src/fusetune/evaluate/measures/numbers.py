@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fusetune.data.weights import Weights
 from fusetune.errors import UserError, listed
-from fusetune.evaluate.bootstrap import clusters, resampled_means
+from fusetune.evaluate.bootstrap import Clusters, Groups, clusters, resampled_means, weights_in
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, percentile
@@ -57,12 +58,18 @@ class Numbers(Measure[Regression]):
         return (_EQUAL * self.target.deviation) ** 2
 
     def score_means(
-        self, columns: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+        self, columns: FloatArray, truth: Truth, groups: Groups, *, perfect: float = 1.0, **how: int
     ) -> list[Interval]:
-        """Return R2, or sums and differences of it; each resample is divided by its own variance of the labels."""
+        """Return R2, or sums and differences of it; each resample is divided by its own variance of the labels.
+
+        `right_rows` divides by the variance of rows that count alike; where they do not, all is scaled to theirs.
+        """
         y, where = self.target.numbers(truth), clusters(groups, len(truth))
         spread = self._spread(y)
-        values = columns.mean(0) if len(columns) else np.full(columns.shape[1], math.nan)
+        values = where.mean(columns) if len(columns) else np.full(columns.shape[1], math.nan)
+        if where.weights is not None:
+            varied = float(where.mean((y - where.mean(y)) ** 2))
+            values = perfect - (perfect - values) * (spread / varied if varied > self._least else math.nan)
         if where.count < 2:
             return [Interval(float(value), math.nan, math.nan) for value in values]
         y = y - y.mean()
@@ -77,7 +84,7 @@ class Numbers(Measure[Regression]):
         return np.abs(self.errors(p, truth))
 
     def scores(
-        self, p: FloatArray, truth: Truth, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+        self, p: FloatArray, truth: Truth, groups: Groups = None, *, resamples: int = 2000, seed: int = 0
     ) -> dict[str, Interval]:
         """Return r2, mae, rmse, median_absolute_error and bias (the mean of answer minus label), with their intervals.
 
@@ -91,14 +98,14 @@ class Numbers(Measure[Regression]):
         where = clusters(groups, len(y))
         y = y - y.mean()  # of large numbers, squares leave no digits for what they differ by
         columns = np.stack([e, np.abs(e), e**2, y, y**2], 1)
-        values = self._of_means(columns.mean(0)[:, None])
+        values = self._of_means(where.mean(columns)[:, None])
         found = {name: float(value[0]) for name, value in values.items()}
         if where.count < 2:
             result = {name: Interval(value, math.nan, math.nan) for name, value in found.items()}
         else:
             draws = self._of_means(resampled_means(columns, where, resamples=resamples, seed=seed).T)
             result = {name: percentile(value, draws[name], where.count) for name, value in found.items()}
-        result["median_absolute_error"] = _median(np.abs(e), where.member, where.count)
+        result["median_absolute_error"] = _median(np.abs(e), where)
         return {name: result[name] for name in ("r2", "mae", "rmse", "median_absolute_error", "bias")}
 
     def _of_means(self, means: FloatArray) -> dict[str, FloatArray]:
@@ -109,15 +116,13 @@ class Numbers(Measure[Regression]):
             r2 = np.where(spread > self._least, 1 - square / spread, np.nan)
         return {"r2": r2, "rmse": np.sqrt(square), "mae": size, "bias": e}
 
-    def temperature(self, f: FloatArray, truth: Truth) -> float:
+    def temperature(self, f: FloatArray, truth: Truth, sample_weight: Weights | None = None) -> float:
         """Return 1: the number is what it is."""
         return 1.0
 
-    def calibrate(
-        self, f: FloatArray, truth: Truth, folds: IntArray, groups: ArrayLike | None
-    ) -> tuple[Temperature, FloatArray]:
+    def calibrate(self, f: FloatArray, truth: Truth, folds: IntArray, groups: Groups) -> tuple[Temperature, FloatArray]:
         """Return that no temperature is used."""
-        before = self.target.nll(f, truth)
+        before = self.target.nll(f, truth, weights_in(groups))
         return Temperature(len(truth), 1.0, before, math.nan, math.nan, False), np.ones(len(truth))
 
     def decide(self, p: FloatArray) -> IntArray:
@@ -183,11 +188,22 @@ class Numbers(Measure[Regression]):
         return {"low": p[:, 0] - reach, "high": p[:, 0] + reach}
 
 
-def _median(sizes: FloatArray, member: IntArray, count: int) -> Interval:
-    """Return the median with the interval of its order statistics, by the number of groups (without groups: rows)."""
-    value = float(np.median(sizes))
-    if count < 2:
+def _median(sizes: FloatArray, where: Clusters) -> Interval:
+    """Return the median with the interval of its order statistics, by the number of groups (without groups: rows).
+
+    With weights, half of the weight lies on either side of it, and groups count as as many as tell the same.
+    """
+    reach = 0.98 / math.sqrt(where.effective)  # 1.96 deviations of a share of one half
+    ends = [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)]
+    if where.weights is None:
+        value, (low, high) = float(np.median(sizes)), np.quantile(sizes, ends)
+    else:
+        order = np.argsort(sizes, kind="stable")
+        reached, last = np.cumsum(where.weights[order]) / where.weights.sum(), len(order) - 1
+        # Where half of the weight ends between two rows, the median is in their middle, as of rows that count alike.
+        middle = [min(int(np.searchsorted(reached, 0.5 + tiny)), last) for tiny in (-1e-12, 1e-12)]
+        value = float(sizes[order[middle]].mean())
+        low, high = (sizes[order[min(int(np.searchsorted(reached, end)), last)]] for end in ends)
+    if where.count < 2:
         return Interval(value, math.nan, math.nan)
-    reach = 0.98 / math.sqrt(count)  # 1.96 deviations of a share of one half
-    low, high = np.quantile(sizes, [max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)])
     return Interval(value, float(low), float(high))

@@ -97,7 +97,9 @@ class ClassKind(Kind):
         """Return confusions, recalls, calibration and what is told of hard rows."""
         judged, names = self.result.judged, self.result.data.classes
         table = metrics.confusion(judged.rule(names).called(judged.probabilities["test"]), judged.labels["test"])
-        bins = metrics.reliability(judged.probabilities["test"], judged.labels["test"])
+        bins = metrics.reliability(
+            judged.probabilities["test"], judged.labels["test"], weights=judged.counted.get("test")
+        )
         few, classes = len(names) <= MANY_CLASSES, tables.class_rows(names, table)
         recalls, more = panels.first_recalls(judged.recalls)
         return {

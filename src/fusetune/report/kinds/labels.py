@@ -80,7 +80,7 @@ class LabelKind(Kind):
             loss_alone="its probabilities are better than those of each input alone",
             right="that it has more labels right than",
             gained=_gained,
-            test="exact sign test",
+            test=prose.paired_test(self.result, "exact sign test"),
         )
 
     def opening(self) -> list[str]:
@@ -95,7 +95,8 @@ class LabelKind(Kind):
         train = self.result.data.class_counts.get("train")
         if train and self.result.data.rows.get("train") and len(judged.labels["test"]):
             said = np.asarray(train) > self.result.data.rows["train"] / 2
-            share_right = float(((judged.labels["test"] > 0) == said).mean())
+            right_rows = ((judged.labels["test"] > 0) == said).mean(1)
+            share_right = float(metrics.average(right_rows, judged.counted.get("test")))
             names = listed([name for name, one in zip(self.result.data.classes, said, strict=True) if one]) or "none"
             sentences.append(
                 f"Always saying the labels that more than half of the training rows have ({names}) would be right "
@@ -105,11 +106,12 @@ class LabelKind(Kind):
 
     def certainty(self) -> str:
         """Return how sure it is of labels, and how often that is right."""
-        bins = self._bins
-        if not (rows := bins.count.sum()):
+        judged = self.result.judged
+        p, truth, counted = judged.probabilities["test"], judged.labels["test"], judged.counted.get("test")
+        if not len(truth):
             return "Whether its stated certainty can be believed was not measured."
-        seen = bins.count > 0
-        stated, right = (float((bins.count * one)[seen].sum() / rows) for one in (bins.confidence, bins.accuracy))
+        each = np.maximum(p, 1 - p).mean(1), ((p > 0.5) == (truth > 0)).mean(1)
+        stated, right = (float(metrics.average(rows, counted)) for rows in each)
         return (
             f"Label by label, it states a certainty of {percent(stated)} on average that a label is there or not, and "
             f"is right in {percent(right)}."
@@ -118,8 +120,11 @@ class LabelKind(Kind):
     @cached_property
     def _bins(self) -> Reliability:
         """Every label of every row as a decision between two classes, there and not."""
-        p, truth = self.result.judged.probabilities["test"].ravel(), self.result.judged.labels["test"].ravel()
-        return metrics.reliability(np.stack([1 - p, p], 1), (truth > 0).astype(np.int64))
+        judged = self.result.judged
+        p, truth = judged.probabilities["test"].ravel(), judged.labels["test"].ravel()
+        counted = judged.counted.get("test")
+        weights = None if counted is None else np.repeat(counted, judged.labels["test"].shape[1])
+        return metrics.reliability(np.stack([1 - p, p], 1), (truth > 0).astype(np.int64), weights=weights)
 
     def limits(self) -> list[str]:
         """Return labels of few rows, and the one that is found least."""

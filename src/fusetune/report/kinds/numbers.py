@@ -142,7 +142,7 @@ class NumberKind(Kind):
             loss_alone="its mean error is smaller than that of each input alone",
             right="that it is nearer more often, with a higher R², than",
             gained=self._nearer,
-            test="exact sign test",
+            test=prose.paired_test(self.result, "exact sign test"),
         )
 
     def _nearer(self, comparison: Comparison) -> str:

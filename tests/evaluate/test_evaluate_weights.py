@@ -1,0 +1,211 @@
+"""Rows that do not count alike: a row of weight k gives what k copies of it give, drawn together."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+
+from fusetune.data.weights import shared
+from fusetune.errors import UserError
+from fusetune.evaluate import metrics, permutation_test
+from fusetune.evaluate.bootstrap import Sampling, clusters, sampling, some
+from fusetune.evaluate.conformal import fit_conformal, judge_sets, quantile, scores
+from fusetune.evaluate.intervals import Interval, group_spread, means, proportion, score_with_intervals
+from fusetune.evaluate.measures import Labels, Numbers
+from fusetune.evaluate.miscalibration import miscalibration
+from fusetune.evaluate.paired import mcnemar
+from fusetune.evaluate.reach import fit_reaches
+from fusetune.evaluate.selective import risk_coverage, worst
+from fusetune.evaluate.temperature import calibrate, class_losses, crossfit, fit_temperature, standard_error
+from fusetune.evaluate.threshold import choose_threshold, judge_threshold
+from fusetune.targets import Multilabel, Regression
+
+ROWS, CLASSES = 60, 4
+HOW: dict[str, Any] = {"resamples": 60, "seed": 3}
+random = np.random.default_rng(0)
+P = random.dirichlet(np.ones(CLASSES), ROWS).round(2) + 0.01
+P /= P.sum(1, keepdims=True)
+Y = np.where(random.random(ROWS) < 0.6, P.argmax(1), random.integers(0, CLASSES, ROWS))
+K = random.integers(1, 4, ROWS)
+K[:2] += 10 - K.sum() % 10  # of the copies there are whole tenths
+GROUPS = np.arange(ROWS) // 3
+COPIES = np.repeat(np.arange(ROWS), K)
+WEIGHED = sampling(None, K.astype(float))
+BOTH = sampling(GROUPS, K.astype(float))
+
+
+def same(one: Any, other: Any, rel: float = 1e-6) -> None:
+    """Compare numbers, intervals, and mappings of them."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            same(one[name], other[name], rel)
+    elif isinstance(one, Interval):
+        same([one.value, one.low, one.high], [other.value, other.low, other.high], rel)
+    else:
+        np.testing.assert_allclose(one, other, rel, 1e-9)
+
+
+def test_metrics_are_those_of_copies() -> None:
+    same(metrics.score(P, Y, K.astype(float)), metrics.score(P[COPIES], Y[COPIES]))
+    weighed, copied = metrics.reliability(P, Y, weights=K.astype(float)), metrics.reliability(P[COPIES], Y[COPIES])
+    same(weighed.confidence, copied.confidence)
+    same(weighed.accuracy, copied.accuracy)
+
+
+@pytest.mark.parametrize(("own", "copied"), [(WEIGHED, COPIES), (BOTH, GROUPS[COPIES])], ids=["rows", "groups"])
+def test_intervals_are_those_of_copies_that_are_drawn_together(own: Any, copied: Any) -> None:
+    """A row that counts for three is more of the value, and no more evidence for it."""
+    same(score_with_intervals(P, Y, own, **HOW), score_with_intervals(P[COPIES], Y[COPIES], copied, **HOW))
+    right = P.argmax(1) == Y
+    same(proportion(right, own), proportion(right[COPIES], copied))
+    for one, other in zip(means(P, own, **HOW), means(P[COPIES], copied, **HOW), strict=True):
+        same(one, other)
+    difference = P[:, 0] - P[:, 1]
+    same(permutation_test(difference, own), permutation_test(difference[COPIES], copied))
+    ours, theirs = miscalibration(P, Y, own), miscalibration(P[COPIES], Y[COPIES], copied)
+    assert ours is not None and theirs is not None
+    same(
+        [ours.error.value, ours.plain, ours.by_chance, ours.p],
+        [theirs.error.value, theirs.plain, theirs.by_chance, theirs.p],
+    )
+    losses = metrics.nll_rows(P, Y)
+    same(standard_error(losses, own), standard_error(losses[COPIES], copied))
+
+
+def test_groups_and_classes_are_as_their_copies() -> None:
+    right, names = P.argmax(1) == Y, list("abcd")
+    one, other = group_spread(right, BOTH), group_spread(right[COPIES], GROUPS[COPIES])
+    same([one.count, one.mean, one.lowest_decile], [other.count, other.mean, other.lowest_decile])
+    rows = sampling(np.arange(ROWS) // 20, K.astype(float))
+    lows, copied = worst(P, Y, names, rows), worst(P[COPIES], Y[COPIES], names, (np.arange(ROWS) // 20)[COPIES])
+    assert lows.group is not None and copied.group is not None and lows.class_ is not None and copied.class_ is not None
+    assert (lows.group.name, lows.class_.name) == (copied.group.name, copied.class_.name)
+    same(lows.group.accuracy.value, copied.group.accuracy.value)
+
+
+def test_error_rates_of_the_surest_rows_are_those_of_copies() -> None:
+    one, other = risk_coverage(P, Y, WEIGHED, **HOW), risk_coverage(P[COPIES], Y[COPIES], COPIES, **HOW)
+    same(one.aurc, other.aurc)
+    for mine, theirs in zip(one.points, other.points, strict=True):
+        same([mine.coverage, mine.error.value], [theirs.coverage, theirs.error.value])
+    # The best area does not hang on how large a copy is: that of very many copies of each row comes near it.
+    many = np.repeat(COPIES, 50)
+    assert one.best == pytest.approx(risk_coverage(P[many], Y[many], many, resamples=2).best, rel=1e-2)
+
+
+def test_rates_of_a_threshold_are_those_of_copies() -> None:
+    p, y = P[:, 0], Y == 0
+    for aim in ("sensitivity >= 0.7", "ppv >= 0.5"):
+        chosen = choose_threshold(aim, p, y, WEIGHED)
+        assert chosen == choose_threshold(aim, p[COPIES], y[COPIES])
+    assert chosen is not None
+    one, other = judge_threshold(chosen, p, y, WEIGHED), judge_threshold(chosen, p[COPIES], y[COPIES], COPIES)
+    same(one.ppv, other.ppv)
+    assert sum(one.counts.values()) == ROWS  # counts are of rows
+
+
+def test_numbers_and_labels_are_those_of_copies() -> None:
+    target, truth = Regression("y", 5.0, 2.0), random.normal(size=ROWS)
+    p, q = (target.numbers(truth + random.normal(0, 0.5, ROWS))[:, None] for _ in range(2))
+    numbers = Numbers(target)
+    same(numbers.scores(p, truth, BOTH, **HOW), numbers.scores(p[COPIES], truth[COPIES], GROUPS[COPIES], **HOW))
+    value = numbers.scores(p, truth, WEIGHED, **HOW)["median_absolute_error"].value
+    assert value == pytest.approx(np.median(np.abs(numbers.errors(p, truth))[COPIES]))
+    pairs = numbers.difference(p, q, truth, BOTH, **HOW)
+    for one, other in zip(
+        pairs, numbers.difference(p[COPIES], q[COPIES], truth[COPIES], GROUPS[COPIES], **HOW), strict=True
+    ):
+        same(one, other)
+    labels, bits = Labels(Multilabel(list("abc"))), (random.random((ROWS, 3)) < 0.4).astype(np.float32)
+    said = np.clip(bits * 0.4 + random.random((ROWS, 3)) * 0.6, 0.01, 0.99)
+    same(labels.scores(said, bits, BOTH, **HOW), labels.scores(said[COPIES], bits[COPIES], GROUPS[COPIES], **HOW))
+
+
+def test_equal_weights_are_no_weights() -> None:
+    for weight in (1.0, 0.1, 3.0):
+        assert sampling(None, np.full(ROWS, weight)) is None
+        assert sampling(GROUPS, np.full(ROWS, weight)) is GROUPS
+    part = some(sampling(GROUPS, np.repeat([1.0, 5.0], ROWS // 2)), np.arange(ROWS) < 10)
+    assert isinstance(part, np.ndarray)
+    assert isinstance(some(BOTH, np.arange(10)), Sampling)
+
+
+def test_weights_of_other_rows_are_refused() -> None:
+    with pytest.raises(UserError, match="60 weights for 59 rows"):
+        clusters(WEIGHED, 59)
+
+
+def test_signs_of_rows_that_count_alike_are_mcnemars_test() -> None:
+    """The test that takes McNemar's place where rows have weights is the same test where they have none."""
+    one, other = (random.random(14) < share for share in (0.9, 0.4))
+    assert (one != other).sum() <= 12
+    signs = one.astype(float) - other
+    assert permutation_test(signs) == pytest.approx(mcnemar(one, other).p)
+    weights = random.integers(1, 5, 14).astype(float)
+    sums = (signs * weights)[signs != 0]
+    every = np.array(list(product((1, -1), repeat=len(sums)))) @ sums
+    share = float((np.abs(every) >= abs(sums.sum()) - 1e-9).mean())
+    assert permutation_test(signs, sampling(None, weights)) == pytest.approx(share)
+
+
+def test_temperature_and_choice_are_of_weighted_losses() -> None:
+    logits, weights = np.log(P) * 2, K / K.mean()
+
+    def loss(log_t: float) -> float:  # of every copy, which counts one over the mean number of copies
+        copied = class_losses(logits[COPIES] / math.exp(log_t), Y[COPIES])
+        return float(copied.sum() / K.mean() + log_t**2 / (2 * 0.5**2))
+
+    best = math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+    assert fit_temperature(logits, Y, groups=WEIGHED) == pytest.approx(best, rel=1e-4)
+    heat, _ = calibrate(logits, Y, GROUPS % 2, BOTH)
+    assert heat.before == pytest.approx(weights @ class_losses(logits, Y) / ROWS)
+    # Of two candidates, one is better on rows and the other on what they weigh.
+    truth, folds = np.zeros(40, dtype=int), np.arange(40) % 2
+    first = np.where(np.arange(40) < 30, 2.0, -2.0)[:, None] * [1, 0]
+    heavy = sampling(None, np.where(np.arange(40) < 30, 1.0, 9.0))
+    assert (crossfit([first, -first], truth, folds) == first).all()
+    assert (crossfit([first, -first], truth, folds, groups=heavy) == -first).all()
+
+
+def copied_quantile(values: Any, weights: Any, new: int, coverage: float) -> float:
+    """Sort copies of every row and of a new row, which counts as infinite, and take the one that is wanted."""
+    every = np.sort(np.concatenate([np.repeat(values, weights), np.full(new, np.inf)]))
+    return float(every[math.ceil(coverage * len(every)) - 1])
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9])
+def test_a_quantile_is_that_of_copies_beside_a_new_row_that_weighs_what_rows_drawn_so_do(coverage: float) -> None:
+    weights = np.array([1, 3, 3, 3, 1, 1] * 5)  # sum w^2 / sum w is 2.5: each twice, and the new row five times
+    values = random.normal(size=len(weights))
+    expected = copied_quantile(values, 2 * weights, 5, coverage)
+    assert quantile(values, sampling(None, weights.astype(float)), coverage) == expected
+
+
+def test_groups_count_what_their_rows_weigh_however_many_they_are() -> None:
+    member = np.array([0, 0, 0, 1, 2, 2])
+    assert shared(np.array([2.0, 2, 2, 5, 1, 3]), member) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 5, 10 / 16, 30 / 16])
+    weights = np.repeat([1.0, 3.0, 3.0, 3.0, 1.0, 1.0], 4)  # of four rows each: groups weigh 1 or 3
+    groups, values = np.arange(24) // 4, random.normal(size=24)
+    expected = copied_quantile(values, 2 * weights.astype(int), 4 * 5, 0.75)
+    assert quantile(values, sampling(groups, weights), 0.75) == expected
+
+
+def test_sets_and_reaches_are_learnt_and_judged_by_weights() -> None:
+    keys, pattern = np.arange(ROWS), np.full(ROWS, "image")
+    found = fit_conformal(P, Y, keys, pattern, WEIGHED)
+    own = scores("lac", P, np.zeros(ROWS))[np.arange(ROWS), Y]
+    assert found.pooled["lac"] == quantile(own, WEIGHED)
+    judged = judge_sets(found, P, Y, keys, pattern, WEIGHED)
+    assert judged is not None and judged.caveat is None
+    held = found.sets("lac", P, keys)[np.arange(ROWS), Y]
+    assert judged.sets[0].coverage.value == pytest.approx(held[COPIES].mean())
+    assert judged.sets[0].by_pattern["image"].coverage == pytest.approx(held[COPIES].mean())
+    assert judged.sets[0].by_group is None
+    errors = random.normal(size=ROWS)
+    assert fit_reaches(errors, pattern, WEIGHED).at(0.9, pattern)[0] == quantile(np.abs(errors), WEIGHED, 0.9)
