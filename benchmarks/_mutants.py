@@ -44,6 +44,8 @@ _prepare = _in("prepare.py", "tests/test_context.py")
 _CROSSFIT = "tests/strategies/test_strategies_crossfit.py"
 _UNIMODAL = "tests/strategies/test_strategies_unimodal.py"
 _crossfit = _in("strategies/crossfit.py", _CROSSFIT)
+# What rows count, where they do not count alike.
+_WEIGHTS, _WEIGHED = "tests/test_weights.py", "tests/evaluate/test_evaluate_weights.py"
 _undone = _in(
     "strategies/crossfit.py",
     "tests/strategies/test_strategies_unimodal.py::test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone",
@@ -212,8 +214,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _context("groups weigh as much as they have rows", 'self.config.data.group_weights == "equal"', "False"),
     _context(
         "class weights do not reach the head",
-        "weights = self.label_weights[rows]",
-        "weights = np.ones(len(rows))",
+        "weights, own = self.label_weights[rows],",
+        "weights, own = np.ones(len(rows)),",
     ),
     _context("what was trained for another strategy costs nothing", "self._reused += self._memory[what][1]", "pass"),
     _context("the head sees views that encoders were trained on", "_HEAD_EPOCH = 1_000_000", "_HEAD_EPOCH = 1"),
@@ -406,8 +408,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/strategies/majority.py",
         "class frequencies know the test part",
-        'ctx.labels[ctx.split.rows("train")]',
-        "ctx.labels",
+        "ctx.target.prior(ctx.labels[rows], ctx.counted(rows))",
+        "ctx.target.prior(ctx.labels)",
         (_RIVALS,),
     ),
     # The one rule of the judge.
@@ -434,8 +436,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _judge("rows that chose are called unseen", "chosen_elsewhere=pooled", "chosen_elsewhere=True"),
     _judge(
         "validation NLLs of the gain table know no temperature",
-        "float(candidate.measure.lost_rows(candidate.scaled.p, labels).mean())",
-        "candidate.scaled.heat.before",
+        "float(average(measure.lost_rows(c.scaled.p, labels), counted))",
+        "c.scaled.heat.before",
     ),
     _judge(
         "comparisons take the rival without its temperature",
@@ -491,8 +493,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "src/fusetune/estimator.py",
         "scikit-learn's estimator divides groups",
-        "group=self.group, share=self.share",
-        "share=self.share",
+        "group=self.group,\n                share",
+        "share",
         ("tests/test_estimator.py::test_a_group_is_no_input_and_is_kept_together",),
     ),
     # What is learnt on validation rows.
@@ -503,7 +505,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _calibration(
         "a choice is scored on the rows that made it",
-        "logits = crossfit(tried, rows.labels, folds, measure.losses_of)",
+        "logits = crossfit(tried, rows.labels, folds, measure.losses_of, rows.sampling)",
         "pass",
     ),
     _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere)", "True)"),
@@ -517,35 +519,35 @@ MUTANTS: tuple[Mutant, ...] = (
         "answered(scaled.p)",
         "answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value))",
     ),
-    _calibration("prediction sets know no groups", "self.pattern, self.groups)", "self.pattern, None)"),
+    _calibration("prediction sets know no groups", "self.pattern, self.sampling)", "self.pattern, None)"),
     _temperature(
-        "a temperature need not earn its place", "helps = float((scaled - plain).mean()) + error < 0", "helps = True"
+        "a temperature need not earn its place",
+        "helps = float(metrics.average(scaled - plain, weights)) + error < 0",
+        "helps = True",
     ),
-    _temperature("a lower NLL is enough, whatever its error", ".mean()) + error < 0", ".mean()) < 0"),
+    _temperature("a lower NLL is enough, whatever its error", ", weights)) + error < 0", ", weights)) < 0"),
     _temperature(
         "a fold's temperature is fitted on itself",
-        "fit_temperature(logits[~here], labels[~here], losses_of)",
-        "fit_temperature(logits[here], labels[here], losses_of)",
+        "fit_temperature(logits[~here], labels[~here], losses_of, some(groups, ~here))",
+        "fit_temperature(logits[here], labels[here], losses_of, some(groups, here))",
     ),
     _temperature(
         "a temperature is judged on the rows that it was fitted on",
-        "fit_temperature(logits[~here], labels[~here], losses_of)",
+        "fit_temperature(logits[~here], labels[~here], losses_of, some(groups, ~here))",
         "fitted",
     ),
-    _temperature("a fold's own rows choose its candidate", "losses[:, ~here].mean(axis=1)", "losses.mean(axis=1)"),
+    _temperature("a fold's own rows choose its candidate", "losses[:, ~here].T, weights_in(others)", "losses.T, None"),
     _temperature(
         "the error of a temperature takes rows for independent",
         "    where = clusters(groups, len(values))\n",
         "    where = clusters(None, len(values))\n",
     ),
     _temperature("a few right rows make certainty endless", " + log_t**2 / (2 * _SPREAD**2)", ""),
-    _conformal(
-        "the new row is not counted", "np.asarray(coverages) * (where.count + 1)", "np.asarray(coverages) * where.count"
-    ),
+    _conformal("the new row is not counted", "where.count + 1.0", "where.count + 0.0"),
     _conformal(
         "large groups weigh more",
-        "weight = 1 / np.bincount(where.member, minlength=where.count)[where.member]",
-        "weight = np.full(len(values), where.count / len(values))",
+        "1 / np.bincount(where.member, minlength=where.count)[where.member]",
+        "np.full(len(values), where.count / len(values))",
     ),
     _conformal(
         "patterns of missing inputs share a threshold",
@@ -560,7 +562,9 @@ MUTANTS: tuple[Mutant, ...] = (
     _conformal("patterns of few rows promise what they cannot keep", "if rows >= 1 / (1 - COVERAGE)]", "]"),
     _conformal("a class's own probability counts in full", "above + chance[:, None] * ordered", "above + ordered"),
     _threshold("the threshold gives up most of the other rate", "max(reached) if rate in", "min(reached) if rate in"),
-    _threshold("rates know no groups", "None if member is None else member[counted])", "None)"),
+    _threshold(
+        "rates know no groups", "proportion(right[counted], some(groups, counted))", "proportion(right[counted])"
+    ),
     Mutant(
         "src/fusetune/evaluate/analysis.py",
         "the threshold is chosen on the judged rows",
@@ -571,8 +575,8 @@ MUTANTS: tuple[Mutant, ...] = (
     # Intervals.
     _intervals(
         "metrics are resampled by row",
-        "    values = metrics.score(p, y)\n    where = clusters(groups, len(y))",
-        "    values = metrics.score(p, y)\n    where = clusters(None, len(y))",
+        "weights_in(groups))\n    where = clusters(groups, len(y))",
+        "weights_in(groups))\n    where = clusters(None, len(y))",
     ),
     _intervals(
         "differences are resampled by row", "means(columns, groups, resamples", "means(columns, None, resamples"
@@ -606,13 +610,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _intervals(
         "all right in few groups is all right in many rows",
-        "_wilson(share, where.count, z)",
+        "_wilson(share, where.effective, z)",
         "_wilson(share, len(right), z)",
     ),
     _intervals(
         "groups that vary little count as more rows than there are",
-        "min(float((residuals**2).mean()) / variance, float(len(residuals)))",
-        "float((residuals**2).mean()) / variance",
+        "min(float(where.mean(residuals**2)) / variance, float(own.sum() ** 2 / (own**2).sum()))",
+        "float(where.mean(residuals**2)) / variance",
     ),
     _bootstrap(
         "every group is drawn once",
@@ -673,8 +677,51 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _metrics(
         "a calibration error is the error of the mean",
-        "np.abs(sums).sum() / len(labels)",
-        "np.abs(sums.sum()) / len(labels)",
+        "np.abs(sums).sum() / rows",
+        "np.abs(sums.sum()) / rows",
+    ),
+    # What rows count.
+    Mutant(
+        "src/fusetune/context.py",
+        "weights of rows do not reach losses",
+        "weights = weights if own is None else weights * own",
+        "weights = weights * 1.0",
+        (_WEIGHTS,),
+    ),
+    Mutant(
+        "src/fusetune/heads/base.py",
+        "choices take rows of other weights for alike",
+        "self.target.nll(f, self.labels[rows], counted)",
+        "self.target.nll(f, self.labels[rows])",
+        ("tests/heads/test_heads_weights.py",),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/intervals.py",
+        "scores take rows of other weights for alike",
+        "metrics.score(p, y, weights_in(groups))",
+        "metrics.score(p, y)",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/conformal.py",
+        "weights are as much evidence as copies",
+        "(each**2).sum() / each.sum()",
+        "each.min()",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/judge.py",
+        "McNemar's test speaks for weighted rows",
+        "if weighed is not None:",
+        "if False:",
+        (_WEIGHTS,),
+    ),
+    Mutant(
+        "src/fusetune/data/weights.py",
+        "rows of weight 0 are judged",
+        ".take(weights > 0)",
+        ".take(weights >= 0)",
+        ("tests/data/test_data_weights.py",),
     ),
     # What is used again.
     _store("features of other weights are used again", '            "weights": weights,\n', ""),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,12 @@ from fusetune.context import Context
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.errors import ConfigError, TableError, UserError
-from fusetune.evaluate import metrics
+from fusetune.evaluate import mcnemar, metrics, permutation_test
+from fusetune.evaluate.bootstrap import sampling
+from fusetune.evaluate.calibration import Judged
+from fusetune.evaluate.measures import CLASSES
 from fusetune.intake import schema_of, take_in
+from fusetune.judge import _compare
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies.majority import prior_of
@@ -41,31 +47,28 @@ def weighed(folder: Path, **cells: Any) -> pd.DataFrame:
     return frame
 
 
-def context_of(frame: pd.DataFrame, folder: Path, weight: str | None = "w", **more: Any) -> Context:
-    config = Config.build(settings(folder / "store", **more))
+def context_of(frame: pd.DataFrame, folder: Path, weight: str | None = "w", inputs: Sequence[str] = INPUTS) -> Context:
+    config = Config.build(settings(folder / "store", doctor__check=False))
     table = read_table(frame)
-    roles = Roles("organ", inputs=INPUTS, group="patient", split="part", weight=weight)
+    roles = Roles("organ", inputs=inputs, group="patient", split="part", weight=weight)
     intake = take_in(table, "organ", schema_of(table, roles, config), config, None)
     return intake.context(config, start_runtime(config), Log(quiet=True))
 
 
 def test_a_run_weighs_losses_priors_and_choices(tmp_path: Path) -> None:
     frame = weighed(tmp_path)
-    ctx = context_of(frame, tmp_path, doctor__check=False)
+    ctx = context_of(frame, tmp_path)
     kept = frame.drop(index=GONE).reset_index(drop=True)
-    assert ctx.ids.tolist() == [str(row) for row in range(len(frame)) if row not in GONE]
+    assert ctx.ids.tolist() == kept["case_id"].tolist()
     assert ctx.sample_weight == pytest.approx(kept["w"] / kept["w"].mean())
     train = ctx.split.rows("train")
     own, patients = kept["w"].to_numpy()[train], kept["patient"].to_numpy()[train]
     # Each patient counts what his rows weigh on average, as they weigh.
-    sums = {name: own[patients == name] for name in set(patients)}
-    expected = np.array(
-        [w * (sums[name] ** 2).sum() / sums[name].sum() ** 2 for w, name in zip(own, patients, strict=True)]
-    )
+    squares, sums = ({name: (own[patients == name] ** power).sum() for name in patients} for power in (2, 1))
+    expected = np.array([w * squares[name] / sums[name] ** 2 for w, name in zip(own, patients, strict=True)])
     assert ctx.row_weights(train) == pytest.approx(expected / expected.mean())
-    counts = np.array([own[ctx.labels[train] == k].sum() for k in range(3)]) * len(own) / own.sum()
-    mean = ctx.sample_weight[train].sum() / len(train)  # type: ignore[index]
-    frequencies = np.log((counts * mean + 0.5) / (counts * mean + 0.5).sum())
+    counts = np.array([own[ctx.labels[train] == k].sum() for k in range(3)]) / own.mean() + 0.5
+    frequencies = np.log(counts / counts.sum())
     assert prior_of(ctx).numpy() == pytest.approx(frequencies, rel=1e-5)
     # Rows of one text and class are one in training, which counts what they weigh together.
     rows, weight = _distinct(ctx, "note", train)
@@ -80,10 +83,31 @@ def test_a_run_weighs_losses_priors_and_choices(tmp_path: Path) -> None:
 
 def test_equal_weights_are_no_weights(tmp_path: Path) -> None:
     frame = tiny_table(tmp_path).assign(w=0.3)
-    one, other = context_of(frame, tmp_path), context_of(frame, tmp_path, None)
+    one, other = (context_of(frame, tmp_path, weight, INPUTS[:2]) for weight in ("w", None))
     assert one.sample_weight is None
     assert one.key == other.key
     assert (one.label_weights == other.label_weights).all()
+
+
+def test_better_rests_on_what_rows_weigh() -> None:
+    """Ten light rows gained and two heavy ones lost: more rows are right, and less of the weight."""
+    labels, weights = np.zeros(12, dtype=int), np.where(np.arange(12) < 10, 1.0, 30.0)
+    p = np.where(np.arange(12) < 10, 0.8, 0.2)[:, None] * [1.0, -1.0] + [0.0, 1.0]
+    ours, other = (SimpleNamespace(probe=SimpleNamespace(p=said), measure=CLASSES) for said in (p, p[:, ::-1]))
+    outputs: Any = None
+
+    def compared(own: Any) -> Any:
+        test = Judged(outputs, labels, np.arange(12), None, CLASSES, own)
+        return _compare(ours, other, "other", test, {"resamples": 50, "seed": 0})  # type: ignore[arg-type]
+
+    plain, weighed = compared(None), compared(weights)
+    assert (plain.gained, plain.lost) == (weighed.gained, weighed.lost) == (10, 2)
+    assert plain.p == pytest.approx(mcnemar(p[:, 0] > 0.5, p[:, 0] < 0.5).p)
+    signs = np.where(np.arange(12) < 10, 1.0, -1.0)
+    assert weighed.p == permutation_test(signs, sampling(None, weights)) > 0.3 > plain.p
+    assert plain.accuracy.value > 0 > weighed.accuracy.value
+    assert weighed.accuracy.value == pytest.approx((10 - 60) / 70)
+    assert weighed.nll.value == pytest.approx(np.average(-np.log(p[:, 0]) + np.log(p[:, 1]), weights=weights))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +115,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("weighed")
     frame = weighed(folder)
     frame.to_csv(folder / "table.csv", index=False)
-    given = settings(folder / "store", views=1, strategy={"name": "linear-probe"}, evaluate={"resamples": 50})
+    given = settings(folder / "store", views=1, strategy={"name": "linear-probe"}, evaluate={"resamples": 100})
     asked: dict[str, Any] = {"inputs": ["age", "site"], "group": "patient", "split": "part", "row_id": "case_id"}
     return fusetune.fit(
         folder / "table.csv", "organ", weight="w", config=given, out=folder / "run", quiet=True, **asked
@@ -130,7 +154,7 @@ def test_evaluate_follows_the_column_where_the_table_has_it(run: Any) -> None:
     assert (without["weight"], without["rows"]) == (None, len(frame))
     with pytest.raises(TableError, match=r"'w' of .* in row\(s\) 7, which is negative"):
         model.evaluate(frame.assign(w=np.where(np.arange(len(frame)) == 7, -1.0, 1.0)))
-    with pytest.raises(UserError, match="diagnose counts every row alike"):
+    with pytest.raises(UserError, match=r"diagnose counts every row alike, and .* has the weight column"):
         model.diagnose(frame)
 
 
@@ -156,12 +180,7 @@ def test_the_command_line_says_whether_rows_were_weighed(run: Any) -> None:
         ({}, ["--set", "strategy.name=cache-head"], "'cache-head' cannot follow a weight column: each row that it"),
         (
             {},
-            [
-                "--set",
-                "strategy.name=classifier",
-                "--set",
-                "strategy.classifier=sklearn.neighbors.KNeighborsClassifier",
-            ],
+            ["--set=strategy.name=classifier", "--set=strategy.classifier=sklearn.neighbors.KNeighborsClassifier"],
             "KNeighborsClassifier of scikit-learn is fitted without weights",
         ),
     ],

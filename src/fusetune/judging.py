@@ -41,9 +41,10 @@ class Judging(Answering):
 
         Returns:
             rule (how rows are decided, in words), rows, weight (of a model that was fitted with a column of weights:
-            its name, where the table has it and rows count as it says, else None), groups (or None), unreadable (rows with an input that is
-            absent, could not be read, or holds what was never learnt), seen (rows with the inputs of a row that the
-            model was made from, whose scores say nothing about new rows), every metric as value, low, high of its 95
+            its name, where the table has it and rows count as it says, else None), groups (or None), unreadable (rows
+            with an input that is absent, could not be read, or holds what was never learnt), seen (rows with the inputs
+            of a row that the model was made from, whose scores say nothing about new rows), every metric as value, low,
+            high of its 95
             % interval, with a threshold also those of the most probable class
             (`most_probable`), and an `evaluate.analysis.Analysis`:
             subsets of modalities, missing inputs, prediction sets and so on.
@@ -103,17 +104,13 @@ class Judging(Answering):
             TableError: If a label column is absent, empty in a row, or holds a label the model does not know, or a file
                 of masks or of a split is none.
             SchemaError: If an input column is missing or of another kind.
-            UserError: If a model of `alone` has other classes, or says nothing of one input alone.
+            UserError: If a model of `alone` has other classes, or says nothing of one input alone, or the table has
+                the weight column of the model.
         """
         if not self.measure.decides:
             raise UserError(f"diagnose asks about classes, and this model predicts {self.target.describe()}")
-        if (weight := self._weight_of(self.taken(table))) is not None:
-            raise UserError(
-                f"diagnose counts every row alike, and the table has the weight column '{weight}' of the model: leave "
-                "it out of the table to have its rows count alike"
-            )
         others = [alone] if isinstance(alone, Judging) else alone
-        asked, answers = self._asked(table, on_problem)
+        asked, answers = self._asked(table, on_problem, weighs=False)
         known = np.isin(answers.digests, self.seen)
         judged, training = (asked, None) if known.all() else (asked.some(~known), asked.some(known))
         if known.all():
@@ -124,7 +121,7 @@ class Judging(Answering):
                 stacklevel=3,
             )
         if train is not None:
-            training = self._asked(train, on_problem)[0]
+            training = self._asked(train, on_problem, weighs=False)[0]
         if len(present := np.unique(judged.judged.labels)) < 2:
             warnings.warn(
                 f"{asked.table.name}: all judged rows are of class {self.classes[int(present[0])]}; accuracy is then "
@@ -144,10 +141,15 @@ class Judging(Answering):
         model = Diagnosed(self.network, self.readers, self.calibration.temperature, self.runtime)
         return diagnose(model, judged, parts, wanted, seen=int(known.sum()), judged_seen=bool(known.all()))
 
-    def _asked(self, table: TableLike, on_problem: OnProblem) -> tuple[Asked, Answers]:
-        """Return the rows of a labelled table, and what the model answers."""
+    def _asked(self, table: TableLike, on_problem: OnProblem, *, weighs: bool = True) -> tuple[Asked, Answers]:
+        """Return the rows of a labelled table, and what the model answers; without `weighs`, weights are refused."""
         data = self.schema.read(self.taken(table))
         weight = self._weight_of(data)
+        if weight is not None and not weighs:
+            raise UserError(
+                f"diagnose counts every row alike, and {data.name} has the weight column '{weight}' of the model: "
+                "leave it out of the table to have its rows count alike"
+            )
         data = counting(data, weight)
         counted = None if weight is None else scaled(weights_of(data, weight))
         label, group = self.schema.named("label"), self.schema.named("group")

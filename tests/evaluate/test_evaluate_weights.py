@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.stats import t as student
 
 from fusetune.data.weights import shared
 from fusetune.errors import UserError
@@ -32,7 +33,7 @@ P = random.dirichlet(np.ones(CLASSES), ROWS).round(2) + 0.01
 P /= P.sum(1, keepdims=True)
 Y = np.where(random.random(ROWS) < 0.6, P.argmax(1), random.integers(0, CLASSES, ROWS))
 K = random.integers(1, 4, ROWS)
-K[:2] += 10 - K.sum() % 10  # of the copies there are whole tenths
+K[0] += 10 - K.sum() % 10  # of the copies there are whole tenths
 GROUPS = np.arange(ROWS) // 3
 COPIES = np.repeat(np.arange(ROWS), K)
 WEIGHED = sampling(None, K.astype(float))
@@ -61,21 +62,44 @@ def test_metrics_are_those_of_copies() -> None:
 @pytest.mark.parametrize(("own", "copied"), [(WEIGHED, COPIES), (BOTH, GROUPS[COPIES])], ids=["rows", "groups"])
 def test_intervals_are_those_of_copies_that_are_drawn_together(own: Any, copied: Any) -> None:
     """A row that counts for three is more of the value, and no more evidence for it."""
-    same(score_with_intervals(P, Y, own, **HOW), score_with_intervals(P[COPIES], Y[COPIES], copied, **HOW))
-    right = P.argmax(1) == Y
-    same(proportion(right, own), proportion(right[COPIES], copied))
+    ours, theirs = (
+        score_with_intervals(p, y, groups, **HOW) for p, y, groups in ((P, Y, own), (P[COPIES], Y[COPIES], copied))
+    )
+    assert ours.pop("accuracy").value == pytest.approx(theirs.pop("accuracy").value)
+    same(ours, theirs)
     for one, other in zip(means(P, own, **HOW), means(P[COPIES], copied, **HOW), strict=True):
         same(one, other)
     difference = P[:, 0] - P[:, 1]
     same(permutation_test(difference, own), permutation_test(difference[COPIES], copied))
-    ours, theirs = miscalibration(P, Y, own), miscalibration(P[COPIES], Y[COPIES], copied)
-    assert ours is not None and theirs is not None
-    same(
-        [ours.error.value, ours.plain, ours.by_chance, ours.p],
-        [theirs.error.value, theirs.plain, theirs.by_chance, theirs.p],
-    )
+    off, copies = miscalibration(P, Y, own), miscalibration(P[COPIES], Y[COPIES], copied)
+    assert off is not None
+    assert copies is not None
+    same([off.error.value, off.plain, off.p], [copies.error.value, copies.plain, copies.p])
     losses = metrics.nll_rows(P, Y)
     same(standard_error(losses, own), standard_error(losses[COPIES], copied))
+
+
+def test_a_share_is_as_sure_as_its_groups_vary_and_no_surer_than_rows_of_equal_weight() -> None:
+    """Groups that are right or wrong as a whole vary as copies do; rows by themselves tell as much as Kish says."""
+    whole = GROUPS % 3 > 0
+    same(proportion(whole, BOTH), proportion(whole[COPIES], GROUPS[COPIES]))
+    every = np.ones(ROWS, dtype=bool)
+    independent = K.sum() ** 2 / (K**2).sum()
+    assert independent < ROWS
+    z = 1.959964
+    assert proportion(every, WEIGHED).low == pytest.approx(independent / (independent + z**2), rel=1e-6)
+    half = np.arange(ROWS) % 2 == 0
+    found = proportion(half, sampling(None, np.repeat([1.0, 3.0], ROWS // 2)))  # weights as wide as Kish thinks of
+    assert found.value == 0.5
+    kish = ROWS * 4 / 5
+    reach = student.ppf(0.975, kurtosis_freedom(np.repeat([1.0, 3.0], ROWS // 2)))
+    assert found.high - found.value == pytest.approx(reach / 2 / math.sqrt(kish + reach**2), rel=0.02)
+
+
+def kurtosis_freedom(weights: Any) -> float:
+    """Return Satterthwaite's degrees of freedom of a variance of rows whose deviations are alike but for weights."""
+    heavy = max((weights**4).mean() / (weights**2).mean() ** 2 - 3, 0.0)
+    return float(2 / (heavy / len(weights) + 2 / (len(weights) - 1)))
 
 
 def test_groups_and_classes_are_as_their_copies() -> None:
@@ -114,17 +138,28 @@ def test_numbers_and_labels_are_those_of_copies() -> None:
     target, truth = Regression("y", 5.0, 2.0), random.normal(size=ROWS)
     p, q = (target.numbers(truth + random.normal(0, 0.5, ROWS))[:, None] for _ in range(2))
     numbers = Numbers(target)
-    same(numbers.scores(p, truth, BOTH, **HOW), numbers.scores(p[COPIES], truth[COPIES], GROUPS[COPIES], **HOW))
+    ours, theirs = (
+        numbers.scores(p, truth, BOTH, **HOW),
+        numbers.scores(p[COPIES], truth[COPIES], GROUPS[COPIES], **HOW),
+    )
+    median = ours.pop("median_absolute_error")
+    assert median.value == pytest.approx(theirs.pop("median_absolute_error").value)
+    assert median.low < median.value < median.high
+    same(ours, theirs)
     value = numbers.scores(p, truth, WEIGHED, **HOW)["median_absolute_error"].value
     assert value == pytest.approx(np.median(np.abs(numbers.errors(p, truth))[COPIES]))
     pairs = numbers.difference(p, q, truth, BOTH, **HOW)
-    for one, other in zip(
-        pairs, numbers.difference(p[COPIES], q[COPIES], truth[COPIES], GROUPS[COPIES], **HOW), strict=True
-    ):
+    copied = numbers.difference(p[COPIES], q[COPIES], truth[COPIES], GROUPS[COPIES], **HOW)
+    for one, other in zip(pairs, copied, strict=True):
         same(one, other)
     labels, bits = Labels(Multilabel(list("abc"))), (random.random((ROWS, 3)) < 0.4).astype(np.float32)
     said = np.clip(bits * 0.4 + random.random((ROWS, 3)) * 0.6, 0.01, 0.99)
-    same(labels.scores(said, bits, BOTH, **HOW), labels.scores(said[COPIES], bits[COPIES], GROUPS[COPIES], **HOW))
+    told, again = (
+        labels.scores(said, bits, BOTH, **HOW),
+        labels.scores(said[COPIES], bits[COPIES], GROUPS[COPIES], **HOW),
+    )
+    assert told.pop("subset_accuracy").value == pytest.approx(again.pop("subset_accuracy").value)
+    same(told, again)
 
 
 def test_equal_weights_are_no_weights() -> None:

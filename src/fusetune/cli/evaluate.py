@@ -33,7 +33,10 @@ def evaluate(
     on_problem: OnProblemOption = "warn",
     debug: Debug = False,
 ) -> None:
-    """Judge a trained model on another labelled table, with 95 % intervals."""
+    """Judge a trained model on another labelled table, with 95 % intervals.
+
+    Where the model was fitted with a column of weights and the table has it, rows count as it says.
+    """
     del debug
     check_model_and_table(folder, table)
     steps = Steps("starting up", f"reading the model {folder}", f"judging it on {Path(table).name}")

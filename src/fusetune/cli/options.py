@@ -67,8 +67,8 @@ Weight = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
-        help="Column that says what each row counts, a number from 0 on: 2 counts as two rows of 1, 0 is left out. Never "
-        "an input.",
+        help="Column that says what each row counts, a number from 0 on: 2 counts as two rows of 1, 0 is left out. "
+        "Never an input.",
     ),
 ]
 Sets = Annotated[

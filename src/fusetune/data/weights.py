@@ -1,8 +1,8 @@
 """What each row counts where rows do not count alike: a column of weights, read and checked.
 
 A row of weight 2 counts as two of weight 1 do, in losses, choices and scores. Only sizes relative to each other mean
-anything: weights are scaled to mean 1 over the rows that are looked at. A row of weight 0 is left out. Where all weights
-are equal there is nothing to weigh, and everything is as without them, to the last bit.
+anything: weights are scaled to mean 1 over the rows that are looked at. A row of weight 0 is left out. Where all
+weights are equal there is nothing to weigh, and everything is as without them, to the last bit.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def weights_of(table: Table, name: str) -> Weights:
     for wrong, what in ((~np.isfinite(weights), "is no finite number"), (weights < 0, "is negative")):
         if len(rows := np.flatnonzero(wrong)):
             raise TableError(
-                f"weight column '{name}' of {table.name} holds {series.iloc[int(rows[0])]!r} in row(s) {listed(rows)}, "
-                f"which {what}; a weight is a number from 0 on"
+                f"weight column '{name}' of {table.name} holds {series.iloc[rows[:1]].tolist()[0]!r} in row(s) "
+                f"{listed(rows)}, which {what}; a weight is a number from 0 on"
             )
     refuse_weightless(weights, {"": np.ones(len(weights), dtype=bool)}, name)
     return np.asarray(weights, dtype=np.float64)

@@ -65,7 +65,7 @@ def checked(probabilities: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, In
     return p, y
 
 
-def average(values: FloatArray, weights: Weights | None) -> Any:
+def average(values: NDArray[Any], weights: Weights | None) -> Any:
     """Return the mean over the first axis of values of rows, which count alike or as weights say."""
     return values.mean(axis=0) if weights is None else weights @ values / weights.sum()
 

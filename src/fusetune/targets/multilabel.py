@@ -97,9 +97,9 @@ class Multilabel(Target):
 
     def prior(self, truth: Truth, sample_weight: Weights | None = None) -> Tensor:
         """Return log-odds of the label frequencies, with half a row more with and without each."""
-        counts = truth.sum(0).astype(np.float64) if sample_weight is None else sample_weight @ truth
-        has = counts + 0.5
-        return torch.from_numpy(np.log(has / (len(truth) + 1 - has))).float()
+        weights = np.ones(len(truth)) if sample_weight is None else sample_weight
+        has = weights @ truth + 0.5
+        return torch.from_numpy(np.log(has / (weights.sum() + 1 - has))).float()
 
     def weights(
         self, config: Config, truth: Truth, train: npt.NDArray[np.int64], sample_weight: Weights | None = None
