@@ -32,6 +32,7 @@ from fusetune.progress import Log
 from fusetune.runtime import start_runtime
 from fusetune.strategies.majority import prior_of
 from fusetune.strategies.unimodal import _distinct
+from fusetune.telling import telling_of
 
 INPUTS = ["age", "site", "note"]
 GONE = [3, 40, 80]
@@ -138,7 +139,8 @@ def test_scores_of_a_run_are_weighted(run: Any) -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "weighted by column “w”" in page
     assert "McNemar p" not in page
-    assert "sign test of weighted rows" in run.summary()
+    told = telling_of(run.metrics).compared(run.metrics["comparisons"][0])
+    assert "sign test of weighted rows p =" in told
 
 
 def test_evaluate_follows_the_column_where_the_table_has_it(run: Any) -> None:

@@ -56,6 +56,20 @@ def test_the_sum_equals_a_loop_over_rows_and_candidates() -> None:
     torch.testing.assert_close(one.pooled(pool), torch.stack(naive(one, pool.weights, pool.temperatures)))
 
 
+def test_rows_that_weigh_more_are_as_their_copies() -> None:
+    """Temperatures, weights of candidates and the best of these; 0, 1 or 2 copies of each row, as many as rows."""
+    one = said(150)
+    counts = np.tile([0, 1, 2], 50)
+    copies = np.repeat(np.arange(150), counts)
+    one = replace(one, reads=torch.ones_like(one.reads), weights=torch.ones(150).double())
+    weighed = replace(one, weights=torch.from_numpy(counts).double(), counted=counts.astype(float))
+    for learn in (weighted._weigh, weighted._best):
+        ours, theirs = learn(weighed), learn(one.some(copies))
+        assert ours.temperatures == pytest.approx(theirs.temperatures, rel=1e-4)
+        assert ours.weights == pytest.approx(theirs.weights, abs=1e-4)
+    assert weighted._weigh(one).weights != pytest.approx(weighted._weigh(weighed).weights, abs=1e-2)
+
+
 def test_the_weights_are_the_least_of_the_penalised_loss() -> None:
     one = said(150)
     pool = weighted._weigh(one)

@@ -176,7 +176,7 @@ def _mean_and_variance(
     pieces = [(view, rows) for view in z for rows in np.array_split(np.flatnonzero(present), -(-len(present) // 4096))]
     count = len(z) * (int(present.sum()) if sample_weight is None else float(sample_weight[present].sum()))
 
-    def total(values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def total(values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> Any:
         return values.sum(0) if sample_weight is None else sample_weight[rows] @ values
 
     with np.errstate(invalid="ignore"):  # who reads the features says which of them are not finite

@@ -93,19 +93,19 @@ class _Said:
         logits: [candidates, rows, classes].
         reads: Does a candidate read anything of the row? [candidates, rows].
         labels: As the target has them: class index, [rows].
-        counted: What rows count by themselves, [rows]; None: all alike.
         weights: Loss weight, [rows], that add up to the number of groups, or of rows where there are none.
         prior: What is said of a row of which nothing is known, such as log class frequencies, [classes].
         target: What is predicted.
+        counted: What rows count by themselves, [rows]; None: all alike.
     """
 
     logits: Tensor
     reads: Tensor
     labels: Truth
-    counted: Weights | None
     weights: Tensor
     prior: Tensor
     target: Target
+    counted: Weights | None = None
 
     def some(self, rows: npt.NDArray[Any]) -> _Said:
         """Keep some rows, by mask."""
@@ -264,10 +264,10 @@ def _said(ctx: Context, parts: Mapping[str, Fitted], rows: Rows) -> _Said:
         torch.stack([part.held_on(rows).f.double() for part in parts.values()]),
         torch.stack(reads),
         ctx.labels[rows],
-        ctx.counted(rows),
         weights * (int(ctx.units.iloc[rows].nunique()) / float(weights.sum())),
         prior_of(ctx).double().cpu(),
         ctx.target,
+        ctx.counted(rows),
     )
 
 

@@ -68,8 +68,8 @@ class Numbers(Measure[Regression]):
         spread = self._spread(y)
         values = where.mean(columns) if len(columns) else np.full(columns.shape[1], math.nan)
         if where.weights is not None:
-            varied = float(where.mean((y - where.mean(y)) ** 2))
-            values = perfect - (perfect - values) * (spread / varied if varied > self._least else math.nan)
+            own = float(where.mean((y - where.mean(y)) ** 2))
+            values = perfect - (perfect - values) * (spread / own if own > self._least else math.nan)
         if where.count < 2:
             return [Interval(float(value), math.nan, math.nan) for value in values]
         y = y - y.mean()
