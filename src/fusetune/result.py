@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fusetune.context import Cost
 from fusetune.data.schema import free_name
+from fusetune.data.weights import Weights
 from fusetune.doctor.exhibits import Exhibit
 from fusetune.evaluate.analysis import Analysis
 from fusetune.evaluate.calibration import Calibration
@@ -196,7 +197,7 @@ class Judgement:
     miscalibration: Miscalibration | None = None
     outputs: Outputs | None = None
     measure: Measure[Any] = CLASSES
-    counted: Mapping[str, FloatArray] = field(default_factory=dict)
+    counted: Mapping[str, Weights] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> Interval:

@@ -67,7 +67,7 @@ def test_rows_that_weigh_more_are_as_their_copies() -> None:
         ours, theirs = learn(weighed), learn(one.some(copies))
         assert ours.temperatures == pytest.approx(theirs.temperatures, rel=1e-4)
         assert ours.weights == pytest.approx(theirs.weights, abs=1e-4)
-    assert weighted._weigh(one).weights != pytest.approx(weighted._weigh(weighed).weights, abs=1e-2)
+    assert weighted._weigh(one).temperatures != pytest.approx(weighted._weigh(weighed).temperatures, rel=1e-2)
 
 
 def test_the_weights_are_the_least_of_the_penalised_loss() -> None:
