@@ -203,7 +203,7 @@ def test_what_cannot_be_followed_is_refused_before_training(
 def test_a_part_in_which_no_row_counts_is_refused(tmp_path: Path) -> None:
     frame = weighed(tmp_path)
     frame.loc[frame["part"] == "val", "w"] = 0.0
-    with pytest.raises(TableError, match="'w' is 0 in every row of the part 'valid'"):
+    with pytest.raises(TableError, match="'w' is zero in every row of the part 'valid'"):
         context_of(frame, tmp_path)
 
 

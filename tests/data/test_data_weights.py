@@ -28,7 +28,7 @@ def table_of(cells: Any) -> Table:
         (["1", "2", "heavy", "1"], r"holds 'heavy' in row\(s\) 2, which is no finite number"),
         ([1.0, -2.0, 1.0, -0.5], r"holds .*-2.0.* in row\(s\) 1, 3, which is negative"),
         ([True, False, True, True], r"in row\(s\) 0, 1, 2, .*, which is no finite number"),
-        ([0, 0, 0, 0], r"'w' is 0 in every row, so that none of them counts"),
+        ([0, 0, 0, 0], r"'w' is zero in every row, so that none of them counts"),
     ],
     ids=["missing", "infinite", "words", "negative", "truths", "none counts"],
 )

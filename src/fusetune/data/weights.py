@@ -76,7 +76,7 @@ def refuse_weightless(weights: Weights, parts: Mapping[str, npt.NDArray[np.bool_
         if rows.any() and not (weights[rows] > 0).any():
             where = f" of the part '{part}'" if part else ""
             raise TableError(
-                f"weight column '{name}' is 0 in every row{where}, so that none of them counts; give one of them at "
+                f"weight column '{name}' is zero in every row{where}, so that none of them counts; give one of them at "
                 "least a weight above 0"
             )
 
