@@ -420,4 +420,4 @@ def truncation_note(source: Source, name: str) -> str | None:
     cut = getattr(source, "truncated", 0)
     if not cut:
         return None
-    return f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}' were cut at text.max_tokens tokens"
+    return f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}' are longer than the model reads and were cut (text.max_tokens)"
