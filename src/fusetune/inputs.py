@@ -420,4 +420,5 @@ def truncation_note(source: Source, name: str) -> str | None:
     cut = getattr(source, "truncated", 0)
     if not cut:
         return None
-    return f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}' are longer than the model reads and were cut (text.max_tokens)"
+    texts = f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}'"
+    return f"{texts} are longer than what is read of one, and were cut (text.max_tokens)"
