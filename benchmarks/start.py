@@ -16,6 +16,9 @@ COMMANDS = (
     "fti table.csv",
     "fit table.csv --lable x",
     "fit no-such-table.csv --label x",
+    "fit tests/bundles/format_5/rows.csv --label lable",
+    "fit pyproject.toml --label x --preset quik",
+    "export src --to onx",
     "predict no-such-run no-such-table.csv --out told.csv",
     "predict pyproject.toml src --out told.csv",
 )

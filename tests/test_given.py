@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from fusetune import cli
+from fusetune.cli.given import check_table
+from fusetune.data.table import read_table
+from fusetune.errors import TableError
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_names_with_spaces_can_be_copied(ask: Any) -> None:
         ("demo --preset quik", "did you mean 'quick'?"),
         ("demo --minutes -1", "greater than 0"),
         ("demo --out scans.csv", "cannot write scans.csv/emoji"),
-        ("export runs/scans --to onx", "did you mean 'onnx'?"),
+        ("export runs/scans --to onx", "Did you mean 'onnx'?"),
     ],
 )  # fmt: skip
 def test_a_slip_is_told_what_was_meant_and_leaves_nothing_behind(
@@ -183,3 +186,36 @@ def test_the_doctor_of_the_installation(tmp_path: Path, monkeypatch: pytest.Monk
     assert 'adapters (lora in the settings):  pip install "fusetune[lora]"' in out
     assert "problem: rich is not installed: pip install 'rich" in out
     assert f"problem: nothing may be written in {tmp_path / 'file' / 'cache' / 'features'}" in out
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"age,label",
+        b"\xef\xbb\xbfage, label ",
+        b'"age","label, of a row"',
+        b'age,"la\nbel"',
+        b"age;label",
+        "\u00e4ge,label".encode(),
+        b"age,,label",
+        b"\n\nage,label",
+        b"age",
+        b"\xff,label",
+    ],
+)
+def test_a_column_is_refused_early_only_where_the_reader_would_refuse_it(tmp_path: Path, header: bytes) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(header + b"\n" + b"1,2\n" * 3)
+    for name in ("age", "label", "label, of a row", "labl"):
+        said = []
+        for look in (lambda name: check_table(table, name), lambda name: read_table(table).column(name)):
+            try:
+                said.append(look(name) and None)
+            except TableError as error:
+                said.append(str(error))
+            except Exception as error:
+                said.append(type(error).__name__)
+        assert said[0] is None or said[0] == said[1]
+    if header == b"age,label":
+        with pytest.raises(TableError, match="has no column 'labl'; its columns are age, label, did you mean 'label'"):
+            check_table(table, "age", None, "labl")

@@ -181,10 +181,20 @@ def test_ids_that_repeat_or_are_missing_are_kept_and_said(made: tuple[Model, pd.
 
 def test_a_row_that_there_is_not_is_told_how_rows_are_called(made: tuple[Model, pd.DataFrame, Path]) -> None:
     model, rows, _ = made
-    with pytest.raises(TableError, match=r"no row '0'.*; rows are called by column 'case_id': case-\d+, case-\d+"):
-        model.explain(rows, 0)
+    with pytest.raises(TableError, match=r"no row 'case-'.*; rows are called by column 'case_id': case-\d+, case-\d+"):
+        model.explain(rows, "case-")
     with pytest.raises(TableError, match=r"no row '9999'.*; rows are called by their numbers, from 0: 0, 1, 2"):
         model.explain(rows.drop(columns="case_id"), 9999)
+
+
+def test_a_number_is_a_place_only_where_no_id_is_a_number(made: tuple[Model, pd.DataFrame, Path]) -> None:
+    model, rows, _ = made
+    second, named = (model.explain(rows, row, "mask") for row in (1, rows["case_id"].iloc[1]))
+    assert second.row == named.row == rows["case_id"].iloc[1]
+    assert second.probabilities == named.probabilities != model.explain(rows, 0, "mask").probabilities
+    for table, row in ((rows, len(rows)), (rows, -1), (rows, "01"), (rows.assign(case_id=range(7, 7 + len(rows))), 1)):
+        with pytest.raises(TableError, match=f"no row '{row}'"):
+            model.explain(table, row)
 
 
 def test_repeated_ids_give_scores_that_do_not_depend_on_the_order(made: tuple[Model, pd.DataFrame, Path]) -> None:

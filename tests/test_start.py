@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fusetune
-from fusetune import progress
+from fusetune import cli, progress
 from fusetune.guidance import DELTA
 from fusetune.progress import Steps, Terminal, lines_at_intervals
 
@@ -50,7 +50,12 @@ def imported(*words: str, cwd: Path) -> tuple[int, list[str], str]:
         (["ftt"], 2, "'fit'"),
         (["fit", "table.csv", "--lable", "x"], 2, "--label"),
         (["fit", "table.csv", "--label", "x"], 2, "did you mean 'tables.csv'?"),
-        (["fit", "tables.csv", "--label", "x", "--set", "train.epoch=3"], 2, "did you mean 'epochs'?"),
+        (["fit", "tables.csv", "--label", "a", "--set", "train.epoch=3"], 2, "did you mean 'epochs'?"),
+        (["fit", "tables.csv", "--label", "c"], 2, "tables.csv has no column 'c'; its columns are a, b"),
+        (["check", "tables.csv", "--label", "a", "--group", "bb"], 2, "did you mean 'b'?"),
+        (["fit", "tables.csv", "--label", "a", "--preset", "quik"], 2, "did you mean 'quick'?"),
+        (["compare", "tables.csv", "--label", "a", "--preset", "quik"], 2, "did you mean 'quick'?"),
+        (["export", ".", "--to", "onx"], 2, "Did you mean 'onnx'?"),
         (["predict", "nowhere", "tables.csv", "--out", "x.csv"], 2, "nowhere"),
         (["predict", ".", "tables.csv", "--out", "x.pdf"], 2, "x.pdf"),
         (["evaluate", "nowhere", "tables.csv"], 2, "nowhere"),
@@ -110,4 +115,28 @@ def test_lines_at_intervals_say_the_step_and_what_is_left(log: io.StringIO) -> N
 def test_a_library_writes_no_lines_into_somebodys_output(log: io.StringIO) -> None:
     with progress.bar("rows", 2) as bar:
         bar.advance()
+    assert log.getvalue() == ""
+
+
+def test_a_server_writes_no_lines_of_its_requests(
+    log: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("uvicorn")
+    from fusetune.serve import server
+
+    asked = []
+
+    def answer(*how: object) -> None:
+        with progress.bar("explaining image", 2) as bar:
+            bar.started -= 30
+            bar.advance()
+        asked.append(how)
+
+    (tmp_path / "bundle.json").write_text("{}")
+    monkeypatch.setattr(server, "run", answer)
+    monkeypatch.setattr(sys, "argv", ["fusetune", "serve", str(tmp_path), "--port", "0"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert len(asked) == 1
     assert log.getvalue() == ""

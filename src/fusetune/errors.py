@@ -118,6 +118,13 @@ def as_list(word: str, words: Iterable[str]) -> str:
     return f", in Python write a list: {parts}" if len(parts) > 1 and known.issuperset(parts) else ""
 
 
+def no_column(table: str, name: str, columns: Iterable[str]) -> str:
+    """Return what is said of a column that a table has not: which it has, and which one was probably meant."""
+    known = list(columns)
+    near = as_list(name, known) or did_you_mean(name, known)
+    return f"{table} has no column '{name}'; its columns are {listed(known, 12)}{near}"
+
+
 def listed(items: Iterable[object], most: int = 5) -> str:
     """Return the first few items separated by commas, and how many more there are."""
     values = [str(item) for item in items]

@@ -420,4 +420,5 @@ def truncation_note(source: Source, name: str) -> str | None:
     cut = getattr(source, "truncated", 0)
     if not cut:
         return None
-    return f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}' were cut at text.max_tokens tokens"
+    texts = f"{cut:,} of {int(np.sum(source.present)):,} texts in '{name}'"
+    return f"{texts} are longer than what is read of one, and were cut (text.max_tokens)"

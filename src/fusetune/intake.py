@@ -276,7 +276,7 @@ def report_findings(examination: Examination, treatment: Treatment, log: Log, fo
         # A leak is said even where it is not certain: nobody looks for it in a list of columns.
         leak = finding.severity == "warn" and finding.kind.endswith(("gives_label", "give_label"))
         if finding.severity == "error" or leak:
-            log.warn(f"{finding.kind}: {finding.evidence['what']} ({finding.certainty}); {finding.remedy}")
+            log.warn(f"{finding.evidence['what']} ({finding.certainty}); {finding.remedy} ({finding.kind})")
     tally = counts(examination.findings)
     log.say(f"  checks: {tally['error']} error(s), {tally['warn']} warning(s); see {folder / 'findings.html'}")
 

@@ -256,7 +256,7 @@ class Model(Judging):
 
         Args:
             table: The table, as for `predict`.
-            row: The row's id, or its number where the table has no ids; may be left out of a table of one row.
+            row: The row's id, or its number from 0 where no id is a number; may be left out of a table of one row.
             on_problem: What becomes of cells of this row that cannot be used, as for `predict`.
 
         Raises:
@@ -292,7 +292,10 @@ class Model(Judging):
         return replace(self, readers=readers)
 
     def _place(self, table: Table, row: str | None) -> tuple[int, str]:
-        """Return the position of the row of this id, and the id; None stands for the only row."""
+        """Return the position of the row of this id, and the id; None stands for the only row.
+
+        A number may also be a place, from 0, but only where no id is a number: a slip in one must not name another row.
+        """
         ids, _ = ids_with_notes(table, self.schema.named("id"))
         if row is None:
             if len(table) > 1:
@@ -301,6 +304,8 @@ class Model(Judging):
         places = np.flatnonzero((ids == row).to_numpy(dtype=bool, na_value=False))
         if not len(places):
             column, known = self.schema.named("id"), ids.dropna().tolist()
+            if row in map(str, range(len(table))) and not any(name.strip().isdecimal() for name in known):
+                return int(row), str(ids.fillna("").iloc[int(row)])
             named = f"column '{column}'" if column in table.frame.columns else "their numbers, from 0"
             there = f"; rows are called by {named}: {listed(known)}"
             raise TableError(f"{table.name} has no row '{row}'{did_you_mean(row, known)}{there}")

@@ -125,7 +125,7 @@ def prepare(
             log.warn(f"image.augment: {call.label} has no name; nobody can tell whether the run began with it")
     check_policy(config.image, config.image.policy if call is None else call.before, schema, log, target.names, settled)
     for note in [*spelling_notes(table, schema), *column_notes(table, schema)]:
-        log.warn(f"{note.kind}: {note.what}; {note.remedy}")
+        log.warn(f"{note.what}; {note.remedy} ({note.kind})")
     train = split.rows("train")
     modalities, pristine = schema.modalities(), {}
     _check_several(modalities.values(), config, log)

@@ -234,7 +234,7 @@ def test_wrong_words_are_refused_with_nothing_written(
 ) -> None:
     run, out = made[0].folder, tmp_path / "out"
     for words, message in (
-        ((run, "--to", "onxx", "--out", out), "--to onxx: there is no such export, did you mean 'onnx'?"),
+        ((run, "--to", "onxx", "--out", out), "'hub', 'dir'. Did you mean 'onnx'?"),
         ((tmp_path / "none", "--to", "dir", "--out", out), "there is no file or folder"),
         ((made[1].parent, "--to", "dir", "--out", out), "is no run and no model"),
         ((run, "--to", "dir", "--push", "a/b", "--out", out), "--push a/b goes with --to hub"),

@@ -24,6 +24,8 @@ from fusetune.report.explanation import render_explanation
 from fusetune.report.page import render
 from fusetune.result import GainRow
 
+_LETTER, _A4 = (8.5, 11.0), (8.27, 11.69)  # inches
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -203,12 +205,20 @@ def test_paper_takes_two_pages(browser: Any, tmp_path: Path) -> None:
     case = dataclasses.replace(mistakes()[0], words=dict.fromkeys(("history", "findings", "plan"), "a word " * 40))
     long = dict.fromkeys(("A usual right answer", "Its least sure answer", "Its surest mistake"), case)
     warnings = ["A warning of some length, with a column, a number of rows and a remedy. " * 3] * 4
-    (tmp_path / "long.html").write_text(render(result(8, rows=300, examples=long, warnings=warnings)), encoding="utf-8")
+    many, named = (result(classes, rows=300, examples=long, warnings=warnings) for classes in (8, 6))
+    names = [f"Reproductive and Urinary System, part {k}" for k in range(6)]
+    recalls = [dataclasses.replace(one, name=name) for one, name in zip(named.judged.recalls, names, strict=True)]
     page = browser
-    page.get((tmp_path / "long.html").as_uri())
-    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
-    assert printed.startswith(b"%PDF")
-    assert printed.count(b"/Type /Page\n") == 2  # what a reader needs; the rest where it was opened
+
+    def pages(width: float, height: float) -> int:
+        paper = {"printBackground": True, "paperWidth": width, "paperHeight": height}
+        printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", paper)["data"])
+        assert printed.startswith(b"%PDF")
+        return printed.count(b"/Type /Page\n")
+
+    for whole in (many, changed(named, classes=names, recalls=recalls)):
+        (tmp_path / "long.html").write_text(render(whole), encoding="utf-8")
+        page.get((tmp_path / "long.html").as_uri())
+        assert [pages(*_LETTER), pages(*_A4)] == [2, 2]  # what a reader needs; the rest where it was opened
     page.execute_script("document.getElementById('statisticians').open = true")
-    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
-    assert printed.count(b"/Type /Page\n") > 5
+    assert pages(*_A4) > 5

@@ -82,7 +82,7 @@ def check(
     finding is the setting doctor.policy.
     """
     del debug
-    check_table(table)
+    check_table(table, label, group, split, row_id, gather)
     if redact and html_file is None:
         raise UserError("--redact is about the page: add --html FILE")
     settings = Config.build(sets=set_ or ())

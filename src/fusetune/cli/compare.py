@@ -22,6 +22,7 @@ from fusetune.cli.options import (
     ShareColumns,
     SplitColumn,
     Vectors,
+    check_settings,
     column_roles,
 )
 from fusetune.cli.words import commas, group_words, interval, number
@@ -128,7 +129,8 @@ def compare(
     del debug
     check_there(what, *(others or ()), config)
     if not others and not is_run(expanded(what)):
-        check_table(what)
+        check_table(what, label, group, split, row_id, gather)
+        check_settings(set_, preset=preset, seed=seed)
     starting(
         f"compare: {what}" + (f" and {len(others)} more, side by side" if others else ", one strategy after another")
     )

@@ -39,7 +39,7 @@ def demo(
     that was stopped.
     """
     del debug
-    check_settings([f"preset={preset}", *([] if minutes is None else [f"minutes={minutes}"])])
+    check_settings(None, preset=preset, minutes=minutes)
     starting("demo: write a table of emoji, and train on it")
     from fusetune.datasets.emoji import write_emoji
 

@@ -66,9 +66,9 @@ def encode(
     when it is given again.
     """
     del debug
-    check_table(table)
+    check_table(table, label, group, split, row_id, gather)
     check_there(config)
-    check_settings(set_)
+    check_settings(set_, preset=preset, seed=seed)
     cluster = cluster_of(engine, address, workers, worker_gpus)
     starting(f"encode: pictures and texts of {table}")
     found = fusetune.encode(

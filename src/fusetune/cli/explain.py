@@ -25,7 +25,9 @@ from fusetune.version import VERSION
 def explain(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder or its model folder.")],
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Table with the row; the label is not needed.")],
-    row: Annotated[str, typer.Option("--row", metavar="ID", help="The row's id, or its number counted from 0.")],
+    row: Annotated[
+        str, typer.Option("--row", metavar="ID", help="The row's id; where no id is a number, also its number, from 0.")
+    ],
     out_file: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the page (.html).")],
     on_problem: OnProblemOption = "warn",
     debug: Debug = False,
@@ -46,7 +48,7 @@ def explain(
     with written_aside(out_file) as aside:
         aside.write_text(render_explanation(explanation, _facts(model, folder, table)), encoding="utf-8")
     certainty = f"{explanation.probability:.1%}); without any input {explanation.prior:.1%}"
-    out.print(f"row {row}: {explanation.decision} ({certainty}")
+    out.print(f"row {explanation.row}: {explanation.decision} ({certainty}")
     for name, share in explanation.shares.items():
         out.print(f"  {name}: {100 * share:+.1f} points" + (" (absent)" if name in explanation.absent else ""))
     out.print(f"page  {out_file}", soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 
 from fusetune.cli.frame import Debug, app, guarded, out, starting
 from fusetune.cli.given import check_model
+from fusetune.data.choices import ExportKind
 
 
 @app.command(
@@ -19,9 +20,8 @@ from fusetune.cli.given import check_model
 def export(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     to: Annotated[
-        str,
+        ExportKind,
         typer.Option(
-            metavar="onnx|mlflow|hub|dir",
             help="onnx: one graph and a runner that needs no PyTorch; mlflow: what mlflow.pyfunc loads; hub: a folder "
             "for a Hugging Face repository, with a model card; dir: the model as it is, with its card and a README.",
         ),

@@ -112,9 +112,9 @@ def fit(
     from). Nothing else that lies there is touched.
     """
     del debug
-    check_table(table)
+    check_table(table, label, group, split, row_id, gather)
     check_there(config)
-    check_settings(set_)
+    check_settings(set_, preset=preset, minutes=minutes, seed=seed)
     if wanted(devices, nodes) and devices is not None:
         starting(f"fit: train and judge a classifier on {table} in {devices} processes")
         code = launch(devices, sys.argv[1:])

@@ -6,6 +6,7 @@ line as it was probably meant.
 
 from __future__ import annotations
 
+import csv
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusetune.data.choices import READERS
-from fusetune.errors import UserError, did_you_mean, listed
+from fusetune.errors import TableError, UserError, did_you_mean, listed, no_column
 from fusetune.record import is_finished, is_run
 
 _MANIFEST = "bundle.json"
@@ -35,15 +36,20 @@ def check_there(*paths: Path | str | None) -> None:
             raise UserError(f"there is no file or folder {path}{_near(Path(path))}")
 
 
-def check_table(table: str | Path) -> None:
-    """Refuse what is not there, and a folder in the place of a table.
+def check_table(table: str | Path, *columns: str | None) -> None:
+    """Refuse what is not there, a folder in the place of a table, and columns that its first line does not name.
+
+    Args:
+        table: Where it should be.
+        columns: Those that were asked for by name.
 
     Raises:
         UserError: With the command line that was probably meant, where that can be told.
+        TableError: If a table of words has no such column.
     """
     check_there(table)
     if not (folder := Path(table).expanduser()).is_dir():
-        return
+        return _check_columns(folder, [name for name in columns if name is not None])
     if holds_model(folder):
         raise UserError(
             f"{table} is the folder of a run, and a table is meant: a file ({_FORMATS}). What the run found shows:\n"
@@ -95,6 +101,25 @@ def holds_model(folder: Path) -> bool:
         return is_run(folder) or is_finished(folder) or (folder / _MANIFEST).is_file()
     except OSError:
         return False
+
+
+def _check_columns(table: Path, columns: list[str]) -> None:
+    """Refuse a slip in a column's name before the libraries that read tables are imported.
+
+    Only where the names in the first line of a CSV file cannot mean anything else; the rest is left to who reads it.
+    """
+    if table.suffix.lower() != ".csv" or not columns:
+        return
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), ())]
+    except (OSError, ValueError, csv.Error):
+        return
+    if len(header) < 2 or not all(name and name.isascii() and name.isprintable() for name in header):
+        return
+    for name in columns:
+        if name not in header:
+            raise TableError(no_column(table.name, name, header))
 
 
 def _written(instead: Mapping[str | Path, Path]) -> str:

@@ -78,9 +78,9 @@ def guide(
     Nothing is fine-tuned, and the test part stays shut.
     """
     del debug
-    check_table(table)
+    check_table(table, label, group, split, row_id, gather)
     check_there(config)
-    check_settings(set_)
+    check_settings(set_, seed=seed)
     starting(f"guide: what kind of fusion does {table} ask for?")
     refuse_loss("--json", json_file, table)
     from fusetune.guidance import WARNINGS

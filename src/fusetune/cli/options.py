@@ -126,9 +126,14 @@ def engine_of(cluster: Cluster | None) -> Iterator[EngineThere | None]:
         yield engine
 
 
-def check_settings(sets: list[str] | None) -> None:
-    """Refuse single settings that no configuration knows, before anything that takes time is imported."""
-    Config.build(sets=sets or ())
+def check_settings(sets: list[str] | None, **options: object) -> None:
+    """Refuse settings that no configuration knows, before anything that takes time is imported.
+
+    Args:
+        sets: Single ones, each as `key=value`.
+        options: Those that have an option of their own; None where it is not given.
+    """
+    Config.build({name: value for name, value in options.items() if value is not None}, sets=sets or ())
 
 
 def column_roles(

@@ -12,7 +12,7 @@ import typer
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.given import check_model
 from fusetune.errors import UserError
-from fusetune.progress import Steps
+from fusetune.progress import Steps, without_bars
 from fusetune.progress import console as errors
 
 _NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -80,7 +80,7 @@ def serve(
     if not name or not all(letter.isascii() and (letter.isalnum() or letter in "-_.") for letter in name):
         raise UserError(f"--name '{name}' must be of letters, digits and -_. to stand in an address")
     hosts = tuple(_host(words) for words in allow_host or ())
-    steps = Steps("starting up", f"reading the model {folder}", "serving")
+    steps = Steps("starting up", f"reading the model {folder}, and serving it")
     steps.begin()
     from fusetune.serve.options import Options
     from fusetune.serve.server import listening, run
@@ -96,7 +96,8 @@ def serve(
         if api_key is None and not _is_own(at[0]):
             errors.print("warning: whoever reaches this address may ask the model; set --api-key", style="yellow")
         out.print(f"http://{shown}:{at[1]}  (page; /docs describes the addresses; Ctrl-C stops)", soft_wrap=True)
-        run(options, opened, workers, access_log)
+        with without_bars():  # of single requests, which nobody here waits for
+            run(options, opened, workers, access_log)
 
 
 def _is_own(address: str) -> bool:

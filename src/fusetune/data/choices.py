@@ -10,6 +10,7 @@ from typing import Literal
 
 OnProblem = Literal["warn", "raise", "mask"]
 By = Literal["judged", "most-probable"]  # how rows are decided
+ExportKind = Literal["onnx", "mlflow", "hub", "dir"]  # what a model is written for
 TargetKind = Literal["classification", "multilabel", "regression"]  # what is predicted
 READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 JOIN = "+"  # between the names of columns, where they are the name of what they share

@@ -31,7 +31,7 @@ from fusetune.data.choices import READERS
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
 from fusetune.data.spelling import as_words, printed, tidy
 from fusetune.data.words import is_words
-from fusetune.errors import TableError, as_list, did_you_mean, listed
+from fusetune.errors import TableError, listed, no_column
 from fusetune.files import expanded
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -100,10 +100,7 @@ class Table:
             TableError: If there is no such column.
         """
         if name not in self.frame.columns.tolist():  # an index of words refuses to look for half a character
-            near = as_list(name, self.frame.columns) or did_you_mean(name, self.frame.columns)
-            raise TableError(
-                f"{self.name} has no column '{name}'; its columns are {listed(self.frame.columns, 12)}{near}"
-            )
+            raise TableError(no_column(self.name, name, self.frame.columns))
         return self.frame[name]
 
     def names(self, name: str, known: Iterable[object] = ()) -> pd.Series:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fusetune.bundle import save_bundle
+from fusetune.data.choices import ExportKind
 from fusetune.errors import UserError, did_you_mean, listed
 from fusetune.export import flavour, hub
 from fusetune.export.card import card_text, hub_card, usage_text
@@ -25,7 +26,7 @@ from fusetune.files import expanded, write_text
 from fusetune.folder import MODEL
 from fusetune.model import Model
 
-TARGETS = ("onnx", "mlflow", "hub", "dir")
+TARGETS = get_args(ExportKind)
 _RUNNER, _PICTURES, _README, _CARD = "run.py", "pictures.py", "README.md", "CARD.md"
 
 __all__ = ["TARGETS", "ExportError", "Exported", "export_run"]

@@ -202,7 +202,7 @@ def certainty(result: Result) -> str:
         )
     bounds = f", 95{_GAP}% interval {points_of(found.error)}" if found.error.bounded else ""
     return (
-        f"Its stated certainty is off by {100 * found.error.value:.1f} percentage points, what chance adds taken off"
+        f"Its stated certainty is off by {100 * found.error.value:.1f} percentage points more than chance explains"
         f"{bounds} ({p_value(found.p)})."
     )
 

@@ -224,16 +224,15 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
     parts, problems = dict[str, Fitted](), list[TableError]()
     # What nobody has to be trained for comes first, so that something stands when time is short.
     order = sorted(chosen, key=lambda name: chosen[name][0] not in (LinearProbe, Trees, Classifier))
-    limit = "" if ctx.deadline == math.inf else f"; training ends in {_minutes_left(ctx)}"
-    ctx.log.say(f"  plan: {', '.join(order)}, then weights for them{limit}")
+    ctx.log.say(f"  plan: {', '.join(order)}, then weights for them{_time_left(ctx)}")
     for number, name in enumerate(order):
         strategy, settings = chosen[name]
         # Everything else costs seconds once there is no time for fine-tuning.
         if parts and strategy is TwoStage and ctx.late():
             ctx.log.warn(f"{name}: left out, the time is up (minutes={ctx.minutes:g})")
             continue
-        left = "" if ctx.deadline == math.inf else f", {_minutes_left(ctx)} left"
-        ctx.log.say(f"step {number + 1} of {len(order)}: {name}{left}")
+        # No word of steps: those are of the whole run, and this is one of them.
+        ctx.log.say(f"fitting {number + 1} of {len(order)}: {name}{_time_left(ctx)}")
         try:
             parts[name] = strategy.fit(ctx, settings)
         except TableError as error:
@@ -244,8 +243,12 @@ def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> d
     return {name: parts[name] for name in chosen if name in parts}
 
 
-def _minutes_left(ctx: Context) -> str:
-    return f"{max(0.0, ctx.deadline - time.monotonic()) / 60:.1f} minutes"
+def _time_left(ctx: Context) -> str:
+    """Return what is said of the time for training behind a line, nothing where it has no end."""
+    if ctx.deadline == math.inf:
+        return ""
+    minutes = (ctx.deadline - time.monotonic()) / 60
+    return f"; {minutes:.1f} minutes left" if minutes >= 0.05 else "; the time is up, so nothing more is fine-tuned"
 
 
 def _common(several: Sequence[Rows]) -> Rows:
