@@ -64,6 +64,10 @@ _temperature = _in(
     "tests/evaluate/test_evaluate_temperature.py",
     "tests/evaluate/test_evaluate_calibration.py",
 )
+_LABELS = "tests/evaluate/test_evaluate_labels.py"
+_labels = _in("evaluate/temperature.py", _LABELS)
+_reach = _in("evaluate/reach.py", "tests/evaluate/test_evaluate_reach.py")
+_said = _in("evaluate/measures/labels.py", _LABELS)
 _intervals = _in("evaluate/intervals.py", "tests/evaluate/test_evaluate_intervals.py")
 _bootstrap = _in("evaluate/bootstrap.py", "tests/evaluate/test_evaluate_intervals.py")
 _paired = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_paired.py")
@@ -498,7 +502,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # What is learnt on validation rows.
     _calibration(
         "rows are scaled by a temperature that they helped to fit",
-        "measure.say(logits / heats[:, None])",
+        "measure.say(logits / heats)",
         "measure.say(logits, heat.value)",
     ),
     _calibration(
@@ -506,31 +510,65 @@ MUTANTS: tuple[Mutant, ...] = (
         "logits = crossfit(tried, rows.labels, folds, measure.losses_of)",
         "pass",
     ),
-    _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere)", "True)"),
+    _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere, folds)", "True, folds)"),
     _calibration(
-        "the threshold is chosen on what knows the rows",
-        "choose_threshold(aim, scaled.p[:, positive]",
-        "choose_threshold(aim, softmax(rows.outputs.f.numpy(), scaled.heat.value)[:, positive]",
+        "thresholds are chosen on what knows the rows",
+        "thresholds(held, aim, positive)",
+        "thresholds(rows.answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value)), aim, positive)",
     ),
     _calibration(
         "prediction sets come from what knows the rows",
-        "answered(scaled.p)",
-        "answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value))",
+        "held = rows.answered(scaled.p, scaled.folds)",
+        "held = rows.answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value), scaled.folds)",
     ),
-    _calibration("prediction sets know no groups", "self.pattern, self.groups)", "self.pattern, None)"),
+    _calibration("prediction sets know no groups", "self.pattern, self.groups, folds)", "self.pattern, None, folds)"),
+    # Labels.
+    _labels(
+        "labels are scaled by temperatures that their own rows helped to fit",
+        "known = at[here][0]  # by",
+        "known = before  # by",
+    ),
+    _labels(
+        "a label takes a temperature of its own from a handful of rows",
+        "if min((y > 0).sum(), (y == 0).sum()) < FEW:",
+        "if False:",
+    ),
+    _said(
+        "the threshold of a label is that of another",
+        "choose_threshold(aim_here, p, has)",
+        "choose_threshold(aim_here, rows.p[:, 0], has)",
+    ),
+    _said("thresholds of labels are not followed", "probabilities >= np.array(self.limits)", "probabilities > 0.5"),
+    # Numbers.
+    _reach("a row calibrates the band that it taught", "fit_band(said[~here], rest[~here])", "fit_band(said, rest)"),
+    _reach("both ways of intervals are tried on rows that they know", "known = ~here", "known = here | ~here"),
+    _reach("a band need not be narrower", "keeps[1] and (narrower or not keeps[0])", "keeps[1]"),
+    _reach("a band that does not hold is used where narrow", "keeps[1] and (narrower or not keeps[0])", "narrower"),
+    _reach("the errors of both ways take rows for independent", "None if member is None else member[finite]", "None"),
+    _threshold(
+        "a fold chooses its own threshold",
+        "choose_threshold(F1, probability[~here], positive[~here])",
+        "choose_threshold(F1, probability[here], positive[here])",
+    ),
+    _threshold("a larger F1 is enough, whatever its error", "return bool(ours - even > error)", "return ours > even"),
+    _threshold(
+        "the error of F1 takes rows for independent",
+        "where, called = clusters(groups, len(positive))",
+        "where, called = clusters(None, len(positive))",
+    ),
     _temperature(
         "a temperature need not earn its place", "helps = float((scaled - plain).mean()) + error < 0", "helps = True"
     ),
     _temperature("a lower NLL is enough, whatever its error", ".mean()) + error < 0", ".mean()) < 0"),
     _temperature(
         "a fold's temperature is fitted on itself",
-        "fit_temperature(logits[~here], labels[~here], losses_of)",
-        "fit_temperature(logits[here], labels[here], losses_of)",
+        "fit_temperature(logits[~here] / known, labels[~here], losses_of)",
+        "fit_temperature(logits[here] / known, labels[here], losses_of)",
     ),
     _temperature(
         "a temperature is judged on the rows that it was fitted on",
-        "fit_temperature(logits[~here], labels[~here], losses_of)",
-        "fitted",
+        "heats[here] = known * fit_temperature(logits[~here] / known, labels[~here], losses_of)",
+        "heats[here] = fitted",
     ),
     _temperature("a fold's own rows choose its candidate", "losses[:, ~here].mean(axis=1)", "losses.mean(axis=1)"),
     _temperature(
@@ -559,7 +597,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _conformal("patterns of few rows promise what they cannot keep", "if rows >= 1 / (1 - COVERAGE)]", "]"),
     _conformal("a class's own probability counts in full", "above + chance[:, None] * ordered", "above + ordered"),
-    _threshold("the threshold gives up most of the other rate", "max(reached) if rate in", "min(reached) if rate in"),
+    _threshold("the threshold gives up most of the other rate", "reached.max() if rate in", "reached.min() if rate in"),
     _threshold("rates know no groups", "None if member is None else member[counted])", "None)"),
     Mutant(
         "src/fusetune/evaluate/analysis.py",

@@ -27,6 +27,7 @@ from fusetune.cli.options import (
     column_roles,
 )
 from fusetune.cli.words import gain_grid, guide_lines, rule_lines, verdicts
+from fusetune.data.choices import TargetKind
 
 
 @app.command(
@@ -60,6 +61,12 @@ def fit(
         typer.Option(
             metavar="N",
             help="How long the run may take; default: 3 for quick, 20 for good. What is too late is left out.",
+        ),
+    ] = None,
+    target: Annotated[
+        TargetKind | None,
+        typer.Option(
+            help="What the label is: a class, any number of labels, or a number. Default: as its column looks."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, augmentation and training.")] = None,
@@ -127,6 +134,7 @@ def fit(
             **column_roles(inputs, kind, vectors, group, split, row_id, share, gather),
             preset=preset,
             minutes=minutes,
+            target=target,
             seed=seed,
             strategy=strategy,
             config=config,
