@@ -134,7 +134,7 @@ def test_both_ways_keep_their_promise_on_new_rows_and_the_band_is_narrower() -> 
         low, high = one.ends(0.9, new, pattern(4000))
         shares.append(float(((low <= new - off) & (new - off <= high))[few].mean()))
     assert shares[0] > 0.99, "where errors are small, the same reach is too wide"
-    assert 0.85 < shares[1] < 0.95
+    assert 0.85 < shares[1] < 0.97
 
 
 def test_ends_never_cross_and_what_was_learnt_is_read_again() -> None:
