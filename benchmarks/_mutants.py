@@ -538,6 +538,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "choose_threshold(aim_here, p, has)",
         "choose_threshold(aim_here, rows.p[:, 0], has)",
     ),
+    _said(
+        "labels are judged by thresholds of the judged rows",
+        "p, has, groups, called = rows.p, rows.truth > 0, rows.groups, rule.called(rows.p) > 0",
+        "p, has, groups, called = rows.p, rows.truth > 0, rows.groups, rows.p >= rows.p.mean(0)",
+    ),
     _said("thresholds of labels are not followed", "probabilities >= np.array(self.limits)", "probabilities > 0.5"),
     # Numbers.
     _reach("a row calibrates the band that it taught", "fit_band(said[~here], rest[~here])", "fit_band(said, rest)"),

@@ -14,8 +14,10 @@ from sklearn.metrics import f1_score
 
 from fusetune.errors import ConfigError
 from fusetune.evaluate.calibration import Calibration, Judged, Scaled, learn, scale
-from fusetune.evaluate.measures import Labels
+from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.measures import Answered, Labels
 from fusetune.evaluate.measures.labels import LabelRule, together
+from fusetune.evaluate.reach import Reaches
 from fusetune.evaluate.temperature import Temperature, fit_temperature
 from fusetune.evaluate.threshold import EVEN, Limit, choose_threshold
 from fusetune.networks import Outputs
@@ -139,6 +141,21 @@ def test_scores_by_thresholds_are_those_of_scikit_learn() -> None:
     even = MEASURE.scores(p, y, groups, resamples=100, seed=0)
     again = LabelRule(None, None, "", (EVEN,) * 3, even=False).score(p, y, groups, resamples=100, seed=0)
     assert {name: even[name] for name in again} == again
+
+
+def test_labels_fare_by_the_thresholds_that_other_rows_chose() -> None:
+    random = np.random.default_rng(4)
+    p, y = random.random((40, 3)), (random.random((40, 3)) < 0.4).astype(np.float32)
+    limits = np.array([0.9, 0.2, 0.6])
+    rule = Calibration(limits=[Limit("f1", at) for at in limits]).rule(NAMES, measure=MEASURE)
+    rows = Answered(p, y, np.arange(40), np.array(["a"] * 40), None)
+    found = MEASURE.further(rows, Conformal(), Reaches(), rule=rule, resamples=100, seed=0)
+    for at, one in enumerate(found["each"]):
+        called, has = p[:, at] >= limits[at], y[:, at] > 0
+        assert (one.name, one.threshold, one.rows) == (NAMES[at], limits[at], has.sum())
+        assert one.recall.value == pytest.approx(called[has].mean())
+        assert one.precision.value == pytest.approx(has[called].mean())
+    assert found["together"] == together(p >= limits, y > 0)
 
 
 def test_what_is_said_where_a_label_is() -> None:
