@@ -778,6 +778,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (_WEIGHED,),
     ),
     Mutant(
+        "src/fusetune/evaluate/measures/classes.py",
+        "the threshold of two classes knows no weights",
+        "rows.truth == at, rows.groups)",
+        "rows.truth == at)",
+        (_WEIGHED,),
+    ),
+    Mutant(
         "src/fusetune/evaluate/temperature.py",
         "temperatures of labels know no weights",
         "calibrate(f, y, folds, groups, losses_of, (common.common, at))",

@@ -20,7 +20,7 @@ from fusetune.evaluate import metrics, permutation_test
 from fusetune.evaluate.bootstrap import Sampling, clusters, sampling, some
 from fusetune.evaluate.conformal import Conformal, fit_conformal, judge_sets, quantile, scores
 from fusetune.evaluate.intervals import Interval, group_spread, means, proportion, score_with_intervals
-from fusetune.evaluate.measures import Answered, Labels, Numbers
+from fusetune.evaluate.measures import Answered, Classes, Labels, Numbers
 from fusetune.evaluate.measures.labels import LabelRule, together
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.paired import mcnemar
@@ -35,7 +35,7 @@ from fusetune.evaluate.temperature import (
     standard_error,
 )
 from fusetune.evaluate.threshold import F1, choose_threshold, f1_gain, f1_helps, judge_threshold
-from fusetune.targets import Multilabel, Regression
+from fusetune.targets import Classification, Multilabel, Regression
 
 ROWS, CLASSES = 60, 4
 HOW: dict[str, Any] = {"resamples": 60, "seed": 3}
@@ -143,6 +143,10 @@ def test_rates_of_a_threshold_are_those_of_copies() -> None:
     one, other = judge_threshold(chosen, p, y, WEIGHED), judge_threshold(chosen, p[COPIES], y[COPIES], COPIES)
     same(one.ppv, other.ppv)
     assert sum(one.counts.values()) == ROWS  # counts are of rows
+    said, two = np.stack([1 - p, p], 1), Classes(Classification(["other", "own"]))
+    rows = Answered(said, y.astype(np.int64), np.arange(ROWS), np.full(ROWS, "text"), WEIGHED)
+    assert two.thresholds(rows, aim, "own") == {"aim": aim, "positive": 1, "threshold": chosen}
+    assert choose_threshold(aim, p, y) != chosen, "weights change it"
 
 
 @pytest.mark.parametrize("aim", [F1, "sensitivity >= 0.8", "specificity >= 0.75", "ppv >= 0.5", "npv >= 0.8"])

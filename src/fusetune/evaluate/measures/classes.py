@@ -60,7 +60,7 @@ class Classes(Measure[Classification]):
     def thresholds(self, rows: Answered, aim: str | Mapping[str, str] | None, positive: str | None) -> dict[str, Any]:
         """Return the threshold of two classes."""
         at = positive_class(aim, positive, self.target.names)
-        limit = None if at is None else choose_threshold(str(aim), rows.p[:, at], rows.truth == at)
+        limit = None if at is None else choose_threshold(str(aim), rows.p[:, at], rows.truth == at, rows.groups)
         return {"aim": aim, "positive": at, "threshold": limit}
 
     def rule_of(self, names: Sequence[Any], learnt: Learnt, by: By) -> Rule:
