@@ -196,6 +196,7 @@ def test_the_doctor_of_the_installation(tmp_path: Path, monkeypatch: pytest.Monk
         b'"age","label, of a row"',
         b'age,"la\nbel"',
         b"age;label",
+        b"age;label;note, of a row",
         "\u00e4ge,label".encode(),
         b"age,,label",
         b"\n\nage,label",

@@ -115,7 +115,9 @@ def _check_columns(table: Path, columns: list[str]) -> None:
             header = [name.strip() for name in next(csv.reader(file), ())]
     except (OSError, ValueError, csv.Error):
         return
-    if len(header) < 2 or not all(name and name.isascii() and name.isprintable() for name in header):
+    plain = all(name and name.isascii() and name.isprintable() for name in header)
+    # With another separator than a comma, this is not where names end.
+    if len(header) < 2 or not plain or any(mark in name for name in header for mark in ";|\t"):
         return
     for name in columns:
         if name not in header:
