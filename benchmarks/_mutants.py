@@ -83,6 +83,7 @@ _modalities = _in(
 _metrics = _in("evaluate/metrics.py", "tests/evaluate/test_evaluate_metrics.py")
 _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selective.py")
 _store = _in("features/store.py", "tests/features/test_features_store.py")
+_dataset = _in("data/dataset.py", "tests/data/test_data_dataset.py")
 
 _LEARNING = """\
     scaled = {name: scaled_on_valid(ctx, fitted[name]) for name in names}
@@ -732,5 +733,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _store("views of other rows are used again", "what.keys[rows] if views else rows[:0]", "rows[:0]"),
     _store("features of another precision are used again", '            "precision": self.runtime.precision,\n', ""),
+    _store(
+        "features in use go when room is made",
+        "self._vault.make_room(features.nbytes, self._used)",
+        "self._vault.make_room(features.nbytes)",
+    ),
+    # Files that are one table.
+    _dataset("a file of other columns is one of the table", "    if here != there:\n", "    if here < there:\n"),
+    _dataset("rows between two batches are lost", "waiting, count = [held.slice(size)]", "waiting, count = [held[:0]]"),
+    _dataset(
+        "a file may hold fewer rows than it says",
+        "            if rows != self.rows:\n",
+        "            if rows > self.rows:\n",
+    ),
     _store("weights are told apart by their shapes alone", "        digest.update(_bytes(tensor))\n", ""),
 )

@@ -11,9 +11,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from fusetune.config import Config
 from fusetune.data.dataset import Dataset, dataset_of
+from fusetune.data.infer import infer_schema, needed_columns
+from fusetune.data.roles import Roles
 from fusetune.data.table import read_pieces, read_table
 from fusetune.errors import TableError
+from fusetune.intake import read_for
 
 ROWS = 50
 
@@ -148,3 +152,21 @@ def test_a_folder_that_is_no_table_is_refused(tmp_path: Path, many: Path) -> Non
     pd.DataFrame({"n": np.zeros(0)}).to_parquet(many / "0.parquet")
     with pytest.raises(TableError, match="many has no rows"):
         read_table(many)
+
+
+def test_columns_that_fit_would_not_use_stay_in_the_file(tmp_path: Path) -> None:
+    names = ["case_id", "scan", "age", "sex", "lab_a", "lab_b", "v_0", "site", "organ", "note", "pixel", "patient"]
+    asked = {"inputs": ["scan", "lab_*"], "vectors": {"v": "v_*"}, "group": "site", "kinds": {"sex": "category"}}
+    chosen = {"scan", "lab_a", "lab_b", "v_0", "site", "organ", "sex", "pixel"}
+    assert needed_columns(names, Roles("organ", **asked), ["pixel"]) == chosen | {"case_id", "patient"}
+    assert needed_columns(names, Roles("organ", row_id="note", **asked), ["pixel"]) == chosen | {"note"}
+    assert needed_columns(names, Roles("organ"), []) is None
+    frame = pd.DataFrame({name: [f"{name} {row}" for row in range(6)] for name in names})
+    frame.to_parquet(tmp_path / "t.parquet")
+    table = read_for(tmp_path / "t.parquet", Roles("organ", inputs=["age", "sex"]), Config())
+    assert [*table.frame.columns] == ["case_id", "age", "sex", "organ", "patient"]
+    assert {c.name: c.role for c in infer_schema(table, Roles("organ", inputs=["age", "sex"])).columns}[
+        "age"
+    ] == "input"
+    with pytest.raises(TableError, match=r"no column 'ste'; its columns are .*did you mean 'site'"):
+        table.column("ste")

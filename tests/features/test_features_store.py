@@ -438,3 +438,22 @@ def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, leng
             seen = Noise().draw(plain.read(rows), torch.from_numpy(keys[rows]), moment)
             with torch.inference_mode():
                 assert np.array_equal(features[view, rows - ROWS[0]], encoder.eval()(seen).numpy())
+
+
+def test_features_in_use_stay_and_what_goes_is_said(runtime: Runtime, tmp_path: Path) -> None:
+    encoder, source, said = Counting(), make_source(), list[str]()
+    old = make_store(tmp_path, runtime)
+    for rows in (ROWS[:10], ROWS[:12]):
+        old.encode(make_encoding(encoder, source), rows)
+    entries = sorted(tmp_path.glob("*/*"), key=lambda path: (path / "features.npy").stat().st_size)
+    for age, path in enumerate(entries):
+        os.utime(path, (path.stat().st_mtime - 100 + age,) * 2)
+    store = make_store(tmp_path, runtime, limit_gb=900 / 2**30)
+    store.log.say = said.append  # type: ignore[method-assign, assignment]
+    store.encode(make_encoding(encoder, source), ROWS[:10])
+    os.utime(entries[0], (0, 0))  # as a clock that was wrong would leave it
+    store.encode(make_encoding(encoder, source), ROWS)
+    assert [path.exists() for path in entries] == [True, False], "the first is used by this run"
+    assert len(said) == 1
+    assert "1 set(s) of stored features dropped, the least recently used" in said[0]
+    assert "(store.limit_gb)" in said[0]

@@ -99,7 +99,7 @@ class FeatureStore:
         folder: Where they are.
         runtime: Device and precision to encode with.
         log: Told how features were made.
-        limit_gb: The least recently used features go beyond this size.
+        limit_gb: The least recently used features go beyond this size, but for those that this store was asked for.
         onnx: May ONNX Runtime be used on CPU?
         engine: Encodes elsewhere; None: here.
         passes: Rows that went through an encoder, by name, since the store was opened.
@@ -114,6 +114,7 @@ class FeatureStore:
     engine: Engine | None = None
     passes: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
+    _used: set[Path] = field(default_factory=set)
 
     def encode(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features, from disk where they are known.
@@ -134,6 +135,7 @@ class FeatureStore:
         weights = weights_hash(what.encoder)
         key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
+        self._used.add(path)
         if _fleeting(what, views):
             weakref.finalize(self, self._vault.remove, path)
         ranks, stored = self.runtime.ranks, self._vault.read(path, _opened)
@@ -170,7 +172,12 @@ class FeatureStore:
         """Write features, even if they alone are beyond the limit; where that fails, they are only made again."""
         facts = {"format": _FORMAT, "name": name, "shape": features.shape, "checksum": checksum(features)}
         try:
-            self._vault.make_room(features.nbytes)
+            room = self._vault.make_room(features.nbytes, self._used)
+            if room.dropped:
+                self.log.say(
+                    f"  {room.dropped:,} set(s) of stored features dropped, the least recently used, "
+                    f"{room.freed / GIGABYTE:.2f} GB: the store keeps to {self.limit_gb:g} GB (store.limit_gb)"
+                )
             with self._vault.written(path) as folder:
                 np.save(folder / "features.npy", features)
                 (folder / "features.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -221,11 +228,14 @@ class FeatureStore:
             for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(work.rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
                 keys = torch.from_numpy(what.keys[work.rows[batch]]).to(self.runtime.device)
-                for index, moment in enumerate(moments):
+                views = []
+                for moment in moments:
                     seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
                     with self.runtime.autocast():
-                        result[index, batch] = forward(seen).float().cpu().numpy()
+                        views.append(forward(seen).float())
                     progress.advance()
+                # One copy for all views: each waits until the GPU has done all that it was given.
+                result[:, batch] = torch.stack(views).cpu().numpy()
         # What other ranks encode is zero here.
         return ranks.sum(torch.from_numpy(result)).numpy()
 
