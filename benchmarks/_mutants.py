@@ -735,7 +735,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _store("features of another precision are used again", '            "precision": self.runtime.precision,\n', ""),
     _store(
         "features in use go when room is made",
-        "self._vault.make_room(features.nbytes, self._used)",
+        "self._vault.make_room(features.nbytes, self._in_use())",
         "self._vault.make_room(features.nbytes)",
     ),
     # Files that are one table.

@@ -191,7 +191,8 @@ def _put(page: Path, rates: Rates, assumed: Assumed, sizes: tuple[int, ...], qui
     command = f"python benchmarks/scale.py{' --quick' if quick else ''} --markdown docs/{page.name}"
     where = f"{platform.machine()}, {cores()} core(s), {platform.system()}"
     told = [
-        f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}` on {where}, from tables of {sizes[-2]:,} and {sizes[-1]:,} rows: "
+        f"Made on {datetime.now(UTC):%Y-%m-%d} by `{command}` on {where}, from tables of {sizes[-2]:,} and "
+        f"{sizes[-1]:,} rows: "
         f"one core encodes {rates.pictures:.1f} pictures and {rates.texts:.1f} texts in a second of its time with "
         f"{rates.worker:.1f} GB; what only one core can do takes "
         + " and ".join(f"{1e6 * rates.serial[job]:.0f} µs a row (`{job}`)" for job in JOBS)

@@ -29,7 +29,7 @@ from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.drift import Tally
 from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.evaluate.reference import Reference
-from fusetune.handing import Handed, Handing, Laid, Streamed, bound_cells, spacings
+from fusetune.handing import Handed, Handing, Laid, Streamed, bound_cells, spacings, used_columns
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
@@ -179,7 +179,8 @@ class Answering:
         stored = table if isinstance(table, Table | Dataset) else as_dataset(table)
         if isinstance(stored, Dataset):
             whole = self.why_together(stored)
-            return stored if whole is None else self.taken(read_dataset(stored))
+            columns = None if self.schema.gather else used_columns(self.schema, self.readers)
+            return stored if whole is None else self.taken(read_dataset(stored, columns))
         return self.taken(table if stored is None else stored)
 
     def why_together(self, stored: Dataset) -> str | None:

@@ -77,8 +77,8 @@ def measure(side: int = _SIDE, threads: int | None = None, clock: Callable[[], f
         batch["mask"] = torch.ones_like(batch["ids"], dtype=torch.bool)
         with runtime.autocast():
             return Speed(
-                _rate(images, pixels, clock), _rate(words, batch, clock), picture, text, torch.get_num_threads(), runtime.device.type,
-                images.dim, words.dim,
+                _rate(images, pixels, clock), _rate(words, batch, clock), picture, text, torch.get_num_threads(),
+                runtime.device.type, images.dim, words.dim,
             )  # fmt: skip
 
 

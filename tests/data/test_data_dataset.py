@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fusetune.data.dataset import Dataset, dataset_of
 from fusetune.data.infer import infer_schema, needed_columns
 from fusetune.data.roles import Roles
 from fusetune.data.table import read_pieces, read_table
+from fusetune.data.vectors import VectorInput
 from fusetune.errors import TableError
 from fusetune.intake import read_for
 
@@ -82,6 +84,18 @@ def test_what_is_held_does_not_grow_with_the_files(tmp_path: Path, monkeypatch: 
     assert max(held) < 256 + 1024, "a piece, and what was decoded with its last row"
 
 
+def test_a_piece_names_rows_by_their_numbers_in_the_whole(tmp_path: Path) -> None:
+    vectors = [[1.0, 2.0]] * 30 + [[1.0]]
+    pd.DataFrame({"v": vectors, "w": [{"a": 1}] * 31}).to_parquet(tmp_path / "t.parquet")
+    fitted = VectorInput(columns=["v"], mean=[0, 0], std=[1, 1])
+    with pytest.raises(TableError, match="holds 2 numbers, but 1 in row 30"):
+        for table in read_pieces(opened(tmp_path / "t.parquet"), 12, {"v"}):
+            fitted.bind(table)
+    pieces = read_pieces(opened(tmp_path / "t.parquet"), 12, {"w"})
+    with pytest.raises(TableError, match=r"holds dict in row\(s\) 0, 1, 2"):
+        next(pieces)
+
+
 def test_a_column_that_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": np.arange(2000), "b": np.random.default_rng(0).normal(size=2000)})
     frame.to_parquet(tmp_path / "t.parquet", use_dictionary=False, compression="none")
@@ -137,6 +151,14 @@ def test_a_file_that_is_damaged_in_its_middle_is_named(many: Path) -> None:
     assert len(next(pieces)) == 10, "what comes before it can be read"
     with pytest.raises(TableError, match=r"part-1\.parquet cannot be read"):
         list(pieces)
+
+
+def test_a_file_that_holds_other_rows_than_it_says_is_named(many: Path) -> None:
+    for more in (1, -1):
+        stored = opened(many)
+        parts = (stored.parts[0], replace(stored.parts[1], rows=20 + more), stored.parts[2])
+        with pytest.raises(TableError, match=rf"part-1\.parquet cannot be read: it says that it has {20 + more} rows"):
+            list(replace(stored, parts=parts).pieces(8))
 
 
 def test_a_folder_that_is_no_table_is_refused(tmp_path: Path, many: Path) -> None:

@@ -450,10 +450,11 @@ def test_features_in_use_stay_and_what_goes_is_said(runtime: Runtime, tmp_path: 
         os.utime(path, (path.stat().st_mtime - 100 + age,) * 2)
     store = make_store(tmp_path, runtime, limit_gb=900 / 2**30)
     store.log.say = said.append  # type: ignore[method-assign, assignment]
-    store.encode(make_encoding(encoder, source), ROWS[:10])
+    view = store.encode(make_encoding(encoder, source), ROWS[:10])[0, 2:]
     os.utime(entries[0], (0, 0))  # as a clock that was wrong would leave it
     store.encode(make_encoding(encoder, source), ROWS)
-    assert [path.exists() for path in entries] == [True, False], "the first is used by this run"
+    assert [path.exists() for path in entries] == [True, False], "somebody holds a view of the first"
+    assert view.shape == (8, 4)
     assert len(said) == 1
     assert "1 set(s) of stored features dropped, the least recently used" in said[0]
     assert "(store.limit_gb)" in said[0]

@@ -102,6 +102,10 @@ class Table:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def number(self, row: int) -> int:
+        """Return what the number of a row is in the whole table, for messages."""
+        return row if self.numbers is None else int(self.numbers[row])
+
     def column(self, name: str) -> pd.Series:
         """Return one column.
 
@@ -144,10 +148,10 @@ class Table:
             numbers = np.arange(len(self)) if self.numbers is None else self.numbers
             return pd.Series(numbers, name="row_id").astype("str")
         values = self.names(column)
-        _refuse_odd_ids(values, self.name)
+        _refuse_odd_ids(values, self)
         ids = printed(values).rename("row_id")
         if unique and values.isna().any():
-            rows = listed(np.flatnonzero(values.isna().to_numpy()))
+            rows = listed(map(self.number, np.flatnonzero(values.isna().to_numpy())))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
         twice = ids[as_words(ids).duplicated()].unique()
         if unique and len(twice):
@@ -170,11 +174,12 @@ class Table:
         return replace(self, frame=frame, index=index, blanks=blanks, problems=problems, numbers=numbers)
 
 
-def _refuse_odd_ids(values: pd.Series, table: str) -> None:
+def _refuse_odd_ids(values: pd.Series, table: Table) -> None:
     for row, cell in enumerate(values if values.dtype == object else ()):
         if not (isinstance(cell, str | Number | date | np.bool | UUID | None) or cell is pd.NA):
             raise TableError(
-                f"{table}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row {row}; "
+                f"{table.name}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row "
+                f"{table.number(row)}; "
                 "ids are words, numbers or dates"
             )
 
@@ -234,9 +239,8 @@ def read_pieces(stored: Dataset, size: int, columns: Collection[str] | None = No
     """Yield the rows of a dataset, `size` at a time, as tables that know the numbers of their rows."""
     start = 0
     for content in stored.pieces(size, columns):
-        table = _table(_from_arrow(content), stored.name, stored.root, None, None)
-        numbers = np.arange(start, start + len(table))
-        yield replace(table, numbers=numbers, unread=_unread(stored, columns))
+        table = _table(_from_arrow(content), stored.name, stored.root, None, None, start)
+        yield replace(table, unread=_unread(stored, columns))
         start += len(table)
 
 
@@ -244,16 +248,24 @@ def _unread(stored: Dataset, columns: Collection[str] | None) -> tuple[str, ...]
     return () if columns is None else tuple(name for name in stored.names if name not in columns)
 
 
-def _table(frame: pd.DataFrame, name: str, root: Path, index: pd.Index | None, blanks: Blanks | None) -> Table:
-    """Return cells as a table, once they were read."""
+def _table(
+    frame: pd.DataFrame,
+    name: str,
+    root: Path,
+    index: pd.Index | None,
+    blanks: Blanks | None,
+    start: int | None = None,
+) -> Table:
+    """Return cells as a table, once they were read; those of a piece begin with the row `start`."""
     if not len(frame):
         raise TableError(f"{name} has no rows")
     frame = frame.reset_index(drop=True).set_axis(list(map(_header, frame.columns)), axis=1)
     _refuse_repeated(frame.columns, name)
     frame, problems = _plain(frame)
     said = {_header(column): words for column, words in (blanks or {}).items()}
-    table = Table(frame, name, root, index, blanks is not None, said, problems)
-    refuse_objects(frame, name)
+    numbers = None if start is None else np.arange(start, start + len(frame))
+    table = Table(frame, name, root, index, blanks is not None, said, problems, numbers=numbers)
+    refuse_objects(frame, name, start or 0)
     return table
 
 

@@ -99,7 +99,7 @@ class FeatureStore:
         folder: Where they are.
         runtime: Device and precision to encode with.
         log: Told how features were made.
-        limit_gb: The least recently used features go beyond this size, but for those that this store was asked for.
+        limit_gb: The least recently used features go beyond this size, but for those that somebody still holds.
         onnx: May ONNX Runtime be used on CPU?
         engine: Encodes elsewhere; None: here.
         passes: Rows that went through an encoder, by name, since the store was opened.
@@ -114,7 +114,7 @@ class FeatureStore:
     engine: Engine | None = None
     passes: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
-    _used: set[Path] = field(default_factory=set)
+    _mapped: dict[Path, weakref.ref[Any]] = field(default_factory=dict)
 
     def encode(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features, from disk where they are known.
@@ -135,10 +135,9 @@ class FeatureStore:
         weights = weights_hash(what.encoder)
         key = self._key(what, weights, rows, views)
         path = self.folder / key[:2] / key
-        self._used.add(path)
         if _fleeting(what, views):
             weakref.finalize(self, self._vault.remove, path)
-        ranks, stored = self.runtime.ranks, self._vault.read(path, _opened)
+        ranks, stored = self.runtime.ranks, self._read(path)
         if ranks.agree(stored is not None):
             stored = self._everywhere(stored)
             if ranks.first:
@@ -152,7 +151,7 @@ class FeatureStore:
             )
         if ranks.first:
             self._write(path, what.name, features)
-            stored = self._vault.read(path, _opened)
+            stored = self._read(path)
         return features if stored is None else stored
 
     def _everywhere(self, stored: Array | None) -> Array:
@@ -164,6 +163,17 @@ class FeatureStore:
         assert stored is not None
         return stored
 
+    def _read(self, path: Path) -> Array | None:
+        """Return features on disk, and remember what they are mapped through: every view of them holds that."""
+        stored = self._vault.read(path, _opened)
+        if stored is not None and stored.base is not None:
+            self._mapped[path] = weakref.ref(stored.base)
+        return stored
+
+    def _in_use(self) -> set[Path]:
+        """Return what somebody still holds."""
+        return {path for path, mapped in self._mapped.items() if mapped() is not None}
+
     @property
     def _vault(self) -> Vault:
         return Vault(self.folder, 64, _FILES, int(self.limit_gb * GIGABYTE))
@@ -172,7 +182,7 @@ class FeatureStore:
         """Write features, even if they alone are beyond the limit; where that fails, they are only made again."""
         facts = {"format": _FORMAT, "name": name, "shape": features.shape, "checksum": checksum(features)}
         try:
-            room = self._vault.make_room(features.nbytes, self._used)
+            room = self._vault.make_room(features.nbytes, self._in_use())
             if room.dropped:
                 self.log.say(
                     f"  {room.dropped:,} set(s) of stored features dropped, the least recently used, "
