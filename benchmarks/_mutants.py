@@ -84,6 +84,9 @@ _metrics = _in("evaluate/metrics.py", "tests/evaluate/test_evaluate_metrics.py")
 _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selective.py")
 _store = _in("features/store.py", "tests/features/test_features_store.py")
 _dataset = _in("data/dataset.py", "tests/data/test_data_dataset.py")
+_problems = _in("data/problems.py", "tests/data/test_data_problems.py")
+_handing = _in("handing.py", "tests/test_predict.py::test_files_are_predicted_as_the_table_and_held_piece_by_piece")
+_plan = _in("plan.py", "tests/test_plan.py")
 
 _LEARNING = """\
     scaled = {name: scaled_on_valid(ctx, fitted[name]) for name in names}
@@ -739,6 +742,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "self._vault.make_room(features.nbytes)",
     ),
     # Files that are one table.
+    _handing("rows of a piece are numbered anew", "            start += len(read)\n", ""),
+    _problems("what is bare in a piece is not counted", 'counts["rows"])) + bare', 'counts["rows"]))'),
+    _problems(
+        "ids that stand twice are not told", "    twice = found[counts > 1]\n", "    twice = found[counts > 2]\n"
+    ),
+    _plan("a plan leaves the plain inputs out", "config.views + 1", "config.views"),
     _dataset("a file of other columns is one of the table", "    if here != there:\n", "    if here < there:\n"),
     _dataset("rows between two batches are lost", "waiting, count = [held.slice(size)]", "waiting, count = [held[:0]]"),
     _dataset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import stat_result
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,8 +52,10 @@ def refuse_loss(
     from fusetune.data.dataset import Dataset
     from fusetune.data.table import read_pieces, read_table
 
-    tables = map(read_table, files) if table is None else [table]
-    for it in read_pieces(table, _PIECE) if isinstance(table, Dataset) else tables:
+    tables: Iterable[Table] = map(read_table, files)
+    if table is not None:
+        tables = read_pieces(table, _PIECE) if isinstance(table, Dataset) else [table]
+    for it in tables:
         for column, cell in _named(it, there):
             raise UserError(f"{option} {path} is '{cell}' in column '{column}' of the table; choose another name")
 

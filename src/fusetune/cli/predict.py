@@ -91,7 +91,7 @@ def predict(
         raise UserError("--drift compares the whole table, in one process: leave out --engine, or draw rows for it")
     steps = Steps("starting up", f"reading the model {folder}", f"predicting the rows of {Path(table).name}")
     steps.begin()
-    from fusetune.data.table import as_dataset, read_table
+    from fusetune.data.table import Table, as_dataset, read_table
     from fusetune.data.written import rows_written
 
     counts, found = _Counts(), None
@@ -121,7 +121,7 @@ def predict(
             write = stack.enter_context(rows_written(out_file))
             for piece in pieces:
                 write(counts.add(piece, out_file.suffix == ".csv"))
-            if tally is not None and drift_file is not None:
+            if tally is not None and drift_file is not None and isinstance(data, Table):  # as it was read for --drift
                 drift = model.drift_of(tally, data)
                 aside = stack.enter_context(written_aside(drift_file))
                 text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)

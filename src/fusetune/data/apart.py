@@ -51,9 +51,9 @@ def why_together(
     for name in spacings:
         if name in types and not any(fits(types[name]) for fits in _NUMBERS):
             return f"how column '{name}' ({types[name]}) is written shows in all rows only; {_REMEDY}"
-    name = schema.named("id")
-    if name in types and not any(fits(types[name]) for fits in _NAMES):
-        return f"how ids of type {types[name]} are written shows in all rows only; {_REMEDY}"
+    ids = types.get(schema.named("id") or "")
+    if ids is not None and not any(fits(ids) for fits in _NAMES):
+        return f"how ids of type {ids} are written shows in all rows only; {_REMEDY}"
     for name, words in known.items():
         if lost := {*MISSING_WORDS, *NAMES_OR_MISSING} & set(words):
             return f"whether an empty cell of column '{name}' is the word {min(lost)} shows in all rows only"

@@ -43,6 +43,7 @@ _SAMPLE = 2000
 _MANY_NAMES, _SELDOM = 100, 50
 # However long they are, this many phrases are a category where each is on average in so many rows.
 _FEW_PHRASES, _OFTEN = 20, 10
+_EXAMPLES = 100  # values that are kept to be shown
 
 
 def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
@@ -200,7 +201,7 @@ class Readable:
 
     Attributes:
         kind: One of `VALUED`.
-        examples: Values of the first piece that has any.
+        examples: The first values.
     """
 
     kind: Kind
@@ -214,7 +215,8 @@ class Readable:
         if len(values):
             self._fitting += int(_readable(values, self.kind).sum())
             self._count += len(values)
-            self.examples = values if self.examples.empty else self.examples
+            if len(self.examples) < _EXAMPLES:
+                self.examples = pd.Series([*self.examples, *values][:_EXAMPLES])
 
     @property
     def enough(self) -> bool:
