@@ -69,6 +69,8 @@ class Assumed:
             f"Storage hands out pictures as fast as they are encoded; reading and decoding them is not in the rate of "
             f"{rates.pictures:.1f} a second.",
             f"A predicted line takes {self.line} bytes; chunks on the shared disk take as much as both again.",
+            "What one core does alone is reading for `predict` (handing out and writing are not in it), and checks and "
+            "one epoch of a head on cells for `fit`.",
             "What one core does alone grows in proportion to the rows, also beyond the largest that was measured.",
             "No worker fails, and none waits for another.",
         ]
@@ -91,7 +93,8 @@ def taken(job: str, rows: int, workers: int, rates: Rates, assumed: Assumed) -> 
     serial = rows * rates.serial[job]
     start, slope = rates.memory[job]
     table = rows * rates.bytes
-    disk = 2 * (table + rows * assumed.line) if job == "predict" else table + rows * passes * rates.widths * 4
+    # Features are made on disk beside those that are kept: those of one input, in two arrays at most.
+    disk = 2 * (table + rows * assumed.line) if job == "predict" else table + 3 * rows * passes * rates.widths * 4
     hours = (encoding / workers + serial) / 3600
     return Taken(hours, start + slope * rows, disk / _GB, assumed.price * (encoding + serial) / 3600)
 

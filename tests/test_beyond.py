@@ -25,7 +25,7 @@ def test_hours_and_cost_follow_from_the_rates() -> None:
     fit = taken("fit", rows, 1, RATES, assumed)
     assert fit.hours == pytest.approx((4 * alone + 100) / 3600)
     assert (fit.memory, found.memory) == (pytest.approx(3.0), 1.5)
-    assert fit.disk == pytest.approx(rows * (200 + 4 * 1664 * 4) / 2**30)
+    assert fit.disk == pytest.approx(rows * (200 + 3 * 4 * 1664 * 4) / 2**30)
     assert taken("fit", rows, 64, RATES, assumed).cost == fit.cost, "workers share the work, they do not add to it"
 
 

@@ -45,13 +45,25 @@ def test_a_plan_counts_what_a_run_takes(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.memory >= 2 * 5 * ROWS * 1280 * 4
     assert found.seconds == pytest.approx(5 * ((ROWS - 1) / 20 + ROWS / 100))
     assert found.kept % (3 * (ROWS - 1)) == 0
-    assert found.disk == found.features + found.kept
+    assert (found.scratch, found.disk) == (0, found.features + found.kept)
     limited = planned(tmp_path, "store.images_gb=0.001", "views=1")
     assert limited is not None
     assert limited.kept == int(0.001 * 2**30)
     assert limited.features == found.features * 2 // 5
     for word in ("40 rows", "39 pictures", "5 times", "hours", "20 pictures (efficientnet-lite0)", "2 thread(s)"):
         assert word in " ".join(found.lines())
+
+
+def test_what_is_beyond_memory_while_it_is_made_is_asked_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LARGE", 0)
+    before = planned(tmp_path)
+    monkeypatch.setattr(module, "IN_MEMORY", 1000)
+    after = planned(tmp_path)
+    assert before is not None
+    assert after is not None
+    assert after.scratch == 2 * 5 * ROWS * 1280 * 4 - 2000 == after.disk - before.disk == before.memory - after.memory
 
 
 def test_features_that_are_stored_are_not_asked_for_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

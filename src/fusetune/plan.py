@@ -16,7 +16,7 @@ from fusetune.data.schema import Schema
 from fusetune.data.several import is_list
 from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
-from fusetune.features.store import default_folder
+from fusetune.features.store import IN_MEMORY, default_folder
 from fusetune.files import expanded
 from fusetune.inputs import image_input
 from fusetune.prepare import image_folder
@@ -28,8 +28,8 @@ from fusetune.vault import GIGABYTE
 # Pictures and texts from which on a plan is worth the seconds that measuring takes.
 LARGE = 50_000
 _FLOAT = 4  # bytes
-# What holds features of one input while they are encoded: the rows that have it, and all rows.
-_COPIES = 2
+# Arrays that hold features of one input while they are encoded: the rows that have it, and all rows.
+_ARRAYS = 2
 _REMEDY = (
     "take --preset quick or fewer views (--set views=1), a sample of the rows, or a larger disk for the store (--set "
     "store.folder=...); `fusetune encode` fills a store beforehand, on a cluster with --engine ray"
@@ -48,7 +48,8 @@ class Plan:
         features: Bytes of all features.
         kept: Bytes of the decoded pictures that are kept on disk.
         stored: Bytes of features that are in the store already, which may be these.
-        memory: Bytes that features take while they are encoded, and the table.
+        scratch: Bytes on disk of features while they are encoded, beside those that are kept.
+        memory: Bytes of the table, and of features while they are encoded.
         disk_free: Bytes free where the store is.
         memory_free: Bytes of memory that are free; None: nobody knows.
         folder: The store.
@@ -62,6 +63,7 @@ class Plan:
     features: int
     kept: int
     stored: int
+    scratch: int
     memory: int
     disk_free: int
     memory_free: int | None
@@ -75,8 +77,8 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Bytes that the store will grow by."""
-        return max(0, self.features - self.stored) + self.kept
+        """Bytes that the store will grow by, at most."""
+        return max(0, self.features - self.stored) + self.kept + self.scratch
 
     def lines(self) -> list[str]:
         """Return what is said before the work."""
@@ -88,7 +90,8 @@ class Plan:
             f"plan: {self.rows:,} rows with {self.pictures:,} pictures and {self.texts:,} texts, each encoded "
             f"{self.passes} times",
             f"plan: disk {_size(self.disk)} in {self.folder} ({_size(self.disk_free)} are free): features "
-            f"{_size(self.features)}{there}, decoded pictures {_size(self.kept)}",
+            f"{_size(self.features)}{there}, while they are made {_size(self.scratch)}, decoded pictures "
+            f"{_size(self.kept)}",
             f"plan: memory {_size(self.memory)}{free}",
             f"plan: {self.seconds / 3600:,.1f} hours for features without any stored, at {rate}, measured now on "
             f"{self.speed.device} with {self.speed.threads} thread(s); fine-tuning keeps to `minutes`",
@@ -138,10 +141,11 @@ def announce_plan(
     side, home = image_input(config, "").size, image_folder(config)
     kept = 0 if home is None else min(3 * side**2 * pictures, int(config.store.images_gb * GIGABYTE))
     stored = sum(file.stat().st_size for file in folder.glob("*/*/features.npy"))
-    new = max(sizes) if sum(sizes) > stored else 0
+    new = _ARRAYS * max(sizes) if sum(sizes) > stored else 0
+    here = min(new, _ARRAYS * IN_MEMORY)
     plan = Plan(
-        len(table), pictures, texts, passes, sum(sizes), kept, stored,
-        _COPIES * new + int(table.frame.memory_usage(index=False).sum()),
+        len(table), pictures, texts, passes, sum(sizes), kept, stored, new - here,
+        here + int(table.frame.memory_usage(index=False).sum()),
         shutil.disk_usage(_there(folder)).free, free_memory(), folder, speed,
     )  # fmt: skip
     for line in plan.lines():

@@ -23,7 +23,7 @@ from fusetune.config import Config, ImagePolicy
 from fusetune.encoders import Encoder, SmallCNN
 from fusetune.errors import RunError
 from fusetune.features import store as store_module
-from fusetune.features.store import Encoding, FeatureStore, default_folder, weights_hash
+from fusetune.features.store import Encoding, FeatureStore, blank, default_folder, weights_hash
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, start_runtime
 
@@ -458,3 +458,28 @@ def test_features_in_use_stay_and_what_goes_is_said(runtime: Runtime, tmp_path: 
     assert len(said) == 1
     assert "1 set(s) of stored features dropped, the least recently used" in said[0]
     assert "(store.limit_gb)" in said[0]
+
+
+def test_features_beyond_memory_are_made_on_disk_to_the_same_bits(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, encoder = make_source(), Counting()
+    expected = [
+        make_store(tmp_path / "a", runtime).encode(make_encoding(encoder, source), ROWS, views)
+        for views in (None, VIEWS)
+    ]
+    assert type(blank((2, 3), tmp_path)) is np.ndarray
+    monkeypatch.setattr(store_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(store_module, "_ROWS", 3)
+    scratch = blank((2, 3), tmp_path / "c")
+    assert isinstance(scratch, np.memmap)
+    assert not scratch.any()
+    assert not list((tmp_path / "c").iterdir()), "nobody sees the file"
+    found = [
+        make_store(tmp_path / "b", runtime).encode(make_encoding(encoder, source), ROWS, views)
+        for views in (None, VIEWS)
+    ]
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    assert type(blank((2, 3), tmp_path / "c")) is np.ndarray, "a full disk must not end the process"

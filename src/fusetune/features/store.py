@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,8 @@ from fusetune.vault import GIGABYTE, Vault, checksum
 Array = npt.NDArray[np.float32]
 Forward = Callable[[Any], Tensor]
 _FORMAT = 2
+IN_MEMORY = 2**30  # bytes of features while they are made; more are on disk
+_ROWS = 65_536
 _FILES = ("features.npy", "features.json")
 
 
@@ -199,13 +204,15 @@ class FeatureStore:
 
     def _compute(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         present = rows[what.source.present[rows]]
-        result = np.zeros((len(views or [None]), len(rows), what.encoder.dim), dtype=np.float32)
+        result = blank((len(views or [None]), len(rows), what.encoder.dim), self.folder)
         where = np.flatnonzero(what.source.present[rows])
         what.encoder.eval()
         if views is None:
             # Equal contents have equal features: encode each once.
             _, first, copies = np.unique(what.source.digests[present], return_index=True, return_inverse=True)
-            result[:, where] = self._run(what, present[first], None)[:, copies]
+            found = self._run(what, present[first], None)
+            for start in range(0, len(where), _ROWS):  # a copy of some rows is in memory, not one of all
+                result[:, where[start : start + _ROWS]] = found[:, copies[start : start + _ROWS]]
         else:
             result[:, where] = self._run(what, present, views)
         return result
@@ -228,7 +235,7 @@ class FeatureStore:
     def encoded(self, work: Work, forward: Forward | None = None) -> Array:
         """Return features [moments, rows, dim], encoded here; `forward` is what `forward` returned for such work."""
         what, moments = work.what, work.moments
-        result = np.zeros((len(moments), len(work.rows), what.encoder.dim), dtype=np.float32)
+        result = blank((len(moments), len(work.rows), what.encoder.dim), self.folder)
         forward = self.forward(work) if forward is None else forward
         what.encoder.eval()
         ranks = self.runtime.ranks
@@ -287,6 +294,23 @@ class FeatureStore:
 def _fleeting(what: Encoding, views: Sequence[Moment] | None) -> str | None:
     """Return a word of this run's own where its random views depend on more than can be told."""
     return None if views is None else what.augment.fleeting
+
+
+def blank(shape: tuple[int, ...], folder: Path) -> Array:
+    """Return float32 zeros; beyond `IN_MEMORY` bytes in a file of a folder that nobody sees and that goes with them.
+
+    Where the disk has no room for them, they are in memory: a mapped file that cannot grow would end the process.
+    """
+    size = 4 * math.prod(shape)
+    if size > IN_MEMORY and hasattr(os, "posix_fallocate"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return np.memmap(file, np.float32, "r+", shape=shape)
+        except OSError:
+            pass
+    return np.zeros(shape, dtype=np.float32)
 
 
 def weights_hash(module: torch.nn.Module) -> str:
