@@ -20,11 +20,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from here import Here
 from PIL import Image
 from tiny import settings, tiny_table
 
 import fusetune
 from fusetune import answering, cli
+from fusetune.answers import Extras
+from fusetune.cluster.predicting import Asked, predicted
 from fusetune.data.choices import Kind
 from fusetune.data.kinds import fits
 from fusetune.data.schema import Column, Schema
@@ -301,6 +304,24 @@ def test_files_are_predicted_as_the_table_and_held_piece_by_piece(
     assert most[0] <= 2 * 32, "rows of one piece, while the next is read"
     assert not any("ballast" in columns or "organ" in columns for columns in asked)
     assert made.model.predict(files, "mask").tolist() == expected["prediction"].tolist()
+
+
+def test_a_cluster_is_handed_the_same_pieces(
+    made: Made, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "PIECE", 64)
+    asked, stored = Asked(made.run.folder, made.model, Extras(), rows=64), as_dataset(files)
+    assert stored is not None
+    with pytest.warns(InputWarning) as here:
+        expected = made.model.predict_table(files)
+    with (
+        pytest.warns(InputWarning) as there,
+        predicted(asked, stored, tmp_path / "chunks", Here()) as found,
+    ):
+        told = pd.concat(list(found.pieces), ignore_index=True)
+    assert found.outcome.chunks == 4
+    pd.testing.assert_frame_equal(told, expected, check_exact=True)
+    assert [str(one.message) for one in here] == [str(one.message) for one in there]
 
 
 def test_files_whose_cells_hang_together_are_read_at_once(made: Made, files: Path) -> None:

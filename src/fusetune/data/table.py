@@ -151,7 +151,7 @@ class Table:
         _refuse_odd_ids(values, self)
         ids = printed(values).rename("row_id")
         if unique and values.isna().any():
-            rows = listed(map(self.number, np.flatnonzero(values.isna().to_numpy())))
+            rows = listed(self.number(int(row)) for row in np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
         twice = ids[as_words(ids).duplicated()].unique()
         if unique and len(twice):
