@@ -183,7 +183,8 @@ def _stage_u(name: str, table: Path, runtime: Runtime, sizes: Sizes) -> dict[str
     sets += [f"store.folder={table.parent / 'store'}", f"device={runtime.device.type}", "doctor.check=false"]
     found: dict[str, float] = {}
     with prepared(read_table(table), "label", {"inputs": "image"}, Config.build({}, sets=sets)) as (ctx, _):
-        source, augment = ctx.sources["image"], ctx.augments["image"]
+        source: Any = ctx.sources["image"]
+        augment = ctx.augments["image"]
         encoder = TransformersImage(
             _NETWORKS[name], mean=IMAGENET_MEAN, std=IMAGENET_STD, preferred_size=_SIDE, statistics="ImageNet"
         )
