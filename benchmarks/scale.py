@@ -148,8 +148,8 @@ def _rates(rows: list[dict[str, Any]], encode: dict[str, Any]) -> Rates:
     more = large["rows"] - small["rows"]
 
     def slope(part: str, what: str) -> float:
-        grown: float = large[part][what] - small[part][what]
-        return max(0.0, grown / more)
+        grown: float = (large[part][what] - small[part][what]) / more
+        return max(0.0, grown)
 
     held = slope("stage M", "gigabytes")
     return Rates(
