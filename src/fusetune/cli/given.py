@@ -37,7 +37,7 @@ def check_there(*paths: Path | str | None) -> None:
 
 
 def check_table(table: str | Path, *columns: str | None) -> None:
-    """Refuse what is not there, a folder without a Parquet file in its place, and columns that its first line does not name.
+    """Refuse what is not there, a folder without a Parquet file, and columns that a table's first line does not name.
 
     Args:
         table: Where it should be.
@@ -57,7 +57,7 @@ def check_table(table: str | Path, *columns: str | None) -> None:
             f"  fusetune show {table}"
         )
     if any(file.suffix.lower() == ".parquet" for file in folder.rglob("*.[pP]*")):
-        return  # one table, or `data.dataset` says why it is none
+        return None  # one table, or `data.dataset` says why it is none
     inside = [file for file in _files(folder) if file.name.lower().removesuffix(".gz").endswith(READERS)]
     if len(inside) == 1:
         raise UserError(f"{table} is a folder, and a table is meant: the file in it?{_written({table: inside[0]})}")
