@@ -627,6 +627,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "random.integers(0, count, size=(size, count))",
         "np.tile(np.arange(count), (size, 1))",
     ),
+    _bootstrap(
+        "a label that all drawn rows have counts as ranked",
+        "area[rest == 0] = np.nan",
+        "area[total == 0] = np.nan",
+    ),
     # Paired tests.
     _mcnemar(
         "the test of rows is one-sided",

@@ -12,7 +12,7 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fusetune.errors import UserError, listed
-from fusetune.evaluate.bootstrap import Groups, clusters, drawn_counts, some
+from fusetune.evaluate.bootstrap import Groups, clusters, resampled_areas, resampled_f1, some
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import PLAIN, Rule
 from fusetune.evaluate.intervals import Interval, means, percentile, proportion, score_with_intervals
@@ -75,14 +75,11 @@ class Labels(Measure[Multilabel]):
         label, nll, brier = means(rows, groups, resamples=resamples, seed=seed)
         found = {"label_accuracy": label, "subset_accuracy": proportion(right.all(1), groups)}
         where = clusters(groups, len(truth))
-        whole = _ranked(p, truth, where.own)
-        draws: dict[str, list[float]] = {name: [] for name in whole}
+        whole, draws = _ranked(p, truth, where.own), dict[str, FloatArray]()
         if where.count >= 2:
-            for times in drawn_counts(where.count, len(truth), min(resamples, _RESAMPLES), seed):
-                for drawn in times.T:
-                    for name, value in _ranked(p, truth, drawn[where.member] * where.own).items():
-                        draws[name].append(value)
-        found |= {name: percentile(value, np.array(draws[name]), where.count) for name, value in whole.items()}
+            often: dict[str, int] = {"resamples": min(resamples, _RESAMPLES), "seed": seed}
+            draws = resampled_f1(p > 0.5, truth > 0, where, **often) | resampled_areas(p, truth > 0, where, **often)
+        found |= {name: percentile(value, draws.get(name, np.empty(0)), where.count) for name, value in whole.items()}
         return found | {"nll": nll, "brier": brier}
 
     def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
@@ -154,27 +151,20 @@ def _own_auprc(p: FloatArray, y: NDArray[np.bool_], groups: Groups, **how: int) 
     value = float(average_precision_score(y, p, sample_weight=where.weights))
     if where.count < 2:
         return Interval(value, math.nan, math.nan)
-    draws = [
-        float(average_precision_score(y[w > 0], p[w > 0], sample_weight=w[w > 0]))
-        for times in drawn_counts(where.count, len(y), min(how["resamples"], _RESAMPLES), how["seed"])
-        for w in (drawn[where.member] * where.own for drawn in times.T)
-        if y[w > 0].any()
-    ]
-    return percentile(value, np.array(draws), where.count)
+    often = how | {"resamples": min(how["resamples"], _RESAMPLES)}
+    return percentile(value, resampled_areas(p[:, None], y[:, None], where, **often)["auprc"], where.count)
 
 
 def _ranked(p: FloatArray, truth: Truth, weights: FloatArray) -> dict[str, float]:
     """Return F1 and areas of rows that count so often; NaN where no label occurs in some rows and not in others."""
-    drawn = weights > 0
-    y, q, w = truth[drawn] > 0, p[drawn], weights[drawn]
+    y, called = truth > 0, p > 0.5
     both = [at for at in range(y.shape[1]) if y[:, at].any() and not y[:, at].all()]
-    called = q > 0.5
     found = {
-        f"{how}_f1": float(f1_score(y, called, average=how, sample_weight=w, zero_division=0))
+        f"{how}_f1": float(f1_score(y, called, average=how, sample_weight=weights, zero_division=0))
         for how in ("macro", "micro")
     }
     areas = {"auroc": roc_auc_score, "auprc": average_precision_score}
     return found | {
-        name: float(np.mean([area(y[:, at], q[:, at], sample_weight=w) for at in both])) if both else math.nan
+        name: float(np.mean([area(y[:, at], p[:, at], sample_weight=weights) for at in both])) if both else math.nan
         for name, area in areas.items()
     }
