@@ -68,6 +68,9 @@ _temperature = _in(
 )
 _intervals = _in("evaluate/intervals.py", "tests/evaluate/test_evaluate_intervals.py")
 _bootstrap = _in("evaluate/bootstrap.py", "tests/evaluate/test_evaluate_intervals.py")
+_standings = _in("standings.py", "tests/test_standings.py")
+_family = _in("guidance/family.py", "tests/test_guide.py")
+_trained_numbers = _in("evaluate/measures/numbers.py", "tests/test_standings.py")
 _paired = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_paired.py")
 _mcnemar = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_intervals.py")
 _conformal = _in("evaluate/conformal.py", "tests/evaluate/test_evaluate_conformal.py")
@@ -667,6 +670,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "worst = min(1.0, p_values[index] * (len(p_values) - rank))",
     ),
     _paired("all p-values are corrected by what is left", "(len(p_values) - rank)", "max(len(p_values) - rank - 1, 1)"),
+    # What several trainings say of numbers and labels, and what they ask for.
+    _trained_numbers(
+        "R2 of several seeds has the variance of all rows",
+        "self._rescaled(self._spread(y), first, second)",
+        "np.ones(len(drawn))",
+    ),
+    _standings("of a number, nearer is as good as much nearer", " and ground.measure.decides", ""),
+    _family(
+        "an error is small where the number varies little",
+        "(float(seen.sum()) + _WEIGHT), _LEAST)",
+        "(float(seen.sum()) + _WEIGHT), 1.0)",
+    ),
     # What a modality is worth, and where a model is worst.
     _modalities(
         "shares of modalities are weighed by the wrong sizes",

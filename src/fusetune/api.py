@@ -19,7 +19,6 @@ from fusetune.cluster.filling import Filling
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.roles import Roles, Share
-from fusetune.data.schema import Schema
 from fusetune.data.table import Table, TableLike
 from fusetune.doctor.exhibits import Exhibit, exhibits
 from fusetune.encoding import Elsewhere, Encoded, encoded
@@ -36,7 +35,7 @@ from fusetune.folder import (
     sweep_folder,
     warn_of_earlier,
 )
-from fusetune.guidance import DELTA, GUIDED, Guidance, guided, refuse_guide
+from fusetune.guidance import DELTA, Guidance, guided
 from fusetune.inputs import Reader, picture_input
 from fusetune.intake import (
     Intake,
@@ -284,7 +283,6 @@ def guide(
     roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather)
     data = read_for(table, roles, settings)
     schema = schema_of(data, roles, settings)
-    refuse_guide(schema.target)
     refuse_weight(schema, "guide")
     log = Log(None, quiet)
     intake = take_in(data, label, schema, settings, None)
@@ -439,7 +437,7 @@ def _finish(
 ) -> Run:
     """Judge what was fitted, and write all that a run leaves."""
     data, schema, rows, log = intake.table, intake.schema, intake.split, ctx.log
-    guidance = _guided(ctx, schema)
+    guidance = _guided(ctx)
     log.step()
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {chosen: fitted}, chosen)
@@ -459,9 +457,9 @@ def _finish(
     return Run(folder, model, metrics)
 
 
-def _guided(ctx: Context, schema: Schema) -> Guidance | None:
+def _guided(ctx: Context) -> Guidance | None:
     """Return what kind of fusion the data ask for, where that can be said and there is time to ask."""
-    able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
+    able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1
     # It compares NLLs in which rows count alike, and would advise on another table than the one that is judged.
     if not able or ctx.sample_weight is not None or ctx.late():
         return None

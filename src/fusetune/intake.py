@@ -231,10 +231,9 @@ def with_target(schema: Schema, table: Table, config: Config) -> Schema:
     if kind == "auto":
         only = Schema(columns=[column for column in schema.columns if column.name == label])
         kind, reason = kind_of(only.read(replace(table, frame=table.frame[[label]])), label)
-    columns = [
-        column.model_copy(update={"reason": f"{column.reason}; {kind}: {reason}"}) if column.name == label else column
-        for column in schema.columns
-    ]
+    # What was found of the column's values takes each cell for one name, which is right of classes alone.
+    said = {"reason": f"label column; {kind}: {reason}"}
+    columns = [column.model_copy(update=said) if column.name == label else column for column in schema.columns]
     return schema.model_copy(
         update={"target": kind, "columns": columns if kind != Classification.kind else schema.columns}
     )

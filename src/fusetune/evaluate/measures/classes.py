@@ -18,6 +18,7 @@ from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.reach import Reaches
+from fusetune.evaluate.seeds import crossed_mean, crossed_share
 from fusetune.evaluate.selective import recalls, risk_coverage, worst
 from fusetune.evaluate.temperature import softmax
 from fusetune.targets import Classification, Truth
@@ -29,6 +30,10 @@ class Classes(Measure[Classification]):
     kind = "classification"
     score, loss, score_word, loss_word = "accuracy", "nll", "accuracy", "NLL"
     changed = ("nll", "brier", "ece", "classwise_ece")
+    alike = (
+        "all judged rows are of class {}; accuracy is then that of one class, and areas under ROC curves are unknown"
+    )
+    over_seeds, certain = ("macro_f1", "ece"), ("accuracy", *changed)
     rule = "the most probable class"
     decides = True
     constant = "always answering the most frequent class"
@@ -54,6 +59,10 @@ class Classes(Measure[Classification]):
     def decide(self, p: FloatArray) -> IntArray:
         """Return the most probable class."""
         return metrics.decisions(p)
+
+    def called(self, p: FloatArray) -> NDArray[Any]:
+        """Return the most probable class, int [rows]."""
+        return self.decide(p)
 
     def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
         """Return the class that was decided for."""
@@ -86,6 +95,10 @@ class Classes(Measure[Classification]):
             "recalls": recalls(rule.called(p), truth, names, groups),
             "miscalibration": miscalibration(p, truth, groups, seed=seed),
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: files of earlier versions are about classes, too."""
+        return {}
 
     def right_at(self, truth: Truth) -> IntArray:
         """Return the classes."""
@@ -129,6 +142,12 @@ class Classes(Measure[Classification]):
         within, names = sets_at(sets, coverage, p, pattern), self.target.names
         listing = [json.dumps([names[at] for at in np.flatnonzero(row).tolist()], ensure_ascii=False) for row in within]
         return {"set": listing, "set_size": within.sum(1)}
+
+    def trained_score(
+        self, rows: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+    ) -> Interval:
+        """Return accuracy, with the interval of a share, or a difference of two."""
+        return crossed_share(rows, groups, **how) if perfect else crossed_mean(rows, groups, **how)
 
     def pairs(
         self, answers: Sequence[FloatArray], truth: Truth, groups: Groups, **how: int

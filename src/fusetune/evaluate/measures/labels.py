@@ -43,6 +43,7 @@ class Labels(Measure[Multilabel]):
     kind = "multilabel"
     score, loss, score_word, loss_word = "label_accuracy", "nll", "label accuracy", "NLL"
     changed = ("nll", "brier")
+    over_seeds, certain = ("subset_accuracy", "macro_f1", "micro_f1"), ("label_accuracy", "subset_accuracy", *changed)
     rule = "labels that are more probable than not"
     constant = "always answering the same labels"
 
@@ -118,6 +119,10 @@ class Labels(Measure[Multilabel]):
     def decide(self, p: FloatArray) -> IntArray:
         """Return the most probable label."""
         return np.asarray(p.argmax(1))
+
+    def called(self, p: FloatArray) -> NDArray[Any]:
+        """Return which labels are said, bool [rows, labels]."""
+        return np.asarray(p > 0.5)
 
     def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
         """Return the labels that are more probable than not, with `;` between them."""
