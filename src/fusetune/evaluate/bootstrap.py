@@ -96,7 +96,7 @@ class Clusters:
         total = np.bincount(self.member, self.weights)
         return float(total.sum() ** 2 / (total**2).sum())
 
-    def sums(self, values: FloatArray) -> FloatArray:
+    def sums(self, values: FloatArray | NDArray[np.bool_]) -> FloatArray:
         """Return the sum over each group of a value of each row as it counts, ``float [groups]``."""
         return np.asarray(np.bincount(self.member, self.own * values, self.count), dtype=np.float64)
 

@@ -111,8 +111,11 @@ def _counts(
     """Return how many rows of each class are decided rightly, how many are of it, and how many decided for it."""
     decided, count = decisions(probabilities), probabilities.shape[1]
     own = np.ones(len(labels)) if weights is None else weights
-    hits = np.bincount(labels, own * (decided == labels), minlength=count)
-    return hits, np.bincount(labels, own, minlength=count), np.bincount(decided, own, minlength=count)
+    hits, labelled, said = (
+        np.asarray(np.bincount(of, counted, minlength=count), dtype=np.float64)
+        for of, counted in ((labels, own * (decided == labels)), (labels, own), (decided, own))
+    )
+    return hits, labelled, said
 
 
 def auroc(probabilities: FloatArray, labels: IntArray, weights: Weights | None = None) -> float:
