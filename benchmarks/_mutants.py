@@ -66,6 +66,10 @@ _temperature = _in(
     "tests/evaluate/test_evaluate_temperature.py",
     "tests/evaluate/test_evaluate_calibration.py",
 )
+_LABELS = "tests/evaluate/test_evaluate_labels.py"
+_labels = _in("evaluate/temperature.py", _LABELS)
+_reach = _in("evaluate/reach.py", "tests/evaluate/test_evaluate_reach.py")
+_said = _in("evaluate/measures/labels.py", _LABELS)
 _intervals = _in("evaluate/intervals.py", "tests/evaluate/test_evaluate_intervals.py")
 _bootstrap = _in("evaluate/bootstrap.py", "tests/evaluate/test_evaluate_intervals.py")
 _standings = _in("standings.py", "tests/test_standings.py")
@@ -507,7 +511,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # What is learnt on validation rows.
     _calibration(
         "rows are scaled by a temperature that they helped to fit",
-        "measure.say(logits / heats[:, None])",
+        "measure.say(logits / heats)",
         "measure.say(logits, heat.value)",
     ),
     _calibration(
@@ -515,18 +519,61 @@ MUTANTS: tuple[Mutant, ...] = (
         "logits = crossfit(tried, rows.labels, folds, measure.losses_of, rows.sampling)",
         "pass",
     ),
-    _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere)", "True)"),
+    _calibration("choices are always called cross-fitted", "crossfitted or chosen_elsewhere, folds)", "True, folds)"),
     _calibration(
-        "the threshold is chosen on what knows the rows",
-        "choose_threshold(aim, scaled.p[:, positive]",
-        "choose_threshold(aim, softmax(rows.outputs.f.numpy(), scaled.heat.value)[:, positive]",
+        "thresholds are chosen on what knows the rows",
+        "thresholds(held, aim, positive)",
+        "thresholds(rows.answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value)), aim, positive)",
     ),
     _calibration(
         "prediction sets come from what knows the rows",
-        "answered(scaled.p)",
-        "answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value))",
+        "held = rows.answered(scaled.p, scaled.folds)",
+        "held = rows.answered(rows.measure.say(rows.outputs.f.numpy(), scaled.heat.value), scaled.folds)",
     ),
-    _calibration("prediction sets know no groups", "self.pattern, self.sampling)", "self.pattern, None)"),
+    _calibration("prediction sets know no groups", "self.pattern, self.sampling, folds)", "self.pattern, None, folds)"),
+    # Labels.
+    _labels(
+        "labels are scaled by temperatures that their own rows helped to fit",
+        "known = at[here][0]  # by",
+        "known = before  # by",
+    ),
+    _labels(
+        "a label takes a temperature of its own from a handful of rows",
+        "if min((y > 0).sum(), (y == 0).sum()) < FEW:",
+        "if False:",
+    ),
+    _said(
+        "the threshold of a label is that of another",
+        "choose_threshold(aim_here, p, has, rows.groups)",
+        "choose_threshold(aim_here, rows.p[:, 0], has, rows.groups)",
+    ),
+    _said(
+        "labels are judged by thresholds of the judged rows",
+        "p, has, groups, called = rows.p, rows.truth > 0, rows.groups, rule.called(rows.p) > 0",
+        "p, has, groups, called = rows.p, rows.truth > 0, rows.groups, rows.p >= rows.p.mean(0)",
+    ),
+    _said("thresholds of labels are not followed", "probabilities >= np.array(self.limits)", "probabilities > 0.5"),
+    # Numbers.
+    _reach(
+        "a row calibrates the band that it taught",
+        "fit_band(said[~here], rest[~here], some(groups, ~here))",
+        "fit_band(said, rest, groups)",
+    ),
+    _reach("both ways of intervals are tried on rows that they know", "known = ~here", "known = here | ~here"),
+    _reach("a band need not be narrower", "keeps[1] and (narrower or not keeps[0])", "keeps[1]"),
+    _reach("a band that does not hold is used where narrow", "keeps[1] and (narrower or not keeps[0])", "narrower"),
+    _reach("the errors of both ways take rows for independent", "judged = some(groups, finite)", "judged = None"),
+    _threshold(
+        "a fold chooses its own threshold",
+        "choose_threshold(F1, probability[~here], positive[~here], some(groups, ~here))",
+        "choose_threshold(F1, probability[here], positive[here], some(groups, here))",
+    ),
+    _threshold("a larger F1 is enough, whatever its error", "return gain > error", "return gain > 0"),
+    _threshold(
+        "the error of F1 takes rows for independent",
+        "where, called = clusters(groups, len(positive))",
+        "where, called = clusters(None, len(positive))",
+    ),
     _temperature(
         "a temperature need not earn its place",
         "helps = float(metrics.average(scaled - plain, weights)) + error < 0",
@@ -535,13 +582,13 @@ MUTANTS: tuple[Mutant, ...] = (
     _temperature("a lower NLL is enough, whatever its error", ", weights)) + error < 0", ", weights)) < 0"),
     _temperature(
         "a fold's temperature is fitted on itself",
-        "fit_temperature(logits[~here], labels[~here], losses_of, some(groups, ~here))",
-        "fit_temperature(logits[here], labels[here], losses_of, some(groups, here))",
+        "fit_temperature(logits[~here] / known, labels[~here], losses_of, some(groups, ~here))",
+        "fit_temperature(logits[here] / known, labels[here], losses_of, some(groups, here))",
     ),
     _temperature(
         "a temperature is judged on the rows that it was fitted on",
-        "fit_temperature(logits[~here], labels[~here], losses_of, some(groups, ~here))",
-        "fitted",
+        "heats[here] = known * fit_temperature(logits[~here] / known, labels[~here], losses_of, some(groups, ~here))",
+        "heats[here] = fitted",
     ),
     _temperature("a fold's own rows choose its candidate", "losses[:, ~here].T, weights_in(others)", "losses.T, None"),
     _temperature(
@@ -568,7 +615,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _conformal("patterns of few rows promise what they cannot keep", "if rows >= 1 / (1 - COVERAGE)]", "]"),
     _conformal("a class's own probability counts in full", "above + chance[:, None] * ordered", "above + ordered"),
-    _threshold("the threshold gives up most of the other rate", "max(reached) if rate in", "min(reached) if rate in"),
+    _threshold("the threshold gives up most of the other rate", "reached.max() if rate in", "reached.min() if rate in"),
     _threshold(
         "rates know no groups", "proportion(right[counted], some(groups, counted))", "proportion(right[counted])"
     ),
@@ -731,6 +778,48 @@ MUTANTS: tuple[Mutant, ...] = (
         "weights are as much evidence as copies",
         "(each**2).sum() / each.sum()",
         "each.min()",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/threshold.py",
+        "thresholds take rows of other weights for alike",
+        "np.cumsum(where.own[rows][order])",
+        "np.cumsum(np.ones(len(order)))",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/threshold.py",
+        "rounded sums of weights miss an aim that copies reach",
+        "0.0 if where.weights is None else 1e-12",
+        "0.0",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/measures/labels.py",
+        "thresholds of labels know no weights",
+        "choose_threshold(aim_here, p, has, rows.groups)",
+        "choose_threshold(aim_here, p, has)",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/temperature.py",
+        "temperatures of labels know no weights",
+        "calibrate(f, y, folds, groups, losses_of, (common.common, at))",
+        "calibrate(f, y, folds, None, losses_of, (common.common, at))",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/reach.py",
+        "the band takes rows of other weights for alike",
+        "bounds = np.column_stack([np.zeros(len(own)), own])",
+        "bounds, wanted = (0, 1), (1 - share) * hats.sum(0)",
+        (_WEIGHED,),
+    ),
+    Mutant(
+        "src/fusetune/evaluate/reach.py",
+        "both ways of intervals are compared by rows of other weights as alike",
+        "weights = weights_in(judged)",
+        "weights = None",
         (_WEIGHED,),
     ),
     Mutant(

@@ -47,7 +47,7 @@ from fusetune.evaluate import holm, mcnemar, permutation_test
 from fusetune.evaluate.intervals import Interval, plain
 from fusetune.evaluate.metrics import correct_rows, nll_rows
 from fusetune.evaluate.seeds import crossed_mean, crossed_share
-from fusetune.evaluate.temperature import softmax
+from fusetune.evaluate.temperature import Heat, softmax
 from fusetune.heads.base import HeadData
 from fusetune.judge import scaled_on_valid
 from fusetune.progress import console, track
@@ -101,7 +101,7 @@ def measured(name: str, seeds: int, level: str, sets: list[str]) -> dict[str, An
     """Fit all networks of one data set with every seed, and compare them on its test rows."""
     source, started = SOURCES[name], time.perf_counter()
     table = source.divide(read_table(SYNTHETIC.table() if source.path is None else source.path))
-    said: list[dict[str, tuple[Array, float]]] = []
+    said: list[dict[str, tuple[Array, Heat]]] = []
     epochs: list[int] = []
     for seed in track(range(seeds), f"{name}, seeds"):
         config = Config.build({"seed": seed}, sets=[*source.sets, *sets])
@@ -147,7 +147,7 @@ def learnt_again(run: Context, done: Fitted, settings: TARSettings) -> Fitted:
     return replace(done, network=network, held=held_by(run, network, valid), tried=learner.tried)
 
 
-def compared(said: list[dict[str, tuple[Array, float]]], labels: Any, groups: Any) -> dict[str, Any]:
+def compared(said: list[dict[str, tuple[Array, Heat]]], labels: Any, groups: Any) -> dict[str, Any]:
     """Score what every network says of the test rows, before and after its temperature, and compare them in pairs."""
     scores: dict[str, dict[str, Array]] = {}
     for way in WAYS:

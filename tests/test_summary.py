@@ -13,8 +13,7 @@ from PIL import Image
 
 from fusetune.data.images import ImageInput
 from fusetune.data.table import Table
-from fusetune.evaluate.decision import PLAIN
-from fusetune.evaluate.measures import Classes
+from fusetune.evaluate.measures import CLASSES, Classes
 from fusetune.report.template import data_uri
 from fusetune.summary import most_certain_mistakes
 from fusetune.targets import Classification
@@ -41,7 +40,7 @@ def test_the_surest_wrong_rows_come_first_with_what_they_have(tmp_path: Path) ->
     )  # fmt: skip
     judged: Any = SimpleNamespace(
         labels={"test": labels}, probabilities={"test": p}, shares={"scan": np.full(40, 0.2)},
-        prior=np.full((40, 2), 0.5), measure=Classes(Classification(["a", "b"])), rule=lambda classes: PLAIN,
+        prior=np.full((40, 2), 0.5), measure=Classes(Classification(["a", "b"])), rule=lambda classes: CLASSES.plainly,
     )  # fmt: skip
     found = most_certain_mistakes(ctx, judged, given.frame[["note", "age"]])
     assert [row.row for row in found] == [f"r{k}" for k in rows if k != 5][:24]

@@ -96,7 +96,7 @@ class Answering:
 
     def rule_by(self, by: By) -> Rule:
         """Return how rows are decided, by the threshold or whatever it says."""
-        return self.calibration.rule(self.classes, by, self.measure.rule)
+        return self.calibration.rule(self.classes, by, self.measure)
 
     def bind(self, table: Table) -> dict[str, Source]:
         """Return the sources of a table, by modality."""

@@ -99,13 +99,14 @@ def as_table(
     said: Said, measure: Measure[Any], calibration: Calibration, extras: Extras, likeness: Mapping[str, Likeness]
 ) -> pd.DataFrame:
     """Return one line per row; see `Model.predict_table` for the columns."""
+    rule = calibration.rule(measure.target.names, extras.by, measure)
     columns: dict[str, Any] = {
         "row_id": said.ids.to_numpy(),
-        "prediction": measure.answers(said.p, said.decided),
+        "prediction": measure.answers(said.p, rule),
         **measure.beside(said.p, said.decided),
     }
     if extras.margin is not None:
-        columns["margin"] = calibration.rule(measure.target.names, extras.by).margin(said.p)
+        columns["margin"] = rule.margin(said.p)
         columns["abstain"] = columns["margin"] < extras.margin
     if extras.sets is not None:
         pattern = _pattern(said.outputs)

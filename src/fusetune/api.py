@@ -18,6 +18,7 @@ from fusetune.cluster.engine import Cluster, joined
 from fusetune.cluster.filling import Filling
 from fusetune.config import MINUTES, Config
 from fusetune.context import Context
+from fusetune.data.choices import TargetKind
 from fusetune.data.roles import Roles, Share
 from fusetune.data.table import Table, TableLike
 from fusetune.doctor.exhibits import Exhibit, exhibits
@@ -114,6 +115,7 @@ def fit(
     weight: str | None = None,
     preset: str | None = None,
     minutes: float | None = None,
+    target: TargetKind | None = None,
     seed: int | None = None,
     strategy: str | Mapping[str, Any] | None = None,
     augment: Mapping[str, Any] | None = None,
@@ -152,6 +154,8 @@ def fit(
             with more folds and views) or paper (the published settings).
         minutes: How long the run may take; default: 3 for quick, 20 for good. What would be too late is left out, and
             encoders are fine-tuned in fewer epochs.
+        target: What the label is: classification (one class of several), multilabel (any number of labels) or
+            regression (a number). Default: as its column looks.
         seed: Decides split, augmentation and training.
         strategy: How the model is fitted, by name: weighted-ensemble (default), two-stage, ume, umt, joint and so on
             (`fusetune.strategies.STRATEGIES`), or a mapping with its settings: ``{"name": "umt", "weight": 5}``.
@@ -173,7 +177,7 @@ def fit(
         RunError: If something fails while running.
     """
     started = time.perf_counter()
-    settings, own = gather_settings(preset, seed, strategy, augment, config, sets, minutes)
+    settings, own = gather_settings(preset, seed, strategy, augment, config, sets, minutes, target)
     roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather, weight)
     with met(find_place(devices, nodes), sharded, settings=text_hash(settings.to_yaml())[:8]) as ranks:
         log = Log(None, quiet or not ranks.first)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fusetune.augment.own import GIVEN, Own, as_own
 from fusetune.config import Config, ImagePolicy
+from fusetune.data.choices import TargetKind
 from fusetune.errors import UserError, listed
 from fusetune.strategies import refuse_unread
 
@@ -21,6 +22,7 @@ def gather(
     config: Config | Mapping[str, Any] | str | Path | None,
     sets: str | Iterable[str],
     minutes: float | None = None,
+    target: TargetKind | None = None,
 ) -> tuple[Config, Own | None]:
     """Return the settings, above those of FUSETUNE_CONFIG, and the augmentation where it is a callable.
 
@@ -28,7 +30,7 @@ def gather(
         ConfigError: Naming every unknown key and wrong value, or an unknown strategy or setting of it.
         UserError: If something other than pictures is to be augmented.
     """
-    arguments: dict[str, Any] = {"preset": preset, "seed": seed, "minutes": minutes}
+    arguments: dict[str, Any] = {"preset": preset, "seed": seed, "minutes": minutes, "target": target}
     arguments["strategy"] = {"name": strategy} if isinstance(strategy, str) else strategy
     layer = {name: value for name, value in arguments.items() if value is not None}
     own = _own(augment, layer)

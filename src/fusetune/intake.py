@@ -38,7 +38,7 @@ from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.doctor.treat import Treatment, refuse, treat
 from fusetune.encoders.known import check_encoders
 from fusetune.errors import ConfigError, TableError, UserError, listed
-from fusetune.evaluate.threshold import positive_class
+from fusetune.evaluate.measures import measure_of
 from fusetune.files import write_text
 from fusetune.folder import refuse_other_run
 from fusetune.inputs import image_input
@@ -129,7 +129,7 @@ def take_in(
     target = learn_target(schema.target, table, label)
     # A wrong aim, or a loss of another kind of label, must not cost a run.
     target.solved_by(settings.head.robust)
-    positive_class(settings.evaluate.aim, settings.evaluate.positive, target.names)
+    measure_of(target).check_aim(settings.evaluate.aim, settings.evaluate.positive)
     labels, ids = target.encode(table, label), table.ids(schema.named("id"))
     made_from = Record(len(data), rows_hash(ids, labels), columns)
     before = None if resumed is None else refuse_other_run(resumed, settings, schema, made_from)
@@ -303,7 +303,7 @@ def announce(log: Log, intake: Intake) -> None:
     schema = intake.schema
     if schema.target != Classification.kind:
         reason = next(column.reason for column in schema.columns if column.role == "label")
-        log.say(f"  {reason} (--set target=classification, multilabel or regression says otherwise)")
+        log.say(f"  {reason} (--target classification, multilabel or regression says otherwise)")
     if (weight := schema.named("weight")) is not None:
         gone = f"; {intake.weightless:,} of weight 0 are left out" if intake.weightless else ""
         log.say(f"  rows count as column '{weight}' says, relative to each other{gone}")

@@ -26,7 +26,6 @@ from fusetune.evaluate.metrics import IntArray, average
 from fusetune.evaluate.modalities import Probe
 from fusetune.evaluate.profile import Profile
 from fusetune.evaluate.reference import Reference
-from fusetune.evaluate.threshold import positive_class
 from fusetune.heads.folds import row_folds
 from fusetune.model import Model
 from fusetune.networks import Outputs
@@ -80,7 +79,7 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
     losses = {c.name: float(average(measure.lost_rows(c.scaled.p, labels), counted)) for c in candidates}
     rivals = {c.name: c.probe.again for c in candidates[:-1] if c.name != MAJORITY}
     frequent = next((c for c in candidates[:-1] if c.name == MAJORITY), None)
-    rule = calibration.rule(ctx.classes)
+    rule = calibration.rule(ctx.classes, measure=measure)
     return Judgement(
         chosen=chosen,
         test=scores[chosen],
@@ -162,12 +161,11 @@ def scaled_on_valid(ctx: Context, fitted: Fitted) -> Scaled:
 
 
 def _learnt(ctx: Context, fitted: Fitted, scaled: Scaled) -> Calibration:
-    aim, rows = ctx.config.evaluate.aim, ctx.split.rows("valid")
-    positive = positive_class(aim, ctx.config.evaluate.positive, ctx.classes)
+    wanted, rows = ctx.config.evaluate, ctx.split.rows("valid")
     valid = _judged(ctx, fitted.held_on(rows), rows)
-    calibration = learn(valid, scaled, aim=aim, positive=positive, seed=ctx.config.seed)
-    if positive is not None and calibration.threshold is None:
-        ctx.log.warn(f"no threshold reaches '{aim}' on the validation part; none is given")
+    calibration = learn(valid, scaled, aim=wanted.aim, positive=wanted.positive, seed=ctx.config.seed)
+    for line in calibration.unreached(ctx.classes):
+        ctx.log.warn(line)
     return calibration
 
 

@@ -46,8 +46,8 @@ class Judging(Answering):
             of a row that the model was made from, whose scores say nothing about new rows), every metric as value, low,
             high of its 95
             % interval, with a threshold also those of the most probable class
-            (`most_probable`), and an `evaluate.analysis.Analysis`:
-            subsets of modalities, missing inputs, prediction sets and so on.
+            (`most_probable`), with thresholds of labels those at even odds (`even_odds`), and an
+            `evaluate.analysis.Analysis`: subsets of modalities, missing inputs, prediction sets and so on.
 
         Raises:
             TableError: If the label column is absent, empty in a row, or holds a label the model does not know; or a
@@ -69,7 +69,7 @@ class Judging(Answering):
             "unreadable": sum(map(bool, answers.problems)),
             "seen": int(np.isin(answers.digests, self.seen).sum()),
             **{name: interval.as_dict() for name, interval in scores.items()},
-            **({"most_probable": {name: score.as_dict() for name, score in plain.items()}} if plain else {}),
+            **({rule.without: {name: score.as_dict() for name, score in plain.items()}} if plain else {}),
             **self.measure.named(analysis.as_dict()),
         }
 

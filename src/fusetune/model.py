@@ -68,7 +68,7 @@ class Model(Judging):
             RunError: If the model gives no finite probability for a row.
         """
         data = self.opened(table)
-        answers = [self.measure.answers(piece.p, piece.decided) for piece in self.said(data, on_problem)]
+        answers = [self.measure.answers(piece.p, self.rule) for piece in self.said(data, on_problem)]
         return pd.Series([one for some in answers for one in some], name="prediction", index=_index(data))
 
     def predict_proba(self, table: TableLike, on_problem: OnProblem = "warn") -> pd.DataFrame:

@@ -202,11 +202,15 @@ class Judgement:
     @property
     def accuracy(self) -> Interval:
         """The share of test rows that is decided right, by the rule that the model follows."""
-        return self.acted.get("accuracy", self.test["accuracy"])
+        return self.acted_on("accuracy")
+
+    def acted_on(self, metric: str) -> Interval:
+        """Return a score of the test part, by the rule that the model follows where it hangs on decisions."""
+        return self.acted.get(metric, self.test[metric])
 
     def rule(self, classes: Sequence[Any]) -> Rule:
         """Return how the model decides."""
-        return self.calibration.rule(classes)
+        return self.calibration.rule(classes, measure=self.measure)
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,8 +85,8 @@ class Run:
             f"rows{among}; {told.further()}"
         ]
         if acted:
-            plain = f"{self.metrics['test']['accuracy']['value']:.1%}"
-            lines.append(f"  decided by {self.metrics['rule']}; by the most probable class {plain}, which compares:")
+            plain = f"{self.metrics['test'][told.score.key]['value']:.1%}"
+            lines.append(f"  decided by {self.metrics['rule']}; by {told.plainly} {plain}, which compares:")
         frequent = self.metrics.get("frequent")
         compared = [] if frequent is None else [frequent]
         for one in [*compared, *self.metrics["comparisons"]]:

@@ -161,12 +161,13 @@ def case(ctx: Context, judged: Judgement, cells: pd.DataFrame, at: int) -> Case:
     """Return one test row, by its place among them, with what can be seen and read of it."""
     row, measure = ctx.split.rows("test")[at], judged.measure
     p, truth = judged.probabilities["test"][at : at + 1], judged.labels["test"][at : at + 1]
-    decided = judged.rule(ctx.classes).decide(p)
+    rule = judged.rule(ctx.classes)
+    decided = rule.decide(p)
     return Case(
         row=str(ctx.ids.iloc[row]),
         group=None if ctx.groups is None else str(ctx.groups.iloc[row]),
         label=measure.shown(measure.truths(truth)[0]),
-        decision=measure.shown(measure.answers(p, decided)[0]),
+        decision=measure.shown(measure.answers(p, rule)[0]),
         probability=float(p[0, decided[0]]),
         label_probability=float(p[0, measure.right_at(truth)[0]]),
         pictures={
@@ -215,7 +216,7 @@ def save_predictions(ctx: Context, judged: Judgement, path: Path) -> None:
         if (counted := ctx.counted(rows)) is not None:
             frame["weight"] = counted
         frame["label"] = measure.kept(measure.truths(judged.labels[part]))
-        frame["prediction"] = measure.kept(measure.answers(probabilities, rule.decide(probabilities)))
+        frame["prediction"] = measure.kept(measure.answers(probabilities, rule))
         frames.append(pd.concat([frame, measure.shares(probabilities)], axis=1))
     with written_aside(path) as aside:
         pd.concat(frames, ignore_index=True).to_parquet(aside, index=False)

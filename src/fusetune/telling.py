@@ -57,12 +57,14 @@ class Telling(ABC):
     Attributes:
         kind: The kind of target.
         surer: What is said of a comparison where only the loss is shown to be better.
+        plainly: By what rows are decided that no threshold decides, and models compared.
         score: The score of which more is better.
         loss: The score of which less is better.
     """
 
     kind: ClassVar[TargetKind]
     surer: ClassVar[str] = "but its probabilities are better"
+    plainly: ClassVar[str] = "the most probable class"
     score: Gauge
     loss: Gauge
 
@@ -153,17 +155,23 @@ class OfLabels(Telling):
     """Labels, any number a row."""
 
     kind = "multilabel"
+    plainly = "even odds"
     score = Gauge("label_accuracy", "label accuracy", "{:.1%}".format)
     loss = Gauge("nll", "NLL", "{:.3f}".format)
 
+    @property
+    def _acted(self) -> Mapping[str, Any]:
+        """The scores of the test part, by the thresholds where it follows some."""
+        return {**self.metrics["test"], **(self.metrics.get("acted") or {})}
+
     def right(self, bounds: bool = False) -> str:
         """Return the share of labels that is said or left out rightly."""
-        share = self.metrics["test"]["label_accuracy"]["value"]
-        return f"{share:.1%}{self.bounds('label_accuracy', self.score) if bounds else ''} of labels right"
+        found = self._acted["label_accuracy"]
+        return f"{found['value']:.1%}{_in_brackets(found, self.score) if bounds else ''} of labels right"
 
     def further(self) -> str:
         """Return the share of rows with all labels right, and F1."""
-        test = self.metrics["test"]
+        test = self._acted
         return f"all labels of a row right {test['subset_accuracy']['value']:.1%}; macro F1 {_f1(test['macro_f1'])}"
 
     def compared(self, comparison: Mapping[str, Any]) -> str:

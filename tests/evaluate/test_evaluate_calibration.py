@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from fusetune.evaluate import metrics
 from fusetune.evaluate.calibration import Judged, Scaled, learn, scale
 from fusetune.evaluate.conformal import fit_conformal
+from fusetune.evaluate.measures import Classes
 from fusetune.evaluate.temperature import crossfit, fit_temperature, softmax
 from fusetune.evaluate.threshold import choose_threshold
 from fusetune.networks import Outputs
+from fusetune.targets import Classification
 
 Matrix = npt.NDArray[np.float64]
 ROWS, FOLDS = 120, 4
@@ -91,10 +94,11 @@ def test_it_is_said_whether_rows_chose_what_is_said_of_them(tried: int, elsewher
 def test_sets_and_threshold_come_from_what_other_folds_say() -> None:
     logits, y = boastful(classes=2)
     groups = np.arange(ROWS) // np.where(np.arange(ROWS) < 60, 1, 4)
-    rows = judged(logits, y, groups)
+    rows = replace(judged(logits, y, groups), measure=Classes(Classification(["a", "b"])))
     # Probabilities that have nothing to do with the logits: what is learnt can only come from them.
     p = np.random.default_rng(5).dirichlet([1, 1], ROWS)
-    found = learn(rows, Scaled(scaled(logits, y).heat, p, True), aim="sensitivity >= 0.8", positive=1, seed=3)
+    held = Scaled(scaled(logits, y).heat, p, True, FOLD)
+    found = learn(rows, held, aim="sensitivity >= 0.8", positive=None, seed=3)
     assert found.threshold == choose_threshold("sensitivity >= 0.8", p[:, 1], y == 1)
     assert found.conformal == fit_conformal(p, y, rows.keys, rows.pattern, groups, 3)
     assert found.conformal != fit_conformal(p, y, rows.keys, rows.pattern, None, 3)

@@ -6,10 +6,20 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
+from sklearn.metrics import f1_score
 
 from fusetune.errors import ConfigError
 from fusetune.evaluate import proportion
-from fusetune.evaluate.threshold import choose_threshold, judge_threshold, parse_aim, positive_class
+from fusetune.evaluate.threshold import (
+    EVEN,
+    choose_threshold,
+    f1_helps,
+    judge_threshold,
+    label_aims,
+    parse_aim,
+    positive_class,
+)
 
 
 def rates(called: np.ndarray, positive: np.ndarray) -> dict[str, float]:
@@ -35,6 +45,60 @@ def test_the_aim_is_reached_at_the_least_cost(rate: str, other: str) -> None:
     assert chosen[rate] >= 0.85
     every = [rates(p >= limit, positive) for limit in np.append(np.unique(p), 1.1)]
     assert chosen[other] == max(row[other] for row in every if row[rate] >= 0.85)
+
+
+def test_the_largest_f1_is_that_of_trying_all() -> None:
+    random = np.random.default_rng(6)
+    for _ in range(20):
+        positive = random.random(60) < 0.3
+        p = np.round(random.normal(0.3 + 0.2 * positive, 0.2).clip(0, 1), 2)
+        threshold = choose_threshold("f1", p, positive)
+        assert threshold is not None
+        every = [f1_score(positive, p >= limit, zero_division=0) for limit in np.append(np.unique(p), 1.1)]
+        assert f1_score(positive, p >= threshold, zero_division=0) == pytest.approx(max(every))
+    assert choose_threshold("f1", p, np.zeros(60, bool)) is None
+    assert choose_threshold("even odds", p, positive) == EVEN
+    assert choose_threshold("f1", np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])) == EVEN
+
+
+def test_f1_takes_the_place_of_even_odds_only_where_rows_that_did_not_choose_it_show_it() -> None:
+    random, folds = np.random.default_rng(8), np.arange(120) % 4
+    y = random.random(120) < 0.2
+    p = 0.05 + 0.3 * y + 0.1 * random.random(120)  # never more probable than not, and known well
+    assert f1_helps(p, y, folds)
+    assert not f1_helps(p, y, np.zeros(120)), "one fold has no others that could choose for it"
+    helped = better = 0
+    for seed in range(25):  # even odds are best for a usual label: a threshold of few rows is noise that suits them
+        random = np.random.default_rng(seed)
+        p = expit(3 * random.normal(size=120))
+        y = random.random(120) < p
+        limit = choose_threshold("f1", p, y)
+        better += f1_score(y, p >= limit) > f1_score(y, p >= EVEN)
+        helped += f1_helps(p, y, folds)
+    assert better >= 20
+    assert helped <= 8
+
+
+def test_f1_must_help_whole_groups() -> None:
+    """In every other group a lower threshold finds what even odds miss, elsewhere what is not there."""
+    p = np.tile([[0.4, 0.2], [0.9, 0.4]], (6, 10)).ravel()
+    y = np.tile([[True, False], [True, False]], (6, 10)).ravel()
+    groups = np.repeat(np.arange(12), 20)
+    assert f1_helps(p, y, groups // 4)
+    assert not f1_helps(p, y, groups // 4, groups)
+
+
+def test_aims_of_labels() -> None:
+    names = ["arm", "head"]
+    assert label_aims(None, names) == ["f1 where it helps"] * 2
+    assert label_aims("f1", names) == ["f1", "f1"]
+    assert label_aims({"head": "ppv >= 0.8"}, names) == ["f1 where it helps", "ppv >= 0.8"]
+    with pytest.raises(ConfigError, match=r"'hed' is no label.*did you mean 'head'.*arm, head"):
+        label_aims({"hed": "f1"}, names)
+    with pytest.raises(ConfigError, match=r"'best' must read like.*of labels also f1, even odds"):
+        label_aims({"head": "best"}, names)
+    with pytest.raises(ConfigError, match=r"evaluate\.aim names arm, as for labels"):
+        positive_class({"arm": "f1"}, None, names)
 
 
 def test_an_aim_out_of_reach_has_no_threshold() -> None:

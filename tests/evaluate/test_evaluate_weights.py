@@ -9,21 +9,32 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 from scipy.stats import t as student
+from sklearn.linear_model import QuantileRegressor
+from sklearn.metrics import f1_score
 
 from fusetune.data.weights import shared
 from fusetune.errors import UserError
 from fusetune.evaluate import metrics, permutation_test
 from fusetune.evaluate.bootstrap import Sampling, clusters, sampling, some
-from fusetune.evaluate.conformal import fit_conformal, judge_sets, quantile, scores
+from fusetune.evaluate.conformal import Conformal, fit_conformal, judge_sets, quantile, scores
 from fusetune.evaluate.intervals import Interval, group_spread, means, proportion, score_with_intervals
-from fusetune.evaluate.measures import Labels, Numbers
+from fusetune.evaluate.measures import Answered, Labels, Numbers
+from fusetune.evaluate.measures.labels import LabelRule, together
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.paired import mcnemar
-from fusetune.evaluate.reach import fit_reaches
+from fusetune.evaluate.reach import BAND, PLAIN, Reaches, fit_band, fit_reaches, judge_reaches
 from fusetune.evaluate.selective import risk_coverage, worst
-from fusetune.evaluate.temperature import calibrate, class_losses, crossfit, fit_temperature, standard_error
-from fusetune.evaluate.threshold import choose_threshold, judge_threshold
+from fusetune.evaluate.temperature import (
+    calibrate,
+    calibrate_each,
+    class_losses,
+    crossfit,
+    fit_temperature,
+    standard_error,
+)
+from fusetune.evaluate.threshold import F1, choose_threshold, f1_gain, f1_helps, judge_threshold
 from fusetune.targets import Multilabel, Regression
 
 ROWS, CLASSES = 60, 4
@@ -134,6 +145,63 @@ def test_rates_of_a_threshold_are_those_of_copies() -> None:
     assert sum(one.counts.values()) == ROWS  # counts are of rows
 
 
+@pytest.mark.parametrize("aim", [F1, "sensitivity >= 0.8", "specificity >= 0.75", "ppv >= 0.5", "npv >= 0.8"])
+def test_thresholds_of_labels_are_those_of_copies(aim: str) -> None:
+    """Probabilities have two digits, so that rows share them, and shares of whole weights reach aims exactly."""
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        p, k = draw.random(ROWS).round(2), draw.integers(1, 5, ROWS)
+        y, copies = draw.random(ROWS) < 0.1 + 0.4 * p, np.repeat(np.arange(ROWS), k)
+        assert choose_threshold(aim, p, y, sampling(None, k / 7)) == choose_threshold(aim, p[copies], y[copies])
+
+
+def test_the_gain_of_f1_and_its_error_are_those_of_copies_that_are_drawn_together() -> None:
+    folds, helped = GROUPS % 4, set()
+    for seed in range(6):
+        draw = np.random.default_rng(seed)
+        p = draw.random(ROWS).round(2) * (0.6 if seed % 2 else 1)
+        y = draw.random(ROWS) < (1.2 if seed % 2 else 0.8) * p
+        for own, copied in ((WEIGHED, COPIES), (BOTH, GROUPS[COPIES])):
+            ours = f1_gain(p, y, folds, own)
+            same(ours, f1_gain(p[COPIES], y[COPIES], folds[COPIES], copied))
+            helps = f1_helps(p, y, folds, own)
+            assert helps == (ours[0] > ours[1])
+            helped.add(helps)
+            even = p > 0.5
+            chosen = np.empty(ROWS, dtype=bool)
+            for fold in range(4):
+                limit = choose_threshold(F1, p[folds != fold], y[folds != fold], some(own, folds != fold))
+                assert limit is not None
+                chosen[folds == fold] = p[folds == fold] >= limit
+            gain = [f1_score(y, said, sample_weight=K) for said in (chosen, even)]
+            assert ours[0] == pytest.approx(gain[0] - gain[1])
+    assert helped == {True, False}
+
+
+def test_a_rule_of_labels_is_judged_as_on_copies() -> None:
+    labels, bits = Labels(Multilabel(list("abc"))), (random.random((ROWS, 3)) < 0.4).astype(np.float32)
+    said = np.clip(bits * 0.4 + random.random((ROWS, 3)) * 0.6, 0.01, 0.99).round(2)
+    rule = LabelRule(None, None, "", (0.3, 0.6, 0.45), even=False)
+    how = {**HOW, "resamples": 10}
+    ours, theirs = rule.score(said, bits, BOTH, **how), rule.score(said[COPIES], bits[COPIES], GROUPS[COPIES], **how)
+    assert ours.pop("subset_accuracy").value == pytest.approx(theirs.pop("subset_accuracy").value)
+    same(ours, theirs)
+    called = rule.called(said) > 0
+    copied = together(called[COPIES], bits[COPIES] > 0)
+    same(np.array(together(called, bits > 0, WEIGHED)), np.array(copied))
+    keys, pattern, folds = np.arange(ROWS), np.full(ROWS, "text"), GROUPS % 4
+    rows = Answered(said, bits, keys, pattern, BOTH, folds)
+    again = Answered(said[COPIES], bits[COPIES], COPIES, pattern[COPIES], GROUPS[COPIES], folds[COPIES])
+    for aim in (None, "f1", {"a": "ppv >= 0.5", "b": "sensitivity >= 0.75"}):
+        assert labels.thresholds(rows, aim, None) == labels.thresholds(again, aim, None)
+    told, other = (labels.further(one, Conformal(), Reaches(), rule=rule, **how) for one in (rows, again))
+    same(np.array(told["together"]), np.array(copied))
+    for mine, its in zip(told["each"], other["each"], strict=True):
+        same([mine.recall.value, mine.precision.value], [its.recall.value, its.precision.value])
+        for name in ("auroc", "auprc", "nll"):
+            same(getattr(mine, name), getattr(its, name))
+
+
 def test_numbers_and_labels_are_those_of_copies() -> None:
     target, truth = Regression("y", 5.0, 2.0), random.normal(size=ROWS)
     p, q = (target.numbers(truth + random.normal(0, 0.5, ROWS))[:, None] for _ in range(2))
@@ -208,6 +276,36 @@ def test_temperature_and_choice_are_of_weighted_losses() -> None:
     assert (crossfit([first, -first], truth, folds, groups=heavy) == -first).all()
 
 
+def test_temperatures_of_labels_are_of_weighted_losses() -> None:
+    """Light rows say ten times too much of one label, and heavy ones what is so."""
+    rows, labels = 240, Labels(Multilabel(["so", "other"]))
+    light, folds, draw = np.arange(240) % 2 == 0, np.arange(rows) // 2 % 4, np.random.default_rng(2)
+    true = draw.normal(0, 2, (rows, 2))
+    y = (draw.random((rows, 2)) < expit(true)).astype(np.float32)
+    f = true * np.where(light[:, None], [10, 1], 1)
+    weights = np.where(light, 1.0, 200.0)
+    own, groups = sampling(None, weights), np.arange(rows) // 2
+    plain, _ = calibrate_each(f, y, folds, None, labels.losses_of)
+    heat, heats = calibrate_each(f, y, folds, own, labels.losses_of)
+    assert plain.each[0].common > 3
+    assert heat.each[0].common == pytest.approx(1, abs=0.4)
+    loss = labels.losses_of(f, y)
+    assert heat.before == pytest.approx(np.average(loss, weights=weights))
+    # Both temperatures are used, and each row has those of weighted rows of the other folds.
+    both = sampling(groups, np.where(light, 3.0, 1.0))
+    heat, heats = calibrate_each(f, y, folds, both, labels.losses_of)
+    assert heat.applied
+    assert heat.each[0].applied
+    for fold in range(4):
+        here, others = folds == fold, some(both, folds != fold)
+        common = fit_temperature(f[~here], y[~here], labels.losses_of, others)
+        for at, one in enumerate(heat.each):
+            last = fit_temperature(f[~here][:, [at]] / common, y[~here][:, [at]], labels.losses_of, others)
+            np.testing.assert_allclose(heats[here, at], common * last if one.applied else common)
+    scaled = labels.losses_of(f[:, [0]] / heats[:, [0]], y[:, [0]])
+    assert heat.each[0].after == pytest.approx(np.average(scaled, weights=np.where(light, 3.0, 1.0)))
+
+
 def copied_quantile(values: Any, weights: Any, new: int, coverage: float) -> float:
     """Sort copies of every row and of a new row, which counts as infinite, and take the one that is wanted."""
     every = np.sort(np.concatenate([np.repeat(values, weights), np.full(new, np.inf)]))
@@ -244,3 +342,81 @@ def test_sets_and_reaches_are_learnt_and_judged_by_weights() -> None:
     assert judged.sets[0].by_group is None
     errors = random.normal(size=ROWS)
     assert fit_reaches(errors, pattern, WEIGHED).at(0.9, pattern)[0] == quantile(np.abs(errors), WEIGHED, 0.9)
+
+
+def said_of_numbers() -> tuple[Any, Any]:
+    """Return numbers that are said, and errors whose size grows with them."""
+    draw = np.random.default_rng(4)
+    said = 10 * draw.random(ROWS)
+    return said, draw.normal(size=ROWS) * (0.1 + said)
+
+
+def pinball(rest: Any, line: Any, share: float) -> float:
+    return float(np.maximum(share * (rest - line), (share - 1) * (rest - line)).mean())
+
+
+def test_a_band_is_that_of_copies() -> None:
+    """It has the least loss of copies, by another library; its knots divide them, of which as many as rows allow."""
+    said, errors = said_of_numbers()
+    band, rows = fit_band(said, -errors, WEIGHED), fit_band(said, -errors)
+    assert band is not None
+    assert rows is not None
+    assert band.knots == np.quantile(said[COPIES], [0, 1 / 3, 2 / 3, 1], method="inverted_cdf").tolist()
+    hats = np.stack([np.interp(said, band.knots, one) for one in np.eye(4)], axis=1)[COPIES]
+    for share, line in zip((0.05, 0.95), band.ends(said), strict=True):
+        theirs = QuantileRegressor(quantile=share, alpha=0, fit_intercept=False).fit(hats, -errors[COPIES])
+        least = pinball(-errors[COPIES], theirs.predict(hats), share)
+        assert pinball(-errors[COPIES], line[COPIES], share) == pytest.approx(least, rel=1e-6)
+    assert fit_band(said, -errors, BOTH) == band
+    assert fit_band(said, -errors, sampling(None, np.full(ROWS, 3.0))) == rows
+
+
+@pytest.mark.parametrize("own", [WEIGHED, BOTH], ids=["rows", "groups"])
+def test_both_ways_of_intervals_are_tried_and_learnt_by_weights(own: Any) -> None:
+    said, errors = said_of_numbers()
+    folds, pattern, true = GROUPS % 4, np.full(ROWS, "image"), said - errors
+
+    def outside_of(known: Any) -> Any:
+        """Return how far rows lie outside of the bands of the other folds."""
+        found = np.full(ROWS, np.nan)
+        for fold in np.unique(folds[known]):
+            here, rest = known & (folds == fold), known & (folds != fold)
+            band = fit_band(said[rest], -errors[rest], some(own, rest))
+            assert band is not None
+            found[here] = band.outside(said[here], -errors[here])
+        return found[known]
+
+    widths, held = np.empty((2, ROWS)), np.empty((2, ROWS))
+    for fold in range(4):
+        here, known = folds == fold, folds != fold
+        others, band = some(own, known), fit_band(said[known], -errors[known], some(own, known))
+        assert band is not None
+        low, high = band.ends(said[here])
+        reach = quantile(np.abs(errors[known]), others)
+        beyond = quantile(outside_of(known), others)
+        for at, (left, right) in enumerate(((-reach, reach), (low - beyond, high + beyond))):
+            widths[at, here] = right - left
+            held[at, here] = (left <= -errors[here]) & (-errors[here] <= right)
+    found = fit_reaches(errors, pattern, own, said, folds)
+    assert [one.width for one in found.tried] == pytest.approx(np.average(widths, axis=1, weights=K))
+    assert [one.coverage for one in found.tried] == pytest.approx(np.average(held, axis=1, weights=K))
+    banded = fit_reaches(errors, pattern, own, said, folds, ways=(BAND,))
+    assert banded.band == fit_band(said, -errors, own)
+    assert banded.at(0.9, pattern)[0] == quantile(outside_of(np.ones(ROWS, dtype=bool)), own)
+    judged = judge_reaches(banded, said, true, pattern, own)
+    copied = judge_reaches(banded, said[COPIES], true[COPIES], pattern[COPIES], GROUPS[COPIES])
+    assert judged is not None
+    assert copied is not None
+    same([judged.coverage.value, judged.width.value], [copied.coverage.value, copied.width.value])
+    assert judged.by_pattern["image"].coverage == pytest.approx(copied.by_pattern["image"].coverage)
+
+
+def test_the_band_is_used_where_errors_grow_among_rows_that_count() -> None:
+    draw, folds, pattern = np.random.default_rng(1), np.arange(400) % 4, np.full(400, "image")
+    said, even = 10 * draw.random(400), np.arange(400) // 4 % 2 == 0
+    errors = draw.normal(size=400) * np.where(even, 5.0, 0.2 + said)
+    ways = [
+        fit_reaches(errors, pattern, sampling(None, np.where(even, *counted)), said, folds).way
+        for counted in ((100.0, 1.0), (1.0, 100.0))
+    ]
+    assert ways == [PLAIN, BAND]

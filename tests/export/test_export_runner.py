@@ -21,6 +21,7 @@ from fusetune.data.square import resize
 from fusetune.data.table import Table, read_table
 from fusetune.data.vectors import VectorInput
 from fusetune.errors import ImageError, TableError
+from fusetune.evaluate.threshold import EVEN
 from fusetune.export import pictures
 from fusetune.export import run as runner
 from fusetune.export.preparation import FILE, write_preparation
@@ -282,3 +283,10 @@ def test_the_facts_of_a_model_are_written_whole(tmp_path: Path) -> None:
     assert [one["kind"] for one in facts["inputs"]] == ["columns", "vector"]
     assert facts["id"] == "case_id"
     assert {scale["kind"] for scale in facts["inputs"][0]["numbers"]} == {"number", "boolean", "date"}
+
+
+def test_labels_are_said_from_their_thresholds() -> None:
+    for decision, said in ((None, "head"), ({"thresholds": [0.3, 0.7, EVEN]}, "arm")):
+        one = made({}, target="multilabel", decision=decision)
+        one.classes = ["arm", "head", "leg"]
+        assert one._line({}, np.array([0.3, 0.69, 0.5]), [])["prediction"] == said

@@ -45,7 +45,7 @@ def labels(count: int = 4, rows: int = 60, **changes: Any) -> Result:
 def _whole(
     measure: Measure[Any], p: Any, truth: Truth, names: list[str], counts: dict[str, list[int]], **changes: Any
 ) -> Result:
-    rows = len(truth)
+    rows, rule = len(truth), measure.plainly
     groups = np.arange(rows) // 3
     scores = measure.scores(p, truth, groups, **HOW)
     constant = np.repeat(p.mean(0, keepdims=True), rows, axis=0)
@@ -56,7 +56,7 @@ def _whole(
     pattern = np.where(np.arange(rows) % 4, "image + text", "image")
     reaches = fit_reaches(measure.lost_rows(p, truth), pattern)
     judged = Answered(p, truth, np.arange(rows), pattern, groups)
-    more = measure.further(judged, Conformal(), reaches, **HOW)
+    more = measure.further(judged, Conformal(), reaches, rule=rule, **HOW)
     found = Analysis(
         subsets=[SubsetScore(some, *pair) for some in ([], ["image"], ["image", "text"])],
         shapley=[Share(name, *difference) for name in ("image", "text")],
@@ -84,19 +84,20 @@ def _whole(
         data=dataclasses.replace(
             base.data, classes=names, class_counts=counts, rows={"train": 300, "valid": rows, "test": rows}
         ),
-        mistakes=[case(measure, p, truth, at) for at in measure.mistakes(p, truth)[:5]],
-        examples={why: case(measure, p, truth, at) for why, at in measure.telling(p, truth).items()},
+        mistakes=[case(measure, p, truth, at) for at in measure.mistakes(p, truth, rule)[:5]],
+        examples={why: case(measure, p, truth, at) for why, at in measure.telling(p, truth, rule).items()},
     )
     return changed(whole, **changes)
 
 
 def case(measure: Measure[Any], p: Any, truth: Truth, at: int) -> Case:
     """One test row."""
-    decided = measure.decide(p[at : at + 1])
+    rule = measure.plainly
+    decided = rule.decide(p[at : at + 1])
     told = float(p[at, decided[0]])
     return Case(
         row=f"row {at}", group="p3", label=measure.shown(measure.truths(truth[at : at + 1])[0]),
-        decision=measure.shown(measure.answers(p[at : at + 1], decided)[0]), probability=told, label_probability=told,
+        decision=measure.shown(measure.answers(p[at : at + 1], rule)[0]), probability=told, label_probability=told,
         pictures={"image": np.full((9, 9, 3), 140, np.uint8)}, words={"note": "A sentence."},
         shares={"image": told / 2, "text": -told / 4}, prior=3 * told / 4,
         about=str(measure.target.names[decided[0]]),

@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import BARE, changed, epochs, result
-from made_up_kinds import CONSTANT, compared, labels, numbers, verdict_of
+from made_up import BARE, changed, epochs, explanation, result
+from made_up_kinds import CONSTANT, HOW, compared, labels, numbers, verdict_of
 from test_report_page import NASTY, SECTIONS, Page
 
 from fusetune.data.choices import TargetKind
 from fusetune.evaluate import Interval
-from fusetune.evaluate.measures import MEASURES, measure_of
+from fusetune.evaluate.calibration import Calibration, TemperatureScore
+from fusetune.evaluate.conformal import Conformal
+from fusetune.evaluate.explain import Effect
+from fusetune.evaluate.measures import MEASURES, Answered, measure_of
+from fusetune.evaluate.reach import BAND, PLAIN, Reaches, Tried
+from fusetune.evaluate.threshold import Limit
 from fusetune.report import plots
+from fusetune.report.explained import Explained
+from fusetune.report.explanation import render_explanation
 from fusetune.report.form import amounts, plain
 from fusetune.report.kinds import KINDS, kind_of
 from fusetune.report.kinds.numbers import bands
@@ -100,6 +107,76 @@ def test_the_first_screen_of_labels_says_how_many_are_right_and_how_each_fares()
     assert f"Macro F1 {test['macro_f1'].value:.3f}" in told
     for one in whole.judged.analysis.each:
         assert f"{one.name} {one.rows} {100 * one.precision.value:.1f} % {100 * one.recall.value:.1f} %" in told
+
+
+def test_an_explanation_of_a_number_is_in_its_unit() -> None:
+    one = dataclasses.replace(
+        explanation(), decision="price", probability=5321.5, prior=4000.0, size=812.0,
+        shares={"image": 1400.0, "note": -78.5, "columns": 0.0}, probabilities={"price": 5321.5},
+        maps={"image": np.linspace(-20.0, 300.0, 1600).reshape(40, 40)}, effects={"note": [Effect("beats", 205.5)]},
+    )  # fmt: skip
+    told = Page(render_explanation(one)).words().replace("\N{MINUS SIGN}", "-")
+    assert "price, 5,322" in told
+    assert "Blue raises the number, ochre lowers it. Effects are in its unit." in told
+    assert "Without any input the model says 4,000" in told
+    assert "lead from there to 5,322" in told
+    assert "image +1,400" in told
+    assert "note -78" in told or "note -79" in told
+    assert "beats +206" in told or "beats +205" in told
+    assert "-20 to +300: blue raises" in told
+    assert "%" not in told
+    assert "What it could be" not in told
+    held = Explained.of(one, {})
+    assert "price 5,322" in repr(held)
+    assert "points" not in repr(held)
+    assert "4,000" in held._repr_html_()
+    assert "%" not in held._repr_html_().partition("<img")[0].partition("</style>")[2]
+
+
+def test_an_explanation_of_classes_is_in_points() -> None:
+    told = Page(render_explanation(explanation())).words().replace("\N{NO-BREAK SPACE}", " ")
+    assert "class 1, 80.0 %" in told
+    assert "Effects are percentage points of its probability" in told
+    assert "image +60.0" in told
+    assert "What it could be" in told
+
+
+def test_intervals_say_which_way_they_are_made() -> None:
+    whole = numbers()
+    found = whole.judged.analysis.intervals
+    assert found is not None
+    tried = [Tried(PLAIN, 0.912, 14.0), Tried(BAND, 0.904, 9.5)]
+    for way in (PLAIN, BAND):
+        one = dataclasses.replace(found, way=way, tried=tried)
+        told = words(changed(whole, analysis=dataclasses.replace(whole.judged.analysis, intervals=one)))
+        wide, narrow = map(kind_of(whole).loss.value, (14.0, 9.5))
+        assert f"{PLAIN} held 91.2 % at a mean width of {wide}; {BAND} held 90.4 % at a mean width of {narrow}." in told
+        assert f"The model uses {way}" in told
+        assert ("was not shown to be narrower" in told) is (way == PLAIN)
+
+
+def test_labels_with_thresholds_are_told_as_the_model_acts() -> None:
+    whole = labels()
+    measure, p, truth = whole.judged.measure, whole.judged.probabilities["test"], whole.judged.labels["test"]
+    learnt = Calibration(limits=[Limit("f1", at) for at in (0.2, 0.3, 0.6, 0.8)])
+    rule = learnt.rule(whole.data.classes, measure=measure)
+    rows = Answered(p, truth, np.arange(60), np.array(["image"] * 60), None)
+    heat = TemperatureScore(1.5, True, 60, True, {}, {"before": {}, "after": {}}, [(2.25, True), *[(1.5, False)] * 3])
+    analysis = dataclasses.replace(
+        whole.judged.analysis, calibration=heat, **measure.further(rows, Conformal(), Reaches(), rule=rule, **HOW)
+    )
+    acted = rule.score(p, truth, None, **HOW)
+    page = render(changed(whole, calibration=learnt, acted=acted, analysis=analysis))
+    told = Page(page).words().replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{100 * acted['label_accuracy'].value:.1f} % of the labels right (said or left out)" in told
+    assert f"Macro F1 {acted['macro_f1'].value:.3f}" in told
+    assert told.count("every label from its own probability on, chosen on validation rows for the largest F1") >= 3
+    assert "Models are compared by the labels that are more probable than not" in told
+    assert f"label 1 {analysis.each[1].rows} 1.50 (common) 0.300" in told
+    assert "A temperature of its own is used for 1 label of 4" in told
+    shares = " ".join(f"{100 * share:.0f}" for share in analysis.together[0])
+    assert f"label 0 {shares} {analysis.each[0].rows}" in told
+    assert "the share of which each label is said" in told
 
 
 def test_many_labels_show_the_hardest_first() -> None:

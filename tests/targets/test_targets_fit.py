@@ -56,7 +56,7 @@ def number(tmp_path_factory: pytest.TempPathFactory) -> Done:
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("several")
-    return fitted(folder, labels_table(folder / "data"), "seen")
+    return fitted(folder, labels_table(folder / "data"), "seen", evaluate__aim={"old": "sensitivity >= 0.95"})
 
 
 def test_scores_of_a_number_are_those_of_scikit_learn(number: Done) -> None:
@@ -86,7 +86,8 @@ def test_scores_of_labels_are_those_of_scikit_learn(several: Done) -> None:
     each = {row["name"]: row for row in several.run.metrics["each"]}
     assert each["large"]["rows"] == y[:, 0].sum()
     assert each["large"]["auroc"]["value"] == pytest.approx(roc_auc_score(y[:, 0], p[:, 0]))
-    assert each["large"]["recall"]["value"] == pytest.approx((p[y[:, 0], 0] > 0.5).mean())
+    for at, name in enumerate(names):
+        assert each[name]["recall"]["value"] == pytest.approx((p[y[:, at], at] >= each[name]["threshold"]).mean())
     assert each["old"]["auroc"]["value"] > 0.8
 
 
@@ -106,8 +107,25 @@ def test_a_saved_model_says_what_was_judged(done: str, request: pytest.FixtureRe
         np.testing.assert_allclose(table[shares], said[shares], atol=1e-5)
     assert model.predict(this.test, "mask").tolist() == table["prediction"].tolist()
     again = model.evaluate(this.test, "mask")
-    for name, interval in this.run.metrics["test"].items():
+    for name, interval in {**this.run.metrics["test"], **(this.run.metrics["acted"] or {})}.items():
         assert again[name]["value"] == pytest.approx(interval["value"], abs=1e-4)
+
+
+def test_labels_are_said_from_the_thresholds_of_validation_rows(several: Done) -> None:
+    names, metrics, model = ["large", "moved", "old"], several.run.metrics, fusetune.load(several.run.folder)
+    said = pd.read_parquet(several.run.folder / "predictions.parquet")
+    learnt = dict(zip(names, model.calibration.limits, strict=True))
+    assert learnt["old"].aim == "sensitivity >= 0.95"
+    assert {learnt["large"].aim, learnt["moved"].aim} <= {"f1", "even odds"}
+    assert learnt["old"].threshold == metrics["each"][2]["threshold"] != pytest.approx(0.5)
+    for row in said.to_dict("records"):
+        assert row["prediction"] == ";".join(name for name in names if row[f"p({name})"] >= learnt[name].at)
+    assert "sensitivity >= 0.95 (old)" in metrics["rule"] == model.rule.words
+    again = model.evaluate(several.test, "mask")
+    assert again["even_odds"]["macro_f1"]["value"] == pytest.approx(metrics["test"]["macro_f1"]["value"], abs=1e-4)
+    assert again["macro_f1"]["value"] != again["even_odds"]["macro_f1"]["value"]
+    assert f"decided by {metrics['rule']}; by even odds" in several.run.summary()
+    assert "It decides every label from its own probability on" in several.run.report.read_text("utf-8")
 
 
 def test_intervals_are_the_number_and_its_reach(number: Done) -> None:
@@ -212,6 +230,18 @@ def test_wrong_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="'rare' is in one row only"):
         some = ["a", "b;rare", *["a", "b", "a;b"] * 30]
         fusetune.fit(frame.iloc[:92].assign(size=some), "size", sets="target=multilabel", **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_target_that_the_column_contradicts_is_refused(tmp_path: Path) -> None:
+    frame = number_table(tmp_path)
+    how: dict[str, Any] = {"inputs": ["age", "site"], "out": tmp_path / "run", "quiet": True}
+    with pytest.raises(TableError, match=r"'age' of .* holds a number in every row.*classification or regression"):
+        fusetune.fit(frame, "age", target="multilabel", **{**how, "inputs": ["site"]})
+    with pytest.raises(TableError, match=r"holds lists, and one class.*--target multilabel"):
+        fusetune.fit(frame.assign(size=[["a", "b"], ["a"], []] * 32), "size", target="classification", **how)
+    with pytest.raises(TableError, match=r"is no finite number; .*--target classification"):
+        fusetune.fit(frame, "site", target="regression", **{**how, "inputs": ["age"]})
     assert not (tmp_path / "run").exists()
 
 

@@ -32,9 +32,10 @@ from fusetune.targets import Classification, read_target
 from fusetune.version import VERSION
 
 # Since 3, what later rows are compared with may be there too; since 4, the ids of the training rows among that; since
-# 5, a target that is no class. Models of classes are written as 4, so that earlier versions read them.
-FORMAT, _CLASSES = 5, 4
-_READABLE = (1, 2, 3, 4, 5)
+# 5, a target that is no class; since 6, temperatures and thresholds of labels, which nobody may pass over. Models of
+# classes are written as 4, so that earlier versions read them.
+FORMAT, _CLASSES = 6, 4
+_READABLE = (1, 2, 3, 4, 5, 6)
 _LONGEST_REASON = 300
 _REFERENCE = {ARRAYS, COUNTS}  # both or neither; IDS only beside them
 _WEIGHTS, _SEEN, _SCHEMA, _CONFIG = "weights.safetensors", "seen.safetensors", "schema.json", "config.yaml"

@@ -63,9 +63,10 @@ def evaluate(
         weight = scores["weight"]
         told = f"rows count as column '{weight}' says" if weight else "rows count alike: the table has no weight column"
         out.print(told, soft_wrap=True)
-    if "most_probable" in scores:
-        plain = ", ".join(f"{k.replace('_', ' ')} {v['value']:.3f}" for k, v in scores["most_probable"].items())
-        out.print(f"by the most probable class it would be: {plain}", soft_wrap=True)
+    for key, words in (("most_probable", "the most probable class"), ("even_odds", "even odds")):
+        if key in scores:
+            plain = ", ".join(f"{k.replace('_', ' ')} {v['value']:.3f}" for k, v in scores[key].items())
+            out.print(f"by {words} it would be: {plain}", soft_wrap=True)
     if scores["unreadable"]:
         out.print(
             f"{scores['unreadable']:,} rows have inputs that are absent, could not be read, or hold what the model "

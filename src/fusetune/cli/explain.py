@@ -47,10 +47,10 @@ def explain(
     explanation = model.explain(table, row, on_problem)
     with written_aside(out_file) as aside:
         aside.write_text(render_explanation(explanation, _facts(model, folder, table)), encoding="utf-8")
-    certainty = f"{explanation.probability:.1%}); without any input {explanation.prior:.1%}"
-    out.print(f"row {explanation.row}: {explanation.decision} ({certainty}")
+    said, prior = map(explanation.shown, (explanation.probability, explanation.prior))
+    out.print(f"row {explanation.row}: {explanation.decision} ({said}); without any input {prior}")
     for name, share in explanation.shares.items():
-        out.print(f"  {name}: {100 * share:+.1f} points" + (" (absent)" if name in explanation.absent else ""))
+        out.print(f"  {name}: {explanation.changed(share)}" + (" (absent)" if name in explanation.absent else ""))
     out.print(f"page  {out_file}", soft_wrap=True)
 
 

@@ -28,6 +28,7 @@ from fusetune.cli.options import (
     column_roles,
 )
 from fusetune.cli.words import gain_grid, guide_lines, rule_lines, verdicts
+from fusetune.data.choices import TargetKind
 
 
 @app.command(
@@ -62,6 +63,12 @@ def fit(
         typer.Option(
             metavar="N",
             help="How long the run may take; default: 3 for quick, 20 for good. What is too late is left out.",
+        ),
+    ] = None,
+    target: Annotated[
+        TargetKind | None,
+        typer.Option(
+            help="What the label is: a class, any number of labels, or a number. Default: as its column looks."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Decides split, augmentation and training.")] = None,
@@ -129,6 +136,7 @@ def fit(
             **column_roles(inputs, kind, vectors, group, split, row_id, share, gather, weight),
             preset=preset,
             minutes=minutes,
+            target=target,
             seed=seed,
             strategy=strategy,
             config=config,

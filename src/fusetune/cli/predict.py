@@ -43,7 +43,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Also a set of classes per row that holds the label of so many new rows, such as 0.9 (0.5 to 0.999).",
+            help="Also a set of classes, or the ends of an interval, that holds the truth of so many new rows, such as "
+            "0.9 (0.5 to 0.999).",
         ),
     ] = None,
     margin: Annotated[
@@ -64,7 +65,10 @@ def predict(
         ),
     ] = None,
     by: Annotated[
-        By, typer.Option(help="Follow the threshold for evaluate.aim, if there is one, or the most probable class.")
+        By,
+        typer.Option(
+            help="Follow thresholds for evaluate.aim, if there are any, or the most probable class and even odds."
+        ),
     ] = "judged",
     confined: Annotated[
         bool, typer.Option("--confined", help="Read no image outside the table's folder: for a table of a stranger.")

@@ -117,8 +117,10 @@ def rule_lines(metrics: dict[str, Any]) -> list[str]:
     acted = metrics.get("acted")  # runs of earlier versions do not have it
     if not acted:
         return []
-    right = f"{acted['accuracy']['value']:.1%} right ({interval(acted['accuracy'], '{:.1%}'.format)})"
-    return [f"decides by {metrics['rule']}: {right}; the table and what follows compare the most probable class"]
+    telling = telling_of(metrics)
+    right = acted[telling.score.key]
+    told = f"{right['value']:.1%} right ({interval(right, '{:.1%}'.format)})"
+    return [f"decides by {metrics['rule']}: {told}; the table and what follows compare {telling.plainly}"]
 
 
 def guide_lines(metrics: dict[str, Any]) -> list[str]:

@@ -376,10 +376,13 @@ class EvaluateConfig(Section):
     test_views: int = Field(
         0, ge=0, le=64, description="random views of images and texts whose probabilities join the mean at prediction"
     )
-    aim: str | None = Field(
-        None, description="for two classes: what the threshold is chosen for on validation rows: 'sensitivity >= 0.9'"
+    aim: str | dict[str, str] | None = Field(
+        None,
+        description="what thresholds are chosen for on validation rows. Of two classes and of labels: 'ppv >= 0.8'; "
+        "of labels also 'f1' (the largest), 'even odds' or 'f1 where it helps' (the default), for all or by label: "
+        "{arm: 'ppv >= 0.8'}",
     )
-    positive: str | None = Field(None, description="with aim: the positive class; default: the second one")
+    positive: str | None = Field(None, description="with an aim of two classes: the positive one; default: the second")
     reference: int = Field(
         300,
         ge=0,

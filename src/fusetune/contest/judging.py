@@ -148,5 +148,5 @@ def _predictions(
     frame = pd.DataFrame({"strategy": name, "seed": seed, "part": part, "row_id": ctx.ids.iloc[rows].to_numpy()})
     frame["label"] = measure.kept(measure.truths(labels))
     if not measure.chances:  # else every number of the answer has a column of its own
-        frame["prediction"] = measure.answers(p, measure.decide(p))
+        frame["prediction"] = measure.answers(p, measure.plainly)
     return pd.concat([frame, measure.shares(p)], axis=1)

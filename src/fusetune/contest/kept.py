@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.temperature import Heat
 from fusetune.files import plain_name, written_aside
 from fusetune.networks import Network, build_network
 
@@ -74,7 +75,7 @@ class Fit:
         error: Why there is no network; empty: there is.
     """
 
-    temperature: float = 1.0
+    temperature: Heat = 1.0
     seconds: float = 0.0
     passes: float = 0.0
     training: float = 0.0

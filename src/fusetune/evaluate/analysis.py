@@ -37,6 +37,7 @@ class Analysis:
         calibration: What the temperature changes; None where the rows are not those of the run that learnt it.
         intervals: Of numbers: how often theirs hold the true one.
         each: Of labels: how each of them fares.
+        together: Of labels: of the rows that have one (outer list), the share of which each is said; None: no row.
     """
 
     subsets: list[SubsetScore] | None = None
@@ -50,15 +51,18 @@ class Analysis:
     calibration: TemperatureScore | None = None
     intervals: ReachScore | None = None
     each: list[LabelScore] = field(default_factory=list)
+    together: list[list[float | None]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values as `metrics.json` holds them: an interval is ``{"value", "low", "high"}``."""
         values: dict[str, Any] = plain(self)
         if values["threshold"]:
             values["threshold"] |= values["threshold"].pop("rates") or {}
-        for name in ("calibration", "intervals", "each"):
+        for name in ("calibration", "intervals", "each", "together"):
             if not values[name]:
                 del values[name]
+        if not values.get("calibration", {}).get("each", True):
+            del values["calibration"]["each"]
         return values
 
 
@@ -90,7 +94,7 @@ def analyse(
     p, y, groups, names = probe.p, rows.labels, rows.sampling, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
     few = modalities.subset_probabilities(probe) if len(names) <= MOST else None
-    sets, reaches, rule = calibration.conformal, calibration.reaches, calibration.rule(classes)
+    sets, reaches, rule = calibration.conformal, calibration.reaches, calibration.rule(classes, measure=measure)
     return Analysis(
         subsets=None if few is None else modalities.subset_table(few, y, groups, measure, **how),
         shapley=None if few is None else modalities.shapley_table(few, y, groups, measure, **how),

@@ -55,6 +55,7 @@ def explain_row(
         shares={modality: float(share[0]) for modality, share in row_shares(probe).items()},
         probabilities={str(label): float(value) for label, value in zip(classes, p, strict=True)},
         absent=[modality for modality, source in sources.items() if not source.present[0]],
+        size=probe.measure.size,
     )
     for modality, reader in readers.items():
         if modality in explanation.absent or modality not in network.owners:

@@ -1,10 +1,10 @@
-"""From probabilities to one class: the one place where a model's threshold is followed."""
+"""From probabilities to one class: the one place where a threshold is followed; of labels it is `measures.labels`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -12,9 +12,30 @@ from fusetune.data.choices import By
 from fusetune.evaluate.bootstrap import Groups
 from fusetune.evaluate.intervals import Interval, score_with_intervals
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
+from fusetune.evaluate.threshold import Limit
 
 # Metrics of `metrics.score` that hang on the decision and not on the probabilities.
 DECIDED = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+class Learnt(Protocol):
+    """What was learnt of decisions on validation rows: of two classes, or of each label (`Calibration`)."""
+
+    @property
+    def aim(self) -> str | None:
+        """What the threshold of two classes was chosen for."""
+
+    @property
+    def positive(self) -> int | None:
+        """Index of the positive class."""
+
+    @property
+    def threshold(self) -> float | None:
+        """What was chosen; None: no aim, or out of reach."""
+
+    @property
+    def limits(self) -> Sequence[Limit]:
+        """What was chosen for each label; empty where labels are said at even odds."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +43,13 @@ class Rule:
     """How rows are decided.
 
     Attributes:
+        without: What scores are called that leave thresholds out, where the rule has any.
         positive: Index of the positive class of two, where there is a threshold.
         threshold: Probability of the positive class from which a row is called so; None: the most probable class.
         words: The rule in a sentence without a full stop.
     """
 
+    without: ClassVar[str] = "most_probable"
     positive: int | None
     threshold: float | None
     words: str
@@ -99,6 +122,3 @@ class Rule:
             return np.ones(len(probabilities))
         best = np.partition(probabilities, -2, axis=1)[:, -2:]
         return np.asarray(best[:, 1] - best[:, 0])
-
-
-PLAIN = Rule(None, None, "the most probable class")

@@ -19,6 +19,7 @@ from torch import Tensor
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.modalities import Probe
 from fusetune.progress import bar
+from fusetune.telling import amount
 
 _BATCH = 32
 _GRID = 8  # windows per side; each covers a fifth of the side, so that neighbours overlap
@@ -58,6 +59,8 @@ class Explanation:
             strongest ones are there by their names.
         maps: Image modality -> mean effect of the windows over each pixel, float [side, side].
         effects: Other modality -> effects of its words, cells or dimensions, or of the elements of a row with several.
+        size: Of a number, the size by which it and effects are printed, in its unit: then `probability`, `prior` and
+            `probabilities` are numbers, and `decision` is what the number is called. None: they are shares.
     """
 
     row: str
@@ -70,10 +73,22 @@ class Explanation:
     pictures: dict[str, Pixels] = field(default_factory=dict)
     maps: dict[str, FloatArray] = field(default_factory=dict)
     effects: dict[str, list[Effect]] = field(default_factory=dict)
+    size: float | None = None
+
+    def shown(self, answer: float) -> str:
+        """Print the answer, or what it would be without inputs: a share in percent, or a number in its unit."""
+        return f"{answer:.1%}" if self.size is None else amount(answer, self.size)
+
+    def changed(self, effect: float, unit: str = " points") -> str:
+        """Print an effect with its sign: percentage points, whose unit follows, or an amount in the number's unit."""
+        if self.size is None:
+            return f"{100 * effect:+.1f}{unit}"
+        text = amount(effect, self.size)
+        return text if text.startswith("-") else f"+{text}"
 
     @property
     def most_probable(self) -> bool:
-        """Is the decision the most probable class? A threshold may say otherwise."""
+        """Is the decision the most probable class? A threshold may say otherwise; of a number there is nothing else."""
         return self.probability >= max(self.probabilities.values(), default=0.0)
 
 

@@ -21,6 +21,7 @@ from fusetune.evaluate.bootstrap import Groups
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.evaluate.measures import CLASSES, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray, decisions
+from fusetune.evaluate.temperature import Heat
 from fusetune.networks import Network, Outputs
 from fusetune.progress import track
 from fusetune.targets import Truth
@@ -44,7 +45,7 @@ class Probe:
 
     network: Network
     outputs: Outputs
-    temperature: float
+    temperature: Heat
     decide: Callable[[FloatArray], IntArray] = decisions
     measure: Measure[Any] = CLASSES
 

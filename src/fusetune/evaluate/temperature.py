@@ -7,6 +7,9 @@ chose the head's penalty, so that the chosen head fits it a little too well: ``c
 of one fold the logits of the candidate that the other folds would have chosen. Epochs of encoders were chosen on these
 rows as well; that choice among a few is not undone.
 
+Of several labels, each may have a T of its own. It is fitted to logits that were divided by the common T, so that the
+prior holds it there, and has to earn its place as the common one does: on rows that neither was fitted on.
+
 Where a few validation rows are all decided rightly, their likelihood is highest at T = 0: certainty without end. A weak
 prior keeps T near 1 until rows say otherwise.
 """
@@ -15,7 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +30,10 @@ from fusetune.evaluate.bootstrap import Groups, clusters, some, weights_in
 from fusetune.evaluate.metrics import FloatArray, IntArray
 
 _SPREAD = 0.5  # of the natural logarithm of T, before any row is seen
+FEW = 10  # rows with a label, or without it, below which nothing of its own is chosen for it
+
+# What logits are divided by: one number, or one for each label.
+Heat = float | list[float]
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Temperature:
         error: Standard error of the difference, from groups where there are groups.
         applied: Whether the model uses it: only if NLL falls by more than one standard error. On few rows the error is
             large, so that certainty is then left as it is.
+        start: What is used where it is not applied.
+        each: Of several labels, the temperature of each; empty where there is one for all.
     """
 
     rows: int
@@ -48,14 +58,26 @@ class Temperature:
     after: float
     error: float
     applied: bool
+    start: float = 1.0
+    each: tuple[Temperature, ...] = ()
 
     @property
-    def value(self) -> float:
-        """The temperature that the model uses."""
-        return self.fitted if self.applied else 1.0
+    def common(self) -> float:
+        """The temperature of all that has none of its own."""
+        return self.fitted if self.applied else self.start
+
+    @property
+    def own(self) -> bool:
+        """Has a label one of its own?"""
+        return any(one.applied for one in self.each)
+
+    @property
+    def value(self) -> Heat:
+        """What the model divides logits by."""
+        return [one.common for one in self.each] if self.own else self.common
 
 
-def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
+def softmax(logits: ArrayLike, temperature: Heat = 1.0) -> NDArray[np.float64]:
     """Return probabilities ``float [rows, classes]``."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -118,25 +140,71 @@ def calibrate(
     folds: IntArray,
     groups: Groups = None,
     losses_of: Callable[[FloatArray, IntArray], FloatArray] = class_losses,
+    start: tuple[float, FloatArray] | None = None,
 ) -> tuple[Temperature, FloatArray]:
     """Fit a temperature and decide by cross-validation whether it helps; arguments as in ``crossfit``.
 
+    Args:
+        logits: Of held-out rows.
+        labels: Their labels.
+        folds: The fold of each row.
+        groups: The group of each row, or None.
+        losses_of: The loss of each row by what is said of it.
+        start: The temperature that it takes the place of: from all rows, and for each row from the other folds.
+            Default: 1.
+
     Returns:
-        The temperature, and for each row the one that the other folds gave, ``float [rows]``: 1 if it is not applied.
+        The temperature, and for each row the one that the other folds gave, ``float [rows]``: that of `start` if it is
+        not applied.
     """
-    plain, heats = losses_of(logits, labels), np.ones(len(labels))
-    fitted, weights = fit_temperature(logits, labels, losses_of, groups), weights_in(groups)
-    before = float(metrics.average(plain, weights))
+    before, at = (1.0, np.ones(len(labels))) if start is None else start
+    plain, heats = losses_of(logits / at[:, None], labels), np.ones(len(labels))
+    weights = weights_in(groups)
+    unscaled = float(metrics.average(plain, weights))
+    fitted = before * fit_temperature(logits / before, labels, losses_of, groups)
     if len(np.unique(folds)) < 2:
-        return Temperature(len(labels), fitted, before, math.nan, math.nan, False), heats
+        return Temperature(len(labels), fitted, unscaled, math.nan, math.nan, False, before), at
     for fold in np.unique(folds):
         here = folds == fold
-        heats[here] = fit_temperature(logits[~here], labels[~here], losses_of, some(groups, ~here))
+        known = at[here][0]  # by the other folds alone, so that these rows take no part in what they are scaled by
+        heats[here] = known * fit_temperature(logits[~here] / known, labels[~here], losses_of, some(groups, ~here))
     scaled = losses_of(logits / heats[:, None], labels)
     error = standard_error(scaled - plain, groups)
     helps = float(metrics.average(scaled - plain, weights)) + error < 0
-    heat = Temperature(len(labels), fitted, before, float(metrics.average(scaled, weights)), error, helps)
-    return heat, heats if helps else np.ones(len(labels))
+    after = float(metrics.average(scaled, weights))
+    heat = Temperature(len(labels), fitted, unscaled, after, error, helps, before)
+    return heat, heats if helps else at
+
+
+def calibrate_each(
+    logits: FloatArray,
+    labels: NDArray[Any],
+    folds: IntArray,
+    groups: Groups,
+    losses_of: Callable[[FloatArray, NDArray[Any]], FloatArray],
+) -> tuple[Temperature, FloatArray]:
+    """Fit one temperature for all labels, and one for each label that has more than a few rows with and without it.
+
+    Args:
+        logits: Log-odds of held-out rows, ``float [rows, labels]``.
+        labels: Which of them each row has, 0 or 1 ``[rows, labels]``.
+        folds: The fold of each row.
+        groups: The group of each row, or None; where rows do not count alike, a `Sampling`.
+        losses_of: The loss of each row, summed over the labels that it is given.
+
+    Returns:
+        The temperatures, and for each row those that the other folds gave, ``float [rows, labels]``.
+    """
+    common, at = calibrate(logits, labels, folds, groups, losses_of)
+    each, heats = [], np.repeat(at[:, None], logits.shape[1], axis=1)
+    for place in range(logits.shape[1]):
+        f, y = logits[:, [place]], labels[:, [place]]
+        if min((y > 0).sum(), (y == 0).sum()) < FEW:
+            each.append(Temperature(len(y), common.common, math.nan, math.nan, math.nan, False, common.common))
+            continue
+        one, heats[:, place] = calibrate(f, y, folds, groups, losses_of, (common.common, at))
+        each.append(one)
+    return replace(common, each=tuple(each)), heats
 
 
 def standard_error(values: FloatArray, groups: Groups) -> float:

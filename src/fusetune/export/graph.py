@@ -22,6 +22,7 @@ from fusetune.data.images import ImageInput
 from fusetune.data.tokens import TextInput
 from fusetune.data.vectors import VectorInput
 from fusetune.errors import RunError, listed
+from fusetune.evaluate.temperature import Heat
 from fusetune.features.onnx import evaluation, first_line, session, traced
 from fusetune.heads.classifier import ClassifierHead
 from fusetune.inputs import Reader
@@ -55,13 +56,14 @@ class Whole(nn.Module):
         network: The network, on the CPU.
         readers: The pre-processing of each input; tensors come in this order, those of an input as `PARTS` has them and
             then bool [rows], whether it is present.
-        temperature: Logits are divided by it.
+        temperature: Logits are divided by it; of labels it may be one each.
         target: What is predicted.
     """
 
-    def __init__(self, network: Network, readers: Mapping[str, Reader], temperature: float, target: Target) -> None:
+    def __init__(self, network: Network, readers: Mapping[str, Reader], temperature: Heat, target: Target) -> None:
         super().__init__()
-        self.network, self.temperature, self.target = network, temperature, target
+        self.network, self.target = network, target
+        self.temperature = temperature if isinstance(temperature, float) else torch.tensor(temperature).double()
         self.kinds = {name: reader.modality.kind for name, reader in readers.items()}
         for place, reader in enumerate(readers.values()):
             if isinstance(reader.fitted, ImageInput) and reader.size is not None:

@@ -38,9 +38,12 @@ def write_preparation(model: Model, folder: Path) -> None:
             write_text(folder / _tokenizer(place), reader.fitted.tokenizer.to_str())
         one = {"name": name, "kind": reader.modality.kind, "columns": list(reader.columns)}
         inputs.append(one | _facts(reader, place))
-    rule, decision = model.calibration, None
+    rule = model.calibration
+    decision: dict[str, Any] | None = None
     if rule.threshold is not None and rule.positive is not None:
         decision = {"positive": rule.positive, "threshold": rule.threshold, "aim": rule.aim}
+    if rule.limits:
+        decision = {"thresholds": [one.at for one in rule.limits]}
     facts = {
         "format": _FORMAT,
         "fusetune": VERSION,

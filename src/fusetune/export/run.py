@@ -78,13 +78,15 @@ class Runner:
         first = {"row_id": row.get(self.facts["id"])} if self.facts["id"] else {}
         if self.facts.get("target") == "regression":
             return {**first, "prediction": float(p[0]), "problem": "; ".join(said)}
-        rule, best = self.facts["decision"], int(p.argmax())
-        if rule:  # of two classes, judged with a threshold
+        rule, best = self.facts["decision"] or {}, int(p.argmax())
+        if "positive" in rule:  # of two classes, judged with a threshold
             best = rule["positive"] if p[rule["positive"]] >= rule["threshold"] else 1 - rule["positive"]
         shares = {f"p({label})": float(share) for label, share in zip(self.classes, p, strict=True)}
         top = {"prediction": self.classes[best], "probability": float(p[best])}
         if self.facts.get("target") == "multilabel":
-            top = {"prediction": ";".join(str(name) for name, own in zip(self.classes, p, strict=True) if own > 0.5)}
+            limits = rule.get("thresholds") or [math.nextafter(0.5, 1)] * len(p)
+            named = zip(self.classes, p, limits, strict=True)
+            top = {"prediction": ";".join(str(name) for name, own, limit in named if own >= limit)}
         return {**first, **top, **shares, "problem": "; ".join(said)}
 
     def _cell(self, value: Any, csv_words: bool) -> Any:

@@ -59,22 +59,23 @@ class Explained(Explanation):
         show_page(self.html(), f"explanation of row {self.row}"[:80])
 
     def __repr__(self) -> str:
-        shares = ", ".join(f"{name} {100 * share:+.1f}" for name, share in self.shares.items())
-        shown = f"; {shares} points" if shares else ""
-        return visible(f"Explanation(row {self.row}: {self.decision} {self.probability:.1%}{shown})")
+        shares = ", ".join(f"{name} {self.changed(share, '')}" for name, share in self.shares.items())
+        shown = f"; {shares}{' points' if self.size is None else ''}" if shares else ""
+        return visible(f"Explanation(row {self.row}: {self.decision} {self.shown(self.probability)}{shown})")
 
     def _repr_html_(self) -> str:
         """Return what notebooks show: the decision, what each input adds, its strongest parts, its pictures."""
-        facts = {"without any input": f"{self.prior:.1%}"}
+        facts = {"without any input": self.shown(self.prior)}
         for name, share in self.shares.items():
-            words = "absent" if name in self.absent else f"{100 * share:+.1f} points"
-            told = [effect for effect in self.effects.get(name, []) if abs(effect.effect) >= _LEAST]
+            words = "absent" if name in self.absent else self.changed(share)
+            least = _LEAST * (1 if self.size is None else self.size)
+            told = [effect for effect in self.effects.get(name, []) if abs(effect.effect) >= least]
             strongest = sorted(told, key=lambda effect: -abs(effect.effect))[:_STRONGEST]
-            parts = ", ".join(f"{effect.name} {100 * effect.effect:+.1f}" for effect in strongest)
+            parts = ", ".join(f"{effect.name} {self.changed(effect.effect, '')}" for effect in strongest)
             facts[name] = f"{words} ({parts})" if parts else words
         pictures = "".join(
             f'<img src="{data_uri(overlay(pixels, self.maps[name]), _SIDE)}" alt="{escape(visible(name))}, by effect">'
             for name, pixels in self.pictures.items()
             if name in self.maps and np.isfinite(self.maps[name]).all()
         )
-        return card(f"row {self.row}: {self.decision}, {self.probability:.1%}", facts, pictures)
+        return card(f"row {self.row}: {self.decision}, {self.shown(self.probability)}", facts, pictures)

@@ -12,8 +12,10 @@ from scipy import ndimage
 
 from fusetune.evaluate.explain import Effect, Explanation, Pixels
 from fusetune.evaluate.metrics import FloatArray
+from fusetune.report.form import amounts, share
 from fusetune.report.template import data_uri, page, style
 
+PROBABILITY = share("points", "Points")
 _MOST = 30
 _CLASSES = 10
 _EVEN, _LEAST = 10.0, 0.1  # levels of grey that are one colour; share of a picture that ground or object must have
@@ -32,6 +34,7 @@ class Bar:
 
 def render_explanation(explanation: Explanation, facts: Mapping[str, str] | None = None) -> str:
     """Return the page as HTML; `facts` say which model and which table it is about, by name."""
+    form = PROBABILITY if explanation.size is None else amounts("effect", "Effect", explanation.size)
     classes = sorted(explanation.probabilities.items(), key=lambda item: -item[1])
     pictures = {
         name: {"plain": data_uri(pixels), "map": data_uri(overlay(pixels, explanation.maps[name]))}
@@ -41,7 +44,8 @@ def render_explanation(explanation: Explanation, facts: Mapping[str, str] | None
         "explanation.html",
         css=style(),
         e=explanation,
-        classes=classes[:_CLASSES],
+        form=form,
+        classes=classes[:_CLASSES] if explanation.size is None else [],
         more=len(classes) - _CLASSES,
         facts=facts or {},
         outside={name: outside_share(pixels, explanation.maps[name]) for name, pixels in explanation.pictures.items()},
@@ -49,7 +53,7 @@ def render_explanation(explanation: Explanation, facts: Mapping[str, str] | None
         pictures=pictures,
         extremes={name: (float(values.min()), float(values.max())) for name, values in explanation.maps.items()},
         strongest={name: float(np.abs(values).max()) for name, values in explanation.maps.items()},
-        marked={name: marked(effects) for name, effects in explanation.effects.items()},
+        marked={name: marked(explanation, effects) for name, effects in explanation.effects.items()},
         effects={name: bars(effects)[:_MOST] for name, effects in explanation.effects.items()},
     )
 
@@ -61,7 +65,7 @@ def bars(effects: list[Effect], ordered: bool = True) -> list[Bar]:
     return [Bar(row.name, row.effect, round(row.effect / largest, 4), row.typical) for row in rows]
 
 
-def marked(words: list[Effect]) -> Markup:
+def marked(explanation: Explanation, words: list[Effect]) -> Markup:
     """Return words in their order, shaded by what they speak for."""
     largest = max((abs(word.effect) for word in words), default=0.0) or 1.0
     one = Markup('<mark class="{}" style="--share:{}" title="{}">{}</mark>')
@@ -69,7 +73,7 @@ def marked(words: list[Effect]) -> Markup:
         one.format(
             "for" if word.effect >= 0 else "against",
             round(abs(word.effect) / largest, 3),
-            f"{100 * word.effect:+.1f} points",
+            explanation.changed(word.effect),
             word.name,
         )
         for word in words

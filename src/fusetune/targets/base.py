@@ -88,7 +88,7 @@ class Target(ABC):
         """Return what a model of it is called, as the beginning of a sentence; both are printed as they are."""
 
     @abstractmethod
-    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+    def answered(self, f: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         """Return what a user is told, float [rows, width]: probabilities of classes or labels, or a number."""
 
     @abstractmethod

@@ -13,6 +13,7 @@ from fusetune.data.several import holds_lists
 from fusetune.data.table import Table
 from fusetune.data.weights import Weights
 from fusetune.data.words import finite_numbers, is_words, numeric
+from fusetune.errors import TableError
 from fusetune.targets.base import Target
 from fusetune.targets.classification import Classification
 from fusetune.targets.multilabel import SEPARATOR, Multilabel, split_labels
@@ -52,6 +53,17 @@ def learn_target(kind: TargetKind, table: Table, label: str) -> Target:
     Raises:
         TableError: If the column cannot be one of this kind.
     """
+    series = table.column(label).dropna()
+    if kind == Classification.kind and holds_lists(series):
+        raise TableError(
+            f"label column '{label}' of {table.name} holds lists, and one class of several is a word or a number a "
+            f"row; ask for --target {Multilabel.kind}, or write one class in each cell"
+        )
+    if kind == Multilabel.kind and (numbers := _numbers(series)) is not None and len(numbers):
+        raise TableError(
+            f"label column '{label}' of {table.name} holds a number in every row, and labels are lists, or words with "
+            f"'{SEPARATOR}' between them; ask for --target {Classification.kind} or {Regression.kind}"
+        )
     if kind == Regression.kind:
         numbers_of(table, label)
         return Regression(label)

@@ -43,7 +43,7 @@ class Classification(Target):
         """Return that it is a classifier."""
         return f"A classifier of {label} into {self.width} classes ({names})"
 
-    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+    def answered(self, f: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         """Return softmax(f / T)."""
         return torch.softmax(f / temperature, 1)
 

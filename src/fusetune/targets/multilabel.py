@@ -62,7 +62,7 @@ class Multilabel(Target):
         """Return that it tells labels."""
         return f"A model of the labels in {label}, any number of {self.width} a row ({names})"
 
-    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+    def answered(self, f: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         """Return sigmoid(f / T)."""
         return torch.sigmoid(f / temperature)
 

@@ -54,7 +54,7 @@ class Regression(Target):
         """Return that it tells a number."""
         return f"A model of the number {label}"
 
-    def answered(self, f: Tensor, temperature: float = 1.0) -> Tensor:
+    def answered(self, f: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         """Return mean + deviation * f."""
         return self.mean + self.deviation * f
 

@@ -16,6 +16,7 @@ from fusetune.evaluate.bootstrap import clusters
 from fusetune.evaluate.calibration import Judged
 from fusetune.evaluate.metrics import FloatArray
 from fusetune.evaluate.modalities import Probe
+from fusetune.evaluate.temperature import Heat
 from fusetune.inputs import Reader
 from fusetune.networks import Network
 from fusetune.networks.run import Change, changed_features
@@ -75,7 +76,7 @@ class Diagnosed:
 
     network: Network
     readers: Mapping[str, Reader]
-    temperature: float
+    temperature: Heat
     runtime: Runtime
 
     @property

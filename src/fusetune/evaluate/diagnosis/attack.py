@@ -113,7 +113,7 @@ def _losses(probe: Probe, z: Mapping[str, Tensor], labels: Tensor) -> tuple[Tens
         name: torch.where(present[name][:, None], block.to(network.device), 0.0) for name, block in features.items()
     }
     with torch.enable_grad():
-        f = network.fuse(masked, present).f.cpu() / probe.temperature
+        f = network.fuse(masked, present).f.cpu() / torch.as_tensor(probe.temperature, dtype=torch.float64)
         losses = probe.measure.target.losses(f, labels)
     return losses, losses.sum()
 

@@ -6,7 +6,7 @@ An answer, p [rows, width], is what a user is told: probabilities of classes or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from fusetune.data.choices import TargetKind
+from fusetune.data.choices import By, TargetKind
 from fusetune.data.weights import Weights
-from fusetune.errors import UserError
+from fusetune.errors import ConfigError, UserError
 from fusetune.evaluate.bootstrap import Groups, sampling
 from fusetune.evaluate.conformal import Conformal
-from fusetune.evaluate.decision import PLAIN, Rule
+from fusetune.evaluate.decision import Learnt, Rule
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
 from fusetune.evaluate.seeds import crossed_mean
-from fusetune.evaluate.temperature import Temperature, calibrate, fit_temperature
+from fusetune.evaluate.temperature import Heat, Temperature, calibrate, fit_temperature
 from fusetune.targets import Target, Truth
 
 T = TypeVar("T", bound=Target)
@@ -40,6 +40,7 @@ class Answered:
         keys: Row keys, int64 [rows].
         pattern: Which modalities each row has.
         groups: The group of each row, or None; where rows do not count alike, a `Sampling`.
+        folds: The fold of each row, int [rows], where something is learnt from them; rows of a group share one.
     """
 
     p: FloatArray
@@ -47,6 +48,12 @@ class Answered:
     keys: IntArray
     pattern: NDArray[np.str_]
     groups: Groups
+    folds: IntArray | None = None
+
+    @property
+    def dealt(self) -> IntArray:
+        """The folds; where they are not known, one for all."""
+        return np.zeros(len(self.truth), dtype=np.int64) if self.folds is None else self.folds
 
 
 class Measure(ABC, Generic[T]):
@@ -90,8 +97,13 @@ class Measure(ABC, Generic[T]):
         self.target = target
 
     @abstractmethod
-    def say(self, f: ArrayLike, temperature: float = 1.0) -> FloatArray:
+    def say(self, f: ArrayLike, temperature: Heat = 1.0) -> FloatArray:
         """Return answers, float64 [rows, width]."""
+
+    @property
+    def size(self) -> float | None:
+        """The size by which numbers of an answer are printed, in its unit; None: they are shares."""
+        return None
 
     @abstractmethod
     def right_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
@@ -125,19 +137,52 @@ class Measure(ABC, Generic[T]):
         return fit_temperature(f, truth, self.losses_of, sampling(None, sample_weight))
 
     def calibrate(self, f: FloatArray, truth: Truth, folds: IntArray, groups: Groups) -> tuple[Temperature, FloatArray]:
-        """Fit a temperature, decide by cross-validation whether it helps, and return each row's by the other folds."""
-        return calibrate(f, truth, folds, groups, self.losses_of)
+        """Fit a temperature, and decide by cross-validation whether it helps.
 
-    @abstractmethod
-    def decide(self, p: FloatArray) -> IntArray:
-        """Return which of an answer's numbers is what is shown of it, int [rows]."""
+        Returns:
+            The temperature, and each row's by the other folds, float [rows, 1], or [rows, width] of several.
+        """
+        heat, rows = calibrate(f, truth, folds, groups, self.losses_of)
+        return heat, rows[:, None]
+
+    def check_aim(self, aim: str | Mapping[str, str] | None, positive: str | None) -> None:
+        """Refuse an aim (`evaluate.aim`, `evaluate.positive`) that does not fit what is predicted.
+
+        Raises:
+            ConfigError: Saying why.
+        """
+        if aim is not None:
+            raise ConfigError(f"evaluate.aim is for classes and labels, and this is {self.kind}; leave it out")
+
+    def thresholds(self, rows: Answered, aim: str | Mapping[str, str] | None, positive: str | None) -> dict[str, Any]:
+        """Return the parts of `Calibration` that `rule_of` reads, by name.
+
+        Args:
+            rows: Calibration rows with answers by what did not learn from them.
+            aim: What thresholds are chosen for.
+            positive: The positive class of two.
+
+        Raises:
+            ConfigError: As `check_aim`.
+        """
+        self.check_aim(aim, positive)
+        return {}
+
+    @property
+    def plainly(self) -> Rule:
+        """How rows are decided where nothing was learnt of it."""
+        return Rule(None, None, self.rule)
+
+    def rule_of(self, names: Sequence[Any], learnt: Learnt, by: By) -> Rule:
+        """Return how rows are decided, by what was learnt of it or, `by` the simplest rule, whatever that says."""
+        return self.plainly
 
     def called(self, p: FloatArray) -> NDArray[Any] | None:
-        """Return what each answer stands for, [rows] or [rows, labels]; None where nothing is decided."""
+        """Return what each answer stands for plainly, [rows] or [rows, labels]; None where nothing is decided."""
         return None
 
     @abstractmethod
-    def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
+    def answers(self, p: FloatArray, rule: Rule) -> list[Any]:
         """Return what a user is told of each row in one word: a class, labels, a number."""
 
     @abstractmethod
@@ -154,7 +199,7 @@ class Measure(ABC, Generic[T]):
         return Conformal(), Reaches()
 
     def further(
-        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return parts of `analysis.Analysis` that this kind of answer has beyond those of all, by name.
 
@@ -205,11 +250,11 @@ class Measure(ABC, Generic[T]):
         return [cls.named(value) for value in values] if isinstance(values, list) else values
 
     @abstractmethod
-    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule) -> list[int]:
         """Return the rows whose answers are wrong, the worst first."""
 
     @abstractmethod
-    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule) -> dict[str, int]:
         """Return a few rows that show what answers are like, by what they are."""
 
     def counts(self, truth: Truth) -> list[int]:

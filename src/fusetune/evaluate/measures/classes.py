@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fusetune.data.choices import By
 from fusetune.evaluate import metrics
 from fusetune.evaluate.bootstrap import Groups
 from fusetune.evaluate.conformal import Conformal, fit_conformal, judge_sets, sets_at
-from fusetune.evaluate.decision import PLAIN, Rule
+from fusetune.evaluate.decision import Learnt, Rule
 from fusetune.evaluate.intervals import Interval, means, proportion, score_with_intervals
 from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
@@ -20,7 +21,8 @@ from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.reach import Reaches
 from fusetune.evaluate.seeds import crossed_mean, crossed_share
 from fusetune.evaluate.selective import recalls, risk_coverage, worst
-from fusetune.evaluate.temperature import softmax
+from fusetune.evaluate.temperature import Heat, softmax
+from fusetune.evaluate.threshold import choose_threshold, positive_class
 from fusetune.targets import Classification, Truth
 
 
@@ -38,7 +40,7 @@ class Classes(Measure[Classification]):
     decides = True
     constant = "always answering the most frequent class"
 
-    def say(self, f: ArrayLike, temperature: float = 1.0) -> FloatArray:
+    def say(self, f: ArrayLike, temperature: Heat = 1.0) -> FloatArray:
         """Return softmax(f / T)."""
         return softmax(f, temperature)
 
@@ -56,17 +58,27 @@ class Classes(Measure[Classification]):
         """Return the metrics of `score_with_intervals`."""
         return score_with_intervals(p, truth, groups, resamples=resamples, seed=seed)
 
-    def decide(self, p: FloatArray) -> IntArray:
-        """Return the most probable class."""
-        return metrics.decisions(p)
+    def check_aim(self, aim: str | Mapping[str, str] | None, positive: str | None) -> None:
+        """Refuse aims of other than two classes."""
+        positive_class(aim, positive, self.target.names)
 
     def called(self, p: FloatArray) -> NDArray[Any]:
         """Return the most probable class, int [rows]."""
-        return self.decide(p)
+        return metrics.decisions(p)
 
-    def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
-        """Return the class that was decided for."""
-        return [self.target.names[at] for at in decided]
+    def thresholds(self, rows: Answered, aim: str | Mapping[str, str] | None, positive: str | None) -> dict[str, Any]:
+        """Return the threshold of two classes."""
+        at = positive_class(aim, positive, self.target.names)
+        limit = None if at is None else choose_threshold(str(aim), rows.p[:, at], rows.truth == at, rows.groups)
+        return {"aim": aim, "positive": at, "threshold": limit}
+
+    def rule_of(self, names: Sequence[Any], learnt: Learnt, by: By) -> Rule:
+        """Return the threshold of two classes where one was learnt and is wanted, else the most probable class."""
+        return Rule.of(names, learnt.aim, learnt.positive, learnt.threshold, by, self.rule)
+
+    def answers(self, p: FloatArray, rule: Rule) -> list[Any]:
+        """Return the class that is decided for."""
+        return [self.target.names[at] for at in rule.decide(p)]
 
     def truths(self, truth: Truth) -> list[Any]:
         """Return the classes."""
@@ -77,7 +89,7 @@ class Classes(Measure[Classification]):
         return fit_conformal(rows.p, rows.truth, rows.keys, rows.pattern, rows.groups, seed), Reaches()
 
     def further(
-        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return prediction sets, error rates without the least sure rows, and where the model is worst."""
         p, truth, groups = rows.p, rows.truth, rows.groups
@@ -104,12 +116,12 @@ class Classes(Measure[Classification]):
         """Return the classes."""
         return truth
 
-    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule) -> list[int]:
         """Return wrongly decided rows, the surest first."""
         sure, wrong = rule.sureness(p), np.flatnonzero(rule.decide(p) != truth)
         return [int(at) for at in wrong[np.argsort(-sure[wrong], kind="stable")]]
 
-    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule) -> dict[str, int]:
         """Return a right answer of middling certainty, the least sure answer and the surest mistake."""
         sure, right = rule.sureness(p), rule.decide(p) == truth
         found = dict[str, int]()

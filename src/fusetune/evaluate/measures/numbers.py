@@ -13,13 +13,13 @@ from fusetune.data.weights import Weights
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.bootstrap import Clusters, Groups, clusters, resampled_means, weights_in
 from fusetune.evaluate.conformal import Conformal
-from fusetune.evaluate.decision import PLAIN, Rule
+from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.intervals import Interval, percentile
 from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches, fit_reaches, judge_reaches
 from fusetune.evaluate.seeds import crossed_draws
-from fusetune.evaluate.temperature import Temperature
+from fusetune.evaluate.temperature import Heat, Temperature
 from fusetune.targets import Regression, Truth
 from fusetune.telling import amount
 
@@ -39,9 +39,14 @@ class Numbers(Measure[Regression]):
     rule = "the number itself"
     constant = "always answering the mean"
 
-    def say(self, f: ArrayLike, temperature: float = 1.0) -> FloatArray:
+    def say(self, f: ArrayLike, temperature: Heat = 1.0) -> FloatArray:
         """Return mean + deviation * f."""
         return self.target.numbers(np.asarray(f))
+
+    @property
+    def size(self) -> float:
+        """The deviation of the training part."""
+        return self.target.deviation
 
     def errors(self, p: FloatArray, truth: Truth) -> FloatArray:
         """Return answer minus label, float [rows]."""
@@ -144,13 +149,9 @@ class Numbers(Measure[Regression]):
     def calibrate(self, f: FloatArray, truth: Truth, folds: IntArray, groups: Groups) -> tuple[Temperature, FloatArray]:
         """Return that no temperature is used."""
         before = self.target.nll(f, truth, weights_in(groups))
-        return Temperature(len(truth), 1.0, before, math.nan, math.nan, False), np.ones(len(truth))
+        return Temperature(len(truth), 1.0, before, math.nan, math.nan, False), np.ones((len(truth), 1))
 
-    def decide(self, p: FloatArray) -> IntArray:
-        """Return the only number."""
-        return np.zeros(len(p), dtype=np.int64)
-
-    def answers(self, p: FloatArray, decided: IntArray) -> list[Any]:
+    def answers(self, p: FloatArray, rule: Rule) -> list[Any]:
         """Return the number."""
         return [float(number) for number in p[:, 0]]
 
@@ -160,21 +161,23 @@ class Numbers(Measure[Regression]):
 
     def promise(self, rows: Answered, seed: int) -> tuple[Conformal, Reaches]:
         """Learn reaches of intervals."""
-        return Conformal(), fit_reaches(self.errors(rows.p, rows.truth), rows.pattern, rows.groups)
+        errors = self.errors(rows.p, rows.truth)
+        return Conformal(), fit_reaches(errors, rows.pattern, rows.groups, rows.p[:, 0], rows.folds)
 
     def further(
-        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule = PLAIN, resamples: int, seed: int
+        self, rows: Answered, sets: Conformal, reaches: Reaches, *, rule: Rule, resamples: int, seed: int
     ) -> dict[str, Any]:
         """Return how often intervals hold the number."""
-        return {"intervals": judge_reaches(reaches, self.errors(rows.p, rows.truth), rows.pattern, rows.groups)}
+        said, true = rows.p[:, 0], self.target.numbers(rows.truth)
+        return {"intervals": judge_reaches(reaches, said, true, rows.pattern, rows.groups)}
 
-    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> list[int]:
+    def mistakes(self, p: FloatArray, truth: Truth, rule: Rule) -> list[int]:
         """Return all rows, those of the largest error first."""
         return [int(at) for at in np.argsort(-np.abs(self.errors(p, truth)), kind="stable")]
 
-    def telling(self, p: FloatArray, truth: Truth, rule: Rule = PLAIN) -> dict[str, int]:
+    def telling(self, p: FloatArray, truth: Truth, rule: Rule) -> dict[str, int]:
         """Return a row of middling error, the one whose number is said to be largest, and that of the largest error."""
-        worst = self.mistakes(p, truth)
+        worst = self.mistakes(p, truth, rule)
         if not worst:
             return {}
         return {
@@ -185,9 +188,8 @@ class Numbers(Measure[Regression]):
 
     def shown(self, answer: Any) -> str:
         """Return a number as finely as a hundredth of the training part's deviation, a whole one of it whole."""
-        size = self.target.deviation
         whole = float(answer).is_integer() and abs(answer) < _LARGE
-        return f"{answer:,.0f}" if whole else amount(answer, size)
+        return f"{answer:,.0f}" if whole else amount(answer, self.size)
 
     def kept(self, answers: list[Any]) -> list[Any]:
         """Return the numbers."""
@@ -213,8 +215,8 @@ class Numbers(Measure[Regression]):
         self, coverage: float, p: FloatArray, pattern: NDArray[np.str_], sets: Conformal, reaches: Reaches
     ) -> dict[str, Any]:
         """Return both ends of the interval of each row; infinite where too few rows were known to promise it."""
-        reach = reaches.at(coverage, pattern)
-        return {"low": p[:, 0] - reach, "high": p[:, 0] + reach}
+        low, high = reaches.ends(coverage, p[:, 0], pattern)
+        return {"low": low, "high": high}
 
 
 def _median(sizes: FloatArray, where: Clusters) -> Interval:

@@ -46,6 +46,9 @@ class Kind(ABC):
         mistakes_words: What they are, in sentences.
         no_mistakes: What is said where there are none.
         filtered: Can the worst rows be chosen by class?
+        plainly: What this model is called on the first screen where it is not followed by thresholds, as others are.
+        acted: What is compared, and what of the page is by thresholds, in sentences, where the model follows some.
+        scored_plainly: What of the score table leaves thresholds out, and why.
         terms: Terms and their meanings.
         meanings: Names and meanings of scores.
     """
@@ -74,6 +77,12 @@ class Kind(ABC):
     mistakes_words: ClassVar[str]
     no_mistakes: ClassVar[str]
     filtered: ClassVar[bool] = False
+    plainly: ClassVar[str] = "this model, without its threshold"
+    acted: ClassVar[str] = (
+        "Models are compared by their most probable class, since each would have a threshold of its own. The large "
+        "number, the matrix, the classes and the rows below are by the threshold, as the model acts."
+    )
+    scored_plainly: ClassVar[str] = "accuracy and F1 are of the most probable class, as the comparisons are"
     terms: ClassVar[dict[str, str]] = TERMS
     meanings: ClassVar[dict[str, tuple[str, str]]] = SCORES
 
@@ -128,7 +137,7 @@ class Kind(ABC):
     @property
     def big(self) -> tuple[Interval, Form]:
         """The number of the first screen."""
-        return self.result.judged.test[self.result.judged.measure.score], self.score
+        return self.result.judged.acted_on(self.result.judged.measure.score), self.score
 
     def beside(self) -> list[str]:
         """Return lines below the big number."""

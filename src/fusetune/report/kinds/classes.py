@@ -9,9 +9,8 @@ import numpy as np
 
 from fusetune.errors import listed
 from fusetune.evaluate import metrics
-from fusetune.evaluate.intervals import Interval
 from fusetune.report import panels, plots, prose, tables
-from fusetune.report.form import NLL, Form, Forms, share
+from fusetune.report.form import NLL, Forms, share
 from fusetune.report.kinds.base import Kind
 from fusetune.report.prose import Wording, percent, percent_bounds
 from fusetune.result import Case
@@ -63,11 +62,6 @@ class ClassKind(Kind):
             f"A classifier of “{origin.label}” into {prose.count(len(classes))} classes",
             "It answers one of its classes for every row, also for rows that belong to none.",
         )
-
-    @property
-    def big(self) -> tuple[Interval, Form]:
-        """The accuracy, by the rule that the model follows."""
-        return self.result.judged.accuracy, self.score
 
     @cached_property
     def wording(self) -> Wording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from fusetune.errors import listed
 from fusetune.evaluate import metrics
+from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.metrics import Reliability
 from fusetune.evaluate.selective import Recall
 from fusetune.report import panels, plots, prose
@@ -20,6 +22,16 @@ from fusetune.result import Case, Comparison
 
 _SHARES = frozenset({"label_accuracy", "subset_accuracy"})
 _OPEN = 20  # labels whose counts are shown at once
+_DRAWN = 12  # labels in the heat map
+
+
+@dataclass(frozen=True)
+class Together:
+    """The rows that have a label, and the share of them of which each label is said; None without such rows."""
+
+    name: str
+    rows: int
+    shares: list[float | None]
 
 
 class LabelKind(Kind):
@@ -37,6 +49,12 @@ class LabelKind(Kind):
         "whose picture shows something else, is often among them. Bars say what each input adds to the probability of "
         "the label that the model is surest of;"
     )
+    plainly = "this model, at even odds"
+    acted = (
+        "Models are compared by the labels that are more probable than not, since each would have thresholds of its "
+        "own. The large number, the labels and the rows below are by the thresholds, as the model acts."
+    )
+    scored_plainly = "shares of labels and rows and F1 are at even odds, as the comparisons are"
     no_mistakes = "No test row has a label too many or too few, or mistakes were not collected."
     promised = "The temperature is that"
     score_in_words = "is right about {} of the labels"
@@ -55,17 +73,20 @@ class LabelKind(Kind):
 
     @property
     def card(self) -> tuple[str, str]:
-        """A model of labels, and that it says those that are more probable than not."""
+        """A model of labels, and when it says them."""
         labels = count(len(self.result.data.classes))
         return (
             f"A model that says which of {labels} labels (“{self.result.origin.label}”) a row has, any number of them,",
-            "It says every label that is more probable than not, so that a row can get none; it knows no other labels.",
+            f"It decides {self._rule.words}. A row can get no label; it knows no others than these.",
         )
+
+    @property
+    def _rule(self) -> Rule:
+        return self.result.judged.rule(self.result.data.classes)
 
     def beside(self) -> list[str]:
         """Return the share of rows with all labels right, and macro F1."""
-        test = self.result.judged.test
-        whole, f1 = test["subset_accuracy"], test["macro_f1"]
+        whole, f1 = map(self.result.judged.acted_on, ("subset_accuracy", "macro_f1"))
         bounds = [f" ({form(one)})" if one.bounded else "" for one, form in
                   ((whole, percent_bounds), (f1, prose.number_bounds))]  # fmt: skip
         return [f"{percent(whole.value)} of rows with all labels right{bounds[0]}",
@@ -87,12 +108,17 @@ class LabelKind(Kind):
     def opening(self) -> list[str]:
         """Return the share of labels and of rows that are right, and that of the simplest answer."""
         judged = self.result.judged
-        right, whole = judged.test["label_accuracy"], judged.test["subset_accuracy"]
+        right, whole = map(judged.acted_on, ("label_accuracy", "subset_accuracy"))
         sentences = [
             f"{prose.on_test_rows(self.result)} the model is right about {percent(right.value)} of the labels in "
             f"“{self.result.origin.label}” ({prose.level_bounds(right, percent_bounds)}), and about all labels of "
             f"{percent(whole.value)} of the rows ({prose.level_bounds(whole, percent_bounds)})."
         ]
+        if judged.acted:
+            plain = percent(judged.test["label_accuracy"].value)
+            sentences.append(
+                f"It decides {judged.rule(self.result.data.classes).words}; at even odds it would be {plain}."
+            )
         train = self.result.data.class_counts.get("train")
         if train and self.result.data.rows.get("train") and len(judged.labels["test"]):
             said = np.asarray(train) > self.result.data.rows["train"] / 2
@@ -148,8 +174,17 @@ class LabelKind(Kind):
         each = self.result.judged.analysis.each
         recalls, more = panels.first_recalls([Recall(one.name, one.rows, one.recall) for one in each])
         precision = {one.name: one.precision for one in each}
+        heat = self.result.judged.analysis.calibration
+        shown = self._most_frequent()
         return {
             "each": each,
+            "decides": self._rule.words,
+            "own_heats": heat.each if heat is not None and any(own for _, own in heat.each) else [],
+            "shown": [each[at].name for at in shown],
+            "together": [
+                Together(each[at].name, each[at].rows, [self.result.judged.analysis.together[at][to] for to in shown])
+                for at in shown
+            ],
             "recalls": recalls,
             "more_recalls": more,
             "precision": precision,
@@ -159,6 +194,13 @@ class LabelKind(Kind):
             "counted": "label",
             "counts_open": len(self.result.data.classes) <= _OPEN,
         }
+
+    def _most_frequent(self) -> list[int]:
+        """Return the labels that most test rows have, in their order, as many as a heat map has room for."""
+        analysis = self.result.judged.analysis
+        if not analysis.together:
+            return []
+        return sorted(sorted(range(len(analysis.each)), key=lambda at: -analysis.each[at].rows)[:_DRAWN])
 
     def shares_words(self, case: Case) -> str:
         """Return which label's probability they are of."""
