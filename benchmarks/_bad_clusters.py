@@ -22,7 +22,6 @@ from _bad_places import mounted
 from _workshop import CannotTryError, Fault, Workshop
 from typer.testing import CliRunner
 
-from fusetune.answering import Handed
 from fusetune.answers import Extras
 from fusetune.cli.frame import app
 from fusetune.cluster.engine import Cluster, Engine, Outcome, refuse_address
@@ -33,6 +32,7 @@ from fusetune.cluster.tasks import Answer
 from fusetune.cluster.work import MOST, Doing, Task, Worker
 from fusetune.data.table import read_table
 from fusetune.errors import RunError, UserError
+from fusetune.handing import Handed
 
 _CHUNK = 16
 

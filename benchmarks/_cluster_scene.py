@@ -23,7 +23,6 @@ from unittest.mock import patch
 import pandas as pd
 
 import fusetune
-from fusetune.answering import Handed
 from fusetune.answers import Extras
 from fusetune.cluster import nodes, predicting
 from fusetune.cluster.engine import Cluster, Engine, Outcome, joined
@@ -37,6 +36,7 @@ from fusetune.data.roles import Roles
 from fusetune.data.table import read_table
 from fusetune.encoding import Elsewhere, encoded
 from fusetune.errors import FusetuneError, RunError
+from fusetune.handing import Handed
 from fusetune.progress import Log
 
 MODEL = Path(__file__).parents[1] / "tests" / "bundles" / "format_4"

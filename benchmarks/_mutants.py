@@ -72,6 +72,9 @@ _reach = _in("evaluate/reach.py", "tests/evaluate/test_evaluate_reach.py")
 _said = _in("evaluate/measures/labels.py", _LABELS)
 _intervals = _in("evaluate/intervals.py", "tests/evaluate/test_evaluate_intervals.py")
 _bootstrap = _in("evaluate/bootstrap.py", "tests/evaluate/test_evaluate_intervals.py")
+_standings = _in("standings.py", "tests/test_standings.py")
+_family = _in("guidance/family.py", "tests/test_guide.py")
+_trained_numbers = _in("evaluate/measures/numbers.py", "tests/test_standings.py")
 _paired = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_paired.py")
 _mcnemar = _in("evaluate/paired.py", "tests/evaluate/test_evaluate_intervals.py")
 _conformal = _in("evaluate/conformal.py", "tests/evaluate/test_evaluate_conformal.py")
@@ -87,6 +90,10 @@ _modalities = _in(
 _metrics = _in("evaluate/metrics.py", "tests/evaluate/test_evaluate_metrics.py")
 _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selective.py")
 _store = _in("features/store.py", "tests/features/test_features_store.py")
+_dataset = _in("data/dataset.py", "tests/data/test_data_dataset.py")
+_problems = _in("data/problems.py", "tests/data/test_data_problems.py")
+_handing = _in("handing.py", "tests/test_predict.py::test_files_are_predicted_as_the_table_and_held_piece_by_piece")
+_plan = _in("plan.py", "tests/test_plan.py")
 
 _LEARNING = """\
     scaled = {name: scaled_on_valid(ctx, fitted[name]) for name in names}
@@ -670,6 +677,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "random.integers(0, count, size=(size, count))",
         "np.tile(np.arange(count), (size, 1))",
     ),
+    _bootstrap(
+        "a label that all drawn rows have counts as ranked",
+        "area[rest == 0] = np.nan",
+        "area[total == 0] = np.nan",
+    ),
     # Paired tests.
     _mcnemar(
         "the test of rows is one-sided",
@@ -705,6 +717,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "worst = min(1.0, p_values[index] * (len(p_values) - rank))",
     ),
     _paired("all p-values are corrected by what is left", "(len(p_values) - rank)", "max(len(p_values) - rank - 1, 1)"),
+    # What several trainings say of numbers and labels, and what they ask for.
+    _trained_numbers(
+        "R2 of several seeds has the variance of all rows",
+        "self._rescaled(self._spread(y), first, second)",
+        "np.ones(len(drawn))",
+    ),
+    _standings("of a number, nearer is as good as much nearer", " and ground.measure.decides", ""),
+    _family(
+        "an error is small where the number varies little",
+        "(float(seen.sum()) + _WEIGHT), _LEAST)",
+        "(float(seen.sum()) + _WEIGHT), 1.0)",
+    ),
     # What a modality is worth, and where a model is worst.
     _modalities(
         "shares of modalities are weighed by the wrong sizes",
@@ -828,5 +852,24 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     _store("views of other rows are used again", "what.keys[rows] if views else rows[:0]", "rows[:0]"),
     _store("features of another precision are used again", '            "precision": self.runtime.precision,\n', ""),
+    _store(
+        "features in use go when room is made",
+        "self._vault.make_room(features.nbytes, self._in_use())",
+        "self._vault.make_room(features.nbytes)",
+    ),
+    # Files that are one table.
+    _handing("rows of a piece are numbered anew", "            start += len(read)\n", ""),
+    _problems("what is bare in a piece is not counted", 'counts["rows"])) + bare', 'counts["rows"]))'),
+    _problems(
+        "ids that stand twice are not told", "    twice = found[counts > 1]\n", "    twice = found[counts > 2]\n"
+    ),
+    _plan("a plan leaves the plain inputs out", "config.views + 1", "config.views"),
+    _dataset("a file of other columns is one of the table", "    if here != there:\n", "    if here < there:\n"),
+    _dataset("rows between two batches are lost", "waiting, count = [held.slice(size)]", "waiting, count = [held[:0]]"),
+    _dataset(
+        "a file may hold fewer rows than it says",
+        "            if rows != self.rows:\n",
+        "            if rows > self.rows:\n",
+    ),
     _store("weights are told apart by their shapes alone", "        digest.update(_bytes(tensor))\n", ""),
 )

@@ -52,7 +52,7 @@ def main() -> None:
     rows, features, classes = (2_000, 64, 10) if args.quick else (args.rows, 1_125, 101)
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "quick": args.quick}
     with TemporaryDirectory(dir=args.folder) as folder:
-        data = _made(Path(folder), args.views, rows, features, classes)
+        data = made(Path(folder), args.views, rows, features, classes)
         found["table"] = {"rows": rows, "features": features, "classes": classes, "views": args.views}
         found["one penalty"] = _one_penalty(data, classes, args.iterations)
         _show_one(found)
@@ -94,7 +94,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _made(folder: Path, views: int, rows: int, features: int, classes: int) -> HeadData:
+def made(folder: Path, views: int, rows: int, features: int, classes: int) -> HeadData:
     """Write features of made-up rows, and return them memory-mapped."""
     generator = np.random.default_rng(0)
     y = generator.integers(0, classes, rows)
@@ -161,7 +161,7 @@ def _whole_path(data: HeadData, classes: int) -> dict[str, Any]:
 
 def _grown(rows: int, features: int, where: str | None) -> dict[str, Any]:
     with TemporaryDirectory(dir=where) as folder:
-        data = _made(Path(folder), 1, rows, features, 10)
+        data = made(Path(folder), 1, rows, features, 10)
         few = data.some(np.arange(1000))
         started = time.perf_counter()
         fit = fit_logistic(data, few, HeadConfig(), 10, 0)

@@ -27,6 +27,8 @@ MODELS_OF_THE_DOCTOR = (
     ("fusetune.doctor.labels", "crossed_probabilities"),
     ("fusetune.doctor.columns", "trees_accuracy"),
 )
+# Of their trees in tests that are not about the doctor: on tiny tables each costs the same few milliseconds.
+FEW_TREES = 8
 
 
 @pytest.fixture(autouse=True)
@@ -42,22 +44,26 @@ def _models_of_the_doctor_once(request: pytest.FixtureRequest) -> Iterator[None]
     """Let the doctor's models be fitted once for equal rows, since most runs are on the same tiny table.
 
     They depend on what they are given alone, and leave the process as it was: the tests that find out fit them anew.
+    How good they are is for the doctor's own tests; all others ask whether a run has them, and get few trees.
     """
     anew = request.path.stem in ("test_doctor_labels", "test_doctor_invariance", "test_process")
     with pytest.MonkeyPatch.context() as patch:
         for module, name in () if anew else MODELS_OF_THE_DOCTOR:
             patch.setattr(import_module(module), name, _once(module, name))
+        for module in () if request.path.parent.name == "doctor" else {module for module, _ in MODELS_OF_THE_DOCTOR}:
+            patch.setattr(import_module(module), "_TREES", FEW_TREES)
         yield
 
 
 @functools.cache
 def _once(module: str, name: str) -> Callable[..., Any]:
     """Return a function of arrays that computes the same only once in this process."""
-    plain, known = getattr(import_module(module), name), {}
+    owner, known = import_module(module), {}
+    plain = getattr(owner, name)
 
     @functools.wraps(plain)
     def asked(*arrays: Any) -> Any:
-        key = hashlib.sha256(repr([(own.shape, own.dtype) for own in arrays]).encode())
+        key = hashlib.sha256(repr([owner._TREES, *((own.shape, own.dtype) for own in arrays)]).encode())
         for own in arrays:
             key.update(own.tobytes())
         if key.digest() not in known:

@@ -25,6 +25,10 @@ from fusetune.contest import pool
 ROOT = Path(__file__).parents[1]
 # The commands as printed would train for minutes; this file makes each run as short as it can be, and nothing else.
 SHORT = {"FUSETUNE_CONFIG": "short.yaml"}
+SHORT_SETTINGS = (
+    "image: {encoder: builtin, size: 32}\ntext: {encoder: builtin, max_tokens: 16}\nviews: 1\n"
+    "train: {epochs: 1}\ncrossfit: {how: off}\nevaluate: {resamples: 100}\n"
+)
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -52,11 +56,7 @@ def scans(tmp_path: Path) -> Path:
     table = pd.DataFrame(rows).assign(patient=[f"p{i // 2}" for i in range(36)])
     table.to_csv(tmp_path / "scans.csv", index=False)
     table.iloc[:9].to_csv(tmp_path / "new_scans.csv", index=False)
-    (tmp_path / "short.yaml").write_text(
-        "image: {encoder: builtin, size: 32}\ntext: {encoder: builtin, max_tokens: 16}\nviews: 1\n"
-        "train: {epochs: 1}\ncrossfit: {how: off}\nevaluate: {resamples: 100}\n",
-        encoding="utf-8",
-    )
+    (tmp_path / "short.yaml").write_text(SHORT_SETTINGS, encoding="utf-8")
     return tmp_path
 
 
@@ -91,12 +91,6 @@ def run_commands(document: Path, folder: Path) -> None:
     for part in (words[:after], words[after:]):
         done = run([sys.executable, "-c", _ONE_AFTER_THE_OTHER, json.dumps(part)], folder)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-
-
-def run_python(code: str, folder: Path) -> str:
-    done = run([sys.executable, "-c", code], folder)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @contextmanager

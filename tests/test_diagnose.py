@@ -160,7 +160,7 @@ def test_a_model_on_stored_features_is_diagnosed_from_pictures_and_texts(made: M
     }
     assert found.noise[0].points[0].nll.value != found.noise[0].points[-1].nll.value
     assert "right on 12 rows" in repr(found) and "\n" not in repr(found)
-    assert all(escape(name) in found._repr_html_() for name, _ in found.shares())
+    assert all(escape(name) in found._repr_html_() for name, _, _ in found.lines())
 
 
 def test_new_rows_alone_have_no_probes_unless_training_rows_are_given(made: Made) -> None:

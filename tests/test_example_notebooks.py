@@ -1,4 +1,7 @@
-"""The notebooks of `examples/` run from the first cell to the last, as somebody would run them in Jupyter."""
+"""The notebooks of `examples/` run from the first cell to the last, as somebody would run them in Jupyter.
+
+What a notebook does not set itself is set as for the pages of the documentation, so that its fits are short.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from documents import SHORT_SETTINGS
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +34,12 @@ def test_a_notebook_runs_and_is_kept_without_outputs(
     notebook: Any = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    (tmp_path / "short.yaml").write_text(SHORT_SETTINGS, encoding="utf-8")
     source = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     for name, value in {
         "PYTHONPATH": source,
         "FUSETUNE_CACHE": str(tmp_path / "cache"),
+        "FUSETUNE_CONFIG": str(tmp_path / "short.yaml"),
         "TMPDIR": str(tmp_path),
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),

@@ -142,7 +142,8 @@ def test_folders_made_for_what_could_not_be_written_go_again(tmp_path: Path) -> 
 
 
 def test_the_doctor_of_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from fusetune.cli import installation, speed
+    from fusetune import speed
+    from fusetune.cli import installation
 
     def ask(*words: str) -> tuple[int, str, dict[str, Any]]:
         file = tmp_path / "doctor.json"
@@ -196,6 +197,7 @@ def test_the_doctor_of_the_installation(tmp_path: Path, monkeypatch: pytest.Monk
         b'"age","label, of a row"',
         b'age,"la\nbel"',
         b"age;label",
+        b"age;label;note, of a row",
         "\u00e4ge,label".encode(),
         b"age,,label",
         b"\n\nage,label",

@@ -23,24 +23,30 @@ from fusetune.errors import UserError
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.guidance import DELTA, Guidance, crossed, laziness, rule
 from fusetune.guidance.crossed import Losses, crossed_losses, steps
+from fusetune.guidance.family import family_of
 from fusetune.guidance.rule import decide, settling
 from fusetune.heads.base import HeadData
+from fusetune.targets import Classification, Multilabel, Regression, Target
 
 Vectors = dict[str, np.ndarray[Any, Any]]
 SEEDS = 20
 
 
 def compare(
-    x: Vectors, y: Any, groups: Any = None, present: Vectors | None = None, tell: Callable[[], None] = lambda: None
+    x: Vectors,
+    y: Any,
+    groups: Any = None,
+    present: Vectors | None = None,
+    tell: Callable[[], None] = lambda: None,
+    target: type[Target] = Classification,
 ) -> tuple[Losses, Interval, Interval, str]:
     """Return losses, d1, d2 and the decision for vectors [rows, dim] by modality, in four folds of whole groups."""
     rows = len(y)
     unit = pd.factorize(np.arange(rows) if groups is None else groups)[0]
     folds = np.random.default_rng(0).permutation(np.arange(unit.max() + 1) % 4)[unit]
     has = {name: np.ones(rows, dtype=bool) for name in x} | (present or {})
-    data = HeadData(
-        {name: v[None].astype(np.float32) for name, v in x.items()}, has, np.array(y), np.ones(rows), np.arange(rows)
-    )
+    z = {name: v[None].astype(np.float32) for name, v in x.items()}
+    data = HeadData(z, has, np.array(y), np.ones(rows), np.arange(rows), target=target)
     losses = crossed_losses(data, folds, 0, tell)
     heads = losses.ensemble, losses.additive, losses.interaction
     d1, d2 = means(np.stack([heads[0] - heads[1], heads[1] - heads[2]], 1), unit)
@@ -185,6 +191,123 @@ def test_groups_in_several_folds_would_tell_what_is_not_there() -> None:
     apart, mixed = compare(x, y, groups)[0], compare(x, y)[0]
     assert mixed.additive.mean() < apart.additive.mean() - 0.3
     assert apart.additive.mean() > math.log(3) - 0.1
+
+
+def met(rows: int, seed: int, blur: float = 0.1) -> tuple[Vectors, Any, Any, np.random.Generator]:
+    """Return two inputs that show one code each, -1 or 1, and the codes."""
+    random = np.random.default_rng(seed)
+    a, b = random.choice([-1.0, 1.0], (2, rows))
+    axis = np.eye(4)[0]
+    x = {name: code[:, None] * axis + blur * random.normal(size=(rows, 4)) for name, code in (("a", a), ("b", b))}
+    return x, a, b, random
+
+
+def number_of(rows: int, pi: float, seed: int, sigma: float = 0.5, blur: float = 0.1) -> tuple[Vectors, Any]:
+    """Return inputs and a number of variance 1: of its signal, a share `pi` is the product of their codes.
+
+    The best sum leaves an error of variance (pi + sigma^2) / (1 + sigma^2), and the best rule sigma^2 / (1 + sigma^2).
+    """
+    x, a, b, random = met(rows, seed, blur)
+    y = (1 - pi) ** 0.5 * (0.8 * a + 0.6 * b) + pi**0.5 * a * b + sigma * random.normal(size=rows)
+    return x, y / (1 + sigma**2) ** 0.5
+
+
+def labels_of(rows: int, pi: float, seed: int) -> tuple[Vectors, Any]:
+    """Return inputs and two labels of log-odds 2 a + b; but in a share `pi` of the rows the first is a = b.
+
+    The best sum knows nothing of the first where pi is 1, and the best rule everything.
+    """
+    x, a, b, random = met(rows, seed)
+    u, v = (random.random((2, rows)) < 1 / (1 + np.exp(-2 * a - b))) * 1.0
+    return x, np.stack([np.where(random.random(rows) < pi, a == b, u), v], 1).astype(np.float32)
+
+
+def normal_nll(variance: float) -> float:
+    return 0.5 * math.log(2 * math.pi * math.e * variance)
+
+
+@pytest.mark.parametrize("pi", [0.0, 0.5])
+def test_of_a_number_interaction_is_found_where_it_is_and_only_there(pi: float) -> None:
+    for seed in range(2):
+        losses, d1, d2, decision = compare(*number_of(200, pi, seed), target=Regression)
+        assert (decision == "interaction") == bool(pi), (d1, d2)
+        assert losses.additive.mean() == pytest.approx(normal_nll((pi + 0.25) / 1.25), abs=0.15)
+        # From 150 rows, what is multiplied is learnt less exactly than a sum.
+        assert losses.interaction.mean() == pytest.approx(normal_nll(0.25 / 1.25), abs=0.35 if pi else 0.15)
+        assert losses.alone["b"].mean() == pytest.approx(normal_nll((1.25 - 0.36 * (1 - pi)) / 1.25), abs=0.15)
+
+
+def test_where_inputs_tell_nearly_all_what_is_left_of_the_error_counts() -> None:
+    """An interaction of a 400th of the variance is most of the error that a sum leaves; R2 would not show it."""
+    made = number_of(200, 0.0025, 0, sigma=0.02, blur=0.01)
+    _, _, d2, decision = compare(*made, target=Regression)
+    assert decision == "interaction"
+    assert d2.value > 0.1
+
+
+@pytest.mark.parametrize("pi", [0.0, 1.0])
+def test_of_labels_interaction_is_found_where_it_is_and_only_there(pi: float) -> None:
+    odds = np.array([3.0, 1.0, -1.0, -3.0])
+    p = 1 / (1 + np.exp(-odds))
+    entropy = float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean())
+    for seed in range(2):
+        losses, d1, d2, decision = compare(*labels_of(240, pi, seed), target=Multilabel)
+        assert (decision == "interaction") == bool(pi), (d1, d2)
+        assert losses.additive.mean() == pytest.approx((pi * math.log(2) + (2 - pi) * entropy) / 2, abs=0.1)
+        assert losses.interaction.mean() == pytest.approx((2 - pi) * entropy / 2, abs=0.12)
+
+
+def test_every_label_has_weights_of_its_own() -> None:
+    """Each input tells one label and shouts about the other: one weight for both labels would call a sum better."""
+    random, rows = np.random.default_rng(0), 500
+    y = random.integers(0, 2, (rows, 2)).astype(np.float32)
+    wide = {name: random.normal(size=(rows, 40)) for name in "ab"}
+    for at, name in enumerate("ab"):
+        wide[name][:, 0] = np.where(random.random(rows) < 0.85, y[:, at], 1 - y[:, at]) * 4
+    _, d1, d2, decision = compare(wide, y, target=Multilabel)
+    assert decision in ("ensemble", "undecided"), (d1, d2)
+    assert d1.value < 2 * DELTA
+
+
+def test_of_a_number_absent_inputs_are_no_interaction() -> None:
+    random, rows = np.random.default_rng(1), 240
+    y = random.normal(size=rows)
+    x = {name: y[:, None] + 0.7 * random.normal(size=(rows, 1)) for name in "ab"}
+    without = random.integers(0, 3, rows)
+    present = {"a": without != 1, "b": without != 2}
+    for name, has in present.items():
+        x[name][~has] = np.nan
+    losses, _, d2, decision = compare(x, y, present=present, target=Regression)
+    assert np.isfinite(losses.interaction).all()
+    assert decision != "interaction", d2
+    _, _, _, decision = compare(
+        {name: random.normal(size=(200, 6)) for name in "ab"}, random.normal(size=200), target=Regression
+    )
+    assert decision in ("ensemble", "undecided")
+
+
+def test_labels_in_too_few_groups_are_left_out_and_no_row() -> None:
+    bits, folds = np.ones((8, 3)), np.arange(8) % 4
+    bits[:4, 0] = bits[:2, 1] = 0
+    lost, kept, left = family_of(Multilabel).comparable(bits, folds, 3)
+    assert (lost, kept.all(), left.shape) == ([1, 2], True, (8, 1))
+    lost, kept, left = family_of(Regression).comparable(bits[:, 0], folds, 3)
+    assert (lost, kept.all(), left.shape) == ([], True, (8,))
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_tables_of_numbers_and_labels_are_guided(kind: str) -> None:
+    x, y = number_of(300, 0.5, 0) if kind == "regression" else labels_of(300, 1.0, 0)
+    columns = {f"{name}_{i}": column for name, block in x.items() for i, column in enumerate(block.T)}
+    frame = pd.DataFrame(columns)
+    if kind == "regression":
+        told = guide(frame.assign(label=1000 * y))
+    else:
+        cells = [";".join(name for name, has in zip("uv", row, strict=True) if has) or "[]" for row in y]
+        told = guide(frame.assign(label=cells))
+    assert told.decision == "interaction"
+    assert told.family.kind == kind
+    assert json.loads(json.dumps(told.as_dict(), allow_nan=False))["decision"] == "interaction"
 
 
 @pytest.mark.parametrize(

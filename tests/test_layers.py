@@ -16,11 +16,11 @@ SOURCE = Path(__file__).parents[1] / "src"
 LIBRARY, PAPERS = "fusetune", "fusetune_papers"
 ORDER = (
     "errors", "version", "files", "vault", "progress", "display", "config", "process", "ranks", "runtime", "data",
-    "telling", "targets", "augment", "encoders", "inputs", "features", "train", "context", "prepare", "heads",
-    "networks", "evaluate", "strategies", "settings", "trials", "guidance", "arguments", "doctor", "result",
-    "standings", "report", "answers", "space", "answering", "judging", "realtime", "model", "judge", "summary",
-    "bundle", "record", "folder", "intake", "checking", "encoding", "cluster", "track", "estimator", "export", "run",
-    "api", "contest", "serve",
+    "telling", "targets", "augment", "encoders", "speed", "inputs", "handing", "features", "train", "context",
+    "prepare", "heads", "networks", "evaluate", "strategies", "settings", "trials", "guidance", "arguments", "doctor",
+    "result", "standings", "report", "answers", "space", "answering", "judging", "realtime", "model", "judge",
+    "summary", "bundle", "record", "folder", "intake", "plan", "checking", "encoding", "cluster", "track",
+    "estimator", "export", "run", "api", "contest", "serve",
 )  # fmt: skip
 # Package -> layer -> layers that it may import from its own package.
 ALLOWED = {

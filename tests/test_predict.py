@@ -9,6 +9,7 @@ import shutil
 import sys
 import warnings
 import weakref
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,17 +17,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from here import Here
 from PIL import Image
 from tiny import settings, tiny_table
 
 import fusetune
 from fusetune import answering, cli
-from fusetune.errors import BundleError, InputWarning, UserError
+from fusetune.answers import Extras
+from fusetune.cluster.predicting import Asked, predicted
+from fusetune.data.choices import Kind
+from fusetune.data.kinds import fits
+from fusetune.data.schema import Column, Schema
+from fusetune.data.table import as_dataset, read_dataset, read_pieces
+from fusetune.errors import BundleError, InputWarning, SchemaError, UserError
 from fusetune.evaluate.conformal import sets_at
 from fusetune.evaluate.threshold import judge_threshold
 from fusetune.files import facts_hash
+from fusetune.handing import Streamed
 
 OLD = Path(__file__).parent / "bundles" / "format_1"
 
@@ -251,6 +261,114 @@ def test_pieces_are_the_whole(made: Made, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(list(made.model.predict_pieces(table))) == 15
     with pytest.raises(UserError, match=r"row\(s\) 33: nowhere\.png"):
         made.model.predict(table, "raise")
+
+
+@pytest.fixture(scope="module")
+def files(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fresh rows in a folder of three files, with a column that no model reads, a lost picture and a twin's id."""
+    folder = tmp_path_factory.mktemp("files")
+    frame = made.fresh.assign(ballast="x")
+    frame.loc[33, "scan"], frame.loc[7, "case_id"], frame.loc[20, "note"] = "nowhere.png", "case-001", None
+    for part, rows in enumerate(np.split(np.arange(240), [100, 130])):
+        frame.iloc[rows].to_parquet(folder / f"{part}.parquet", row_group_size=17)
+    return folder
+
+
+def test_files_are_predicted_as_the_table_and_held_piece_by_piece(
+    made: Made, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "PIECE", 32)
+    how: dict[str, Any] = {"unlike": True, "margin": 0.2}
+    held, most, asked = [0], [0], list[set[str]]()
+
+    def release(rows: int) -> None:
+        held[0] -= rows
+
+    def counted(stored: Any, size: int, columns: set[str]) -> Any:
+        asked.append(columns)
+        for table in read_pieces(stored, size, columns):
+            held[0] += len(table)
+            weakref.finalize(table, release, len(table))
+            most[0] = max(most[0], held[0] if "scan" in columns else 0)
+            yield table
+
+    with pytest.warns(InputWarning) as whole:
+        expected = made.model.predict_table(read_dataset(as_dataset(files)).frame, **how)  # type: ignore[arg-type]
+    monkeypatch.setattr("fusetune.handing.read_pieces", counted)
+    with pytest.warns(InputWarning) as streamed:
+        told = made.model.predict_table(files, **how)
+    pd.testing.assert_frame_equal(told, expected.reset_index(drop=True), check_exact=True)
+    said = [str(one.message).partition(":")[2] for one in (*whole, *streamed)]
+    assert said[0] == said[1]
+    assert "repeats case-001, 2 rows in all" in said[0]
+    assert most[0] <= 2 * 32, "rows of one piece, while the next is read"
+    assert not any("ballast" in columns or "organ" in columns for columns in asked)
+    assert made.model.predict(files, "mask").tolist() == expected["prediction"].tolist()
+
+
+def test_a_cluster_is_handed_the_same_pieces(
+    made: Made, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "PIECE", 64)
+    asked, stored = Asked(made.run.folder, made.model, Extras(), rows=64), as_dataset(files)
+    assert stored is not None
+    with pytest.warns(InputWarning) as here:
+        expected = made.model.predict_table(files)
+    with (
+        pytest.warns(InputWarning) as there,
+        predicted(asked, stored, tmp_path / "chunks", Here()) as found,
+    ):
+        told = pd.concat(list(found.pieces), ignore_index=True)
+    assert found.outcome.chunks == 4
+    pd.testing.assert_frame_equal(told, expected, check_exact=True)
+    assert [str(one.message) for one in here] == [str(one.message) for one in there]
+
+
+def test_files_whose_cells_hang_together_are_read_at_once(made: Made, files: Path) -> None:
+    stored = as_dataset(files)
+    assert stored is not None
+    assert made.model.why_together(stored) is None
+    words = replace(
+        stored, schema=stored.schema.set(stored.schema.get_field_index("age"), pa.field("age", pa.string()))
+    )
+    assert "how column 'age' (string) is written shows in all rows only" in str(made.model.why_together(words))
+
+
+@pytest.mark.parametrize(("cells", "fitting"), [([7, 7, 0, 1, 1, 0], True), ([0, 1, 7, 7, 7, 7], False), ([7], True)])
+def test_values_of_another_kind_are_counted_over_all_pieces(
+    made: Made, tmp_path: Path, cells: list[int], fitting: bool
+) -> None:
+    frame = pd.DataFrame({"b": cells})
+    assert fits(frame["b"], Kind.BOOLEAN) == fitting
+    frame.to_parquet(tmp_path / "t.parquet")
+    stored = as_dataset(tmp_path / "t.parquet")
+    assert stored is not None
+    schema = Schema(columns=[Column(name="b", kind=Kind.BOOLEAN, role="input", reason="given")])
+    pieces = Streamed.of(stored, schema, {}, made.model.runtime).pieces(2)
+    with nullcontext() if fitting else pytest.raises(SchemaError) as caught:
+        list(pieces)
+    if caught is not None:
+        with pytest.raises(SchemaError) as whole:
+            schema.check(read_dataset(stored))
+        assert str(caught.value) == str(whole.value)
+
+
+def test_the_command_streams_files_or_writes_nothing(made: Made, files: Path, ask: Any, tmp_path: Path) -> None:
+    code, said, _ = ask("predict", made.run.folder, files, "--out", tmp_path / "told.parquet", "--on-problem", "mask")
+    assert code == 0
+    assert "held in memory at once" not in said
+    told = pd.read_parquet(tmp_path / "told.parquet")
+    assert told["row_id"].tolist() == pd.concat(map(pd.read_parquet, sorted(files.glob("*"))))["case_id"].tolist()
+    broken = tmp_path / "broken"
+    shutil.copytree(files, broken)
+    content = bytearray((broken / "2.parquet").read_bytes())
+    place = pq.read_metadata(broken / "2.parquet").row_group(3).column(1).data_page_offset
+    content[place : place + 40] = b"\xff" * 40
+    (broken / "2.parquet").write_bytes(content)
+    code, _, err = ask("predict", made.run.folder, broken, "--out", tmp_path / "none.parquet", "--on-problem", "mask")
+    assert code == 2
+    assert "2.parquet cannot be read" in err
+    assert not (tmp_path / "none.parquet").exists()
 
 
 def test_an_old_model_says_what_it_cannot_give() -> None:

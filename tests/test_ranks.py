@@ -119,7 +119,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     """Return the folder of a run with two ranks whose second one was killed in training, its exit code and output."""
     folder = tmp_path_factory.mktemp("killed")
     tiny_table(folder).to_csv(folder / "table.csv", index=False)
-    config = settings(folder / "store", columns__train__epochs=120, evaluate__baselines=False)
+    brief: dict[str, Any] = {"evaluate__baselines": False, "doctor__check": False}
+    config = settings(folder / "store", columns__train__epochs=120, **brief)
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     log = folder / "run" / "log.jsonl"
     process = subprocess.Popen(

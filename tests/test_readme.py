@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from documents import ROOT, blocks, commands, run_commands, run_python, scans
+from documents import ROOT, blocks, commands, run_commands, run_python_here, scans
 
 __all__ = ["scans"]
 README = ROOT / "README.md"
@@ -24,7 +24,7 @@ def test_commands_of_the_readme_work(scans: Path) -> None:
 
 def test_python_of_the_readme_works(scans: Path) -> None:
     (code,) = blocks(README, "python")
-    assert "'value'" in run_python(code, scans)
+    assert "'value'" in run_python_here(code, scans)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -31,7 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     frame.loc[[3, 40], "note"] = None
     frame.to_csv(folder / "data" / "table.csv", index=False)
     head = {"kind": "mlp", "epochs": 10}
-    brief = {"text__train__batch_size": 16, "columns__train__batch_size": 16}
+    # The doctor is interrupted in test_bad_input.
+    brief = {"text__train__batch_size": 16, "columns__train__batch_size": 16, "doctor__check": False}
     config = settings(folder / "store", train__epochs=5, train__batch_size=4, image__size=48, head=head, **brief)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "data" / "table.csv", folder / "config.yaml"

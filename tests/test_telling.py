@@ -14,7 +14,7 @@ from fusetune.errors import UserError
 from fusetune.evaluate.measures import MEASURES
 from fusetune.progress import Terminal
 from fusetune.run import Run
-from fusetune.telling import TELLING, amount, telling_of
+from fusetune.telling import TELLING, Telling, amount, telling_of
 
 
 def score(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -161,3 +161,14 @@ def test_it_imports_nothing_that_takes_time() -> None:
     source = Path(__file__).parents[1] / "src" / "fusetune" / "telling.py"
     text = source.read_text(encoding="utf-8")
     assert not [name for name in ("numpy", "pandas", "torch", "fusetune.evaluate") if f"import {name}" in text]
+
+
+def test_a_table_of_scores_prints_errors_as_finely_as_their_unit_asks_for() -> None:
+    def told(mae: float) -> Telling:
+        target = {"kind": "regression", "mean": 0.0, "deviation": 2.0, "whole": False}
+        return telling_of({"target": target, "test": {"mae": {"value": mae}}})
+
+    assert told(1.5e-6).form("rmse")(2.254e-6) == "2.25e-06"
+    assert told(12345.6).form("bias")(-1234.56) == "-1,235"
+    assert told(12345.6).form("r2")(0.51234) == "0.512"
+    assert telling_of({}).form("nll")(0.51234) == "0.512"

@@ -10,7 +10,7 @@ import pytest
 
 from fusetune import vault as module
 from fusetune.errors import WriteError
-from fusetune.vault import Vault, checksum
+from fusetune.vault import Room, Vault, checksum
 
 NAME = "0" * 16
 
@@ -36,7 +36,7 @@ def test_room_is_made_by_the_oldest_and_only_as_much_as_is_needed(vault: Vault) 
     paths = [put(vault, str(place) * 16, 30, age) for place, age in enumerate((10, 30, 20))]
     assert vault.make_room(10)
     assert all(path.exists() for path in paths)
-    assert vault.make_room(11)
+    assert vault.make_room(11) == Room(fits=True, dropped=1, freed=30)
     assert [path.exists() for path in paths] == [True, False, True]
     vault.touch(paths[2])
     assert vault.make_room(41)

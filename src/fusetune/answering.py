@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from fusetune.answers import Extras, Said, distances_of
 from fusetune.config import Config
 from fusetune.data.absent import Lacking, with_empty_columns
+from fusetune.data.apart import why_together
+from fusetune.data.cells import CellInput
 from fusetune.data.choices import By, OnProblem
-from fusetune.data.images import ImageInput, Reading
-from fusetune.data.problems import Noted, Notes, Problems, ids_with_notes, refuse_choice
+from fusetune.data.dataset import Dataset
+from fusetune.data.images import Reading
+from fusetune.data.problems import Problems, ids_with_notes, refuse_choice
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
-from fusetune.data.table import Table, TableLike, read_table
+from fusetune.data.table import Table, TableLike, as_dataset, read_dataset, read_table
 from fusetune.errors import RunError, listed
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.drift import Tally
 from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.evaluate.reference import Reference
+from fusetune.handing import Handed, Handing, Laid, Streamed, bound_cells, spacings, used_columns
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
@@ -49,54 +52,6 @@ def applied(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P
             return method(asked, *args, **kwargs)
 
     return run
-
-
-@dataclass(frozen=True)
-class Handed:
-    """Some rows of a table with all that answering them takes: nothing of it hangs on the other rows.
-
-    Attributes:
-        start: The number of the first row.
-        table: The rows.
-        ids: Their ids.
-        bound: Their inputs by modality, but for pictures.
-        lacking: What the table lacks.
-    """
-
-    start: int
-    table: Table
-    ids: pd.Series
-    bound: dict[str, Source]
-    lacking: Lacking
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-
-@dataclass(frozen=True)
-class Laid:
-    """A table whose cells were read and bound at once, to be handed out in pieces.
-
-    Attributes:
-        table: The table as the model reads it.
-        lacking: What it lacks.
-        ids: Its row ids.
-        notes: What is to be said of them.
-        bound: Its inputs by modality, but for pictures.
-    """
-
-    table: Table
-    lacking: Lacking
-    ids: pd.Series
-    notes: list[str]
-    bound: dict[str, Source]
-
-    def piece(self, start: int, stop: int) -> Handed:
-        """Return the rows from `start` to before `stop`."""
-        rows = np.arange(start, stop)
-        ids = self.ids.iloc[start:stop].reset_index(drop=True)
-        bound = {name: source.some(rows) for name, source in self.bound.items()}
-        return Handed(start, self.table.take(rows), ids, bound, self.lacking)
 
 
 @dataclass
@@ -190,40 +145,53 @@ class Answering:
 
     def said(
         self,
-        table: Table,
+        table: Table | Dataset,
         on_problem: OnProblem,
         extras: Extras | None = None,
         tally: Tally | None = None,
         *,
         listing: bool = False,
     ) -> Iterator[Said]:
-        """Predict a table piece by piece, and say at the end what of it could not be used; see `Problems.tell`.
-
-        Cells are bound at once, since how a column is written shows in the whole of it; pictures piece by piece.
-        """
+        """Predict a table piece by piece, and say at the end what of it could not be used; see `Problems.tell`."""
         extras = Extras() if extras is None else extras
         refuse_choice(on_problem)
-        laid = self.laid(table)
-        notes_of: list[dict[str, Noted]] = []
-        with bar("predicting", len(table)) as progress:
-            for start in range(0, len(table), PIECE):
-                piece = laid.piece(start, min(start + PIECE, len(table)))
-                said, noted = self.answered(piece, on_problem, extras, tally, listing=listing, watched=progress)
-                notes_of.append(noted)
+        handing = self.handing(table)
+        found: Problems | None = None
+        with bar("predicting", len(handing)) as progress:
+            for piece in handing.pieces(PIECE):
+                said, problems = self.answered(piece, on_problem, extras, tally, listing=listing, watched=progress)
+                found = Problems.joined([problems] if found is None else [found, problems])
                 yield said
-        self.tell(laid, notes_of, on_problem, listing=listing)
+        if found is not None:
+            self.tell(handing, found, on_problem, listing=listing)
 
-    def laid(self, table: Table) -> Laid:
-        """Read and bind the cells of a table, so that its rows can be answered in pieces, here or elsewhere."""
+    def handing(self, table: Table | Dataset) -> Handing:
+        """Return what hands out the rows of a table, here or elsewhere; of a dataset as `opened` returns it."""
+        if isinstance(table, Dataset):
+            return Streamed.of(table, self.schema, self.readers, self.runtime)
         ids, notes = ids_with_notes(table, self.schema.named("id"))
         read, lacking = self.read(table)
         with self.runtime.applied():
-            bound = {
-                name: reader.bind(read)
-                for name, reader in self.readers.items()
-                if not isinstance(reader.fitted, ImageInput)
-            }
-        return Laid(read, lacking, ids, notes, bound)
+            return Laid(read, lacking, ids, notes, bound_cells(self.readers, read))
+
+    def opened(self, table: TableLike | Table | Dataset) -> Table | Dataset:
+        """Return a table to be answered: a dataset as such where its rows stand alone, else as `taken` does."""
+        stored = table if isinstance(table, Table | Dataset) else as_dataset(table)
+        if isinstance(stored, Dataset):
+            whole = self.why_together(stored)
+            columns = None if self.schema.gather else used_columns(self.schema, self.readers)
+            return stored if whole is None else self.taken(read_dataset(stored, columns))
+        return self.taken(table if stored is None else stored)
+
+    def why_together(self, stored: Dataset) -> str | None:
+        """Return why a dataset is read at once, in words; None where it can be answered piece by piece."""
+        known = {
+            vocabulary.column: () if vocabulary.gaps else vocabulary.categories
+            for reader in self.readers.values()
+            if isinstance(reader.fitted, CellInput)
+            for vocabulary in reader.fitted.categories
+        }
+        return why_together(stored.types(), self.schema, spacings(self.readers), known)
 
     def answered(
         self,
@@ -235,8 +203,8 @@ class Answering:
         listing: bool = False,
         watched: Bar | None = None,
         reading: Reading | None = None,
-    ) -> tuple[Said, dict[str, Noted]]:
-        """Predict the rows of a piece; return what is said of them, and what is known of each input.
+    ) -> tuple[Said, Problems]:
+        """Predict the rows of a piece; return what is said of them, and what of them could not be used.
 
         Args:
             piece: The rows.
@@ -265,20 +233,11 @@ class Answering:
             new = ~np.isin(row_digests(sources, len(piece)), self.seen)
             here = {name: new & outputs.present[name].numpy() for name in distances}
             tally.add(decided, {name: far[here[name]] for name, far in distances.items()})
-        noted = {
-            name: Noted(source.present.copy(), dict(source.problems), dict(source.unseen))
-            for name, source in sources.items()
-        }
-        return Said(piece.ids, p, decided, outputs, problems.rows, distances), noted
+        return Said(piece.ids, p, decided, outputs, problems.rows, distances), problems
 
-    def tell(
-        self, laid: Laid, noted: Sequence[Mapping[str, Notes]], on_problem: OnProblem, *, listing: bool = False
-    ) -> None:
-        """Say what of a table could not be used, from what is known of its pieces in their order."""
-        joined = {name: Noted.joined([piece[name] for piece in noted]) for name in self.readers}
-        Problems.of(laid.table, self.schema.modalities(), joined, laid.lacking).tell(
-            laid.table, on_problem, listing=listing, notes=laid.notes if listing else ()
-        )
+    def tell(self, handing: Handing, found: Problems, on_problem: OnProblem, *, listing: bool = False) -> None:
+        """Say what of a table could not be used, found in all of its pieces."""
+        found.tell(handing.table, on_problem, listing=listing, notes=handing.notes if listing else ())
 
     def taken(self, table: TableLike | Table) -> Table:
         """Return a table, its rows gathered where the model has learnt from rows that were."""

@@ -20,8 +20,7 @@ from fusetune.config import MINUTES, Config
 from fusetune.context import Context
 from fusetune.data.choices import TargetKind
 from fusetune.data.roles import Roles, Share
-from fusetune.data.schema import Schema
-from fusetune.data.table import Table, TableLike, read_table
+from fusetune.data.table import Table, TableLike
 from fusetune.doctor.exhibits import Exhibit, exhibits
 from fusetune.encoding import Elsewhere, Encoded, encoded
 from fusetune.errors import UserError
@@ -37,13 +36,14 @@ from fusetune.folder import (
     sweep_folder,
     warn_of_earlier,
 )
-from fusetune.guidance import DELTA, GUIDED, Guidance, guided, refuse_guide
+from fusetune.guidance import DELTA, Guidance, guided
 from fusetune.inputs import Reader, picture_input
 from fusetune.intake import (
     Intake,
     announce,
     part_counts,
     picture_hashes,
+    read_for,
     refuse_weight,
     report_findings,
     schema_of,
@@ -53,6 +53,7 @@ from fusetune.intake import (
 )
 from fusetune.judge import judge, reference_of
 from fusetune.model import Model
+from fusetune.plan import announce_plan
 from fusetune.prepare import reading_of
 from fusetune.process import threads_restored
 from fusetune.progress import Log, without_bars
@@ -133,8 +134,9 @@ def fit(
     calls `fit` alike, gets the same `Run`, and the first alone prints and writes.
 
     Args:
-        table: CSV, Parquet or JSON Lines file, or a table in memory: of pandas, polars (also a `LazyFrame`), pyarrow or
-            DuckDB, a dict of columns, or a list of dicts. Cells can be pictures: PIL pictures, arrays, bytes of files.
+        table: CSV, Parquet or JSON Lines file, a folder of Parquet files, or a table in memory: of pandas, polars (also
+            a `LazyFrame`), pyarrow (also a dataset) or DuckDB, a dict of columns, or a list of dicts. Cells can be
+            pictures: PIL pictures, arrays, bytes of files.
         label: Column to predict.
         inputs: Columns to use, or patterns such as ``lab_*``; a word alone is one of them. Default: all that are not
             label, group, split, weight or an id.
@@ -208,13 +210,15 @@ def _look(
     ranks: Ranks,
 ) -> tuple[Table, Intake, Path]:
     """Return the table as it was read and after every check, and the run's folder."""
-    data = read_table(table)
+    data = read_for(table, roles, settings)
     schema = schema_of(data, roles, settings)
     folder = find_folder(out, data, label, resume)
     log.keep(folder / LOG)
     log.plan(*_STEPS)
     log.step()
     # All that can be refused is, before anything is created or changed.
+    if not is_finished(folder):
+        announce_plan(data, schema, settings, log)
     intake = take_in(data, label, schema, settings, folder if resume else None)
     if not is_finished(folder):
         find_runtime(settings, ranks)
@@ -280,9 +284,9 @@ def guide(
     if not delta > 0:
         raise UserError(f"delta is {delta:g}, and must be above 0 nats: no interval lies below nothing")
     settings, own = gather_settings(None, seed, None, None, config, sets)
-    data = read_table(table)
-    schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
-    refuse_guide(schema.target)
+    roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather)
+    data = read_for(table, roles, settings)
+    schema = schema_of(data, roles, settings)
     refuse_weight(schema, "guide")
     log = Log(None, quiet)
     intake = take_in(data, label, schema, settings, None)
@@ -349,10 +353,10 @@ def encode(
     roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather, weight)
     log = Log(None, quiet)
     if cluster is None:
-        return encoded(read_table(table), label, roles, settings, own, log, Elsewhere())
+        return encoded(read_for(table, roles, settings), label, roles, settings, own, log, Elsewhere())
     with joined(cluster) as engine:
         elsewhere = Filling(engine, settings).elsewhere()
-        return encoded(read_table(table), label, roles, settings, own, log, elsewhere)
+        return encoded(read_for(table, roles, settings), label, roles, settings, own, log, elsewhere)
 
 
 def _fit(
@@ -437,7 +441,7 @@ def _finish(
 ) -> Run:
     """Judge what was fitted, and write all that a run leaves."""
     data, schema, rows, log = intake.table, intake.schema, intake.split, ctx.log
-    guidance = _guided(ctx, schema)
+    guidance = _guided(ctx)
     log.step()
     with log.timed(ctx.seconds, "judge"):
         judged = judge(ctx, rivals | {chosen: fitted}, chosen)
@@ -457,9 +461,9 @@ def _finish(
     return Run(folder, model, metrics)
 
 
-def _guided(ctx: Context, schema: Schema) -> Guidance | None:
+def _guided(ctx: Context) -> Guidance | None:
     """Return what kind of fusion the data ask for, where that can be said and there is time to ask."""
-    able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1 and schema.target in GUIDED
+    able = ctx.config.evaluate.baselines and len(ctx.modalities) > 1
     # It compares NLLs in which rows count alike, and would advise on another table than the one that is judged.
     if not able or ctx.sample_weight is not None or ctx.late():
         return None

@@ -12,13 +12,13 @@ import pandas as pd
 from fusetune.config import Config
 from fusetune.data.infer import infer_schema
 from fusetune.data.roles import Roles, Share
-from fusetune.data.table import Table, TableLike, read_table
+from fusetune.data.table import Table, TableLike
 from fusetune.display import card, show_page
 from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding, counts
 from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.files import expanded, written_aside
-from fusetune.intake import with_target, with_weight
+from fusetune.intake import read_for, with_target, with_weight
 from fusetune.report.checks import render_checks
 
 _SHOWN = 12
@@ -120,7 +120,7 @@ def check(
     """
     settings = Config.build(config, sets=sets)
     roles = Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather, weight)
-    return checked(read_table(table), roles, settings)
+    return checked(read_for(table, roles, settings), roles, settings)
 
 
 def checked(data: Table, roles: Roles, config: Config, look: Look = look_at_pictures) -> Checked:

@@ -24,6 +24,7 @@ from fusetune.errors import UserError
 from fusetune.features.store import Engine
 from fusetune.heads.folds import make_folds
 from fusetune.intake import schema_of, take_in, warn_of_reading
+from fusetune.plan import announce_plan
 from fusetune.process import threads_restored
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
@@ -88,6 +89,8 @@ def encoded(
     schema = schema_of(data, roles, settings)
     if not any(modality.kind in _ENCODED for modality in schema.modalities().values()):
         raise UserError(f"{data.name} has no pictures and no texts among its inputs: nothing takes an encoder")
+    if elsewhere.engine is None:
+        announce_plan(data, schema, settings, log)
     intake = take_in(data, label, schema, settings, None, elsewhere.look)
     warn_of_reading(log, data)
     for line in intake.treatment.lines:

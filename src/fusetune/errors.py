@@ -125,8 +125,8 @@ def no_column(table: str, name: str, columns: Iterable[str]) -> str:
     return f"{table} has no column '{name}'; its columns are {listed(known, 12)}{near}"
 
 
-def listed(items: Iterable[object], most: int = 5) -> str:
-    """Return the first few items separated by commas, and how many more there are."""
+def listed(items: Iterable[object], most: int = 5, beyond: int = 0) -> str:
+    """Return the first few items separated by commas, and how many more there are: `beyond` are not among the items."""
     values = [str(item) for item in items]
-    more = f" and {len(values) - most:,} more" if len(values) > most else ""
-    return ", ".join(values[:most]) + more
+    more = max(0, len(values) - most) + beyond
+    return ", ".join(values[:most]) + (f" and {more:,} more" if more else "")

@@ -24,13 +24,13 @@ from fusetune.data.cache import PixelCache
 from fusetune.data.choices import Kind
 from fusetune.data.images import Keeper
 from fusetune.data.imprint import imprint
-from fusetune.data.infer import infer_schema
+from fusetune.data.infer import infer_schema, needed_columns
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
 from fusetune.data.spelling import as_words
 from fusetune.data.split import PARTS, Split, part_codes
-from fusetune.data.table import Table, row_keys
+from fusetune.data.table import Table, TableLike, read_table, row_keys
 from fusetune.data.weights import counting, refuse_weightless, weights_of
 from fusetune.doctor.examine import Examination, copy_numbers, examine
 from fusetune.doctor.findings import counts
@@ -145,6 +145,17 @@ def take_in(
     )
 
 
+def read_for(source: TableLike, roles: Roles, config: Config) -> Table:
+    """Read a table for `take_in`: of Parquet files the columns that it needs, where inputs are named.
+
+    Raises:
+        TableError: As `read_table`.
+    """
+    settled = (config.image.spacing, config.image.orientation, config.split.time)
+    named = [name for name in settled if name is not None]
+    return read_table(source, lambda names: needed_columns(names, roles, named))
+
+
 def _refuse_unlabelled(table: Table, label: str, config: Config) -> None:
     """Refuse rows without a label before any picture is read, unless the policy leaves them out.
 
@@ -220,10 +231,9 @@ def with_target(schema: Schema, table: Table, config: Config) -> Schema:
     if kind == "auto":
         only = Schema(columns=[column for column in schema.columns if column.name == label])
         kind, reason = kind_of(only.read(replace(table, frame=table.frame[[label]])), label)
-    columns = [
-        column.model_copy(update={"reason": f"{column.reason}; {kind}: {reason}"}) if column.name == label else column
-        for column in schema.columns
-    ]
+    # What was found of the column's values takes each cell for one name, which is right of classes alone.
+    said = {"reason": f"label column; {kind}: {reason}"}
+    columns = [column.model_copy(update=said) if column.name == label else column for column in schema.columns]
     return schema.model_copy(
         update={"target": kind, "columns": columns if kind != Classification.kind else schema.columns}
     )
@@ -299,6 +309,8 @@ def announce(log: Log, intake: Intake) -> None:
         log.say(f"  rows count as column '{weight}' says, relative to each other{gone}")
     for name, modality in schema.modalities().items():
         log.say(f"  input {name}: {modality.kind}{_said(modality, schema)}")
+    if intake.table.unread:
+        log.say(f"  left in the file, not read: {listed(intake.table.unread)}")
     for column in schema.columns:
         if column.role == "unused" and not column.reason.startswith("not chosen"):
             log.say(f"  left out {column.name}: {column.reason}")

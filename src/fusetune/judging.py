@@ -23,7 +23,7 @@ from fusetune.errors import InputWarning, UserError, listed
 from fusetune.evaluate.analysis import analyse
 from fusetune.evaluate.calibration import Judged
 from fusetune.evaluate.diagnosis import Asked, Diagnosed, Diagnosis, Wanted, diagnose, divided
-from fusetune.evaluate.temperature import softmax
+from fusetune.evaluate.metrics import FloatArray
 from fusetune.files import expanded
 from fusetune.networks import EnsembleNetwork, Outputs
 
@@ -107,8 +107,6 @@ class Judging(Answering):
             UserError: If a model of `alone` has other classes, or says nothing of one input alone, or the table has
                 the weight column of the model.
         """
-        if not self.measure.decides:
-            raise UserError(f"diagnose asks about classes, and this model predicts {self.target.describe()}")
         others = [alone] if isinstance(alone, Judging) else alone
         asked, answers = self._asked(table, on_problem, weighs=False)
         known = np.isin(answers.digests, self.seen)
@@ -122,13 +120,9 @@ class Judging(Answering):
             )
         if train is not None:
             training = self._asked(train, on_problem, weighs=False)[0]
-        if len(present := np.unique(judged.judged.labels)) < 2:
-            warnings.warn(
-                f"{asked.table.name}: all judged rows are of class {self.classes[int(present[0])]}; accuracy is then "
-                "that of one class, and areas under ROC curves are unknown",
-                InputWarning,
-                stacklevel=3,
-            )
+        if len(labels := np.unique(judged.judged.labels, axis=0)) < 2:
+            (only,) = self.measure.truths(labels)
+            warnings.warn(f"{asked.table.name}: {self.measure.alike.format(only)}", InputWarning, stacklevel=3)
         ids, _ = ids_with_notes(judged.table, self.schema.named("id"))
         parts = None
         if training is not None and len(training):
@@ -136,7 +130,7 @@ class Judging(Answering):
         wanted = Wanted(
             self.config, self.calibration.conformal, self.classes, self.config.strategy.name,
             ids.iloc[judged.where].fillna("").tolist(), self._alone(others, judged, table, on_problem),
-            None if masks is None else expanded(masks),
+            None if masks is None else expanded(masks), self.calibration.reaches,
         )  # fmt: skip
         model = Diagnosed(self.network, self.readers, self.calibration.temperature, self.runtime)
         return diagnose(model, judged, parts, wanted, seen=int(known.sum()), judged_seen=bool(known.all()))
@@ -170,9 +164,13 @@ class Judging(Answering):
         found: dict[str, Any] = {}
         words = [word_of(name) for name in self.classes]
         for other in others:
-            theirs = [word_of(name) for name in other.classes]
+            theirs, kind = [word_of(name) for name in other.classes], self.target.names_word
+            if other.target.kind != self.target.kind:
+                raise UserError(
+                    f"a model to compare with predicts {other.target.describe()}, this one {self.target.describe()}"
+                )
             if sorted(theirs) != sorted(words):
-                raise UserError(f"a model to compare with knows the classes {listed(theirs)}, this one {listed(words)}")
+                raise UserError(f"a model to compare with knows the {kind} {listed(theirs)}, this one {listed(words)}")
             answers = other.answers(other.taken(table), on_problem)
             if seen := int(np.isin(answers.digests[judged.where], other.seen).sum()):
                 warnings.warn(
@@ -187,13 +185,13 @@ class Judging(Answering):
             found |= mine
         return found
 
-    def _each_alone(self, outputs: Outputs) -> dict[str, npt.NDArray[np.float64]]:
-        """Return probabilities by each modality that was trained alone: the only one, or those of an ensemble."""
-        network = self.network
+    def _each_alone(self, outputs: Outputs) -> dict[str, FloatArray]:
+        """Return answers by each modality that was trained alone: the only one, or those of an ensemble."""
+        network, say = self.network, self.measure.say
         if isinstance(network, EnsembleNetwork):
-            return {name: softmax(outputs.f_m[name].numpy(), heat) for name, heat in network.temperatures.items()}
+            return {name: say(outputs.f_m[name].numpy(), heat) for name, heat in network.temperatures.items()}
         if len(owners := set(network.owners)) == 1:
-            return {owners.pop(): softmax(outputs.f.numpy(), self.calibration.temperature)}
+            return {owners.pop(): say(outputs.f.numpy(), self.calibration.temperature)}
         raise UserError(
             "a model to compare with was trained on several inputs together; give models of one input each, or an "
             "ensemble of such (strategies alone and ume)"

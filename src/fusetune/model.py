@@ -15,6 +15,7 @@ from fusetune.answers import NO_REFERENCE, Extras, as_table
 from fusetune.config import Config
 from fusetune.context import Context
 from fusetune.data.choices import By, OnProblem
+from fusetune.data.dataset import Dataset
 from fusetune.data.images import ImageInput
 from fusetune.data.problems import Problems, ids_with_notes
 from fusetune.data.schema import Schema
@@ -66,9 +67,9 @@ class Model(Judging):
             TableError: If a row has a problem and `on_problem` is `raise`.
             RunError: If the model gives no finite probability for a row.
         """
-        data = self.taken(table)
+        data = self.opened(table)
         answers = [self.measure.answers(piece.p, self.rule) for piece in self.said(data, on_problem)]
-        return pd.Series([one for some in answers for one in some], name="prediction", index=data.index)
+        return pd.Series([one for some in answers for one in some], name="prediction", index=_index(data))
 
     def predict_proba(self, table: TableLike, on_problem: OnProblem = "warn") -> pd.DataFrame:
         """Return probabilities [rows, classes], columns named by the labels, with the table's order and index.
@@ -80,9 +81,9 @@ class Model(Judging):
         """
         if not self.measure.chances:
             raise UserError("this model predicts a number, which has no probabilities; ask for predict, or intervals")
-        data = self.taken(table)
+        data = self.opened(table)
         probabilities = np.concatenate([piece.p for piece in self.said(data, on_problem)])
-        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=data.index)
+        return pd.DataFrame(probabilities, columns=pd.Index(self.classes), index=_index(data))
 
     def predict_table(
         self,
@@ -124,7 +125,7 @@ class Model(Judging):
 
     def predict_pieces(
         self,
-        table: TableLike | Table,
+        table: TableLike | Table | Dataset,
         on_problem: OnProblem = "warn",
         *,
         by: By = "judged",
@@ -135,10 +136,11 @@ class Model(Judging):
     ) -> Iterator[pd.DataFrame]:
         """Yield the lines of `predict_table` in pieces: held are its cells, and pictures and lines of one piece.
 
-        Warnings and most errors come with the last piece.
+        Of Parquet files and datasets of pyarrow, the cells of one piece are held, too, unless how a column is written
+        shows in the whole of it only (`data.apart`). Warnings and most errors come with the last piece.
 
         Args:
-            table: As for `predict`, or a `Table`.
+            table: As for `predict`, a `Table` or a `Dataset`.
             on_problem: As for `predict_table`.
             by: As for `predict_table`.
             sets: As for `predict_table`.
@@ -148,7 +150,7 @@ class Model(Judging):
         """
         extras = Extras(by, sets, margin, unlike)
         extras.check(self.calibration, self.reference, self.measure)
-        data = self.taken(table)
+        data = self.taken(table) if isinstance(table, Table) else self.opened(table)
         likeness = {} if self.reference is None else self.reference.likeness
         for said in self.said(data, on_problem, extras, tally, listing=True):
             yield as_table(said, self.measure, self.calibration, extras, likeness)
@@ -312,6 +314,10 @@ class Model(Judging):
         if len(places) > 1:
             raise TableError(f"'{row}' is the id of rows {listed(places)} of {table.name}; leave one of them in")
         return int(places[0]), row
+
+
+def _index(data: Table | Dataset) -> pd.Index | None:
+    return data.index if isinstance(data, Table) else None
 
 
 def rebuild(

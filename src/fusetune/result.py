@@ -24,7 +24,7 @@ from fusetune.evaluate.miscalibration import Miscalibration
 from fusetune.evaluate.selective import Recall
 from fusetune.guidance import Guidance
 from fusetune.networks import Outputs
-from fusetune.targets import Classification, Truth
+from fusetune.targets import Truth
 from fusetune.train.loop import EpochRecord
 
 SIGNIFICANT = 0.05  # p-values below this, together with an interval without zero, make a difference shown
@@ -311,12 +311,11 @@ class Result:
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
         data, method, judged, training = self.data, self.method, self.judged, self.training
-        target, named = judged.measure.target, judged.measure.named
-        kind = {} if isinstance(target, Classification) else {"target": {"kind": target.kind, **target.facts()}}
+        named = judged.measure.named
         reused = {f"{name}, reused from the store": rows for name, rows in training.reused.items()}
         values = {
             **{key: getattr(data, key) for key in ("rows", "groups", "classes")},
-            **kind,
+            **judged.measure.facts(),
             **({} if data.weight_column is None else {"weight": data.weight_column}),
             "seed": self.origin.seed,
             "preset": self.origin.preset,

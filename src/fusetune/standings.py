@@ -1,8 +1,9 @@
 """What a contest of several strategies says of itself, as one typed object; and how it follows from their outputs.
 
-The contest hands in calibrated probabilities of the same test rows by strategy and seed (`Entry`). `Standings` are
-their scores with intervals, paired tests against the two rivals that everything must beat, ranks, costs, and answers to
-the questions that a fair comparison has to answer (arXiv 2512.22991).
+The contest hands in answers about the same test rows by strategy and seed (`Entry`). `Standings` are their scores with
+intervals, paired tests against the two rivals that everything must beat, ranks, costs, and answers to the questions
+that a fair comparison has to answer (arXiv 2512.22991). What a score is, is the affair of the measure
+(`evaluate.measures`): `accuracy` and `nll` are its score and its loss, which files and pages call by their own names.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from fusetune.errors import listed
-from fusetune.evaluate import Interval, holm, mcnemar, metrics, permutation_test
+from fusetune.evaluate import Interval, holm, mcnemar, permutation_test
 from fusetune.evaluate.bootstrap import clusters
 from fusetune.evaluate.intervals import percentile, plain
-from fusetune.evaluate.metrics import FloatArray, Labels
-from fusetune.evaluate.seeds import crossed_draws, crossed_mean, crossed_share
+from fusetune.evaluate.measures import CLASSES, Measure
+from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.seeds import crossed_draws, crossed_mean
 from fusetune.result import SIGNIFICANT
+from fusetune.targets import Truth
 
 # The rivals that everything is tested against: the first of each that is there.
 ENSEMBLES, FUSIONS = ("ume",), ("frozen-fusion", "linear-probe", "two-stage")
@@ -36,16 +39,18 @@ class Field:
     """The rows that all entries are judged on.
 
     Attributes:
-        labels: Class indices, int64 [rows].
-        classes: What they stand for.
+        labels: As the target has them: class indices, int64 [rows].
+        classes: What the numbers of an answer stand for.
         groups: The group of each row, or None.
         group_column: What the groups are called, or None.
+        measure: How answers are judged.
     """
 
-    labels: Labels
+    labels: Truth
     classes: list[str]
     groups: npt.NDArray[Any] | None
     group_column: str | None = None
+    measure: Measure[Any] = CLASSES
 
     @property
     def units(self) -> int:
@@ -60,7 +65,7 @@ class Entry:
     Attributes:
         name: Its name.
         note: Where it comes from.
-        p: Calibrated probabilities by seed, float [rows, classes] each; seeds that failed are not there.
+        p: Answers by seed, such as calibrated probabilities, float [rows, width] each; seeds that failed are not there.
         valid: Metrics of the validation rows by seed.
         seconds: As if nothing had been trained before, by seed.
         passes: Rows through encoders, as if nothing had been stored before, by seed.
@@ -84,11 +89,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """How one entry fared: scores on the test part, its rank by NLL, what it cost; NaN where every seed failed.
+    """How one entry fared: score and loss on the test part, its rank, what it cost; NaN where every seed failed.
 
-    `macro_f1` and `ece` are means over seeds with the lowest and the highest of them as bounds, which say how seeds
-    differ and nothing about other rows. `rank` is by NLL, 1 the best, with bounds from the same resamples for all.
-    `seconds`, `passes` and `training` are means over seeds.
+    `further` are metrics (`Measure.over_seeds`), means over seeds with the lowest and the highest of them as bounds,
+    which say how seeds differ and nothing about other rows. `rank` is by the loss, 1 the best, with bounds from the
+    same resamples for all. `seconds`, `passes` and `training` are means over seeds.
     """
 
     name: str
@@ -96,8 +101,7 @@ class Standing:
     seeds: int
     accuracy: Interval
     nll: Interval
-    macro_f1: Interval
-    ece: Interval
+    further: dict[str, Interval]
     rank: Interval
     valid_nll: float
     seconds: float
@@ -106,6 +110,13 @@ class Standing:
     epochs: int | None
     settings: dict[str, Any]
     errors: dict[int, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values, further metrics among the others."""
+        values = dict[str, Any]()
+        for name, value in plain(self).items():
+            values |= value if name == "further" else {name: value}
+        return values
 
 
 @dataclass(frozen=True)
@@ -116,14 +127,15 @@ class Paired:
         name: The entry.
         against: The rival.
         seeds: Seeds that both were trained with.
-        gained: Rows that only the entry decides correctly, a mean over seeds.
-        lost: Rows that only the rival decides correctly, a mean over seeds.
-        accuracy: Difference of accuracies.
-        nll: Difference of NLLs; negative speaks for the entry.
-        p: Two-sided p-value of the difference of accuracies: rows or whole groups are swapped between the two, their
-            scores averaged over seeds; of one seed the exact McNemar test, or with groups the larger of both.
+        gained: Rows that the entry answers more rightly (of classes: it alone decides correctly), a mean over seeds.
+        lost: Rows that the rival answers more rightly, a mean over seeds.
+        accuracy: Difference of scores.
+        nll: Difference of losses; negative speaks for the entry.
+        p: Two-sided p-value of the difference of scores: rows or whole groups are swapped between the two, their
+            scores averaged over seeds; of classes and one seed the exact McNemar test, or with groups the larger of
+            both.
         p_holm: The same, corrected for the number of entries that are tested against this rival.
-        p_nll: Of the difference of NLLs, swapped likewise.
+        p_nll: Of the difference of losses, swapped likewise.
         p_nll_holm: The same, corrected.
     """
 
@@ -141,7 +153,7 @@ class Paired:
 
     @property
     def verdict(self) -> Literal["better", "worse", "not shown"]:
-        """Better or worse in its decisions, only where the corrected test and the interval both say so."""
+        """Better or worse by its score, only where the corrected test and the interval both say so."""
         if self.p_holm >= SIGNIFICANT or not self.accuracy.bounded:
             return "not shown"
         if self.accuracy.low > 0:
@@ -192,7 +204,7 @@ class Standings:
         facts: Of the table or the runs, for the head of the page.
         rules: The protocol.
         ground: The test rows.
-        standings: Each entry, the lowest NLL first, those without any result last.
+        standings: Each entry, the lowest loss first, those without any result last.
         paired: Each entry against each rival.
         checks: The questions of a fair comparison.
         warnings: As sentences.
@@ -209,17 +221,19 @@ class Standings:
 
     def summary(self) -> dict[str, Any]:
         """Return the content of `summary.json`."""
+        named = self.ground.measure.named
         values = {
             "title": self.title,
             "facts": self.facts,
+            **self.ground.measure.facts(),
             "protocol": self.rules,
             "test": {
                 "rows": len(self.ground.labels),
                 "groups": None if self.ground.groups is None else self.ground.units,
                 "classes": self.ground.classes,
             },
-            "strategies": self.standings,
-            "paired": [plain(one) | {"verdict": one.verdict} for one in self.paired],
+            "strategies": named([one.as_dict() for one in self.standings]),
+            "paired": named([plain(one) | {"verdict": one.verdict} for one in self.paired]),
             "checklist": self.checks,
             "warnings": self.warnings,
         }
@@ -272,28 +286,26 @@ def rivals_of(names: Sequence[str]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def score_rows(entry: Entry, labels: Labels) -> dict[int, dict[str, float]]:
+def score_rows(entry: Entry, ground: Field) -> dict[int, dict[str, float]]:
     """Return every metric of the test rows by seed."""
-    return {seed: metrics.score(p, labels) for seed, p in entry.p.items()}
+    return {seed: ground.measure.values(p, ground.labels) for seed, p in entry.p.items()}
 
 
 def _standing(entry: Entry, ground: Field, rank: Interval | None, how: Mapping[str, int]) -> Standing:
     nothing = Interval(math.nan, math.nan, math.nan)
-    scores = score_rows(entry, ground.labels)
-    done = bool(entry.p)
+    measure, scores, done = ground.measure, score_rows(entry, ground), bool(entry.p)
     return Standing(
         name=entry.name,
         note=entry.note,
         seeds=len(entry.p),
-        accuracy=crossed_share(_right(entry, ground), ground.groups, **how) if done else nothing,
-        nll=crossed_mean(_nll(entry, ground), ground.groups, **how) if done else nothing,
+        accuracy=_score(_right(entry, ground), ground, how) if done else nothing,
+        nll=crossed_mean(_lost(entry, ground), ground.groups, **how) if done else nothing,
         rank=rank or nothing,
-        valid_nll=_mean([own["nll"] for own in entry.valid.values()]),
+        valid_nll=_mean([own[measure.loss] for own in entry.valid.values()]),
         epochs=entry.epochs,
         settings=dict(entry.settings),
         errors=dict(entry.errors),
-        macro_f1=_spread([own["macro_f1"] for own in scores.values()]),
-        ece=_spread([own["ece"] for own in scores.values()]),
+        further={name: _spread([own[name] for own in scores.values()]) for name in measure.over_seeds},
         seconds=_mean(entry.seconds.values()),
         passes=_mean(entry.passes.values()),
         training=_mean(entry.training.values()),
@@ -309,22 +321,26 @@ def _spread(values: list[float]) -> Interval:
     return Interval(_mean(values), min(values, default=math.nan), max(values, default=math.nan))
 
 
-def _right(entry: Entry, ground: Field) -> npt.NDArray[np.bool_]:
-    """Return which rows are decided correctly, bool [seeds, rows]."""
-    return np.stack([metrics.correct_rows(p, ground.labels) for p in entry.p.values()])
+def _right(entry: Entry, ground: Field) -> FloatArray:
+    """Return how right each row's answer is, float [seeds, rows]."""
+    return np.stack([ground.measure.right_rows(p, ground.labels) for p in entry.p.values()])
 
 
-def _nll(entry: Entry, ground: Field) -> FloatArray:
-    """Return the NLL of each row, float [seeds, rows]."""
-    return np.stack([metrics.nll_rows(p, ground.labels) for p in entry.p.values()])
+def _lost(entry: Entry, ground: Field) -> FloatArray:
+    """Return the loss of each row, float [seeds, rows]."""
+    return np.stack([ground.measure.lost_rows(p, ground.labels) for p in entry.p.values()])
+
+
+def _score(right: FloatArray, ground: Field, how: Mapping[str, int], perfect: float = 1.0) -> Interval:
+    return ground.measure.trained_score(right, ground.labels, ground.groups, perfect=perfect, **how)
 
 
 def _ranks(entries: Sequence[Entry], ground: Field, how: Mapping[str, int]) -> dict[str, Interval]:
-    """Return the rank of each entry by NLL, with bounds from resamples that are the same for all."""
+    """Return the rank of each entry by its loss, with bounds from resamples that are the same for all."""
     there = [entry for entry in entries if entry.p]
     if not there:
         return {}
-    losses = [_nll(entry, ground) for entry in there]
+    losses = [_lost(entry, ground) for entry in there]
     values = rankdata([own.mean() for own in losses])
     if ground.units < 2:
         return {e.name: Interval(float(v), math.nan, math.nan) for e, v in zip(there, values, strict=True)}
@@ -349,9 +365,10 @@ def _duel(entry: Entry, rival: Entry, ground: Field, how: Mapping[str, int]) -> 
         return None
     one, other = (replace(own, p={seed: own.p[seed] for seed in common}) for own in (entry, rival))
     right, theirs = _right(one, ground), _right(other, ground)
-    hits, losses = right.astype(float) - theirs, _nll(one, ground) - _nll(other, ground)
-    tests = [mcnemar(*pair) for pair in zip(right, theirs, strict=True)]
+    hits, losses = right - theirs, _lost(one, ground) - _lost(other, ground)
+    tests = [mcnemar(mine > his, his > mine) for mine, his in zip(right, theirs, strict=True)]
     swapped = permutation_test(hits.mean(0), ground.groups, seed=how["seed"])
+    exact = len(common) == 1 and ground.measure.decides  # which of two is nearer says nothing of by how much
     single = tests[0].p if ground.groups is None else max(tests[0].p, swapped)
     p_nll = permutation_test(losses.mean(0), ground.groups, seed=how["seed"])
     return Paired(
@@ -360,9 +377,9 @@ def _duel(entry: Entry, rival: Entry, ground: Field, how: Mapping[str, int]) -> 
         seeds=len(common),
         gained=_mean(test.gained for test in tests),
         lost=_mean(test.lost for test in tests),
-        accuracy=crossed_mean(hits, ground.groups, **how),
+        accuracy=_score(hits, ground, how, perfect=0.0),
         nll=crossed_mean(losses, ground.groups, **how),
-        p=swapped if len(common) > 1 else single,
+        p=single if exact else swapped,
         p_holm=1.0,
         p_nll=p_nll,
         p_nll_holm=1.0,
@@ -372,7 +389,7 @@ def _duel(entry: Entry, rival: Entry, ground: Field, how: Mapping[str, int]) -> 
 def _checks(
     entries: Sequence[Entry], standings: list[Standing], paired: list[Paired], rules: Protocol, ground: Field
 ) -> list[Check]:
-    names = [entry.name for entry in entries]
+    measure, names = ground.measure, [entry.name for entry in entries]
     failed = [f"{one.name} ({len(one.errors)} of {len(one.errors) + one.seeds})" for one in standings if one.errors]
     there = [entry.name for entry in entries if entry.p]
     checks = []
@@ -407,6 +424,7 @@ def _checks(
         ),
         Check("Are failures reported?", True, listed(failed, 40) if failed else "nothing failed"),
     ]
+    word = "decisions" if measure.decides else measure.score_word
     for rival in dict.fromkeys(duel.against for duel in paired):
         duels = [duel for duel in paired if duel.against == rival]
         better = [duel.name for duel in duels if duel.verdict == "better"]
@@ -415,7 +433,8 @@ def _checks(
             Check(
                 f"How many beat {rival} at corrected p < .05?",
                 None,
-                f"{len(better)} of {len(duels)} by decisions{_named(better)}; {len(surer)} by NLL{_named(surer)}",
+                f"{len(better)} of {len(duels)} by {word}{_named(better)}; "
+                f"{len(surer)} by {measure.loss_word}{_named(surer)}",
             )
         )
     rows = f"{len(ground.labels):,} rows" + ("" if ground.groups is None else f" of {ground.units:,} groups")
@@ -444,7 +463,7 @@ def _budget_check(standings: Sequence[Standing], rules: Protocol) -> Check:
 
 def table_of(entries: Sequence[Entry], ground: Field, level: str, seeds: Sequence[int]) -> pd.DataFrame:
     """Return `results.csv`: one row per entry and seed, with every metric on valid and test, costs and errors."""
-    tested = {entry.name: score_rows(entry, ground.labels) for entry in entries}
+    tested = {entry.name: score_rows(entry, ground) for entry in entries}
     names = list(dict.fromkeys(name for own in tested.values() for scores in own.values() for name in scores))
     rows = []
     for entry in entries:

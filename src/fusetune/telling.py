@@ -80,6 +80,10 @@ class Telling(ABC):
     def right(self, bounds: bool = False) -> str:
         """Return how right it is, in words before "on ... test rows"."""
 
+    def form(self, key: str) -> Callable[[float], str]:
+        """Return what prints a score of this name in a table of plain numbers."""
+        return "{:.3f}".format
+
     @abstractmethod
     def further(self) -> str:
         """Return what is said of it after that."""
@@ -205,6 +209,10 @@ class OfNumbers(Telling):
             return amount(value, size)
 
         self.loss = Gauge("mae", "MAE", printed, printed)
+
+    def form(self, key: str) -> Callable[[float], str]:
+        """Return that of R2, or what prints an amount in the label's unit."""
+        return self.score.figure if key == self.score.key else self.loss.figure
 
     @property
     def first(self) -> str:

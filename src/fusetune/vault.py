@@ -32,6 +32,24 @@ _ODD = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
+class Room:
+    """What became of the wish for room; true where there is.
+
+    Attributes:
+        fits: Is there?
+        dropped: How many entries went for it, which were least recently used.
+        freed: Their bytes.
+    """
+
+    fits: bool
+    dropped: int
+    freed: int
+
+    def __bool__(self) -> bool:
+        return self.fits
+
+
+@dataclass(frozen=True)
 class Vault:
     """Entries: folders two levels below a place, named by hexadecimal digits.
 
@@ -91,17 +109,18 @@ class Vault:
                 (path / name).unlink(missing_ok=True)
             path.rmdir()
 
-    def make_room(self, needed: int, keep: Collection[Path] = ()) -> bool:
+    def make_room(self, needed: int, keep: Collection[Path] = ()) -> Room:
         """Remove the oldest entries, except those to keep, until so many bytes fit; return whether they do."""
         entries = sorted(filter(None, map(self._entry, self.home.glob("*/*"))))
-        total = needed + sum(size for _, size, _ in entries)
+        total, dropped, freed = needed + sum(size for _, size, _ in entries), 0, 0
         for used, size, path in entries:
             # Under a temporary name: another process is writing it, or was killed while it did.
             half = path.name.startswith(".")
             if time.time() - used > _ABANDONED if half else total > self.limit and path not in keep:
                 self.remove(path)
                 total -= size
-        return total <= self.limit
+                dropped, freed = dropped + (not half), freed + (0 if half else size)
+        return Room(total <= self.limit, dropped, freed)
 
     def holds(self, path: Path) -> bool:
         """Return whether a folder has an entry's form, whole or half-written."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusetune.data.absent import Lacking
 from fusetune.data.cells import CellSource
-from fusetune.data.problems import Problems, ids_with_notes
+from fusetune.data.problems import Problems, id_notes, ids_with_notes
 from fusetune.data.schema import Modality
 from fusetune.data.table import read_table
 from fusetune.data.vectors import VectorSource
@@ -149,6 +149,46 @@ def test_problems_can_be_refused_and_name_their_rows() -> None:
     assert said(found, "mask", notes=("an id is missing",)) == "the DataFrame:\n  - an id is missing"
     with pytest.raises(ConfigError, match="on_problem is 'ignore', but must be one of warn, raise, mask"):
         said(found, "ignore")
+
+
+@pytest.mark.parametrize(("seed", "size", "kinds"), [(0, 1, 4), (1, 2, 4), (2, 3, 4), (3, 5, 3), (4, 1, 2), (5, 4, 1)])
+def test_pieces_are_told_as_the_whole(seed: int, size: int, kinds: int) -> None:
+    cells = np.random.default_rng(seed).choice(["odd", "new", "gone", "fine"][:kinds], 14).tolist()
+    frame = pd.DataFrame({"age": [None if cell == "gone" else cell for cell in cells], "scan": "x.png"})
+
+    def of(rows: range) -> Problems:
+        own = cells[rows.start : rows.stop]
+        source_of_cells = CellSource.of(np.zeros((len(own), 1), np.float32), np.zeros((len(own), 0), np.int64))
+        source_of_cells.problems = {row: "age: odd" for row, cell in enumerate(own) if cell == "odd"}
+        source_of_cells.unseen = {row: "age: new" for row, cell in enumerate(own) if cell == "new"}
+        scans = source(
+            [cell == "fine" for cell in own], {row: "lost" for row, cell in enumerate(own) if cell != "fine"}
+        )
+        table = read_table(frame.iloc[rows.start : rows.stop].astype({"age": "str"}))
+        modalities = {"columns": Modality("columns", "columns", ("age",)), "scan": SCAN}
+        return Problems.of(table, modalities, {"columns": source_of_cells, "scan": scans}, start=rows.start)
+
+    whole = of(range(len(cells)))
+    pieces = [of(range(at, min(at + size, len(cells)))) for at in range(0, len(cells), size)]
+    joined = pieces[0]
+    for piece in pieces[1:]:
+        joined = Problems.joined([joined, piece])
+    told = [[*map(str, it.columns), it.counts, it.bare[:5], it.lacking] for it in (whole, joined)]
+    assert told[0] == told[1]
+    assert [it.lost for it in whole.columns] == [it.lost for it in joined.columns]
+    assert all(len(it.texts) <= 5 for it in joined.columns) or len(pieces) == 1
+
+
+def test_repeated_ids_are_named_whichever_piece_they_are_in() -> None:
+    ids = pd.Series(["a", "b", None, "a", "c", "b", None, "d"], dtype="str")
+    pieces = [ids[at : at + 3] for at in range(0, 8, 3)]
+    assert id_notes("case", lambda: pieces) == id_notes("case", lambda: [ids])
+    assert id_notes("case", lambda: pieces) == [
+        "id column 'case' is empty in row(s) 2, 6, and so is row_id",
+        "id column 'case' repeats a, b, 4 rows in all; row_id keeps them, so join predictions by their order",
+    ]
+    many = pd.Series([f"n{row // 2}" for row in range(40)])
+    assert "repeats n0, n1, n2, n3, n4 and 15 more, 40 rows" in id_notes("case", lambda: [many[:7], many[7:]])[0]
 
 
 IDS: list[tuple[Any, list[str | None]]] = [

@@ -257,7 +257,7 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"there is no file .*/gone\.csv"):
         read_table(tmp_path / "gone.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(TableError, match=r"folder\.csv cannot be read"):
+    with pytest.raises(TableError, match=r"folder\.csv is a folder without any Parquet file"):
         read_table(tmp_path / "folder.csv")
 
 

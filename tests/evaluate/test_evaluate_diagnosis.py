@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy.stats import betabinom
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import r2_score
 from torch import nn
 
 from fusetune.augment.random import Moment, normal, uniform
@@ -29,27 +30,33 @@ from fusetune.encoders import CellIdentity, Encoder, Identity
 from fusetune.errors import TableError
 from fusetune.evaluate import means, metrics, proportion
 from fusetune.evaluate.calibration import Judged
-from fusetune.evaluate.conformal import COVERAGE, Conformal, fit_conformal
+from fusetune.evaluate.conformal import COVERAGE, OTHER, Conformal, fit_conformal
+from fusetune.evaluate.conformal import LEVELS as LEVELS_OF_SETS
 from fusetune.evaluate.diagnosis import Asked, CellMasks, Diagnosed, Parts, Wanted, diagnose
 from fusetune.evaluate.diagnosis.asked import ALL
 from fusetune.evaluate.diagnosis.attack import RADII, STEPS, attack_features, attacked
 from fusetune.evaluate.diagnosis.certainty import certainty, coverages
-from fusetune.evaluate.diagnosis.curves import area_weights, curves
+from fusetune.evaluate.diagnosis.curves import area_weights, curves, judged_rows
 from fusetune.evaluate.diagnosis.incomplete import column_importance, incomplete_columns, without_cells
 from fusetune.evaluate.diagnosis.interference import interference
 from fusetune.evaluate.diagnosis.laziness import ALONE, BEFORE, probe_laziness, solved
 from fusetune.evaluate.diagnosis.missing import missing_curves
 from fusetune.evaluate.diagnosis.noise import FEATURES, LEVELS, fewer_words, noise_curves, noisy_features, noisy_pixels
+from fusetune.evaluate.measures import Labels, Numbers
 from fusetune.evaluate.modalities import RATES, misled, missing_masks
+from fusetune.evaluate.reach import Reaches
 from fusetune.evaluate.temperature import softmax
 from fusetune.heads.linear import LinearHead
 from fusetune.inputs import Reader
 from fusetune.networks import EnsembleNetwork, FusionNetwork, Outputs, Wiring
+from fusetune.report.diagnosis import render_diagnosis
 from fusetune.runtime import start_runtime
+from fusetune.targets import Multilabel, Regression
 
 HOW = {"resamples": 100, "seed": 3}
 CONFIG = Config.build({"device": "cpu", "threads": 1, "evaluate": {"resamples": 100}, "seed": 3})
 RUNTIME = start_runtime(CONFIG)
+NUMBERS, LABELS = Numbers(Regression("y", 10.0, 2.0)), Labels(Multilabel(["u", "v"]))
 
 
 def linear_network(widths: dict[str, int], classes: int, encoders: list[Encoder] | None = None) -> FusionNetwork:
@@ -92,6 +99,18 @@ def asked_of(network: Any, sources: dict[str, Any], labels: np.ndarray) -> Asked
     return Asked(table, sources, np.arange(rows), Judged(outputs, labels, keys, np.arange(rows) // 3))
 
 
+def labelled(asked: Asked, labels: np.ndarray, measure: Any) -> Asked:
+    return replace(asked, judged=replace(asked.judged, labels=labels, measure=measure))
+
+
+def number_of(widths: dict[str, int], every: bool = False) -> tuple[Diagnosed, Asked]:
+    """The model of one number, which is 10 + 2 f, on rows that it is about right of."""
+    model, asked = vectors(widths, 1, every=every)
+    f = asked.judged.outputs.f[:, 0].double().numpy()
+    truth = f + np.random.default_rng(2).normal(0, 0.5, len(f))
+    return replace(model, temperature=1.0), labelled(asked, truth, NUMBERS)
+
+
 # Curves.
 
 
@@ -107,7 +126,8 @@ def test_a_curve_is_means_over_rows_with_their_intervals() -> None:
     random, groups = np.random.default_rng(0), np.arange(30) // 2
     right, lost = random.integers(0, 2, (30, 3)).astype(float), random.random((30, 3))
     right[:, 2] = random.random(30)  # a mean of several draws
-    first, _ = curves((0, 0.5, 2), {"a": right, "b": right}, {"a": lost, "b": lost}, groups, **HOW)
+    labels = np.zeros(30, dtype=np.int64)
+    first, _ = curves((0, 0.5, 2), {"a": right, "b": right}, {"a": lost, "b": lost}, labels, groups, **HOW)
     assert [point.level for point in first.points] == [0, 0.5, 2]
     for at, point in enumerate(first.points):
         assert point.accuracy.value == pytest.approx(right[:, at].mean())
@@ -116,7 +136,24 @@ def test_a_curve_is_means_over_rows_with_their_intervals() -> None:
     assert first.points[2].accuracy == means(right, groups, **HOW)[2]
     area = right @ np.array([0.125, 0.5, 0.375])
     assert first.area == means(area[:, None], groups, **HOW)[0]
-    assert curves((0, 1), {}, {}, None, **HOW) == []
+    assert curves((0, 1), {}, {}, labels, None, **HOW) == []
+
+
+def test_a_curve_of_a_number_is_its_r2_and_mean_error() -> None:
+    random, groups = np.random.default_rng(0), np.arange(30) // 2
+    truth, errors = random.normal(0, 1.5, 30), random.normal(0, 0.5, (30, 3))
+    answers = [NUMBERS.target.numbers(truth + errors[:, [at]].T).T for at in range(3)]
+    right, lost = judged_rows(answers, truth, NUMBERS)
+    (curve,) = curves((0, 0.5, 2), {"a": right}, {"a": lost}, truth, groups, NUMBERS, **HOW)
+    y, weights = NUMBERS.target.numbers(truth), np.array([0.125, 0.5, 0.375])
+    scores = np.array([r2_score(y, answer) for answer in answers])
+    assert [point.accuracy.value for point in curve.points] == pytest.approx(scores)
+    assert [point.nll.value for point in curve.points] == pytest.approx(np.abs(2 * errors).mean(0))
+    assert (curve.area.value, curve.nll_area.value) == pytest.approx(
+        (scores @ weights, np.abs(2 * errors).mean(0) @ weights)
+    )
+    whole = NUMBERS.score_means(right, truth, groups, **HOW)
+    assert [point.accuracy for point in curve.points] == whole
 
 
 @pytest.mark.parametrize("widths", [{"a": 3, "b": 2}, {"a": 2, "b": 2, "c": 3}, dict.fromkeys("abcde", 2)])
@@ -387,6 +424,18 @@ def test_an_attack_on_what_is_not_read_changes_nothing() -> None:
     assert len({point.nll.value for point in second.points}) == 1
 
 
+def test_an_attack_on_a_number_adds_to_its_error_all_that_it_can() -> None:
+    model, asked = number_of({"a": 3, "b": 2})
+    probe, reach = model.probe(asked), {"a": torch.tensor([0.3, 0.2, 0.1])}
+    z = attacked(probe, NUMBERS.target.tensor(asked.judged.labels), reach)
+    head = model.network.head
+    slope = head.linear.weight.double().numpy()[0, :3] * head.get_buffer("scale_0").double().numpy()
+    f, y = asked.judged.outputs.f[:, 0].double().numpy(), asked.judged.labels
+    found = NUMBERS.errors(probe.again(asked.judged.outputs.present, z), y)
+    worst = np.abs(f - y) + np.where(asked.has("a"), np.abs(slope) @ reach["a"].numpy(), 0)
+    assert np.abs(found) == pytest.approx(NUMBERS.target.deviation * worst, rel=1e-4)
+
+
 # Interference.
 
 
@@ -413,6 +462,30 @@ def test_interference_against_a_loop_and_an_ignored_modality_costs_nothing() -> 
             assert (one.drop.value, one.flip.value, one.harm.value) == (0, 0, 0)
             assert (one.drop.low, one.drop.high) == (0, 0)
     assert found["a", "other class"].harm.value > 0
+
+
+def test_a_number_is_no_decision_and_of_labels_one_is_enough() -> None:
+    model, asked = number_of({"a": 3, "b": 2})
+    told, probe = asked.judged, model.probe(asked)
+    found = {(one.modality, one.kind): one for one in interference(model, asked, **HOW)}
+    for place, p in zip(*misled(probe, told.labels, 3), strict=True):
+        one, has = found[place], asked.has(place[0])
+        y = NUMBERS.target.numbers(told.labels)[has]
+        assert (one.flip, one.harm) == (None, None)
+        assert one.drop.value == pytest.approx(r2_score(y, probe.p[has]) - r2_score(y, p[has]))
+        assert one.nll.value == pytest.approx(np.abs(y - p[has, 0]).mean())
+    model, asked = vectors({"a": 3, "b": 2}, 2)
+    bits = np.random.default_rng(0).integers(0, 2, (len(asked), 2)).astype(np.float32)
+    asked = labelled(asked, bits, LABELS)
+    probe = model.probe(asked)
+    found = {(one.modality, one.kind): one for one in interference(model, asked, **HOW)}
+    for place, p in zip(*misled(probe, bits, 3), strict=True):
+        one, rows = found[place], np.flatnonzero(asked.has(place[0]))
+        flips = [any((probe.p[row] > 0.5) != (p[row] > 0.5)) for row in rows]
+        harms = [all((probe.p[row] > 0.5) == bits[row]) and not all((p[row] > 0.5) == bits[row]) for row in rows]
+        assert one.flip is not None and one.harm is not None
+        assert (one.flip.value, one.harm.value) == pytest.approx((np.mean(flips), np.mean(harms)))
+        assert one.accuracy.value == pytest.approx(((p > 0.5) == bits)[rows].mean())
 
 
 # Certainty.
@@ -527,6 +600,75 @@ def probed(sources: dict[str, Any], labels: np.ndarray) -> tuple[np.ndarray, np.
 
 
 # All together.
+
+
+def test_intervals_after_a_loss_are_those_that_the_model_states() -> None:
+    model, asked = number_of({"a": 3, "b": 2}, every=True)
+    levels = {"a + b": [0.5] * len(LEVELS_OF_SETS), OTHER: [4.0] * len(LEVELS_OF_SETS)}
+    found = {one.lost: one for one in certainty(model, asked, Conformal(), ["y"], Reaches(levels), **HOW)}
+    probe, y = model.probe(asked), NUMBERS.target.numbers(asked.judged.labels)
+    for lost, one in found.items():
+        present = {name: bits & (name != lost) for name, bits in asked.judged.outputs.present.items()}
+        errors = np.abs(probe.again(present)[:, 0] - y)
+        stated, pooled = one.sets
+        assert (stated.mondrian, pooled.mondrian) == (True, False)
+        reach = 0.5 if lost is None else 4.0  # what no validation row lacked has that of all other patterns
+        assert stated.coverage.value == pytest.approx((errors <= reach).mean())
+        assert stated.size.value == pytest.approx(2 * reach)
+        assert pooled.coverage.value == pytest.approx((errors <= 4.0).mean())
+        assert set(one.scores) == {"r2", "mae", "rmse", "bias"}
+        assert one.scores["mae"].value == pytest.approx(errors.mean())
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_a_probe_is_the_linear_model_of_its_target(kind: str) -> None:
+    random = np.random.default_rng(0)
+    z = [random.normal(size=(rows, 3)).astype(np.float32) for rows in (80, 40, 30)]
+    parts = []
+    for own in z:
+        noise = random.normal(size=len(own))
+        truth = (
+            own[:, 0] - own[:, 1] + 0.3 * noise if kind == "regression" else (own[:, :2] > 0.2 * noise[:, None]) * 1.0
+        )
+        _, asked = vectors({"a": 3}, 2, rows=len(own), every=True)
+        parts.append(labelled(asked, truth, NUMBERS if kind == "regression" else LABELS))
+    p, choice = solved(z, Parts(*parts), 1 if kind == "regression" else 2)
+    assert "penalty" in choice
+    truth, measure = parts[2].judged.labels, parts[2].judged.measure
+    assert measure.right_rows(p, truth).mean() > 0.85
+    if kind == "regression":
+        weights = np.linalg.lstsq(np.c_[z[0], np.ones(80)], parts[0].judged.labels, rcond=None)[0]
+        expected = NUMBERS.target.numbers(np.c_[z[2], np.ones(30)] @ weights)
+        np.testing.assert_allclose(p[:, 0], expected, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_numbers_and_labels_are_diagnosed_by_their_own_scores(kind: str) -> None:
+    if kind == "regression":
+        model, asked = number_of({"a": 3, "b": 2})
+        names, reaches = ["y"], Reaches({OTHER: [4.0] * len(LEVELS_OF_SETS)})
+    else:
+        model, asked = vectors({"a": 3, "b": 2}, 2)
+        bits = np.random.default_rng(0).integers(0, 2, (len(asked), 2)).astype(np.float32)
+        asked, names, reaches = labelled(asked, bits, LABELS), ["u", "v"], Reaches()
+    rows = [str(row) for row in range(len(asked))]
+    wanted = Wanted(CONFIG, Conformal(), names, "joint", rows, reaches=reaches)
+    found = diagnose(model, asked, None, wanted, seen=0, judged_seen=False)
+    values, measure = found.as_dict(), asked.judged.measure
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["target"]["kind"] == kind
+    assert set(values["missing"][0]) == {"name", "points", "area", f"{measure.loss}_area"}
+    assert set(values["subsets"][0]) == {"modalities", measure.score, measure.loss}
+    assert values["noise"][0]["points"][0][measure.score] == pytest.approx(values["scores"][measure.score])
+    assert bool(values["certainty"][1]["sets"]) == (kind == "regression")
+    lines = {name: value for name, value, _ in found.lines()}
+    whole = found.scores[measure.score].value
+    assert lines["as they are"] == (f"{whole:.3f}" if kind == "regression" else f"{whole:.1%}")
+    assert any(name.startswith("harm by") for name in lines) == (kind == "multilabel")
+    page = render_diagnosis(found, "t.csv")
+    assert ("R²" in page and "MAE" in page) == (kind == "regression")
+    assert ("Label accuracy" in page) == (kind == "multilabel")
+    assert "Accuracy by" not in page and "of another class" not in page
 
 
 def test_a_model_that_reads_nothing_is_diagnosed_too() -> None:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import t as student
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fusetune.errors import UserError
 from fusetune.evaluate import (
@@ -20,6 +21,7 @@ from fusetune.evaluate import (
     score,
     score_with_intervals,
 )
+from fusetune.evaluate.bootstrap import clusters, drawn_counts, resampled_areas, resampled_f1, sampling
 from fusetune.evaluate.intervals import wilson
 
 
@@ -261,3 +263,25 @@ def test_calibration_error_of_a_boastful_model_is_not_zero() -> None:
     interval = score_with_intervals(p, y)["ece"]
     assert interval.low > 0.3
     assert interval.high > interval.value > interval.low
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("groups", [None, [0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 7]])
+def test_resampled_scores_of_labels_are_those_of_scikit_learn(groups: list[int] | None, weighted: bool) -> None:
+    """Ties, a label that nobody has, one that all have, and resamples in which some label is everywhere or nowhere."""
+    random = np.random.default_rng(0)
+    has = random.random((12, 5)) < [0.5, 0.2, 0.8, 0.0, 1.0]
+    p = random.integers(1, 9, (12, 5)) / 10 + 0.05
+    how = {"resamples": 30, "seed": 3}
+    called, where = p > 0.5, clusters(sampling(groups, random.random(12) + 0.1 if weighted else None), 12)
+    found = resampled_f1(called, has, where, **how) | resampled_areas(p, has, where, **how)
+    (times,) = drawn_counts(where.count, 12, **how)
+    for at, weights in enumerate(times.T[:, where.member] * where.own):
+        for average in ("macro", "micro"):
+            expected = f1_score(has, called, average=average, sample_weight=weights, zero_division=0)
+            assert found[f"{average}_f1"][at] == pytest.approx(expected)
+        drawn = weights > 0
+        told = [k for k in range(5) if has[drawn, k].any() and not has[drawn, k].all()]
+        for name, area in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+            expected = [area(has[drawn, k], p[drawn, k], sample_weight=weights[drawn]) for k in told]
+            assert found[name][at] == pytest.approx(np.mean(expected))

@@ -23,7 +23,7 @@ from fusetune.config import Config, ImagePolicy
 from fusetune.encoders import Encoder, SmallCNN
 from fusetune.errors import RunError
 from fusetune.features import store as store_module
-from fusetune.features.store import Encoding, FeatureStore, default_folder, weights_hash
+from fusetune.features.store import Encoding, FeatureStore, blank, default_folder, weights_hash
 from fusetune.progress import Log
 from fusetune.runtime import Runtime, start_runtime
 
@@ -438,3 +438,48 @@ def test_rows_are_read_once_for_all_views(runtime: Runtime, tmp_path: Path, leng
             seen = Noise().draw(plain.read(rows), torch.from_numpy(keys[rows]), moment)
             with torch.inference_mode():
                 assert np.array_equal(features[view, rows - ROWS[0]], encoder.eval()(seen).numpy())
+
+
+def test_features_in_use_stay_and_what_goes_is_said(runtime: Runtime, tmp_path: Path) -> None:
+    encoder, source, said = Counting(), make_source(), list[str]()
+    old = make_store(tmp_path, runtime)
+    for rows in (ROWS[:10], ROWS[:12]):
+        old.encode(make_encoding(encoder, source), rows)
+    entries = sorted(tmp_path.glob("*/*"), key=lambda path: (path / "features.npy").stat().st_size)
+    for age, path in enumerate(entries):
+        os.utime(path, (path.stat().st_mtime - 100 + age,) * 2)
+    store = make_store(tmp_path, runtime, limit_gb=900 / 2**30)
+    store.log.say = said.append  # type: ignore[method-assign, assignment]
+    view = store.encode(make_encoding(encoder, source), ROWS[:10])[0, 2:]
+    os.utime(entries[0], (0, 0))  # as a clock that was wrong would leave it
+    store.encode(make_encoding(encoder, source), ROWS)
+    assert [path.exists() for path in entries] == [True, False], "somebody holds a view of the first"
+    assert view.shape == (8, 4)
+    assert len(said) == 1
+    assert "1 set(s) of stored features dropped, the least recently used" in said[0]
+    assert "(store.limit_gb)" in said[0]
+
+
+def test_features_beyond_memory_are_made_on_disk_to_the_same_bits(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, encoder = make_source(), Counting()
+    expected = [
+        make_store(tmp_path / "a", runtime).encode(make_encoding(encoder, source), ROWS, views)
+        for views in (None, VIEWS)
+    ]
+    assert type(blank((2, 3), tmp_path)) is np.ndarray
+    monkeypatch.setattr(store_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(store_module, "_ROWS", 3)
+    scratch = blank((2, 3), tmp_path / "c")
+    assert isinstance(scratch, np.memmap)
+    assert not scratch.any()
+    assert not list((tmp_path / "c").iterdir()), "nobody sees the file"
+    found = [
+        make_store(tmp_path / "b", runtime).encode(make_encoding(encoder, source), ROWS, views)
+        for views in (None, VIEWS)
+    ]
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    assert type(blank((2, 3), tmp_path / "c")) is np.ndarray, "a full disk must not end the process"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,55 @@ def test_a_setting_of_numbers_is_refused_before_a_run_begins(number: Done, tmp_p
     with pytest.raises(ConfigError, match=r"head\.robust is for numbers, and this is classification"):
         fusetune.fit(number.frame, "site", inputs=["age"], config=given, out=tmp_path / "r", quiet=True)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("done", "score", "loss"), [("number", "r2", "mae"), ("several", "label_accuracy", "nll")])
+def test_a_saved_model_is_diagnosed_by_its_own_scores(
+    done: str, score: str, loss: str, request: pytest.FixtureRequest
+) -> None:
+    this: Done = request.getfixturevalue(done)
+    found = this.run.model.diagnose(this.frame, "mask", split=this.run.folder / "split.parquet")
+    values = found.as_dict()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert found.rows == len(this.test)
+    for name in (score, loss):
+        assert values["scores"][name]["value"] == pytest.approx(this.run.metrics["test"][name]["value"], abs=1e-3)
+    assert [row["modality"] for row in values["laziness"]] == ["scan", "note", "columns", "genes"]
+    for row in values["laziness"]:
+        (before,) = row["references"]
+        assert before["laziness"]["value"] == pytest.approx(before[score]["value"] - row[score]["value"])
+        assert before[f"laziness_{loss}"]["value"] == pytest.approx(row[loss]["value"] - before[loss]["value"])
+    importance = values["incomplete"]["importance"]
+    assert next(iter(importance)) == "age" and sum(importance.values()) == pytest.approx(1)
+    assert bool(values["certainty"][0]["sets"]) == (done == "number")
+
+
+@pytest.mark.parametrize(("done", "score", "loss"), [("number", "r2", "mae"), ("several", "label_accuracy", "nll")])
+def test_finished_runs_are_compared_by_their_own_scores(
+    done: str, score: str, loss: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    this: Done = request.getfixturevalue(done)
+    again = tmp_path / "again"
+    shutil.copytree(this.run.folder, again)
+    contest = fusetune.compare([this.run.folder, again], quiet=True)
+    table = contest.table()
+    for name in (score, loss):
+        assert table[name].tolist() == pytest.approx([this.run.metrics["test"][name]["value"]] * 2)
+    (duel,) = contest.summary["paired"]
+    assert (duel[score]["value"], duel[loss]["value"], duel["p"], duel[f"p_{loss}"]) == (0, 0, 1, 1)
+    other: Done = request.getfixturevalue("several" if done == "number" else "number")
+    with pytest.raises(UserError, match="compare runs of one target"):
+        fusetune.compare([this.run.folder, other.run.folder], quiet=True)
+
+
+def test_a_label_column_says_what_it_is_taken_for_and_no_more(number: Done, several: Done) -> None:
+    for done, said in ((number, "regression: 94 different"), (several, "multilabel: several of 3 labels in a cell")):
+        columns = json.loads((done.run.folder / "schema.json").read_text("utf-8"))["columns"]
+        (reason,) = (column["reason"] for column in columns if column["role"] == "label")
+        assert reason.startswith(f"label column; {said}")
+        assert "--kind" not in reason
+
+
+def test_notes_of_a_number_know_no_classifier(number: Done) -> None:
+    notes = [row["note"] for row in number.run.metrics["gain"]]
+    assert not [note for note in notes if "classifier" in note]

@@ -73,13 +73,14 @@ def normal(moment: Moment, keys: Tensor, operation: str, draws: int) -> Tensor:
     words = _bits(moment, keys, operation, -(-draws // 4))
     # Each word seen as four pieces, the lowest bits first, as on every processor that PyTorch runs on.
     pieces = words.view(torch.int16)[:, :draws].to(torch.int32) & 0xFFFF
-    return _quantiles().to(keys.device).index_select(0, pieces.flatten()).view(len(keys), draws)
+    return _quantiles(keys.device).index_select(0, pieces.flatten()).view(len(keys), draws)
 
 
 @cache
-def _quantiles() -> Tensor:
+def _quantiles(device: torch.device) -> Tensor:
+    """Return the quantiles, copied to a device once; computed on the CPU, so that all devices have the same bits."""
     middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
-    return (math.sqrt(2) * torch.erfinv(2 * middles - 1)).to(torch.float32)
+    return (math.sqrt(2) * torch.erfinv(2 * middles - 1)).to(torch.float32).to(device)
 
 
 def each_key(keys: Tensor, rank: Tensor) -> Tensor:

@@ -96,15 +96,15 @@ def check(
     steps.begin()
     from fusetune.checking import checked
     from fusetune.data.roles import Roles
-    from fusetune.data.table import read_table
     from fusetune.doctor.findings import counts
+    from fusetune.intake import read_for
 
     with engine_of(cluster) as joined:  # what is wrong with a cluster is told first
         steps.begin()
-        data = read_table(table)
+        roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather, weight))
+        data = read_for(table, roles, settings)
         for option, file in (("--json", json_file), ("--html", html_file)):
             refuse_loss(option, file, table, table=data)
-        roles = Roles(label, **column_roles(inputs, kind, vectors, group, split, row_id, share, gather, weight))
         steps.begin()
         found = checked(data, roles, settings, **_looking(joined, settings))
     steps.begin()

@@ -25,7 +25,7 @@ from fusetune.cli.options import (
     check_settings,
     column_roles,
 )
-from fusetune.cli.words import commas, group_words, interval, number
+from fusetune.cli.words import commas, group_words, interval, printed
 from fusetune.errors import UserError
 from fusetune.files import expanded
 from fusetune.progress import visible
@@ -47,7 +47,10 @@ def compare(
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column to predict (of a table).")] = None,
     strategies: Annotated[
         str,
-        typer.Option(metavar="NAME,...", help="Strategies, separated by commas, or all; see `show strategies`."),
+        typer.Option(
+            metavar="NAME,...",
+            help="Strategies, separated by commas, or all that are defined for the label; see `show strategies`.",
+        ),
     ] = "all",
     seeds: Annotated[
         int,
@@ -162,17 +165,17 @@ def compare(
 
 
 def _show(contest: fusetune.Contest) -> None:
-    summary = contest.summary
+    summary, score, loss = contest.summary, contest.telling.score, contest.telling.loss
     rows, groups = summary["test"]["rows"], summary["test"]["groups"]
-    grid = Grid("", "accuracy", "95 % interval", "NLL", "95 % interval", "seconds",
+    grid = Grid("", score.word, "95 % interval", loss.word, "95 % interval", "seconds",
                 title=f"test part: {rows:,} rows" + group_words(groups))  # fmt: skip
     for one in summary["strategies"]:
         grid.add_row(
             Text(visible(one["name"])),
-            "-" if one["accuracy"]["value"] is None else f"{one['accuracy']['value']:.1%}",
-            interval(one["accuracy"], "{:.1%}".format),
-            number(one["nll"]["value"]),
-            interval(one["nll"]),
+            printed(one[score.key]["value"], score.value),
+            interval(one[score.key], score.value),
+            printed(one[loss.key]["value"], loss.value),
+            interval(one[loss.key], loss.value),
             "-" if one["seconds"] is None else f"{one['seconds']:.1f}",
         )
     out.print(grid)

@@ -117,10 +117,9 @@ def _split_of(folder: Path) -> Path | None:
 def _say(diagnosis: Diagnosis) -> None:
     """Print the most telling numbers, and what the numbers are not."""
     title = f"{diagnosis.rows:,} rows" + group_words(diagnosis.groups)
-    grid = Grid("accuracy", "value", "95 % interval", title=title)
-    for name, share in diagnosis.shares():
-        bounds = f"{share.low:.1%} to {share.high:.1%}" if share.bounded else "-"
-        grid.add_row(Text(name), f"{share.value:.1%}", bounds)
+    grid = Grid(diagnosis.telling.score.word, "value", "95 % interval", title=title)
+    for name, value, bounds in diagnosis.lines():
+        grid.add_row(Text(name), value, bounds or "-")
     out.print(grid)
     lines = [f"attack: {diagnosis.attack.warning}"] if diagnosis.attack else []
     if diagnosis.seen and not diagnosis.judged_seen:

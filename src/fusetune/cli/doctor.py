@@ -118,7 +118,7 @@ def _weights(problems: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _speed() -> dict[str, Any]:
-    from fusetune.cli.speed import measure
+    from fusetune.speed import measure
 
     speed = measure()
     return {**asdict(speed), "minutes": speed.minutes}

@@ -14,9 +14,10 @@ import fusetune
 from fusetune.cli.frame import Debug, OnProblemOption, app, guarded, out
 from fusetune.cli.given import check_model_and_table
 from fusetune.cli.outputs import refuse_loss
-from fusetune.cli.words import group_words, interval, number
+from fusetune.cli.words import group_words, interval, printed
 from fusetune.files import written_aside
 from fusetune.progress import Steps
+from fusetune.telling import telling_of
 
 
 @app.command(
@@ -51,9 +52,11 @@ def evaluate(
         with written_aside(json_file) as aside:
             aside.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     grid = Grid("", "value", "95 % interval", title=f"{scores['rows']:,} rows" + group_words(scores["groups"]))
+    telling = telling_of({**model.measure.facts(), "test": scores})
     for name, score in scores.items():
         if isinstance(score, dict) and "value" in score:
-            grid.add_row(Text(name.replace("_", " ")), number(score["value"]), interval(score))
+            form = telling.form(name)
+            grid.add_row(Text(name.replace("_", " ")), printed(score["value"], form), interval(score, form))
     out.print(grid)
     out.print(f"decided by {scores['rule']}", soft_wrap=True)
     if "weight" in scores:

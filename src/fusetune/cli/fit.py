@@ -123,12 +123,12 @@ def fit(
     check_there(config)
     check_settings(set_, preset=preset, minutes=minutes, seed=seed)
     if wanted(devices, nodes) and devices is not None:
-        starting(f"fit: train and judge a classifier on {table} in {devices} processes")
+        starting(f"fit: train and judge a model on {table} in {devices} processes")
         code = launch(devices, sys.argv[1:])
         if code:
             raise typer.Exit(code)
         return
-    starting(f"fit: train and judge a classifier on {table}")
+    starting(f"fit: train and judge a model on {table}")
     with as_one_of_several() as first:
         run = fusetune.fit(
             table,

@@ -37,7 +37,7 @@ def check_there(*paths: Path | str | None) -> None:
 
 
 def check_table(table: str | Path, *columns: str | None) -> None:
-    """Refuse what is not there, a folder in the place of a table, and columns that its first line does not name.
+    """Refuse what is not there, a folder without a Parquet file, and columns that a table's first line does not name.
 
     Args:
         table: Where it should be.
@@ -52,9 +52,12 @@ def check_table(table: str | Path, *columns: str | None) -> None:
         return _check_columns(folder, [name for name in columns if name is not None])
     if holds_model(folder):
         raise UserError(
-            f"{table} is the folder of a run, and a table is meant: a file ({_FORMATS}). What the run found shows:\n"
+            f"{table} is the folder of a run, and a table is meant: a file ({_FORMATS}), or a folder of Parquet files. "
+            "What the run found shows:\n"
             f"  fusetune show {table}"
         )
+    if any(file.suffix.lower() == ".parquet" for file in folder.rglob("*.[pP]*")):
+        return None  # one table, or `data.dataset` says why it is none
     inside = [file for file in _files(folder) if file.name.lower().removesuffix(".gz").endswith(READERS)]
     if len(inside) == 1:
         raise UserError(f"{table} is a folder, and a table is meant: the file in it?{_written({table: inside[0]})}")
@@ -115,7 +118,9 @@ def _check_columns(table: Path, columns: list[str]) -> None:
             header = [name.strip() for name in next(csv.reader(file), ())]
     except (OSError, ValueError, csv.Error):
         return
-    if len(header) < 2 or not all(name and name.isascii() and name.isprintable() for name in header):
+    plain = all(name and name.isascii() and name.isprintable() for name in header)
+    # With another separator than a comma, this is not where names end.
+    if len(header) < 2 or not plain or any(mark in name for name in header for mark in ";|\t"):
         return
     for name in columns:
         if name not in header:

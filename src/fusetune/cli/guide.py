@@ -125,8 +125,10 @@ def _grid(told: Guidance) -> Grid:
     for name, difference in {"d1 = E - A": told.d1, "d2 = A - I": told.d2}.items():
         grid.add_row(name, f"{difference.value:+.3f}", _bounds(difference, "+.3f"))
     for name, lost in told.lazy.items():
-        value = Interval(*(100 * bound for bound in (lost.value, lost.low, lost.high)))
-        grid.add_row(Text(f"{name}: points lost to joint training"), f"{value.value:+.1f}", _bounds(value, "+.1f"))
+        family = told.family
+        value = Interval(*(family.lost_factor * end for end in (lost.value, lost.low, lost.high)))
+        bounds = _bounds(value, family.lost_form)
+        grid.add_row(Text(f"{name}: {family.lost_word}"), f"{value.value:{family.lost_form}}", bounds)
     return grid
 
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from fusetune.cluster.engine import Engine as EngineThere
 
 TableFile = Annotated[
-    str, typer.Argument(metavar="TABLE", help="CSV, TSV, Parquet or JSON Lines file; image paths start at its folder.")
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="CSV, TSV, Parquet or JSON Lines file, or a folder of Parquet files; image paths start at its folder.",
+    ),
 ]
 Inputs = Annotated[
     str | None,

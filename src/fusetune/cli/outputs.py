@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import stat_result
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,21 +12,25 @@ from fusetune.errors import UserError
 from fusetune.record import is_run
 
 if TYPE_CHECKING:
+    from fusetune.data.dataset import Dataset
     from fusetune.data.table import Table
 
+_PIECE = 1024  # rows of a dataset that are held
 # Ways to write a path in a table that lead to a file on this machine.
 _PATH = re.compile(r"^(?:file|local)://|^(?:file|local):|#frame=\d+$")
 
 
-def refuse_loss(option: str, path: Path | None, *sources: Path | str | None, table: Table | None = None) -> None:
+def refuse_loss(
+    option: str, path: Path | None, *sources: Path | str | None, table: Table | Dataset | None = None
+) -> None:
     """Refuse an output that would replace what is read: the same file under any name, or one in a folder that is read.
 
     Args:
         option: What the command line calls the output.
         path: Where it goes; None: nowhere.
         sources: Files and folders that are read. Of a model within a run's folder, it is the whole folder.
-        table: The table, if it was read before: no file that a cell of it names may be replaced either. Else it is
-            read from those sources that are files, where the output exists already.
+        table: The table, if it was read or opened before: no file that a cell of it names may be replaced either. Else
+            it is read from those sources that are files, where the output exists already.
 
     Raises:
         UserError: Naming the output, and what it would replace.
@@ -42,12 +46,16 @@ def refuse_loss(option: str, path: Path | None, *sources: Path | str | None, tab
             raise UserError(f"{option} {path} is {source}, which is read; choose another name")
         if source.is_dir() and any(_same(file, there) for file in source.rglob("*")):
             raise UserError(f"{option} {path} is a file of {source}; choose another name")
-    files = [] if table else [source for source in filter(None, map(_whole, sources)) if source.is_file()]
+    files = [] if table is not None else [source for source in filter(None, map(_whole, sources)) if source.is_file()]
     if table is None and not files:
         return
-    from fusetune.data.table import read_table
+    from fusetune.data.dataset import Dataset
+    from fusetune.data.table import read_pieces, read_table
 
-    for it in [table] if table else map(read_table, files):
+    tables: Iterable[Table] = map(read_table, files)
+    if table is not None:
+        tables = read_pieces(table, _PIECE) if isinstance(table, Dataset) else [table]
+    for it in tables:
         for column, cell in _named(it, there):
             raise UserError(f"{option} {path} is '{cell}' in column '{column}' of the table; choose another name")
 

@@ -23,6 +23,9 @@ from fusetune.progress import Steps
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fusetune.data.dataset import Dataset
+    from fusetune.model import Model
+
 
 @app.command(
     short_help="Predict every row of a table.",
@@ -92,7 +95,7 @@ def predict(
         raise UserError("--drift compares the whole table, in one process: leave out --engine, or draw rows for it")
     steps = Steps("starting up", f"reading the model {folder}", f"predicting the rows of {Path(table).name}")
     steps.begin()
-    from fusetune.data.table import read_table
+    from fusetune.data.table import Table, as_dataset, read_table
     from fusetune.data.written import rows_written
 
     counts, found = _Counts(), None
@@ -104,7 +107,8 @@ def predict(
         model = model.confined() if confined else model
         tally = model.tally() if drift_file else None
         steps.begin()
-        data = read_table(table)
+        stored = None if drift_file else as_dataset(table)
+        data = read_table(table) if stored is None else model.opened(stored)
         for option, path in (("--out", out_file), ("--drift", drift_file)):
             refuse_loss(option, path, folder, table, table=data)
         if joined is None:
@@ -121,7 +125,7 @@ def predict(
             write = stack.enter_context(rows_written(out_file))
             for piece in pieces:
                 write(counts.add(piece, out_file.suffix == ".csv"))
-            if tally is not None and drift_file is not None:
+            if tally is not None and drift_file is not None and isinstance(data, Table):  # as it was read for --drift
                 drift = model.drift_of(tally, data)
                 aside = stack.enter_context(written_aside(drift_file))
                 text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
@@ -136,8 +140,14 @@ def predict(
     if found is not None:
         out.print(str(found.outcome), soft_wrap=True)
     out.print(f"decided by {model.rule_by(by).words}", soft_wrap=True)
-    for line in [*counts.lines(), *([] if drift is None else drift.lines())]:
+    for line in [*_held(model, stored), *counts.lines(), *([] if drift is None else drift.lines())]:
         out.print(line, soft_wrap=True)
+
+
+def _held(model: Model, stored: Dataset | None) -> list[str]:
+    """Return why the cells of a dataset were in memory at once, if they were."""
+    why = None if stored is None else model.why_together(stored)
+    return [] if why is None else [f"cells were held in memory at once: {why}"]
 
 
 class _Counts:

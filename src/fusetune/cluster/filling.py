@@ -22,7 +22,7 @@ from fusetune.data.imprint import column_hash
 from fusetune.data.table import Table
 from fusetune.doctor.images import Pictures
 from fusetune.encoding import Elsewhere
-from fusetune.features.store import Array, Work, default_folder, weights_hash
+from fusetune.features.store import Array, Work, blank, default_folder, weights_hash
 from fusetune.files import expanded, facts_hash
 from fusetune.prepare import reading_of
 from fusetune.version import VERSION
@@ -119,7 +119,7 @@ class Filling:
         order = np.concatenate(work.batches) if groups else np.zeros(0, dtype=np.int64)
 
         def gather(place: Place, chunks: Sequence[Chunk]) -> Array:
-            result = np.zeros((len(work.moments), len(work.rows), encoder.dim), dtype=np.float32)
+            result = blank((len(work.moments), len(work.rows), encoder.dim), self.home)
             for chunk in chunks:
                 result[:, order[chunk.start : chunk.stop]] = read_arrays(place.done(chunk))[0]["features"]
             return result

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from fusetune.answering import PIECE, Laid
+from fusetune.answering import PIECE
 from fusetune.answers import Extras
 from fusetune.bundle import manifest_of
 from fusetune.cluster.engine import Engine, Outcome
 from fusetune.cluster.place import Chunk, Place
 from fusetune.cluster.tasks import Answer, read_answers
 from fusetune.data.choices import OnProblem
-from fusetune.data.problems import Noted, Notes, refuse_choice
+from fusetune.data.dataset import Dataset
+from fusetune.data.problems import Problems, refuse_choice
 from fusetune.data.table import Table
 from fusetune.errors import RunError
 from fusetune.files import expanded, facts_hash, file_hash
+from fusetune.handing import Handing
 from fusetune.model import Model
 from fusetune.progress import bar
 from fusetune.version import VERSION
@@ -63,7 +65,7 @@ class Predicted:
 
 
 @contextmanager
-def predicted(asked: Asked, table: Table, folder: Path, engine: Engine) -> Iterator[Predicted]:
+def predicted(asked: Asked, table: Table | Dataset, folder: Path, engine: Engine) -> Iterator[Predicted]:
     """Predict a table on a cluster, and hold the folder of its chunks.
 
     Nothing is yielded before every chunk was done and checked: each row is there once, under its id. Else the same call
@@ -90,31 +92,29 @@ def predicted(asked: Asked, table: Table, folder: Path, engine: Engine) -> Itera
     place = Place(expanded(folder).resolve(), task.suffix)
     with place.held(f"fusetune predict {table.name}"):
         engine.check([manifest, place.mark])
-        laid = model.laid(model.taken(table))
+        handing = model.handing(model.opened(table))
         how = facts_hash(
             {"version": VERSION, "model": task.model, "confined": asked.confined, "on_problem": asked.on_problem}
             | {"extras": asdict(asked.extras)}
         )
         chunks = []
-        with bar("handing out rows", len(laid.table)) as progress:
-            for start in range(0, len(laid.table), asked.rows):
-                stop = min(start + asked.rows, len(laid.table))
-                chunks.append(place.hand(start, stop, laid.piece(start, stop), how))
-                progress.advance(stop - start)
+        with bar("handing out rows", len(handing)) as progress:
+            for piece in handing.pieces(asked.rows):
+                chunks.append(place.hand(piece.start, piece.start + len(piece), piece, how))
+                progress.advance(len(piece))
         outcome = engine.run(task, place, chunks, "predicting")
-        place.seal(chunks, len(laid.table))
-        yield Predicted(_lines(asked, laid, place, chunks), outcome, place)
+        place.seal(chunks, len(handing))
+        yield Predicted(_lines(asked, handing, place, chunks), outcome, place)
 
 
-def _lines(asked: Asked, laid: Laid, place: Place, chunks: list[Chunk]) -> Iterator[pd.DataFrame]:
-    noted: list[Mapping[str, Notes]] = []
-    for chunk in chunks:
-        frame, start, pictures = read_answers(place.done(chunk), asked.model.measure)
-        ids = laid.ids.iloc[chunk.start : chunk.stop]
+def _lines(asked: Asked, handing: Handing, place: Place, chunks: list[Chunk]) -> Iterator[pd.DataFrame]:
+    found: Problems | None = None
+    for chunk, ids in zip(chunks, handing.ids(asked.rows), strict=True):
+        frame, start, problems = read_answers(place.done(chunk), asked.model.measure)
         same = len(frame) == len(ids) and (frame["row_id"].isna().to_numpy() == ids.isna().to_numpy()).all()
         if start != chunk.start or not same or (frame["row_id"].dropna().tolist() != ids.dropna().tolist()):
             raise RunError(f"{place.done(chunk)} does not hold {chunk.rows}; remove {place.folder} and start again")
-        cells = laid.piece(chunk.start, chunk.stop).bound
-        noted.append({name: Noted(it.present, it.problems, it.unseen) for name, it in cells.items()} | pictures)
+        found = Problems.joined([problems] if found is None else [found, problems])
         yield frame
-    asked.model.tell(laid, noted, asked.on_problem, listing=True)
+    if found is not None:
+        asked.model.tell(handing, found, asked.on_problem, listing=True)

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from fusetune.answering import Handed
 from fusetune.answers import Extras, as_table
 from fusetune.augment import Augment
 from fusetune.augment.random import Moment
@@ -27,7 +26,7 @@ from fusetune.cluster.work import Doing
 from fusetune.data.cache import PixelCache
 from fusetune.data.choices import OnProblem
 from fusetune.data.images import ImageInput, ImageSource, Keeper, Reading
-from fusetune.data.problems import Noted
+from fusetune.data.problems import Problems
 from fusetune.data.source import Source
 from fusetune.data.split import Rows
 from fusetune.data.table import Table
@@ -37,6 +36,7 @@ from fusetune.errors import RunError
 from fusetune.evaluate.measures import Measure
 from fusetune.features.store import Encoding, FeatureStore, Forward, Work
 from fusetune.files import file_hash
+from fusetune.handing import Handed
 from fusetune.progress import Log
 from fusetune.runtime import Runtime
 from fusetune.vault import GIGABYTE
@@ -77,13 +77,12 @@ class Answer:
         reading = Reading(self.threads)
 
         def write(piece: Handed, path: Path) -> None:
-            said, noted = model.answered(piece, self.on_problem, self.extras, listing=True, reading=reading)
+            said, problems = model.answered(piece, self.on_problem, self.extras, listing=True, reading=reading)
             frame = as_table(said, model.measure, model.calibration, self.extras, likeness)
             # Labels may be of any kind; as numbers of classes they come back as they were.
             kept = frame.assign(prediction=said.decided) if model.measure.decides else frame
             table = pa.Table.from_pandas(kept, preserve_index=False)
-            notes = {name: _as_facts(one) for name, one in noted.items() if name not in piece.bound}
-            facts = json.dumps({"start": piece.start, "noted": notes})
+            facts = json.dumps({"start": piece.start, "problems": problems.as_facts()})
             pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _FACTS: facts}), path)
 
         return write
@@ -98,25 +97,14 @@ class Answer:
             yield piece.start + row, one
 
 
-def read_answers(path: Path, measure: Measure[Any]) -> tuple[Any, int, dict[str, Noted]]:
-    """Return what `Answer` wrote: lines as `Model.predict_table` gives them, their first row, notes on pictures."""
+def read_answers(path: Path, measure: Measure[Any]) -> tuple[Any, int, Problems]:
+    """Return what `Answer` wrote: lines as `Model.predict_table` gives them, their first row, what is wrong there."""
     table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[_FACTS.encode()])
     frame = table.to_pandas()
     if measure.decides:
         frame["prediction"] = [measure.target.names[place] for place in frame["prediction"]]
-    return frame, facts["start"], {name: _from_facts(one) for name, one in facts["noted"].items()}
-
-
-def _as_facts(noted: Noted) -> dict[str, Any]:
-    present = np.packbits(noted.present).tobytes().hex()
-    return {"rows": len(noted.present), "present": present, "problems": noted.problems, "unseen": noted.unseen}
-
-
-def _from_facts(facts: dict[str, Any]) -> Noted:
-    packed = np.frombuffer(bytes.fromhex(facts["present"]), np.uint8)
-    problems, unseen = (_by_row(facts[name]) for name in ("problems", "unseen"))
-    return Noted(np.unpackbits(packed, count=facts["rows"]).astype(bool), problems, unseen)
+    return frame, facts["start"], Problems.of_facts(facts["problems"])
 
 
 def _by_row(notes: Mapping[str, str]) -> dict[int, str]:

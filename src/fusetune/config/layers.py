@@ -7,9 +7,11 @@ each kind keeps its own measured defaults.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ class Config(Tree):
 
     def to_yaml(self) -> str:
         """Return the whole tree as YAML, readable by `Config.build`."""
-        return write_yaml(self.model_dump(mode="json"))
+        return _as_yaml(json.dumps(self.model_dump(mode="json")))
 
     def leaves(self, exclude: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return every setting as dotted name -> plain value; `exclude` as for `model_dump`."""
@@ -96,6 +98,12 @@ class Config(Tree):
             else:
                 leaves[name] = value
         return leaves
+
+
+@lru_cache(maxsize=16)
+def _as_yaml(tree: str) -> str:
+    """Return a tree of JSON as YAML; kept, since a run writes the same one several times and the writer is slow."""
+    return write_yaml(json.loads(tree))
 
 
 def read_layer(layer: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:

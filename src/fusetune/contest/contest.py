@@ -29,15 +29,14 @@ from fusetune.contest.finished import Contest, finished, written
 from fusetune.contest.judging import judge
 from fusetune.contest.kept import Fit, Job, Kept, Plan
 from fusetune.contest.pool import Run, worker_count, working
-from fusetune.contest.rules import ALL, Rules, configured, for_inputs, rules_of
+from fusetune.contest.rules import ALL, Rules, configured, for_inputs, for_target, rules_of
 from fusetune.contest.runs import stand_runs
 from fusetune.contest.tuning import make_file
 from fusetune.contest.work import JOBS, STAGES, STUDIES, Workplace
-from fusetune.data.choices import TargetKind
 from fusetune.data.roles import Roles, Share
 from fusetune.data.table import Table, TableLike, read_table
 from fusetune.errors import ConfigError, UserError, listed
-from fusetune.evaluate import score
+from fusetune.evaluate.measures import measure_of
 from fusetune.files import expanded, file_hash, sweep, write_text
 from fusetune.folder import held
 from fusetune.intake import (
@@ -98,7 +97,8 @@ def compare(
     Args:
         what: A table, as for `fit`; or the folders of two or more finished runs, which are compared on their test rows.
         label: Column to predict; none for runs.
-        strategies: Names, or `all`; `import:package.module:Class` names one of your own.
+        strategies: Names, or `all` that are defined for what the label is; `import:package.module:Class` names one of
+            your own.
         seeds: How many seeds: they vary initialisation and batches. The split is one for all.
         level: features: pictures and texts are read once by their pretrained encoders, and strategies train small
             networks on that (seconds); encoders: strategies train the encoders (minutes).
@@ -149,27 +149,14 @@ def compare(
     schema = schema_of(data, Roles(label, inputs, kinds, vectors, group, split, row_id, share, gather), settings)
     folder = places.find_place(out, data, label, resume)
     log = Log(places.log_of(folder), quiet)
-    refuse_contest(schema.target)
     refuse_weight(schema, "compare")
+    rules, undefined = for_target(rules, schema.target)
     intake = take_in(data, label, schema, settings, None)
     chosen, said = for_inputs(rules, schema.modalities())
     rules = replace(rules, strategies=chosen)
     with threads_restored(), held(folder):
         places.refuse_taken(folder, resume)
-        return _Course(intake, settings, rules, folder, data, log).run(jobs, said)
-
-
-def refuse_contest(kind: TargetKind) -> None:
-    """Refuse labels that the contest's tables and tests are not about.
-
-    Raises:
-        ConfigError: Naming what does the like.
-    """
-    if kind != "classification":
-        raise ConfigError(
-            f"compare judges classes, and the label is {kind}; `fit` weighs several ways to fit it, and its report "
-            "compares them on the same rows"
-        )
+        return _Course(intake, settings, rules, folder, data, log).run(jobs, [one for one in (undefined, said) if one])
 
 
 def _for_contest(settings: Config, rules: Rules) -> Config:
@@ -195,7 +182,7 @@ class _Course:
     table: Table
     log: Log
 
-    def run(self, jobs: int | None, said: str | None) -> Contest:
+    def run(self, jobs: int | None, said: Sequence[str]) -> Contest:
         """Run it, or what is left of it."""
         started = time.perf_counter()
         log, intake, rules = self.log, self.intake, self.rules
@@ -220,9 +207,7 @@ class _Course:
         log.say(f"  rows: {part_counts(intake.split)}  ({intake.split.how})")
         announce(log, intake)
         warn_of_reading(log, self.table)
-        if said:
-            log.warn(said)
-        for text in self._unread():
+        for text in [*said, *self._unread()]:
             log.warn(text)
         place = Workplace(replace(intake, examination=None), self.settings, rules, self.folder)
         ctx = place.at(rules.seeds[0])  # everything is read, and features of pictures and texts are stored for all
@@ -313,12 +298,17 @@ class _Course:
         if isinstance(kept.facts, Fit):
             for text in kept.facts.warnings:
                 self.log.warn(f"{job.strategy}: {text}")
-            labels = self.intake.labels[self.intake.split.rows("valid")]
-            valid = "" if kept.valid is None else f"valid NLL {score(kept.valid, labels)['nll']:.3f}, "
-            return f"{valid}{kept.facts.seconds:.1f} s"
+            return f"{self._valid_loss(kept)}{kept.facts.seconds:.1f} s"
         plan = kept.facts
         loops = "as its settings say" if plan.epochs is None else f"{plan.epochs} epoch(s) a loop"
         return (loops if plan.trains else "nothing is trained") + (f", {plan.trials} trial(s)" if plan.trials else "")
+
+    def _valid_loss(self, kept: Kept) -> str:
+        if kept.valid is None:
+            return ""
+        measure, labels = measure_of(self.intake.target), self.intake.labels[self.intake.split.rows("valid")]
+        loss = float(measure.lost_rows(kept.valid, labels).mean())
+        return f"valid {measure.loss_word} {measure.shown_loss(loss)}, "
 
 
 def _is_done(job: Job, folder: Path) -> bool:

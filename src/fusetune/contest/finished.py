@@ -15,6 +15,7 @@ from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.report.contest import latex_table, write_contest
 from fusetune.standings import Standings
+from fusetune.telling import Telling, telling_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,30 +38,36 @@ class Contest:
         return None if self.folder is None else self.folder / places.REPORT
 
     def table(self) -> pd.DataFrame:
-        """Return how each strategy fared over its seeds, the lowest NLL first.
+        """Return how each strategy fared over its seeds, the lowest loss first.
 
-        Columns: accuracy and NLL of the test rows with the bounds of their 95 % intervals, rank by NLL, seeds that
-        ended well, mean seconds, and why others failed.
+        Columns: score and loss of the test rows (accuracy and NLL of classes) with the bounds of their 95 % intervals,
+        rank by the loss, seeds that ended well, mean seconds, and why others failed.
         """
         rows = []
         for one in self.summary["strategies"]:
             more = {"rank": one["rank"]["value"], "seeds": one["seeds"], "seconds": one["seconds"]}
             rows.append(
-                {"strategy": one["name"], **with_bounds(one), **more, "errors": "; ".join(one["errors"].values())}
+                {
+                    "strategy": one["name"],
+                    **with_bounds(one, self._scores),
+                    **more,
+                    "errors": "; ".join(one["errors"].values()),
+                }
             )
         return pd.DataFrame(rows).set_index("strategy")
 
     def paired(self) -> pd.DataFrame:
         """Return each strategy against each rival on the same rows and seeds; differences are its own less the rival's.
 
-        Columns: rows gained and lost (means over seeds), the differences of accuracy and NLL with the bounds of their
-        95 % intervals, p-values of both after Holm's correction, and the verdict on decisions.
+        Columns: rows gained and lost (means over seeds), the differences of score and loss with the bounds of their
+        95 % intervals, p-values of both after Holm's correction, and the verdict by the score.
         """
-        rows = []
+        (score, loss), rows = self._scores, []
         for one in self.summary["paired"]:
             counts = {name: one[name] for name in ("gained", "lost")}
-            tests = {"p accuracy": one["p_holm"], "p nll": one["p_nll_holm"], "verdict": one["verdict"]}
-            rows.append({"strategy": one["name"], "against": one["against"], **counts, **with_bounds(one), **tests})
+            tests = {f"p {score}": one["p_holm"], f"p {loss}": one[f"p_{loss}_holm"], "verdict": one["verdict"]}
+            bounds = with_bounds(one, self._scores)
+            rows.append({"strategy": one["name"], "against": one["against"], **counts, **bounds, **tests})
         return pd.DataFrame(rows).set_index(["strategy", "against"])
 
     def show(self) -> None:
@@ -75,9 +82,20 @@ class Contest:
             )
         show_file(self.report, "report")
 
+    @property
+    def telling(self) -> Telling:
+        """How its scores are told, as finely as those of the best, which comes first, ask for."""
+        return telling_of({**self.summary, "test": self.summary["strategies"][0]})
+
+    @property
+    def _scores(self) -> tuple[str, str]:
+        """Names of score and loss."""
+        return self.telling.score.key, self.telling.loss.key
+
     def __repr__(self) -> str:
-        best = next((one for one in self.summary["strategies"] if one["nll"]["value"] is not None), None)
-        led = f", lowest NLL: {best['name']} ({best['nll']['value']:.3f})" if best else ""
+        best, loss = self.summary["strategies"][0], self.telling.loss
+        known = best[loss.key]["value"]
+        led = "" if known is None else f", lowest {loss.word}: {best['name']} ({loss.value(known)})"
         where = "" if self.folder is None else f"{str(self.folder)!r}, "
         rows = f"{self.summary['test']['rows']:,} test rows"
         return f"Contest({where}{len(self.summary['strategies'])} strategies on {rows}{led})"
@@ -86,7 +104,8 @@ class Contest:
         """Return what notebooks show: what was compared, and how each fared."""
         test, protocol = self.summary["test"], self.summary["protocol"]
         facts = {"test rows": f"{test['rows']:,}", "level": protocol["level"], "seeds": len(protocol["seeds"])}
-        shown = self.table()[["accuracy", "accuracy low", "accuracy high", "nll", "nll low", "nll high", "seconds"]]
+        bounds = [f"{name}{end}" for name in self._scores for end in ("", " low", " high")]
+        shown = self.table()[[*bounds, "seconds"]]
         return card(self.summary["title"], facts, shown.round(3).to_html())
 
 

@@ -16,9 +16,8 @@ from fusetune.contest.work import JOBS, Workplace, in_words
 from fusetune.context import Context
 from fusetune.data.split import PARTS
 from fusetune.errors import RunError
-from fusetune.evaluate import score
+from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.evaluate.temperature import softmax
 from fusetune.files import written_aside
 from fusetune.networks.run import outputs_of
 from fusetune.progress import Log, bar
@@ -36,7 +35,7 @@ def judge(place: Workplace, table: str, log: Log) -> Contest:
     Raises:
         RunError: If no strategy could be fitted.
     """
-    intake, rules, split = place.intake, place.rules, place.intake.split
+    intake, rules, split, measure = place.intake, place.rules, place.intake.split, measure_of(place.intake.target)
     log.record("test part opened", at=split.unlock_test())
     rows = {"valid": split.rows("valid"), "test": split.rows("test")}
     labels = {part: intake.labels[own] for part, own in rows.items()}
@@ -51,8 +50,8 @@ def judge(place: Workplace, table: str, log: Log) -> Contest:
                 own = found[name]
                 try:
                     fit, valid, p = _asked(ctx, Job("fit", name, seed).path(place.folder / JOBS), rows["test"])
-                    scores = score(valid, labels["valid"])
-                    score(p, labels["test"])
+                    scores = measure.values(valid, labels["valid"])
+                    measure.values(p, labels["test"])
                 except Exception as error:  # a network that cannot be asked is a failure like any other
                     own["errors"][seed] = str(error) if isinstance(error, _NotThereError) else in_words(error)
                 else:
@@ -87,7 +86,8 @@ def _write(
     intake, rules, ctx = place.intake, place.rules, place.at(place.rules.seeds[0])
     groups = None if ctx.groups is None else ctx.groups.iloc[rows["test"]].to_numpy()
     classes = [str(name) for name in intake.target.names]
-    ground = Field(labels["test"], classes, groups, intake.schema.named("group"))
+    measure = measure_of(intake.target)
+    ground = Field(labels["test"], classes, groups, intake.schema.named("group"), measure)
     plans = {name: place.plan_of(name) for name in rules.strategies}
     untuned = [name for name, plan in plans.items() if rules.trials and not plan.trials and not plan.error]
     allowance = place.allowance() if rules.budget == "passes" else None
@@ -102,7 +102,7 @@ def _write(
         title=f"{intake.label} from {' + '.join(ctx.modalities)}",
         facts={
             "Table": table,
-            "Label": f"{intake.label}, {len(classes)} classes",
+            "Label": f"{intake.label}, {intake.target.describe()}",
             "Rows": ", ".join(f"{part} {counts[part]:,}" for part in PARTS),
             "Split": intake.split.how,
             "Split hash": intake.split.hash,
@@ -114,7 +114,7 @@ def _write(
         seed=place.config.seed,
     )
     frames = [
-        _predictions(entry.name, seed, part, ctx, rows[part], labels[part], p, classes)
+        _predictions(entry.name, seed, part, ctx, rows[part], labels[part], p, measure)
         for entry in entries
         for seed in entry.p
         for part, p in (("valid", said[entry.name][seed]), ("test", entry.p[seed]))
@@ -129,21 +129,24 @@ class _NotThereError(RunError):
 
 
 def _asked(ctx: Context, path: Path, rows: Any) -> tuple[Fit, FloatArray, FloatArray]:
-    """Return what a fit left, and calibrated probabilities of the validation and of the test rows."""
+    """Return what a fit left, and answers about the validation and the test rows, calibrated."""
     kept = Kept.read(path)
     if kept is None or not isinstance(kept.facts, Fit):
         raise _NotThereError("its file is damaged; run again with --resume")
     if kept.network is None or kept.valid is None:
         raise _NotThereError(kept.facts.error)
     network = kept.network.to(ctx.runtime.device)
-    how: dict[str, Any] = {"config": ctx.config, "runtime": ctx.runtime, "description": "judging on test rows"}
+    how: dict[str, Any] = {"config": ctx.config, "runtime": ctx.runtime, "target": type(ctx.target)}
+    how["description"] = "judging on test rows"
     outputs = outputs_of({"": network}, ctx.readers, ctx.sources, rows, **how)[""]
-    return kept.facts, kept.valid, softmax(outputs.f.numpy(), kept.facts.temperature)
+    return kept.facts, kept.valid, measure_of(ctx.target).say(outputs.f.numpy(), kept.facts.temperature)
 
 
 def _predictions(
-    name: str, seed: int, part: str, ctx: Context, rows: Any, labels: Any, p: FloatArray, classes: list[str]
+    name: str, seed: int, part: str, ctx: Context, rows: Any, labels: Any, p: FloatArray, measure: Measure[Any]
 ) -> pd.DataFrame:
     frame = pd.DataFrame({"strategy": name, "seed": seed, "part": part, "row_id": ctx.ids.iloc[rows].to_numpy()})
-    frame["label"] = [classes[k] for k in labels]
-    return pd.concat([frame, pd.DataFrame(p, columns=[f"p({one})" for one in classes])], axis=1)
+    frame["label"] = measure.kept(measure.truths(labels))
+    if not measure.chances:  # else every number of the answer has a column of its own
+        frame["prediction"] = measure.answers(p, measure.plainly)
+    return pd.concat([frame, measure.shares(p)], axis=1)

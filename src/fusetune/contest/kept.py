@@ -85,7 +85,7 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """One file: plan or fit, and of a fit the calibrated probabilities of validation rows and the network."""
+    """One file: plan or fit, and of a fit the answers about validation rows, calibrated, and the network."""
 
     facts: Plan | Fit
     valid: FloatArray | None = None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from fusetune.config import Config
 from fusetune.config.items import as_items
 from fusetune.config.tree import KINDS, StrategyConfig
+from fusetune.data.choices import TargetKind
 from fusetune.errors import ConfigError, UserError, as_list, did_you_mean, listed
-from fusetune.strategies import IMPORT, STRATEGIES, Strategy, strategy_of
+from fusetune.strategies import IMPORT, STRATEGIES, Strategy, refuse_target, strategy_of, targets_of
 
 Level = Literal["features", "encoders"]
 Budget = Literal["passes", "seconds"]
@@ -115,6 +116,21 @@ def rules_of(
 def named(name: str) -> type[Strategy]:
     """Return the strategy of a name, which may be the address of one of the user's own."""
     return strategy_of(Config(strategy=StrategyConfig(name=name)))[0]
+
+
+def for_target(rules: Rules, kind: TargetKind) -> tuple[Rules, str | None]:
+    """Return the rules with the strategies that are defined for what is predicted, and what to say of the others.
+
+    Raises:
+        ConfigError: If one that is not was asked for by name.
+    """
+    out = [name for name in rules.strategies if kind not in targets_of(named(name))]
+    if rules.selected:
+        for name in out:
+            refuse_target(named(name), kind)
+    left = tuple(name for name in rules.strategies if name not in out)
+    said = f"left out, since they are defined by the classes of a softmax and the label is {kind}: {listed(out, 99)}"
+    return replace(rules, strategies=left), said if out else None
 
 
 def for_inputs(rules: Rules, inputs: Iterable[str]) -> tuple[tuple[str, ...], str | None]:

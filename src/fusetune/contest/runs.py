@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from fusetune.data.table import Table
 from fusetune.errors import UserError, listed
-from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.record import Record, is_finished, is_run, read_metrics
 from fusetune.standings import Entry, Field, Protocol, Standings, rivals_of, stand, table_of
+from fusetune.targets import Classification, Target, read_target
 
 _FILE = "predictions.parquet"
 _SEED = 0  # of what a run is one training of, whatever its own seed
@@ -29,15 +30,16 @@ class _Run:
     frame: pd.DataFrame
 
     @property
-    def classes(self) -> list[str]:
-        return [column[2:-1] for column in self.frame.columns if column.startswith("p(")]
+    def target(self) -> Target:
+        """What it predicts, as its files say; those of earlier versions are about classes."""
+        facts = dict(self.metrics.get("target", {"kind": Classification.kind}))
+        kind = facts.pop("kind")
+        shares = [column[2:-1] for column in self.frame.columns if column.startswith("p(")]
+        return read_target(kind, shares or ["label"], facts)
 
     @property
     def strategy(self) -> str:
         return str(self.metrics.get("strategy", {}).get("name", "two-stage"))
-
-    def probabilities(self, classes: Sequence[str]) -> FloatArray:
-        return self.frame[[f"p({name})" for name in classes]].to_numpy(np.float64)
 
 
 def stand_runs(folders: Sequence[Path]) -> tuple[Standings, pd.DataFrame]:
@@ -57,11 +59,12 @@ def stand_runs(folders: Sequence[Path]) -> tuple[Standings, pd.DataFrame]:
     first = runs[0]
     for other in runs[1:]:
         _refuse_other_rows(first, other)
-    labels = np.array([first.classes.index(label) for label in first.frame["label"]], dtype=np.int64)
-    groups, warnings = _groups(runs)
-    ground = Field(labels, first.classes, groups)
+    target, (groups, warnings) = first.target, _groups(runs)
+    measure = measure_of(target)
+    labels = target.encode(Table(first.frame.reset_index(), str(first.folder / _FILE), first.folder), "label")
+    ground = Field(labels, [str(name) for name in target.names], groups, measure=measure)
     by_strategy = {run.strategy: run.name for run in runs}
-    entries = [_entry(run, first.classes) for run in runs]
+    entries = [_entry(run, measure) for run in runs]
     rivals = [by_strategy[name] for name in rivals_of(list(by_strategy))] or [first.name]
     protocol = Protocol("runs", [_SEED], 0, [], "each as it was run", True, same_table=False)
     standings = stand(
@@ -106,6 +109,12 @@ def _read(folder: Path, folders: Sequence[Path]) -> _Run:
 def _refuse_other_rows(one: _Run, other: _Run) -> None:
     """Refuse two runs that were not judged on the same rows with the same labels."""
     remedy = "fit both on the same table with the same seed or the same split column"
+    ours, theirs = one.target, other.target
+    if ours.kind != theirs.kind:
+        raise UserError(
+            f"{one.folder} predicts {ours.describe()}, and {other.folder} {theirs.describe()}; compare runs of one "
+            "target"
+        )
     here, there = one.frame.index, other.frame.index
     if not here.equals(there):
         lost = [*here.difference(there), *there.difference(here)]
@@ -119,8 +128,8 @@ def _refuse_other_rows(one: _Run, other: _Run) -> None:
             f"{one.folder} and {other.folder} have different labels in {len(changed):,} test row(s), such as "
             f"{listed(changed)}; {remedy}"
         )
-    if set(one.classes) != set(other.classes):
-        raise UserError(f"{one.folder} and {other.folder} know different classes; {remedy}")
+    if set(ours.names) != set(theirs.names):
+        raise UserError(f"{one.folder} and {other.folder} know different {ours.names_word}; {remedy}")
 
 
 def _groups(runs: Sequence[_Run]) -> tuple[Any, list[str]]:
@@ -134,15 +143,15 @@ def _groups(runs: Sequence[_Run]) -> tuple[Any, list[str]]:
     return named, []
 
 
-def _entry(run: _Run, classes: Sequence[str]) -> Entry:
+def _entry(run: _Run, measure: Measure[Any]) -> Entry:
     cost = run.metrics.get("cost", {})
     seconds, passes = run.metrics.get("seconds", {}).get("total"), sum(cost.get("passes", {}).values())
     valid = {name: own["value"] for name, own in run.metrics.get("valid", {}).items() if own["value"] is not None}
     return Entry(
         run.name,
         f"strategy {run.strategy}",
-        {_SEED: run.probabilities(classes)},
-        {_SEED: valid} if "nll" in valid else {},
+        {_SEED: measure.answered_by(run.frame)},
+        {_SEED: valid} if measure.loss in valid else {},
         {} if seconds is None else {_SEED: float(seconds)},
         {_SEED: float(passes)},
     )

@@ -94,7 +94,7 @@ def tune(
         space: What is tuned.
         trials: How many trials there are to be, those of earlier calls included.
         seed: Of the draws.
-        loss: What is to be small, in nats. A trial that raises counts, and is never the best.
+        loss: What is to be small. A trial that raises counts, and is never the best.
     """
     optuna, storage = _opened(path)
     study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)

@@ -23,7 +23,7 @@ from fusetune.contest.tuning import space_of, tune
 from fusetune.context import Context, Cost
 from fusetune.data.split import Rows
 from fusetune.errors import RunError
-from fusetune.evaluate.metrics import nll
+from fusetune.evaluate.measures import measure_of
 from fusetune.features.store import Array, Encoding, FeatureStore
 from fusetune.inputs import prepare_modality
 from fusetune.intake import Intake
@@ -125,7 +125,8 @@ class Workplace:
             def loss(values: Mapping[str, Any]) -> float:
                 config = configured(self.config, rules, job.strategy, job.seed, epochs, values)
                 ctx, fitted = self._fitted(config, memory={})
-                return nll(scaled_on_valid(ctx, fitted).p, ctx.labels[ctx.split.rows("valid")])
+                p, labels = scaled_on_valid(ctx, fitted).p, ctx.labels[ctx.split.rows("valid")]
+                return float(measure_of(ctx.target).lost_rows(p, labels).mean())
 
             chosen = tune(self.folder / STUDIES, job.strategy, space, rules.trials, job.seed, loss)
             plan = replace(plan, chosen=chosen, trials=rules.trials)

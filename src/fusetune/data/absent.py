@@ -42,7 +42,7 @@ def with_empty_columns(table: Table, schema: Schema) -> tuple[Table, Lacking]:
     know: it is more likely a slip than left out on purpose.
     """
     there = set(table.frame.columns)
-    strangers = there - {column.name for column in schema.columns}
+    strangers = there.union(table.unread) - {column.name for column in schema.columns}
     wanted = {column: name for name, modality in schema.modalities().items() for column in modality.columns}
     absent = {
         column: name for column, name in wanted.items() if column not in there and not did_you_mean(column, strangers)

@@ -67,12 +67,14 @@ class PixelCache:
         home: Folder of the caches of all sizes, which share the limit.
         side: Side of the squares in pixels.
         limit_gb: Most that all of them may take on disk.
+
+    `freed` says how many bytes of pictures of earlier runs went to make room, the least recently used first.
     """
 
     def __init__(self, home: Path, side: int, limit_gb: float) -> None:
         self.home, self.folder, self.side = home, home / str(side), side
         self.vault = Vault(home, 16, _FILES, int(limit_gb * GIGABYTE))
-        self.full = False
+        self.full, self.freed = False, 0
         self._lock = Lock()
         self._used: set[Path] = set()
         self._waiting: dict[int, Pixels] = {}
@@ -119,7 +121,9 @@ class PixelCache:
         path = self.folder / uuid4().hex[:16]
         index = np.array([(key, checksum(pixels, key)) for key, pixels in records.items()], _INDEX)
         try:
-            if self.vault.make_room(3 * self.side**2 * len(records), self._used):
+            room = self.vault.make_room(3 * self.side**2 * len(records), self._used)
+            self.freed += room.freed
+            if room:
                 self._used.add(path)
                 with self.vault.written(path) as folder:
                     np.save(folder / "index.npy", _sealed(index))

@@ -71,8 +71,8 @@ def is_absent(value: object) -> bool:
     return _is_missing(value)
 
 
-def refuse_objects(frame: pd.DataFrame, table: str) -> None:
-    """Refuse cells that no kind of column can hold, before anything makes words of them.
+def refuse_objects(frame: pd.DataFrame, table: str, start: int = 0) -> None:
+    """Refuse cells that no kind of column can hold, before anything makes words of them; `start` numbers the first row.
 
     Raises:
         TableError: Naming the column, the rows and the type.
@@ -80,18 +80,19 @@ def refuse_objects(frame: pd.DataFrame, table: str) -> None:
     for name, cells in frame.items():
         if cells.dtype != object:
             continue
-        shapeless = [row for row, value in enumerate(cells) if _is_shapeless(value)]
+        shapeless = [row for row, value in enumerate(cells, start) if _is_shapeless(value)]
         if shapeless:
+            why = _no_picture(cells.iloc[shapeless[0] - start])
             raise TableError(
-                f"column '{name}' of {table}, row(s) {listed(shapeless)}: {_no_picture(cells.iloc[shapeless[0]])}; of "
-                "several pictures in a cell make a list, list(array)"
+                f"column '{name}' of {table}, row(s) {listed(shapeless)}: {why}; of several pictures in a cell make a "
+                "list, list(array)"
             )
         fitting: tuple[Any, ...] = (*_SCALARS, *_LISTS)
         if are_pictures(cells):
             fitting = (str, PathLike, *_BYTES)
-        wrong = [row for row, value in enumerate(cells) if not _fits(value, fitting)]
+        wrong = [row for row, value in enumerate(cells, start) if not _fits(value, fitting)]
         if wrong:
-            kind = type(cells.iloc[wrong[0]]).__name__
+            kind = type(cells.iloc[wrong[0] - start]).__name__
             raise TableError(
                 f"column '{name}' of {table} holds {kind} in row(s) {listed(wrong)}; make words or numbers of them, or "
                 f"leave the column out. Cells that are pictures can be {_WHAT}"

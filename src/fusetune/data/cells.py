@@ -328,9 +328,10 @@ def _refuse_changed(
     lost = [word for word in known if word in (*MISSING_WORDS, *NAMES_OR_MISSING)]
     suspect = bool(lost) and not table.spelled and not vocabulary.gaps
     if suspect and cells.isna().any() and not words.isin(lost).any():
+        row = table.number(int(np.flatnonzero(cells.isna())[0]))
         raise TableError(
-            f"{table.name}: column '{name}' is missing in row {int(np.flatnonzero(cells.isna())[0])}, and the model "
-            f"knows the word {lost[0]}, which pandas reads as missing; {remedy}, so that an empty cell is an empty word"
+            f"{table.name}: column '{name}' is missing in row {row}, and the model knows the word {lost[0]}, which "
+            f"pandas reads as missing; {remedy}, so that an empty cell is an empty word"
         )
 
 
@@ -343,8 +344,8 @@ def _refuse_twins(table: Table, vocabulary: Vocabulary, unseen: pd.Series, remed
     if len(alike) and not vocabulary.twins:
         word, twin = unseen[alike.index[0]], known[equal.index[equal == alike.iloc[0]][0]]
         raise TableError(
-            f"{table.name}: column '{name}' holds '{word}' in row {alike.index[0]}, but the model learnt '{twin}': "
-            f"zeros were lost or added when one of the two tables was read; {remedy}"
+            f"{table.name}: column '{name}' holds '{word}' in row {table.number(alike.index[0])}, but the model learnt "
+            f"'{twin}': zeros were lost or added when one of the two tables was read; {remedy}"
         )
 
 

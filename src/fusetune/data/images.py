@@ -309,6 +309,8 @@ class ImageSource:
         else:
             source = "decoded" if self.cache is None else "fetched from the cache"
             parts.append(f"too many for memory, {source} for every batch, {AHEAD} ahead{_WHY}")
+        if self.cache is not None and self.cache.freed:
+            parts.append(f"{self.cache.freed / 2**20:,.0f} MiB of older ones dropped there (store.images_gb)")
         if self.cache is not None and self.cache.full:
             parts.append(f"{self.cache.home} took no more of them (store.images_gb)")
         return "; ".join(parts)

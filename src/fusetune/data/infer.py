@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -112,6 +112,26 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
         columns.append(column)
     refuse_sharing(shared, columns)
     return Schema(columns=columns, vectors=vectors, shared=shared, gather=roles.gather)
+
+
+def needed_columns(names: Sequence[str], roles: Roles, more: Iterable[str]) -> set[str] | None:
+    """Return the columns of which `infer_schema` would use any: those that are named, and those named like ids.
+
+    Args:
+        names: All columns.
+        roles: What is said of them.
+        more: Columns that settings name.
+
+    Returns:
+        None where inputs are found by looking at all columns.
+    """
+    if roles.inputs is None:
+        return None
+    shared = [name for columns in roles.shared().values() for name in columns]
+    asked = [*roles.inputs, *roles.named().values(), *shared, *(roles.kinds or {}), *more]
+    patterns = [*asked, *(roles.vectors or {}).values(), *([] if roles.gather is None else [roles.gather])]
+    chosen = {name for name in names if any(name == one or fnmatchcase(name, one) for one in patterns)}
+    return chosen | {name for name in names if "id" not in roles.named() and _may_identify(name)}
 
 
 def _as_labels(cells: pd.Series) -> pd.Series:
@@ -226,11 +246,7 @@ def _name_words(name: str) -> list[str]:
 
 def _identifying(series: pd.Series, name: str, kind: Kind, labels: pd.Series | None) -> str:
     """Return how a column tells rows, patients or other things apart, in words; empty where it does not seem to."""
-    surely, parts = named_like_id(name), _name_words(name)
-    numbering = not _NUMBERING.isdisjoint(parts[-1:])
-    things = surely or (
-        parts[-2] in _THINGS if numbering and len(parts) > 1 else _WHO.issuperset(parts) and len(parts) == 1
-    )
+    surely, numbering, things = _named_like(name)
     if not (surely or numbering or things) or kind not in (Kind.CATEGORY, Kind.NUMBER, Kind.TEXT, Kind.DATE):
         return ""
     if (words := _plain_words(series)) is None or (there := words.dropna()).empty:
@@ -244,6 +260,20 @@ def _identifying(series: pd.Series, name: str, kind: Kind, labels: pd.Series | N
     if (surely or distinct >= _MANY) and _tells_by_heart(words, labels):
         return f"named like an id, and all rows of each of its {distinct:,} values have one label"
     return "named like an id" if things and distinct > max(_MANY, 0.05 * len(words)) else ""
+
+
+def _named_like(name: str) -> tuple[bool, bool, bool]:
+    """Return whether a column's name is one of ids, one of numbers that may count rows, or tells of what rows are."""
+    surely, parts = named_like_id(name), _name_words(name)
+    numbering = not _NUMBERING.isdisjoint(parts[-1:])
+    things = surely or (
+        parts[-2] in _THINGS if numbering and len(parts) > 1 else _WHO.issuperset(parts) and len(parts) == 1
+    )
+    return surely, numbering, things
+
+
+def _may_identify(name: str) -> bool:
+    return any(_named_like(name))
 
 
 def _plain_words(series: pd.Series) -> pd.Series | None:

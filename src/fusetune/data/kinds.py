@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,7 @@ _SAMPLE = 2000
 _MANY_NAMES, _SELDOM = 100, 50
 # However long they are, this many phrases are a category where each is on average in so many rows.
 _FEW_PHRASES, _OFTEN = 20, 10
+_EXAMPLES = 100  # values that are kept to be shown
 
 
 def infer_kind(series: pd.Series) -> tuple[Kind, str, bool]:
@@ -178,6 +180,50 @@ def _most(fitting: npt.NDArray[np.bool_]) -> bool:
     return len(fitting) == 1 or bool(fitting.mean() >= 0.5)
 
 
+def _readable(values: pd.Series, kind: Kind) -> npt.NDArray[np.bool_]:
+    """Return which values can be read as one of the kinds of which that is a question of values (`VALUED`)."""
+    match kind:
+        case Kind.NUMBER:
+            return are_numbers(values)
+        case Kind.DATE:
+            return parse_dates(values, day_order(values) or "month").notna().to_numpy()
+        case _:
+            return np.isfinite(truth(values))
+
+
+# What numbers can be read as or not, one by one.
+VALUED = (Kind.NUMBER, Kind.DATE, Kind.BOOLEAN)
+
+
+@dataclass
+class Readable:
+    """How many values of a column can be read as its kind, counted over pieces of it.
+
+    Attributes:
+        kind: One of `VALUED`.
+        examples: The first values.
+    """
+
+    kind: Kind
+    examples: pd.Series = field(default_factory=lambda: pd.Series(dtype=object))
+    _fitting: int = 0
+    _count: int = 0
+
+    def add(self, cells: pd.Series) -> None:
+        """Count the cells of a piece."""
+        values = present(cells)
+        if len(values):
+            self._fitting += int(_readable(values, self.kind).sum())
+            self._count += len(values)
+            if len(self.examples) < _EXAMPLES:
+                self.examples = pd.Series([*self.examples, *values][:_EXAMPLES])
+
+    @property
+    def enough(self) -> bool:
+        """Whether at least half of them can, as `fits` asks; a single cell is a fault of its row."""
+        return self._count <= 1 or 2 * self._fitting >= self._count
+
+
 def fits(series: pd.Series, kind: Kind, several: bool = False) -> bool:
     """Return whether at least half of a column's values can be read as a kind; absent ones do not count.
 
@@ -200,12 +246,11 @@ def fits(series: pd.Series, kind: Kind, several: bool = False) -> bool:
     match kind:
         case Kind.NUMBER:
             truths = pd.api.types.is_bool_dtype(series)  # in a text file, True is no number either
-            return not (times or lists or truths) and _most(are_numbers(values))
+            return not (times or lists or truths) and _most(_readable(values, kind))
         case Kind.DATE:
-            order = day_order(values) or "month"
-            return not (numeric or lists) and _most(parse_dates(values, order).notna().to_numpy())
+            return not (numeric or lists) and _most(_readable(values, kind))
         case Kind.BOOLEAN:
-            return not (times or lists) and _most(np.isfinite(truth(values)))
+            return not (times or lists) and _most(_readable(values, kind))
         case Kind.VECTOR:
             return numeric or lists or (is_words(values) and are_vectors(values))
         case Kind.IMAGE | Kind.TEXT:

@@ -20,7 +20,8 @@ from fusetune.data.choices import CELL_KINDS, Kind, TargetKind
 from fusetune.data.gather import gathered
 from fusetune.data.kinds import fits
 from fusetune.data.several import as_lists
-from fusetune.data.table import Table, repeated, with_columns
+from fusetune.data.spelling import repeated
+from fusetune.data.table import Table, with_columns
 from fusetune.data.words import are_durations, is_words, numeric, spelled_vector, typed
 from fusetune.errors import SchemaError, did_you_mean, listed
 from fusetune.files import write_text
@@ -161,11 +162,11 @@ class Schema(BaseModel):
             problems.append(f"column '{self.gather}' is missing: rows with the same value in it are one row")
         for column in self.inputs:
             if column.name not in table.frame.columns:
-                others = [name for name in table.frame.columns if name not in described]
+                others = [name for name in (*table.frame.columns, *table.unread) if name not in described]
                 meant = did_you_mean(column.name, others)
                 problems.append(f"column '{column.name}' is missing{meant}{' Then rename it.' if meant else ''}")
             elif not fits(table.frame[column.name], column.kind, column.several or self.gather is not None):
-                problems.append(_misfit(column, table.frame[column.name]))
+                problems.append(misfit(column, table.frame[column.name]))
         if problems:
             listing = "\n".join(f"  - {p}" for p in problems)
             raise SchemaError(f"{table.name} does not fit the model:\n{listing}")
@@ -257,7 +258,7 @@ def _read(table: Table, name: str, role: Role, kind: Kind) -> pd.Series:
     return cells.map(spelled_vector).astype(object) if kind is Kind.VECTOR else cells
 
 
-def _misfit(column: Column, cells: pd.Series) -> str:
+def misfit(column: Column, cells: pd.Series) -> str:
     """Return what is wrong with a column of another kind, and the remedy."""
     values = list(dict.fromkeys(repr(value)[:40] for value in cells.dropna().head(_LOOKED_AT)))[:_SHOWN]
     comma = column.kind is Kind.NUMBER and any(_DECIMAL_COMMA.fullmatch(value) for value in values)

@@ -123,7 +123,7 @@ def as_lists(table: Table, name: str, pictures: bool) -> pd.Series:
         try:
             parts = parts_of(cell, pictures, table.root)
         except ValueError:
-            wrong.append(row)
+            wrong.append(table.number(row))
             continue
         found.append(None if all(map(is_absent, parts)) else parts)
     if wrong:

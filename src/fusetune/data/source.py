@@ -104,8 +104,11 @@ def row_digests(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
 
 
 def to_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """Move inputs to a device; from pinned memory the program goes on while they are copied."""
-    moved: Inputs = _each(inputs, lambda tensor: tensor.to(device, non_blocking=True))
+    """Move inputs to a device; to a GPU of CUDA, from pinned memory, the program goes on while they are copied.
+
+    To others it waits: nothing keeps the memory that they copy from until they are done.
+    """
+    moved: Inputs = _each(inputs, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
     return moved
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from datetime import date, datetime, time
 from typing import Any
@@ -25,6 +26,11 @@ _EXAMPLES = 3
 def tidy(word: str) -> str:
     """Return a word as everybody reads it: accents composed (NFC), no spaces at its ends, nothing invisible."""
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", word)).replace("\u00a0", " ").strip()
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that there are several of."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def tidied(words: pd.Series) -> pd.Series:

@@ -11,8 +11,7 @@ import gzip
 import io
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from numbers import Number
@@ -24,19 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset
 
 from fusetune.data.carried import is_picture, refuse_objects
 from fusetune.data.choices import READERS
+from fusetune.data.dataset import SUFFIX, Dataset, column_name, dataset_of
 from fusetune.data.delimited import NAMES_OR_MISSING, read_delimited
-from fusetune.data.spelling import as_words, printed, tidy
+from fusetune.data.spelling import as_words, printed, repeated, tidy
 from fusetune.data.words import is_words
 from fusetune.errors import TableError, listed, no_column
 from fusetune.files import expanded
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# How pandas and Arrow name an index that has no name of its own.
-_NAMELESS = re.compile(r"__index_level_\d+__")
 Blanks = Mapping[str, pd.Series]
 
 
@@ -61,7 +59,16 @@ class Query(Protocol):
 
 
 # What is taken for a table wherever one is asked for; `read_table` says more.
-TableLike = str | Path | pd.DataFrame | ArrowTable | Query | Mapping[str, Any] | Sequence[Mapping[str, Any]]
+TableLike = (
+    str
+    | Path
+    | pd.DataFrame
+    | ArrowTable
+    | pyarrow.dataset.Dataset
+    | Query
+    | Mapping[str, Any]
+    | Sequence[Mapping[str, Any]]
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Table:
         problems: What is wrong with cells, by row.
         unit: What a row is, in words.
         numbers: What each row's number was before others were left out, int64 [rows]; None: none were.
+        unread: Columns that were left in their file.
     """
 
     frame: pd.DataFrame
@@ -89,9 +97,14 @@ class Table:
     problems: Mapping[int, str] = field(default_factory=dict)
     unit: str = "table row"
     numbers: npt.NDArray[np.int64] | None = None
+    unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def number(self, row: int) -> int:
+        """Return what the number of a row is in the whole table, for messages."""
+        return row if self.numbers is None else int(self.numbers[row])
 
     def column(self, name: str) -> pd.Series:
         """Return one column.
@@ -100,7 +113,7 @@ class Table:
             TableError: If there is no such column.
         """
         if name not in self.frame.columns.tolist():  # an index of words refuses to look for half a character
-            raise TableError(no_column(self.name, name, self.frame.columns))
+            raise TableError(no_column(self.name, name, [*self.frame.columns, *self.unread]))
         return self.frame[name]
 
     def names(self, name: str, known: Iterable[object] = ()) -> pd.Series:
@@ -135,10 +148,10 @@ class Table:
             numbers = np.arange(len(self)) if self.numbers is None else self.numbers
             return pd.Series(numbers, name="row_id").astype("str")
         values = self.names(column)
-        _refuse_odd_ids(values, self.name)
+        _refuse_odd_ids(values, self)
         ids = printed(values).rename("row_id")
         if unique and values.isna().any():
-            rows = listed(np.flatnonzero(values.isna().to_numpy()))
+            rows = listed(self.number(int(row)) for row in np.flatnonzero(values.isna().to_numpy()))
             raise TableError(f"{self.name}: id column '{column}' is empty in row(s) {rows}; fill it or do not use it")
         twice = ids[as_words(ids).duplicated()].unique()
         if unique and len(twice):
@@ -161,11 +174,12 @@ class Table:
         return replace(self, frame=frame, index=index, blanks=blanks, problems=problems, numbers=numbers)
 
 
-def _refuse_odd_ids(values: pd.Series, table: str) -> None:
+def _refuse_odd_ids(values: pd.Series, table: Table) -> None:
     for row, cell in enumerate(values if values.dtype == object else ()):
         if not (isinstance(cell, str | Number | date | np.bool | UUID | None) or cell is pd.NA):
             raise TableError(
-                f"{table}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row {row}; "
+                f"{table.name}: id column '{values.name}' holds {cell!a:.40} ({type(cell).__name__}) in row "
+                f"{table.number(row)}; "
                 "ids are words, numbers or dates"
             )
 
@@ -176,19 +190,23 @@ def row_keys(ids: pd.Series) -> npt.NDArray[np.int64]:
     return hashed.view(np.int64)
 
 
-def read_table(source: Any) -> Table:
+def read_table(source: Any, needed: Callable[[list[str]], Collection[str] | None] | None = None) -> Table:
     """Read a table.
 
     Args:
-        source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), or a table in memory:
-            a DataFrame, any that offers the Arrow interface (pyarrow, polars, DuckDB), a `LazyFrame` of polars, a dict
-            of one row, a dict of columns that are lists of one length, or a list of dicts, one a row. A named index is
-            a column.
+        source: A `.csv`, `.tsv`, `.parquet`, `.jsonl` or `.ndjson` file (text may end in `.gz`), a folder of Parquet
+            files, or a table in memory: a DataFrame, any that offers the Arrow interface (pyarrow, polars, DuckDB), a
+            dataset of pyarrow, a `LazyFrame` of polars, a dict of one row, a dict of columns that are lists of one
+            length, or a list of dicts, one a row. A named index is a column.
+        needed: From the names of the columns to those that are used, None being all: of Parquet files and datasets,
+            others are not read.
 
     Raises:
         TableError: If the file is missing, empty, of an unknown format or malformed.
     """
     blanks: Blanks | None = None
+    if (stored := as_dataset(source)) is not None:
+        return read_dataset(stored, None if needed is None else needed(stored.names))
     if isinstance(source, str | Path):
         path = expanded(source)
         frame, blanks = _read_file(path)  # which says so if there is none, or none can be called so
@@ -196,14 +214,58 @@ def read_table(source: Any) -> Table:
     else:
         name, root = "the DataFrame", Path.cwd()
         frame, index = _in_memory(source)
+    return _table(frame, name, root, index, blanks)
+
+
+def as_dataset(source: Any) -> Dataset | None:
+    """Return what can be read piece by piece, a Parquet file or several, as a dataset; None for other tables.
+
+    Raises:
+        TableError: As `dataset_of`.
+    """
+    if isinstance(source, str | Path):
+        path = expanded(source)
+        return dataset_of(path) if path.exists() else None
+    return dataset_of(source)
+
+
+def read_dataset(stored: Dataset, columns: Collection[str] | None = None) -> Table:
+    """Return a dataset as one table; `columns` are those that are read, None: all."""
+    table = _table(_from_arrow(stored.whole(columns)), stored.name, stored.root, None, None)
+    return replace(table, unread=_unread(stored, columns))
+
+
+def read_pieces(stored: Dataset, size: int, columns: Collection[str] | None = None) -> Iterator[Table]:
+    """Yield the rows of a dataset, `size` at a time, as tables that know the numbers of their rows."""
+    start = 0
+    for content in stored.pieces(size, columns):
+        table = _table(_from_arrow(content), stored.name, stored.root, None, None, start)
+        yield replace(table, unread=_unread(stored, columns))
+        start += len(table)
+
+
+def _unread(stored: Dataset, columns: Collection[str] | None) -> tuple[str, ...]:
+    return () if columns is None else tuple(name for name in stored.names if name not in columns)
+
+
+def _table(
+    frame: pd.DataFrame,
+    name: str,
+    root: Path,
+    index: pd.Index | None,
+    blanks: Blanks | None,
+    start: int | None = None,
+) -> Table:
+    """Return cells as a table, once they were read; those of a piece begin with the row `start`."""
     if not len(frame):
         raise TableError(f"{name} has no rows")
     frame = frame.reset_index(drop=True).set_axis(list(map(_header, frame.columns)), axis=1)
     _refuse_repeated(frame.columns, name)
     frame, problems = _plain(frame)
     said = {_header(column): words for column, words in (blanks or {}).items()}
-    table = Table(frame, name, root, index, blanks is not None, said, problems)
-    refuse_objects(frame, name)
+    numbers = None if start is None else np.arange(start, start + len(frame))
+    table = Table(frame, name, root, index, blanks is not None, said, problems, numbers=numbers)
+    refuse_objects(frame, name, start or 0)
     return table
 
 
@@ -249,7 +311,9 @@ def _from_other(source: Any) -> pd.DataFrame:
     kinds: Mapping[str, Any] = schema if isinstance(schema, Mapping) else {}
     objects = [name for name, dtype in kinds.items() if str(dtype) == "Object"]
     try:
-        frame = _from_arrow(pa.table(source.drop(objects) if objects else source))
+        content = pa.table(source.drop(objects) if objects else source)
+        content.validate(full=True)
+        frame = _from_arrow(content)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise TableError(f"a {kind} is no table ({error}); give a DataFrame, of one row frame.iloc[[0]]") from error
     cells = {name: pd.Series(source[name].to_list(), dtype=object) for name in objects}
@@ -321,11 +385,6 @@ def _refuse_repeated(names: Iterable[str], table: str) -> None:
         raise TableError(f"{table} has several columns named {listed(twice)}; rename all but one")
 
 
-def repeated(names: Iterable[str]) -> list[str]:
-    """Return the names that there are several of."""
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
 def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
     """Return a file's cells and, if it holds nothing but words, those that were read as an empty cell."""
     if not path.exists():
@@ -333,9 +392,9 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
     suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
     if suffix.lower() not in READERS:
         raise TableError(f"{path.name}: cannot read '{suffix}' files; use one of {listed(READERS, 9)}")
+    if suffix.lower() == SUFFIX:
+        raise TableError(f"{path.name} cannot be read: Parquet files are compressed within; unpack it with gunzip")
     try:
-        if suffix.lower() == ".parquet":
-            return _from_arrow(_stored(path)), None
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
         if suffix.lower() in (".csv", ".tsv"):
@@ -356,19 +415,11 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, Blanks | None]:
         raise TableError(f"{path.name} cannot be read: {problem}") from error
 
 
-def _stored(path: Path) -> pa.Table:
-    content = pq.read_table(path)
-    if path.is_file() and (said := pq.read_metadata(path).num_rows) != content.num_rows:
-        raise TableError(f"it says that it has {said:,} rows, and holds {content.num_rows:,}; export it again")
-    return content
-
-
 def _from_arrow(table: pa.Table) -> pd.DataFrame:
     """Return an Arrow table's columns, an index among them; whole numbers stay whole beside missing ones."""
     whole = {pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype()}
     whole |= {pa.int64(): pd.Int64Dtype(), pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype()}
     whole |= {pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype()}
-    table.validate(full=True)
     columns = []
     for place, column in enumerate(table.columns):
         half = column.type == pa.float16()  # which pandas cannot compare
@@ -376,9 +427,8 @@ def _from_arrow(table: pa.Table) -> pd.DataFrame:
         one = pa.table({"": column.cast(pa.float32()) if half else column}).to_pandas(
             types_mapper=types.get, date_as_object=False, ignore_metadata=True, maps_as_pydicts="strict"
         )
-        name = table.column_names[place]
-        columns.append(one[""].rename(f"Unnamed: {place}" if _NAMELESS.fullmatch(name) else name))
-    return pd.concat(columns, axis=1) if columns else pd.DataFrame()
+        columns.append(one[""].rename(column_name(table.column_names[place], place)))
+    return pd.concat(columns, axis=1) if columns else pd.DataFrame(index=range(len(table)))
 
 
 def _from_json(data: bytes) -> pd.DataFrame:

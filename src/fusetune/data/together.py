@@ -10,7 +10,8 @@ from fusetune.data.gather import gathered
 from fusetune.data.roles import Roles
 from fusetune.data.schema import SEVERAL_KINDS, Column
 from fusetune.data.several import holds_lists, holds_several
-from fusetune.data.table import Table, repeated
+from fusetune.data.spelling import repeated
+from fusetune.data.table import Table
 from fusetune.errors import SchemaError, listed
 
 

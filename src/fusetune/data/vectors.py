@@ -97,14 +97,16 @@ def _vectors(table: Table, columns: Sequence[str]) -> npt.NDArray[np.float64]:
     name = columns[0]
     cells = table.column(name)
     cells = cells.map(spelled_vector).astype(object) if is_words(cells) else cells
-    vectors = [_vector(table.name, name, row, value) for row, value in enumerate(cells)]
+    vectors = [_vector(table.name, name, table.number(row), value) for row, value in enumerate(cells)]
     size = next((len(vector) for vector in vectors if vector is not None), 0)
     values = np.full((len(vectors), size), np.nan)
     for row, vector in enumerate(vectors):
         if vector is None:
             continue
         if len(vector) != size:
-            raise TableError(f"{table.name}: column '{name}' holds {size} numbers, but {len(vector)} in row {row}")
+            raise TableError(
+                f"{table.name}: column '{name}' holds {size} numbers, but {len(vector)} in row {table.number(row)}"
+            )
         values[row] = vector
     return np.where(np.isfinite(values), values, np.nan)
 

@@ -19,14 +19,18 @@ def dense(widths: Sequence[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairwise(widths)))
 
 
+class _Blank(nn.Linear):
+    """A linear layer that starts at zero."""
+
+    def reset_parameters(self) -> None:
+        """Draw no random number, and import nothing: on `meta`, PyTorch's own start imports its compiler."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 def blank_linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer of zeros, whose weights come from elsewhere: no random number is drawn for it."""
-    # On the device that is in use, which may be `meta`: a model of a stranger is built there, and takes no memory.
-    device = torch.get_default_device()
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, device=device)  # type: ignore[no-untyped-call]
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+    return _Blank(inputs, outputs)
 
 
 class SelfAttention(nn.Module):

@@ -96,7 +96,7 @@ class Clusters:
         total = np.bincount(self.member, self.weights)
         return float(total.sum() ** 2 / (total**2).sum())
 
-    def sums(self, values: FloatArray) -> FloatArray:
+    def sums(self, values: FloatArray | NDArray[np.bool_]) -> FloatArray:
         """Return the sum over each group of a value of each row as it counts, ``float [groups]``."""
         return np.asarray(np.bincount(self.member, self.own * values, self.count), dtype=np.float64)
 
@@ -157,6 +157,51 @@ def resampled_metrics(
         for name, one in values.items():
             parts.setdefault(name, []).append(one)
     return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+
+
+def resampled_f1(
+    called: NDArray[np.bool_], has: NDArray[np.bool_], where: Clusters, *, resamples: int, seed: int
+) -> dict[str, FloatArray]:
+    """Return macro and micro F1 of labels in each resample, ``float [resamples]``, as scikit-learn defines them.
+
+    Args:
+        called: Which labels are said, ``bool [rows, labels]``.
+        has: Which there are, ``bool [rows, labels]``.
+        where: The groups that are drawn.
+        resamples: How often.
+        seed: Of what is drawn.
+    """
+    rows, labels = has.shape
+    cells, member = np.tile(np.arange(labels), rows), np.repeat(where.member, labels)
+    hits, both = (
+        _tally(cells, member, labels, where.count, (values * where.own[:, None]).ravel())
+        for values in (called & has, called.astype(np.int64) + has)
+    )
+    parts = []
+    for times in drawn_counts(where.count, rows, resamples, seed):
+        right, said = 2 * (hits @ times), both @ times
+        # A label that nobody has and nobody says counts as 0.
+        parts.append([np.nan_to_num(_ratio(right, said)).mean(0), np.nan_to_num(_ratio(right.sum(0), said.sum(0)))])
+    return dict(zip(("macro_f1", "micro_f1"), np.concatenate(parts, axis=1), strict=True))
+
+
+def resampled_areas(
+    p: FloatArray, has: NDArray[np.bool_], where: Clusters, *, resamples: int, seed: int
+) -> dict[str, FloatArray]:
+    """Return AUROC and AUPRC in each resample, ``float [resamples]``: means over labels.
+
+    A label counts where some rows of the resample have it and others do not; NaN stands where none does.
+
+    Args:
+        p: Probabilities, ``float [rows, labels]``.
+        has: Which labels there are, ``bool [rows, labels]``.
+        where: The groups that are drawn.
+        resamples: How often.
+        seed: Of what is drawn.
+    """
+    areas = _ClassAreas.of_labels(p, has, where)
+    parts = [areas.means(times) for times in drawn_counts(where.count, len(has), resamples, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("auroc", "auprc")}
 
 
 def drawn_counts(count: int, rows: int, resamples: int, seed: int) -> Iterator[NDArray[np.float32]]:
@@ -243,19 +288,25 @@ class _ClassAreas:
 
     ``own`` counts the rows of the class at each of its ``steps`` distinct scores, ``float [steps, groups]``. ``other``
     counts the other rows, ``float [2 * steps, groups]``: cell ``2k`` lies between scores ``k - 1`` and ``k``, cell
-    ``2k + 1`` is tied with score ``k``. Other rows above all own scores never lose and are not kept.
+    ``2k + 1`` is tied with score ``k``. Other rows above all own scores never lose and are not kept there;
+    ``rest`` counts all other rows, ``float [groups]``.
     """
 
-    pairs: list[tuple[sparse.csr_array, sparse.csr_array]]
+    pairs: list[tuple[sparse.csr_array, sparse.csr_array, FloatArray]]
 
     @classmethod
     def of(cls, p: FloatArray, y: IntArray, where: Clusters) -> _ClassAreas:
-        return cls([cls._interleave(p[:, k], y == k, where) for k in np.unique(y)])
+        present = np.unique(y)
+        return cls.of_labels(p[:, present], y[:, None] == present, where)
+
+    @classmethod
+    def of_labels(cls, p: FloatArray, has: NDArray[np.bool_], where: Clusters) -> _ClassAreas:
+        return cls([cls._interleave(scores, mine, where) for scores, mine in zip(p.T, has.T, strict=True)])
 
     @staticmethod
     def _interleave(
         scores: FloatArray, mine: NDArray[np.bool_], where: Clusters
-    ) -> tuple[sparse.csr_array, sparse.csr_array]:
+    ) -> tuple[sparse.csr_array, sparse.csr_array, FloatArray]:
         levels, step = np.unique(scores[mine], return_inverse=True)
         rest = scores[~mine]
         cell = np.searchsorted(levels, rest, side="left") + np.searchsorted(levels, rest, side="right")
@@ -265,36 +316,38 @@ class _ClassAreas:
         own = _tally(step, where.member[mine], len(levels), where.count, weights[mine])
         member = where.member[~mine][kept]
         other = _tally(cell[kept], member, 2 * len(levels), where.count, weights[~mine][kept])
-        return own, other
+        return own, other, where.sums(~mine)
 
     @property
     def work(self) -> int:
         """Multiply-adds per resample."""
-        return max(1, sum(int(own.nnz + other.nnz) for own, other in self.pairs))
+        return max(1, sum(int(own.nnz + other.nnz) for own, other, _ in self.pairs))
 
     def means(self, times: NDArray[np.float32]) -> dict[str, FloatArray]:
         """Return AUROC and AUPRC, means over the classes that occur in each resample ``[groups, resamples]``."""
-        rows = sum((own @ times).sum(axis=0, dtype=np.float64) for own, _ in self.pairs)
-        areas = np.stack([self._areas(own, other, times, rows) for own, other in self.pairs])
+        areas = np.stack([self._areas(own, other, rest @ times, times) for own, other, rest in self.pairs])
         return {"auroc": _mean_over_known(areas[:, 0]), "auprc": _mean_over_known(areas[:, 1])}
 
     @staticmethod
     def _areas(
-        own: sparse.csr_array, other: sparse.csr_array, times: NDArray[np.float32], rows: FloatArray
+        own: sparse.csr_array, other: sparse.csr_array, rest: FloatArray, times: NDArray[np.float32]
     ) -> FloatArray:
-        """Return both areas of one class, ``float [2, resamples]``."""
-        mine, rest = own @ times, other @ times
-        tied = rest[1::2]
-        below = np.cumsum(rest[0::2] + tied, axis=0) - tied
+        """Return both areas of one class, of whose other rows there are ``rest [resamples]``: ``float [2, resamples]``.
+
+        NaN stands where all rows are of the class, or none is.
+        """
+        mine, kept = own @ times, other @ times
+        tied = kept[1::2]
+        below = np.cumsum(kept[0::2] + tied, axis=0) - tied
         wins = np.einsum("kb,kb->b", mine, below + 0.5 * tied, dtype=np.float64)
         total = mine.sum(axis=0, dtype=np.float64)
         # At each own score: rows of the class at least as high, and the share that they are of all such rows.
         reached = total - np.cumsum(mine, axis=0) + mine
-        ahead = reached + (rows - total) - below
+        ahead = reached + rest - below
         precision = reached / np.where(ahead > 0, ahead, 1)
         area = _ratio(np.einsum("kb,kb->b", mine, precision, dtype=np.float64), total)
-        area[total == rows] = np.nan
-        return np.stack([_ratio(wins, total * (rows - total)), area])
+        area[rest == 0] = np.nan
+        return np.stack([_ratio(wins, total * rest), area])
 
 
 @dataclass(frozen=True)

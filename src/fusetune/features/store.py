@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,8 @@ from fusetune.vault import GIGABYTE, Vault, checksum
 Array = npt.NDArray[np.float32]
 Forward = Callable[[Any], Tensor]
 _FORMAT = 2
+IN_MEMORY = 2**30  # bytes of features while they are made; more are on disk
+_ROWS = 65_536
 _FILES = ("features.npy", "features.json")
 
 
@@ -99,7 +104,7 @@ class FeatureStore:
         folder: Where they are.
         runtime: Device and precision to encode with.
         log: Told how features were made.
-        limit_gb: The least recently used features go beyond this size.
+        limit_gb: The least recently used features go beyond this size, but for those that somebody still holds.
         onnx: May ONNX Runtime be used on CPU?
         engine: Encodes elsewhere; None: here.
         passes: Rows that went through an encoder, by name, since the store was opened.
@@ -114,6 +119,7 @@ class FeatureStore:
     engine: Engine | None = None
     passes: Counter[str] = field(default_factory=Counter)
     reused: Counter[str] = field(default_factory=Counter)
+    _mapped: dict[Path, weakref.ref[Any]] = field(default_factory=dict)
 
     def encode(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None = None) -> Array:
         """Return features, from disk where they are known.
@@ -136,7 +142,7 @@ class FeatureStore:
         path = self.folder / key[:2] / key
         if _fleeting(what, views):
             weakref.finalize(self, self._vault.remove, path)
-        ranks, stored = self.runtime.ranks, self._vault.read(path, _opened)
+        ranks, stored = self.runtime.ranks, self._read(path)
         if ranks.agree(stored is not None):
             stored = self._everywhere(stored)
             if ranks.first:
@@ -150,7 +156,7 @@ class FeatureStore:
             )
         if ranks.first:
             self._write(path, what.name, features)
-            stored = self._vault.read(path, _opened)
+            stored = self._read(path)
         return features if stored is None else stored
 
     def _everywhere(self, stored: Array | None) -> Array:
@@ -162,6 +168,17 @@ class FeatureStore:
         assert stored is not None
         return stored
 
+    def _read(self, path: Path) -> Array | None:
+        """Return features on disk, and remember what they are mapped through: every view of them holds that."""
+        stored = self._vault.read(path, _opened)
+        if stored is not None and stored.base is not None:
+            self._mapped[path] = weakref.ref(stored.base)
+        return stored
+
+    def _in_use(self) -> set[Path]:
+        """Return what somebody still holds."""
+        return {path for path, mapped in self._mapped.items() if mapped() is not None}
+
     @property
     def _vault(self) -> Vault:
         return Vault(self.folder, 64, _FILES, int(self.limit_gb * GIGABYTE))
@@ -170,7 +187,12 @@ class FeatureStore:
         """Write features, even if they alone are beyond the limit; where that fails, they are only made again."""
         facts = {"format": _FORMAT, "name": name, "shape": features.shape, "checksum": checksum(features)}
         try:
-            self._vault.make_room(features.nbytes)
+            room = self._vault.make_room(features.nbytes, self._in_use())
+            if room.dropped:
+                self.log.say(
+                    f"  {room.dropped:,} set(s) of stored features dropped, the least recently used, "
+                    f"{room.freed / GIGABYTE:.2f} GB: the store keeps to {self.limit_gb:g} GB (store.limit_gb)"
+                )
             with self._vault.written(path) as folder:
                 np.save(folder / "features.npy", features)
                 (folder / "features.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -182,13 +204,15 @@ class FeatureStore:
 
     def _compute(self, what: Encoding, rows: Rows, views: Sequence[Moment] | None) -> Array:
         present = rows[what.source.present[rows]]
-        result = np.zeros((len(views or [None]), len(rows), what.encoder.dim), dtype=np.float32)
+        result = blank((len(views or [None]), len(rows), what.encoder.dim), self.folder)
         where = np.flatnonzero(what.source.present[rows])
         what.encoder.eval()
         if views is None:
             # Equal contents have equal features: encode each once.
             _, first, copies = np.unique(what.source.digests[present], return_index=True, return_inverse=True)
-            result[:, where] = self._run(what, present[first], None)[:, copies]
+            found = self._run(what, present[first], None)
+            for start in range(0, len(where), _ROWS):  # a copy of some rows is in memory, not one of all
+                result[:, where[start : start + _ROWS]] = found[:, copies[start : start + _ROWS]]
         else:
             result[:, where] = self._run(what, present, views)
         return result
@@ -211,7 +235,7 @@ class FeatureStore:
     def encoded(self, work: Work, forward: Forward | None = None) -> Array:
         """Return features [moments, rows, dim], encoded here; `forward` is what `forward` returned for such work."""
         what, moments = work.what, work.moments
-        result = np.zeros((len(moments), len(work.rows), what.encoder.dim), dtype=np.float32)
+        result = blank((len(moments), len(work.rows), what.encoder.dim), self.folder)
         forward = self.forward(work) if forward is None else forward
         what.encoder.eval()
         ranks = self.runtime.ranks
@@ -221,11 +245,14 @@ class FeatureStore:
             for batch, raw in prefetch(batches, lambda batch: (batch, what.source.read(work.rows[batch]))):
                 inputs = to_device(raw, self.runtime.device)
                 keys = torch.from_numpy(what.keys[work.rows[batch]]).to(self.runtime.device)
-                for index, moment in enumerate(moments):
+                views = []
+                for moment in moments:
                     seen = what.augment.plain(inputs) if moment is None else what.augment.draw(inputs, keys, moment)
                     with self.runtime.autocast():
-                        result[index, batch] = forward(seen).float().cpu().numpy()
+                        views.append(forward(seen).float())
                     progress.advance()
+                # One copy for all views: each waits until the GPU has done all that it was given.
+                result[:, batch] = torch.stack(views).cpu().numpy()
         # What other ranks encode is zero here.
         return ranks.sum(torch.from_numpy(result)).numpy()
 
@@ -267,6 +294,23 @@ class FeatureStore:
 def _fleeting(what: Encoding, views: Sequence[Moment] | None) -> str | None:
     """Return a word of this run's own where its random views depend on more than can be told."""
     return None if views is None else what.augment.fleeting
+
+
+def blank(shape: tuple[int, ...], folder: Path) -> Array:
+    """Return float32 zeros; beyond `IN_MEMORY` bytes in a file of a folder that nobody sees and that goes with them.
+
+    Where the disk has no room for them, they are in memory: a mapped file that cannot grow would end the process.
+    """
+    size = 4 * math.prod(shape)
+    if size > IN_MEMORY and hasattr(os, "posix_fallocate"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder) as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return np.memmap(file, np.float32, "r+", shape=shape)
+        except OSError:
+            pass
+    return np.zeros(shape, dtype=np.float32)
 
 
 def weights_hash(module: torch.nn.Module) -> str:

@@ -4,6 +4,6 @@ After the guiding strategy of arXiv 2305.01233 (freeze unimodal encoders, fit a 
 features, compare it with the mean of the unimodal predictions), with three things that it lacks; `rule` says which.
 """
 
-from fusetune.guidance.rule import DELTA, GUIDED, WARNINGS, Guidance, guided, refuse_guide
+from fusetune.guidance.rule import DELTA, WARNINGS, Guidance, guided
 
-__all__ = ["DELTA", "GUIDED", "WARNINGS", "Guidance", "guided", "refuse_guide"]
+__all__ = ["DELTA", "WARNINGS", "Guidance", "guided"]

@@ -1,4 +1,4 @@
-"""Small networks that correct given logits, many at once, each without its own part of the rows.
+"""Small networks that correct given logits (or numbers), many at once, each without its own part of the rows.
 
 A network starts as no correction, and is kept at the step that is best on rows it does not learn from, the start
 included: where there is nothing to find, it corrects nothing.
@@ -7,7 +7,7 @@ included: where there is nothing to find, it corrects nothing.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusetune.process import Draws
+from fusetune.targets import Classification, Target
 
 Kind = Literal["additive", "bilinear", "mlp"]
 
@@ -33,7 +34,7 @@ class Corrected:
     """What the networks say.
 
     Attributes:
-        logits: Of every row, at the step that was kept, float32 [networks, rows, classes].
+        logits: What is said of every row at the step that was kept, float32 [networks, rows, width].
         nll: Of the rows that each was stopped by, [networks].
     """
 
@@ -49,18 +50,22 @@ def correct(
     stops: npt.NDArray[np.bool_],
     kind: Kind,
     seed: int,
+    target: type[Target] = Classification,
+    noise: Sequence[float] = (1.0,),
 ) -> Corrected:
     """Train one network per line of `learns`, each on all its rows at once.
 
     Args:
         x: Features by modality, of about unit variance, zero where absent, float32 [rows, dim].
-        base: Logits to correct, float32 [networks, rows, classes].
-        labels: Class indices, int64 [rows].
+        base: What is to be corrected, float32 [networks, rows, width].
+        labels: As the target's losses take them, [rows].
         learns: Which rows each learns from, bool [networks, rows].
         stops: Which rows say how long, bool [networks, rows].
         kind: additive: a sum of networks with one hidden layer, each of one modality; mlp: one hidden layer on all;
             bilinear: low-rank products of every pair of modalities.
         seed: Of the weights at the start.
+        target: What is predicted; its losses are what is lowered.
+        noise: What each network's losses are divided by, so that they are in nats.
     """
     count, rows, classes = base.shape
     with Draws(seed, "correction", kind):
@@ -68,12 +73,13 @@ def correct(
     learning, stopping = (
         torch.from_numpy(mask / np.maximum(mask.sum(1, keepdims=True), 1)) for mask in (learns, stops)
     )
-    target, logits = labels.repeat(count), base.clone()
+    truth, logits = labels.repeat(count, *[1] * (labels.ndim - 1)), base.clone()
+    unit = torch.tensor(noise)[:, None]
     best, since = torch.full((count,), torch.inf, dtype=torch.float64), torch.zeros(count)
     optimiser = torch.optim.Adam(module.parameters(), lr=_RATE)
     for _ in range(_STEPS + 1):
         said = base + module()
-        losses = F.cross_entropy(said.view(-1, classes), target, reduction="none").view(count, rows)
+        losses = target.losses(said.view(-1, classes), truth).view(count, rows) / unit
         with torch.no_grad():
             reached = (losses * stopping).sum(1)
             better = reached < best - _WORTH

@@ -1,9 +1,10 @@
 """Whether joint training leaves a modality behind: a linear probe of its encoder (modality laziness, arXiv 2305.01233).
 
-    laziness_m = accuracy(network trained on modality m alone) - accuracy(linear probe of the jointly trained phi_m)
+    laziness_m = score(network trained on modality m alone) - score(linear probe of the jointly trained phi_m)
 
-Both are small networks on stored features (`strategies.level`), trained on the training rows and judged on validation
-rows, which choose epochs and penalties of both; the test part stays shut.
+The score is that of the target: accuracy, or its like. Both are small networks on stored features (`strategies.level`),
+trained on the training rows and judged on validation rows, which choose epochs and penalties of both; the test part
+stays shut.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fusetune.strategies.unimodal import fine_tune, probe
 
 
 def laziness(ctx: Context) -> dict[str, Interval]:
-    """Return the accuracy that joint training costs each modality's encoder, with intervals by groups.
+    """Return the score that joint training costs each modality's encoder, with intervals by groups.
 
     Empty where nothing is trained (`vector.train.epochs`), or where a modality has too few rows to be trained alone.
     """
@@ -55,8 +56,8 @@ def _lost(level: Context, name: str, encoder: Encoder) -> Interval:
 
 
 def _hits(level: Context, name: str, encoder: Encoder, classifier: nn.Module, rows: Rows) -> npt.NDArray[np.float64]:
-    """Return 1 for each row that is decided rightly, else 0."""
+    """Return how right each row is: of classes 1 or 0."""
     z = torch.from_numpy(np.array(level.encode(name, encoder, rows)[0]))
     with torch.inference_mode():
-        decided = classifier.cpu()(z).argmax(1).numpy()
-    return np.asarray(decided == level.labels[rows], dtype=np.float64)
+        right = level.target.scores(classifier.cpu()(z), level.target.tensor(level.labels[rows]))
+    return np.asarray(right.numpy(), dtype=np.float64)

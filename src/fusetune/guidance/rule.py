@@ -6,6 +6,9 @@
     else d1.high, d2.high < delta  ensemble
     else                           undecided: the ensemble, which is cheaper, until there are more rows
 
+NLLs are in nats, whatever is predicted: of labels the mean over them, of a number that of a normal distribution whose
+variance is that of the errors (`family` says why).
+
 Three warnings. A linear head on all features is a sum over modalities: where the label depends on how inputs meet and
 on nothing else (XOR), its best NLL is log(classes), whatever the encoders say, so that comparing it with the ensemble
 cannot find that case: hence I. The comparison must be of NLL, since the accuracy of a sum on such labels can look good.
@@ -23,21 +26,21 @@ from typing import Any, Literal
 import numpy as np
 
 from fusetune.context import Context
-from fusetune.data.choices import TargetKind
 from fusetune.data.split import Rows
 from fusetune.display import card
-from fusetune.errors import TableError, UserError, listed
+from fusetune.errors import TableError, listed
 from fusetune.evaluate.intervals import Interval, means, plain
 from fusetune.guidance.crossed import crossed_losses, steps
+from fusetune.guidance.family import Family, OfClasses, family_of
 from fusetune.guidance.laziness import laziness
 from fusetune.heads.base import HeadData
 from fusetune.heads.folds import row_folds
 from fusetune.progress import bar
 from fusetune.strategies.linear_probe import untrained
+from fusetune.targets import TARGETS, Truth
 
 Decision = Literal["ensemble", "teacher", "frozen_fusion", "interaction", "undecided"]
 
-GUIDED: tuple[TargetKind, ...] = ("classification",)
 DELTA = 0.01  # nats: a smaller difference is none
 _FOLDS, _FEWEST = 4, 3
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
@@ -92,9 +95,11 @@ class Guidance:
         rows_needed: About how many such rows would settle an open case; None where it is settled or nobody can say.
         groups_needed: The same in groups.
         evidence: What the heads reached; None where nothing was compared.
-        lazy: Accuracy that joint training costs each modality's encoder, by name; empty where it was not measured.
-        left_out: Classes in too few groups to be compared; their rows were left out.
+        lazy: Score (of classes accuracy) that joint training costs each modality's encoder, by name; empty where it was
+            not measured.
+        left_out: Classes in too few groups to be compared, whose rows were left out; or such labels, all rows kept.
         seed: Of folds, heads and resamples.
+        family: What of it hangs on what is predicted.
     """
 
     decision: Decision
@@ -110,6 +115,7 @@ class Guidance:
     lazy: dict[str, Interval]
     left_out: list[str]
     seed: int
+    family: type[Family] = OfClasses
 
     @property
     def sentence(self) -> str:
@@ -124,14 +130,15 @@ class Guidance:
                 )
             case "frozen_fusion":
                 return (
-                    "The inputs tell more together than their own classifiers: one head on all features has a lower "
-                    f"NLL than their calibrated ensemble, by {_bounds(self.d1)} nats."
+                    f"The inputs tell more together than their own {self._models}: one head on all features "
+                    f"has a lower NLL than their calibrated ensemble, by {_bounds(self.d1)} nats."
                 )
             case "teacher":
                 behind = listed(name for name, loss in self.lazy.items() if loss.low > 0)
                 return (
-                    "The inputs tell more together than their own classifiers (one head on all features has a lower "
-                    f"NLL, by {_bounds(self.d1)} nats), and training them jointly leaves {behind} behind: use teachers."
+                    f"The inputs tell more together than their own {self._models} (one head on all features "
+                    f"has a lower NLL, by {_bounds(self.d1)} nats), and training them jointly leaves {behind} behind: "
+                    "use teachers."
                 )
             case "ensemble":
                 return (
@@ -165,6 +172,10 @@ class Guidance:
         return card(f"Fusion that the data ask for: {self.decision}", facts | {"judged": self._amount})
 
     @property
+    def _models(self) -> str:
+        return f"{TARGETS[self.family.kind].model_word}s"
+
+    @property
     def _amount(self) -> str:
         where = f" in {self.groups:,} groups" if self.grouped else ""
         return f"{self.rows:,} rows{where} outside the test part"
@@ -178,22 +189,10 @@ class Guidance:
 
     def as_dict(self) -> dict[str, Any]:
         """Return values for JSON; NaN becomes None."""
-        values: dict[str, Any] = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        names = [field.name for field in fields(self) if field.name != "family"]
+        values: dict[str, Any] = {name: plain(getattr(self, name)) for name in names}
         values |= {"n": values.pop("rows"), "groups": self.groups if values.pop("grouped") else None}
         return values | {"sentence": self.sentence, "next": self.next, "warnings": list(WARNINGS)}
-
-
-def refuse_guide(kind: TargetKind) -> None:
-    """Refuse what the rule says nothing about.
-
-    Raises:
-        UserError: Naming it.
-    """
-    if kind not in GUIDED:
-        raise UserError(
-            f"the guide compares logits of classes, and the label is {kind}; make classes of it (such as tenths), or "
-            "let `fit` weigh all kinds of fusion, as it does for any label"
-        )
 
 
 def guided(
@@ -218,17 +217,18 @@ def guided(
             f"the table has one input, {listed(ctx.modalities)}: there is nothing to combine. Give it more inputs with "
             "--inputs, or fit it as it is: `fusetune fit`"
         )
-    rows, folds, left_out = _dealt(ctx, most)
+    family = family_of(type(ctx.target))
+    rows, folds, labels, left_out = _dealt(ctx, family, most)
     groups, seed = int(ctx.units.iloc[rows].nunique()), ctx.config.seed
     facts: dict[str, Any] = {"delta": delta, "rows": len(rows), "groups": groups, "grouped": ctx.groups is not None}
     facts |= {"left_out": left_out, "seed": seed, "lazy": {}, "rows_needed": None, "groups_needed": None}
-    if groups < least or len(np.unique(ctx.labels[rows])) < 2:
+    facts["family"] = family
+    if groups < least or len(np.unique(labels, axis=0)) < 2:
         return Guidance("undecided", _UNKNOWN, _UNKNOWN, evidence=None, **facts)
     features = {name: ctx.encode(name, untrained(ctx, name), rows) for name in ctx.modalities}
     present = {name: ctx.sources[name].present[rows] for name in features}
-    labels = np.unique(ctx.labels[rows], return_inverse=True)[1]
     # Rows count alike, as in the NLL that is compared.
-    data = HeadData(features, present, labels, np.ones(len(rows)), ctx.keys[rows])
+    data = HeadData(features, present, labels, np.ones(len(rows)), ctx.keys[rows], target=type(ctx.target))
     with bar("what the data ask for", steps(len(features))) as progress:
         losses = crossed_losses(data, folds, seed, progress.advance)
     heads = [losses.ensemble, losses.additive, losses.interaction]
@@ -276,18 +276,16 @@ def _times(d: Interval, delta: float) -> float:
     return max(1.0, (reach / away) ** 2) if away > 0 else math.inf
 
 
-def _dealt(ctx: Context, most: int | None) -> tuple[Rows, Rows, list[str]]:
-    """Return the rows to compare, the fold of each, and the classes that are left out."""
+def _dealt(ctx: Context, family: type[Family], most: int | None) -> tuple[Rows, Rows, Truth, list[str]]:
+    """Return the rows to compare, the fold of each, their labels, and the classes or labels that are left out."""
     rows = np.sort(np.concatenate([ctx.split.rows("train"), ctx.split.rows("valid")]))
     if most is not None and len(rows) > most:
         # The parts are about equal, and each is like the whole.
         rows = rows[row_folds(ctx, rows, math.ceil(len(rows) / most)) == 0]
     folds = row_folds(ctx, rows, _FOLDS)
     # Of each class there must be something to learn from where one fold is judged and another one chooses.
-    labels = ctx.labels[rows]
-    lost = [k for k in np.unique(labels) if len(np.unique(folds[labels == k])) < _FEWEST]
-    kept = ~np.isin(labels, lost)
-    return rows[kept], folds[kept], [str(ctx.classes[k]) for k in lost]
+    lost, kept, labels = family.comparable(ctx.labels[rows], folds, _FEWEST)
+    return rows[kept], folds[kept], labels, [str(ctx.target.names[k]) for k in lost]
 
 
 def _bounds(d: Interval) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.files import write_text
-from fusetune.report import panels, plots, prose
+from fusetune.report import plots, prose
+from fusetune.report.form import Forms
+from fusetune.report.kinds import KINDS, Kind
 from fusetune.report.template import page, style
 from fusetune.result import SIGNIFICANT
 from fusetune.standings import Paired, Standing, Standings
@@ -29,24 +33,43 @@ def render_contest(standings: Standings) -> str:
     """Return the report as HTML."""
     there = [one for one in standings.standings if math.isfinite(one.nll.value)]
     ranked = sorted(there, key=lambda one: (one.rank.value, one.name))
-    drawing = plots.rank_plot("Rank of each by negative log-likelihood", [(one.name, one.rank) for one in ranked])
+    kind, forms = _kind(standings), _forms(standings)
+    drawing = plots.rank_plot(f"Rank of each by {kind.loss_in_words}", [(one.name, one.rank) for one in ranked])
     return page(
         "contest.html",
-        css=style(),
+        css=style() + kind.styled(),
         title=standings.title,
         it=standings,
         there=there,
         failed=[one for one in standings.standings if one.errors],
-        axis=panels.accuracy_axis(one.accuracy for one in there),
+        kind=kind,
+        forms=forms,
+        measure=standings.ground.measure,
+        axis=forms.score.axis(one.accuracy for one in there),
         ranks=drawing if len(ranked) > 1 else None,
         rivals=list(dict.fromkeys(duel.against for duel in standings.paired)),
-        answer=_answer(standings, there),
+        answer=_answer(standings, there, kind, forms),
         tuned=[one for one in standings.standings if one.settings],
         limit=SIGNIFICANT,
     )
 
 
-def _answer(standings: Standings, there: list[Standing]) -> list[str]:
+def _kind(standings: Standings) -> type[Kind]:
+    return KINDS[standings.ground.measure.kind]
+
+
+def _forms(standings: Standings) -> Forms:
+    """Return how scores are printed."""
+    return _kind(standings).forms(_size(standings))
+
+
+def _size(standings: Standings) -> float:
+    """Return the loss of the best, as finely as which others are printed."""
+    loss = standings.standings[0].nll.value
+    return loss if loss > 0 else standings.ground.measure.target.unit
+
+
+def _answer(standings: Standings, there: list[Standing], kind: type[Kind], forms: Forms) -> list[str]:
     """Return the sentences of the first paragraph."""
     if not there:
         return ["Nothing could be judged."]
@@ -55,9 +78,10 @@ def _answer(standings: Standings, there: list[Standing]) -> list[str]:
     if ground.groups is not None:
         rows += f" of {prose.count(ground.units, 'group')}"
     sentences = [
-        f"On {rows}, {best.name} has the lowest negative log-likelihood ({prose.number(best.nll.value)}, 95 % interval "
-        f"{prose.number_bounds(best.nll)}) and is right for {prose.percent(best.accuracy.value)}; that it comes first "
-        "says little where intervals overlap."
+        f"On {rows}, {best.name} has the lowest {kind.loss_in_words} ({forms.loss.value(best.nll.value)}, 95 % "
+        f"interval {forms.loss.bounds(best.nll)}) and "
+        f"{kind.score_in_words.format(forms.score.value(best.accuracy.value))}; that it comes first says little where "
+        "intervals overlap."
     ]
     for rival in dict.fromkeys(duel.against for duel in standings.paired):
         duels = [duel for duel in standings.paired if duel.against == rival]
@@ -78,12 +102,17 @@ def latex_table(standings: Standings) -> str:
     """Return the main table for LaTeX (package booktabs): scores with 95 % intervals, corrected p-values, costs."""
     rivals = list(dict.fromkeys(duel.against for duel in standings.paired))
     p = {(duel.name, duel.against): duel.p_holm for duel in standings.paired}
-    heads = ["method", "seeds", r"accuracy (\%)", "NLL", "macro F1", "ECE", *(f"$p$, {_tex(r)}" for r in rivals)]
+    measure, meanings = standings.ground.measure, _kind(standings).meanings
+    unit = r" (\%)" if measure.share else ""
+    heads = ["method", "seeds", f"{_tex(measure.score_word)}{unit}", _tex(measure.loss_word)]
+    heads += [*(_tex(_begun(meanings[key][0])) for key in measure.over_seeds), *(f"$p$, {_tex(r)}" for r in rivals)]
     heads += ["passes", "seconds"]
+    share = _percent if measure.share else "{:.3f}".format
+    loss = partial(measure.shown_loss, size=_size(standings))
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(heads) + r" \\", r"\midrule"]
     for one in standings.standings:
-        cells = [_tex(one.name), str(one.seeds), _range(one.accuracy, 100, 1), _range(one.nll, 1, 3)]
-        cells += [_number(one.macro_f1.value, 3), _number(one.ece.value, 3)]
+        cells = [_tex(one.name), str(one.seeds), _range(one.accuracy, share), _range(one.nll, loss)]
+        cells += [_printed(own.value, loss) for own in one.further.values()]
         cells += [_number(p.get((one.name, rival), math.nan), 3) for rival in rivals]
         cells += [_number(one.passes, 0), _number(one.seconds, 1)]
         lines.append(" & ".join(cells) + r" \\")
@@ -98,12 +127,23 @@ def _tex(text: str) -> str:
     return text.translate(_LATEX)
 
 
+def _begun(name: str) -> str:
+    """Return a name as it stands within a sentence."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
 def _number(value: float, digits: int) -> str:
-    return "--" if not math.isfinite(value) else f"{value:.{digits}f}"
+    return _printed(value, f"{{:.{digits}f}}".format)
 
 
-def _range(interval: Interval, factor: float, digits: int) -> str:
-    value = _number(factor * interval.value, digits)
-    if not interval.bounded:
-        return value
-    return f"{value} [{factor * interval.low:.{digits}f}, {factor * interval.high:.{digits}f}]"
+def _printed(value: float, form: Callable[[float], str]) -> str:
+    return "--" if not math.isfinite(value) else form(value)
+
+
+def _range(interval: Interval, form: Callable[[float], str]) -> str:
+    value = _printed(interval.value, form)
+    return f"{value} [{form(interval.low)}, {form(interval.high)}]" if interval.bounded else value

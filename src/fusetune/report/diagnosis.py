@@ -10,6 +10,8 @@ from markupsafe import Markup
 from fusetune.evaluate.diagnosis import Diagnosis
 from fusetune.evaluate.diagnosis.curves import Curve
 from fusetune.report import plots
+from fusetune.report.form import Form
+from fusetune.report.kinds import KINDS
 from fusetune.report.template import page, style
 
 _KINDS = ("series-a", "series-b", "series-c", "series-d")
@@ -33,25 +35,28 @@ class Figure:
 
 def render_diagnosis(diagnosis: Diagnosis, table: str) -> str:
     """Return the page as HTML; the same diagnosis gives the same bytes."""
+    measure, cells, attack = diagnosis.measure, diagnosis.incomplete, diagnosis.attack
+    kind, loss = KINDS[measure.kind], diagnosis.scores[measure.loss].value
+    forms = kind.forms(loss if loss > 0 else measure.target.unit)
+    score = forms.score
+    drawn = {
+        "missing": figure(f"{score.title} by missing rate", diagnosis.missing, "share of inputs missing", score),
+        "incomplete": figure(
+            f"{score.title} by share of missing cells", cells.curves if cells else [], "share of cells missing", score
+        ),
+        "noise": figure(f"{score.title} by noise", diagnosis.noise, "level of noise", score),
+        "attack": figure(
+            f"{score.title} under attack", attack.curves if attack else [], "radius, in deviations of a feature", score
+        ),
+    }
     return page(
-        "diagnosis.html",
-        css=style(),
-        d=diagnosis,
-        table=table,
-        ways=WAYS,
-        missing=figure("Accuracy by missing rate", diagnosis.missing, "share of inputs missing"),
-        incomplete=None
-        if diagnosis.incomplete is None
-        else figure("Accuracy by share of missing cells", diagnosis.incomplete.curves, "share of cells missing"),
-        noise=figure("Accuracy by noise", diagnosis.noise, "level of noise"),
-        attack=None
-        if diagnosis.attack is None
-        else figure("Accuracy under attack", diagnosis.attack.curves, "radius, in deviations of a feature"),
-    )
+        "diagnosis.html", css=style(), d=diagnosis, table=table, ways=WAYS, kind=kind, forms=forms, measure=measure,
+        **drawn,
+    )  # fmt: skip
 
 
-def figure(description: str, curves: Sequence[Curve], across: str) -> Figure | None:
-    """Draw accuracy curves, the first one with its intervals and on top; None where there are none."""
+def figure(description: str, curves: Sequence[Curve], across: str, form: Form) -> Figure | None:
+    """Draw curves of the score, the first one with its intervals and on top; None where there are none."""
     if not curves:
         return None
     kinds = [_KINDS[min(at, len(_KINDS) - 1)] for at in range(len(curves))]
@@ -61,4 +66,5 @@ def figure(description: str, curves: Sequence[Curve], across: str) -> Figure | N
     ]
     legend = [(curve.name, kind) for curve, kind in zip(curves, kinds, strict=True)]
     levels = [point.level for point in curves[0].points]
-    return Figure(plots.share_plot(description, lines[::-1], across, "accuracy"), legend, levels, curves)
+    drawing = plots.share_plot(description, lines[::-1], across, form.word, form.value, form.least)
+    return Figure(drawing, legend, levels, curves)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,37 @@ def amounts(word: str, title: str, size: float, tick_digits: int = 2) -> Form:
 
     bounds, change_bounds = (_bounds(form) for form in (value, change))
     return Form(word, title, value, bounds, change, change_bounds, title, tick)
+
+
+@dataclass(frozen=True)
+class Forms:
+    """How scores of one kind of answer are printed, whatever the page.
+
+    Attributes:
+        score: That of which more is better.
+        loss: That of which less is better.
+        like_score: Names of metrics that are printed as the score is; others, as the loss.
+        meanings: Names and meanings of metrics.
+        stratum: What stands for the class in words of `modalities.INTERFERENCE`.
+    """
+
+    score: Form
+    loss: Form
+    like_score: frozenset[str]
+    meanings: Mapping[str, tuple[str, str]]
+    stratum: str = "class"
+
+    def of(self, key: str) -> Form:
+        """Return how a metric is printed; what has no meaning of its own is a share of the largest classes."""
+        return self.score if key in self.like_score or key not in self.meanings else self.loss
+
+    def name(self, key: str) -> str:
+        """Return what a metric is called at the head of a column."""
+        return self.meanings[key][0]
+
+    def instead(self, way: str) -> str:
+        """Return what a misleading input is instead, by its word in `modalities.INTERFERENCE`."""
+        return way.replace("class", self.stratum)
 
 
 def in_unit(number: float, size: float, digits: int = 3) -> str:

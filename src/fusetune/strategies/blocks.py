@@ -55,8 +55,8 @@ def with_words(ctx: Context, name: str, folds: Folds, stacked: Stacked) -> Stack
     if after < before:
         return other
     ctx.log.say(
-        f"  {name}: a classifier on its words would not lower the head's {stacked.fit.score} ({after:.3f}, "
-        f"{before:.3f} without), so it is left out"
+        f"  {name}: a {ctx.target.model_word} on its words would not lower the head's {stacked.fit.score} "
+        f"({after:.3f}, {before:.3f} without), so it is left out"
     )
     return stacked
 

@@ -95,7 +95,7 @@ def _tuned(ctx: Context, name: str, folds: Folds) -> Tuned:
     else:
         begun = any(_stage(ctx, name, 0, slower) in ctx.histories for slower in (False, True))
         why = ", fine-tuning undone" if begun else ", no time for fine-tuning" if trained else ""
-        one = _as_it_was(ctx, name, folds, f"linear classifier on its features{why}")
+        one = _as_it_was(ctx, name, folds, f"linear {ctx.target.model_word} on its features{why}")
     # Where nothing was tuned, the head would read the same encoder twice.
     if one.improved and ctx.config.head.pretrained and is_pretrained(ctx.pristine[name]):
         return replace(one, more=[_untouched(ctx, name, folds)])
@@ -115,7 +115,7 @@ def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
         plain = ctx.encode(name, encoder, folds.choice_rows)
     improved = stage in ctx.histories and ctx.histories[stage].best_epoch >= 0
     undone = ", fine-tuning undone" if trained and is_pretrained(ctx.pristine[name]) else ""
-    note = "fine-tuned" if improved else f"linear classifier on its features{undone}"
+    note = "fine-tuned" if improved else f"linear {ctx.target.model_word} on its features{undone}"
     held = _logits(network, plain[0])
     if ctx.config.head.inputs == "logits":
         block = Block(name, name, [network], True, _logits(network, views), held[None], plain[0])
@@ -245,7 +245,8 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
     block = Block(name, name, networks, True, views, held[None], z)
     stages = {_stage(ctx, name, fold, slower) for fold in range(len(networks)) for slower in (False, True)}
     moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)
-    note = f"fine-tuned, mean of {len(networks)} networks" if moved else "linear classifier on its features"
+    alone = f"linear {ctx.target.model_word} on its features"
+    note = f"fine-tuned, mean of {len(networks)} networks" if moved else alone
     return Tuned(block, held, moved, note)
 
 

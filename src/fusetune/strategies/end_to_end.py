@@ -156,7 +156,7 @@ class EndToEnd(nn.Module, Strategy, ABC):
         history = ctx.histories.get(method.stage)
         epoch = history.best_epoch + 1 if history else 0
         notes: dict[str | None, str] = {
-            name: f"classifier on its {method.encoder_note(name, epoch)}" for name in ctx.modalities
+            name: f"{ctx.target.model_word} on its {method.encoder_note(name, epoch)}" for name in ctx.modalities
         }
         notes[WHOLE] = f"{method.together}, {f'epoch {epoch}' if epoch else 'no epoch kept'}"
         network = method.network.eval().requires_grad_(False)

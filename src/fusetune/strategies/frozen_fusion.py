@@ -55,7 +55,8 @@ class FrozenFusion(Strategy):
             network, fit = fused(ctx, settings.fusion)
         improved = [name for name in ctx.modalities if name in ctx.histories and ctx.histories[name].best_epoch >= 0]
         notes: dict[str | None, str] = {
-            name: "fine-tuned" if name in improved else "linear classifier on its features" for name in ctx.modalities
+            name: "fine-tuned" if name in improved else f"linear {ctx.target.model_word} on its features"
+            for name in ctx.modalities
         }
         notes[WHOLE] = f"{whole_note(improved, len(ctx.modalities))} ({fit.choice})"
         return Fitted(network, held, held_by(ctx, network, held), notes, ctx.cost() - before, fit.tried)

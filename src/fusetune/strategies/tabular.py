@@ -119,7 +119,7 @@ def _blocks(ctx: Context, name: str, folds: Folds, rows: Rows) -> list[_Read]:
     if ctx.modalities[name].kind != "text" or not ctx.config.text.words:
         return blocks
     if ctx.late(_DEARER * took):
-        ctx.log.say(f"  {name}: no classifier on its words, for which there is no time")
+        ctx.log.say(f"  {name}: no {ctx.target.model_word} on its words, for which there is no time")
         return blocks
     if (words := words_block(ctx, name, folds)) is not None:
         blocks.append(_Read(words.name, name, *words.networks[0].only, words.plain[0]))

@@ -228,7 +228,7 @@ def solve_crossed(
     settings = HeadConfig(penalties=_WORD_PENALTIES, modality_dropout=0) if words else _probe_settings(ctx)
     fit = fit_crossed(data, data, folds[has], settings, len(ctx.classes), ctx.config.seed, each=not words)
     stage = name + WORDS if words else name
-    fit.tell(ctx.log, "probe", f"linear classifier on {stage}", stage=stage)
+    fit.tell(ctx.log, "probe", f"linear {ctx.target.model_word} on {stage}", stage=stage)
     assert isinstance(fit.head, LinearHead)
     network = one_network(ctx, name, encoder, fit.head.as_linear())
     freeze(network)
@@ -263,7 +263,7 @@ def probe_on(ctx: Context, name: str, data: HeadData, valid: HeadData, stage: st
     _refuse_too_few(name, valid, "validation row")
     _refuse_too_few(name, data, "training row")
     fit = fit_logistic(data, valid, _probe_settings(ctx), len(ctx.classes), ctx.config.seed)
-    fit.tell(ctx.log, "probe", f"linear classifier on {stage}", stage=stage)
+    fit.tell(ctx.log, "probe", f"linear {ctx.target.model_word} on {stage}", stage=stage)
     assert isinstance(fit.head, LinearHead)
     return fit.head.as_linear()
 

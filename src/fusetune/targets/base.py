@@ -51,6 +51,8 @@ class Target(ABC):
 
     Attributes:
         kind: Its name in `target`.
+        names_word: What its names are, such as classes.
+        model_word: What predicts it from features is called.
         loss_word: What its loss is called.
         score_word: What the share of a row's answer that is right is called, on average.
         prior_word: What `prior` is made of.
@@ -60,6 +62,8 @@ class Target(ABC):
     """
 
     kind: ClassVar[TargetKind]
+    names_word: ClassVar[str]
+    model_word: ClassVar[str] = "classifier"
     loss_word: ClassVar[str]
     score_word: ClassVar[str]
     prior_word: ClassVar[str]

@@ -24,7 +24,7 @@ from fusetune.targets.links import Multinomial
 class Classification(Target):
     """f are logits, and softmax(f) are the probabilities of the classes."""
 
-    kind = "classification"
+    kind, names_word = "classification", "classes"
     loss_word, score_word = "NLL", "accuracy"
     prior_word = "class frequencies"
     link = Multinomial()

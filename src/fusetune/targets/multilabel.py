@@ -28,7 +28,7 @@ SEPARATOR = ";"
 class Multilabel(Target):
     """f are log-odds, and sigmoid(f) are the probabilities of the labels."""
 
-    kind = "multilabel"
+    kind, names_word = "multilabel", "labels"
     loss_word, score_word = "NLL", "label accuracy"
     prior_word = "label frequencies"
     link = Bernoulli()

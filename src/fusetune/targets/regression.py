@@ -33,7 +33,7 @@ class Regression(Target):
         whole: Are all of them whole numbers?
     """
 
-    kind = "regression"
+    kind, names_word, model_word = "regression", "numbers", "model"
     loss_word, score_word = "MSE/2", "R2"
     prior_word = "mean"
     link = Normal()

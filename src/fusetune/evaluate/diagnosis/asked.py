@@ -45,7 +45,8 @@ class Asked:
         """Keep some rows, by position or mask."""
         told = self.judged
         groups = None if told.groups is None else told.groups[rows]
-        judged = Judged(told.outputs.some(rows), told.labels[rows], told.keys[rows], groups)
+        outputs, labels, keys = told.outputs.some(rows), told.labels[rows], told.keys[rows]
+        judged = replace(told, outputs=outputs, labels=labels, keys=keys, groups=groups)
         return replace(self, where=self.where[rows], judged=judged)
 
     def has(self, modality: str) -> Any:
@@ -85,7 +86,7 @@ class Diagnosed:
 
     def probe(self, asked: Asked) -> Probe:
         """Return the network beside what it says of some rows, to be asked again."""
-        return Probe(self.network, asked.judged.outputs, self.temperature)
+        return Probe(self.network, asked.judged.outputs, self.temperature, measure=asked.judged.measure)
 
     def encode(
         self,
@@ -124,8 +125,8 @@ def as_it_is(inputs: Any, rows: Rows) -> Any:
     return inputs
 
 
-def plain_probabilities(probe: Probe) -> FloatArray:
-    """Return what the network says of unchanged features, ``float [rows, classes]``: what changes are compared with.
+def plain_answers(probe: Probe) -> FloatArray:
+    """Return what the network answers to unchanged features, ``float [rows, width]``: what changes are compared with.
 
     With `evaluate.test_views` a prediction is a mean over views, and features are those of the plain inputs alone.
     """

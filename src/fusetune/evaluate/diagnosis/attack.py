@@ -1,10 +1,11 @@
 """How far a model can be pushed by small changes of features that are made against it: projected gradient descent.
 
-    delta <- clip(delta + 2.5 eps / 10 * sign(d CE(f(z + delta), y) / d delta), -eps, eps),   10 steps from delta = 0
+    delta <- clip(delta + 2.5 eps / 10 * sign(d L(f(z + delta), y) / d delta), -eps, eps),   10 steps from delta = 0
 
-(Madry et al. 2018, arXiv 1706.06083), after the encoders. The radius is relative: eps = r times each feature's own
-deviation over the rows. One modality is attacked, or all at once. Of the ten steps each row keeps the one with the
-highest loss, or none where every step helps it.
+L is the loss of the target: cross-entropy (of several labels their sum), or half the squared error of a number (Madry
+et al. 2018, arXiv 1706.06083), after the encoders. The radius is relative: eps = r times each feature's own deviation
+over the rows. One modality is attacked, or all at once. Of the ten steps each row keeps the one with the highest loss,
+or none where every step helps it.
 
 This is EMPIRICAL ONLY AND CERTIFIES NOTHING: what withstands this attack may fall to another one, and changes of
 features need not be what any change of a picture or a text can reach.
@@ -18,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fusetune.data.schema import free_name
-from fusetune.evaluate.diagnosis.asked import ALL, Asked, Diagnosed, plain_probabilities
+from fusetune.evaluate.diagnosis.asked import ALL, Asked, Diagnosed, plain_answers
 from fusetune.evaluate.diagnosis.curves import Curve, curves, judged_rows
 from fusetune.evaluate.modalities import Probe
 from fusetune.progress import track
@@ -60,14 +60,16 @@ def attack_features(model: Diagnosed, asked: Asked, *, resamples: int, seed: int
     if len(targets) > 1:
         targets[free_name(ALL, targets)] = list(targets)
     spread = {name: _spread(asked, name) for name in model.modalities}
-    plain, right, lost = plain_probabilities(probe), {}, {}
+    plain, right, lost = plain_answers(probe), {}, {}
+    aims = probe.measure.target.tensor(y)
     for title, names in targets.items():
         versions = [plain]
         for radius in track(RADII, f"attacking {title}"):
             reach = {name: radius * spread[name] for name in names}
-            versions.append(probe.again(asked.judged.outputs.present, attacked(probe, torch.from_numpy(y), reach)))
-        right[title], lost[title] = judged_rows(versions, y)
-    found = curves((0.0, *RADII), right, lost, asked.judged.groups, resamples=resamples, seed=seed)
+            versions.append(probe.again(asked.judged.outputs.present, attacked(probe, aims, reach)))
+        right[title], lost[title] = judged_rows(versions, y, probe.measure)
+    how = {"resamples": resamples, "seed": seed}
+    found = curves((0.0, *RADII), right, lost, y, asked.judged.groups, probe.measure, **how)
     return Attack(found, STEPS, WARNING)
 
 
@@ -76,7 +78,7 @@ def attacked(probe: Probe, labels: Tensor, reach: Mapping[str, Tensor]) -> dict[
 
     Args:
         probe: The network and its outputs.
-        labels: Class indices, int64 [rows].
+        labels: As the target's losses take them, [rows].
         reach: How far each feature may move, by modality, float [dim] each: no other modality is moved.
 
     Returns:
@@ -112,7 +114,7 @@ def _losses(probe: Probe, z: Mapping[str, Tensor], labels: Tensor) -> tuple[Tens
     }
     with torch.enable_grad():
         f = network.fuse(masked, present).f.cpu() / torch.as_tensor(probe.temperature, dtype=torch.float64)
-        losses = F.cross_entropy(f, labels, reduction="none")
+        losses = probe.measure.target.losses(f, labels)
     return losses, losses.sum()
 
 

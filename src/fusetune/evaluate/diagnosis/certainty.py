@@ -1,8 +1,8 @@
-"""Whether stated certainty and prediction sets keep their promise, by class and after the loss of each modality.
+"""Whether stated certainty, prediction sets and intervals keep their promise, after the loss of each modality too.
 
-A modality is lost in all rows at once, and nothing is learnt anew: temperature and thresholds of the sets are those
-that the model brings from its validation rows. Mondrian sets have thresholds of their own for what is then missing,
-where enough validation rows lacked the same.
+A modality is lost in all rows at once, and nothing is learnt anew: temperature, thresholds of sets and reaches of
+intervals are those that the model brings from its validation rows. Mondrian ones have thresholds of their own for what
+is then missing, where enough validation rows lacked the same.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fusetune.evaluate.conformal import COVERAGE, METHODS, Conformal, patterns
-from fusetune.evaluate.diagnosis.asked import Asked, Diagnosed, plain_probabilities
-from fusetune.evaluate.intervals import Interval, means, proportion, score_with_intervals
+from fusetune.evaluate.conformal import COVERAGE, METHODS, OTHER, Conformal, patterns
+from fusetune.evaluate.diagnosis.asked import Asked, Diagnosed, plain_answers
+from fusetune.evaluate.intervals import Interval, means, proportion
 from fusetune.evaluate.metrics import FloatArray
+from fusetune.evaluate.reach import Reaches
 from fusetune.progress import track
 
-_SAID = ("accuracy", "nll", "brier", "ece", "classwise_ece")
+INTERVAL = "interval"
+_NONE = Reaches()
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class ClassCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Prediction sets of one method, pooled or Mondrian, against the promised coverage."""
+    """Prediction sets of one method, or intervals, pooled or Mondrian, against the promised coverage.
+
+    `size` is the mean number of classes, or the mean width in the number's unit.
+    """
 
     method: str
     mondrian: bool
@@ -55,8 +60,9 @@ class Certainty:
         lost: The modality that is taken away; None: none.
         rows: All judged rows, those that lacked it anyway included.
         groups: Their groups; None where rows are not grouped.
-        scores: Accuracy, NLL, Brier score and calibration errors, by name.
-        sets: Coverage of the prediction sets; empty where the model brings no thresholds.
+        scores: Metrics that say how certainty fares (`Measure.certain`): of classes accuracy, NLL, Brier score and
+            calibration errors, by name.
+        sets: Coverage of the prediction sets or intervals; empty where the model brings none.
     """
 
     lost: str | None
@@ -67,7 +73,14 @@ class Certainty:
 
 
 def certainty(
-    model: Diagnosed, asked: Asked, conformal: Conformal, classes: list[str], *, resamples: int, seed: int
+    model: Diagnosed,
+    asked: Asked,
+    conformal: Conformal,
+    classes: list[str],
+    reaches: Reaches = _NONE,
+    *,
+    resamples: int,
+    seed: int,
 ) -> list[Certainty]:
     """Judge the certainty of some rows as they are, and without each modality that the network reads.
 
@@ -76,20 +89,23 @@ def certainty(
         asked: The rows.
         conformal: The thresholds that it brings.
         classes: Names of the classes.
+        reaches: Of the intervals that it brings.
         resamples: Bootstrap samples behind each interval.
         seed: Of the resamples.
     """
+    how = {"resamples": resamples, "seed": seed}
     probe, told = model.probe(asked), asked.judged
     found = []
     for lost in track([None, *model.modalities], "judging certainty"):
         present = dict(told.outputs.present)
         if lost is not None:
             present[lost] = torch.zeros_like(present[lost])
-        p = plain_probabilities(probe) if lost is None else probe.again(present)
-        scores = score_with_intervals(p, told.labels, told.groups, resamples=resamples, seed=seed)
+        p = plain_answers(probe) if lost is None else probe.again(present)
+        scores = told.measure.scores(p, told.labels, told.groups, **how)
         pattern = patterns({name: bits.numpy() for name, bits in present.items()})
-        sets = coverages(conformal, p, asked, pattern, classes, resamples=resamples, seed=seed)
-        kept = {name: scores[name] for name in _SAID}
+        sets = coverages(conformal, p, asked, pattern, classes, **how)
+        sets += interval_coverages(reaches, p, asked, pattern, **how)
+        kept = {name: scores[name] for name in told.measure.certain}
         found.append(Certainty(lost, len(asked), asked.group_count, kept, sets))
     return found
 
@@ -124,4 +140,28 @@ def coverages(
                 by_class.append(ClassCoverage(name, int(here.sum()), count, proportion(held[here], own), mean))
         whole = proportion(held, groups), means(size[:, None], groups, **how)[0]
         found.append(Coverage(method, mondrian, COVERAGE, *whole, by_class))
+    return found
+
+
+def interval_coverages(
+    reaches: Reaches, p: FloatArray, asked: Asked, pattern: NDArray[np.str_], **how: int
+) -> list[Coverage]:
+    """Return how often the intervals hold the number: as the model states them, by pattern, and with one reach for all.
+
+    Args:
+        reaches: Of the intervals; none: an empty list.
+        p: Numbers of the rows, ``float [rows, 1]``.
+        asked: The rows.
+        pattern: Which modalities each has, in words.
+        how: `resamples` and `seed`.
+    """
+    if not reaches.levels:
+        return []
+    told, found = asked.judged, []
+    y = np.asarray(told.measure.truths(told.labels), dtype=np.float64)
+    for mondrian, names in ((True, pattern), (False, np.full(len(y), OTHER))):
+        ends = told.measure.held(COVERAGE, p, names, Conformal(), reaches)
+        held, width = (ends["low"] <= y) & (y <= ends["high"]), ends["high"] - ends["low"]
+        whole = proportion(held, told.groups), means(width[:, None], told.groups, **how)[0]
+        found.append(Coverage(INTERVAL, mondrian, COVERAGE, *whole, []))
     return found

@@ -1,16 +1,21 @@
-"""Curves of accuracy and NLL over the level of a perturbation, and the area under them."""
+"""Curves of score and loss over the level of a perturbation, and the area under them.
+
+`accuracy` and `nll` are the measure's score and loss, whatever is predicted (`evaluate.measures`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fusetune.evaluate import metrics
 from fusetune.evaluate.intervals import Interval, means, proportion
-from fusetune.evaluate.metrics import FloatArray, IntArray
+from fusetune.evaluate.measures import CLASSES, Measure
+from fusetune.evaluate.metrics import FloatArray
+from fusetune.targets import Truth
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Curve:
     Attributes:
         name: What is perturbed, or which method is asked.
         points: Scores by level, the lowest first.
-        area: Area under the accuracy curve, divided by the range of levels: the mean accuracy over it.
-        nll_area: The same of the NLL.
+        area: Area under the curve of the score, divided by the range of levels: the mean score over it.
+        nll_area: The same of the loss.
     """
 
     name: str
@@ -53,20 +58,24 @@ def curves(
     levels: Sequence[float],
     right: Mapping[str, FloatArray],
     lost: Mapping[str, FloatArray],
+    labels: Truth,
     groups: ArrayLike | None,
+    measure: Measure[Any] = CLASSES,
     *,
     resamples: int,
     seed: int,
 ) -> list[Curve]:
     """Return curves with 95 % intervals; all of them see the same resamples.
 
-    Shares of rows get the interval of `proportion`; NLLs, and means over several draws or levels, the bootstrap.
+    Shares of rows get the interval of `proportion`; losses, and means over several draws or levels, the bootstrap.
 
     Args:
         levels: The levels, ascending.
-        right: By name, how often each row is decided rightly, from 0 to 1, ``float [rows, levels]``.
-        lost: By name, the NLL of each row, ``float [rows, levels]``.
+        right: By name, how right each row's answer is (of classes, how often), ``float [rows, levels]``.
+        lost: By name, the loss of each row, ``float [rows, levels]``.
+        labels: Of the rows.
         groups: The group of each row, or None.
+        measure: How answers are judged.
         resamples: Bootstrap samples.
         seed: Of the resamples.
     """
@@ -76,10 +85,12 @@ def curves(
     hits, losses = (
         {name: np.concatenate([rows, rows @ area], axis=1) for name, rows in each.items()} for each in (right, lost)
     )
-    columns = np.concatenate([*hits.values(), *losses.values()], axis=1)
-    scores = iter(means(columns, groups, resamples=resamples, seed=seed))
-    accuracy = {name: [_share(column, next(scores), groups) for column in rows.T] for name, rows in hits.items()}
-    nll = {name: [next(scores) for _ in rows.T] for name, rows in losses.items()}
+    how = {"resamples": resamples, "seed": seed}
+    scores = iter(measure.score_means(np.concatenate(list(hits.values()), axis=1), labels, groups, **how))
+    lows = iter(means(np.concatenate(list(losses.values()), axis=1), groups, **how))
+    shared = _share if measure.share else lambda _, mean, __: mean
+    accuracy = {name: [shared(column, next(scores), groups) for column in rows.T] for name, rows in hits.items()}
+    nll = {name: [next(lows) for _ in rows.T] for name, rows in losses.items()}
     return [
         Curve(
             name,
@@ -99,7 +110,7 @@ def _share(hits: FloatArray, mean: Interval, groups: ArrayLike | None) -> Interv
     return proportion(hits, groups) if np.isin(hits, (0.0, 1.0)).all() else mean
 
 
-def judged_rows(versions: Sequence[FloatArray], labels: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Return right (0 or 1) and NLL of each row by each version of its probabilities, ``float [rows, versions]``."""
-    right = np.stack([metrics.correct_rows(p, labels).astype(np.float64) for p in versions], axis=1)
-    return right, np.stack([metrics.nll_rows(p, labels) for p in versions], axis=1)
+def judged_rows(versions: Sequence[FloatArray], labels: Truth, measure: Measure[Any]) -> tuple[FloatArray, FloatArray]:
+    """Return how right each row is, and its loss, by each version of its answer, ``float [rows, versions]``."""
+    right = np.stack([measure.right_rows(p, labels) for p in versions], axis=1)
+    return right, np.stack([measure.lost_rows(p, labels) for p in versions], axis=1)

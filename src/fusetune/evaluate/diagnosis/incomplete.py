@@ -28,11 +28,13 @@ from numpy.typing import NDArray
 from fusetune.augment.random import Moment, uniform
 from fusetune.data.cells import MISSING, CellInput, CellSource
 from fusetune.errors import TableError, listed
-from fusetune.evaluate.diagnosis.asked import Asked, Diagnosed, as_it_is, plain_probabilities
+from fusetune.evaluate.diagnosis.asked import Asked, Diagnosed, as_it_is, plain_answers
 from fusetune.evaluate.diagnosis.curves import Curve, curves, judged_rows
+from fusetune.evaluate.measures import CLASSES, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.modalities import RATES
 from fusetune.files import written_aside
+from fusetune.targets import Truth
 
 VALUES, FEATURES, MOST, LEAST = "RVM", "RFM", "MIFM", "LIFM"
 _TREES = 100
@@ -140,7 +142,12 @@ class CellMasks:
 
 
 def column_importance(
-    fitted: CellInput, source: CellSource, rows: NDArray[np.int64], labels: IntArray, seed: int
+    fitted: CellInput,
+    source: CellSource,
+    rows: NDArray[np.int64],
+    labels: Truth,
+    seed: int,
+    measure: Measure[Any] = CLASSES,
 ) -> dict[str, float]:
     """Return the importance of each column to a random forest, summing to one.
 
@@ -148,14 +155,15 @@ def column_importance(
         fitted: The columns' pre-processing.
         source: The cells.
         rows: Positions of the training rows.
-        labels: Their class indices, ``int [rows]``.
+        labels: Their labels.
         seed: Of the forest.
+        measure: How answers are judged; it knows the forest that learns such labels.
     """
     numbers = [scale.column for scale in fitted.numbers]
     owners = numbers + numbers + [vocabulary.column for vocabulary in fitted.categories]
     x = np.concatenate([source.numbers[rows], source.missing[rows], source.codes[rows]], axis=1)
     # Imported here, since nothing else needs forests, and their import takes a while.
-    forest = import_module("sklearn.ensemble").RandomForestClassifier(_TREES, random_state=seed, n_jobs=1)
+    forest = getattr(import_module("sklearn.ensemble"), measure.forest)(_TREES, random_state=seed, n_jobs=1)
     forest.fit(x, labels)
     shares = pd.Series(forest.feature_importances_).groupby(np.array(owners)).sum()
     return {name: float(shares[name]) for name in fitted.kinds}
@@ -213,16 +221,16 @@ def incomplete_columns(
         resamples: Bootstrap samples behind each interval.
         seed: Of the resamples.
     """
-    probe, fitted = model.probe(asked), model.readers[name].fitted
+    probe, fitted, measure = model.probe(asked), model.readers[name].fitted, asked.judged.measure
     assert isinstance(fitted, CellInput)
     y, right, lost = asked.judged.labels, {}, {}
-    plain = plain_probabilities(probe)
+    plain = plain_answers(probe)
     for way in masks.ways:
         masked = (masks.missing(way, rate) for rate in RATES[1:])
         versions = [_asked_without(model, name, fitted, asked, missing) for missing in masked]
-        right[way], lost[way] = judged_rows([plain, *versions], y)
+        right[way], lost[way] = judged_rows([plain, *versions], y, measure)
     order = sorted(masks.importance.items(), key=lambda item: -item[1])
-    found = curves(RATES, right, lost, asked.judged.groups, resamples=resamples, seed=seed)
+    found = curves(RATES, right, lost, y, asked.judged.groups, measure, resamples=resamples, seed=seed)
     return Incomplete(name, len(masks.columns), dict(order), masks.seed, found)
 
 

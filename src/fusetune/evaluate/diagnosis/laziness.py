@@ -23,9 +23,8 @@ from fusetune.config import Config, HeadConfig
 from fusetune.encoders import Encoder, Stacked
 from fusetune.errors import WeightsError
 from fusetune.evaluate.diagnosis.asked import Asked, Diagnosed, as_it_is
-from fusetune.evaluate.intervals import Interval, paired_difference, score_with_intervals
+from fusetune.evaluate.intervals import Interval
 from fusetune.evaluate.metrics import FloatArray
-from fusetune.evaluate.temperature import softmax
 from fusetune.heads.base import HeadData, logits_of
 from fusetune.heads.solver import fit_logistic
 from fusetune.inputs import before_training
@@ -49,10 +48,10 @@ class Reference:
 
     Attributes:
         name: `before training`: a probe on the encoder as it was; `alone`: a network trained on the modality only.
-        accuracy: Of the reference.
-        nll: Of the reference.
-        laziness: Its accuracy less the probe's, paired; positive: the network's encoder knows less.
-        laziness_nll: The probe's NLL less that of the reference; positive: the same.
+        accuracy: Score of the reference.
+        nll: Its loss.
+        laziness: Its score less the probe's, paired; positive: the network's encoder knows less.
+        laziness_nll: The probe's loss less that of the reference; positive: the same.
     """
 
     name: str
@@ -73,8 +72,8 @@ class Laziness:
         learnt: Rows that the probe was solved on.
         chosen: Rows that its penalty was chosen on.
         choice: The penalty, in words.
-        accuracy: Of the probe on the network's features.
-        nll: Of the same.
+        accuracy: Score of the probe on the network's features.
+        nll: Loss of the same.
         references: What it is compared with.
     """
 
@@ -97,8 +96,8 @@ def probe_laziness(
     Args:
         model: The saved model.
         parts: The rows.
-        alone: By modality, probabilities of the judged rows by an independently trained unimodal network, ``float
-            [rows, classes]``.
+        alone: By modality, answers about the judged rows by an independently trained unimodal network, ``float
+            [rows, width]``.
         config: The run's settings: which encoders it started from.
         resamples: Bootstrap samples behind each interval.
         seed: Of the resamples.
@@ -112,20 +111,19 @@ def probe_laziness(
         y, groups = some.judged.judged.labels, some.judged.judged.groups
         own = [asked.judged.outputs.z[name].numpy() for asked in (some.learn, some.choose, some.judged)]
         p, choice = solved(own, some, model.network.classes)
-        scores = score_with_intervals(p, y, groups, **how)
-        others = {}
+        measure, others = some.judged.judged.measure, {}
         try:
             others[BEFORE], _ = solved(_before(model, name, some, config), some, model.network.classes)
         except WeightsError as error:
             notes.append(f"{name}: no probe on the encoder as it was before training, since {error}")
         if name in alone:
             others[ALONE] = alone[name][parts.judged.has(name)]
+        (score, loss), *scores = measure.pairs([p, *others.values()], y, groups, **how)
         references = []
-        for title, other in others.items():
-            of = score_with_intervals(other, y, groups, **how)
-            behind = paired_difference(other, p, y, groups, **how)["accuracy"]
-            lower = paired_difference(p, other, y, groups, **how)["nll"]
-            references.append(Reference(title, of["accuracy"], of["nll"], behind, lower))
+        for (title, other), of in zip(others.items(), scores, strict=True):
+            behind, _ = measure.difference(other, p, y, groups, **how)
+            _, higher = measure.difference(p, other, y, groups, **how)
+            references.append(Reference(title, *of, behind, higher))
         found.append(
             Laziness(
                 modality=name,
@@ -134,8 +132,8 @@ def probe_laziness(
                 learnt=len(some.learn),
                 chosen=len(some.choose),
                 choice=choice,
-                accuracy=scores["accuracy"],
-                nll=scores["nll"],
+                accuracy=score,
+                nll=loss,
                 references=references,
             )
         )
@@ -143,27 +141,31 @@ def probe_laziness(
 
 
 def solved(z: list[NDArray[np.float32]], parts: Parts, classes: int) -> tuple[FloatArray, str]:
-    """Solve multinomial logistic regression on standardised features, its L2 penalty chosen by validation NLL.
+    """Solve the target's linear model on standardised features, its L2 penalty chosen by validation NLL.
+
+    Of classes it is multinomial logistic regression, of labels one logistic regression each, of a number ridge
+    regression.
 
     Args:
         z: Features of the rows of each part, ``float32 [rows, dim]``.
         parts: The rows; all of them have the modality.
-        classes: Number of classes.
+        classes: How many numbers are said of a row.
 
     Returns:
-        Probabilities of the judged rows, ``float [rows, classes]``, and the choice in words.
+        Answers about the judged rows, ``float [rows, classes]``, and the choice in words.
     """
     learn, choose, judged = (
         _data(own, asked) for own, asked in zip(z, (parts.learn, parts.choose, parts.judged), strict=True)
     )
     fit = fit_logistic(learn, choose, HeadConfig(modality_dropout=0), classes, seed=0)
-    return softmax(logits_of(fit.head, judged).double().numpy()), fit.choice
+    return parts.judged.judged.measure.say(logits_of(fit.head, judged).double().numpy()), fit.choice
 
 
 def _data(z: NDArray[np.float32], asked: Asked) -> HeadData:
     ones = np.ones(len(asked))
     labels, keys = asked.judged.labels, np.asarray(asked.judged.keys, dtype=np.int64)
-    return HeadData({_BLOCK: np.asarray(z)[None]}, {_BLOCK: ones.astype(bool)}, labels, ones, keys)
+    blocks, target = {_BLOCK: np.asarray(z)[None]}, type(asked.judged.measure.target)
+    return HeadData(blocks, {_BLOCK: ones.astype(bool)}, labels, ones, keys, target=target)
 
 
 def _before(model: Diagnosed, name: str, parts: Parts, config: Config) -> list[NDArray[np.float32]]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from fusetune.evaluate.diagnosis.curves import Curve, curves
+from fusetune.evaluate.measures import CLASSES, Measure
 from fusetune.evaluate.metrics import IntArray
 from fusetune.evaluate.modalities import RATES, Masked, missing_rows
+from fusetune.targets import Truth
 
 
 def missing_curves(
     methods: Mapping[str, Masked],
     names: Sequence[str],
-    labels: IntArray,
+    labels: Truth,
     keys: IntArray,
     groups: ArrayLike | None,
+    measure: Measure[Any] = CLASSES,
     *,
     resamples: int,
     seed: int,
@@ -26,13 +30,14 @@ def missing_curves(
     Masks are a function of the rows' keys and the seed (`missing_masks`), drawn five times and averaged.
 
     Args:
-        methods: Functions from what is present to probabilities, by name.
+        methods: Functions from what is present to answers, by name.
         names: The modalities.
-        labels: Class indices, ``int [rows]``.
+        labels: Of the rows.
         keys: Row keys, ``int64 [rows]``.
         groups: The group of each row, or None.
+        measure: How answers are judged.
         resamples: Bootstrap samples behind each interval.
         seed: Of masks and resamples.
     """
-    right, lost = missing_rows(methods, names, labels, keys, seed=seed)
-    return curves(RATES, right, lost, groups, resamples=resamples, seed=seed)
+    right, lost = missing_rows(methods, names, labels, keys, measure, seed=seed)
+    return curves(RATES, right, lost, labels, groups, measure, resamples=resamples, seed=seed)

@@ -30,7 +30,7 @@ from fusetune.data.source import Bag
 from fusetune.data.split import Rows
 from fusetune.data.table import Table, with_columns
 from fusetune.data.tokens import TextInput
-from fusetune.evaluate.diagnosis.asked import ALL, Asked, Diagnosed, as_it_is, plain_probabilities
+from fusetune.evaluate.diagnosis.asked import ALL, Asked, Diagnosed, as_it_is, plain_answers
 from fusetune.evaluate.diagnosis.curves import Curve, curves, judged_rows
 from fusetune.evaluate.metrics import IntArray
 
@@ -52,11 +52,12 @@ def noise_curves(model: Diagnosed, asked: Asked, *, resamples: int, seed: int) -
     targets: dict[str, list[str]] = {name: [name] for name in noisy}
     if len(noisy) > 1:
         targets[free_name(ALL, noisy)] = list(noisy)
-    plain, right, lost = plain_probabilities(probe), {}, {}
+    plain, right, lost = plain_answers(probe), {}, {}
     for title, names in targets.items():
         changed = [probe.again(present, {name: noisy[name][at] for name in names}) for at in range(1, len(LEVELS))]
-        right[title], lost[title] = judged_rows([plain, *changed], asked.judged.labels)
-    return curves(LEVELS, right, lost, asked.judged.groups, resamples=resamples, seed=seed)
+        right[title], lost[title] = judged_rows([plain, *changed], asked.judged.labels, probe.measure)
+    told = asked.judged
+    return curves(LEVELS, right, lost, told.labels, told.groups, told.measure, resamples=resamples, seed=seed)
 
 
 def noisy_features(model: Diagnosed, name: str, asked: Asked, seed: int) -> list[Tensor]:

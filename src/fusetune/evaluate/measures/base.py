@@ -23,6 +23,7 @@ from fusetune.evaluate.decision import Learnt, Rule
 from fusetune.evaluate.intervals import Interval, means
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches
+from fusetune.evaluate.seeds import crossed_mean
 from fusetune.evaluate.temperature import Heat, Temperature, calibrate, fit_temperature
 from fusetune.targets import Target, Truth
 
@@ -68,6 +69,10 @@ class Measure(ABC, Generic[T]):
         changed: Metrics that a temperature changes, since they are about certainty.
         rule: How an answer is made of what a network says, in words.
         constant: The simplest answer of all, in words after "better than".
+        over_seeds: Metrics of which a contest tells how they differ between seeds.
+        certain: Metrics that say whether certainty keeps its promise.
+        forest: The forest of scikit-learn by which the importance of columns is told.
+        alike: What is said of rows that all have one label, with a place for it.
         decides: Is an answer one of several, with a margin to the next?
         chances: Are the numbers of an answer probabilities?
     """
@@ -81,6 +86,10 @@ class Measure(ABC, Generic[T]):
     changed: ClassVar[tuple[str, ...]] = ()
     rule: ClassVar[str]
     constant: ClassVar[str]
+    over_seeds: ClassVar[tuple[str, ...]]
+    certain: ClassVar[tuple[str, ...]]
+    forest: ClassVar[str] = "RandomForestClassifier"
+    alike: ClassVar[str] = "all judged rows have the same label, {}; scores that compare rows are unknown"
     decides: ClassVar[bool] = False
     chances: ClassVar[bool] = True
 
@@ -113,6 +122,11 @@ class Measure(ABC, Generic[T]):
         Raises:
             UserError: If answers cannot be scored.
         """
+
+    def values(self, p: FloatArray, truth: Truth) -> dict[str, float]:
+        """Return every metric by name, without intervals; errors are those of `scores`."""
+        one = np.zeros(len(truth), dtype=np.int64)  # of one group there are none, so that nothing is drawn
+        return {name: score.value for name, score in self.scores(p, truth, one).items()}
 
     def losses_of(self, f: FloatArray, truth: Truth) -> FloatArray:
         """Return the loss of each row by what a network says of it, float [rows]."""
@@ -163,6 +177,10 @@ class Measure(ABC, Generic[T]):
         """Return how rows are decided, by what was learnt of it or, `by` the simplest rule, whatever that says."""
         return self.plainly
 
+    def called(self, p: FloatArray) -> NDArray[Any] | None:
+        """Return what each answer stands for plainly, [rows] or [rows, labels]; None where nothing is decided."""
+        return None
+
     @abstractmethod
     def answers(self, p: FloatArray, rule: Rule) -> list[Any]:
         """Return what a user is told of each row in one word: a class, labels, a number."""
@@ -203,12 +221,29 @@ class Measure(ABC, Generic[T]):
         """Return which of an answer's numbers `decide` should name, int [rows]; the first where that cannot be said."""
         return np.zeros(len(truth), dtype=np.int64)
 
+    def facts(self) -> dict[str, Any]:
+        """Return JSON values that say in files what is predicted (see `telling`), by name."""
+        return {"target": {"kind": self.kind, **self.target.facts()}}
+
+    def answered_by(self, table: pd.DataFrame) -> FloatArray:
+        """Return answers, float64 [rows, width], from the columns that a table of predictions keeps of them.
+
+        Raises:
+            KeyError: If the table lacks one.
+        """
+        return table[[f"p({name})" for name in self.target.names]].to_numpy(np.float64)
+
+    def shown_loss(self, loss: float, size: float | None = None) -> str:
+        """Return a loss in plain characters, as finely as one of some size asks for; default: that of the labels."""
+        return f"{loss:.3f}"
+
     @classmethod
     def named(cls, values: Any) -> Any:
         """Return JSON values of tables with score and loss under their own names, in place of `accuracy` and `nll`."""
         words = {
             "accuracy": cls.score, "nll": cls.loss, "valid_nll": f"valid_{cls.loss}",
-            "p_nll": f"p_{cls.loss}", "p_nll_holm": f"p_{cls.loss}_holm",
+            "p_nll": f"p_{cls.loss}", "p_nll_holm": f"p_{cls.loss}_holm", "nll_area": f"{cls.loss}_area",
+            "laziness_nll": f"laziness_{cls.loss}",
         }  # fmt: skip
         if isinstance(values, dict):
             return {words.get(name, name): cls.named(value) for name, value in values.items()}
@@ -270,6 +305,20 @@ class Measure(ABC, Generic[T]):
             how: Bootstrap samples and their seed.
         """
         return means(columns, groups, **how)
+
+    def trained_score(
+        self, rows: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+    ) -> Interval:
+        """Return the score of several trainings, from their `right_rows`, float [seeds, rows]; see `evaluate.seeds`.
+
+        Args:
+            rows: Of `right_rows`, or of differences of these.
+            truth: Labels.
+            groups: The group of each row.
+            perfect: The score of perfect answers; 0 of a difference.
+            how: Bootstrap samples and their seed.
+        """
+        return crossed_mean(rows, groups, **how)
 
     def pairs(
         self, answers: Sequence[FloatArray], truth: Truth, groups: Groups, **how: int

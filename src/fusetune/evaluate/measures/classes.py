@@ -19,6 +19,7 @@ from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.miscalibration import miscalibration
 from fusetune.evaluate.reach import Reaches
+from fusetune.evaluate.seeds import crossed_mean, crossed_share
 from fusetune.evaluate.selective import recalls, risk_coverage, worst
 from fusetune.evaluate.temperature import Heat, softmax
 from fusetune.evaluate.threshold import choose_threshold, positive_class
@@ -31,6 +32,10 @@ class Classes(Measure[Classification]):
     kind = "classification"
     score, loss, score_word, loss_word = "accuracy", "nll", "accuracy", "NLL"
     changed = ("nll", "brier", "ece", "classwise_ece")
+    alike = (
+        "all judged rows are of class {}; accuracy is then that of one class, and areas under ROC curves are unknown"
+    )
+    over_seeds, certain = ("macro_f1", "ece"), ("accuracy", *changed)
     rule = "the most probable class"
     decides = True
     constant = "always answering the most frequent class"
@@ -56,6 +61,10 @@ class Classes(Measure[Classification]):
     def check_aim(self, aim: str | Mapping[str, str] | None, positive: str | None) -> None:
         """Refuse aims of other than two classes."""
         positive_class(aim, positive, self.target.names)
+
+    def called(self, p: FloatArray) -> NDArray[Any]:
+        """Return the most probable class, int [rows]."""
+        return metrics.decisions(p)
 
     def thresholds(self, rows: Answered, aim: str | Mapping[str, str] | None, positive: str | None) -> dict[str, Any]:
         """Return the threshold of two classes."""
@@ -99,6 +108,10 @@ class Classes(Measure[Classification]):
             "miscalibration": miscalibration(p, truth, groups, seed=seed),
         }
 
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: files of earlier versions are about classes, too."""
+        return {}
+
     def right_at(self, truth: Truth) -> IntArray:
         """Return the classes."""
         return truth
@@ -141,6 +154,12 @@ class Classes(Measure[Classification]):
         within, names = sets_at(sets, coverage, p, pattern), self.target.names
         listing = [json.dumps([names[at] for at in np.flatnonzero(row).tolist()], ensure_ascii=False) for row in within]
         return {"set": listing, "set_size": within.sum(1)}
+
+    def trained_score(
+        self, rows: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+    ) -> Interval:
+        """Return accuracy, with the interval of a share, or a difference of two."""
+        return crossed_share(rows, groups, **how) if perfect else crossed_mean(rows, groups, **how)
 
     def pairs(
         self, answers: Sequence[FloatArray], truth: Truth, groups: Groups, **how: int

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from fusetune.data.choices import By
 from fusetune.errors import ConfigError, UserError, listed
-from fusetune.evaluate.bootstrap import Groups, clusters, drawn_counts, some
+from fusetune.evaluate.bootstrap import Clusters, Groups, clusters, resampled_areas, resampled_f1, some
 from fusetune.evaluate.conformal import Conformal
 from fusetune.evaluate.decision import Learnt, Rule
 from fusetune.evaluate.intervals import Interval, means, percentile, proportion, score_with_intervals
@@ -90,6 +90,7 @@ class Labels(Measure[Multilabel]):
     kind = "multilabel"
     score, loss, score_word, loss_word = "label_accuracy", "nll", "label accuracy", "NLL"
     changed = ("nll", "brier")
+    over_seeds, certain = ("subset_accuracy", "macro_f1", "micro_f1"), ("label_accuracy", "subset_accuracy", *changed)
     rule = _PLAIN
     constant = "always answering the same labels"
 
@@ -154,8 +155,7 @@ class Labels(Measure[Multilabel]):
         rows = np.stack([self.lost_rows(p, truth), ((p - truth) ** 2).mean(1)], 1)
         nll, brier = means(rows, groups, resamples=resamples, seed=seed)
         found = _decided(p > 0.5, truth > 0, groups, resamples=resamples, seed=seed)
-        areas = _redrawn(lambda weights: _areas(p, truth > 0, weights), len(truth), groups, resamples, seed)
-        return found | areas | {"nll": nll, "brier": brier}
+        return found | _areas(p, truth > 0, groups, resamples=resamples, seed=seed) | {"nll": nll, "brier": brier}
 
     def calibrate(self, f: FloatArray, truth: Truth, folds: IntArray, groups: Groups) -> tuple[Temperature, FloatArray]:
         """Fit a temperature for all labels and one for each that it helps; see `calibrate_each`."""
@@ -197,6 +197,10 @@ class Labels(Measure[Multilabel]):
             for at, name in enumerate(self.target.names)
         ]
         return {"each": each, "together": together(called, has, groups)}
+
+    def called(self, p: FloatArray) -> NDArray[Any]:
+        """Return the labels that are more probable than not, bool [rows, labels]."""
+        return np.asarray(p > 0.5)
 
     def answers(self, p: FloatArray, rule: Rule) -> list[Any]:
         """Return the labels that are said, with `;` between them."""
@@ -244,22 +248,31 @@ def _decided(
     right = called == has
     (label,) = means(right.mean(1)[:, None], groups, resamples=resamples, seed=seed)
     found = {"label_accuracy": label, "subset_accuracy": proportion(right.all(1), groups)}
-    return found | _redrawn(lambda weights: _f1(called, has, weights), len(has), groups, resamples, seed)
+    where = clusters(groups, len(has))
+    whole = {
+        f"{how}_f1": float(f1_score(has, called, average=how, sample_weight=where.weights, zero_division=0))
+        for how in ("macro", "micro")
+    }
+    return found | _bounded(whole, where, resamples, lambda often: resampled_f1(called, has, where, seed=seed, **often))
 
 
-def _redrawn(
-    scored: Callable[[FloatArray], dict[str, float]], rows: int, groups: Groups, resamples: int, seed: int
+def _areas(p: FloatArray, has: NDArray[np.bool_], groups: Groups, *, resamples: int, seed: int) -> dict[str, Interval]:
+    """Return AUROC and AUPRC, means over labels that some rows have and others do not; NaN without such labels."""
+    where = clusters(groups, len(has))
+    both = [at for at in range(has.shape[1]) if has[:, at].any() and not has[:, at].all()]
+    whole = {
+        name: float(np.mean([area(has[:, at], p[:, at], sample_weight=where.weights) for at in both] or [math.nan]))
+        for name, area in (("auroc", roc_auc_score), ("auprc", average_precision_score))
+    }
+    return _bounded(whole, where, resamples, lambda often: resampled_areas(p, has, where, seed=seed, **often))
+
+
+def _bounded(
+    whole: dict[str, float], where: Clusters, resamples: int, redrawn: Callable[[dict[str, int]], dict[str, FloatArray]]
 ) -> dict[str, Interval]:
-    """Return scores with intervals from up to 200 resamples of groups; `scored` takes what each row counts."""
-    where = clusters(groups, rows)
-    whole = scored(where.own)
-    draws: dict[str, list[float]] = {name: [] for name in whole}
-    if where.count >= 2:
-        for times in drawn_counts(where.count, rows, min(resamples, _RESAMPLES), seed):
-            for drawn in times.T:
-                for name, value in scored(drawn[where.member] * where.own).items():
-                    draws[name].append(value)
-    return {name: percentile(value, np.array(draws[name]), where.count) for name, value in whole.items()}
+    """Return scores with intervals from up to 200 resamples of groups."""
+    draws = redrawn({"resamples": min(resamples, _RESAMPLES)}) if where.count >= 2 else {}
+    return {name: percentile(value, draws.get(name, np.empty(0)), where.count) for name, value in whole.items()}
 
 
 def _each(
@@ -287,31 +300,5 @@ def _own_auprc(p: FloatArray, y: NDArray[np.bool_], groups: Groups, **how: int) 
     value = float(average_precision_score(y, p, sample_weight=where.weights))
     if where.count < 2:
         return Interval(value, math.nan, math.nan)
-    draws = [
-        float(average_precision_score(y[w > 0], p[w > 0], sample_weight=w[w > 0]))
-        for times in drawn_counts(where.count, len(y), min(how["resamples"], _RESAMPLES), how["seed"])
-        for w in (drawn[where.member] * where.own for drawn in times.T)
-        if y[w > 0].any()
-    ]
-    return percentile(value, np.array(draws), where.count)
-
-
-def _f1(called: NDArray[np.bool_], has: NDArray[np.bool_], weights: FloatArray) -> dict[str, float]:
-    """Return F1 of rows that count so often."""
-    drawn = weights > 0
-    y, q, w = has[drawn], called[drawn], weights[drawn]
-    return {
-        f"{how}_f1": float(f1_score(y, q, average=how, sample_weight=w, zero_division=0)) for how in ("macro", "micro")
-    }
-
-
-def _areas(p: FloatArray, has: NDArray[np.bool_], weights: FloatArray) -> dict[str, float]:
-    """Return areas of rows that count so often; NaN where no label occurs in some rows and not in others."""
-    drawn = weights > 0
-    y, q, w = has[drawn], p[drawn], weights[drawn]
-    both = [at for at in range(y.shape[1]) if y[:, at].any() and not y[:, at].all()]
-    areas = {"auroc": roc_auc_score, "auprc": average_precision_score}
-    return {
-        name: float(np.mean([area(y[:, at], q[:, at], sample_weight=w) for at in both])) if both else math.nan
-        for name, area in areas.items()
-    }
+    often = how | {"resamples": min(how["resamples"], _RESAMPLES)}
+    return percentile(value, resampled_areas(p[:, None], y[:, None], where, **often)["auprc"], where.count)

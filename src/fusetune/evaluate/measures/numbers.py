@@ -18,6 +18,7 @@ from fusetune.evaluate.intervals import Interval, percentile
 from fusetune.evaluate.measures.base import Answered, Measure
 from fusetune.evaluate.metrics import FloatArray, IntArray
 from fusetune.evaluate.reach import Reaches, fit_reaches, judge_reaches
+from fusetune.evaluate.seeds import crossed_draws
 from fusetune.evaluate.temperature import Heat, Temperature
 from fusetune.targets import Regression, Truth
 from fusetune.telling import amount
@@ -32,6 +33,9 @@ class Numbers(Measure[Regression]):
     kind = "regression"
     score, loss, score_word, loss_word = "r2", "mae", "R²", "MAE"
     share = chances = False
+    over_seeds = ("rmse", "median_absolute_error", "bias")
+    certain = ("r2", "mae", "rmse", "bias")
+    forest = "RandomForestRegressor"
     rule = "the number itself"
     constant = "always answering the mean"
 
@@ -79,10 +83,27 @@ class Numbers(Measure[Regression]):
             return [Interval(float(value), math.nan, math.nan) for value in values]
         y = y - y.mean()
         draws = resampled_means(np.column_stack([columns, y, y**2]), where, **how)
-        varied = draws[:, -1] - draws[:, -2] ** 2
-        factor = np.where(varied > self._least, spread / np.maximum(varied, self._least), math.nan)
+        factor = self._rescaled(spread, draws[:, -2], draws[:, -1])
         drawn = perfect - (perfect - draws[:, :-2]) * factor[:, None]
         return [percentile(float(value), drawn[:, at], where.count) for at, value in enumerate(values)]
+
+    def _rescaled(self, spread: float, y: FloatArray, y_square: FloatArray) -> FloatArray:
+        """Return by how much each resample's own variance of the labels is less than that of all, [resamples]."""
+        varied = y_square - y**2
+        return np.where(varied > self._least, spread / np.maximum(varied, self._least), math.nan)
+
+    def trained_score(
+        self, rows: FloatArray, truth: Truth, groups: ArrayLike | None, *, perfect: float = 1.0, **how: int
+    ) -> Interval:
+        """Return R2, or a difference of two; each resample is divided by its own variance of the labels."""
+        y, where, value = self.target.numbers(truth), clusters(groups, len(truth)), float(rows.mean())
+        if where.count < 2:
+            return Interval(value, math.nan, math.nan)
+        # Labels are those of every training, so that each resample draws their rows as it draws those of the scores.
+        own = np.broadcast_to(y - y.mean(), rows.shape)
+        drawn, first, second = (crossed_draws(each, groups, **how) for each in (rows, own, own**2))
+        drawn = perfect - (perfect - drawn) * self._rescaled(self._spread(y), first, second)
+        return percentile(value, drawn, where.count)
 
     def lost_rows(self, p: FloatArray, truth: Truth) -> FloatArray:
         """Return |e|."""
@@ -173,6 +194,14 @@ class Numbers(Measure[Regression]):
     def kept(self, answers: list[Any]) -> list[Any]:
         """Return the numbers."""
         return answers
+
+    def shown_loss(self, loss: float, size: float | None = None) -> str:
+        """Return an error in the label's unit."""
+        return amount(loss, size or self.target.deviation)
+
+    def answered_by(self, table: pd.DataFrame) -> FloatArray:
+        """Return the numbers that were predicted."""
+        return table[["prediction"]].to_numpy(np.float64)
 
     def shares(self, p: FloatArray) -> pd.DataFrame:
         """Return no columns: the number is the prediction."""

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from fusetune.data.choices import TargetKind
 from fusetune.evaluate.intervals import Interval
 from fusetune.report import prose
-from fusetune.report.form import Form
+from fusetune.report.form import Form, Forms
 from fusetune.report.prose import Wording
+from fusetune.report.template import sheet
 from fusetune.report.terms import SCORES, TERMS
 from fusetune.result import Case, Result
 from fusetune.strategies.rivals import MAJORITY
@@ -25,10 +26,8 @@ class Kind(ABC):
         first_template: Pictures of the first screen.
         template: Its own sections.
         counts_template: What the parts of the table hold of the label.
-        style: More of the style sheet.
+        sheet: File of more of the style sheet, or nothing.
         right: Words after the big number, before "on ... test rows".
-        score: The score of the gain table of which more is better.
-        loss: That of which less is better.
         headline: The form of the big number.
         sign_test: The paired test of rows, at the head of a column.
         surer: What is said of a comparison where only the loss is shown to be better.
@@ -38,6 +37,11 @@ class Kind(ABC):
         others: What another row's features are taken from, where inputs mislead.
         views: What views should still show.
         curve_unit: The unit of learning curves.
+        loss_in_words: The loss where it is spelt out.
+        score_in_words: What a score says of a model, with a place for it.
+        promised: What a model brings that keeps its certainty's promise, before "from validation rows".
+        sets: What of it holds the truth, with a place for the promised share.
+        over_seeds: The metrics of which a contest shows how seeds differ, as the start of a sentence.
         mistakes_title: Heading of the worst rows.
         mistakes_words: What they are, in sentences.
         no_mistakes: What is said where there are none.
@@ -54,10 +58,8 @@ class Kind(ABC):
     first_template: ClassVar[str]
     template: ClassVar[str]
     counts_template: ClassVar[str] = "counts.html"
-    style: ClassVar[str] = ""
+    sheet: ClassVar[str] = ""
     right: ClassVar[str]
-    score: Form
-    loss: Form
     sign_test: ClassVar[str] = "Sign test"
     surer: ClassVar[str] = "its probabilities are better"
     independent: ClassVar[str] = "The sign test takes rows"
@@ -66,6 +68,11 @@ class Kind(ABC):
     others: ClassVar[str]
     views: ClassVar[str]
     curve_unit: ClassVar[str] = "nats"
+    loss_in_words: ClassVar[str] = "negative log-likelihood"
+    score_in_words: ClassVar[str]
+    over_seeds: ClassVar[str]
+    promised: ClassVar[str]
+    sets: ClassVar[str] = ""
     mistakes_title: ClassVar[str]
     mistakes_words: ClassVar[str]
     no_mistakes: ClassVar[str]
@@ -81,6 +88,41 @@ class Kind(ABC):
 
     def __init__(self, result: Result) -> None:
         self.result = result
+
+    @classmethod
+    def styled(cls) -> str:
+        """Return more of the style sheet."""
+        return sheet(cls.sheet) if cls.sheet else ""
+
+    @property
+    def style(self) -> str:
+        """The same, for a run's page."""
+        return self.styled()
+
+    @classmethod
+    @abstractmethod
+    def forms(cls, size: float) -> Forms:
+        """Return how scores are printed where the loss is of some size."""
+
+    @classmethod
+    def set_name(cls, method: str) -> str:
+        """Return what holds the truth by this method, by its name in `diagnosis.Coverage`."""
+        return method.upper()
+
+    @cached_property
+    def printed(self) -> Forms:
+        """How scores of this run are printed."""
+        return self.forms(1.0)
+
+    @property
+    def score(self) -> Form:
+        """The score of the gain table of which more is better."""
+        return self.printed.score
+
+    @property
+    def loss(self) -> Form:
+        """That of which less is better."""
+        return self.printed.loss
 
     @property
     @abstractmethod
@@ -146,15 +188,15 @@ class Kind(ABC):
 
     def instead(self, way: str) -> str:
         """Return what a misleading input is instead, by its word in `modalities.INTERFERENCE`."""
-        return way
+        return self.printed.instead(way)
 
     def valid_loss(self) -> tuple[str, Form]:
         """Return what the validation loss of learning curves is called and how the score beside it is printed."""
         return self.result.judged.measure.target.loss_word, self.score
 
-    @abstractmethod
     def score_form(self, key: str) -> Form:
         """Return how a score of the test part is printed."""
+        return self.printed.of(key)
 
     def said(self, case: Case) -> str:
         """Return what stands after the answer in an example."""

@@ -10,14 +10,14 @@ import numpy as np
 from fusetune.errors import listed
 from fusetune.evaluate import metrics
 from fusetune.report import panels, plots, prose, tables
-from fusetune.report.form import NLL, Form, share
+from fusetune.report.form import NLL, Forms, share
 from fusetune.report.kinds.base import Kind
 from fusetune.report.prose import Wording, percent, percent_bounds
 from fusetune.result import Case
 
 MANY_CLASSES = 20  # more do not fit a matrix on a page: the most frequent confusions are listed instead
 _FIRST = 15
-_SHARES = {"accuracy", "balanced_accuracy"}
+_SHARES = frozenset({"accuracy", "balanced_accuracy"})
 
 
 class ClassKind(Kind):
@@ -27,7 +27,6 @@ class ClassKind(Kind):
     links = (("classes", "Classes"), ("calibration", "Certainty"))
     first_template, template = "classes_first.html", "classes.html"
     right = "right"
-    score, loss = share("accuracy", "Accuracy"), NLL
     sign_test, independent = "McNemar", "McNemar’s test takes rows"
     constant, scored = "always the most frequent class", "Share right"
     others, views = "of the same or of another class", "the class"
@@ -38,6 +37,17 @@ class ClassKind(Kind):
     )
     no_mistakes = "No test row was decided wrongly, or mistakes were not collected."
     filtered = True
+    promised = "Temperature and thresholds of prediction sets are those"
+    sets = (
+        "Prediction sets: how often they hold the label, against the promised {}, and their mean number of classes. "
+        "Mondrian sets have thresholds of their own for what is missing."
+    )
+    score_in_words, over_seeds = "is right for {}", "Macro F1 and calibration error (ECE)"
+
+    @classmethod
+    def forms(cls, size: float) -> Forms:
+        """Return percent for shares."""
+        return Forms(share("accuracy", "Accuracy"), NLL, _SHARES, cls.meanings)
 
     @property
     def described(self) -> str:
@@ -112,10 +122,6 @@ class ClassKind(Kind):
             "counted": "class",
             "counts_open": few,
         }
-
-    def score_form(self, key: str) -> Form:
-        """Return percent for shares."""
-        return self.score if key in _SHARES or key not in self.meanings else NLL
 
     def said(self, case: Case) -> str:
         """Return how sure it is."""

@@ -14,14 +14,13 @@ from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.metrics import Reliability
 from fusetune.evaluate.selective import Recall
 from fusetune.report import panels, plots, prose
-from fusetune.report.form import NLL, Form, share
+from fusetune.report.form import NLL, Forms, share
 from fusetune.report.kinds.base import Kind
 from fusetune.report.prose import Wording, count, number, percent, percent_bounds, point_bounds, points
-from fusetune.report.template import sheet
 from fusetune.report.terms import LABEL_SCORES, LABEL_TERMS
 from fusetune.result import Case, Comparison
 
-_SHARES = {"label_accuracy", "subset_accuracy"}
+_SHARES = frozenset({"label_accuracy", "subset_accuracy"})
 _OPEN = 20  # labels whose counts are shown at once
 _DRAWN = 12  # labels in the heat map
 
@@ -38,11 +37,10 @@ class Together:
 class LabelKind(Kind):
     """Any number of labels."""
 
-    kind = "multilabel"
+    kind, sheet = "multilabel", "labels.css"
     links = (("labels", "Labels"), ("calibration", "Certainty"))
     first_template, template = "labels_first.html", "labels.html"
     right = "of the labels right (said or left out)"
-    score, loss = share("label accuracy", "Label accuracy"), NLL
     constant, scored = "always the same labels", "Share of labels right"
     others, views = "with the same or with another rarest label", "the labels"
     mistakes_title = "Its worst mistakes"
@@ -58,12 +56,15 @@ class LabelKind(Kind):
     )
     scored_plainly = "shares of labels and rows and F1 are at even odds, as the comparisons are"
     no_mistakes = "No test row has a label too many or too few, or mistakes were not collected."
+    promised = "The temperature is that"
+    score_in_words = "is right about {} of the labels"
+    over_seeds = "Rows with all labels right, macro F1 and micro F1"
     terms, meanings = LABEL_TERMS, LABEL_SCORES
 
-    @property
-    def style(self) -> str:  # type: ignore[override]
-        """Lines below the big number, and a wide table."""
-        return sheet("labels.css")
+    @classmethod
+    def forms(cls, size: float) -> Forms:
+        """Return percent for shares."""
+        return Forms(share("label accuracy", "Label accuracy"), NLL, _SHARES, cls.meanings, "rarest label")
 
     @property
     def described(self) -> str:
@@ -200,14 +201,6 @@ class LabelKind(Kind):
         if not analysis.together:
             return []
         return sorted(sorted(range(len(analysis.each)), key=lambda at: -analysis.each[at].rows)[:_DRAWN])
-
-    def score_form(self, key: str) -> Form:
-        """Return percent for shares."""
-        return self.score if key in _SHARES else NLL
-
-    def instead(self, way: str) -> str:
-        """Return it with the rarest label for the class."""
-        return way.replace("class", "rarest label")
 
     def shares_words(self, case: Case) -> str:
         """Return which label's probability they are of."""

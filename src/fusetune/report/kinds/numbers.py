@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from fusetune.evaluate.intervals import Interval
 from fusetune.report import plots, prose
-from fusetune.report.form import Form, amounts, plain, share
+from fusetune.report.form import Form, Forms, amounts, plain, share
 from fusetune.report.kinds.base import Kind
 from fusetune.report.prose import Wording, count, percent, percent_bounds
-from fusetune.report.template import sheet
 from fusetune.report.terms import NUMBER_SCORES, NUMBER_TERMS
 from fusetune.result import Case, Comparison
 
@@ -52,7 +51,7 @@ class Spread:
 class NumberKind(Kind):
     """A number in its own unit."""
 
-    kind = "regression"
+    kind, sheet = "regression", "numbers.css"
     links = (("errors", "Errors"), ("intervals", "Intervals"))
     first_template, template, counts_template = "numbers_first.html", "numbers.html", "numbers_parts.html"
     right = "mean error (MAE)"
@@ -66,18 +65,32 @@ class NumberKind(Kind):
         "something else, is often among them. Bars say what each input adds to the number, in its own unit;"
     )
     no_mistakes = "Errors of single rows were not collected."
+    promised = "Reaches of the intervals are those"
+    sets = (
+        "Intervals: how often they hold the number, against the promised {}, and their mean width. As the model states "
+        "them (Mondrian) they have a reach of their own for what is missing, where enough validation rows lacked the "
+        "same."
+    )
+    loss_in_words, score_in_words = "mean absolute error", "has an R² of {}"
+    over_seeds = "Root of the mean squared error (RMSE), median error and bias"
     terms, meanings = NUMBER_TERMS, NUMBER_SCORES
 
-    @cached_property
-    def score(self) -> Form:  # type: ignore[override]
-        """R2."""
-        return plain("R²", "R²", _LEAST_R2)
+    @classmethod
+    def forms(cls, size: float) -> Forms:
+        """Return a plain number for R2, and amounts in the label's unit."""
+        score = plain("R²", "R²", _LEAST_R2)
+        return Forms(score, amounts("MAE", "MAE", size), frozenset({"r2"}), cls.meanings, "tenth")
+
+    @classmethod
+    def set_name(cls, method: str) -> str:
+        """Return the word itself."""
+        return method
 
     @cached_property
-    def loss(self) -> Form:  # type: ignore[override]
-        """MAE, as finely as the model's own asks for."""
+    def printed(self) -> Forms:
+        """As finely as the model's own MAE asks for."""
         mae = self.result.judged.test["mae"].value
-        return amounts("MAE", "MAE", mae if mae > 0 else self.size)
+        return self.forms(mae if mae > 0 else self.size)
 
     @cached_property
     def size(self) -> float:
@@ -88,11 +101,6 @@ class NumberKind(Kind):
     def number(self) -> Form:
         """The label itself."""
         return amounts("number", "Number", self.size)
-
-    @property
-    def style(self) -> str:  # type: ignore[override]
-        """Shades of the drawings."""
-        return sheet("numbers.css")
 
     @property
     def described(self) -> str:
@@ -235,17 +243,9 @@ class NumberKind(Kind):
         """That of the mean error."""
         return self.loss
 
-    def instead(self, way: str) -> str:
-        """Return it with tenths of the numbers for classes."""
-        return way.replace("class", "tenth")
-
     def valid_loss(self) -> tuple[str, Form]:
         """Return what training goes by: half the squared error, in squared deviations, and R2."""
         return self.result.judged.measure.target.loss_word, self.score
-
-    def score_form(self, key: str) -> Form:
-        """Return that of R2, or an amount; the bias has a sign."""
-        return self.score if key == "r2" else self.loss
 
     def agrees(self, case: Case) -> str:
         """Return nothing: no answer is simply right or wrong."""
