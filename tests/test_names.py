@@ -205,7 +205,7 @@ def test_names_of_folders_are_the_texts_where_they_can_be(text: str) -> None:
 @pytest.mark.parametrize("label", NASTY)
 def test_a_run_has_a_folder_whatever_its_label_is(label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = find_folder(None, fusetune.api.read_table(pd.DataFrame({label: [1]})), label, False)
+    found = find_folder(None, read_table(pd.DataFrame({label: [1]})), label, False)
     assert not found.exists()
     found.mkdir(parents=True)  # which every name of a folder must stand
     assert found.parent.resolve() == tmp_path / "runs"
