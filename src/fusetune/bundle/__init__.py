@@ -204,7 +204,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     if version not in _READABLE:
         raise BundleError(
             f"{path} has format {shown(version)}, this fusetune ({VERSION}) reads formats "
-            f"{listed(_READABLE, len(_READABLE))}; it was written by fusetune {facts.get('fusetune', '?')!s:.40}: install that version"
+            f"{listed(_READABLE, len(_READABLE))}; it was written by fusetune {facts.get('fusetune', '?')!s:.40}: "
+            "install that version"
         )
     if facts.pop("checksum", None) != facts_hash(facts):
         raise BundleError(f"{path / MANIFEST} was changed after it was written; copy the model again from its source")
