@@ -19,6 +19,7 @@ from fusetune import api
 from fusetune.augment.random import Moment
 from fusetune.data.choices import Kind
 from fusetune.data.schema import Column, Schema, free_name
+from fusetune.data.table import read_table
 from fusetune.encoders import Identity
 from fusetune.estimator import FusionClassifier
 from fusetune.files import cleaned, plain_name

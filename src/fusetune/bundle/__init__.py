@@ -203,9 +203,9 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path / MANIFEST} is damaged: {error}; copy the model again from its source") from error
     if version not in _READABLE:
         raise BundleError(
-            f"{path} has format {shown(version)}, this fusetune ({VERSION}) reads "
-            f"formats {listed(_READABLE, len(_READABLE))}; it was written by fusetune "
-            f"{facts.get('fusetune', '?')!s:.40}: install that version"
+            f"{path} has format {shown(version)}, this fusetune ({VERSION}) reads formats "
+            f"{listed(_READABLE, len(_READABLE))}; it was written by fusetune {facts.get('fusetune', '?')!s:.40}: "
+            "install that version"
         )
     if facts.pop("checksum", None) != facts_hash(facts):
         raise BundleError(f"{path / MANIFEST} was changed after it was written; copy the model again from its source")
