@@ -243,7 +243,7 @@ def test_stopping_by_hand_tells_how_to_continue(ask: Any, made: Made, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fusetune, "fit", stop)
-    answer = ask("fit", made.table, "--label", "x")
+    answer = ask("fit", made.table, "--label", "organ")
     assert answer.code == 130
     assert answer.err == "stopped; continue with the same command and --resume\n"
     monkeypatch.setattr(fusetune, "load", stop)

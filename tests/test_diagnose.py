@@ -17,6 +17,7 @@ from tiny import settings, tiny_table
 
 import fusetune
 from fusetune import cli
+from fusetune.data.table import read_table
 from fusetune.encoders import Stacked
 from fusetune.errors import InputWarning, RunError, TableError, UserError
 from fusetune.evaluate import metrics
@@ -98,7 +99,7 @@ def test_rows_that_the_model_knows_teach_the_probes_and_the_others_are_judged(ma
 def test_a_modality_alone_is_what_its_network_says(made: Made, whole: Any) -> None:
     frame = pd.read_csv(made.fresh)
     ensemble, labels = fusetune.load(made.folder / "ume"), frame["organ"].map({"heart": 0, "liver": 1, "lung": 2})
-    outputs = ensemble.outputs(ensemble.bind(ensemble.schema.read(fusetune.api.read_table(made.fresh))), np.arange(12))
+    outputs = ensemble.outputs(ensemble.bind(ensemble.schema.read(read_table(made.fresh))), np.arange(12))
     for one in whole.laziness:
         p = softmax(outputs.f_m[one.modality].numpy(), ensemble.network.temperatures[one.modality])
         assert one.references[1].nll.value == pytest.approx(metrics.nll(p, labels.to_numpy()), rel=1e-4)
