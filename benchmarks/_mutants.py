@@ -92,7 +92,7 @@ _selective = _in("evaluate/selective.py", "tests/evaluate/test_evaluate_selectiv
 _store = _in("features/store.py", "tests/features/test_features_store.py")
 _dataset = _in("data/dataset.py", "tests/data/test_data_dataset.py")
 _problems = _in("data/problems.py", "tests/data/test_data_problems.py")
-_handing = _in("handing.py", "tests/test_predict.py::test_files_are_predicted_as_the_table_and_held_piece_by_piece")
+_handing = _in("handing.py", "tests/test_predict.py::test_a_piece_knows_where_its_rows_stand_in_the_whole")
 _plan = _in("plan.py", "tests/test_plan.py")
 
 _LEARNING = """\

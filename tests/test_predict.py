@@ -306,6 +306,13 @@ def test_files_are_predicted_as_the_table_and_held_piece_by_piece(
     assert made.model.predict(files, "mask").tolist() == expected["prediction"].tolist()
 
 
+def test_a_piece_knows_where_its_rows_stand_in_the_whole(made: Made, files: Path) -> None:
+    stored, model = as_dataset(files), made.model
+    assert stored is not None
+    pieces = list(Streamed.of(stored, model.schema, model.readers, model.runtime).pieces(64))
+    assert [(piece.start, len(piece)) for piece in pieces] == [(0, 64), (64, 64), (128, 64), (192, 48)]
+
+
 def test_a_cluster_is_handed_the_same_pieces(
     made: Made, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
