@@ -24,14 +24,9 @@ def class_list(table: Table, label: str, least: int = 2) -> list[Any]:
     Raises:
         TableError: If a label is missing, all are equal, or a class has too few rows.
     """
+    table.refuse_empty(label, "label", "fill it in or drop them")
     series = table.column(label)
     words = as_words(series)
-    if words.isna().any():
-        rows = listed(np.flatnonzero(words.isna().to_numpy()))
-        raise TableError(
-            f"label column '{label}' of {table.name} is empty in row(s) {rows}{table.empty(label)}; fill it in "
-            "or drop them"
-        )
     if pd.api.types.is_datetime64_any_dtype(series):
         raise TableError(f"label column '{label}' of {table.name} holds dates; make classes of them first")
     counts = words.value_counts()

@@ -134,6 +134,17 @@ class Table:
         words = listed(said.drop_duplicates().sort_values())
         return f" ({words} without quotation marks counts as empty; write it in them if it is a word)"
 
+    def refuse_empty(self, name: str, role: str, remedy: str) -> None:
+        """Refuse empty cells of a column that stands for something, such as its labels.
+
+        Raises:
+            TableError: Naming the rows and the remedy.
+        """
+        missing = np.flatnonzero(as_words(self.column(name)).isna().to_numpy())
+        if len(missing):
+            where = f"{listed(missing)}{self.empty(name)}"
+            raise TableError(f"{role} column '{name}' of {self.name} is empty in row(s) {where}; {remedy}")
+
     def ids(self, column: str | None, unique: bool = True) -> pd.Series:
         """Return the rows' ids as strings: a column's values, or the row numbers.
 

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fusetune.data.spelling import as_words
 from fusetune.data.table import Table
 from fusetune.data.words import finite_numbers
 from fusetune.errors import TableError, listed
@@ -29,12 +28,7 @@ def weights_of(table: Table, name: str) -> Weights:
         TableError: Naming the rows whose weight is missing, no finite number or negative; or that all are 0.
     """
     series = table.column(name)
-    missing = np.flatnonzero(as_words(series).isna().to_numpy())
-    if len(missing):
-        raise TableError(
-            f"weight column '{name}' of {table.name} is empty in row(s) {listed(missing)}{table.empty(name)}; fill it "
-            "in, with 0 for rows that are not to count"
-        )
+    table.refuse_empty(name, "weight", "fill it in, with 0 for rows that are not to count")
     truths = pd.api.types.is_bool_dtype(series)
     weights = np.full(len(series), np.nan) if truths else finite_numbers(series)
     for wrong, what in ((~np.isfinite(weights), "is no finite number"), (weights < 0, "is negative")):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fusetune.config import Config
-from fusetune.data.spelling import as_words
 from fusetune.data.table import Table
 from fusetune.data.weights import Weights
 from fusetune.data.words import finite_numbers
@@ -162,12 +161,7 @@ def numbers_of(table: Table, label: str) -> npt.NDArray[np.float64]:
         TableError: Naming the rows whose label is missing, no number or not finite.
     """
     series = table.column(label)
-    missing = np.flatnonzero(as_words(series).isna().to_numpy())
-    if len(missing):
-        raise TableError(
-            f"label column '{label}' of {table.name} is empty in row(s) {listed(missing)}{table.empty(label)}; fill it "
-            "in or drop them"
-        )
+    table.refuse_empty(label, "label", "fill it in or drop them")
     numbers = finite_numbers(series)
     odd = np.flatnonzero(~np.isfinite(numbers))
     if len(odd):
