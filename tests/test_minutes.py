@@ -54,6 +54,26 @@ def test_training_ends_with_its_share_of_the_time(ctx: Context) -> None:
         assert ctx.over()
 
 
+@pytest.mark.parametrize(("minutes", "after"), [(3, 45), (4, 60), (20, 60 + 96)])
+def test_what_comes_after_training_keeps_its_time(ctx: Context, minutes: float, after: float) -> None:
+    ctx.limit(minutes, 60 * minutes)
+    assert ctx.minutes == minutes
+    assert ctx.deadline - time.monotonic() == pytest.approx(60 * minutes - after, abs=1)
+
+
+def test_rows_that_an_epoch_is_chosen_on_cost_less_than_those_it_learns_from(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unimodal, "_seconds_a_row", lambda ctx, name, rows, settings: 1.0)
+    rows = make_folds(ctx).rows
+    some = int(ctx.sources["scan"].present[rows].sum())
+    for held, epoch in ((0.0, 4 * some), (1 / 3, 3 * some)):
+        (ctx.folder / "epochs.json").unlink(missing_ok=True)  # type: ignore[operator]
+        ctx.minutes, ctx.deadline = 1.0, time.monotonic() + 2.5 * epoch
+        assert affordable(ctx, "scan", rows, 1.0, held).epochs == 2
+        assert f"each takes about {epoch} s" in ctx.log.warnings[-1]
+
+
 def test_epochs_that_would_end_too_late_are_left_out_and_a_resumed_run_decides_alike(ctx: Context) -> None:
     rows = make_folds(ctx).rows
     assert affordable(ctx, "scan", rows, 1.0) == ctx.settings("scan")

@@ -87,8 +87,6 @@ _STEPS = (
     "judging all on the test part",
     "writing model and report",
 )
-# Of `minutes`, what may be over when training ends: heads, the judge and the report need the rest.
-_TRAINED = 0.75
 
 
 def load(path: str | Path) -> Model:
@@ -399,7 +397,7 @@ def _fit(
         record.write(folder)
     warn_about_parts(ctx)
     if minutes is not None:
-        ctx.minutes, ctx.deadline = minutes, time.monotonic() + _TRAINED * left()
+        ctx.limit(minutes, left())
     strategy, own_settings = strategy_of(settings)
     read, ctx = ctx, at_level(ctx)
     log.step()

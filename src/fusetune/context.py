@@ -41,6 +41,8 @@ T = TypeVar("T")
 Words = tuple[str, ...]
 # Epoch number of the head's views: no training epoch has it, so the head sees draws that no encoder was trained on.
 _HEAD_EPOCH = 1_000_000
+# Seconds that count as the first minutes, and what is kept of them and of all others for what comes after training.
+_FEW, _OF_FEW, _OF_MORE = 240.0, 0.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,20 @@ class Context:
             yield
         finally:
             self.over = whole
+
+    def limit(self, minutes: float, left: float) -> None:
+        """Let training end in time for what comes after it.
+
+        Heads, the judge and the report are left a quarter of the first minutes and a tenth of all others: what they
+        take grows with the rows, and hardly with how long networks were trained.
+
+        Args:
+            minutes: How long the whole run may take.
+            left: Seconds of them that are left.
+        """
+        few = min(left, _FEW)
+        after = _OF_FEW * few + _OF_MORE * (left - few)
+        self.minutes, self.deadline = minutes, time.monotonic() + left - after
 
     def late(self, seconds: float = 0.0) -> bool:
         """Return whether what takes so long would end after the deadline; of several ranks, the first says so."""

@@ -161,7 +161,7 @@ def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwor
     trained = [other for other in rest if has_training(ctx.settings(other), ctx.pristine[other])]
     # Of the time that is left, each input is given what its encoder costs beside the others' that are still to come.
     later = count * relative_cost(ctx, name, trained, folds.rows)
-    settings = affordable(ctx, name, folds.rows, 1 / (count + later))
+    settings = affordable(ctx, name, folds.rows, 1 / (count + later), 1 / count)
     networks, stages = list[EnsembleNetwork](), list[str]()
     if not settings.epochs:
         return []

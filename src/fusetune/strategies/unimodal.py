@@ -84,27 +84,34 @@ def fine_tune(
     )
 
 
-def affordable(ctx: Context, name: str, rows: Rows, share: float) -> TrainConfig:
+def affordable(ctx: Context, name: str, rows: Rows, share: float, held: float = 0.0) -> TrainConfig:
     """Return how an encoder is trained in a share of the time that is left: in fewer epochs where all are too many.
 
     A schedule that ends early is worth more than a longer one that is cut off. The time of an epoch is estimated from
     that of a few rows. What was decided is kept with the checkpoints, so that a run that is resumed decides alike.
+
+    Args:
+        ctx: The run.
+        name: The modality.
+        rows: Rows of a network: those that it learns from, and those that its best epoch is chosen on.
+        share: Of the time that is left.
+        held: Which share of the rows it does not learn from, but is asked about after each epoch.
     """
     settings = ctx.settings(name)
     if ctx.deadline == math.inf or not settings.epochs:
         return settings
-    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, rows, share, settings))
+    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, rows, share, held, settings))
     return settings.model_copy(update={"epochs": epochs})
 
 
-def _affordable(ctx: Context, name: str, rows: Rows, share: float, settings: TrainConfig) -> int:
+def _affordable(ctx: Context, name: str, rows: Rows, share: float, held: float, settings: TrainConfig) -> int:
     kept, asked = None if ctx.folder is None else ctx.folder / _DECIDED, [ctx.key, ctx.minutes]
     found: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept is not None and kept.exists() else {}
     decided: dict[str, int] = found["epochs"] if found.get("asked") == asked else {}
     if name not in decided:
         some, left = rows[ctx.sources[name].present[rows]], ctx.deadline - time.monotonic()
-        epoch = _DEARER * _seconds_a_row(ctx, name, some, settings) * len(some) * settings.repeats
-        epoch /= ctx.runtime.ranks.count
+        passes = len(some) * ((1 - held) * _DEARER * settings.repeats + held)
+        epoch = passes * _seconds_a_row(ctx, name, some, settings) / ctx.runtime.ranks.count
         decided[name] = int(min(settings.epochs, max(0.0, share * left) / max(epoch, 1e-9)))
         if decided[name] < settings.epochs:
             ctx.log.warn(
