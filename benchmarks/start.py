@@ -18,6 +18,7 @@ COMMANDS = (
     "fit no-such-table.csv --label x",
     "fit tests/bundles/format_5/rows.csv --label lable",
     "fit pyproject.toml --label x --preset quik",
+    "fit pyproject.toml --label x --strategy umtt",
     "export src --to onx",
     "predict no-such-run no-such-table.csv --out told.csv",
     "predict pyproject.toml src --out told.csv",

@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from fusetune.config import STRATEGY_NAMES
 from fusetune.strategies import STRATEGIES, UMT
 from fusetune.strategies.cards import card_of, measured, verdict
+
+
+def test_names_are_known_without_the_strategies() -> None:
+    assert tuple(STRATEGIES) == STRATEGY_NAMES
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -133,7 +133,7 @@ def compare(
     check_there(what, *(others or ()), config)
     if not others and not is_run(expanded(what)):
         check_table(what, label, group, split, row_id, gather)
-        check_settings(set_, preset=preset, seed=seed)
+        check_settings(set_, strategies, preset=preset, seed=seed)
     starting(
         f"compare: {what}" + (f" and {len(others)} more, side by side" if others else ", one strategy after another")
     )

@@ -68,7 +68,7 @@ def encode(
     del debug
     check_table(table, label, group, split, row_id, gather)
     check_there(config)
-    check_settings(set_, preset=preset, seed=seed)
+    check_settings(set_, strategy, preset=preset, seed=seed)
     cluster = cluster_of(engine, address, workers, worker_gpus)
     starting(f"encode: pictures and texts of {table}")
     found = fusetune.encode(

@@ -121,7 +121,7 @@ def fit(
     del debug
     check_table(table, label, group, split, row_id, gather)
     check_there(config)
-    check_settings(set_, preset=preset, minutes=minutes, seed=seed)
+    check_settings(set_, strategy, preset=preset, minutes=minutes, seed=seed)
     if wanted(devices, nodes) and devices is not None:
         starting(f"fit: train and judge a model on {table} in {devices} processes")
         code = launch(devices, sys.argv[1:])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fusetune.cli.words import commas, pairs, shares
-from fusetune.config import Config
+from fusetune.config import OR_OWN, Config, unknown_strategies
 from fusetune.data.choices import Kind
-from fusetune.errors import UserError
+from fusetune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from fusetune.cluster.engine import Cluster
@@ -130,13 +130,19 @@ def engine_of(cluster: Cluster | None) -> Iterator[EngineThere | None]:
         yield engine
 
 
-def check_settings(sets: list[str] | None, **options: object) -> None:
-    """Refuse settings that no configuration knows, before anything that takes time is imported.
+def check_settings(sets: list[str] | None, strategies: str | None = None, **options: object) -> None:
+    """Refuse settings and strategies that nobody knows, before anything that takes time is imported.
 
     Args:
-        sets: Single ones, each as `key=value`.
-        options: Those that have an option of their own; None where it is not given.
+        sets: Single settings, each as `key=value`.
+        strategies: Names of strategies, separated by commas, or all.
+        options: Settings that have an option of their own; None where it is not given.
+
+    Raises:
+        ConfigError: Naming those that are known.
     """
+    if wrong := unknown_strategies((name for name in commas(strategies) or () if name != "all"), OR_OWN):
+        raise ConfigError(wrong)
     Config.build({name: value for name, value in options.items() if value is not None}, sets=sets or ())
 
 

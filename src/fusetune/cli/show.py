@@ -16,8 +16,8 @@ from rich.text import Text
 from fusetune.cli.frame import Debug, app, guarded, out
 from fusetune.cli.given import check_model
 from fusetune.cli.words import gain_grid, guide_lines, rule_lines, verdicts
-from fusetune.config import Config
-from fusetune.errors import UserError, did_you_mean, listed
+from fusetune.config import Config, unknown_strategies
+from fusetune.errors import UserError, did_you_mean
 from fusetune.record import METRICS, is_finished, read_metrics
 
 
@@ -96,12 +96,11 @@ def _strategies() -> None:
 
 def _card(name: str) -> None:
     """Print all there is to know of one strategy."""
+    if wrong := unknown_strategies([name], own=False):
+        raise UserError(wrong)
     from fusetune.strategies import STRATEGIES
     from fusetune.strategies.cards import card_of
 
-    if name not in STRATEGIES:
-        known = listed(STRATEGIES, len(STRATEGIES))
-        raise UserError(f"there is no strategy '{name}'{did_you_mean(name, STRATEGIES)}; known: {known}")
     card, own = card_of(name), STRATEGIES[name].Settings
     out.print(f"{card.name}: the {card.title} model ({card.paper})\n\n{card.text}\n", soft_wrap=True)
     out.print(f"cost      {card.cost}\nmeasured  {card.verdict}\n", soft_wrap=True)

@@ -1,6 +1,7 @@
 """One typed configuration tree (`tree`, `policy`), presets for it (`presets`), and how layers combine (`layers`)."""
 
 from fusetune.config.layers import Config, parse_layer, read_layer
+from fusetune.config.names import IMPORT, OR_OWN, STRATEGY_NAMES, unknown_strategies
 from fusetune.config.policy import (
     IMAGE_POLICIES,
     ColumnPolicy,
@@ -27,9 +28,12 @@ from fusetune.config.yaml12 import read_yaml
 
 __all__ = [
     "IMAGE_POLICIES",
+    "IMPORT",
     "KINDS",
     "MINUTES",
+    "OR_OWN",
     "PRESETS",
+    "STRATEGY_NAMES",
     "ColumnPolicy",
     "Config",
     "EncoderConfig",
@@ -49,4 +53,5 @@ __all__ = [
     "parse_layer",
     "read_layer",
     "read_yaml",
+    "unknown_strategies",
 ]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-from fusetune.config import Config
+from fusetune.config import Config, unknown_strategies
 from fusetune.config.items import as_items
 from fusetune.config.tree import KINDS, StrategyConfig
 from fusetune.data.choices import TargetKind
-from fusetune.errors import ConfigError, UserError, as_list, did_you_mean, listed
+from fusetune.errors import ConfigError, UserError, did_you_mean, listed
 from fusetune.strategies import IMPORT, STRATEGIES, Strategy, refuse_target, strategy_of, targets_of
 
 Level = Literal["features", "encoders"]
@@ -94,9 +94,8 @@ def rules_of(
             named(name)
         except ConfigError as error:
             wrong.append(str(error))
-    if unknown := [name for name in chosen if name not in (*STRATEGIES, *own)]:
-        said = ", ".join(f"'{name}'{as_list(name, STRATEGIES) or did_you_mean(name, STRATEGIES)}" for name in unknown)
-        wrong.append(f"strategies: there is no {said}; known: {listed(STRATEGIES, 99)}, or all")
+    if unknown := unknown_strategies(chosen, f", or {ALL}"):
+        wrong.append(f"strategies: {unknown}")
     if not chosen:
         wrong.append(f"strategies: none is named; known: {listed(STRATEGIES, 99)}, or all")
     if wrong:

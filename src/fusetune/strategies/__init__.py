@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fusetune.config import Config
+from fusetune.config import IMPORT, OR_OWN, Config, unknown_strategies
 from fusetune.data.choices import TargetKind
 from fusetune.errors import ConfigError, did_you_mean, listed, shown
 from fusetune.strategies.agm import AGM
@@ -58,9 +58,6 @@ from fusetune.strategies.ume import UME
 from fusetune.strategies.ume_mma import UMEMMA
 from fusetune.strategies.umt import UMT
 from fusetune.strategies.weighted import Weighted
-
-# How a strategy of one's own is named, as an augmentation is.
-IMPORT = "import:"
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -175,12 +172,9 @@ def strategy_of(run: Config) -> tuple[type[Strategy], Any]:
         ConfigError: If there is no such strategy, or it has no such setting.
     """
     config = run.strategy
-    strategy = _imported(config.name) if config.name.startswith(IMPORT) else STRATEGIES.get(config.name)
-    if strategy is None:
-        raise ConfigError(
-            f"strategy.name: there is no strategy '{config.name}'{did_you_mean(config.name, STRATEGIES)}; "
-            f"known: {listed(STRATEGIES, len(STRATEGIES))}, or {IMPORT}package.module:Class for one of your own"
-        )
+    if wrong := unknown_strategies([config.name], OR_OWN):
+        raise ConfigError(f"strategy.name: {wrong}")
+    strategy = _imported(config.name) if config.name.startswith(IMPORT) else STRATEGIES[config.name]
     try:
         loop = {key: value for key, value in loop_at(run).items() if key in strategy.Settings.model_fields}
         return strategy, strategy.Settings(**(loop | (config.model_extra or {})))
