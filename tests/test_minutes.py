@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from strategies_context import make_context
 from tiny import tiny_table
 
@@ -64,7 +66,7 @@ def test_what_comes_after_training_keeps_its_time(ctx: Context, minutes: float, 
 def test_rows_that_an_epoch_is_chosen_on_cost_less_than_those_it_learns_from(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unimodal, "_seconds_a_row", lambda ctx, name, rows, settings: 1.0)
+    monkeypatch.setattr(unimodal, "seconds_a_row", lambda ctx, what, rows, limit: 4.0)
     rows = make_folds(ctx).rows
     some = int(ctx.sources["scan"].present[rows].sum())
     for held, epoch in ((0.0, 4 * some), (1 / 3, 3 * some)):
@@ -96,16 +98,37 @@ def test_an_encoder_is_given_the_time_that_it_costs_beside_the_others(
 ) -> None:
     """A network of a second must not take half of the time from one of an hour."""
     each = {"scan": 3.0, "genes": 0.01}
-    monkeypatch.setattr(unimodal, "_seconds_a_row", lambda ctx, name, rows, settings: each[name])
+    monkeypatch.setattr(unimodal, "seconds_a_row", lambda ctx, what, rows, limit: each[what.stage])
     rows, order = make_folds(ctx).rows, list(ctx.modalities)
     assert relative_cost(ctx, order[0], order[1:], rows) == 0  # without a limit nobody is timed
     ctx.minutes, ctx.deadline = 60.0, time.monotonic() + 3600
-    cost = {
-        name: each[name] * len(rows) * ctx.settings(name).epochs * ctx.settings(name).repeats for name in ctx.modalities
-    }
+    cost = {name: each[name] * len(rows) * ctx.settings(name).epochs for name in ctx.modalities}
     found = relative_cost(ctx, order[0], order[1:], rows)
     assert found == pytest.approx(sum(cost[name] for name in order[1:]) / cost[order[0]])
     assert relative_cost(ctx, order[-1], [], rows) == 0
+
+
+def test_measuring_a_pace_leaves_everything_as_it_was(ctx: Context) -> None:
+    rows, weights = make_folds(ctx).rows, copy.deepcopy(ctx.pristine["scan"].state_dict())
+    drawn = torch.get_rng_state()
+    pace = unimodal._pace(ctx, "scan", rows)
+    assert pace.seconds > 0
+    assert pace.rows == pace.asked == int(ctx.sources["scan"].present[rows].sum())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, weight in ctx.pristine["scan"].state_dict().items():
+        assert torch.equal(weight, weights[name])
+    assert not ctx.histories
+    assert not ctx.trained_rows
+
+
+def test_equal_texts_of_one_label_are_one_row_of_an_epoch(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "data")
+    frame["note"] = [f"seen from place {row // 2}" for row in range(len(frame))]
+    ctx = make_context(tmp_path, frame, ["note", "genes"], crossfit__how="k")
+    rows = make_folds(ctx).rows
+    pace = unimodal._pace(ctx, "note", rows)
+    assert pace.asked == len(rows)
+    assert pace.rows == frame["note"].iloc[rows].nunique() < len(rows)
 
 
 def test_what_is_stored_does_not_make_an_epoch_look_cheap(ctx: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,6 @@ def run_training(ctx: Context, what: Training) -> None:
     inputs = [ctx.modalities[name] for name in names]
     if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
         raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
-    lengths = ctx.sources[names[0]].lengths if len(names) == 1 else None
     double = ctx.runtime.precision == "64"
     if double:
         what.module.double()
@@ -106,10 +106,6 @@ def run_training(ctx: Context, what: Training) -> None:
         opened = [(name, group) for name in names for group in _opened(encoders[name], what.encoders[name])]
         groups = [{**group, "owner": name} for name, group in opened] + what.groups
 
-    def gradients(rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
-        batch = draw_batch(ctx, names, rows, raw, torch.from_numpy(what.weight[rows]), what.drawn(epoch), loop)
-        return what.gradients(batch, share)
-
     def before_epoch(epoch: int) -> None:
         what.before_epoch(epoch)
         ranks.alike(what.module)
@@ -117,9 +113,9 @@ def run_training(ctx: Context, what: Training) -> None:
 
     task = Task(
         name=what.stage,
-        batches=lambda epoch: shuffled_batches(what.rows, loop.batch_size, ctx.config.seed, epoch, lengths),
+        batches=lambda epoch: _batches(ctx, what, epoch),
         read=lambda rows, epoch: read_batch(ctx, names, rows, what.drawn(epoch), loop),
-        gradients=gradients,
+        gradients=lambda rows, raw, epoch, share: _gradients(ctx, what, rows, raw, epoch, share),
         validate=lambda: ranks.agree(validate(ctx, network, names, what.held, max(32, loop.batch_size))),
         set_training=lambda: _set_training(what, encoders),
         row_name=lambda row: str(ctx.ids.iloc[row]),
@@ -142,6 +138,54 @@ def run_training(ctx: Context, what: Training) -> None:
     if double:
         what.module.float()
     freeze(what.module)
+
+
+def seconds_a_row(ctx: Context, what: Training, rows: int, limit: float) -> float:
+    """Return how long a row takes in training: read, drawn anew, forward and backward. The module is of no use after.
+
+    All ranks ask together. Nobody's random numbers are used up.
+
+    Args:
+        ctx: The run.
+        what: As for `run_training`; nothing of it is kept.
+        rows: About how many are timed, in batches as an epoch has them.
+        limit: Seconds after which no batch is begun.
+    """
+    names, encoders, batches = list(what.encoders), dict(what.network.members), _batches(ctx, what, 0)
+    if not batches:
+        return 0.0
+    some = batches[:: max(1, len(batches) * what.loop.batch_size // rows)]
+    with Draws(ctx.config.seed, "timed", what.stage):
+        if ctx.runtime.precision == "64":
+            what.module.double()
+        for name in names:
+            _opened(encoders[name], what.encoders[name])
+        _set_training(what, encoders)
+        # The first makes ready whatever is made ready once.
+        started, timed = 0.0, 0
+        for place, batch in enumerate([some[0], *some]):
+            if place == 1:
+                started = time.perf_counter()
+            elif place and ctx.runtime.ranks.agree(time.perf_counter() - started > limit):
+                break
+            raw = read_batch(ctx, names, batch, what.drawn(0), what.loop)
+            _gradients(ctx, what, batch, raw, 0, 1.0)
+            timed += len(batch) if place else 0
+        return (time.perf_counter() - started) / timed
+
+
+def _batches(ctx: Context, what: Training, epoch: int) -> list[Rows]:
+    """Return the batches of an epoch; of one modality, rows of like length share one."""
+    names = list(what.encoders)
+    lengths = ctx.sources[names[0]].lengths if len(names) == 1 else None
+    return shuffled_batches(what.rows, what.loop.batch_size, ctx.config.seed, epoch, lengths)
+
+
+def _gradients(ctx: Context, what: Training, rows: Rows, raw: dict[str, Any], epoch: int, share: float) -> float:
+    """Draw a batch of rows that were read, and add its gradients; return its loss."""
+    weight = torch.from_numpy(what.weight[rows])
+    batch = draw_batch(ctx, list(what.encoders), rows, raw, weight, what.drawn(epoch), what.loop)
+    return what.gradients(batch, share)
 
 
 def _sharded(ctx: Context, what: Training) -> Shards:

@@ -17,6 +17,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from fusetune.config import HeadConfig, TrainConfig
 from fusetune.context import Context
 from fusetune.data.split import Rows
 from fusetune.encoders import Encoder, is_pretrained
+from fusetune.encoders.layers import blank_linear
 from fusetune.errors import TableError
 from fusetune.features.store import Array
 from fusetune.files import write_text
@@ -38,11 +40,12 @@ from fusetune.heads.linear import LinearHead
 from fusetune.heads.solver import fit_crossed, fit_logistic
 from fusetune.networks import EnsembleNetwork
 from fusetune.strategies.batch import Batch
-from fusetune.strategies.trainer import Training, by_batch, freeze, run_training
+from fusetune.strategies.trainer import Training, by_batch, freeze, run_training, seconds_a_row
 from fusetune.train.optim import weight_groups
 
 _DECIDED = "epochs.json"
-_TIMED, _DEARER = 128, 4  # rows that are timed; how much dearer training is than encoding
+_TIMED, _LIMIT = 128, 5.0  # rows that are timed, and seconds after which no more are
+_DEARER = 4  # how much dearer training is than encoding
 _WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
 
@@ -100,22 +103,23 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float, held: float = 
     settings = ctx.settings(name)
     if ctx.deadline == math.inf or not settings.epochs:
         return settings
-    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, rows, share, held, settings))
+    pace = _pace(ctx, name, rows)
+    epoch = pace.seconds * ((1 - held) * pace.rows + held * pace.asked / _DEARER)
+    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, share, epoch, settings.epochs))
     return settings.model_copy(update={"epochs": epochs})
 
 
-def _affordable(ctx: Context, name: str, rows: Rows, share: float, held: float, settings: TrainConfig) -> int:
+def _affordable(ctx: Context, name: str, share: float, epoch: float, most: int) -> int:
+    """Return how many epochs of so many seconds fit in a share of the time, and keep the answer."""
     kept, asked = None if ctx.folder is None else ctx.folder / _DECIDED, [ctx.key, ctx.minutes]
     found: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept is not None and kept.exists() else {}
     decided: dict[str, int] = found["epochs"] if found.get("asked") == asked else {}
     if name not in decided:
-        some, left = rows[ctx.sources[name].present[rows]], ctx.deadline - time.monotonic()
-        passes = len(some) * ((1 - held) * _DEARER * settings.repeats + held)
-        epoch = passes * _seconds_a_row(ctx, name, some, settings) / ctx.runtime.ranks.count
-        decided[name] = int(min(settings.epochs, max(0.0, share * left) / max(epoch, 1e-9)))
-        if decided[name] < settings.epochs:
+        left = ctx.deadline - time.monotonic()
+        decided[name] = int(min(most, max(0.0, share * left) / max(epoch, 1e-9)))
+        if decided[name] < most:
             ctx.log.warn(
-                f"{name}: {decided[name]} of {settings.epochs} epochs of fine-tuning, since each takes about "
+                f"{name}: {decided[name]} of {most} epochs of fine-tuning, since each takes about "
                 f"{epoch:.0f} s on this machine (minutes={ctx.minutes:g}); more minutes may make a better model"
             )
         if kept is not None:
@@ -127,34 +131,39 @@ def relative_cost(ctx: Context, name: str, others: Sequence[str], rows: Rows) ->
     """Return what training other encoders costs in units of what this one costs, as their settings say; 0: no limit."""
     if ctx.deadline == math.inf or not others:
         return 0.0
-    own, *rest = (_training_seconds(ctx, one, rows) for one in (name, *others))
+    own, *rest = (_pace(ctx, one, rows).whole for one in (name, *others))
     return float(ctx.runtime.ranks.lead(lambda: sum(rest) / max(own, 1e-9)))
 
 
-def _training_seconds(ctx: Context, name: str, rows: Rows) -> float:
-    """Return about how long all epochs of one network take."""
-    settings, some = ctx.settings(name), rows[ctx.sources[name].present[rows]]
-    each = ctx.remember(("seconds a row", name), lambda: _seconds_a_row(ctx, name, some, settings))
-    return each * len(some) * settings.repeats * settings.epochs
+@dataclass(frozen=True)
+class Pace:
+    """How fast an encoder is trained on this machine.
+
+    Attributes:
+        rows: Of an epoch: of texts, each with its label once.
+        asked: Rows that have the modality.
+        seconds: A row.
+        whole: Seconds of all epochs.
+    """
+
+    rows: int
+    asked: int
+    seconds: float
+    whole: float
 
 
-def _seconds_a_row(ctx: Context, name: str, rows: Rows, settings: TrainConfig) -> float:
-    """Return how long an encoder takes for one of the rows; not through the store, which may have them."""
-    encoder = ctx.frozen_encoder(name)
+def _pace(ctx: Context, name: str, rows: Rows) -> Pace:
+    """Return how fast an encoder is trained on some rows, measured once; not through the store, which may have them."""
 
-    def run(batch: Rows) -> None:
-        with torch.inference_mode():
-            encoder(ctx.augmented(name, ctx.read([name], batch, 0)[name], batch, 0))
+    def measure() -> Pace:
+        settings, has = ctx.settings(name), rows[ctx.sources[name].present[rows]]
+        encoder = ctx.fresh_encoder(name)
+        network = one_network(ctx, name, encoder, blank_linear(encoder.dim, len(ctx.classes)))
+        what = _training(ctx, name, network, settings, rows, rows, name, True)
+        seconds = seconds_a_row(ctx, what, _TIMED, _LIMIT)
+        return Pace(len(what.rows), len(has), seconds, seconds * len(what.rows) * settings.epochs)
 
-    timed = rows[:: max(1, len(rows) // _TIMED)]
-    batches = [timed[at : at + settings.batch_size] for at in range(0, len(timed), settings.batch_size)]
-    if not batches:
-        return 0.0
-    run(batches[0])  # whatever is made ready at the first call
-    started = time.perf_counter()
-    for batch in batches:
-        run(batch)
-    return (time.perf_counter() - started) / len(timed)
+    return ctx.remember(("pace", name), measure)
 
 
 def _fine_tune(
@@ -163,7 +172,8 @@ def _fine_tune(
     encoder = ctx.fresh_encoder(name)
     network = one_network(ctx, name, encoder, probe(ctx, name, encoder, rows, held, stage))
     if has_training(settings, encoder):
-        _train(ctx, name, network, settings, rows, held, stage, single or not is_pretrained(ctx.pristine[name]))
+        single = single or not is_pretrained(ctx.pristine[name])
+        run_training(ctx, _training(ctx, name, network, settings, rows, held, stage, single))
     freeze(network)
     return network
 
@@ -173,7 +183,7 @@ def one_network(ctx: Context, name: str, encoder: Encoder, classifier: nn.Linear
     return EnsembleNetwork([encoder], [name], [classifier], torch.zeros(len(ctx.classes))).to(ctx.runtime.device)
 
 
-def _train(
+def _training(
     ctx: Context,
     name: str,
     network: EnsembleNetwork,
@@ -182,25 +192,22 @@ def _train(
     held: Rows,
     stage: str,
     start_counts: bool,
-) -> None:
+) -> Training:
     source = ctx.sources[name]
     rows, weight = _distinct(ctx, name, rows[source.present[rows]])
     classifier = list(network.classifiers.parameters())
-    run_training(
-        ctx,
-        Training(
-            stage=stage,
-            module=network,
-            network=network,
-            encoders={name: settings},
-            loop=settings,
-            groups=weight_groups(classifier, settings.head_lr, settings.weight_decay),
-            rows=rows,
-            held=held[source.present[held]],
-            gradients=by_batch(ctx, lambda batch: stage_u_loss(name, network, batch, settings.dropout)),
-            weight=weight,
-            start_counts=start_counts,
-        ),
+    return Training(
+        stage=stage,
+        module=network,
+        network=network,
+        encoders={name: settings},
+        loop=settings,
+        groups=weight_groups(classifier, settings.head_lr, settings.weight_decay),
+        rows=rows,
+        held=held[source.present[held]],
+        gradients=by_batch(ctx, lambda batch: stage_u_loss(name, network, batch, settings.dropout)),
+        weight=weight,
+        start_counts=start_counts,
     )
 
 
