@@ -2,6 +2,8 @@
 
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Of 26,000 files few are ever imported; those are compiled then, and the others need not be.
+PIP = $(BIN)/python -m pip install --no-compile
 ENV = $(VENV)/.installed
 # The first of these that is new enough; another one: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -47,8 +49,8 @@ $(ENV): pyproject.toml constraints.txt
 		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve,cluster]"
-	$(BIN)/python -m pip install -c constraints.txt --no-deps $(AXE)
+	$(PIP) -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve,cluster]"
+	$(PIP) -c constraints.txt --no-deps $(AXE)
 	@touch $@
 
 # A run that was interrupted goes on where it stopped.
