@@ -12,11 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tiny import settings
+from strategies_context import make_context
+from tiny import settings, untold_table
 
 import fusetune
 from fusetune import trials
 from fusetune.config import Config
+from fusetune.heads.folds import make_folds
+from fusetune.strategies import one_fold
+from fusetune.strategies.one_fold import OneFold
 
 ROWS = 120
 
@@ -84,6 +88,75 @@ def test_a_column_that_only_sounds_so_is_left_alone(tmp_path: Path) -> None:
     ]
     assert run.model.config.image.spacing is None
     assert run.model.config.image.fit == "stretch"
+
+
+def undecided(monkeypatch: pytest.MonkeyPatch, helps: float) -> list[str]:
+    """Let frozen encoders tell nothing, and fine-tuned ones that a suggestion lowers the loss by so much."""
+    stages: list[str] = []
+
+    def losses(fold: Any, stage: str) -> tuple[Any, Any]:
+        stages.append(stage)
+        rows = make_folds(fold.ctx).rows
+        rows = rows[make_folds(fold.ctx).encoder == 0]
+        noise = np.random.default_rng(0).normal(1, 0.1, len(rows))
+        return rows, noise - (helps + noise / 10 if " with " in stage else 0)
+
+    def same(suggestion: Any, ctx: Any, before: Any, after: Any) -> Any:
+        return trials._difference(suggestion, ctx, before.rows, np.ones(len(before.rows)), np.ones(len(before.rows)))
+
+    monkeypatch.setattr(OneFold, "losses", losses)
+    monkeypatch.setattr(trials, "_compared", same)
+    return stages
+
+
+@pytest.mark.parametrize(("helps", "kept"), [(0.3, True), (-0.3, False)])
+def test_what_frozen_encoders_do_not_decide_fine_tuned_ones_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helps: float, kept: bool
+) -> None:
+    discs(tmp_path / "data")
+    stages = undecided(monkeypatch, helps)
+    run = fit(tmp_path, tmp_path / "data" / "table.csv", train={"epochs": 1, "batch_size": 32})
+    told = [(one["settings"].split("=")[0], one["tuned"], one["kept"]) for one in events(tmp_path, "tried")]
+    assert told[:2] == [("image.spacing", False, False), ("image.spacing", True, kept)]
+    assert stages == [f"scan, {how} image.spacing=pixel_size, image.augment=scan, image.background=0"
+                      for how in ("without", "with")]  # fmt: skip
+    assert run.model.config.image.spacing == ("pixel_size" if kept else None)
+    assert "fine-tuned on one fold" in json.dumps(run.metrics["notes"])
+
+
+def test_fine_tuning_decides_nothing_where_the_time_is_short_or_nothing_is_fine_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discs(tmp_path / "data")
+    stages = undecided(monkeypatch, 0.3)
+    monkeypatch.setattr(OneFold, "seconds", lambda fold: 1e9)
+    run = fit(tmp_path, tmp_path / "data" / "table.csv", train={"epochs": 1, "batch_size": 32}, minutes=5)
+    assert run.model.config.image.spacing is None
+    fit(tmp_path / "frozen", tmp_path / "data" / "table.csv")
+    assert stages == []
+
+
+def test_one_fold_is_judged_by_what_did_not_learn_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that tell rows apart and nothing of their class: only memory would score well."""
+    frame = untold_table(tmp_path / "data")
+    frame["scan"] = [str(tmp_path / "data" / "0.png")] * len(frame)
+    ctx = make_context(tmp_path, frame, ["scan", "genes"], crossfit__how="k")
+    folds, taught = make_folds(ctx), []
+    plain = one_fold.fine_tune
+
+    def spied(ctx: Any, name: str, rows: Any, stage: str, held: Any, settings: Any) -> Any:
+        taught.append((rows, held))
+        return plain(ctx, name, rows, stage, held, settings)
+
+    monkeypatch.setattr(one_fold, "fine_tune", spied)
+    fold = OneFold.of(ctx)
+    assert fold is not None
+    assert fold.epochs == 1
+    rows, losses = fold.losses("scan, once")
+    np.testing.assert_array_equal(rows, folds.rows[folds.encoder == 0])
+    np.testing.assert_array_equal(taught[0][1], rows)
+    assert not np.isin(taught[0][0], rows).any()
+    assert losses.mean() > np.log(3) - 0.15
 
 
 def test_nothing_is_tried_where_a_user_chose(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 Both ways are read by frozen encoders under one solved head (`linear-probe`), which takes seconds, and compared row by
 row on rows that the head did not learn from. A suggestion is followed where it lowers the NLL by more than chance does.
+Where that does not decide it, and what is suggested is of use to encoders that learn rather than to those that stay as
+they are, both ways are fine-tuned for a while on one fold (`strategies.one_fold`), if the time allows, and compared
+again.
 """
 
 from __future__ import annotations
@@ -23,17 +26,23 @@ from fusetune.context import Context
 from fusetune.data.bags import pictures_of
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Bag
+from fusetune.data.split import Rows
 from fusetune.errors import UserError
 from fusetune.files import write_text
 from fusetune.progress import Log
 from fusetune.strategies.base import Fitted, NoSettings
 from fusetune.strategies.linear_probe import LinearProbe
+from fusetune.strategies.one_fold import OneFold
+
+Floats = npt.NDArray[np.float64]
 
 # One-sided 95 %: of suggestions that change nothing, one in twenty is followed.
 _SURE = 1.645
 # Each trial reads and encodes all pictures once more; of the time of a run, they may take a share together.
 _SHARE = 0.25
 _MOST = {"quick": 5_000, "good": 20_000}
+_TUNED_SHARE = 0.3  # of the time that is left, for fine-tuning both ways on one fold
+_FINE_TUNED = ", fine-tuned"
 _UNTRIED = "untried.json"  # among the files of an unfinished run: for what there was no time
 _LOOKED_AT, _DARK = 200, 64  # pictures whose borders are looked at, and what is dark
 
@@ -45,10 +54,12 @@ class Suggestion:
     Attributes:
         sets: The settings, as a layer of a configuration.
         settles: Columns of which nothing has to be said any more, once it was tried.
+        learnt: Is it of use to encoders that learn, more than to those that stay as they are?
     """
 
     sets: Mapping[str, Any]
     settles: tuple[str, ...] = ()
+    learnt: bool = False
 
     @property
     def words(self) -> str:
@@ -67,6 +78,7 @@ class Trial:
         after: The same with it.
         error: Standard error of the difference, of groups where there are any.
         kept: Is it followed?
+        tuned: Was the encoder fine-tuned, on one fold?
     """
 
     suggestion: Suggestion
@@ -74,12 +86,19 @@ class Trial:
     after: float
     error: float
     kept: bool
+    tuned: bool = False
+
+    @property
+    def undecided(self) -> bool:
+        """Was it shown neither to help nor to harm?"""
+        return abs(self.after - self.before) <= _SURE * self.error
 
     @property
     def words(self) -> str:
         """What was tried and what came of it, for a report."""
         what = "followed" if self.kept else "tried and not followed"
-        return f"{self.suggestion.words} {what} (NLL {self.after:.3f} instead of {self.before:.3f}, frozen)"
+        how = "fine-tuned on one fold" if self.tuned else "frozen"
+        return f"{self.suggestion.words} {what} (NLL {self.after:.3f} instead of {self.before:.3f}, {how})"
 
 
 def _sizes(config: Config, schema: Schema) -> list[Suggestion]:
@@ -89,7 +108,7 @@ def _sizes(config: Config, schema: Schema) -> list[Suggestion]:
     if image.augment != Config().image.augment or image.encode_size is not None:
         return []
     columns = sizes_of_pixels(image, image.policy, schema)
-    return [Suggestion({"image": {"spacing": name, "augment": "scan"}}, (name,)) for name in columns]
+    return [Suggestion({"image": {"spacing": name, "augment": "scan"}}, (name,), learnt=True) for name in columns]
 
 
 def _shapes(config: Config, schema: Schema) -> list[Suggestion]:
@@ -151,7 +170,7 @@ def tried(
         log.say(f"  nothing is tried beforehand on more than {most:,} rows: it would take too long (here {rows:,})")
         return make(config, log, ()), []
     trials, settled = list[Trial](), tuple[str, ...]()
-    started = time.monotonic()
+    started, tuning = time.monotonic(), 0.0
     best = make(config, Log(quiet=True), ())
     before = LinearProbe.fit(best, NoSettings())
     asked = [best.key, config.preset, config.minutes]
@@ -160,7 +179,7 @@ def tried(
     # What is offered depends on what was kept before.
     for plain in (one for offer in (_sizes, _shapes) for one in offer(config, schema)):
         suggestion = replace(plain, sets={"image": {**plain.sets["image"], **_edges(best)}})
-        took = (time.monotonic() - started) / (1 + len(trials))
+        took = (time.monotonic() - started - tuning) / (1 + len(trials))
         late = took * (2 + len(trials)) > _SHARE * left if known is None else suggestion.words in known
         late = ranks.agree(late)
         if late:
@@ -180,20 +199,60 @@ def tried(
             log.say(f"  not tried: {suggestion.words} ({error})")
             continue
         trial = _compared(suggestion, ctx, before, after)
+        both = _both(best, ctx, log) if suggestion.learnt and trial.undecided else None
+        _tell(log, trial, "undecided" if both else "")
+        if both:
+            begun = time.monotonic()
+            deep, took = suggestion.words + _FINE_TUNED, sum(fold.seconds() for fold in both)
+            late = took > _TUNED_SHARE * (left - begun + started) if known is None else deep in known
+            if late := ranks.agree(late):
+                untried.append(deep)
+                log.say(
+                    f"  not decided by fine-tuning (about {took:.0f} s; more minutes leave time for it)"
+                )
+            _keep(best, asked, untried)  # what is killed from here on goes on with this
+            trial = trial if late else _tuned(suggestion, both, log)
+            tuning += time.monotonic() - begun
         trials.append(trial)
         settled += suggestion.settles
-        sign = "kept" if trial.kept else "not kept"
-        log.say(
-            f"  tried {suggestion.words}: held-out NLL of frozen encoders {trial.after:.3f} instead of "
-            f"{trial.before:.3f}, {trial.after - trial.before:+.3f} +- {_SURE * trial.error:.3f}: {sign}"
-        )
-        facts = {"before": trial.before, "after": trial.after, "error": trial.error, "kept": trial.kept}
-        log.record("tried", settings=suggestion.words, **facts)
         if trial.kept:
             config, best, before = changed, ctx, after
-    if best.folder is not None and ranks.first:
-        write_text(best.folder / _UNTRIED, json.dumps({"asked": asked, "untried": untried}))
+    _keep(best, asked, untried)
     return make(config, log, settled), trials
+
+
+def _tell(log: Log, trial: Trial, sign: str = "") -> None:
+    """Say and write down what came of a suggestion."""
+    sign = sign or ("kept" if trial.kept else "not kept")
+    how = "of an encoder fine-tuned on one fold" if trial.tuned else "of frozen encoders"
+    log.say(
+        f"  tried {trial.suggestion.words}: held-out NLL {how} {trial.after:.3f} instead of "
+        f"{trial.before:.3f}, {trial.after - trial.before:+.3f} +- {_SURE * trial.error:.3f}: {sign}"
+    )
+    facts = {"before": trial.before, "after": trial.after, "error": trial.error, "kept": trial.kept}
+    log.record("tried", settings=trial.suggestion.words, tuned=trial.tuned, **facts)
+
+
+def _both(before: Context, after: Context, log: Log) -> tuple[OneFold, OneFold] | None:
+    """Return what fine-tuning on one fold would be without and with a suggestion; None where nothing is fine-tuned."""
+    one, other = (OneFold.of(replace(ctx, log=log)) for ctx in (before, after))
+    return (one, other) if one and other else None
+
+
+def _tuned(suggestion: Suggestion, both: tuple[OneFold, OneFold], log: Log) -> Trial:
+    """Compare encoders that are fine-tuned for a while on all folds but one, on the rows of that one."""
+    log.say(f"  fine-tuning {both[0].name} for {both[0].epochs} epochs on all folds but one, without it and with it")
+    stages = (f"{fold.name}, {how} {suggestion.words}" for fold, how in zip(both, ("without", "with"), strict=True))
+    (rows, one), (_, other) = (fold.losses(stage) for fold, stage in zip(both, stages, strict=True))
+    trial = replace(_difference(suggestion, both[0].ctx, rows, one, other), tuned=True)
+    _tell(log, trial)
+    return trial
+
+
+def _keep(ctx: Context, asked: list[Any], untried: list[str]) -> None:
+    """Keep what there was no time to try, for this run should it go on after a stop."""
+    if ctx.folder is not None and ctx.runtime.ranks.first:
+        write_text(ctx.folder / _UNTRIED, json.dumps({"asked": asked, "untried": untried}))
 
 
 def _untried(ctx: Context, asked: list[Any]) -> list[str] | None:
@@ -221,6 +280,11 @@ def _compared(suggestion: Suggestion, ctx: Context, before: Fitted, after: Fitte
     rows = np.intersect1d(before.rows, after.rows)
     truth = torch.from_numpy(ctx.labels[rows])
     one, other = (ctx.target.losses(fitted.held_on(rows).f.double(), truth).numpy() for fitted in (before, after))
+    return _difference(suggestion, ctx, rows, one, other)
+
+
+def _difference(suggestion: Suggestion, ctx: Context, rows: Rows, one: Floats, other: Floats) -> Trial:
+    """Return what became of a suggestion by the losses of rows without and with it, float64 [rows]."""
     weights = ctx.row_weights(rows)
     units = np.unique(ctx.units.iloc[rows].to_numpy(), return_inverse=True)[1]
     mean, error = _mean_of_units((other - one) * weights, weights, units)
@@ -228,9 +292,7 @@ def _compared(suggestion: Suggestion, ctx: Context, before: Fitted, after: Fitte
     return Trial(suggestion, start, start + mean, error, mean + _SURE * error < 0)
 
 
-def _mean_of_units(
-    values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], units: npt.NDArray[np.int64]
-) -> tuple[float, float]:
+def _mean_of_units(values: Floats, weights: Floats, units: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return sum(values) / sum(weights) and its standard error where whole units were drawn (a ratio's, linearised)."""
     total, weight = np.bincount(units, values), np.bincount(units, weights)
     mean, count = total.sum() / weight.sum(), len(total)

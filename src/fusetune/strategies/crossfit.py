@@ -119,9 +119,9 @@ def _single(ctx: Context, name: str, folds: Folds, trained: bool) -> Tuned:
     improved = stage in ctx.histories and ctx.histories[stage].best_epoch >= 0
     undone = ", fine-tuning undone" if trained and is_pretrained(ctx.pristine[name]) else ""
     note = "fine-tuned" if improved else f"linear {ctx.target.model_word} on its features{undone}"
-    held = _logits(network, plain[0])
+    held = logits_of_alone(network, plain[0])
     if ctx.config.head.inputs == "logits":
-        block = Block(name, name, [network], True, _logits(network, views), held[None], plain[0])
+        block = Block(name, name, [network], True, logits_of_alone(network, views), held[None], plain[0])
     else:
         block = Block(name, name, [network], False, views, plain, plain[0])
     return Tuned(block, held, improved, note)
@@ -149,7 +149,7 @@ def probed(ctx: Context, name: str, encoder: Encoder, folds: Folds, note: str) -
             network, held = solve_crossed(ctx, name, encoder, plain, folds.rows, folds.head)
         else:
             network = one_network(ctx, name, encoder, probe(ctx, name, encoder, folds.rows, folds.choice_rows, name))
-            held = _logits(network, plain[0])
+            held = logits_of_alone(network, plain[0])
     return Tuned(Block(name, name, [network], False, views, plain, plain[0]), held, False, note)
 
 
@@ -244,7 +244,11 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
         here, (encoder, _) = folds.encoder == fold, network.only
         with ctx.log.timed(ctx.seconds, "encode"):
             random, plain = _both(ctx, name, encoder, rows[here])
-        views[:, here], held[here], z[here] = _logits(network, random), _logits(network, plain[0]), plain[0]
+        views[:, here], held[here], z[here] = (
+            logits_of_alone(network, random),
+            logits_of_alone(network, plain[0]),
+            plain[0],
+        )
     block = Block(name, name, networks, True, views, held[None], z)
     stages = {_stage(ctx, name, fold, slower) for fold in range(len(networks)) for slower in (False, True)}
     moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)
@@ -299,7 +303,7 @@ def _repeated(ctx: Context, held: Array) -> Array:
     return np.broadcast_to(held, (ctx.config.views, *held.shape))
 
 
-def _logits(network: EnsembleNetwork, z: Array) -> Array:
+def logits_of_alone(network: EnsembleNetwork, z: Array) -> Array:
     """Return the logits of a modality's only classifier for features of any shape [..., dim]."""
     _, classifier = network.only
     with torch.inference_mode():

@@ -103,10 +103,15 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float, held: float = 
     settings = ctx.settings(name)
     if ctx.deadline == math.inf or not settings.epochs:
         return settings
-    pace = _pace(ctx, name, rows)
-    epoch = pace.seconds * ((1 - held) * pace.rows + held * pace.asked / _DEARER)
+    epoch = epoch_seconds(ctx, name, rows, held)
     epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, share, epoch, settings.epochs))
     return settings.model_copy(update={"epochs": epochs})
+
+
+def epoch_seconds(ctx: Context, name: str, rows: Rows, held: float = 0.0) -> float:
+    """Return about how long an epoch of fine-tuning takes on this machine, of rows and a share as for `affordable`."""
+    pace = _pace(ctx, name, rows)
+    return pace.seconds * ((1 - held) * pace.rows + held * pace.asked / _DEARER)
 
 
 def _affordable(ctx: Context, name: str, share: float, epoch: float, most: int) -> int:
