@@ -207,9 +207,7 @@ def tried(
             late = took > _TUNED_SHARE * (left - begun + started) if known is None else deep in known
             if late := ranks.agree(late):
                 untried.append(deep)
-                log.say(
-                    f"  not decided by fine-tuning (about {took:.0f} s; more minutes leave time for it)"
-                )
+                log.say(f"  not decided by fine-tuning (about {took:.0f} s; more minutes leave time for it)")
             _keep(best, asked, untried)  # what is killed from here on goes on with this
             trial = trial if late else _tuned(suggestion, both, log)
             tuning += time.monotonic() - begun

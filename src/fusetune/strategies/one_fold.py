@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from fusetune.config import HeadConfig
 from fusetune.context import Context
 from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
-from fusetune.features.store import Array
 from fusetune.heads.base import HeadData
 from fusetune.heads.folds import has_training, make_folds
 from fusetune.heads.solver import fit_crossed
@@ -61,14 +61,14 @@ class OneFold:
     def _held(self) -> float:
         return 1 / self.ctx.config.crossfit.folds
 
-    def said(self, stage: str) -> tuple[Rows, Array]:
+    def losses(self, stage: str) -> tuple[Rows, npt.NDArray[np.float64]]:
         """Fine-tune, and solve the head.
 
         Args:
             stage: Name for progress and checkpoints.
 
         Returns:
-            The rows of the first fold, and what the head says of each that did not learn from it, [rows, width].
+            The rows of the first fold, and the loss of each by heads that did not learn from it, float64 [rows].
         """
         ctx, name, folds = self.ctx, self.name, make_folds(self.ctx)
         here = folds.encoder == 0
@@ -81,10 +81,5 @@ class OneFold:
         config = HeadConfig(penalties=ctx.config.head.penalties, modality_dropout=0)
         fit = fit_crossed(data, data, folds.head[here], config, len(ctx.classes), ctx.config.seed)
         assert fit.held is not None
-        return rows, fit.held
-
-    def losses(self, stage: str) -> tuple[Rows, Array]:
-        """Return the rows of the first fold and the loss of each, float64 [rows]; see `said`."""
-        rows, said = self.said(stage)
-        truth = torch.from_numpy(self.ctx.labels[rows])
-        return rows, np.asarray(self.ctx.target.losses(torch.from_numpy(said).double(), truth).numpy())
+        losses = ctx.target.losses(torch.from_numpy(fit.held).double(), torch.from_numpy(ctx.labels[rows]))
+        return rows, np.asarray(losses.numpy(), dtype=np.float64)
