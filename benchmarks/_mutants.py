@@ -46,6 +46,7 @@ _UNIMODAL = "tests/strategies/test_strategies_unimodal.py"
 _crossfit = _in("strategies/crossfit.py", _CROSSFIT)
 # What rows count, where they do not count alike.
 _WEIGHTS, _WEIGHED = "tests/test_weights.py", "tests/evaluate/test_evaluate_weights.py"
+_one_fold = _in("strategies/one_fold.py", "tests/test_trials.py::test_one_fold_is_judged_by_what_did_not_learn_from_it")
 _undone = _in(
     "strategies/crossfit.py",
     "tests/strategies/test_strategies_unimodal.py::test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone",
@@ -279,6 +280,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "words speak of the rows that they were learnt from",
         "folds.head, words=True)\n",
         "folds.head, words=True)\n        held = _logits(network, counts[0])\n",
+    ),
+    _one_fold(
+        "the rows that both ways are judged on teach the encoder, too",
+        "ctx, name, folds.rows[~here],",
+        "ctx, name, folds.rows,",
     ),
     _undone(
         "each fold decides whether fine-tuning is undone",
