@@ -268,18 +268,18 @@ MUTANTS: tuple[Mutant, ...] = (
     _crossfit(
         "a row is spoken of by the mean over all networks",
         "    block = Block(name, name, networks, True, views, held[None], z)",
-        "    held = np.mean([_logits(n, ctx.encode(name, n.only[0], rows)[0]) for n in networks], 0)\n"
+        "    held = np.mean([logits_of_alone(n, ctx.encode(name, n.only[0], rows)[0]) for n in networks], 0)\n"
         "    block = Block(name, name, networks, True, views, held[None], z)",
     ),
     _crossfit(
         "logits of an untrained encoder are those of the final classifier",
         "views=_repeated(ctx, part.held), plain=part.held[None]",
-        "views=_logits(part.networks[0], views), plain=_logits(part.networks[0], part.block.plain)",
+        "views=logits_of_alone(part.networks[0], views), plain=logits_of_alone(part.networks[0], part.block.plain)",
     ),
     _crossfit(
         "words speak of the rows that they were learnt from",
         "folds.head, words=True)\n",
-        "folds.head, words=True)\n        held = _logits(network, counts[0])\n",
+        "folds.head, words=True)\n        held = logits_of_alone(network, counts[0])\n",
     ),
     _one_fold(
         "the rows that both ways are judged on teach the encoder, too",
