@@ -56,6 +56,7 @@ def imported(*words: str, cwd: Path) -> tuple[int, list[str], str]:
         (["fit", "tables.csv", "--label", "a", "--preset", "quik"], 2, "did you mean 'quick'?"),
         (["compare", "tables.csv", "--label", "a", "--preset", "quik"], 2, "did you mean 'quick'?"),
         (["fit", "tables.csv", "--label", "a", "--strategy", "umtt"], 2, "did you mean 'umt'?"),
+        (["fit", "tables.csv", "--label", "a", "--set", "strategy.name=umtt"], 2, "did you mean 'umt'?"),
         (["compare", "tables.csv", "--label", "a", "--strategies", "ume,jiont"], 2, "did you mean 'joint'?"),
         (["export", ".", "--to", "onx"], 2, "Did you mean 'onnx'?"),
         (["predict", "nowhere", "tables.csv", "--out", "x.csv"], 2, "nowhere"),

@@ -21,6 +21,7 @@ from fusetune.config import Config
 from fusetune.heads.folds import make_folds
 from fusetune.strategies import one_fold
 from fusetune.strategies.one_fold import OneFold
+from fusetune.train import loop
 
 ROWS = 120
 
@@ -90,6 +91,12 @@ def test_a_column_that_only_sounds_so_is_left_alone(tmp_path: Path) -> None:
     assert run.model.config.image.fit == "stretch"
 
 
+def same(suggestion: Any, ctx: Any, before: Any, after: Any) -> Any:
+    """Stand in for a comparison of frozen encoders that tells nothing."""
+    del after
+    return trials._difference(suggestion, ctx, before.rows, np.ones(len(before.rows)), np.ones(len(before.rows)))
+
+
 def undecided(monkeypatch: pytest.MonkeyPatch, helps: float) -> list[str]:
     """Let frozen encoders tell nothing, and fine-tuned ones that a suggestion lowers the loss by so much."""
     stages: list[str] = []
@@ -100,9 +107,6 @@ def undecided(monkeypatch: pytest.MonkeyPatch, helps: float) -> list[str]:
         rows = rows[make_folds(fold.ctx).encoder == 0]
         noise = np.random.default_rng(0).normal(1, 0.1, len(rows))
         return rows, noise - (helps + noise / 10 if " with " in stage else 0)
-
-    def same(suggestion: Any, ctx: Any, before: Any, after: Any) -> Any:
-        return trials._difference(suggestion, ctx, before.rows, np.ones(len(before.rows)), np.ones(len(before.rows)))
 
     monkeypatch.setattr(OneFold, "losses", losses)
     monkeypatch.setattr(trials, "_compared", same)
@@ -122,6 +126,35 @@ def test_what_frozen_encoders_do_not_decide_fine_tuned_ones_do(
                       for how in ("without", "with")]  # fmt: skip
     assert run.model.config.image.spacing == ("pixel_size" if kept else None)
     assert "fine-tuned on one fold" in json.dumps(run.metrics["notes"])
+
+
+def test_a_run_that_is_killed_while_it_decides_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, again = tmp_path / "plain", tmp_path / "again"
+    for folder in (plain, again):
+        folder.mkdir()
+        discs(folder / "data")
+    monkeypatch.setattr(trials, "_compared", same)
+    how: dict[str, Any] = {"train": {"epochs": 2, "batch_size": 32}}
+    whole = fit(plain, plain / "data" / "table.csv", **how)
+    trained, run_epoch = [], loop._run_epoch
+
+    def killed(*args: Any, **more: Any) -> Any:
+        trained.append(args[2].name)
+        if len(trained) == 2:  # with it, after an epoch without it
+            raise KeyboardInterrupt
+        return run_epoch(*args, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "_run_epoch", killed)
+        fit(again, again / "data" / "table.csv", **how)
+    assert [stage.split(" image")[0] for stage in trained] == ["scan, without", "scan, with"]
+    run = fit(again, again / "data" / "table.csv", resume=True, **how)
+    assert [one["tuned"] for one in events(again, "tried")][-1]
+    assert run.metrics["gain"] == whole.metrics["gain"]
+    weights = "model/weights.safetensors"
+    assert (again / "run" / weights).read_bytes() == (plain / "run" / weights).read_bytes()
 
 
 def test_fine_tuning_decides_nothing_where_the_time_is_short_or_nothing_is_fine_tuned(

@@ -141,9 +141,10 @@ def check_settings(sets: list[str] | None, strategies: str | None = None, **opti
     Raises:
         ConfigError: Naming those that are known.
     """
-    if wrong := unknown_strategies((name for name in commas(strategies) or () if name != "all"), OR_OWN):
+    built = Config.build({name: value for name, value in options.items() if value is not None}, sets=sets or ())
+    named = [*(commas(strategies) or ()), built.strategy.name]
+    if wrong := unknown_strategies((name for name in named if name != "all"), OR_OWN):
         raise ConfigError(wrong)
-    Config.build({name: value for name, value in options.items() if value is not None}, sets=sets or ())
 
 
 def column_roles(

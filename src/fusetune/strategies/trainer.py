@@ -23,7 +23,6 @@ from fusetune.errors import ConfigError
 from fusetune.files import cleaned
 from fusetune.networks import Network
 from fusetune.process import Draws
-from fusetune.ranks import Ranks
 from fusetune.strategies.batch import Batch, draw_batch, read_batch, validate
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Keep, Task, train
@@ -92,10 +91,7 @@ def run_training(ctx: Context, what: Training) -> None:
         NonFiniteLossError: If a loss or gradient is NaN or infinite; names the rows behind it.
     """
     names, network, loop, ranks = list(what.encoders), what.network, what.loop, ctx.runtime.ranks
-    _refuse_small_batches(loop, ranks)
-    inputs = [ctx.modalities[name] for name in names]
-    if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
-        raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
+    _refuse_impossible(ctx, what)
     double = ctx.runtime.precision == "64"
     if double:
         what.module.double()
@@ -150,7 +146,11 @@ def seconds_a_row(ctx: Context, what: Training, rows: int, limit: float) -> floa
         what: As for `run_training`; nothing of it is kept.
         rows: About how many are timed, in batches as an epoch has them.
         limit: Seconds after which no batch is begun.
+
+    Raises:
+        ConfigError: If it could not be trained.
     """
+    _refuse_impossible(ctx, what)
     names, encoders, batches = list(what.encoders), dict(what.network.members), _batches(ctx, what, 0)
     if not batches:
         return 0.0
@@ -199,7 +199,12 @@ def _sharded(ctx: Context, what: Training) -> Shards:
     return shard(what.network.encoders, ctx.runtime.ranks, ctx.runtime.device)
 
 
-def _refuse_small_batches(loop: StageConfig, ranks: Ranks) -> None:
+def _refuse_impossible(ctx: Context, what: Training) -> None:
+    """Refuse settings that no batch could follow."""
+    loop, ranks = what.loop, ctx.runtime.ranks
+    inputs = [ctx.modalities[name] for name in what.encoders]
+    if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
+        raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
     if ranks.count > 1 and ranks.sizes(loop.batch_size) is None:
         raise ConfigError(
             f"batches of {loop.batch_size} rows cannot be divided among {ranks.count} ranks, each of which takes at "
