@@ -69,11 +69,14 @@ def test_rows_that_an_epoch_is_chosen_on_cost_less_than_those_it_learns_from(
     monkeypatch.setattr(unimodal, "seconds_a_row", lambda ctx, what, rows, limit: 4.0)
     rows = make_folds(ctx).rows
     some = int(ctx.sources["scan"].present[rows].sum())
-    for held, epoch in ((0.0, 4 * some), (1 / 3, 3 * some)):
-        (ctx.folder / "epochs.json").unlink(missing_ok=True)  # type: ignore[operator]
-        ctx.minutes, ctx.deadline = 1.0, time.monotonic() + 2.5 * epoch
-        assert affordable(ctx, "scan", rows, 1.0, held).epochs == 2
-        assert f"each takes about {epoch} s" in ctx.log.warnings[-1]
+    # The rows of a fold are encoded after training, in two views and without any.
+    for held, epoch, after in ((0.0, 4 * some, 0), (1 / 3, 3 * some, some)):
+        for time_for, epochs in ((2.5, 2), (1.5, 0)):  # one epoch of six is worth nothing
+            (ctx.folder / "epochs.json").unlink(missing_ok=True)  # type: ignore[operator]
+            ctx.minutes, ctx.deadline = 1.0, time.monotonic() + time_for * epoch + after
+            assert affordable(ctx, "scan", rows, 1.0, held).epochs == epochs
+            assert f"{epochs} of 6 epochs" in ctx.log.warnings[-1]
+            assert f"each takes about {epoch} s" in ctx.log.warnings[-1]
 
 
 def test_epochs_that_would_end_too_late_are_left_out_and_a_resumed_run_decides_alike(ctx: Context) -> None:

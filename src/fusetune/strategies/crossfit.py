@@ -31,8 +31,9 @@ from fusetune.networks import EnsembleNetwork
 from fusetune.strategies.unimodal import affordable, fine_tune, one_network, probe, relative_cost, solve_crossed
 from fusetune.train.loop import History
 
-# What a network may take of what was planned for it: its last epochs, at the lowest rates, are worth most.
-_LONGER = 1.25
+# What a network may take of what was planned for it, since its last epochs, at the lowest rates, are worth most; and at
+# most of all that is left, for something always comes after it.
+_LONGER, _MOST = 1.25, 0.9
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _fold_networks(ctx: Context, name: str, folds: Folds) -> list[EnsembleNetwor
 
     def tune(fold: int, slower: bool) -> None:
         held, stage = folds.encoder == fold, _stage(ctx, name, fold, slower)
-        with ctx.log.timed(ctx.seconds, "stage_u"), ctx.within(min(1.0, _LONGER / (count - fold + later))):
+        with ctx.log.timed(ctx.seconds, "stage_u"), ctx.within(min(_MOST, _LONGER / (count - fold + later))):
             networks.append(fine_tune(ctx, name, folds.rows[~held], stage, folds.rows[held], settings))
         stages.append(stage)
 

@@ -46,6 +46,7 @@ from fusetune.train.optim import weight_groups
 _DECIDED = "epochs.json"
 _TIMED, _LIMIT = 128, 5.0  # rows that are timed, and seconds after which no more are
 _DEARER = 4  # how much dearer training is than encoding
+_FEWEST = 0.25  # of the epochs: fewer hardly leave the rise of the learning rate
 _WORD_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 
 
@@ -90,8 +91,9 @@ def fine_tune(
 def affordable(ctx: Context, name: str, rows: Rows, share: float, held: float = 0.0) -> TrainConfig:
     """Return how an encoder is trained in a share of the time that is left: in fewer epochs where all are too many.
 
-    A schedule that ends early is worth more than a longer one that is cut off. The time of an epoch is estimated from
-    that of a few rows. What was decided is kept with the checkpoints, so that a run that is resumed decides alike.
+    A schedule that ends early is worth more than a longer one that is cut off, and none more than one of an epoch or
+    two of ten. The time of an epoch is estimated from that of a few rows, and so is what encoding takes afterwards.
+    What was decided is kept with the checkpoints, so that a run that is resumed decides alike.
 
     Args:
         ctx: The run.
@@ -103,8 +105,9 @@ def affordable(ctx: Context, name: str, rows: Rows, share: float, held: float = 
     settings = ctx.settings(name)
     if ctx.deadline == math.inf or not settings.epochs:
         return settings
-    epoch = epoch_seconds(ctx, name, rows, held)
-    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, share, epoch, settings.epochs))
+    epoch, pace = epoch_seconds(ctx, name, rows, held), _pace(ctx, name, rows)
+    after = (ctx.config.views + 1) * held * pace.asked * pace.seconds / _DEARER
+    epochs = ctx.runtime.ranks.lead(lambda: _affordable(ctx, name, share, epoch, after, settings.epochs))
     return settings.model_copy(update={"epochs": epochs})
 
 
@@ -114,18 +117,20 @@ def epoch_seconds(ctx: Context, name: str, rows: Rows, held: float = 0.0) -> flo
     return pace.seconds * ((1 - held) * pace.rows + held * pace.asked / _DEARER)
 
 
-def _affordable(ctx: Context, name: str, share: float, epoch: float, most: int) -> int:
-    """Return how many epochs of so many seconds fit in a share of the time, and keep the answer."""
+def _affordable(ctx: Context, name: str, share: float, epoch: float, after: float, most: int) -> int:
+    """Return how many epochs of so many seconds fit in a share of the time, and what comes after; keep the answer."""
     kept, asked = None if ctx.folder is None else ctx.folder / _DECIDED, [ctx.key, ctx.minutes]
     found: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept is not None and kept.exists() else {}
     decided: dict[str, int] = found["epochs"] if found.get("asked") == asked else {}
     if name not in decided:
         left = ctx.deadline - time.monotonic()
-        decided[name] = int(min(most, max(0.0, share * left) / max(epoch, 1e-9)))
+        fit = int(min(most, max(0.0, share * left - after) / max(epoch, 1e-9)))
+        decided[name] = fit if fit >= _FEWEST * most else 0
         if decided[name] < most:
+            took = f"{epoch:.0f}" if epoch >= 1 else f"{max(epoch, 0.1):.1f}"
             ctx.log.warn(
                 f"{name}: {decided[name]} of {most} epochs of fine-tuning, since each takes about "
-                f"{epoch:.0f} s on this machine (minutes={ctx.minutes:g}); more minutes may make a better model"
+                f"{took} s on this machine (minutes={ctx.minutes:g}); more minutes may make a better model"
             )
         if kept is not None:
             write_text(kept, json.dumps({"asked": asked, "epochs": decided}))
