@@ -287,7 +287,7 @@ def test_wrong_names_are_told_all_at_once(table: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as told:
         compare(table, tmp_path / "out", strategies=("joynt", "ume", "nonsense"), level="pixels", budget="seconds")
     text = str(told.value)
-    assert "there is no 'joynt', did you mean 'joint'?, 'nonsense'" in text
+    assert "there is no strategy 'joynt', did you mean 'joint'?, 'nonsense'" in text
     assert all(name in text for name in STRATEGIES)
     assert "level: 'pixels' is none; use features or encoders" in text
     assert "budget seconds needs minutes" in text
