@@ -2,8 +2,10 @@
 
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Of 26,000 files few are ever imported; those are compiled then, and the others need not be.
+# Of 26,000 files few are ever imported: those are compiled and kept then, and the others need not be. Without keeping, every
+# process of a command or a test would compile all that it imports.
 PIP = $(BIN)/python -m pip install --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 ENV = $(VENV)/.installed
 # The first of these that is new enough; another one: make PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -51,6 +53,7 @@ $(ENV): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve,cluster]"
 	$(PIP) -c constraints.txt --no-deps $(AXE)
+	$(BIN)/python -c "import fusetune; fusetune.fit, fusetune.load"
 	@touch $@
 
 # A run that was interrupted goes on where it stopped.
