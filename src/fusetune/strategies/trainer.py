@@ -23,6 +23,7 @@ from fusetune.errors import ConfigError
 from fusetune.files import cleaned
 from fusetune.networks import Network
 from fusetune.process import Draws
+from fusetune.ranks import Ranks
 from fusetune.strategies.batch import Batch, draw_batch, read_batch, validate
 from fusetune.train.checkpoint import Checkpoints
 from fusetune.train.loop import Keep, Task, train
@@ -201,10 +202,13 @@ def _sharded(ctx: Context, what: Training) -> Shards:
 
 def _refuse_impossible(ctx: Context, what: Training) -> None:
     """Refuse settings that no batch could follow."""
-    loop, ranks = what.loop, ctx.runtime.ranks
     inputs = [ctx.modalities[name] for name in what.encoders]
-    if loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
+    if what.loop.mix.kind == "cutmix" and {one.several for one in inputs if one.kind == "image"} == {True}:
         raise ConfigError("mix.kind cutmix pastes rectangles, and each row has any number of pictures; use mixup")
+    _refuse_small_batches(what.loop, ctx.runtime.ranks)
+
+
+def _refuse_small_batches(loop: StageConfig, ranks: Ranks) -> None:
     if ranks.count > 1 and ranks.sizes(loop.batch_size) is None:
         raise ConfigError(
             f"batches of {loop.batch_size} rows cannot be divided among {ranks.count} ranks, each of which takes at "
