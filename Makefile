@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Of 26,000 files few are ever imported: those are compiled and kept then, and the others need not be. Without keeping, every
+# Of thousands of files few are ever imported: those are compiled and kept then, and the others need not be. Without keeping, every
 # process of a command or a test would compile all that it imports.
 PIP = $(BIN)/python -m pip install --no-compile
 unexport PYTHONDONTWRITEBYTECODE

@@ -205,17 +205,19 @@ def tried(
             begun = time.monotonic()
             deep, took = suggestion.words + _FINE_TUNED, sum(fold.seconds() for fold in both)
             late = took > _TUNED_SHARE * (left - begun + started) if known is None else deep in known
-            if late := ranks.agree(late):
+            late = ranks.agree(late)
+            if late:
                 untried.append(deep)
                 log.say(f"  not decided by fine-tuning (about {took:.0f} s; more minutes leave time for it)")
-            _keep(best, asked, untried)  # what is killed from here on goes on with this
+            # What is killed from here on goes on with this; what goes on keeps all that it was told.
+            _keep(best, asked, untried if known is None else known)
             trial = trial if late else _tuned(suggestion, both, log)
             tuning += time.monotonic() - begun
         trials.append(trial)
         settled += suggestion.settles
         if trial.kept:
             config, best, before = changed, ctx, after
-    _keep(best, asked, untried)
+    _keep(best, asked, untried if known is None else known)
     return make(config, log, settled), trials
 
 

@@ -245,11 +245,8 @@ def _cross_fitted(ctx: Context, name: str, networks: list[EnsembleNetwork], fold
         here, (encoder, _) = folds.encoder == fold, network.only
         with ctx.log.timed(ctx.seconds, "encode"):
             random, plain = _both(ctx, name, encoder, rows[here])
-        views[:, here], held[here], z[here] = (
-            logits_of_alone(network, random),
-            logits_of_alone(network, plain[0]),
-            plain[0],
-        )
+        views[:, here], held[here] = (logits_of_alone(network, seen) for seen in (random, plain[0]))
+        z[here] = plain[0]
     block = Block(name, name, networks, True, views, held[None], z)
     stages = {_stage(ctx, name, fold, slower) for fold in range(len(networks)) for slower in (False, True)}
     moved = any(history.best_epoch >= 0 for stage, history in ctx.histories.items() if stage in stages)

@@ -141,7 +141,8 @@ def relative_cost(ctx: Context, name: str, others: Sequence[str], rows: Rows) ->
     """Return what training other encoders costs in units of what this one costs, as their settings say; 0: no limit."""
     if ctx.deadline == math.inf or not others:
         return 0.0
-    own, *rest = (_pace(ctx, one, rows).whole for one in (name, *others))
+    paces = ((_pace(ctx, one, rows), ctx.settings(one).epochs) for one in (name, *others))
+    own, *rest = (pace.seconds * pace.rows * epochs for pace, epochs in paces)
     return float(ctx.runtime.ranks.lead(lambda: sum(rest) / max(own, 1e-9)))
 
 
@@ -153,13 +154,11 @@ class Pace:
         rows: Of an epoch: of texts, each with its label once.
         asked: Rows that have the modality.
         seconds: A row.
-        whole: Seconds of all epochs.
     """
 
     rows: int
     asked: int
     seconds: float
-    whole: float
 
 
 def _pace(ctx: Context, name: str, rows: Rows) -> Pace:
@@ -170,8 +169,7 @@ def _pace(ctx: Context, name: str, rows: Rows) -> Pace:
         encoder = ctx.fresh_encoder(name)
         network = one_network(ctx, name, encoder, blank_linear(encoder.dim, len(ctx.classes)))
         what = _training(ctx, name, network, settings, rows, rows, name, True)
-        seconds = seconds_a_row(ctx, what, _TIMED, _LIMIT)
-        return Pace(len(what.rows), len(has), seconds, seconds * len(what.rows) * settings.epochs)
+        return Pace(len(what.rows), len(has), seconds_a_row(ctx, what, _TIMED, _LIMIT))
 
     return ctx.remember(("pace", name), measure)
 
