@@ -51,7 +51,7 @@ $(ENV): pyproject.toml constraints.txt
 		echo "Install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into $(VENV) (about 2 GB; a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints.txt -e ".[dev,docs,weights,onnx,lora,skops,augment,dicom,track,serve,cluster]"
+	$(PIP) -c constraints.txt -e ".[dev,docs,weights,onnx,lora,ocr,skops,augment,dicom,track,serve,cluster]"
 	$(PIP) -c constraints.txt --no-deps $(AXE)
 	$(BIN)/python -c "import fusetune; fusetune.fit, fusetune.load"
 	@touch $@

@@ -18,6 +18,7 @@ from fusetune.data.cells import CellInput
 from fusetune.data.choices import By, OnProblem
 from fusetune.data.dataset import Dataset
 from fusetune.data.images import Reading
+from fusetune.data.ocr import with_words
 from fusetune.data.problems import Problems, ids_with_notes, refuse_choice
 from fusetune.data.schema import Schema
 from fusetune.data.source import Source
@@ -29,7 +30,7 @@ from fusetune.evaluate.decision import Rule
 from fusetune.evaluate.drift import Tally
 from fusetune.evaluate.measures import Measure, measure_of
 from fusetune.evaluate.reference import Reference
-from fusetune.handing import Handed, Handing, Laid, Streamed, bound_cells, spacings, used_columns
+from fusetune.handing import Handed, Handing, Laid, Streamed, bound_cells, pictures_of, spacings, used_columns
 from fusetune.inputs import Reader
 from fusetune.networks import Network, Outputs
 from fusetune.networks.run import outputs_of
@@ -246,11 +247,13 @@ class Answering:
             self.schema.check(with_empty_columns(data, self.schema)[0])
         return self.schema.gathered(data)
 
-    def read(self, table: Table) -> tuple[Table, Lacking]:
-        """Return a table as the schema wants it, and what it lacks."""
+    def read(self, table: Table, rows: Rows | None = None) -> tuple[Table, Lacking]:
+        """Return a table, or some rows of it, as the schema wants it, and what it lacks."""
         table, lacking = with_empty_columns(table, self.schema)
         self.schema.check(table)
-        return self.schema.read(table), lacking
+        read = self.schema.read(table)
+        read = read if rows is None else read.take(rows)
+        return with_words(read, self.schema, pictures_of(self.readers)), lacking
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def fit(
         label: Column to predict.
         inputs: Columns to use, or patterns such as ``lab_*``; a word alone is one of them. Default: all that are not
             label, group, split, weight or an id.
-        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
+        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong;
+            image+ocr for pictures, and the words in them as one more input of texts.
         vectors: Name -> pattern of number columns that form one vector, such as ``{"mrna": "mrna__*"}``.
         group: Column whose rows belong together (patient, video): never on both sides of the split.
         split: Column that says train, valid (or val, dev) or test.

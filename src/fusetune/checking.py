@@ -18,7 +18,7 @@ from fusetune.doctor.examine import Examination, examine
 from fusetune.doctor.findings import Finding, counts
 from fusetune.doctor.images import Look, look_at_pictures
 from fusetune.files import expanded, written_aside
-from fusetune.intake import read_for, with_target, with_weight
+from fusetune.intake import read_for, with_target, with_weight, words_read
 from fusetune.report.checks import render_checks
 
 _SHOWN = 12
@@ -127,5 +127,5 @@ def checked(data: Table, roles: Roles, config: Config, look: Look = look_at_pict
     """Look at a table that was read; see `check`. `look` opens its pictures."""
     schema = with_target(infer_schema(data, roles, config.data.outside == "refuse"), data, config)
     limits: dict[str, Any] = {"pixel_limit": config.data.pixel_limit, "allow_remote": config.allow_download}
-    looked_at = with_weight(schema.read(data), schema)
+    looked_at = with_weight(words_read(schema.read(data), schema, config), schema)
     return Checked(examine(looked_at, schema, outside=config.data.outside, look=look, **limits))

@@ -216,7 +216,8 @@ class FusionClassifier(ClassifierMixin, _Fused):  # type: ignore[misc]
 
     Args:
         inputs: Columns to use; default: all but the group and ids.
-        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
+        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong;
+            image+ocr for pictures, and the words in them as one more input of texts.
         vectors: Name -> pattern of number columns that form one vector.
         group: Column of `X` whose rows belong together. Never an input; its values do not matter when predicting.
         share: Columns of pictures, or of texts, that are one input with one encoder, as for `fusetune.fit`. (Rows are

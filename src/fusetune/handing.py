@@ -18,6 +18,7 @@ from fusetune.data.absent import Lacking, with_empty_columns
 from fusetune.data.dataset import Dataset
 from fusetune.data.images import ImageInput
 from fusetune.data.kinds import VALUED, Readable
+from fusetune.data.ocr import with_words
 from fusetune.data.problems import id_notes, no_ids
 from fusetune.data.schema import Schema, misfit
 from fusetune.data.source import Source
@@ -167,7 +168,7 @@ class Streamed:
                 counted.add(table.frame[name])
             ids = table.ids(self._id(), unique=False)
             whole, lacking = with_empty_columns(table, self.schema)
-            read = self.schema.read(whole)
+            read = with_words(self.schema.read(whole), self.schema, pictures_of(self.readers))
             with self.runtime.applied():
                 bound = bound_cells(self.readers, read)
             yield Handed(start, read, ids, bound, lacking)
@@ -196,6 +197,12 @@ class Streamed:
 def bound_cells(readers: Mapping[str, Reader], table: Table) -> dict[str, Source]:
     """Return the sources of a table by modality, but for pictures, which are opened where they are used."""
     return {name: reader.bind(table) for name, reader in readers.items() if not isinstance(reader.fitted, ImageInput)}
+
+
+def pictures_of(readers: Mapping[str, Reader]) -> dict[str, ImageInput]:
+    """Return how the pictures of each column are read."""
+    found = ((reader.modality.columns, reader.fitted) for reader in readers.values())
+    return {name: fitted for columns, fitted in found if isinstance(fitted, ImageInput) for name in columns}
 
 
 def used_columns(schema: Schema, readers: Mapping[str, Reader]) -> set[str]:

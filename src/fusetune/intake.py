@@ -25,6 +25,7 @@ from fusetune.data.choices import Kind
 from fusetune.data.images import Keeper
 from fusetune.data.imprint import imprint
 from fusetune.data.infer import infer_schema, needed_columns
+from fusetune.data.ocr import with_words
 from fusetune.data.roles import Roles
 from fusetune.data.schema import Modality, Schema
 from fusetune.data.source import Source
@@ -112,14 +113,14 @@ def take_in(
     if resumed is None:  # a finished run is shown on any machine
         find_runtime(settings)
         check_encoders({modality.kind for modality in schema.modalities().values()}, settings)
-    data = schema.read(data)
+    data = words_read(schema.read(data), schema, settings)
     _refuse_unlabelled(data, label, settings)
     strategy, own = strategy_of(settings)
     refuse_target(strategy, schema.target)
     if schema.named("weight") is not None:
         refuse_weights(strategy, own)
-    # Pictures count by their content, wherever they lie.
-    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
+    # Pictures count by their content, wherever they lie, and so do the words in them.
+    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE or c.read_in is not None}
     used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
     used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
     columns = imprint(data, used)
@@ -254,6 +255,13 @@ def _doctor(table: Table, schema: Schema, config: Config, look: Look) -> tuple[E
         look=look,
     )
     return examination, treat(examination, config.doctor.policy)
+
+
+def words_read(table: Table, schema: Schema, config: Config) -> Table:
+    """Return a table with the words in pictures, where the schema asks for them; kept beside decoded pictures."""
+    folder = image_folder(config)
+    inputs = {column.name: image_input(config, column.name) for column in schema.inputs}
+    return with_words(table, schema, inputs, None if folder is None else folder.with_name("words"))
 
 
 def _keeper(config: Config) -> Keeper | None:

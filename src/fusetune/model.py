@@ -267,8 +267,8 @@ class Model(Judging):
         """
         data = self.taken(table)
         place, name = self._place(data, None if row is None else str(row))
-        data, lacking = self.read(data)
-        one = replace(data.take(np.array([place])), index=None)
+        one, lacking = self.read(data, np.array([place]))
+        one = replace(one, index=None)
         sources = self.bind(one)
         Problems.of(one, self.schema.modalities(), sources, lacking, place).tell(one, on_problem, listing=False)
         outputs = self.outputs(sources, np.arange(1))

@@ -31,6 +31,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
         "runs in MLflow or TensorBoard (--set track=mlflow); export --to mlflow",
         ("mlflow-skinny", "sqlalchemy", "alembic", "tensorboard"),
     ),
+    "ocr": ("the words in pictures as one more input (--kind COLUMN=image+ocr)", ("rapidocr", "onnxruntime")),
     "skops": ("classifiers of scikit-learn in a saved model (--strategy classifier)", ("skops",)),
     "cluster": ("predict, encode and check on a Ray cluster (--engine ray)", ("ray",)),
     "timm": ("picture encoders of timm (--set image.encoder=timm:NAME)", ("timm",)),

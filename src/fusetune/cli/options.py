@@ -10,7 +10,7 @@ import typer
 
 from fusetune.cli.words import commas, pairs, shares
 from fusetune.config import OR_OWN, Config, unknown_strategies
-from fusetune.data.choices import Kind
+from fusetune.data.choices import OCR, Kind
 from fusetune.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ Kinds = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN=KIND",
-        help=f"Where the guess is wrong (repeatable). Kinds: {', '.join(Kind)}.",
+        help=f"Where the guess is wrong (repeatable). Kinds: {', '.join(Kind)}; {OCR}: pictures, and "
+        "the words in them as one more text.",
     ),
 ]
 Vectors = Annotated[

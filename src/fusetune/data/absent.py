@@ -37,6 +37,7 @@ class Lacking:
 def with_empty_columns(table: Table, schema: Schema) -> tuple[Table, Lacking]:
     """Give a table empty columns for those that it lacks, unless it lacks all.
 
+    Of words that are read in pictures, it lacks nothing where it has the pictures.
     A column is left for `Schema.check` to refuse where the table has one of nearly the same name that the model does
     not
     know: it is more likely a slip than left out on purpose.
@@ -49,10 +50,18 @@ def with_empty_columns(table: Table, schema: Schema) -> tuple[Table, Lacking]:
     }
     if not absent or len(absent) == len(wanted):
         return table, Lacking()
+    for column in schema.inputs:
+        if column.read_in in there and column.name in absent:
+            del absent[column.name]
+            table = replace(table, frame=with_columns(table.frame, {column.name: _no_text(table)}))
     whole = tuple(
         name for name, modality in schema.modalities().items() if all(column in absent for column in modality.columns)
     )
     numbers = {column.name for column in schema.columns if column.kind is Kind.NUMBER}
-    empty = {column: np.nan if column in numbers else pd.Series([None] * len(table), dtype="str") for column in absent}
+    empty = {column: np.nan if column in numbers else _no_text(table) for column in absent}
     single = {column: name for column, name in absent.items() if name not in whole}
     return replace(table, frame=with_columns(table.frame, empty)), Lacking(whole, single)
+
+
+def _no_text(table: Table) -> pd.Series:
+    return pd.Series([None] * len(table), dtype="str")

@@ -14,6 +14,7 @@ ExportKind = Literal["onnx", "mlflow", "hub", "dir"]  # what a model is written 
 TargetKind = Literal["classification", "multilabel", "regression"]  # what is predicted
 READERS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 JOIN = "+"  # between the names of columns, where they are the name of what they share
+OCR = "image+ocr"  # pictures, and the words in them as one more column of texts
 WRITTEN = (".csv", ".parquet", ".jsonl")
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from fusetune.data.carried import are_pictures, is_picture
-from fusetune.data.choices import Kind
+from fusetune.data.choices import OCR, Kind
 from fusetune.data.kinds import infer_kind
 from fusetune.data.paths import lead_to_pictures
 from fusetune.data.roles import Roles
-from fusetune.data.schema import Column, Role, Schema
+from fusetune.data.schema import Column, Role, Schema, free_name
 from fusetune.data.several import holds_lists
 from fusetune.data.spelling import as_words, examples, spellings
 from fusetune.data.table import Table
@@ -111,6 +111,7 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
             column = with_several(column, table, roles.gather)
         columns.append(column)
     refuse_sharing(shared, columns)
+    columns += _read_in(roles, columns, [*table.frame.columns, *table.unread])
     return Schema(columns=columns, vectors=vectors, shared=shared, gather=roles.gather)
 
 
@@ -397,12 +398,32 @@ def _chosen(table: Table, names: Sequence[str], roles: Roles, members: set[str])
 
 
 def _kind(name: str, kind: str) -> Kind:
+    if kind == OCR:
+        return Kind.IMAGE
     try:
         return Kind(kind)
     except ValueError:
+        known = [*Kind, OCR]
         raise TableError(
-            f"kind '{kind}' of column '{name}' is unknown{did_you_mean(kind, Kind)}; known: {listed(Kind, 9)}"
+            f"kind '{kind}' of column '{name}' is unknown{did_you_mean(kind, known)}; known: {listed(known, 9)}"
         ) from None
+
+
+def _read_in(roles: Roles, columns: Sequence[Column], taken: Iterable[str]) -> list[Column]:
+    """Return the columns of words that are to be read in pictures.
+
+    Raises:
+        SchemaError: If a column of such pictures is no input.
+    """
+    found, names = list[Column](), {column.name: column for column in columns}
+    for name in (name for name, kind in (roles.kinds or {}).items() if kind == OCR):
+        if names[name].role != "input":
+            why = names[name].reason
+            raise SchemaError(f"--kind {name}={OCR}: column '{name}' is no input ({why}), and no words are read in it")
+        free = free_name(f"{name} words", [*taken, *(column.name for column in found)])
+        why = f"words in the pictures of '{name}'"
+        found.append(Column(name=free, kind=Kind.TEXT, role="input", reason=why, read_in=name))
+    return found
 
 
 def _matching(table: Table, name: str, pattern: str) -> list[str]:

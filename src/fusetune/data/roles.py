@@ -21,7 +21,8 @@ class Roles:
         label: Column to predict.
         inputs: Columns to use, a word being one; default: all that are not label, group, split, weight or an id. Vector
             groups are always used.
-        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong.
+        kinds: Column -> image, text, number, category, boolean, date or vector, where the guess would be wrong;
+            image+ocr for pictures, and the words in them as one more input of texts.
         vectors: Name -> pattern such as ``{"mrna": "mrna__*"}``: number columns that together form one vector.
         group: Column whose rows belong together (patient, video).
         split: Column that says train, valid or test.

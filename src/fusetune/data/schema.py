@@ -43,7 +43,10 @@ def free_name(name: str, taken: Iterable[object]) -> str:
 
 
 class Column(BaseModel):
-    """One column's kind, role, and why; with `several`, a cell can hold any number of pictures or texts."""
+    """One column's kind, role, and why; with `several`, a cell can hold any number of pictures or texts.
+
+    With `read_in`, its texts are the words in the pictures of another column, where its own cells are empty.
+    """
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -51,11 +54,14 @@ class Column(BaseModel):
     role: Role
     reason: str
     several: bool = False
+    read_in: str | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.several and self.kind not in SEVERAL_KINDS:
             raise ValueError(f"column '{self.name}' is a {self.kind}, of which a cell cannot hold several")
+        if self.read_in is not None and (self.kind is not Kind.TEXT or self.several):
+            raise ValueError(f"column '{self.name}' is read in pictures, so that its kind is text, with one in a cell")
         return self
 
 
@@ -106,6 +112,10 @@ class Schema(BaseModel):
                 raise ValueError(f"shared '{name}' must name columns of pictures only, or of texts only, each once")
         if twice := repeated(name for group in self.shared.values() for name in group):
             raise ValueError(f"column(s) {listed(sorted(twice))} are shared twice")
+        pictures = {c.name for c in self.columns if c.kind is Kind.IMAGE and c.role == "input"}
+        for column in self.columns:
+            if column.role == "input" and column.read_in is not None and column.read_in not in pictures:
+                raise ValueError(f"column '{column.name}' is read in '{column.read_in}', which is no input of pictures")
         if self.gather is not None and self.gather not in names:
             raise ValueError(f"rows are gathered by column '{self.gather}', which is not described")
         return self
@@ -161,6 +171,8 @@ class Schema(BaseModel):
         if self.gather is not None and self.gather not in table.frame.columns:
             problems.append(f"column '{self.gather}' is missing: rows with the same value in it are one row")
         for column in self.inputs:
+            if column.name not in table.frame.columns and column.read_in in table.frame.columns:
+                continue  # it is read
             if column.name not in table.frame.columns:
                 others = [name for name in (*table.frame.columns, *table.unread) if name not in described]
                 meant = did_you_mean(column.name, others)

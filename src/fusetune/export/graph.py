@@ -112,6 +112,8 @@ def refusals(model: Model) -> list[str]:
         reasons.append("evaluate.test_views draws random views at prediction, which a graph cannot")
     if any(isinstance(module, ClassifierHead) for module in model.network.modules()):
         reasons.append("it weighs classifiers of scikit-learn, which run outside of a graph (strategy.classifiers)")
+    if any(column.read_in is not None for column in model.schema.inputs):
+        reasons.append("it reads the words in pictures, which its runner would not (--kind COLUMN=image+ocr)")
     if weights > _LARGEST:
         reasons.append(f"its weights have {weights:,} bytes, and one ONNX file holds 2 GiB")
     return reasons

@@ -59,6 +59,7 @@ function field(column, index) {
   if (column.kind === "image") return pictureField(column, id, label);
   if (column.kind === "text") {
     [input, broad] = [made("textarea", { ...facts, rows: 4 }), true];
+    if (column.read_in) hint = `left empty, it is read in the picture of ${column.read_in}`;
   } else if (column.kind === "number") {
     input = made("input", { ...facts, type: "text", inputmode: "decimal" });
     if (column.usual) hint = `mostly ${short(column.usual[0])} to ${short(column.usual[1])}`;

@@ -137,6 +137,8 @@ def _column(column: Column, model: Model) -> dict[str, Any]:
     if column.kind is Kind.NUMBER and model.reference is not None:
         usual = model.reference.profile.middle(column.name)
         facts |= {} if usual is None else {"usual": usual}
+    if column.read_in is not None:
+        facts["read_in"] = column.read_in  # left empty, it is read in the picture
     if column.several:
         facts["several"] = True  # a cell may be a list of pictures or texts
     for reader in model.readers.values():
