@@ -23,10 +23,12 @@ import pytest
 from here import Here
 from PIL import Image
 from tiny import settings, tiny_table
+from typer.testing import CliRunner
 
 import fusetune
 from fusetune import answering, cli
 from fusetune.answers import Extras
+from fusetune.cli.frame import app
 from fusetune.cluster.predicting import Asked, predicted
 from fusetune.data.choices import Kind
 from fusetune.data.kinds import fits
@@ -231,6 +233,21 @@ def test_drift_is_found_where_it_is(made: Made) -> None:
     assert few.shifts == []
     assert "too few to be compared" in few.lines()[-1]
     assert repr(few).startswith("Drift(6 rows: ") and "too few" in few._repr_html_()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_a_row_is_predicted(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predicted(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a row was predicted")
+
+    made.fresh.head(2).to_csv(tmp_path / "new.csv", index=False)
+    monkeypatch.setattr(fusetune.Model, "answered", predicted)
+    where = ["--out", str(tmp_path / "told.csv"), "--drift", "/proc/nowhere/drift.json"]
+    result = CliRunner().invoke(app, ["predict", str(made.run.folder), str(tmp_path / "new.csv"), *where])
+    assert result.exit_code == 2, result.output
+    assert "/proc/nowhere" in result.output
+    assert not (tmp_path / "told.csv").exists()
 
 
 def test_rows_that_the_model_was_made_from_do_not_count_as_near(made: Made) -> None:

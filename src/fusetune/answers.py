@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fusetune.data.choices import By
+from fusetune.data.choices import By, refuse_margin
 from fusetune.errors import UserError, listed
 from fusetune.evaluate.calibration import Calibration
 from fusetune.evaluate.conformal import patterns
@@ -56,8 +56,8 @@ class Extras:
         for name, value in (("margin", self.margin), ("sets", self.sets)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float | np.number)):
                 raise UserError(f"{name} must be a number, such as {name}=0.9, not {value!r}")
-        if self.margin is not None and not 0 <= self.margin <= 1:
-            raise UserError(f"a margin of {self.margin:g} is no distance of two probabilities: 0 to 1")
+        if self.margin is not None:
+            refuse_margin(self.margin)
         if self.sets is not None:
             measure.check_coverage(self.sets, calibration.conformal, calibration.reaches)
         if self.unlike and (reference is None or not reference.likeness):

@@ -113,17 +113,19 @@ def take_in(
     if resumed is None:  # a finished run is shown on any machine
         find_runtime(settings)
         check_encoders({modality.kind for modality in schema.modalities().values()}, settings)
-    data = words_read(schema.read(data), schema, settings)
+    data = schema.read(data)
     _refuse_unlabelled(data, label, settings)
     strategy, own = strategy_of(settings)
     refuse_target(strategy, schema.target)
     if schema.named("weight") is not None:
         refuse_weights(strategy, own)
-    # Pictures count by their content, wherever they lie, and so do the words in them.
-    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE or c.read_in is not None}
+    # Pictures count by their content, wherever they lie, and so do the words in them, but for those that are given.
+    pictures = {c.name for c in schema.inputs if c.kind is Kind.IMAGE}
+    pictures |= {c.name for c in schema.inputs if c.read_in is not None and c.name not in data.frame.columns}
     used = [c.name for c in schema.columns if c.role != "unused" and c.name not in pictures]
     used += filter(None, (settings.image.spacing, settings.image.orientation, settings.split.time))
     columns = imprint(data, used)
+    data = words_read(data, schema, settings)
     looked_at = with_weight(data, schema)
     examination, treatment = _doctor(looked_at, schema, settings, look)
     table, schema = treatment.table, treatment.schema

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 import fusetune
 from fusetune.cli.frame import app
 from fusetune.data import ocr
+from fusetune.data.absent import with_empty_columns
 from fusetune.data.images import ImageInput
-from fusetune.data.infer import infer_schema
+from fusetune.data.infer import infer_schema, needed_columns
 from fusetune.data.roles import Roles
 from fusetune.data.table import Table
 from fusetune.errors import SchemaError, UserError
@@ -98,6 +99,36 @@ def test_what_the_table_says_counts(tmp_path: Path, reader: list[Any]) -> None:
     words = ocr.with_words(schema.read(Table(given, "table", tmp_path)), schema, inputs).frame["photo words"]
     assert words.tolist() == ["by hand", "level 0", "level 0", "mine"]
     assert len(reader) == 1
+
+
+def test_a_column_that_is_there_is_the_one_that_is_filled(tmp_path: Path, reader: list[Any]) -> None:
+    said: dict[str, Any] = {"photo words": ["by hand", None, "by hand", None]}
+    frame = grey(tmp_path, 0, 250, 0, 250).assign(**said)
+    schema = infer_schema(Table(frame, "table", tmp_path), Roles(label="kind", kinds={"photo": "image+ocr"}))
+    assert [column.name for column in schema.inputs if column.kind == "text"] == ["photo words"]
+    assert filled(frame, tmp_path) == ["by hand", "level 2", "by hand", "level 2"]
+    named = Roles(label="photo words", kinds={"photo": "image+ocr"})  # what has another use keeps it
+    others = infer_schema(Table(frame, "table", tmp_path), named)
+    assert [column.name for column in others.columns if column.read_in] == ["photo words\N{PRIME}"]
+    assert needed_columns(list(frame), Roles("kind", ["photo"], {"photo": "image+ocr"}), []) == set(frame)
+
+
+def test_rows_that_are_gathered_bring_all_their_words(tmp_path: Path, reader: list[Any]) -> None:
+    said: dict[str, Any] = {"photo words": ["HONEY", "DRILL", None, ""], "case": ["a", "a", "b", "b"]}
+    frame = grey(tmp_path, 0, 120, 0, 250).assign(kind=["x", "x", "y", "y"], **said)
+    table = Table(frame, "table", tmp_path)
+    schema = infer_schema(table, Roles(label="kind", kinds={"photo": "image+ocr"}, gather="case"))
+    inputs = {"photo": ImageInput(column="photo", size=8, fit="pad")}
+    words = ocr.with_words(schema.read(table), schema, inputs).frame["photo words"]
+    assert words.tolist() == ["HONEY\nDRILL", "level 0\nlevel 2"]
+
+
+def test_a_slip_in_the_name_of_the_words_is_told(tmp_path: Path) -> None:
+    frame = grey(tmp_path, 0, 120)
+    schema = infer_schema(Table(frame, "table", tmp_path), Roles(label="kind", kinds={"photo": "image+ocr"}))
+    slip = Table(frame.assign(photo_words=["a", "b"]), "table", tmp_path)
+    with pytest.raises(SchemaError, match=r"'photo words' is missing.*photo_words"):
+        schema.check(with_empty_columns(slip, schema)[0])
 
 
 def test_a_strip_is_given_a_margin(tmp_path: Path, reader: list[Any]) -> None:
@@ -179,6 +210,9 @@ def test_a_model_reads_the_words_in_new_pictures(tmp_path: Path, monkeypatch: py
     assert refused.exit_code == 2
     assert "words in pictures" in refused.output
     assert not Path("graph").exists()
+    exported = CliRunner().invoke(app, ["export", str(run.folder), "--to", "mlflow", "--out", "flavour"])
+    assert exported.exit_code == 0, exported.output
+    assert f"fusetune[ocr]=={fusetune.__version__}" in Path("flavour/requirements.txt").read_text()
     # So does the server, which is sent the picture alone.
     with TestClient(create(Options(folder=str(run.folder)))) as client:
         files = {"photo": ("new-stop.png", (tmp_path / "new-stop.png").read_bytes())}

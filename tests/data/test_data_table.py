@@ -201,12 +201,24 @@ def test_a_named_index_is_a_column_whatever_carries_it(tmp_path: Path) -> None:
 def test_half_a_character_is_a_problem_of_its_row(tmp_path: Path) -> None:
     for source in (
         pd.DataFrame({"a": pd.Series(["x\ud800", "y"], dtype=object)}),
+        [{"a": "x\ud800"}, {"a": "y"}],
+        {"a": ["x\ud800", "y"]},
         written(tmp_path, '{"a": "x\\ud800"}\n{"a": "y"}\n', "t.jsonl"),
     ):
         table = read_table(source)
         assert values(table.frame, "a") == ["x\ufffd", "y"]
         assert list(table.problems) == [0]
         assert "half a character" in table.problems[0]
+
+
+def test_numbers_beside_half_a_character_stay_numbers() -> None:
+    frame = read_table([{"a": "x\ud800", "n": 1.5}, {"a": "y", "n": None}]).frame
+    assert pd.api.types.is_float_dtype(frame["n"])
+
+
+def test_a_list_without_rows_is_told_as_such() -> None:
+    with pytest.raises(TableError, match="no rows"):
+        read_table([])
 
 
 def test_quoted_numbers_in_json_stay_words(tmp_path: Path) -> None:

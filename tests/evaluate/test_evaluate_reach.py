@@ -42,6 +42,10 @@ def test_a_band_has_the_least_pinball_loss() -> None:
         theirs = QuantileRegressor(quantile=share, alpha=0, fit_intercept=False).fit(hats, -errors).predict(hats)
         assert pinball(-errors, line, share) == pytest.approx(pinball(-errors, theirs, share), rel=1e-6)
         assert np.mean(-errors < line) == pytest.approx(share, abs=0.03)
+    large = fit_band(said * 1e13, -errors * 1e13)  # a number in another unit
+    assert large is not None
+    for ends, unit in ((large.low, band.low), (large.high, band.high)):
+        assert np.array(ends) / 1e13 == pytest.approx(unit, rel=1e-6)
     assert fit_band(said[:19], errors[:19]) is None
     assert fit_band(np.ones(200), errors) is None
 

@@ -9,18 +9,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from targets_tables import number_table
 from tiny import settings, tiny_table
 
 import fusetune
+from fusetune.config import Config
+from fusetune.context import Context
+from fusetune.data.roles import Roles
+from fusetune.data.table import read_table
 from fusetune.errors import TableError
 from fusetune.heads import build_head
 from fusetune.heads.base import HeadData
 from fusetune.heads.boosted import Boosting, fit_trees
+from fusetune.heads.folds import make_folds
 from fusetune.heads.trees import TreesHead
-from fusetune.strategies import weighted
+from fusetune.intake import schema_of, take_in
+from fusetune.networks import FusionNetwork
+from fusetune.progress import Log
+from fusetune.runtime import start_runtime
+from fusetune.strategies import tabular, weighted
+from fusetune.strategies.linear_probe import frozen
 from fusetune.targets import Classification, Logarithm, Multilabel, Regression
 
 RNG = np.random.default_rng(0)
@@ -134,13 +145,19 @@ def test_a_saved_head_of_logarithms_says_the_same() -> None:
     assert (numbers > 0).all()
 
 
-@pytest.mark.parametrize(("numbers", "rows"), [(PRICES, ["trees", "trees of logarithms"]), (-PRICES, ["trees"])])
-def test_numbers_with_a_long_tail_are_weighed_on_both_scales(numbers: np.ndarray, rows: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "rows"),
+    [
+        (PRICES, {"trees": "plain", "trees of logarithms": "log", "randomised trees": "plain"}),
+        (-PRICES, {"trees": "plain", "randomised trees": "plain"}),
+    ],
+)
+def test_numbers_with_a_long_tail_are_weighed_on_both_scales(numbers: np.ndarray, rows: dict[str, str]) -> None:
     target, f = standardised(numbers)
     ctx: Any = SimpleNamespace(target=target, labels=f, split=SimpleNamespace(rows=lambda part: np.arange(len(f))))
     chosen = weighted._trees(ctx)
-    assert list(chosen) == rows
-    assert [how.scale for _, how in chosen.values()] == ["plain", "log"][: len(rows)]
+    assert {row: how.scale for row, (_, how) in chosen.items()} == rows
+    assert [row for row, (_, how) in chosen.items() if how.grow == "randomised"] == ["randomised trees"]
 
 
 def test_a_run_on_logarithms_is_saved_and_loaded(tmp_path: Path) -> None:
@@ -164,3 +181,57 @@ def test_logarithms_of_what_has_none_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(TableError, match=r"scale: log learns logarithms, and these labels .*leave it out"):
             fusetune.fit(table, label, split="part", config=given, out=tmp_path / label, quiet=True)
+
+
+def test_randomised_trees_are_for_numbers_as_they_are(tmp_path: Path) -> None:
+    frame = tiny_table(tmp_path / "tiny", 48)[["age", "site", "part", "organ"]]
+    numbers = number_table(tmp_path, 48)[["age", "site", "part", "size"]]
+    for table, label, how, why in (
+        (frame, "organ", {}, "averages labels, and these are no numbers"),
+        (numbers, "size", {"scale": "log"}, "learns numbers as they are"),
+    ):
+        given = settings(tmp_path / "store", strategy={"name": "trees", "grow": "randomised", **how})
+        with pytest.raises(TableError, match=why):
+            fusetune.fit(table, label, split="part", config=given, out=tmp_path / label, quiet=True)
+
+
+def test_a_run_of_randomised_trees_reads_logarithms_and_is_saved_and_loaded(tmp_path: Path) -> None:
+    frame = number_table(tmp_path, 192)[["note", "age", "site", "part", "size"]]
+    frame = frame.assign(size=np.exp(frame["size"] / 4))
+    given = settings(
+        tmp_path / "store", strategy={"name": "trees", "grow": "randomised"}, crossfit={"how": "k", "folds": 2},
+        evaluate={"resamples": 100, "baselines": False, "reference": 0},
+    )  # fmt: skip
+    run = fusetune.fit(frame, "size", split="part", config=given, out=tmp_path / "run", quiet=True)
+    assert isinstance(run.model.network, FusionNetwork)
+    assert {"note of logarithms", "note words of logarithms"} <= set(run.model.network.head.dims)
+    model = fusetune.load(run.folder)
+    said = model.predict(frame).to_numpy(dtype=float)
+    assert np.array_equal(said, run.model.predict(frame).to_numpy(dtype=float))
+    assert np.square(np.log(said) - np.log(frame["size"])).mean() < 0.5 * np.log(frame["size"]).var()
+    assert np.isfinite(model.predict(frame.drop(columns="note"), "mask").to_numpy(dtype=float)).all()
+
+
+def number_context(folder: Path, frame: pd.DataFrame) -> Context:
+    # One penalty: the choice among several is made by the rows of all folds.
+    config = Config.build(settings(folder / "store", crossfit={"how": "k", "folds": 2}, head={"penalties": [1.0]}))
+    table = read_table(frame)
+    schema = schema_of(table, Roles("size", ["note", "age"], group="patient", split="part"), config)
+    return take_in(table, "size", schema, config, None).context(config, start_runtime(config), Log(quiet=True))
+
+
+def test_what_is_read_of_logarithms_was_learnt_from_other_rows(tmp_path: Path) -> None:
+    frame = number_table(tmp_path)[["note", "age", "part", "patient", "size"]]
+    frame["size"] = np.exp(frame["size"] / 4)
+    first = number_context(tmp_path, frame)
+    folds = make_folds(first)
+    own = folds.rows[folds.head == 0]
+    turned = frame["size"].to_numpy(copy=True)
+    turned[own] = turned[own[::-1]]  # the same numbers, so that their scale is the same
+    held = []
+    for ctx in (first, number_context(tmp_path, frame.assign(size=turned))):
+        encoder = frozen(ctx, "note")[0].networks[0].only[0]
+        z = ctx.encode("note", encoder, folds.rows)[0]
+        (block,) = tabular._of_logarithms(ctx, "note", encoder, z, folds)
+        held.append(block.values[folds.head == 0])
+    assert held[0] == pytest.approx(held[1], abs=1e-5)

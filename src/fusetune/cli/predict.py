@@ -15,15 +15,19 @@ from fusetune.cli.given import check_model_and_table
 from fusetune.cli.options import Address, Engine, WorkerGpus, Workers, cluster_of, engine_of
 from fusetune.cli.outputs import refuse_loss
 from fusetune.cli.words import without_formulas
-from fusetune.data.choices import By
+from fusetune.data.choices import By, refuse_coverage, refuse_margin
 from fusetune.errors import UserError
 from fusetune.files import written_aside
 from fusetune.progress import Steps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import pandas as pd
 
     from fusetune.data.dataset import Dataset
+    from fusetune.data.table import Table
+    from fusetune.evaluate.drift import Drift, Tally
     from fusetune.model import Model
 
 
@@ -50,7 +54,8 @@ def predict(
     margin: Annotated[
         float | None,
         typer.Option(
-            metavar="M", help="Also how far each row is from another decision, and mark those closer than M (0 to 1)."
+            metavar="M",
+            help="Also how far each row is from another decision, and mark those closer than M (0 to 1).",
         ),
     ] = None,
     unlike: Annotated[
@@ -87,6 +92,10 @@ def predict(
     """
     del debug
     check_table_name(out_file)
+    if sets is not None:
+        refuse_coverage(sets)
+    if margin is not None:
+        refuse_margin(margin)
     if drift_file is not None and drift_file.expanduser().absolute() == out_file.expanduser().absolute():
         raise UserError("--out and --drift name the same file; give each its own")
     check_model_and_table(folder, table)
@@ -95,8 +104,7 @@ def predict(
         raise UserError("--drift compares the whole table, in one process: leave out --engine, or draw rows for it")
     steps = Steps("starting up", f"reading the model {folder}", f"predicting the rows of {Path(table).name}")
     steps.begin()
-    from fusetune.data.table import Table, as_dataset, read_table
-    from fusetune.data.written import rows_written
+    from fusetune.data.table import as_dataset, read_table
 
     counts, found = _Counts(), None
     with ExitStack() as around:
@@ -120,16 +128,7 @@ def predict(
             asked = Asked(folder, model, Extras(by, sets, margin, unlike), on_problem, confined)
             found = around.enter_context(predicted(asked, data, Path(f"{out_file}.chunks"), joined))
             pieces = found.pieces
-        drift = None
-        with ExitStack() as stack:  # neither file is there before both are complete
-            write = stack.enter_context(rows_written(out_file))
-            for piece in pieces:
-                write(counts.add(piece, out_file.suffix == ".csv"))
-            if tally is not None and drift_file is not None and isinstance(data, Table):  # as it was read for --drift
-                drift = model.drift_of(tally, data)
-                aside = stack.enter_context(written_aside(drift_file))
-                text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-                aside.write_text(text, encoding="utf-8")
+        drift = _write(pieces, out_file, drift_file, counts, lambda: _drift(model, tally, data))
         if found is not None:
             found.place.discard()
     out.print(
@@ -142,6 +141,37 @@ def predict(
     out.print(f"decided by {model.rule_by(by).words}", soft_wrap=True)
     for line in [*_held(model, stored), *counts.lines(), *([] if drift is None else drift.lines())]:
         out.print(line, soft_wrap=True)
+
+
+def _write(
+    pieces: Iterator[pd.DataFrame],
+    out_file: Path,
+    drift_file: Path | None,
+    counts: _Counts,
+    compared: Callable[[], Drift | None],
+) -> Drift | None:
+    """Write the rows, and how the whole table compares if that is asked for; neither is there before both are whole."""
+    from fusetune.data.written import rows_written
+
+    with ExitStack() as stack:
+        write = stack.enter_context(rows_written(out_file))
+        aside = None if drift_file is None else stack.enter_context(written_aside(drift_file))
+        if aside is not None:
+            aside.touch()  # a place that cannot be written is told before hours of work
+        for piece in pieces:
+            write(counts.add(piece, out_file.suffix == ".csv"))
+        drift = compared()
+        if aside is not None and drift is not None:
+            text = json.dumps(drift.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            aside.write_text(text, encoding="utf-8")
+    return drift
+
+
+def _drift(model: Model, tally: Tally | None, data: Table | Dataset) -> Drift | None:
+    from fusetune.data.table import Table
+
+    # A table, as it was read for --drift.
+    return model.drift_of(tally, data) if tally is not None and isinstance(data, Table) else None
 
 
 def _held(model: Model, stored: Dataset | None) -> list[str]:
@@ -181,7 +211,10 @@ class _Counts:
 
     def lines(self) -> list[str]:
         """Return what is said of them."""
-        said = [f"{count:,} {what}" for what, count in self.found.items()]
+        said = [
+            f"{count:,} {what if count != 1 else what.replace('rows ', 'row ', 1)}"
+            for what, count in self.found.items()
+        ]
         if self.formulas:
             said.append(
                 f"{self.formulas:,} cell(s) that a spreadsheet would run as formulas got an apostrophe in front; "

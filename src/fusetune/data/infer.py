@@ -54,6 +54,7 @@ _ONE = "are spelt in several ways and count as one", "nothing, if they mean the 
 _ALIKE = "differ only in capital letters or spaces and count as several", "make them one if they mean the same"
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]*://|www\.)\S+|[\w.+-]+@[\w-]+\.[\w.-]+")
 _LONG_CODE = re.compile(r"(?=(?:.*\d){4})[0-9a-fA-F-]{12,}")
+_READ_IN = "words in the pictures of '{}'"
 # What cells look like, where it is no reason to treat them as anything but what their kind says.
 _SHAPES = {
     "addresses": (_ADDRESS, "they are read as words, and nothing is fetched from them"),
@@ -89,11 +90,14 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
     for name in sorted(inputs or ()):
         if name in role_of:
             raise SchemaError(f"column '{name}' is the {role_of[name]} column and cannot be an input too")
-    columns = []
+    columns, read_in = [], {words_in(name): name for name, kind in (roles.kinds or {}).items() if kind == OCR}
     labels = None if roles.label is None else _as_labels(table.column(roles.label))
     for name in table.frame.columns:
         if name in members:
             column = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
+        elif read_in.get(name) is not None and name not in role_of:
+            column = Column(name=name, kind=Kind.TEXT, role="input", reason=_READ_IN.format(read_in[name]))
+            column = column.model_copy(update={"read_in": read_in[name]})
         elif name in role_of:
             kind, reason, _ = (kinds[name], "given", True) if name in kinds else infer_kind(table.frame[name])
             kind = Kind.NUMBER if role_of[name] == "weight" else kind
@@ -129,7 +133,8 @@ def needed_columns(names: Sequence[str], roles: Roles, more: Iterable[str]) -> s
     if roles.inputs is None:
         return None
     shared = [name for columns in roles.shared().values() for name in columns]
-    asked = [*roles.inputs, *roles.named().values(), *shared, *(roles.kinds or {}), *more]
+    words = [words_in(name) for name, kind in (roles.kinds or {}).items() if kind == OCR]
+    asked = [*roles.inputs, *roles.named().values(), *shared, *(roles.kinds or {}), *words, *more]
     patterns = [*asked, *(roles.vectors or {}).values(), *([] if roles.gather is None else [roles.gather])]
     chosen = {name for name in names if any(name == one or fnmatchcase(name, one) for one in patterns)}
     return chosen | {name for name in names if "id" not in roles.named() and _may_identify(name)}
@@ -409,20 +414,26 @@ def _kind(name: str, kind: str) -> Kind:
         ) from None
 
 
+def words_in(name: str) -> str:
+    """Return what the column of the words in a column of pictures is called."""
+    return f"{name} words"
+
+
 def _read_in(roles: Roles, columns: Sequence[Column], taken: Iterable[str]) -> list[Column]:
-    """Return the columns of words that are to be read in pictures.
+    """Return the columns of words that are to be read in pictures, but for those that the table has.
 
     Raises:
         SchemaError: If a column of such pictures is no input.
     """
     found, names = list[Column](), {column.name: column for column in columns}
+    there = {column.read_in for column in columns}
     for name in (name for name, kind in (roles.kinds or {}).items() if kind == OCR):
         if names[name].role != "input":
             why = names[name].reason
             raise SchemaError(f"--kind {name}={OCR}: column '{name}' is no input ({why}), and no words are read in it")
-        free = free_name(f"{name} words", [*taken, *(column.name for column in found)])
-        why = f"words in the pictures of '{name}'"
-        found.append(Column(name=free, kind=Kind.TEXT, role="input", reason=why, read_in=name))
+        if name not in there:
+            free = free_name(words_in(name), [*taken, *(column.name for column in found)])
+            found.append(Column(name=free, kind=Kind.TEXT, role="input", reason=_READ_IN.format(name), read_in=name))
     return found
 
 

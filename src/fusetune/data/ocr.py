@@ -73,7 +73,7 @@ def _filled(table: Table, column: Column, pictures: ImageInput, folder: Path | N
     cells = table.column(str(column.read_in))
     texts: list[str | None] = [None] * len(table)
     if column.name in table.frame.columns:
-        texts = [None if is_absent(cell) else str(cell) for cell in table.frame[column.name]]
+        texts = [_joined(cell) for cell in table.frame[column.name]]
     asked = np.array([row for row, text in enumerate(texts) if text is None or not text.strip()], dtype=np.int64)
     with bar(f"reading the words in {column.read_in}", len(asked)) as progress:
         for start in range(0, len(asked), _PIECE):
@@ -82,6 +82,12 @@ def _filled(table: Table, column: Column, pictures: ImageInput, folder: Path | N
             for row, words in zip(rows.tolist(), _kept(found, pictures.pixel_limit, folder, progress), strict=True):
                 texts[row] = words
     return pd.Series(texts, dtype="str", index=table.frame.index)
+
+
+def _joined(cell: object) -> str | None:
+    """Return the text of a cell, or None; where rows that were gathered have several, one after the other."""
+    parts = [str(one) for one in (cell if isinstance(cell, tuple) else (cell,)) if not is_absent(one)]
+    return "\n".join(parts) or None
 
 
 def _encoded(cell: object, pictures: ImageInput, root: Path) -> list[Encoded]:

@@ -171,11 +171,11 @@ class Schema(BaseModel):
         if self.gather is not None and self.gather not in table.frame.columns:
             problems.append(f"column '{self.gather}' is missing: rows with the same value in it are one row")
         for column in self.inputs:
-            if column.name not in table.frame.columns and column.read_in in table.frame.columns:
-                continue  # it is read
             if column.name not in table.frame.columns:
                 others = [name for name in (*table.frame.columns, *table.unread) if name not in described]
                 meant = did_you_mean(column.name, others)
+                if column.read_in in table.frame.columns and not meant:
+                    continue  # it is read
                 problems.append(f"column '{column.name}' is missing{meant}{' Then rename it.' if meant else ''}")
             elif not fits(table.frame[column.name], column.kind, column.several or self.gather is not None):
                 problems.append(misfit(column, table.frame[column.name]))

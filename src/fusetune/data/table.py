@@ -293,8 +293,15 @@ def _header(name: object) -> str:
 def _in_memory(source: Any) -> tuple[pd.DataFrame, pd.Index | None]:
     if isinstance(source, Mapping):
         source = _from_dict(source)
-    if isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
-        source = pd.DataFrame([dict(row) for row in source])
+    if isinstance(source, list | tuple) and all(isinstance(row, Mapping) for row in source):
+        if not source:
+            raise TableError("the table has no rows: a list without any; give one dict for each row")
+        rows = [dict(row) for row in source]
+        try:
+            source = pd.DataFrame(rows)
+        except UnicodeEncodeError:
+            names = dict.fromkeys(name for row in rows for name in row)
+            source = pd.DataFrame({name: _cells_of([row.get(name) for row in rows]) for name in names})
     if not isinstance(source, pd.DataFrame):
         return _from_other(source), None
     if isinstance(source.columns, pd.MultiIndex):
@@ -331,6 +338,14 @@ def _from_other(source: Any) -> pd.DataFrame:
     return with_columns(frame, cells)[list(kinds)] if objects else frame
 
 
+def _cells_of(cells: Any) -> pd.Series:
+    """Return cells as a column; half a character, which Arrow's strings cannot hold, leaves them objects (`_plain`)."""
+    try:
+        return pd.Series(cells)
+    except UnicodeEncodeError:
+        return pd.Series(cells, dtype=object)
+
+
 def _from_dict(source: Mapping[Any, Any]) -> list[Any] | pd.DataFrame:
     """Return a dict as rows or columns: lists are columns, and so are arrays unless all else says that it is one row.
 
@@ -358,7 +373,7 @@ def _columns(columns: Mapping[Any, Any]) -> pd.DataFrame:
     lengths = {str(name): len(cells) for name, cells in columns.items()}
     if len(set(lengths.values())) > 1:
         raise TableError(f"columns of a dict must have one length; these have {lengths}")
-    return pd.DataFrame({name: list(cells) for name, cells in columns.items()})
+    return pd.DataFrame({name: _cells_of(list(cells)) for name, cells in columns.items()})
 
 
 def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, str]]:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from fusetune.augment.random import Moment, uniform
+from fusetune.data.choices import COVERAGES, refuse_coverage
 from fusetune.data.weights import shared
 from fusetune.errors import UserError
 from fusetune.evaluate.bootstrap import Groups, clusters, grouped, some, weights_in
@@ -37,7 +38,7 @@ from fusetune.evaluate.metrics import FloatArray, IntArray, average
 METHODS = ("lac", "aps")
 COVERAGE = 0.9
 # Coverages that thresholds are learnt for; one in between takes the next higher.
-LEVELS = (*(round(0.5 + 0.01 * step, 2) for step in range(50)), 0.995, 0.999)
+LEVELS = (*(round(COVERAGES[0] + 0.01 * step, 2) for step in range(50)), 0.995, COVERAGES[1])
 OTHER = "all other patterns"
 POOLED = "all rows"
 CAVEAT = (
@@ -99,10 +100,7 @@ def level_of(coverage: float) -> int:
     Raises:
         UserError: If there is none.
     """
-    if not LEVELS[0] <= coverage <= LEVELS[-1]:
-        raise UserError(
-            f"prediction sets hold the label with {LEVELS[0]} to {LEVELS[-1]}, and {coverage:g} is asked for"
-        )
+    refuse_coverage(coverage)
     return next(place for place, level in enumerate(LEVELS) if level >= coverage - 1e-9)
 
 

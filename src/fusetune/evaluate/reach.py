@@ -17,6 +17,7 @@ both ways hold. How many knots a band has hangs on rows, since weights are no ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -175,7 +176,8 @@ def fit_reaches(
 
 
 def fit_band(said: FloatArray, rest: FloatArray, groups: Groups = None) -> Band | None:
-    """Return the 5th and the 95th percentile of what is less what is said; None: too few different numbers are said.
+    """Return the 5th and the 95th percentile of what is less what is said; None: too few different numbers are said,
+    or no such lines are found.
 
     Args:
         said: What is said, float [rows].
@@ -189,6 +191,8 @@ def fit_band(said: FloatArray, rest: FloatArray, groups: Groups = None) -> Band 
         return None
     hats = np.stack([np.interp(said, knots, one) for one in np.eye(len(knots))], axis=1)
     low, high = (_quantile_line(hats, rest, own, share) for share in ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2))
+    if low is None or high is None:
+        return None
     return Band(knots.tolist(), np.minimum(low, high).tolist(), np.maximum(low, high).tolist())
 
 
@@ -200,15 +204,17 @@ def _shares(said: FloatArray, shares: FloatArray, groups: Groups) -> FloatArray:
     return np.asarray(np.quantile(said, shares, weights=weights, method="inverted_cdf"))
 
 
-def _quantile_line(hats: FloatArray, rest: FloatArray, own: Weights, share: float) -> FloatArray:
+def _quantile_line(hats: FloatArray, rest: FloatArray, own: Weights, share: float) -> FloatArray | None:
     """Return the heights of the least pinball loss (Koenker and Bassett 1978), from its dual, which is small.
 
-    The loss of a row counts what the row counts, `own`, which bounds its variable in the dual.
+    The loss of a row counts what the row counts, `own`, which bounds its variable in the dual. None: it is not solved.
     """
+    # The solver's tolerances are absolute, and a number may have any unit.
+    unit = 2.0 ** math.ceil(math.log2(largest)) if (largest := float(np.abs(rest).max())) > 0 else 1.0
     wanted = (1 - share) * (hats * own[:, None]).sum(0)
     bounds = np.column_stack([np.zeros(len(own)), own])
-    found = linprog(-rest, A_eq=hats.T, b_eq=wanted, bounds=bounds, method="highs")
-    return np.asarray(-found.eqlin.marginals)
+    found = linprog(-rest / unit, A_eq=hats.T, b_eq=wanted, bounds=bounds, method="highs")
+    return np.asarray(-found.eqlin.marginals) * unit if found.status == 0 else None
 
 
 def _levels(sizes: FloatArray, pattern: NDArray[np.str_], groups: Groups) -> dict[str, list[Limit]]:

@@ -66,12 +66,13 @@ def write_flavour(model: Model, bundle: Path, folder: Path) -> None:
     columns = [*dict.fromkeys([*filter(None, [model.schema.named("id"), *scales]), *columns])]
     # Of any type: the model itself says what does not fit, where MLflow would refuse a whole number as a fraction.
     inputs = types.Schema([types.ColSpec(types.AnyType(), name, required=False) for name in columns])
+    extra = "[ocr]" if any(column.read_in is not None for column in model.schema.inputs) else ""
     with without_warnings():
         mlflow.pyfunc.save_model(
             path=str(folder),
             loader_module=__name__,
             data_path=str(bundle),
             signature=import_module("mlflow.models").ModelSignature(inputs=inputs),
-            pip_requirements=[f"fusetune=={VERSION}"],
+            pip_requirements=[f"fusetune{extra}=={VERSION}"],
             metadata={"fusetune": VERSION},
         )

@@ -26,6 +26,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 YES, NO = {"true", "yes", "y", "t", "1", "1.0"}, {"false", "no", "n", "f", "0", "0.0"}
 Row = dict[str, Any]
+csv.field_size_limit(2**31 - 1)  # of a cell; the usual 131,072 letters are fewer than texts may have
 FEW = 8  # rows at a time: of more, one long text makes all others wait, and a core has no room for their pixels
 FARTHEST = 1e9  # standard deviations; a number beyond says nothing
 

@@ -16,7 +16,7 @@ from fusetune.serve.options import Options
 from fusetune.serve.pictures import picture
 from fusetune.serve.refusal import RefusedError
 
-_LONGEST_LIST, _LARGEST, _MOST_PARTS = 100_000, 2**63, 1000
+_LONGEST_LIST, _LONGEST_TEXT, _LARGEST, _MOST_PARTS = 100_000, 100_000, 2**63, 1000
 Row = Mapping[str, Any]
 
 
@@ -120,17 +120,17 @@ def _cell(value: Any, kind: Kind, place: str) -> Any:
         case Kind.TEXT | Kind.DATE:
             if value is not None and not isinstance(value, str):
                 raise RefusedError(422, f"{place} must be a word (a JSON string), not {_shown(value)}")
-            return value
+            return _letters(value, place)
         case Kind.NUMBER:
             if isinstance(value, bool) or not isinstance(value, int | float | str | None):
                 raise RefusedError(422, f"{place} must be a number, not {_shown(value)}")
             _refuse_large(value, place)
-            return float(value) if isinstance(value, int) else value
+            return float(value) if isinstance(value, int) else _letters(value, place)
         case Kind.BOOLEAN:
             if not isinstance(value, bool | int | float | str | None):
                 raise RefusedError(422, f"{place} must be true or false, not {_shown(value)}")
             _refuse_large(value, place)
-            return value
+            return _letters(value, place)
         case _:
             # An empty word: that it is missing was said on purpose, and is no word that a reader of files dropped.
             return "" if value is None else _word(value, place, "a category")
@@ -140,6 +140,19 @@ def _word(value: Any, place: str, what: str) -> Any:
     if not isinstance(value, str | bool | int | float | None):
         raise RefusedError(422, f"{place} must be {what} (a word or a number), not {_shown(value)}")
     _refuse_large(value, place)
+    return _letters(value, place)
+
+
+def _letters(value: Any, place: str) -> Any:
+    """Return a cell whose letters, if it is a word, are not too many, and whole."""
+    if not isinstance(value, str):
+        return value
+    if len(value) > _LONGEST_TEXT:
+        raise RefusedError(422, f"{place}: {len(value):,} letters are more than {_LONGEST_TEXT:,}; send fewer")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RefusedError(422, f"{place} holds half a character (U+D800 to U+DFFF); send whole ones") from None
     return value
 
 

@@ -1,14 +1,15 @@
 """What a learner of tables reads of every modality, and the network around what it has learnt.
 
 Cells as they are; of pictures and texts the features of encoders as they were pretrained, and the logits of a linear
-classifier on these and on the words of a text. These classifiers and the learner are cross-fitted on the same folds, so
+classifier on these and on the words of a text; of numbers with a long tail, what linear models say of their logarithms
+too. These classifiers and the learner are cross-fitted on the same folds, so
 that what the learner sees of a row's logits comes from classifiers that did not see it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from fusetune.data.schema import free_name
 from fusetune.data.split import Rows
 from fusetune.encoders import CellValues, Encoder, Identity
 from fusetune.features.store import Array
-from fusetune.heads.base import HeadData, HeadFit
+from fusetune.heads.base import WORDS, HeadData, HeadFit
 from fusetune.heads.folds import Folds, make_folds
 from fusetune.heads.tabular import TabularHead
 from fusetune.networks import FusionNetwork, Outputs, Wiring
@@ -31,8 +32,9 @@ from fusetune.strategies.base import WHOLE, Fitted
 from fusetune.strategies.crossfit import words_block
 from fusetune.strategies.linear_probe import frozen
 from fusetune.strategies.trainer import freeze
+from fusetune.strategies.unimodal import solve_crossed
 
-_FEATURES = " features"
+_FEATURES, _LOGARITHMS = " features", " of logarithms"
 _DEARER = 3  # times the seconds of a classifier on features, where it is one on words
 _SHARE, _LEAST = 0.3, 5.0  # of the time that is left, where it is limited; seconds at least
 
@@ -116,14 +118,45 @@ def _blocks(ctx: Context, name: str, folds: Folds, rows: Rows) -> list[_Read]:
     if not folds.pooled:  # classifiers would be about their own training rows
         return blocks
     blocks.append(_Read(name, name, encoder, classifier, part.held))
+    blocks += _of_logarithms(ctx, name, encoder, z, folds)
     if ctx.modalities[name].kind != "text" or not ctx.config.text.words:
         return blocks
     if ctx.late(_DEARER * took):
         ctx.log.say(f"  {name}: no {ctx.target.model_word} on its words, for which there is no time")
         return blocks
     if (words := words_block(ctx, name, folds)) is not None:
-        blocks.append(_Read(words.name, name, *words.networks[0].only, words.plain[0]))
+        counts, classifier = words.networks[0].only
+        blocks.append(_Read(words.name, name, counts, classifier, words.plain[0]))
+        blocks += _of_logarithms(ctx, name, counts, words.z, folds, words=True)
     return blocks
+
+
+def _of_logarithms(
+    ctx: Context, name: str, encoder: Encoder, z: Array, folds: Folds, *, words: bool = False
+) -> list[_Read]:
+    """Return what a linear model on features says of the logarithms of numbers with a long tail; of others nothing.
+
+    On baby products, trees that read this beside what is said of the prices themselves explain .013 more of their
+    variance: brand and size multiply a price.
+    """
+    labels = ctx.labels[folds.rows]
+    scale = ctx.target.logarithm(labels) if ctx.target.skewed(labels) else None
+    if scale is None:
+        return []
+
+    def solve() -> tuple[nn.Linear, Array]:
+        learnt = np.zeros_like(ctx.labels)
+        learnt[folds.rows] = scale.learnt(labels)
+        logs = replace(ctx, labels=learnt)
+        with ctx.log.timed(ctx.seconds, "stage_u"):
+            network, held = solve_crossed(
+                logs, name, encoder, z[None], folds.rows, folds.head, words=words, scale=_LOGARITHMS
+            )
+        return network.only[1], held
+
+    classifier, held = ctx.remember(("of logarithms", name, "words" if words else "features"), solve)
+    called = free_name(name + (WORDS if words else "") + _LOGARITHMS, ctx.modalities)
+    return [_Read(called, name, encoder, classifier, held)]
 
 
 def _described(blocks: Sequence[_Read], settings: TabularSettings, classes: int) -> dict[str, object]:

@@ -226,7 +226,14 @@ def stage_u_loss(name: str, network: EnsembleNetwork, batch: Batch, dropout: flo
 
 
 def solve_crossed(
-    ctx: Context, name: str, encoder: Encoder, features: Array, rows: Rows, folds: Rows, words: bool = False
+    ctx: Context,
+    name: str,
+    encoder: Encoder,
+    features: Array,
+    rows: Rows,
+    folds: Rows,
+    words: bool = False,
+    scale: str = "",
 ) -> tuple[EnsembleNetwork, npt.NDArray[np.float32]]:
     """Solve a classifier on an encoder that is not trained, its penalty chosen by cross-validation.
 
@@ -238,6 +245,7 @@ def solve_crossed(
         rows: Row positions, of the training and validation parts.
         folds: Fold of each row.
         words: Are the features TF-IDF? Then they are not standardised one by one, and need less of a penalty.
+        scale: What the log says of labels that are on another scale.
 
     Returns:
         The network, frozen, and for each row the logits of the solution that did not see it, float32 [rows, classes];
@@ -249,7 +257,7 @@ def solve_crossed(
     _refuse_too_few(name, data, "row")
     settings = HeadConfig(penalties=_WORD_PENALTIES, modality_dropout=0) if words else _probe_settings(ctx)
     fit = fit_crossed(data, data, folds[has], settings, len(ctx.classes), ctx.config.seed, each=not words)
-    stage = name + WORDS if words else name
+    stage = (name + WORDS if words else name) + scale
     fit.tell(ctx.log, "probe", f"linear {ctx.target.model_word} on {stage}", stage=stage)
     assert isinstance(fit.head, LinearHead)
     network = one_network(ctx, name, encoder, fit.head.as_linear())

@@ -43,7 +43,7 @@ from fusetune.strategies.linear_probe import LinearProbe
 from fusetune.strategies.majority import prior_of
 from fusetune.strategies.rivals import ALONE, ENSEMBLE, RESERVED, TRADITIONAL
 from fusetune.strategies.trainer import freeze
-from fusetune.strategies.trees import LOG_TREES, Trees
+from fusetune.strategies.trees import LOG_TREES, RANDOMISED_TREES, Trees
 from fusetune.strategies.two_stage import TwoStage
 from fusetune.strategies.ume import UME
 from fusetune.targets import Target, Truth
@@ -61,8 +61,8 @@ class WeightedSettings(Section):
     candidates: list[Candidate] = Field(
         ["alone", "ume", "linear-probe", "trees", "two-stage"],
         min_length=1,
-        description="what is trained and weighed: alone (each input), ume, linear-probe, trees (of numbers with a long "
-        "tail, trees of their logarithms too), two-stage",
+        description="what is trained and weighed: alone (each input), ume, linear-probe, trees (of numbers, randomised "
+        "trees too; of those with a long tail, trees of their logarithms), two-stage",
     )
     classifiers: dict[str, ClassifierSettings] = Field(
         {}, description="classifiers of scikit-learn that are tried too, by the names of their rows"
@@ -72,7 +72,7 @@ class WeightedSettings(Section):
     @classmethod
     def _free(cls, classifiers: dict[str, ClassifierSettings]) -> dict[str, ClassifierSettings]:
         for name in classifiers:
-            if name in (Trees.name, LOG_TREES, TwoStage.name, *RESERVED) or name.endswith(ALONE):
+            if name in (Trees.name, LOG_TREES, RANDOMISED_TREES, TwoStage.name, *RESERVED) or name.endswith(ALONE):
                 raise ValueError(f"another row of the table is called '{name}': give the classifier another name")
         return classifiers
 
@@ -212,11 +212,13 @@ def _chosen(ctx: Context, settings: WeightedSettings) -> dict[str, tuple[type[St
 
 
 def _trees(ctx: Context) -> dict[str, tuple[type[Strategy], Any]]:
-    """Return boosted trees; of numbers with a long tail, trees of their logarithms too."""
-    scales = {Trees.name: Trees.Settings()}
+    """Return boosted trees; of numbers randomised ones too, and of those with a long tail trees of logarithms."""
+    ways = {Trees.name: Trees.Settings()}
     if ctx.target.skewed(ctx.labels[ctx.split.rows("train")]):
-        scales[LOG_TREES] = Trees.Settings(scale="log")
-    return {row: (Trees, settings) for row, settings in scales.items()}
+        ways[LOG_TREES] = Trees.Settings(scale="log")
+    if ctx.target.averaged:
+        ways[RANDOMISED_TREES] = Trees.Settings(grow="randomised")
+    return {row: (Trees, settings) for row, settings in ways.items()}
 
 
 def _fitted(ctx: Context, chosen: Mapping[str, tuple[type[Strategy], Any]]) -> dict[str, Fitted]:

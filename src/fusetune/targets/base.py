@@ -149,6 +149,11 @@ class Target(ABC):
         """Return whether labels of rows ask for that scale to be tried."""
         return False
 
+    @property
+    def averaged(self) -> bool:
+        """Can f of a row be the mean of the labels of others that are like it?"""
+        return False
+
     @classmethod
     def solved_by(cls, robust: bool) -> Link:
         """Return the link of linear heads; `robust` is `head.robust`.

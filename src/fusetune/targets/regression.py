@@ -112,6 +112,11 @@ class Regression(Target):
         """Return whether they are above 0 and have a long right tail."""
         return skewed(self.numbers(truth))
 
+    @property
+    def averaged(self) -> bool:
+        """Return True: f is a number in the unit of the labels."""
+        return True
+
     @classmethod
     def solved_by(cls, robust: bool) -> Link:
         """Return squared error, or Huber's loss."""
