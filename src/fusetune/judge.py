@@ -7,11 +7,12 @@ and used only where it helps rows that it was not fitted on. So the NLLs of all 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from fusetune.context import Context
 from fusetune.data.split import Rows
@@ -44,10 +45,11 @@ class _Candidate:
     scaled: Scaled
     outputs: Outputs
     measure: Measure[Any]
+    said: dict[bytes, Tensor] = field(default_factory=dict)
 
     @property
     def probe(self) -> Probe:
-        return Probe(self.fitted.network, self.outputs, self.scaled.heat.value, measure=self.measure)
+        return Probe(self.fitted.network, self.outputs, self.scaled.heat.value, measure=self.measure, said=self.said)
 
 
 def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
@@ -90,7 +92,7 @@ def judge(ctx: Context, fitted: Mapping[str, Fitted], chosen: str) -> Judgement:
         probabilities={"valid": valid, "test": ours.probe.p},
         calibration=calibration,
         analysis=replace(
-            analyse(fitted[chosen].network, chosen, calibration, test, ctx.classes, rivals, **how),
+            analyse(fitted[chosen].network, chosen, calibration, test, ctx.classes, rivals, **how, said=ours.said),
             calibration=judge_temperature(ours.scaled, test, scores[chosen], **how),
         ),
         shares=row_shares(replace(ours.probe, decide=rule.decide)),

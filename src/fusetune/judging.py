@@ -55,7 +55,7 @@ class Judging(Answering):
         """
         asked, answers = self._asked(table, on_problem)
         rows = asked.judged
-        how = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
+        how: dict[str, Any] = {"resamples": self.config.evaluate.resamples, "seed": self.config.seed}
         scores, rule = self.measure.scores(answers.probabilities, rows.labels, rows.sampling, **how), self.rule
         acted = rule.score(answers.probabilities, rows.labels, rows.sampling, **how)
         plain = {name: scores[name] for name in acted}

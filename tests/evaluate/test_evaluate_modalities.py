@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -111,6 +112,28 @@ def test_shares_sum_to_what_all_inputs_add() -> None:
     for metric, sign in (("accuracy", 1), ("nll", -1)):
         gained = getattr(table["image", "text"], metric).value - getattr(table[()], metric).value
         assert sum(getattr(row, metric).value for row in shares) == pytest.approx(sign * gained, abs=1e-12)
+
+
+def test_a_network_is_asked_once_for_each_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = model()
+    outputs, _, y = told(network)
+    fused, asked = FusionNetwork.fuse, list[int]()
+
+    def fuse(self: FusionNetwork, z: Any, present: Any) -> Outputs:
+        asked.append(1)
+        return fused(self, z, present)
+
+    monkeypatch.setattr(FusionNetwork, "fuse", fuse)
+    probe = Probe(network, outputs, 1.5)
+    plain = subset_probabilities(probe)
+    again = replace(probe, temperature=0.5)
+    assert row_shares(again)
+    missing_table({"it": again.again}, list(outputs.present), y, np.arange(40), None, **HOW)
+    assert len(asked) == len(plain) == 4
+    for kept, p in plain.items():  # what is kept is what the network says, before any temperature
+        mask = keep_only(outputs, kept)
+        assert np.array_equal(p, Probe(network, outputs, 1.5).again(mask))
+        assert np.array_equal(again.again(mask), Probe(network, outputs, 0.5).again(mask))
 
 
 def test_a_rows_shares_sum_to_its_probability_and_absence_counts_nothing() -> None:

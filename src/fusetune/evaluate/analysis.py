@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fusetune.evaluate import modalities
 from fusetune.evaluate.calibration import Calibration, Judged, TemperatureScore
@@ -76,6 +77,7 @@ def analyse(
     *,
     resamples: int,
     seed: int,
+    said: dict[bytes, Tensor] | None = None,
 ) -> Analysis:
     """Return everything but what the temperature changes.
 
@@ -88,9 +90,10 @@ def analyse(
         rivals: Other methods, as functions from what is present to probabilities, for the missing rates.
         resamples: Bootstrap samples behind each interval.
         seed: Seed of resamples and masks.
+        said: What the network said of these rows with less present (`Probe.said`); more is added.
     """
     measure = rows.measure
-    probe = Probe(network, rows.outputs, calibration.temperature, measure=measure)
+    probe = Probe(network, rows.outputs, calibration.temperature, measure=measure, said={} if said is None else said)
     p, y, groups, names = probe.p, rows.labels, rows.sampling, list(rows.outputs.present)
     how = {"resamples": resamples, "seed": seed}
     few = modalities.subset_probabilities(probe) if len(names) <= MOST else None

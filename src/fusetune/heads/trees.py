@@ -17,6 +17,7 @@ from fusetune.heads.tabular import TabularHead
 from fusetune.targets import Logarithm
 
 _MOST, _TREES = 1 << 17, 128  # pairs of rows and trees that are looked at in one go, and of how many trees
+_STRIDE = 4  # steps down before it is asked which pairs have reached a leaf
 
 
 @dataclass
@@ -172,16 +173,37 @@ class TreesHead(TabularHead):
 
     def _grown(self, filled: Tensor, nodes: _Nodes, these: slice) -> Tensor:
         node = nodes.roots[these].expand(filled.shape[0], -1)
-        subset, size, codes = self.get_buffer("subset"), self.get_buffer("size"), self.get_buffer("codes")
-        for _ in range(self.depth):
-            x = filled.gather(1, nodes.feature[node])
-            goes = x <= nodes.threshold[node]
-            if len(codes):
-                begin, count = subset[node], size[node]
-                place = (begin + x.clamp(0, 2**30)).long().clamp(0, len(codes) - 1)
-                goes = _chosen(begin >= 0, codes[place] & (x < count) & (x >= 0), goes)
-            node = nodes.child[2 * node + goes.long()]
+        if torch.onnx.is_in_onnx_export():  # every pair of a row and a tree goes as deep as any tree
+            for _ in range(self.depth):
+                node = self._below(node, filled.gather(1, nodes.feature[node]), nodes)
+        else:
+            node = self._leaves(node, filled, nodes)
         return self.get_buffer("value")[node] @ self.get_buffer("says")[these]
+
+    def _leaves(self, node: Tensor, filled: Tensor, nodes: _Nodes) -> Tensor:
+        """Return the leaves below nodes, [rows, trees]: pairs that have reached theirs are not walked on."""
+        reached, table = node.flatten(), filled.flatten()
+        row = torch.arange(node.shape[0], device=node.device).repeat_interleave(node.shape[1]) * filled.shape[1]
+        here, at = reached.clone(), torch.arange(len(reached), device=node.device)
+        for _ in range(0, self.depth, _STRIDE):
+            for _ in range(_STRIDE):
+                here = self._below(here, table[row + nodes.feature[here]], nodes)
+            reached[at] = here
+            on = nodes.child[2 * here] != here
+            here, at, row = here[on], at[on], row[on]
+            if not len(at):
+                break
+        return reached.view(node.shape)
+
+    def _below(self, node: Tensor, x: Tensor, nodes: _Nodes) -> Tensor:
+        """Return the children that rows go to, x being what each node asks about; of leaves themselves."""
+        subset, size, codes = self.get_buffer("subset"), self.get_buffer("size"), self.get_buffer("codes")
+        goes = x <= nodes.threshold[node]
+        if len(codes):
+            begin, count = subset[node], size[node]
+            place = (begin + x.clamp(0, 2**30)).long().clamp(0, len(codes) - 1)
+            goes = _chosen(begin >= 0, codes[place] & (x < count) & (x >= 0), goes)
+        return nodes.child[2 * node + goes.long()]
 
 
 class _Nodes(NamedTuple):
