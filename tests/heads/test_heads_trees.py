@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusetune.heads import boosted, build_head
+from fusetune.heads import boosted, build_head, trees
 from fusetune.heads.base import HeadData
 from fusetune.heads.boosted import Boosting, fit_trees
 from fusetune.heads.trees import Forest, TreesHead
@@ -105,6 +105,21 @@ def test_the_head_is_the_mean_of_the_boosters_and_is_built_again() -> None:
                                head(z, present)[7:8])  # fmt: skip
     # Three of four boosters learnt from a row, so the head is surer of it than the one that did not.
     assert (head(z, present).argmax(1).numpy() == data.labels).mean() > (fit.held.argmax(1) == data.labels).mean()
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_row_is_told_what_it_is_told_among_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folds = data_of(), np.arange(ROWS) % 4
+    head = fit_trees(blank(), data, folds, Boosting(rounds=20), seed=0, threads=1).head
+    assert isinstance(head, TreesHead)
+    table = head.table(*tensors(data))
+    whole = head.grown(table)
+    monkeypatch.setattr(trees, "_MOST", trees._TREES)  # a row in each piece
+    torch.testing.assert_close(head.grown(table), whole, rtol=1e-12, atol=1e-12)
+    nodes = head._nodes(table.shape[1])
+    before = nodes.roots.clone()
+    head._grown(trees._filled(table[:1]), nodes, slice(None))
+    assert torch.equal(nodes.roots, before)
 
 
 def test_rows_without_a_fold_are_learnt_from_by_all_and_judged_by_none() -> None:

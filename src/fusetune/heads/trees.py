@@ -182,7 +182,7 @@ class TreesHead(TabularHead):
 
     def _leaves(self, node: Tensor, filled: Tensor, nodes: _Nodes) -> Tensor:
         """Return the leaves below nodes, [rows, trees]: pairs that have reached theirs are not walked on."""
-        reached, table = node.flatten(), filled.flatten()
+        reached, table = node.flatten().clone(), filled.flatten()  # of one row, flattening copies nothing
         row = torch.arange(node.shape[0], device=node.device).repeat_interleave(node.shape[1]) * filled.shape[1]
         here, at = reached.clone(), torch.arange(len(reached), device=node.device)
         for _ in range(0, self.depth, _STRIDE):
