@@ -14,6 +14,7 @@ import torch
 from fusetune.heads import boosted, build_head, trees
 from fusetune.heads.base import HeadData
 from fusetune.heads.boosted import Boosting, fit_trees
+from fusetune.heads.quickscorer import Scorer
 from fusetune.heads.trees import Forest, TreesHead
 
 ROWS = 400
@@ -120,6 +121,47 @@ def test_one_row_is_told_what_it_is_told_among_others(monkeypatch: pytest.Monkey
     before = nodes.roots.clone()
     head._grown(trees._filled(table[:1]), nodes, slice(None))
     assert torch.equal(nodes.roots, before)
+
+
+def test_scoring_ends_in_the_leaves_that_walking_ends_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folds = data_of(), np.arange(ROWS) % 4
+    head = fit_trees(blank(), data, folds, Boosting(rounds=20), seed=0, threads=1).head
+    assert isinstance(head, TreesHead)
+    table = head.table(*tensors(data))
+    table[::7, head.categories[0]] = 77.0  # a code that training did not know
+    table[::5, 1] = math.nan
+    filled, nodes, every = trees._filled(table), head._nodes(table.shape[1]), slice(None)
+    scorer = head._scorer()
+    assert scorer is not None
+    assert len(head.get_buffer("codes")) > 0
+    walked = head._leaves(nodes.roots.expand(len(table), -1), filled, nodes)
+    assert torch.equal(head._scored(scorer, filled, nodes, every), walked)
+    whole = head.grown(table)
+    monkeypatch.setattr(trees, "_SCORED", ROWS + 1)
+    assert torch.equal(head.grown(table), whole)
+    # Other weights are other trees.
+    other = fit_trees(blank(), data, folds, Boosting(rounds=20), seed=1, threads=1).head
+    again = build_head(other.describe())
+    assert isinstance(again, TreesHead)
+    monkeypatch.setattr(trees, "_SCORED", 1)
+    again.grown(table)
+    again.load_state_dict(other.state_dict())
+    assert isinstance(other, TreesHead)
+    assert torch.equal(again.grown(table), other.grown(table))
+
+
+def test_trees_of_many_leaves_and_what_is_no_tree_are_walked() -> None:
+    device = torch.device("cpu")
+    chain = list(range(1, 63, 2)), list(range(2, 64, 2))  # node 0 -> leaf 1, node 2 -> leaf 3, ...
+    left, right = list(range(64)), list(range(64))
+    for node, (leaf, on) in enumerate(zip(*chain, strict=True)):
+        left[2 * node], right[2 * node] = leaf, on
+    assert Scorer.of(left, right, [0], device) is None  # 32 leaves
+    few = Scorer.of(left, right, [4], device)
+    assert few is not None
+    assert few.leaf.tolist() == [[*range(5, 63, 2), 62]]
+    right[10] = 4  # round in a circle
+    assert Scorer.of(left, right, [4], device) is None
 
 
 def test_rows_without_a_fold_are_learnt_from_by_all_and_judged_by_none() -> None:

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from fusetune.heads.quickscorer import Scorer
 from fusetune.heads.tabular import TabularHead
 from fusetune.targets import Logarithm
 
 _MOST, _TREES = 1 << 17, 128  # pairs of rows and trees that are looked at in one go, and of how many trees
 _STRIDE = 4  # steps down before it is asked which pairs have reached a leaf
+_SCORED = 64  # rows from which on trees of few leaves are scored, for which they are first laid out
 
 
 @dataclass
@@ -96,6 +98,7 @@ class TreesHead(TabularHead):
     """
 
     kind = "trees"
+    _score: tuple[torch.device, Scorer | None] | None
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class TreesHead(TabularHead):
         self.scale = Logarithm.read(logarithm) if logarithm else None
         if self.scale is not None:
             self.arguments["logarithm"] = self.scale.values
-        self.depth = depth
+        self.depth, self._score = depth, None
         whole: dict[str, Any] = {"dtype": torch.int32}
         for name in ("feature", "subset", "size", "unknown", "left", "right"):
             self.register_buffer(name, torch.zeros(nodes, **whole))
@@ -176,6 +179,8 @@ class TreesHead(TabularHead):
         if torch.onnx.is_in_onnx_export():  # every pair of a row and a tree goes as deep as any tree
             for _ in range(self.depth):
                 node = self._below(node, filled.gather(1, nodes.feature[node]), nodes)
+        elif filled.shape[0] >= _SCORED and (scorer := self._scorer()) is not None:
+            node = self._scored(scorer, filled, nodes, these)
         else:
             node = self._leaves(node, filled, nodes)
         return self.get_buffer("value")[node] @ self.get_buffer("says")[these]
@@ -195,15 +200,44 @@ class TreesHead(TabularHead):
                 break
         return reached.view(node.shape)
 
+    def _scorer(self) -> Scorer | None:
+        """Return the trees as they are scored, made once; None where they have to be walked."""
+        device = self.get_buffer("left").device
+        if self._score is None or self._score[0] != device:
+            left, right, roots = (self.get_buffer(name).clamp(min=0).tolist() for name in ("left", "right", "roots"))
+            inside = max([0, *left, *right, *roots]) < len(left)
+            self._score = device, Scorer.of(left, right, roots, device) if inside else None
+        return self._score[1]
+
+    def _scored(self, scorer: Scorer, filled: Tensor, nodes: _Nodes, these: slice) -> Tensor:
+        """Return the leaves that rows end in, [rows, trees]."""
+        columns, bits = filled.T.contiguous(), scorer.every[these, None].expand(-1, filled.shape[0])
+        for at in range(scorer.node.shape[1]):
+            node = scorer.node[these, at]
+            x = columns[nodes.feature[node]]
+            goes = x <= nodes.threshold[node, None]
+            if len(of_codes := (self.get_buffer("subset")[node] >= 0).nonzero()[:, 0]):
+                goes[of_codes] = self._left(node[of_codes, None], x[of_codes], nodes)
+            bits = scorer.left_over(these, at, goes, bits)
+        return scorer.first(these, bits)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._score = None
+        super()._load_from_state_dict(*args, **kwargs)
+
     def _below(self, node: Tensor, x: Tensor, nodes: _Nodes) -> Tensor:
         """Return the children that rows go to, x being what each node asks about; of leaves themselves."""
+        return nodes.child[2 * node + self._left(node, x, nodes).long()]
+
+    def _left(self, node: Tensor, x: Tensor, nodes: _Nodes) -> Tensor:
+        """Return whether rows go left, x being what each node asks about."""
         subset, size, codes = self.get_buffer("subset"), self.get_buffer("size"), self.get_buffer("codes")
         goes = x <= nodes.threshold[node]
         if len(codes):
             begin, count = subset[node], size[node]
             place = (begin + x.clamp(0, 2**30)).long().clamp(0, len(codes) - 1)
             goes = _chosen(begin >= 0, codes[place] & (x < count) & (x >= 0), goes)
-        return nodes.child[2 * node + goes.long()]
+        return goes
 
 
 class _Nodes(NamedTuple):
