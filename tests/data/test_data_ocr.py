@@ -157,6 +157,8 @@ def test_words_are_kept_by_what_is_in_the_pictures(tmp_path: Path, reader: list[
         path.write_text(json.dumps(["too few"]))
     ocr._RECENT.clear()
     assert filled(frame, tmp_path, kept)[2] == "level 2"
+    (tmp_path / "file").write_text("a file where a folder would have to be")
+    assert filled(frame, tmp_path, tmp_path / "file")[2] == "level 2"
 
 
 def test_what_is_no_input_is_not_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -115,8 +116,9 @@ def _kept(rows: Sequence[list[Encoded]], pixel_limit: int, folder: Path | None, 
             words.append("\n".join(filter(None, (_words(picture, pixel_limit) for picture in row))) or None)
             progress.advance()
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(words, ensure_ascii=False))
+            with suppress(OSError):  # a cache that cannot be written costs time, and no run
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, json.dumps(words, ensure_ascii=False))
     else:
         progress.advance(len(rows))
     return words

@@ -136,8 +136,7 @@ def _of_logarithms(
 ) -> list[_Read]:
     """Return what a linear model on features says of the logarithms of numbers with a long tail; of others nothing.
 
-    On baby products, trees that read this beside what is said of the prices themselves explain .013 more of their
-    variance: brand and size multiply a price.
+    What words add up to on that scale multiplies a number: a brand and a size do so with a price.
     """
     labels = ctx.labels[folds.rows]
     scale = ctx.target.logarithm(labels) if ctx.target.skewed(labels) else None
