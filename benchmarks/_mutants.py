@@ -51,6 +51,11 @@ _undone = _in(
     "strategies/crossfit.py",
     "tests/strategies/test_strategies_unimodal.py::test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone",
 )
+_randomised = _in("heads/randomised.py", "tests/heads/test_heads_randomised.py")
+_modalities = _in(
+    "evaluate/modalities.py",
+    "tests/evaluate/test_evaluate_modalities.py::test_a_network_is_asked_once_for_each_pattern",
+)
 _unimodal = _in(
     "strategies/unimodal.py",
     _CROSSFIT,
@@ -103,6 +108,16 @@ _LEARNING = """\
 _OPENING = "    opened = ctx.split.unlock_test()\n"
 
 MUTANTS: tuple[Mutant, ...] = (
+    _randomised(
+        "a forest learns from the rows that it is judged on",
+        "np.flatnonzero(folds != fold), seed",
+        "np.arange(len(folds)), seed",
+    ),
+    _modalities(
+        "what was said with everything is taken for what is said with less",
+        'np.packbits(np.concatenate(has)).tobytes() if has else b""',
+        'b""',
+    ),
     # Which row is in which part.
     _split("groups are cut apart", 'pd.factorize(units.astype("str"))', 'pd.factorize(ids.astype("str"))'),
     _split(

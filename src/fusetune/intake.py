@@ -262,7 +262,7 @@ def _doctor(table: Table, schema: Schema, config: Config, look: Look) -> tuple[E
 def words_read(table: Table, schema: Schema, config: Config) -> Table:
     """Return a table with the words in pictures, where the schema asks for them; kept beside decoded pictures."""
     folder = image_folder(config)
-    inputs = {column.name: image_input(config, column.name) for column in schema.inputs}
+    inputs = {name: image_input(config, name) for column in schema.inputs if (name := column.read_in) is not None}
     return with_words(table, schema, inputs, None if folder is None else folder.with_name("words"))
 
 

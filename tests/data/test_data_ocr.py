@@ -51,13 +51,13 @@ def signs(folder: Path, count: int = 48) -> pd.DataFrame:
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A reader that says how bright a picture is; what it was asked is returned."""
+    """A reader that says how bright a picture is, and nothing of grey ones; what it was asked is returned."""
     asked: list[Any] = []
 
     def read(pixels: Any) -> SimpleNamespace:
         asked.append(pixels)
         bright = int(pixels.mean()) // 100
-        return SimpleNamespace(txts=("none", None, ("very", "bright"))[bright] and ("level", str(bright)))
+        return SimpleNamespace(txts=None if bright == 1 else ("level", str(bright)))
 
     monkeypatch.setattr(ocr, "_version", lambda: "1")
     monkeypatch.setattr(ocr, "_RECENT", {})
@@ -165,6 +165,13 @@ def test_what_is_no_input_is_not_read(tmp_path: Path) -> None:
     table = Table(grey(tmp_path, 0, 1).assign(n=[1.0, 2.0]), "table", tmp_path)
     with pytest.raises(SchemaError, match="column 'photo' is no input"):
         infer_schema(table, Roles(label="kind", inputs=["n"], kinds={"photo": "image+ocr"}))
+
+
+def test_words_in_pictures_are_of_no_other_kind(tmp_path: Path) -> None:
+    said: dict[str, Any] = {"photo words": ["a", "b"]}
+    table = Table(grey(tmp_path, 0, 1).assign(**said), "table", tmp_path)
+    with pytest.raises(SchemaError, match="--kind photo words=category"):
+        infer_schema(table, Roles(label="kind", kinds={"photo": "image+ocr", "photo words": "category"}))
 
 
 def test_without_the_package_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,7 @@ def predict(
     margin: Annotated[
         float | None,
         typer.Option(
-            metavar="M",
-            help="Also how far each row is from another decision, and mark those closer than M (0 to 1).",
+            metavar="M", help="Also how far each row is from another decision, and mark those closer than M (0 to 1)."
         ),
     ] = None,
     unlike: Annotated[
@@ -211,10 +210,7 @@ class _Counts:
 
     def lines(self) -> list[str]:
         """Return what is said of them."""
-        said = [
-            f"{count:,} {what if count != 1 else what.replace('rows ', 'row ', 1)}"
-            for what, count in self.found.items()
-        ]
+        said = [f"{count:,} {what}" for what, count in self.found.items()]
         if self.formulas:
             said.append(
                 f"{self.formulas:,} cell(s) that a spreadsheet would run as formulas got an apostrophe in front; "

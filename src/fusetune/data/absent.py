@@ -37,10 +37,9 @@ class Lacking:
 def with_empty_columns(table: Table, schema: Schema) -> tuple[Table, Lacking]:
     """Give a table empty columns for those that it lacks, unless it lacks all.
 
-    Of words that are read in pictures, it lacks nothing where it has the pictures.
     A column is left for `Schema.check` to refuse where the table has one of nearly the same name that the model does
-    not
-    know: it is more likely a slip than left out on purpose.
+    not know: it is more likely a slip than left out on purpose. Of words that are read in pictures, a table lacks
+    nothing where it has the pictures.
     """
     there = set(table.frame.columns)
     strangers = there.union(table.unread) - {column.name for column in schema.columns}

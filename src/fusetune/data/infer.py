@@ -95,9 +95,8 @@ def infer_schema(table: Table, roles: Roles, confined: bool = False) -> Schema:
     for name in table.frame.columns:
         if name in members:
             column = Column(name=name, kind=Kind.NUMBER, role="input", reason="part of a vector")
-        elif read_in.get(name) is not None and name not in role_of:
-            column = Column(name=name, kind=Kind.TEXT, role="input", reason=_READ_IN.format(read_in[name]))
-            column = column.model_copy(update={"read_in": read_in[name]})
+        elif name in read_in and name not in role_of:
+            column = _words_column(name, read_in[name], kinds.get(name))
         elif name in role_of:
             kind, reason, _ = (kinds[name], "given", True) if name in kinds else infer_kind(table.frame[name])
             kind = Kind.NUMBER if role_of[name] == "weight" else kind
@@ -419,6 +418,20 @@ def words_in(name: str) -> str:
     return f"{name} words"
 
 
+def _words_column(name: str, pictures: str, asked: Kind | None = None) -> Column:
+    """Return a column of the words in pictures.
+
+    Raises:
+        SchemaError: If it is asked to be of another kind.
+    """
+    if asked not in (None, Kind.TEXT):
+        raise SchemaError(
+            f"--kind {name}={asked}: the column holds the words in '{pictures}' ({OCR}), which are text; leave one of "
+            "the two out, or rename the column"
+        )
+    return Column(name=name, kind=Kind.TEXT, role="input", reason=_READ_IN.format(pictures), read_in=pictures)
+
+
 def _read_in(roles: Roles, columns: Sequence[Column], taken: Iterable[str]) -> list[Column]:
     """Return the columns of words that are to be read in pictures, but for those that the table has.
 
@@ -433,7 +446,7 @@ def _read_in(roles: Roles, columns: Sequence[Column], taken: Iterable[str]) -> l
             raise SchemaError(f"--kind {name}={OCR}: column '{name}' is no input ({why}), and no words are read in it")
         if name not in there:
             free = free_name(words_in(name), [*taken, *(column.name for column in found)])
-            found.append(Column(name=free, kind=Kind.TEXT, role="input", reason=_READ_IN.format(name), read_in=name))
+            found.append(_words_column(free, name))
     return found
 
 

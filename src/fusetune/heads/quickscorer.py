@@ -2,9 +2,9 @@
 
 Leaves are numbered from the left. A node whose test fails sends the row to its right, so that no leaf of its left
 subtree can be reached: each such node takes these leaves away, in any order, and the leftmost that is left is the one
-that walking ends in. All rows are asked the same test at once, which reads memory in order; walking reads it anywhere,
-and takes more than twice as long for trees of 15 leaves. A tree's leaves are the bits of a whole number, so that trees
-of many leaves are walked (`trees`).
+that walking ends in. All rows are asked the same test at once, which reads memory in order; walking reads it anywhere
+(`benchmarks/trees.py`). A tree's leaves are the bits of a whole number, so that trees of many leaves are walked
+(`trees`).
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def fit_randomised(
         for fold in range(count):
             rows = _drawn(np.flatnonzero(folds != fold), seed + fold)
             trees = _forest(len(rows), seed + fold, threads)
-            for trees.n_estimators in range(_STEP, TREES + 1, _STEP):
+            for wanted in range(_STEP, TREES + 1, _STEP):
+                trees.n_estimators = wanted  # those that are there stay (`warm_start`)
                 trees.fit(readable[rows], data.labels[rows], data.weights[rows])
                 steps.advance(_STEP)
                 if over():
