@@ -52,10 +52,6 @@ _undone = _in(
     "tests/strategies/test_strategies_unimodal.py::test_fine_tuning_that_does_not_help_on_all_folds_together_is_undone",
 )
 _randomised = _in("heads/randomised.py", "tests/heads/test_heads_randomised.py")
-_modalities = _in(
-    "evaluate/modalities.py",
-    "tests/evaluate/test_evaluate_modalities.py::test_a_network_is_asked_once_for_each_pattern",
-)
 _unimodal = _in(
     "strategies/unimodal.py",
     _CROSSFIT,
@@ -88,6 +84,7 @@ _threshold = _in("evaluate/threshold.py", "tests/evaluate/test_evaluate_threshol
 _MODALITIES = "tests/evaluate/test_evaluate_modalities.py"
 _modalities = _in(
     "evaluate/modalities.py",
+    f"{_MODALITIES}::test_a_network_is_asked_once_for_each_pattern",
     f"{_MODALITIES}::test_shapley_equals_the_mean_over_all_orders",
     f"{_MODALITIES}::test_masks_are_nested_and_belong_to_the_row",
     f"{_MODALITIES}::test_missing_rates_ask_every_method_with_the_same_masks",
