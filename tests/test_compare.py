@@ -158,6 +158,26 @@ def test_every_strategy_has_the_same_passes_in_training(table: Path, tmp_path: P
     assert all(0.95 * joint < rows < 1.05 * joint for rows in spent.values())
 
 
+def test_rows_through_encoders_are_counted_without_training_them(table: Path, tmp_path: Path) -> None:
+    plain = work.Workplace._fit
+    counted: dict[str, tuple[float, float]] = {}
+
+    def noted(self: work.Workplace, job: Job) -> Kept:
+        kept, epochs = plain(self, job), self.plan_of(job.strategy).epochs
+        assert isinstance(kept.facts, Fit) and epochs
+        counted[job.strategy] = self._training_passes(job, epochs), kept.facts.training
+        return kept
+
+    names = ("joint", "ume", "umt", "g-blending", "diagnose-relearn", "structure", "ithp")
+    how = {"strategies": names, "seeds": 1, "epochs": 2, "level": "encoders", "inputs": ["scan", "note", "age"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work.Workplace, "_fit", noted)
+        contest = compare(table, tmp_path / "out", vectors=None, **how)
+    assert list(contest.results["error"].fillna("")) == [""] * len(names)
+    assert counted["joint"][1] == 2 * 72 * 3  # epochs, rows, inputs
+    assert all(on_features == end_to_end > 0 for on_features, end_to_end in counted.values())
+
+
 def test_nobody_sees_the_test_part_before_the_end(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
     jobs = tmp_path / "out" / "jobs"

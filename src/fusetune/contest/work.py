@@ -30,8 +30,8 @@ from fusetune.intake import Intake
 from fusetune.judge import scaled_on_valid
 from fusetune.progress import Log
 from fusetune.runtime import start_runtime
-from fusetune.strategies import Fitted, strategy_of
-from fusetune.strategies.level import at_level
+from fusetune.strategies import IMPORT, Fitted, strategy_of
+from fusetune.strategies.level import at_level, on_features
 from fusetune.train.checkpoint import discard
 
 JOBS, STUDIES, STAGES = "jobs", "tuning.db", "stages"
@@ -67,6 +67,7 @@ class Workplace:
     _read: Context | None = None
     _levels: dict[int, tuple[Context, Context]] = field(default_factory=dict)
     _memories: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    _counting: tuple[Context, Context] | None = None
 
     def bare(self) -> Workplace:
         """Return the same for another process, without anything that was read here."""
@@ -154,9 +155,23 @@ class Workplace:
         return configured(self.config, self.rules, job.strategy, job.seed, epochs)
 
     def _training_passes(self, job: Job, epochs: int) -> float:
-        """Return how many rows a strategy sends through encoders in training with so many epochs in each loop."""
-        _, fitted = self._fitted(self._config(job, epochs))
+        """Return how many rows a strategy sends through encoders in training with so many epochs in each loop.
+
+        They are counted on stored features where it is to train encoders: the same file sends the same rows there, in a
+        fraction of the time. A user's own may ask what kind of encoder it has, and is counted on what it will train.
+        """
+        on = None if job.strategy.startswith(IMPORT) else self._vectors_at(job.seed)
+        _, fitted = self._fitted(self._config(job, epochs), on=on)
         return _in_training(fitted)
+
+    def _vectors_at(self, seed: int) -> Context:
+        """Return the run of a seed on stored features, whatever the contest's level."""
+        level = self.at(seed)
+        if self.rules.level == "features":
+            return level
+        if self._counting is None or self._counting[0] is not level:
+            self._counting = level, on_features(level)
+        return self._counting[1]
 
     def allowance(self) -> float:
         """Return how many rows joint training sends through encoders."""
@@ -173,11 +188,22 @@ class Workplace:
         return int(getattr(self.config, kind).train.epochs)
 
     def _fitted(
-        self, config: Config, stages: Path | None = None, memory: dict[Any, Any] | None = None
+        self,
+        config: Config,
+        stages: Path | None = None,
+        memory: dict[Any, Any] | None = None,
+        on: Context | None = None,
     ) -> tuple[Context, Fitted]:
-        """Fit what some settings say, in a run of its own that shares what it can."""
-        level, log = self.at(config.seed), Log(quiet=True)
-        words = config.model_dump_json(exclude={"strategy"})
+        """Fit what some settings say, in a run of its own that shares what it can with those on the same inputs.
+
+        Args:
+            config: The settings.
+            stages: Where stages are left to be resumed, if anywhere.
+            memory: What was trained before; None: what was trained here under the same settings.
+            on: The run that it shares inputs and store with; None: that of the contest's level.
+        """
+        level, log = on or self.at(config.seed), Log(quiet=True)
+        words = level.key + config.model_dump_json(exclude={"strategy"})
         shared = self._memories.setdefault(hashlib.sha256(words.encode()).hexdigest(), {})
         memory = shared if memory is None and self.rules.minutes is None else memory or {}
         started = time.perf_counter()
