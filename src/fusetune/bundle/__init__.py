@@ -17,7 +17,7 @@ from safetensors.numpy import save as numpy_bytes
 from safetensors.torch import save as torch_bytes
 
 from fusetune.bundle.contents import MANIFEST, Contents, located, open_inside, read_inside
-from fusetune.bundle.weights import Hashed, filled_network
+from fusetune.bundle.weights import Hashed, filled_network, packed
 from fusetune.config import Config, parse_layer
 from fusetune.data.schema import Schema
 from fusetune.errors import BundleError, RunError, ShortageError, listed, shown
@@ -26,16 +26,16 @@ from fusetune.evaluate.reference import ARRAYS, COUNTS, IDS, Reference
 from fusetune.files import expanded, facts_hash, file_hash, names_in, parse_json, write_text, written_aside
 from fusetune.inputs import Reader
 from fusetune.model import Model, rebuild
-from fusetune.networks import FusionNetwork, Network
+from fusetune.networks import SAME, FusionNetwork, Network
 from fusetune.process import Draws
 from fusetune.targets import Classification, read_target
 from fusetune.version import VERSION
 
 # Since 3, what later rows are compared with may be there too; since 4, the ids of the training rows among that; since
-# 5, a target that is no class; since 6, temperatures and thresholds of labels, which nobody may pass over. Models of
-# classes are written as 4, so that earlier versions read them.
-FORMAT, _CLASSES = 6, 4
-_READABLE = (1, 2, 3, 4, 5, 6)
+# 5, a target that is no class; since 6, temperatures and thresholds of labels, which nobody may pass over; since 7,
+# encoders that are the same as another. What has none of these is written as 4 or 6, so that earlier versions read it.
+FORMAT, _TARGETS, _CLASSES = 7, 6, 4
+_READABLE = (1, 2, 3, 4, 5, 6, 7)
 _LONGEST_REASON = 300
 _REFERENCE = {ARRAYS, COUNTS}  # both or neither; IDS only beside them
 _WEIGHTS, _SEEN, _SCHEMA, _CONFIG = "weights.safetensors", "seen.safetensors", "schema.json", "config.yaml"
@@ -80,9 +80,7 @@ def save_bundle(model: Model, folder: Path) -> None:
     """
     with written_aside(folder, is_bundle) as aside:
         aside.mkdir(parents=True)
-        state = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.network.state_dict().items()
-        }
+        network, state = packed(model.network)
         # As bytes, since the library's own files do not tell a full disk from any other failure.
         (aside / _WEIGHTS).write_bytes(torch_bytes(state))
         (aside / _SEEN).write_bytes(numpy_bytes({"digests": model.seen}))
@@ -98,12 +96,12 @@ def save_bundle(model: Model, folder: Path) -> None:
             reader.save(aside / folders[name])
         target, plain = model.target, isinstance(model.target, Classification)
         manifest = Manifest(
-            format=_CLASSES if plain else FORMAT,
+            format=FORMAT if any(SAME in one for one in network["encoders"]) else _CLASSES if plain else _TARGETS,
             fusetune=VERSION,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             classes=model.classes,
             inputs=folders,
-            network=model.network.describe(),
+            network=network,
             calibration=model.calibration.describe(),
             files={path.relative_to(aside).as_posix(): file_hash(path) for path in _files(aside)},
             target=None if plain else {"kind": target.kind, **target.facts()},

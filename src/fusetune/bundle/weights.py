@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from fusetune.encoders import CausalText, TransformersText
 from fusetune.errors import RunError, listed, shown
-from fusetune.networks import Network, build_network
+from fusetune.networks import SAME, Network, build_network
 
 _TYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
@@ -82,6 +82,42 @@ class Hashed:
         return self._hash.hexdigest()
 
 
+def packed(network: Network) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a network's description and its weights, of encoders that are equal those of the first alone.
+
+    Several columns of texts are read by one pretrained encoder each, and where it was not fine-tuned these are equal.
+    """
+    description, state = network.describe(), network.state_dict()
+    stated, own = description["encoders"], [encoder.state_dict() for encoder in network.encoders]
+    same: dict[int, int] = {}
+    for at in range(len(own)):
+        for first in set(range(at)) - set(same):
+            if own[at] and stated[first] == stated[at] and _equal(own[first], own[at]):
+                same[at] = first
+    told = [{SAME: same[at]} if at in same else one for at, one in enumerate(stated)]
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(_prefixes(told))}
+    return {**description, "encoders": told}, {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in kept.items()
+    }
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether two encoders of one description have the same bits; not a number is the same as itself."""
+    return all(
+        tensor.shape == other[name].shape and torch.equal(_bits(tensor), _bits(other[name]))
+        for name, tensor in one.items()
+    )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _prefixes(encoders: Any) -> tuple[str, ...]:
+    """Return how the names of weights begin that are not in the file, since an encoder before has the same."""
+    return tuple(f"encoders.{at}." for at, one in enumerate(encoders) if SAME in one)
+
+
 def filled_network(description: Mapping[str, Any], file: Stream, size: int) -> Network:
     """Build a network and read its weights.
 
@@ -99,7 +135,7 @@ def filled_network(description: Mapping[str, Any], file: Stream, size: int) -> N
     steps = _STEPS_EACH * len(places) + _STEPS_BESIDE
     with _building(steps, "meta"):
         plan = build_network(description)
-        _compare(plan, places, size)
+        _compare(plan, places, size, _prefixes(description["encoders"]))
         for encoder in plan.encoders:
             if isinstance(encoder, CausalText | TransformersText):
                 _try_texts(encoder)
@@ -183,8 +219,12 @@ def _building(steps: int, device: str) -> Iterator[None]:
         yield
 
 
-def _compare(plan: Network, places: Mapping[str, Place], size: int) -> None:
-    wanted = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in plan.state_dict().items()}
+def _compare(plan: Network, places: Mapping[str, Place], size: int, elsewhere: tuple[str, ...]) -> None:
+    wanted = {
+        name: (tensor.dtype, tuple(tensor.shape))
+        for name, tensor in plan.state_dict().items()
+        if not name.startswith(elsewhere)
+    }
     found = {name: (place.dtype, place.shape) for name, place in places.items()}
     if odd := [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]:
         described, there = wanted.get(min(odd), "nothing"), found.get(min(odd), "nothing")

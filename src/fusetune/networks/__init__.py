@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusetune.networks.base import Network, Outputs
+from fusetune.networks.base import SAME, Network, Outputs
 from fusetune.networks.ensemble import EnsembleNetwork
 from fusetune.networks.fusion import FusionNetwork, Wiring
 from fusetune.networks.weighted import WeightedNetwork
@@ -24,6 +24,7 @@ def build_network(description: Mapping[str, Any]) -> Network:
 
 __all__ = [
     "NETWORKS",
+    "SAME",
     "EnsembleNetwork",
     "FusionNetwork",
     "Network",

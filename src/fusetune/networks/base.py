@@ -6,6 +6,7 @@ can be asked again, with less present or other features, without encoding anythi
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from fusetune.data.source import as_double
 from fusetune.encoders import Encoder, build_encoder
 from fusetune.encoders.layers import full
+
+# In the place of an encoder's description: its weights are those of the encoder at this place.
+SAME = "same"
 
 
 @dataclass(frozen=True)
@@ -192,5 +196,19 @@ def _features(encoder: Encoder, inputs: Any, has: Tensor, forward: Callable[[Any
 
 
 def build_encoders(descriptions: Sequence[Mapping[str, Any]]) -> list[Encoder]:
-    """Make encoders from their descriptions, with random weights."""
-    return [build_encoder(dict(description)) for description in descriptions]
+    """Make encoders from their descriptions, with random weights.
+
+    A description `{SAME: place}` stands for an encoder of the same shape as the one at that place before it, and with
+    the very same tensors: an encoder of its own, since it reads another input, whose weights are there once.
+    """
+    made: list[Encoder] = []
+    for description in descriptions:
+        if SAME not in description:
+            made.append(build_encoder(dict(description)))
+            continue
+        place = description[SAME]
+        if type(place) is not int or not 0 <= place < len(made) or len(description) > 1:
+            raise ValueError(f"encoder {len(made)} is to be the same as number {place!r:.20}, which is none before it")
+        kept = {id(tensor): tensor for tensor in chain(made[place].parameters(), made[place].buffers())}
+        made.append(copy.deepcopy(made[place], kept))
+    return made
