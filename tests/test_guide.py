@@ -467,7 +467,7 @@ def test_fit_spends_nothing_on_few_groups_and_little_on_many_rows(
     few = fusetune.fit(Synthetic(rows=200, groups=40).table(), "label", group="group", out=tmp_path / "few", **how)
     assert not asked
     assert "too few to tell" in few.metrics["guide"]["sentence"]
-    monkeypatch.setitem(api._GUIDED, "most", 120)
+    monkeypatch.setattr(api, "_GUIDED_MOST", 120)
     fusetune.fit(Synthetic(rows=400).table(), "label", out=tmp_path / "many", **how)
     assert len(asked) == 1
     assert 100 <= asked[0] <= 120

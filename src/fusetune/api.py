@@ -74,11 +74,10 @@ from fusetune.trials import tried, with_trials
 from fusetune.version import VERSION
 
 # What a run spends on saying what the data ask for: nothing on fewer groups, which would decide nothing, and no more
-# than on so many rows. The command `guide` has no such limits.
+# than on so many rows, of which a `quick` run has less time. The command `guide` has no such limits.
+_GUIDED_LEAST, _GUIDED_MOST, _GUIDED_QUICK = 100, 5000, 2000
 # Sets of rows that the report shows of a finding; findings.html shows more.
 _SETS = 3
-_GUIDED = {"least": 100, "most": 5000}
-
 
 _STEPS = (
     "looking at the table",
@@ -467,7 +466,8 @@ def _guided(ctx: Context) -> Guidance | None:
     if not able or ctx.sample_weight is not None or ctx.late():
         return None
     with ctx.log.timed(ctx.seconds, "guide"):
-        guidance = guided(ctx, lazy=False, **_GUIDED)
+        most = _GUIDED_QUICK if ctx.config.preset == "quick" else _GUIDED_MOST
+        guidance = guided(ctx, lazy=False, least=_GUIDED_LEAST, most=most)
     ctx.log.record("guide", **guidance.as_dict())
     return guidance
 
