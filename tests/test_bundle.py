@@ -131,7 +131,7 @@ def test_every_byte_of_the_manifest_counts(copy: Path) -> None:
 @pytest.mark.parametrize("version", [8, 0, "1", None])
 def test_another_format_is_refused(copy: Path, version: Any) -> None:
     rewrite(copy, lambda facts: facts.update(format=version, fusetune="9.9"))
-    with pytest.raises(BundleError, match=r"format .* reads formats 1, 2, 3, 4, 5, 6, 7; it was written by fusetune 9\.9"):
+    with pytest.raises(BundleError, match=r"format .* reads formats 1, 2, .* 7; it was written by fusetune 9\.9"):
         fusetune.load(copy)
     assert VERSION != "9.9"
 

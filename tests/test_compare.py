@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import fusetune
 from fusetune.cli.frame import app
-from fusetune.contest import work
+from fusetune.contest import pool, work
 from fusetune.contest.kept import Fit, Job, Kept
 from fusetune.contest.rules import Rules, for_inputs
 from fusetune.contest.tuning import Knob, space_of, tune
@@ -281,6 +281,34 @@ def processes_of(mark: str) -> list[str]:
             if mark.encode() in path.read_bytes():
                 found.append((path.parent / "cmdline").read_text(errors="replace"))
     return found
+
+
+class Growing:
+    """A workplace that keeps 400 MB more with each job, and says which process does it."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    def bare(self) -> Growing:
+        return self
+
+    def do(self, job: Job) -> str:
+        self.kept.append(b"x" * 400_000_000)
+        time.sleep(1.1)  # the library looks once in a second
+        return str(os.getpid())
+
+
+@pytest.mark.parametrize("room", [sys.maxsize, 1_000_000_000], ids=["room for all", "room for some"])
+def test_what_a_process_keeps_is_no_leak(room: int) -> None:
+    told: list[str] = []
+    crew = pool._Crew(cast(work.Workplace, Growing()), 1)
+    crew.room = room
+    try:
+        crew.run([Job("fit", "ume", seed) for seed in range(3)], lambda _, said: told.append(said))
+    finally:
+        crew.close()
+    assert len(told) == 3 and str(os.getpid()) not in told
+    assert (len(set(told)) == 1) == (room == sys.maxsize)
 
 
 def test_a_failing_strategy_loses_no_other_in_processes_either(table: Path, tmp_path: Path) -> None:

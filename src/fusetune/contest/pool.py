@@ -6,6 +6,7 @@ and is replaced. A worker goes on with the seed that it has, since it remembers 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
 
 from fusetune.contest.kept import Job
 from fusetune.contest.work import Workplace, in_words
@@ -28,6 +29,7 @@ Told = Callable[[Job, str], None]
 Run = Callable[[Sequence[Job], Told], None]
 _WATCH = 1.0
 _ROOM = 1.25  # a worker's memory beside that of this process
+_FULL = 0.8  # share of the memory that was free which all workers together may have taken
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _HERE: list[Workplace] = []
 
@@ -84,17 +86,23 @@ class _Crew:
     """Some workers, each a pool of one process."""
 
     def __init__(self, place: Workplace, count: int) -> None:
-        self.place, self.pools = place, [self._hired(place) for _ in range(count)]
+        self.place, free = place, free_memory()
+        self.room = math.inf if free is None else _FULL * free / count
+        self.pools = [self._hired() for _ in range(count)]
 
-    @staticmethod
-    def _hired(place: Workplace) -> Any:
-        return ProcessPoolExecutor(1, initializer=_start, initargs=(place.bare(), os.getpid()), env=_ONE_THREAD)
+    def _hired(self) -> Any:
+        given = self.place.bare(), os.getpid()
+        return ProcessPoolExecutor(1, initializer=_start, initargs=given, env=_ONE_THREAD)
+
+    def _replace(self, at: int) -> None:
+        self.pools[at].shutdown(wait=False, kill_workers=True)
+        self.pools[at] = self._hired()
 
     def run(self, jobs: Sequence[Job], told: Told) -> None:
         """Hand out jobs until all are done."""
         left = list(jobs)
         seeds: dict[int, int | None] = dict.fromkeys(range(len(self.pools)))
-        busy: dict[Future[str], tuple[int, Job]] = {}
+        busy: dict[Future[tuple[str, int]], tuple[int, Job]] = {}
         while left or busy:
             for at in sorted(set(seeds) - {at for at, _ in busy.values()}):
                 if left:
@@ -105,11 +113,11 @@ class _Crew:
             for ended in wait(busy, return_when=FIRST_COMPLETED).done:
                 at, job = busy.pop(ended)
                 try:
-                    failed = ended.result()
+                    failed, memory = ended.result()
                 except Exception as error:  # the process was ended, or could not write
-                    failed = in_words(error)
-                    self.pools[at].shutdown(wait=False, kill_workers=True)
-                    self.pools[at] = self._hired(self.place)
+                    failed, memory = in_words(error), None
+                if memory is None or memory > self.room:
+                    self._replace(at)
                     seeds[at] = None
                 told(job, failed)
 
@@ -127,6 +135,10 @@ class _Crew:
 
 def _start(place: Workplace, parent: int) -> None:
     """Make a process a worker: Ctrl-C is its parent's business, and it ends when that does."""
+    # The library takes growth by 300 MB for a leak and ends the process, and a job that was just handed to it may wait
+    # for ever. A worker keeps more than that on purpose, such as encoders that several strategies begin with; one that
+    # there is no room for is replaced by the crew.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _HERE[:] = [place]
 
@@ -139,5 +151,6 @@ def _start(place: Workplace, parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(job: Job) -> str:
-    return _HERE[0].do(job)
+def _do(job: Job) -> tuple[str, int]:
+    """Return why a job failed, or nothing, and the most bytes that this process has taken."""
+    return _HERE[0].do(job), _peak_memory() or 0
