@@ -100,7 +100,15 @@ def test_each_is_told_by_the_first_that_it_equals() -> None:
 
 @pytest.mark.parametrize(
     "told",
-    [{"same": 1}, {"same": 2}, {"same": -1}, {"same": True}, {"same": "0"}, {"same": None}, {"same": 0, "dim": 9}],
+    [
+        {"same": "itself"},
+        {"same": 2},
+        {"same": -1},
+        {"same": True},
+        {"same": "0"},
+        {"same": None},
+        {"same": 0, "dim": 9},
+    ],
     ids=str,
 )
 def test_the_same_as_none_before_it_is_refused(
@@ -110,7 +118,7 @@ def test_the_same_as_none_before_it_is_refused(
     facts = manifest(tmp_path / "model")
     facts.pop("checksum")
     at = next(at for at, own in enumerate(facts["network"]["encoders"]) if SAME in own)
-    facts["network"]["encoders"][at] = {key: at if value == 1 else value for key, value in told.items()}
+    facts["network"]["encoders"][at] = {key: at if value == "itself" else value for key, value in told.items()}
     facts["checksum"] = facts_hash(facts)
     (tmp_path / "model" / "bundle.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(BundleError, match=r"does not hold a usable model|was changed"):

@@ -28,8 +28,7 @@ from fusetune.runtime import cores, free_memory
 Told = Callable[[Job, str], None]
 Run = Callable[[Sequence[Job], Told], None]
 _WATCH = 1.0
-_ROOM = 1.25  # a worker's memory beside that of this process
-_FULL = 0.8  # share of the memory that was free which all workers together may have taken
+_ROOM = 1.25  # memory that there must be for each byte that workers take
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _HERE: list[Workplace] = []
 
@@ -87,7 +86,7 @@ class _Crew:
 
     def __init__(self, place: Workplace, count: int) -> None:
         self.place, free = place, free_memory()
-        self.room = math.inf if free is None else _FULL * free / count
+        self.room = math.inf if free is None else free / (_ROOM * count)
         self.pools = [self._hired() for _ in range(count)]
 
     def _hired(self) -> Any:
